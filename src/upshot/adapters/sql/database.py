@@ -1,0 +1,178 @@
+"""
+One door to the database: short transactions, run again where the database asks for that.
+
+SQLite runs in WAL mode with `synchronous=FULL` and always begins a writing transaction with
+`BEGIN IMMEDIATE`: a transaction that begins by reading cannot be upgraded while another writes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event as sa_event
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.pool import StaticPool
+
+from upshot.errors import ConfigError, Unavailable
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_SECONDS = 30.0
+_ATTEMPTS = 6  # of one transaction; PostgreSQL asks for it on deadlock (40P01) and serialization (40001)
+_RETRYABLE_SQLSTATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "08000", "08003", "08006"}
+
+
+def sqlite_url(path: Path) -> str:
+    """URL of an SQLite file."""
+    return f"sqlite:///{path}"
+
+
+def _normalised(url: str) -> sa.URL:
+    try:
+        parsed = make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise ConfigError(
+            f"UPSHOT_DATABASE_URL: {url!r} is no database URL; write postgresql://user:password@host/name"
+        ) from error
+    if parsed.drivername in {"postgres", "postgresql"}:
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+        raise ConfigError(f"UPSHOT_DATABASE_URL: {parsed.drivername} is not supported; use postgresql or sqlite")
+    return parsed
+
+
+class _WriteTurn:
+    """
+    Gives SQLite's writers their turn at once.
+
+    SQLite's own waiting polls with growing sleeps; a lock among threads and a file lock among
+    processes wake the next writer immediately. SQLite's lock stays the one that is trusted.
+    """
+
+    def __init__(self, database_path: str | None) -> None:
+        self._threads = threading.Lock()
+        self._file = None
+        if database_path:
+            self._file = os.open(f"{database_path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._threads:
+            if self._file is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                if self._file is not None:
+                    fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+class Database:
+    """
+    Transactions against one database.
+
+    Args:
+        url: `sqlite:///path`, `sqlite://` (in memory, for tests) or `postgresql://…`.
+        pool_size: Connections kept open; writers on SQLite take turns anyway.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        self.url = _normalised(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
+        self._turn = _WriteTurn(None if self.in_memory or not self.is_sqlite else self.url.database)
+        self.engine = self._sqlite_engine(pool_size) if self.is_sqlite else self._postgres_engine(pool_size)
+
+    def _sqlite_engine(self, pool_size: int) -> Engine:
+        pool = {"poolclass": StaticPool} if self.in_memory else {"pool_size": pool_size, "max_overflow": 32}
+        engine = sa.create_engine(
+            self.url,
+            connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None},
+            **pool,
+        )
+
+        @sa_event.listens_for(engine, "connect")
+        def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.execute("PRAGMA foreign_keys=ON")
+            cursor.execute("PRAGMA temp_store=MEMORY")
+            cursor.close()
+
+        @sa_event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            writing = connection.get_execution_options().get("upshot_writing", False)
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+        return engine
+
+    def _postgres_engine(self, pool_size: int) -> Engine:
+        return sa.create_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=32,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 5, "application_name": "upshot"},
+        )
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """
+        Run the work in one writing transaction, and again where the database asks for it.
+
+        The work must do nothing but talk to the connection: it may run more than once.
+
+        Raises:
+            Unavailable: The database does not answer, or stayed contended.
+        """
+        return self._run(work, writing=True)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run the work in one reading transaction: it sees one state; raises as `write` does."""
+        return self._run(work, writing=False)
+
+    def _run(self, work: Callable[[Connection], T], *, writing: bool) -> T:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                if self.is_sqlite and (writing or self.in_memory):
+                    with self._turn():
+                        return self._once(work, writing=writing)
+                return self._once(work, writing=writing)
+            except sa.exc.DBAPIError as error:
+                if isinstance(error, sa.exc.IntegrityError) and attempt < _ATTEMPTS:
+                    pass  # two writers made the same row at once: the second run sees the first one's
+                elif not self._asks_again(error):
+                    raise
+                elif attempt == _ATTEMPTS:
+                    raise Unavailable(f"the database does not answer: {error.orig}") from error
+                time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter, not cryptography
+        raise AssertionError("unreachable")
+
+    def _once(self, work: Callable[[Connection], T], *, writing: bool) -> T:
+        with self.engine.connect().execution_options(upshot_writing=writing) as connection, connection.begin():
+            return work(connection)
+
+    @staticmethod
+    def _asks_again(error: sa.exc.DBAPIError) -> bool:
+        if error.connection_invalidated:
+            return True
+        if getattr(error.orig, "sqlstate", None) in _RETRYABLE_SQLSTATES:
+            return True
+        text = str(error.orig).lower()
+        return isinstance(error, sa.exc.OperationalError) and (
+            "locked" in text or "busy" in text or "connection" in text or "timeout" in text
+        )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()

@@ -1,0 +1,152 @@
+"""
+All tables. Migrations in `migrations/` make them; a test holds the two together.
+
+Times are microseconds since 1970 in UTC; JSON is text.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A time in UTC, kept as whole microseconds: it sorts, compares and indexes alike everywhere."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
+        """To the database."""
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
+        """From the database."""
+        return None if value is None else _EPOCH + value * _MICROSECOND
+
+
+class Json(TypeDecorator[Any]):
+    """Plain data as JSON text."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
+        """To the database."""
+        return None if value is None else orjson.dumps(value, option=orjson.OPT_UTC_Z).decode()
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
+        """From the database."""
+        return None if value is None else orjson.loads(value)
+
+
+# --- events and executions ------------------------------------------------------------------------
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("kind", sa.String(40), nullable=False),
+    sa.Column("name", sa.String(128)),
+    sa.Column("subject", sa.String(300), nullable=False),
+    sa.Column("time", Moment, nullable=False),
+    sa.Column("mutation_id", sa.String(40), nullable=False),
+    sa.Column("form", Json, nullable=False),  # Event.as_dict
+    sa.Column("published_at", Moment, nullable=False),  # last put on the stream, or tried to
+    sa.Column("matched_at", Moment),
+    sa.Index("ix_events_kind_id", "kind", "id"),
+    sa.Index("ix_events_subject_id", "subject", "id"),
+    sa.Index("ix_events_mutation_id", "mutation_id"),
+)
+sa.Index(
+    "ix_events_unmatched",
+    events.c.published_at,
+    sqlite_where=events.c.matched_at.is_(None),
+    postgresql_where=events.c.matched_at.is_(None),
+)
+
+executions = sa.Table(
+    "executions",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("automation", sa.String(128), nullable=False),
+    sa.Column("revision", sa.String(16), nullable=False),
+    sa.Column("event", sa.String(40), sa.ForeignKey("events.id"), nullable=False),
+    sa.Column("state", sa.String(12), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("due_at", Moment),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("finished_at", Moment),
+    sa.Column("lease_owner", sa.String(80)),
+    sa.Column("lease_until", Moment),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("rung_at", Moment),  # last ring of the doorbell since it was due
+    sa.Column("steps", Json, nullable=False),
+    sa.Index("ix_executions_event", "event"),
+    sa.Index("ix_executions_automation_id", "automation", "id"),
+)
+sa.Index(
+    "ix_executions_due",
+    executions.c.due_at,
+    sqlite_where=executions.c.state == "waiting",
+    postgresql_where=executions.c.state == "waiting",
+)
+sa.Index(
+    "ix_executions_leased",
+    executions.c.lease_until,
+    sqlite_where=executions.c.state == "running",
+    postgresql_where=executions.c.state == "running",
+)
+
+receipts = sa.Table(
+    "receipts",
+    metadata,
+    sa.Column("execution", sa.String(40), primary_key=True),
+    sa.Column("step", sa.String(128), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("state", sa.String(12), nullable=False),
+    sa.Column("started_at", Moment, nullable=False),
+    sa.Column("form", Json, nullable=False),  # all other fields of Receipt
+)
+
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("revision", sa.String(16), primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("source", Json, nullable=False),
+    sa.Column("body_files", Json, nullable=False),
+    sa.Column("saved_at", Moment, nullable=False),
+)
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("id", sa.String(80), primary_key=True),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("started_at", Moment, nullable=False),
+    sa.Column("seen_at", Moment, nullable=False),
+    sa.Column("in_hand", sa.Integer, nullable=False),
+    sa.Column("stream_read_at", Moment),
+    sa.Column("automations", sa.Integer, nullable=False),
+)
+
+# --- registry -------------------------------------------------------------------------------------

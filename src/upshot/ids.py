@@ -1,0 +1,64 @@
+"""
+Identifiers: sortable by time where they are new, derived where the same thing must get the same name.
+
+A new id is a prefix, ten characters of time (milliseconds) and sixteen of chance, in
+Crockford's base 32 as ULID uses it, in lower case: `evt_01jd3v9k2m8q4z6w0x5y7a1b2c`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32, as in the ULID specification
+_TIME_CHARS = 10  # 48 bits of milliseconds, ULID specification
+_CHANCE_CHARS = 16  # 80 bits, ULID specification
+
+
+def _base32(number: int, chars: int) -> str:
+    return "".join(_ALPHABET[(number >> (5 * place)) & 31] for place in reversed(range(chars)))
+
+
+def new_id(prefix: str, now: datetime) -> str:
+    """Make an id that nobody has yet and that sorts after those made earlier."""
+    milliseconds = int(now.timestamp() * 1000)
+    return f"{prefix}_{_base32(milliseconds, _TIME_CHARS)}{_base32(secrets.randbits(80), _CHANCE_CHARS)}"
+
+
+def _digest(*parts: str) -> int:
+    joined = "\x1f".join(parts).encode()
+    return int.from_bytes(hashlib.sha256(joined).digest()[:10], "big")
+
+
+def execution_id(event_id: str, automation: str, replay: str = "") -> str:
+    """
+    Name the execution of an automation for an event: the same pair always gets the same id.
+
+    It keeps the event's time, so that executions sort in the order of their events.
+
+    Args:
+        event_id: The event that is answered.
+        automation: Name of the automation.
+        replay: Empty for the first answer; a fresh word for each replay, which is a new execution.
+    """
+    time_part = event_id.partition("_")[2][:_TIME_CHARS].ljust(_TIME_CHARS, "0")
+    return f"exe_{time_part}{_base32(_digest(event_id, automation, replay), _CHANCE_CHARS)}"
+
+
+def delivery_id(execution: str, step: str) -> str:
+    """Name what a step of an execution sends to the outside world: the same over all retries."""
+    return f"dlv_{_base32(_digest(execution, step), _CHANCE_CHARS)}"
+
+
+def derived_event_id(cause: str, delivery: str, moment: datetime) -> str:
+    """
+    Name an event that a step emits, so that a step that is repeated after a crash emits it once.
+
+    Args:
+        cause: Id of the execution that emits.
+        delivery: The step's delivery id.
+        moment: A time that is the same at every repetition, such as when the execution was made.
+    """
+    milliseconds = int(moment.timestamp() * 1000)
+    return f"evt_{_base32(milliseconds, _TIME_CHARS)}{_base32(_digest(cause, delivery), _CHANCE_CHARS)}"

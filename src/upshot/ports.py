@@ -1,0 +1,350 @@
+"""
+What the stages ask of the world, as Protocols of a few verbs; `adapters` makes them real.
+
+Store verbs are synchronous and each is one transaction; the engine calls them off its event loop.
+Every one may raise `Unavailable`; none lets an error of the database or of Redis through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+from upshot.domain.automation import Automation
+from upshot.domain.event import Actor, Cause, Event
+from upshot.domain.execution import Execution, ExecutionState, Receipt
+from upshot.domain.registry import Change, Collection, Version
+
+T = TypeVar("T")
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """Which events to list; None means any."""
+
+    kind: str | None = None
+    subject: str | None = None  #: the whole subject, or its beginning up to a `:`
+    name: str | None = None  #: of a custom event
+    mutation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list, newest first."""
+
+    items: tuple[T, ...]
+    next: str | None  #: cursor of the page after this one; None when this is the last
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event with what has become of it."""
+
+    event: Event
+    matched_at: datetime | None  #: when it was matched; None while it waits for a worker
+    executions: tuple[str, ...] = ()  #: ids of the executions that answer it
+
+
+class EventStore(Protocol):
+    """Accepted events, kept in the database with the mutation that made them."""
+
+    def get(self, ids: Collection[str]) -> Mapping[str, Event]:
+        """The events of these ids; those that do not exist are left out."""
+        ...
+
+    def find(self, event_id: str) -> StoredEvent | None:
+        """One event with what has become of it."""
+        ...
+
+    def page(self, query: EventQuery, *, cursor: str | None, limit: int) -> Page[StoredEvent]:
+        """Events, newest first; `executions` is left empty in lists."""
+        ...
+
+    def take_unmatched(self, *, published_before: datetime, now: datetime, limit: int) -> tuple[Event, ...]:
+        """Take for publishing again: unmatched events last published before then, oldest first; counted as published now."""
+        ...
+
+
+# --- executions -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What matching made of one event: its executions, leased by the worker that matched it, maybe none."""
+
+    event: str
+    executions: tuple[Execution, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An execution that this worker now holds, with a new fence."""
+
+    execution: Execution
+    lost_by: str | None  #: worker whose lease had run out; None when it was waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The new state of an execution and the receipts that prove it; written if the fence still holds."""
+
+    execution: Execution
+    receipts: tuple[Receipt, ...] = ()  #: kept in any case, for what was sent was sent
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionQuery:
+    """Which executions to list; None means any."""
+
+    event: str | None = None
+    automation: str | None = None
+    state: ExecutionState | None = None
+
+
+class ExecutionStore(Protocol):
+    """Executions and their receipts."""
+
+    def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[str]:
+        """
+        Insert the executions of a batch and mark its events as matched, in one transaction.
+
+        Returns:
+            Ids of the executions that are new; the others existed (the event came twice) and stay as they are.
+        """
+        ...
+
+    def claim(self, ids: Collection[str], *, owner: str, now: datetime, until: datetime) -> tuple[Claim, ...]:
+        """Lease those of the executions that are due or whose lease has run out; the others are left out."""
+        ...
+
+    def record(self, progress: Sequence[Progress]) -> frozenset[str]:
+        """
+        Write states and receipts of a batch, in one transaction.
+
+        Returns:
+            Ids whose state was refused, since another claim or a person came between; their receipts are kept.
+        """
+        ...
+
+    def renew(self, ids: Collection[str], *, owner: str, until: datetime) -> None:
+        """Prolong the leases that the owner still holds."""
+        ...
+
+    def take_due(self, *, now: datetime, rung_before: datetime, limit: int) -> tuple[str, ...]:
+        """
+        Take for ringing: ids that are due, or whose lease has run out; marked as rung now.
+
+        Args:
+            now: The present moment.
+            rung_before: Leave out those that were rung since then.
+            limit: At most so many, the longest due first.
+        """
+        ...
+
+
+class ExecutionDesk(Protocol):
+    """What people ask about executions and do to them."""
+
+    def find(self, execution_id: str) -> tuple[Execution, tuple[Receipt, ...]] | None:
+        """One execution with all its receipts, in the order of their start."""
+        ...
+
+    def page(self, query: ExecutionQuery, *, cursor: str | None, limit: int) -> Page[Execution]:
+        """Executions, newest event first."""
+        ...
+
+    def amend(self, execution_id: str, change: Callable[[Execution], Execution]) -> Execution:
+        """
+        Change one execution in one transaction; its fence grows, so a worker that holds it is refused.
+
+        Raises:
+            NotFound: No such execution. What `change` raises comes through, and nothing is written.
+        """
+        ...
+
+    def expire(self, owner: str, now: datetime) -> int:
+        """End the leases of a worker that is known to be dead; returns how many."""
+        ...
+
+    def prune(self, *, receipts_before: datetime) -> int:
+        """Remove receipts older than that of executions that are final; returns how many."""
+        ...
+
+
+class RevisionStore(Protocol):
+    """Every revision of every automation that was ever loaded, so that an execution finishes with its own."""
+
+    def save(self, automations: Iterable[Automation], now: datetime) -> None:
+        """Keep the revisions that are not kept yet."""
+        ...
+
+    def get(self, name: str, revision: str) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
+        """The document as plain data, its body files and its path; None when it was never kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker process that said it is alive."""
+
+    id: str
+    host: str
+    pid: int
+    started_at: datetime
+    seen_at: datetime
+    in_hand: int  #: executions that it holds
+    stream_read_at: datetime | None  #: when Redis last answered its read
+    automations: int
+
+
+class WorkerStore(Protocol):
+    """Who is working."""
+
+    def beat(self, worker: WorkerRecord) -> None:
+        """Say that the worker is alive."""
+        ...
+
+    def leave(self, worker_id: str) -> None:
+        """Say that the worker has stopped."""
+        ...
+
+    def list(self, *, seen_since: datetime) -> tuple[WorkerRecord, ...]:
+        """Workers that were seen since then."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much is accepted and not finished; for health and metrics."""
+
+    events: int  #: accepted in all
+    unmatched_events: int
+    oldest_unmatched_at: datetime | None
+    executions: Mapping[str, int]  #: count by state
+    due_executions: int  #: waiting and past their time
+    oldest_due_at: datetime | None
+
+
+class BacklogStore(Protocol):
+    """Counts."""
+
+    def measure(self, now: datetime) -> Backlog:
+        """Count what stands."""
+        ...
+
+
+# --- wire -----------------------------------------------------------------------------------------
+
+
+class EventPublisher(Protocol):
+    """Puts committed events on the stream; never raises, for the relay publishes again."""
+
+    def publish(self, events: Sequence[Event]) -> bool:
+        """Tell whether the stream took them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEntry:
+    """One entry as read by the consumer group; `event` is None when it cannot be read (it is then acknowledged)."""
+
+    entry_id: str
+    event: Event | None
+
+
+class EventFeed(Protocol):
+    """The consumer group's side of the stream; each may raise `Unavailable`."""
+
+    async def read(self, *, limit: int, wait_seconds: float) -> tuple[StreamEntry, ...]:
+        """The next entries for this consumer, waiting for the first; makes the group if it is gone."""
+        ...
+
+    async def take_over(self, *, idle_seconds: float, limit: int) -> tuple[StreamEntry, ...]:
+        """Entries that another consumer read and did not acknowledge for so long."""
+        ...
+
+    async def acknowledge(self, entries: Sequence[StreamEntry]) -> None:
+        """Say that these are matched and committed; they are removed from the stream."""
+        ...
+
+    async def is_drained(self) -> bool:
+        """Nothing waits unread: what is accepted and still unmatched must be published again."""
+        ...
+
+    async def close(self, *, leave: bool) -> None:
+        """Let go; `leave` also takes this consumer out of the group if nothing of its is pending."""
+        ...
+
+
+class Doorbell(Protocol):
+    """Calls a worker to executions that are due; losing a ring loses nothing."""
+
+    def ring(self, execution_ids: Sequence[str]) -> bool:
+        """Tell whether the broker took it; False: the caller runs them itself."""
+        ...
+
+
+# --- others ---------------------------------------------------------------------------------------
+
+
+class SecretSource(Protocol):
+    """Secrets by name."""
+
+    def get(self, name: str) -> str | None:
+        """The secret's value; None when there is none of this name."""
+        ...
+
+    def names(self) -> frozenset[str]:
+        """The names that are known."""
+        ...
+
+
+class RegistryChanges(Protocol):
+    """What actions may change in the registry, in the name of an automation; `registry.Registry` is one."""
+
+    def add_alias(
+        self, registry: str, collection: str, alias: str, version: str, *, actor: Actor, chain: tuple[Cause, ...] = ()
+    ) -> Change[Version]:
+        """Give the alias to the version."""
+        ...
+
+    def add_tag(
+        self,
+        registry: str,
+        collection: str,
+        tag: str,
+        version: str | None = None,
+        *,
+        actor: Actor,
+        chain: tuple[Cause, ...] = (),
+    ) -> Change[Collection | Version]:
+        """Tag the version, or the collection when version is None."""
+        ...
+
+    def emit(
+        self,
+        events: Sequence[tuple[str, Mapping[str, Any]]],
+        *,
+        actor: Actor,
+        chain: tuple[Cause, ...] = (),
+        event_ids: Sequence[str] | None = None,
+    ) -> tuple[Event, ...]:
+        """
+        Accept custom events.
+
+        Args:
+            events: Pairs of name and data.
+            actor: Who emits.
+            chain: What led here.
+            event_ids: The events' ids, where the caller derives them; one that was accepted before is not
+                accepted again.
+        """
+        ...
+
+
+class RegistryStore(Protocol):
+    """Placeholder."""

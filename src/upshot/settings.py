@@ -1,0 +1,60 @@
+"""Settings, read from the environment (`UPSHOT_…`) in one place; README documents every one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What an operator can choose. Each field is the environment variable `UPSHOT_` + its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="UPSHOT_", frozen=True, extra="ignore")
+
+    data: Path = Field(Path(".upshot"), description="Folder for the database, Redis' files, logs and endpoint.json.")
+    automations: Path = Field(Path("automations"), description="Folder of automation files.")
+    redis_url: str | None = Field(
+        None, description="A Redis of yours, e.g. `redis://host:6379/0`; left out, `upshot up` runs its own."
+    )
+    database_url: str | None = Field(
+        None,
+        description="PostgreSQL, e.g. `postgresql://user:password@host/upshot`; left out, SQLite in the data folder.",
+    )
+    host: str = Field("127.0.0.1", description="Address that the web process listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port that the web process listens on; 0 for any free one.")
+    public_url: str | None = Field(None, description="Base URL for links in events; left out, where it listens.")
+    token: SecretStr | None = Field(
+        None, description="Token that requests must bear; needed for a server that listens beyond loopback."
+    )
+    secrets_dir: Path | None = Field(
+        None, description="Folder with one file per secret (Docker and Kubernetes secrets); the file's name is its name."
+    )
+    egress_allow: str = Field(
+        "",
+        description="Private destinations that actions may reach: a comma list of networks and host names, each with "
+        "an optional port, e.g. `127.0.0.0/8,::1/128,hooks.internal:8443`.",
+    )
+    github_api_url: str = Field("https://api.github.com", description="GitHub's API, or a GitHub Enterprise Server's.")
+    slack_api_url: str = Field("https://slack.com/api", description="Slack's Web API.")
+    worker_in_flight: int = Field(1000, ge=1, description="Steps that one worker process performs at the same time.")
+    destination_in_flight: int = Field(
+        200, ge=1, description="Requests that one worker process has in flight to one destination."
+    )
+    lease_seconds: float = Field(
+        30.0, ge=1, description="How long a worker that fell silent keeps its executions before others take them."
+    )
+    sweep_seconds: float = Field(1.0, gt=0, description="How often a worker looks for what is due, lost or unmatched.")
+    relay_seconds: float = Field(
+        5.0, gt=0, description="After how long an event that nobody matched is published again."
+    )
+    stop_seconds: float = Field(10.0, ge=0, description="How long a stopping worker finishes what is in flight.")
+    receipts_days: int = Field(90, ge=1, description="Days that receipts of finished executions are kept.")
+    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_format: str = Field("text", pattern="^(text|json)$", description="`text` (key=value) or `json`, one line each.")
+
+    @property
+    def sqlite_path(self) -> Path:
+        """Where the embedded database lives."""
+        return self.data / "upshot.db"
