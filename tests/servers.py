@@ -1,0 +1,132 @@
+"""Real servers for tests and measurements, each in a folder of its own and gone afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_START_SECONDS = 30.0
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def find_postgres() -> Path | None:
+    """Folder of the newest PostgreSQL's programs; None when none is installed."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    return versions[-1].parent if versions else None
+
+
+class Postgres:
+    """
+    A PostgreSQL server on a free loopback port, durable as it comes.
+
+    Args:
+        programs: Folder of `initdb` and `postgres`.
+        folder: Empty folder for its files.
+        options: More settings, such as `{"max_connections": "200"}`.
+    """
+
+    def __init__(self, programs: Path, folder: Path, options: dict[str, str] | None = None) -> None:
+        self._programs = programs
+        self._data = folder / "data"
+        self._log = folder / "postgres.log"
+        self._options = options or {}
+        self._numbers = itertools.count(1)
+        self.port = free_port()
+        # PostgreSQL refuses to run as root, as CI does; its package brings an account.
+        self._account = "postgres" if os.geteuid() == 0 else None
+        if self._account:
+            _let_through(folder, self._account)
+
+    def __enter__(self) -> Self:
+        initdb = ["initdb", "-D", str(self._data), "-U", "upshot", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
+        made = self._run(*initdb, "--no-sync")
+        if made.returncode != 0:
+            raise RuntimeError(f"initdb failed:\n{made.stdout}{made.stderr}")
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it (again) on its port, and wait until it answers."""
+        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": str(self.port)}
+        flags = [f"-c{name}={value}" for name, value in (settings | self._options).items()]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(self._programs / "postgres"), "-D", str(self._data), *flags],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                user=self._account,
+                group=self._account,
+                extra_groups=[] if self._account else None,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for the tests, which then stop the server
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while self._ask("select 1").returncode != 0:
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read_text()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop it at once, under the feet of whoever is connected; what was committed is kept."""
+        self._process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def new_database(self) -> str:
+        """Make an empty database and return its URL."""
+        name = f"upshot_{next(self._numbers)}"
+        made = self._ask(f"create database {name}")
+        if made.returncode != 0:
+            raise RuntimeError(made.stderr)
+        return f"postgresql://upshot@127.0.0.1:{self.port}/{name}"
+
+    def _ask(self, sql: str) -> subprocess.CompletedProcess[str]:
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "upshot"]
+        return self._run("psql", *where, "-tAc", sql, "template1")
+
+    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self._programs / program), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            user=self._account,
+            group=self._account,
+            extra_groups=[] if self._account else None,
+            cwd="/",
+        )
+
+
+def _let_through(folder: Path, account: str) -> None:
+    """Give the folder to the account, and let it pass through the folders above that are ours alone."""
+    entry = pwd.getpwnam(account)
+    os.chown(folder, entry.pw_uid, entry.pw_gid)
+    for above in folder.parents:
+        if above.stat().st_uid == os.geteuid() and not above.stat().st_mode & 0o001:
+            above.chmod(above.stat().st_mode | 0o001)
