@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from datetime import datetime
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32, as in the ULID specification
@@ -20,10 +21,31 @@ def _base32(number: int, chars: int) -> str:
     return "".join(_ALPHABET[(number >> (5 * place)) & 31] for place in reversed(range(chars)))
 
 
+class _Chance:
+    """Counts on from the chance part of the last id within one millisecond, as ULID's monotonic factory does."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._milliseconds = 0
+        self._last = 0
+
+    def next(self, milliseconds: int) -> int:
+        with self._lock:
+            if milliseconds == self._milliseconds:
+                self._last += 1
+            else:
+                self._milliseconds = milliseconds
+                self._last = secrets.randbits(5 * _CHANCE_CHARS - 1)  # the upper half is left for counting
+            return self._last
+
+
+_chance = _Chance()
+
+
 def new_id(prefix: str, now: datetime) -> str:
-    """Make an id that nobody has yet and that sorts after those made earlier."""
+    """Make an id that nobody has yet and that sorts after those this process made earlier."""
     milliseconds = int(now.timestamp() * 1000)
-    return f"{prefix}_{_base32(milliseconds, _TIME_CHARS)}{_base32(secrets.randbits(80), _CHANCE_CHARS)}"
+    return f"{prefix}_{_base32(milliseconds, _TIME_CHARS)}{_base32(_chance.next(milliseconds), _CHANCE_CHARS)}"
 
 
 def _digest(*parts: str) -> int:

@@ -9,7 +9,8 @@ from upshot.errors import InvalidInput
 
 MAX_NAME_CHARS = 128  # W&B's limit for names of collections, artifacts and aliases
 LATEST = "latest"
-_FORBIDDEN = re.compile(r"[/\\#?%:\x00-\x1f\x7f\u2028\u2029]")
+# What references and URLs use, control characters and line breaks, and lone surrogates, which no store can keep.
+_FORBIDDEN = re.compile(r"[/\\#?%:\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _VERSION = re.compile(r"v(0|[1-9][0-9]{0,8})")
 
 

@@ -13,6 +13,21 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Artifact:
+    """What is logged again and again under one name in a project; its versions are artifact versions."""
+
+    project: str
+    name: str
+    type: str  #: fixed when it is first logged: model, dataset, …
+    aliases: Mapping[str, str]  #: in the project's scope: alias → version, such as {"latest": "v2"}
+
+    @property
+    def reference(self) -> str:
+        """`project/name`."""
+        return f"{self.project}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class ArtifactVersion:
     """A logged thing: one numbered version of an artifact in a project."""
 
@@ -23,7 +38,7 @@ class ArtifactVersion:
     digest: str  #: `sha256:…` of the manifest, or as the user gave it
     metadata: Mapping[str, Any]
     description: str
-    manifest: Mapping[str, str] | None  #: content digest by path; None when only a digest was given
+    manifest: Mapping[str, str] | None  #: content digest by path; None when only a digest was given, and in lists
     aliases: tuple[str, ...]  #: in the project's scope, sorted
     tags: tuple[str, ...]  #: sorted
     created_at: datetime
@@ -98,8 +113,10 @@ class HistoryEntry:
     time: datetime
     actor: str
     action: str  #: link, unlink, add-alias, …
-    subject: str
+    subject: str  #: `model/churn:v3`, `model/churn`, `model`, or `project/name:v0`
     mutation_id: str
+    registry: str | None = None  #: None for what was done to an artifact in its project
+    collection: str | None = None
     before: Mapping[str, Any] = field(default_factory=dict)  #: what it was
     after: Mapping[str, Any] = field(default_factory=dict)
 
