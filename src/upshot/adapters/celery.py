@@ -1,0 +1,158 @@
+"""Celery: the doorbell that calls any worker to executions that are due. The only place that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from celery import Celery, bootsteps
+from celery.signals import worker_shutting_down
+from kombu.exceptions import OperationalError
+from kombu.transport import redis as kombu_redis
+
+log = structlog.get_logger("upshot.worker")
+
+RUN_TASK = "upshot.run"
+QUEUE = "upshot"
+_SOCKET_SECONDS = 3.0  # unset, a Redis that hangs blocks a publisher for as long as it hangs
+_VISIBILITY_SECONDS = 120  # a ring that a dead worker held comes again; the sweeper is earlier
+
+
+def make_app(redis_url: str) -> Celery:
+    """
+    The Celery app, configured against the faults of its Redis transport.
+
+    Args:
+        redis_url: The broker.
+    """
+    _guard_transport()
+    app = Celery("upshot", broker=redis_url, set_as_current=False)
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_publish_retry=False,  # the sweeper is the retry
+        worker_prefetch_multiplier=4,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": _VISIBILITY_SECONDS,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": _SOCKET_SECONDS,
+            "socket_connect_timeout": _SOCKET_SECONDS,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+    )
+    return app
+
+
+def _guard_transport() -> None:
+    """
+    Keep a busy worker alive when the broker restarts.
+
+    kombu 5.7 reads `connection.client.hostname` of a connection that Celery 5.7 has just collected,
+    and the AttributeError ends the worker process (9 of 9 busy workers, measured). As a
+    ConnectionError it is what both treat as "reconnect".
+    """
+    channel = kombu_redis.Channel
+    original = channel._connparams
+    if getattr(original, "guarded_by_upshot", False):
+        return
+
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.connection is None or self.connection.client is None:
+            raise ConnectionError("the connection to the broker is closed")
+        return original(self, *args, **kwargs)
+
+    guarded.guarded_by_upshot = True  # type: ignore[attr-defined]  # a mark, so that it is put on once
+    channel._connparams = guarded
+
+
+class CeleryDoorbell:
+    """Rings with a task that carries execution ids."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def ring(self, execution_ids: Sequence[str]) -> bool:
+        """Tell whether the broker took it."""
+        if not execution_ids:
+            return True
+        try:
+            self._app.send_task(RUN_TASK, args=[list(execution_ids)], queue=QUEUE, retry=False, argsrepr="")
+        except (OperationalError, OSError, ConnectionError) as error:
+            log.warning("doorbell.failed", executions=len(execution_ids), error=str(error))
+            return False
+        return True
+
+
+def run_worker(
+    app: Celery,
+    *,
+    name: str,
+    run: Callable[[list[str]], None],
+    start: Callable[[], None],
+    stop: Callable[[], None],
+    shutting_down: Callable[[], None],
+) -> int:
+    """
+    Run a Celery worker process with our engine beside its tasks; returns its exit code.
+
+    One process, solo pool: a task only hands ids to the engine's loop, which lives in a thread of
+    this process; a pool that forks would leave that thread behind.
+
+    Args:
+        app: From `make_app`.
+        name: The node's name, unique among workers.
+        run: Takes ids that a task brought; must return at once.
+        start: Starts the engine, before the first task.
+        stop: Stops the engine and returns when it has stopped.
+        shutting_down: Called from the signal handler as soon as a stop is asked for; must return at once.
+    """
+
+    @app.task(name=RUN_TASK)
+    def run_task(execution_ids: list[str]) -> None:
+        run(execution_ids)
+
+    class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+        """Starts and stops the engine with the worker itself, not with its connection to the broker."""
+
+        def __init__(self, parent: Any, **options: Any) -> None:
+            super().__init__(parent, **options)
+
+        def start(self, parent: Any) -> None:
+            start()
+
+        def stop(self, parent: Any) -> None:
+            stop()
+
+        def terminate(self, parent: Any) -> None:
+            stop()
+
+    def announce(**_: Any) -> None:
+        shutting_down()
+
+    worker_shutting_down.connect(announce, weak=False)
+    app.steps["worker"].add(EngineStep)
+    worker = app.Worker(
+        hostname=f"{name}@%h",
+        pool_cls="solo",
+        concurrency=1,
+        queues=[QUEUE],
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel="WARNING",
+    )
+    worker.start()
+    return int(worker.exitcode or 0)

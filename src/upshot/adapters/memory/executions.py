@@ -1,0 +1,221 @@
+"""Executions, revisions, workers in memory: the same promises as in SQL, for tests and `upshot.testing`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Protocol
+
+from upshot.adapters.cursor import after_cursor, make_cursor
+from upshot.domain.automation import Automation
+from upshot.domain.execution import Execution, ExecutionState, Receipt
+from upshot.errors import NotFound
+from upshot.ports import Admission, Claim, Due, ExecutionQuery, Page, Progress, WorkerRecord
+
+
+class MarksMatched(Protocol):
+    """The event store's side of an admission."""
+
+    def mark_matched(self, ids: Iterable[str], now: datetime) -> None:
+        """Mark events as matched."""
+        ...
+
+
+class MemoryExecutions:
+    """
+    `ExecutionStore` and `ExecutionDesk` in memory.
+
+    Args:
+        events: Told which events are matched.
+    """
+
+    def __init__(self, events: MarksMatched) -> None:
+        self._events = events
+        self._executions: dict[str, Execution] = {}
+        self._receipts: dict[tuple[str, str, int], Receipt] = {}
+        self._rung_at: dict[str, datetime] = {}
+        self._lock = threading.RLock()
+
+    # --- ExecutionStore ---------------------------------------------------------------------------
+
+    def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[str]:
+        """Insert the executions of a batch and mark its events as matched; returns the ids that are new."""
+        with self._lock:
+            wanted = {one.id: one for admission in admissions for one in admission.executions}
+            new = {name: one for name, one in wanted.items() if name not in self._executions}
+            self._executions.update(new)
+            self._events.mark_matched([admission.event for admission in admissions], now)
+            return frozenset(new)
+
+    def claim(self, ids: Collection[str], *, owner: str, now: datetime, until: datetime) -> tuple[Claim, ...]:
+        """Lease those of the executions that are due or whose lease has run out."""
+        with self._lock:
+            claims = []
+            for one in sorted(set(ids)):
+                before = self._executions.get(one)
+                if before is None or not _is_free(before, now):
+                    continue
+                leased = replace(
+                    before,
+                    state=ExecutionState.RUNNING,
+                    reason=None,
+                    due_at=None,
+                    lease_owner=owner,
+                    lease_until=until,
+                    fence=before.fence + 1,
+                )
+                self._put(leased)
+                lost_by = before.lease_owner if before.state is ExecutionState.RUNNING else None
+                claims.append(Claim(leased, lost_by))
+            return tuple(claims)
+
+    def record(self, progress: Sequence[Progress]) -> frozenset[str]:
+        """Write states and receipts of a batch; returns the ids whose state was refused."""
+        with self._lock:
+            refused = set()
+            for one in progress:
+                for receipt in one.receipts:
+                    self._receipts.setdefault((receipt.execution, receipt.step, receipt.number), receipt)
+                standing = self._executions.get(one.execution.id)
+                if standing is None or standing.fence != one.execution.fence:
+                    refused.add(one.execution.id)
+                else:
+                    self._put(one.execution)
+            return frozenset(refused)
+
+    def renew(self, ids: Collection[str], *, owner: str, until: datetime) -> None:
+        """Prolong the leases that the owner still holds."""
+        with self._lock:
+            for one in ids:
+                execution = self._executions.get(one)
+                if execution and execution.lease_owner == owner and execution.state is ExecutionState.RUNNING:
+                    self._executions[one] = replace(execution, lease_until=until)
+
+    def take_due(self, *, now: datetime, rung_before: datetime, limit: int) -> tuple[Due, ...]:
+        """Take for ringing: executions that are due, or whose lease has run out; marked as rung now."""
+        with self._lock:
+            free = [
+                one
+                for one in self._executions.values()
+                if _is_free(one, now) and (one.id not in self._rung_at or self._rung_at[one.id] < rung_before)
+            ]
+            free.sort(key=lambda one: (one.due_at or one.lease_until or now, one.id))
+            due = tuple(Due(one.id, rung_before=one.id in self._rung_at) for one in free[:limit])
+            self._rung_at.update((one.id, now) for one in due)
+            return due
+
+    def _put(self, execution: Execution) -> None:
+        self._executions[execution.id] = execution
+        self._rung_at.pop(execution.id, None)
+
+    # --- ExecutionDesk ----------------------------------------------------------------------------
+
+    def find(self, execution_id: str) -> tuple[Execution, tuple[Receipt, ...]] | None:
+        """One execution with all its receipts, in the order of their start."""
+        with self._lock:
+            execution = self._executions.get(execution_id)
+            if execution is None:
+                return None
+            kept = [receipt for key, receipt in self._receipts.items() if key[0] == execution_id]
+            return execution, tuple(sorted(kept, key=lambda receipt: (receipt.started_at, receipt.number)))
+
+    def page(self, query: ExecutionQuery, *, cursor: str | None, limit: int) -> Page[Execution]:
+        """Executions, newest event first."""
+        before = after_cursor(cursor) if cursor is not None else None
+        with self._lock:
+            found = sorted(
+                (
+                    one
+                    for one in self._executions.values()
+                    if (before is None or one.id < before)
+                    and query.event in (None, one.event)
+                    and query.automation in (None, one.automation)
+                    and query.state in (None, one.state)
+                ),
+                key=lambda one: one.id,
+                reverse=True,
+            )
+        items = tuple(found[:limit])
+        return Page(items, make_cursor(items[-1].id) if len(found) > limit else None)
+
+    def amend(self, execution_id: str, change: Callable[[Execution], Execution]) -> Execution:
+        """Change one execution in one transaction; its fence grows."""
+        with self._lock:
+            before = self._executions.get(execution_id)
+            if before is None:
+                raise NotFound(f"there is no execution {execution_id!r}; `upshot executions list` shows those there are")
+            after = replace(change(before), fence=before.fence + 1)
+            self._put(after)
+            return after
+
+    def expire(self, owner: str, now: datetime) -> int:
+        """End the leases of a worker that is known to be dead; returns how many."""
+        with self._lock:
+            held = [
+                one
+                for one in self._executions.values()
+                if one.lease_owner == owner
+                and one.state is ExecutionState.RUNNING
+                and one.lease_until is not None
+                and one.lease_until > now
+            ]
+            for one in held:
+                self._executions[one.id] = replace(one, lease_until=now)
+            return len(held)
+
+    def prune(self, *, receipts_before: datetime) -> int:
+        """Remove receipts older than that of executions that are final; returns how many."""
+        with self._lock:
+            old = [
+                key
+                for key, receipt in self._receipts.items()
+                if receipt.started_at < receipts_before and self._executions[key[0]].state.is_final
+            ]
+            for key in old:
+                del self._receipts[key]
+            return len(old)
+
+
+def _is_free(execution: Execution, now: datetime) -> bool:
+    if execution.state is ExecutionState.WAITING:
+        return execution.due_at is not None and execution.due_at <= now
+    running = execution.state is ExecutionState.RUNNING
+    return running and execution.lease_until is not None and execution.lease_until < now
+
+
+class MemoryRevisions:
+    """`RevisionStore` in memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], tuple[Mapping[str, Any], Mapping[str, str], str]] = {}
+
+    def save(self, automations: Iterable[Automation], now: datetime) -> None:
+        """Keep the revisions that are not kept yet."""
+        for one in automations:
+            self._kept.setdefault((one.name, one.revision), (one.source, one.body_files, one.path))
+
+    def get(self, name: str, revision: str) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
+        """The document as plain data, its body files and its path; None when it was never kept."""
+        return self._kept.get((name, revision))
+
+
+class MemoryWorkers:
+    """`WorkerStore` in memory."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, WorkerRecord] = {}
+
+    def beat(self, worker: WorkerRecord) -> None:
+        """Say that the worker is alive."""
+        self._workers[worker.id] = worker
+
+    def leave(self, worker_id: str) -> None:
+        """Say that the worker has stopped."""
+        self._workers.pop(worker_id, None)
+
+    def list(self, *, seen_since: datetime) -> tuple[WorkerRecord, ...]:
+        """Workers that were seen since then, the oldest first."""
+        seen = [worker for worker in self._workers.values() if worker.seen_at >= seen_since]
+        return tuple(sorted(seen, key=lambda worker: worker.started_at))

@@ -1,0 +1,296 @@
+"""Executions and receipts in SQL: batches in, batches out, every write under its fence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, RowMapping
+
+from upshot.adapters.cursor import after_cursor, make_cursor
+from upshot.adapters.execution_forms import receipt_form, receipt_of, step_of, steps_form
+from upshot.adapters.sql.database import Database
+from upshot.adapters.sql.schema import events, executions, receipts
+from upshot.domain.execution import Execution, ExecutionState, Receipt
+from upshot.errors import NotFound
+from upshot.ports import Admission, Claim, Due, ExecutionQuery, Page, Progress
+
+_WAITING = ExecutionState.WAITING.value
+_RUNNING = ExecutionState.RUNNING.value
+
+_UPDATE = (
+    sa.update(executions)
+    .where(executions.c.id == sa.bindparam("b_id"), executions.c.fence == sa.bindparam("b_fence"))
+    .values(
+        state=sa.bindparam("b_state"),
+        reason=sa.bindparam("b_reason"),
+        due_at=sa.bindparam("b_due_at"),
+        finished_at=sa.bindparam("b_finished_at"),
+        lease_owner=sa.bindparam("b_lease_owner"),
+        lease_until=sa.bindparam("b_lease_until"),
+        rung_at=None,
+        steps=sa.bindparam("b_steps"),
+    )
+)
+
+
+def _row(execution: Execution) -> dict[str, Any]:
+    return {
+        "id": execution.id,
+        "automation": execution.automation,
+        "revision": execution.revision,
+        "event": execution.event,
+        "state": execution.state.value,
+        "reason": execution.reason,
+        "due_at": execution.due_at,
+        "created_at": execution.created_at,
+        "finished_at": execution.finished_at,
+        "lease_owner": execution.lease_owner,
+        "lease_until": execution.lease_until,
+        "fence": execution.fence,
+        "steps": steps_form(execution.steps),
+    }
+
+
+def _changes(execution: Execution) -> dict[str, Any]:
+    row = _row(execution)
+    kept = ("id", "fence", "state", "reason", "due_at", "finished_at", "lease_owner", "lease_until", "steps")
+    return {f"b_{name}": row[name] for name in kept}
+
+
+def _execution(row: RowMapping) -> Execution:
+    return Execution(
+        id=row["id"],
+        automation=row["automation"],
+        revision=row["revision"],
+        event=row["event"],
+        state=ExecutionState(row["state"]),
+        reason=row["reason"],
+        due_at=row["due_at"],
+        created_at=row["created_at"],
+        finished_at=row["finished_at"],
+        lease_owner=row["lease_owner"],
+        lease_until=row["lease_until"],
+        fence=row["fence"],
+        steps=tuple(step_of(form) for form in row["steps"]),
+    )
+
+
+class SqlExecutions:
+    """`ExecutionStore` and `ExecutionDesk` on one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        insert = sqlite.insert if database.is_sqlite else postgresql.insert
+        self._insert = insert(executions).on_conflict_do_nothing().returning(executions.c.id)
+        self._insert_receipts = insert(receipts).on_conflict_do_nothing()
+
+    # --- ExecutionStore ---------------------------------------------------------------------------
+
+    def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[str]:
+        """Insert the executions of a batch and mark its events as matched; returns the ids that are new."""
+        # In one order everywhere, so that two workers with the same events never wait for each other in a circle.
+        rows = sorted((_row(one) for admission in admissions for one in admission.executions), key=lambda row: row["id"])
+        matched = sorted(admission.event for admission in admissions)
+
+        def work(connection: Connection) -> frozenset[str]:
+            new = frozenset(connection.execute(self._insert, rows).scalars()) if rows else frozenset[str]()
+            connection.execute(
+                sa.update(events).where(events.c.id.in_(matched), events.c.matched_at.is_(None)).values(matched_at=now)
+            )
+            return new
+
+        return self._database.write(work)
+
+    def claim(self, ids: Collection[str], *, owner: str, now: datetime, until: datetime) -> tuple[Claim, ...]:
+        """Lease those of the executions that are due or whose lease has run out."""
+        free = sa.or_(
+            sa.and_(executions.c.state == _WAITING, executions.c.due_at <= now),
+            sa.and_(executions.c.state == _RUNNING, executions.c.lease_until < now),
+        )
+        select = sa.select(executions).where(executions.c.id.in_(ids), free).with_for_update(skip_locked=True)
+
+        def work(connection: Connection) -> tuple[Claim, ...]:
+            found = [_execution(row) for row in connection.execute(select).mappings()]
+            if found:
+                connection.execute(
+                    sa.update(executions)
+                    .where(executions.c.id.in_([one.id for one in found]))
+                    .values(
+                        state=_RUNNING,
+                        reason=None,
+                        due_at=None,
+                        lease_owner=owner,
+                        lease_until=until,
+                        fence=executions.c.fence + 1,
+                        rung_at=None,
+                    )
+                )
+            return tuple(
+                Claim(
+                    replace(
+                        one,
+                        state=ExecutionState.RUNNING,
+                        reason=None,
+                        due_at=None,
+                        lease_owner=owner,
+                        lease_until=until,
+                        fence=one.fence + 1,
+                    ),
+                    lost_by=one.lease_owner if one.state is ExecutionState.RUNNING else None,
+                )
+                for one in found
+            )
+
+        return self._database.write(work)
+
+    def record(self, progress: Sequence[Progress]) -> frozenset[str]:
+        """Write states and receipts of a batch; returns the ids whose state was refused."""
+        ordered = sorted(progress, key=lambda one: one.execution.id)
+        kept = [_receipt_row(receipt) for one in ordered for receipt in one.receipts]
+        ids = [one.execution.id for one in ordered]
+        fences = sa.select(executions.c.id, executions.c.fence).where(executions.c.id.in_(ids))
+        fences = fences.order_by(executions.c.id).with_for_update()
+
+        def work(connection: Connection) -> frozenset[str]:
+            if kept:
+                connection.execute(self._insert_receipts, kept)
+            standing = {row.id: row.fence for row in connection.execute(fences)}
+            held = [one.execution for one in ordered if standing.get(one.execution.id) == one.execution.fence]
+            if held:
+                connection.execute(_UPDATE, [_changes(execution) for execution in held])
+            return frozenset(ids) - {execution.id for execution in held}
+
+        return self._database.write(work)
+
+    def renew(self, ids: Collection[str], *, owner: str, until: datetime) -> None:
+        """Prolong the leases that the owner still holds."""
+        statement = (
+            sa.update(executions)
+            .where(executions.c.id.in_(ids), executions.c.lease_owner == owner, executions.c.state == _RUNNING)
+            .values(lease_until=until)
+        )
+        if ids:
+            self._database.write(lambda connection: connection.execute(statement) and None)
+
+    def take_due(self, *, now: datetime, rung_before: datetime, limit: int) -> tuple[Due, ...]:
+        """Take for ringing: executions that are due, or whose lease has run out; marked as rung now."""
+        unheard = sa.or_(executions.c.rung_at.is_(None), executions.c.rung_at < rung_before)
+        columns = (executions.c.id, executions.c.rung_at)
+        due = (
+            sa.select(*columns)
+            .where(executions.c.state == _WAITING, executions.c.due_at <= now, unheard)
+            .order_by(executions.c.due_at)
+            .limit(limit)
+        )
+        lost = (
+            sa.select(*columns)
+            .where(executions.c.state == _RUNNING, executions.c.lease_until < now, unheard)
+            .order_by(executions.c.lease_until)
+            .limit(limit)
+        )
+
+        def any_due(connection: Connection) -> bool:
+            return any(connection.execute(select.limit(1)).first() for select in (due, lost))
+
+        def work(connection: Connection) -> tuple[Due, ...]:
+            rows = [
+                row for select in (due, lost) for row in connection.execute(select.with_for_update(skip_locked=True))
+            ][:limit]
+            connection.execute(
+                sa.update(executions).where(executions.c.id.in_([row.id for row in rows])).values(rung_at=now)
+            )
+            return tuple(Due(row.id, rung_before=row.rung_at is not None) for row in rows)
+
+        # Most sweeps find nothing: they shall not take SQLite's one writing place.
+        return self._database.write(work) if self._database.read(any_due) else ()
+
+    # --- ExecutionDesk ----------------------------------------------------------------------------
+
+    def find(self, execution_id: str) -> tuple[Execution, tuple[Receipt, ...]] | None:
+        """One execution with all its receipts, in the order of their start."""
+
+        def work(connection: Connection) -> tuple[Execution, tuple[Receipt, ...]] | None:
+            row = connection.execute(sa.select(executions).where(executions.c.id == execution_id)).mappings().first()
+            if row is None:
+                return None
+            kept = sa.select(receipts).where(receipts.c.execution == execution_id)
+            kept = kept.order_by(receipts.c.started_at, receipts.c.number)
+            return _execution(row), tuple(_receipt(one) for one in connection.execute(kept).mappings())
+
+        return self._database.read(work)
+
+    def page(self, query: ExecutionQuery, *, cursor: str | None, limit: int) -> Page[Execution]:
+        """Executions, newest event first."""
+        select = sa.select(executions).order_by(executions.c.id.desc()).limit(limit + 1)
+        if cursor is not None:
+            select = select.where(executions.c.id < after_cursor(cursor))
+        if query.event is not None:
+            select = select.where(executions.c.event == query.event)
+        if query.automation is not None:
+            select = select.where(executions.c.automation == query.automation)
+        if query.state is not None:
+            select = select.where(executions.c.state == query.state.value)
+        rows = self._database.read(lambda connection: connection.execute(select).mappings().all())
+        items = tuple(_execution(row) for row in rows[:limit])
+        return Page(items, make_cursor(items[-1].id) if len(rows) > limit else None)
+
+    def amend(self, execution_id: str, change: Callable[[Execution], Execution]) -> Execution:
+        """Change one execution in one transaction; its fence grows."""
+        select = sa.select(executions).where(executions.c.id == execution_id).with_for_update()
+
+        def work(connection: Connection) -> Execution:
+            row = connection.execute(select).mappings().first()
+            if row is None:
+                raise NotFound(f"there is no execution {execution_id!r}; `upshot executions list` shows those there are")
+            before = _execution(row)
+            after = replace(change(before), fence=before.fence + 1)
+            connection.execute(
+                sa.update(executions).where(executions.c.id == execution_id).values(**_row(after), rung_at=None)
+            )
+            return after
+
+        return self._database.write(work)
+
+    def expire(self, owner: str, now: datetime) -> int:
+        """End the leases of a worker that is known to be dead; returns how many."""
+        statement = (
+            sa.update(executions)
+            .where(executions.c.state == _RUNNING, executions.c.lease_owner == owner, executions.c.lease_until > now)
+            .values(lease_until=now)
+        )
+        return self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+    def prune(self, *, receipts_before: datetime) -> int:
+        """Remove receipts older than that of executions that are final; returns how many."""
+        final = sa.select(executions.c.id).where(executions.c.state.not_in([_WAITING, _RUNNING]))
+        statement = sa.delete(receipts).where(
+            receipts.c.started_at < receipts_before, receipts.c.execution.in_(final)
+        )
+        return self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def _receipt_row(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "execution": receipt.execution,
+        "step": receipt.step,
+        "number": receipt.number,
+        "state": receipt.state.value,
+        "started_at": receipt.started_at,
+        "form": receipt_form(receipt),
+    }
+
+
+def _receipt(row: RowMapping) -> Receipt:
+    return receipt_of(
+        row["form"],
+        execution=row["execution"],
+        step=row["step"],
+        number=row["number"],
+        state=row["state"],
+        started_at=row["started_at"],
+    )

@@ -1,0 +1,72 @@
+"""Who is working, and how much is to be done, in SQL."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from upshot.adapters.sql.database import Database
+from upshot.adapters.sql.schema import events, executions, workers
+from upshot.domain.execution import ExecutionState
+from upshot.ports import Backlog, WorkerRecord
+
+_FIELDS = ("id", "host", "pid", "started_at", "seen_at", "in_hand", "stream_read_at", "automations")
+
+
+class SqlWorkers:
+    """`WorkerStore` on one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        insert = (sqlite.insert if database.is_sqlite else postgresql.insert)(workers)
+        changes = {name: insert.excluded[name] for name in _FIELDS if name != "id"}
+        self._upsert = insert.on_conflict_do_update(index_elements=["id"], set_=changes)
+
+    def beat(self, worker: WorkerRecord) -> None:
+        """Say that the worker is alive."""
+        row = {name: getattr(worker, name) for name in _FIELDS}
+        self._database.write(lambda connection: connection.execute(self._upsert, row) and None)
+
+    def leave(self, worker_id: str) -> None:
+        """Say that the worker has stopped."""
+        statement = sa.delete(workers).where(workers.c.id == worker_id)
+        self._database.write(lambda connection: connection.execute(statement) and None)
+
+    def list(self, *, seen_since: datetime) -> tuple[WorkerRecord, ...]:
+        """Workers that were seen since then, the oldest first."""
+        select = sa.select(workers).where(workers.c.seen_at >= seen_since).order_by(workers.c.started_at)
+        rows = self._database.read(lambda connection: connection.execute(select).mappings().all())
+        return tuple(WorkerRecord(**row) for row in rows)
+
+
+class SqlBacklog:
+    """`BacklogStore` on one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def measure(self, now: datetime) -> Backlog:
+        """Count what stands."""
+        unmatched = sa.select(sa.func.count(), sa.func.min(events.c.published_at)).where(events.c.matched_at.is_(None))
+        due = sa.select(sa.func.count(), sa.func.min(executions.c.due_at)).where(
+            executions.c.state == ExecutionState.WAITING.value, executions.c.due_at <= now
+        )
+        by_state = sa.select(executions.c.state, sa.func.count()).group_by(executions.c.state)
+
+        def work(connection: Connection) -> Backlog:
+            unmatched_events, oldest_unmatched_at = connection.execute(unmatched).one()
+            due_executions, oldest_due_at = connection.execute(due).one()
+            counted = {row[0]: row[1] for row in connection.execute(by_state)}
+            return Backlog(
+                events=connection.execute(sa.select(sa.func.count()).select_from(events)).scalar_one(),
+                unmatched_events=unmatched_events,
+                oldest_unmatched_at=oldest_unmatched_at,
+                executions={state.value: counted.get(state.value, 0) for state in ExecutionState},
+                due_executions=due_executions,
+                oldest_due_at=oldest_due_at,
+            )
+
+        return self._database.read(work)

@@ -1,0 +1,48 @@
+"""Takes secrets out of what is kept: by value, wherever they turn up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+MASK = "***"
+_SHORTEST = 4  # a shorter value would blank out half of every text and is no secret
+
+
+class Mask:
+    """
+    Replaces every given value, also in its JSON and URL spelling.
+
+    Args:
+        values: The secrets that were used; those under four characters are left alone.
+    """
+
+    def __init__(self, values: Iterable[str]) -> None:
+        spellings = {
+            spelling
+            for value in values
+            if len(value) >= _SHORTEST
+            for spelling in (value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], quote(value, safe=""))
+        }
+        self._spellings = sorted(spellings, key=len, reverse=True)  # the longest first: one may contain another
+
+    def text(self, text: str) -> str:
+        """The text without the secrets."""
+        for spelling in self._spellings:
+            if spelling in text:
+                text = text.replace(spelling, MASK)
+        return text
+
+    def data(self, data: Any) -> Any:
+        """Plain data without the secrets, in keys as well as in values."""
+        if not self._spellings:
+            return data
+        if isinstance(data, str):
+            return self.text(data)
+        if isinstance(data, Mapping):
+            return {self.data(key): self.data(value) for key, value in data.items()}
+        if isinstance(data, list | tuple):
+            return [self.data(item) for item in data]
+        return data

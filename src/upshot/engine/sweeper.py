@@ -1,0 +1,78 @@
+"""Finds again whatever was left behind: retries that are due, lost leases, unmatched events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import structlog
+
+from upshot.clock import Clock
+from upshot.engine.executor import Engine
+from upshot.errors import Unavailable
+from upshot.ports import Doorbell, ExecutionStore, Offload
+
+log = structlog.get_logger("upshot.engine")
+
+RING_SIZE = 100  # ids in one Celery task
+UNHEARD_SECONDS = 5.0  # a ring that nobody answered for so long: whoever notices carries out the execution itself
+
+
+class Sweeper:
+    """
+    Calls workers to the executions that are due, and carries out what a ring did not bring.
+
+    Args:
+        engine: This worker's engine.
+        executions: Where executions are kept.
+        doorbell: Celery; it may be down, then this worker takes what it found.
+        clock: Tells the time.
+        offload: Runs blocking calls.
+    """
+
+    def __init__(
+        self, engine: Engine, executions: ExecutionStore, doorbell: Doorbell, clock: Clock, offload: Offload
+    ) -> None:
+        self._engine = engine
+        self._executions = executions
+        self._doorbell = doorbell
+        self._clock = clock
+        self._offload = offload
+
+    async def sweep(self) -> int:
+        """Find what is due or lost, and see to it; returns how many executions were found."""
+        found = 0
+        while limit := min(self._engine.room, 5 * RING_SIZE):
+            now = self._clock.now()
+            due = await self._offload(
+                self._executions.take_due, now=now, rung_before=now - timedelta(seconds=UNHEARD_SECONDS), limit=limit
+            )
+            unheard = [one.id for one in due if one.rung_before]
+            fresh = [one.id for one in due if not one.rung_before]
+            for start in range(0, len(fresh), RING_SIZE):
+                ids = fresh[start : start + RING_SIZE]
+                if not await self._offload(self._doorbell.ring, ids):
+                    unheard += ids
+            await self._engine.run(unheard)
+            found += len(due)
+            if len(due) < limit:
+                break
+        return found
+
+
+async def repeat(name: str, every_seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+    """
+    Do the work again and again until cancelled, whatever becomes of one time.
+
+    An outage is a warning; any other failure is logged with its trace, and the next time may go
+    well: a loop that ended silently would leave a worker that looks alive and does nothing.
+    """
+    while True:
+        try:
+            await work()
+        except Unavailable as error:
+            log.warning(f"{name}.waits", error=str(error))
+        except Exception:
+            log.exception(f"{name}.broke")
+        await asyncio.sleep(every_seconds)
