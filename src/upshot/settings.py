@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address that the web process listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port that the web process listens on; 0 for any free one.")
+    url: str | None = Field(
+        None, description="A running Upshot that commands talk to; left out, the one that runs on the data folder."
+    )
     public_url: str | None = Field(None, description="Base URL for links in events; left out, where it listens.")
     token: SecretStr | None = Field(
         None, description="Token that requests must bear; needed for a server that listens beyond loopback."

@@ -1,0 +1,1 @@
+"""Everything on one machine as one foreground command: `upshot up`."""

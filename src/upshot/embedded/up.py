@@ -1,0 +1,321 @@
+"""
+`upshot up`: the supervisor of the embedded system.
+
+    prepare   lock the data, wait for what a killed run left behind, bind the port
+    start     Redis (unless it is the user's) and the migration, then web and worker
+    ready     everything answers: endpoint.json is written, and the user told what runs
+    watch     a part that dies is started again, at the same address, with the same password
+    stop      worker (finishes what is in flight), web, Redis; endpoint.json goes last
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from upshot import __version__
+from upshot.clock import SystemClock, stopwatch
+from upshot.embedded.endpoint import Endpoint, read_endpoint, remove_endpoint, write_endpoint
+from upshot.embedded.folder import DataFolder, PartsLock, SupervisorLock
+from upshot.embedded.part import Part
+from upshot.embedded.terminal import Terminal
+from upshot.embedded.valkey import Valkey, stop_orphan
+from upshot.errors import ConfigError, Unavailable, UpshotError
+from upshot.ids import new_id
+from upshot.settings import Settings
+
+_POLL_SECONDS = 0.05
+_REMIND_SECONDS = 10.0  # how often a slow start says what it waits for
+_STARTS_BEFORE_GIVING_UP = 3  # of a part that was never ready: it would not be at the fourth
+_SPARE_SECONDS = 5.0  # beyond `stop_seconds`, for a worker to put its papers away
+_WEB_STOP_SECONDS = 5.0
+_REDIS_STOP_SECONDS = 10.0
+_BACKLOG = 1024  # connections that wait while the web process is started again
+
+
+def up(settings: Settings) -> int:
+    """
+    Run everything until Ctrl-C or SIGTERM.
+
+    Returns:
+        The exit code: 0 after a clean stop, 1 if it could not start or go on.
+
+    Raises:
+        ConfigError: The data folder or the port is taken; the text says what to do.
+    """
+    terminal = Terminal()
+    try:
+        return asyncio.run(_Supervisor(settings, terminal).run())
+    finally:
+        terminal.close()
+
+
+class _Supervisor:
+    def __init__(self, settings: Settings, terminal: Terminal) -> None:
+        self._settings = settings
+        self._say = terminal.say
+        self._folder = DataFolder(settings.data)
+        self._lock = SupervisorLock(self._folder)
+        self._parts_lock = PartsLock(self._folder)
+        self._socket = _listen(settings.host, settings.port)
+        self._url = _url(self._socket)
+        self._lock.sign(self._url)
+        self._token = settings.token.get_secret_value() if settings.token else self._folder.token()
+        self._valkey = None if settings.redis_url else Valkey(self._folder)
+        self._redis_url = settings.redis_url or (self._valkey.url if self._valkey else "")
+        self._parts: dict[str, Part] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self._pids: dict[str, int] = {}
+        self._is_ready = False
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> int:
+        self._listen_to_signals()
+        work = asyncio.create_task(self._work())
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        error = work.exception() if work.done() else None
+        work.cancel()
+        if error is None:
+            self._say("stopping: what is in flight is finished first (Ctrl-C again to hurry)")
+        await self._stop_parts()
+        if error is None:
+            self._say("stopped")
+            return 0
+        if not isinstance(error, UpshotError):
+            raise error
+        self._say(f"error: {error}")
+        return 1
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # started with nohup
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    # --- start ------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        began = stopwatch()
+        await self._wait_for_orphans()
+        remove_endpoint(self._folder.path)
+        await asyncio.gather(self._start_redis(), self._migrate())
+        self._start("web", _upshot("serve", "--fd", str(self._socket.fileno())), inherit=[self._socket.fileno()])
+        self._start("worker", _upshot("worker"), environment=self._worker_environment)
+        await self._until(self._web_is_ready, self._parts["web"], "the web process with a worker beside it")
+        self._is_ready = True
+        self._publish()
+        await self._announce(stopwatch() - began)
+        # Not gather: this task is cancelled at stop, and gather would cancel the parts' keepers with it.
+        ended, _ = await asyncio.wait(self._keepers, return_when=asyncio.FIRST_COMPLETED)
+        for keeper in ended:
+            keeper.result()
+
+    async def _wait_for_orphans(self) -> None:
+        if self._parts_lock.take():
+            return
+        self._say("an earlier `upshot up` on this data was killed; waiting for what it left to finish")
+        await stop_orphan(self._folder)
+        deadline = stopwatch() + self._settings.stop_seconds + 2 * _SPARE_SECONDS
+        while not self._parts_lock.take():
+            if stopwatch() > deadline:
+                left = read_endpoint(self._folder.path)
+                pids = ", ".join(f"{name} {pid}" for name, pid in left.processes.items()) if left else "unknown"
+                raise ConfigError(
+                    f"{self._folder.path}: processes of an earlier run still work on this data "
+                    f"({pids}); end them, then start again"
+                )
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _start_redis(self) -> None:
+        if self._valkey is None:
+            return
+        self._valkey.configure()
+        command = [sys.executable, "-m", "upshot.embedded.become_valkey", str(self._valkey.configuration)]
+        self._start("redis", [*command, str(os.getpid())], aloud=False)
+        await self._until(self._valkey.answers, self._parts["redis"], "Redis")
+
+    async def _migrate(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "upshot", "migrate"),
+            env={**os.environ, **self._environment()},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(self._parts_lock.descriptor,),
+        )
+        try:
+            output, _ = await process.communicate()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        if process.returncode:
+            raise Unavailable(f"the database could not be prepared: {output.decode('utf-8', 'replace').strip()}")
+
+    def _start(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Callable[[], Mapping[str, str]] | None = None,
+        inherit: Sequence[int] = (),
+        aloud: bool = True,
+    ) -> None:
+        self._parts[name] = part = Part(
+            name,
+            command,
+            environment=environment or self._environment,
+            log=self._folder.logs / f"{name}.log",
+            say=self._say,
+            on_start=partial(self._note, name),
+            inherit=[self._parts_lock.descriptor, *inherit],
+            aloud=aloud,
+        )
+        self._keepers.append(part.start())
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "UPSHOT_DATA": str(self._folder.path),
+            "UPSHOT_AUTOMATIONS": str(self._settings.automations),
+            "UPSHOT_HOST": self._settings.host,
+            "UPSHOT_PORT": str(self._socket.getsockname()[1]),
+            "UPSHOT_REDIS_URL": self._redis_url,
+            "UPSHOT_TOKEN": self._token,
+        }
+
+    def _worker_environment(self) -> dict[str, str]:
+        """Name the new worker, and the one whose leases it may take at once: that one is dead, or we'd not be here."""
+        fresh, predecessor = new_id("wrk", SystemClock().now()), self._folder.last_worker()
+        self._folder.note_worker(fresh)
+        succession = {"UPSHOT_WORKER_PREDECESSOR": predecessor} if predecessor else {}
+        return {**self._environment(), "UPSHOT_WORKER_ID": fresh, **succession}
+
+    # --- ready ------------------------------------------------------------------------------------
+
+    async def _until(self, is_true: Callable[[], Awaitable[bool]], part: Part, what: str) -> None:
+        """
+        Wait for it.
+
+        Raises:
+            Unavailable: A part does not stay up.
+        """
+        remind_at = stopwatch() + _REMIND_SECONDS
+        while not await is_true():
+            for one in self._parts.values():
+                if one.starts >= _STARTS_BEFORE_GIVING_UP:
+                    raise Unavailable(f"{one.name} does not stay up; its last words are in {one.log_path}")
+            if stopwatch() > remind_at:
+                remind_at += _REMIND_SECONDS
+                self._say(f"still waiting for {what} (its log: {part.log_path})")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _web_is_ready(self) -> bool:
+        status, _ = await self._get("/readyz")
+        return status == http.HTTPStatus.OK
+
+    async def _get(self, path: str) -> tuple[int, Any]:
+        return await asyncio.to_thread(_get, self._url, path, self._token)
+
+    def _note(self, name: str, pid: int) -> None:
+        self._pids[name] = pid
+        if self._is_ready:
+            self._publish()
+
+    def _publish(self) -> None:
+        write_endpoint(
+            self._folder.path,
+            Endpoint(
+                url=self._url,
+                token=self._token,
+                redis_url=self._redis_url,
+                database_url=self._settings.database_url or f"sqlite:///{self._folder.path / 'upshot.db'}",
+                processes=dict(self._pids),
+            ),
+        )
+
+    async def _announce(self, took_seconds: float) -> None:
+        self._say(f"Upshot {__version__} listens on {self._url} (started in {took_seconds:.1f} s)")
+        self._say(f"  data         {self._folder.path} (token: {self._folder.path / 'token'})")
+        _, listing = await self._get("/api/v1/automations")
+        for line in _describe(listing, self._settings):
+            self._say(line)
+        self._say("Ctrl-C stops it.")
+
+    # --- stop -------------------------------------------------------------------------------------
+
+    async def _stop_parts(self) -> None:
+        graces = {
+            "worker": self._settings.stop_seconds + _SPARE_SECONDS,
+            "web": _WEB_STOP_SECONDS,
+            "redis": _REDIS_STOP_SECONDS,
+        }
+        self._is_ready = False
+        for name, grace in graces.items():
+            if name in self._parts:
+                ended_well = await self._parts[name].stop(grace, self._hurry)
+                if name == "worker" and ended_well:
+                    self._folder.note_worker(None)
+        remove_endpoint(self._folder.path)
+
+
+def _upshot(*words: str) -> list[str]:
+    return [sys.executable, "-m", "upshot", *words, "--until-stdin-ends"]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """
+    Take the port now and keep it: while the web process is started again, connections wait instead of failing.
+
+    Raises:
+        ConfigError: It cannot be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except socket.gaierror as error:
+        raise ConfigError(f"host {host!r}: {error.strerror}; choose an address of this machine with --host") from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror}; "
+            "choose another port with --port, or let --port 0 take any free one"
+        ) from error
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _get(url: str, path: str, token: str) -> tuple[int, Any]:
+    """Status and data of one GET; status 0 when nothing answers. Not httpx, which would triple our memory."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    except (OSError, http.client.HTTPException, ValueError):
+        return 0, None
+    finally:
+        connection.close()
+
+
+def _describe(listing: Any, settings: Settings) -> list[str]:
+    """What was loaded and what is broken, as lines for people."""
+    return [json.dumps(listing)[:200]]
