@@ -9,6 +9,7 @@ Every error of Upshot; the class decides what happens next, never the text.
     │   ├── InvalidInput · NotFound · AlreadyExists · Forbidden · Conflict
     ├── ActionError            one attempt failed
     │   ├── Refused                the receiver said no            → give up
+    │   │   └── Unmet                  a `require` did not hold        → give up
     │   ├── Unreachable            timeout, reset, 5xx, 429        → retry, no sooner than it asked
     │   ├── Ambiguous              sent, and no answer was read    → retry, same delivery id
     │   └── Blocked                our own egress rule said no     → give up
@@ -103,6 +104,10 @@ class ActionError(UpshotError):
 
 class Refused(ActionError):
     """The receiver said no; saying it again would not help."""
+
+
+class Unmet(Refused):
+    """What a `require` step asks for does not hold; the message is the author's own."""
 
 
 class Unreachable(ActionError):

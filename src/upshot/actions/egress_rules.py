@@ -130,11 +130,12 @@ def read_url(text: str) -> Target:
         raise UrlProblem("the URL carries credentials; move them to an Authorization header")
     if not port:
         raise UrlProblem("the URL's port must be between 1 and 65535")
-    host = host.lower().removesuffix(".")
+    host = host.lower()
     if address := _literal(host):
         return Target(url, str(address), port)
     if _NUMBER_LIKE.fullmatch(host):
         raise UrlProblem(f"host {host!r} is an address in an unusual form; write four decimal numbers, as in 192.0.2.7")
+    host = host.removesuffix(".")
     if not _HOST_NAME.fullmatch(host):
         raise UrlProblem(f"{host!r} is not a host name")
     return Target(url, host, port)

@@ -78,7 +78,7 @@ class Egress(Protocol):
 class Call:
     """One attempt of one step, rendered and ready to be performed."""
 
-    with_: Mapping[str, Any]  #: rendered, plain data, secrets filled in
+    with_: Mapping[str, Any]  #: rendered, plain data, secrets filled in; of an expression, its value
     event: Event
     automation: str
     execution: str
@@ -91,7 +91,6 @@ class Call:
     actor: Actor  #: in whose name the registry is changed: the automation
     chain: tuple[Cause, ...]  #: what led here, this execution included
     event_source: str  #: CloudEvents `source` of our events
-    evaluate: Mapping[str, Any] = field(default_factory=dict)  #: values of expressions (`require`'s `that`)
     body: bytes | None = None  #: the rendered `body-file`, if the step has one
 
 
@@ -120,7 +119,7 @@ class Action(Protocol):
     Do one thing to the outside world, once.
 
     An action does not retry, schedule or store: it returns an Outcome, or raises an ActionError
-    whose class decides what happens next.
+    whose class decides what happens next, or TemplateInvalid where a rendered value cannot be used.
     """
 
     uses: str  #: its name in YAML

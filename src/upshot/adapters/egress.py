@@ -44,6 +44,7 @@ MAX_REDIRECTS = 3  # GitHub's renamed repositories: three at most
 # Below the 5 s after which uvicorn and Node hang up on an idle connection: a request that crosses the
 # receiver's hanging up is ambiguous, and better rare.
 KEEPALIVE_SECONDS = 4.0
+MAX_WAIT_FOR_PLACE_SECONDS = 4.0  #: less than the grace that the engine gives an attempt beyond its timeout
 _DNS_THREADS = 16  # a look-up that hangs holds one of them, not the loop
 
 _REDIRECTS = frozenset({301, 307, 308})
@@ -169,13 +170,13 @@ class _Places:
         self._free = asyncio.Semaphore(limit)
         self.taken = 0  #: in flight and waiting
 
-    async def take(self, patience_seconds: float) -> None:
+    async def take(self) -> None:
         """Take a place, waiting for one if none is free; every call that returns is followed by `give_back`."""
         if self.taken >= 2 * self._limit:
             raise DestinationBusy(self._destination)
         self.taken += 1
         try:
-            async with asyncio.timeout(patience_seconds if self._free.locked() else None):
+            async with asyncio.timeout(MAX_WAIT_FOR_PLACE_SECONDS if self._free.locked() else None):
                 await self._free.acquire()
         except BaseException as error:
             self.taken -= 1
@@ -193,8 +194,8 @@ class GuardedEgress:
     """
     Sends requests for one worker process, from one event loop; implements `actions.protocol.Egress`.
 
-    Waiting for a place at a destination does not count into the exchange's deadline, but lasts at
-    most as long again; after that `DestinationBusy` is raised and nothing was sent.
+    Waiting for a place at a destination does not count into the exchange's deadline, and lasts four
+    seconds at most; after that `DestinationBusy` is raised and nothing was sent.
 
     Args:
         rules: What may be reached.
@@ -227,7 +228,7 @@ class GuardedEgress:
         places = self._places.get(destination)
         if places is None:
             places = self._places[destination] = _Places(destination, self._limit)
-        await places.take(timeout_seconds)
+        await places.take()
         try:
             exchange = _Exchange(target, request, headers, body, MAX_REDIRECTS if follow_redirects else 0)
             return await self._perform(exchange, timeout_seconds)
@@ -379,5 +380,6 @@ def _connecting_failed(error: aiohttp.ClientConnectorError, where: str, request:
 
 
 def _words(error: BaseException) -> str:
-    """The system's words for an error, without its number."""
+    """The system's words for an error, without its number, and without the URL that aiohttp's may hold."""
+    error = error.__cause__ or error
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
