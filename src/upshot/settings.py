@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     )
     github_api_url: str = Field("https://api.github.com", description="GitHub's API, or a GitHub Enterprise Server's.")
     slack_api_url: str = Field("https://slack.com/api", description="Slack's Web API.")
-    worker_in_flight: int = Field(1000, ge=1, description="Steps that one worker process performs at the same time.")
+    worker_in_flight: int = Field(2000, ge=1, description="Steps that one worker process performs at the same time.")
     destination_in_flight: int = Field(
         200, ge=1, description="Requests that one worker process has in flight to one destination."
     )
@@ -53,6 +53,12 @@ class Settings(BaseSettings):
         5.0, gt=0, description="After how long an event that nobody matched is published again."
     )
     stop_seconds: float = Field(10.0, ge=0, description="How long a stopping worker finishes what is in flight.")
+    worker_id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9._-]{1,80}$", description="A worker's id, unique among workers; left out, host and pid."
+    )
+    worker_predecessor: str | None = Field(
+        None, description="Id of a worker that is known to be dead; this worker takes its leases at once."
+    )
     receipts_days: int = Field(90, ge=1, description="Days that receipts of finished executions are kept.")
     log_level: str = Field("info", description="debug, info, warning or error.")
     log_format: str = Field("text", pattern="^(text|json)$", description="`text` (key=value) or `json`, one line each.")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -16,6 +16,8 @@ from upshot.errors import Unavailable
 from upshot.ports import Admission, EventFeed, EventPublisher, EventStore, ExecutionStore, Offload, StreamEntry
 
 log = structlog.get_logger("upshot.stream")
+
+T = TypeVar("T")
 
 LARGEST_READ = 256
 READ_WAIT_SECONDS = 2.0
@@ -63,12 +65,13 @@ class Consumer:
         self._reception = reception
         self._clock = clock
         self._offload = offload
+        self._stopping = asyncio.Event()
         self.read_at: datetime | None = None  #: when the stream last answered
 
     async def run(self) -> None:
-        """Consume until cancelled; an outage of Redis or the database delays and loses nothing."""
+        """Consume until stopped; an outage of Redis or the database delays and loses nothing."""
         pause_seconds = 0.1
-        while True:
+        while not self._stopping.is_set():
             try:
                 await self._turn()
                 pause_seconds = 0.1
@@ -77,16 +80,35 @@ class Consumer:
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
 
+    def stop(self) -> None:
+        """Read nothing more; `run` returns when what was read is handed over."""
+        self._stopping.set()
+
     async def _turn(self) -> None:
         if self._reception.room == 0:
-            await self._reception.wait_for_room()
+            await self._until_stopped(self._reception.wait_for_room())
         if self._reception.room < SMALL_ROOM:
             await asyncio.sleep(SMALL_ROOM_PAUSE_SECONDS)
         if (room := self._reception.room) == 0:
             return
-        entries = await self._feed.read(limit=min(room, LARGEST_READ), wait_seconds=READ_WAIT_SECONDS)
-        self.read_at = self._clock.now()
-        await self.consume(entries)
+        # Only the waiting is given up at a stop. What had been read by then is still this consumer's
+        # to acknowledge, and comes again by the relay.
+        entries = await self._until_stopped(
+            self._feed.read(limit=min(room, LARGEST_READ), wait_seconds=READ_WAIT_SECONDS)
+        )
+        if entries is not None:
+            self.read_at = self._clock.now()
+            await self.consume(entries)
+
+    async def _until_stopped(self, waiting: Coroutine[Any, Any, T]) -> T | None:
+        """The result, or None when the consumer is stopped first."""
+        work, stop = asyncio.ensure_future(waiting), asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else None
+        finally:
+            stop.cancel()
+            work.cancel()
 
     async def take_over_abandoned(self) -> None:
         """Consume what another worker read and did not acknowledge."""
@@ -98,6 +120,18 @@ class Consumer:
         """Turn entries into executions, durably, then hand them over and acknowledge."""
         if not entries:
             return
+        try:
+            await self._admit(entries)
+        except Unavailable:
+            raise
+        except Exception:
+            # One entry must not hold up those that came with it.
+            log.exception("consumer.broke", entries=[entry.entry_id for entry in entries])
+            if len(entries) > 1:
+                for entry in entries:
+                    await self.consume([entry])
+
+    async def _admit(self, entries: Sequence[StreamEntry]) -> None:
         events = {entry.event.id: entry.event for entry in entries if entry.event is not None}
         admissions = [Admission(event.id, self._reception.answers(event)) for event in events.values()]
         new = await self._offload(self._executions.admit, admissions, self._clock.now())

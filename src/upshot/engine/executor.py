@@ -42,7 +42,7 @@ from upshot.ports import Claim, EventStore, ExecutionStore, Offload, Progress, S
 
 log = structlog.get_logger("upshot.engine")
 
-GRACE_SECONDS = 5.0  # beyond a step's time-out, for an action that does not keep to it
+GRACE_SECONDS = 5.0  # beyond the time that a step may take, for an action that does not keep to it
 BUSY_WAIT_SECONDS = (1.0, 4.0)  # a destination that has its share: come again after about so long
 MAX_REASON_CHARS = 2_000
 
@@ -68,7 +68,7 @@ class Work:
 class Limits:
     """How much one engine takes on."""
 
-    in_flight: int = 1000  #: steps performed at the same time
+    in_flight: int = 2000  #: steps performed at the same time
     lease: timedelta = field(default=timedelta(seconds=30))
     event_source: str = "upshot"  #: CloudEvents `source`
 
@@ -278,7 +278,7 @@ class Engine:
         return self._succeeded(attempt, outcome)
 
     async def _perform(self, compiled: CompiledStep, call: Call) -> Outcome:
-        limit = compiled.step.timeout_seconds + GRACE_SECONDS
+        limit = 2 * compiled.step.timeout_seconds + GRACE_SECONDS  # half of it, at most, waiting for a place
         try:
             async with asyncio.timeout(limit):
                 return await compiled.action.perform(call, self._tools)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import structlog
@@ -61,18 +62,27 @@ class Sweeper:
         return found
 
 
-async def repeat(name: str, every_seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+async def repeat(
+    name: str, every_seconds: float, work: Callable[[], Awaitable[object]], *, until: asyncio.Event
+) -> None:
     """
-    Do the work again and again until cancelled, whatever becomes of one time.
+    Do the work again and again, whatever becomes of one time; a stop lets the present time end.
 
     An outage is a warning; any other failure is logged with its trace, and the next time may go
     well: a loop that ended silently would leave a worker that looks alive and does nothing.
+
+    Args:
+        name: For the log.
+        every_seconds: Pause between the end of one time and the next.
+        work: What to do.
+        until: Set when it is enough.
     """
-    while True:
+    while not until.is_set():
         try:
             await work()
         except Unavailable as error:
             log.warning(f"{name}.waits", error=str(error))
         except Exception:
             log.exception(f"{name}.broke")
-        await asyncio.sleep(every_seconds)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(until.wait(), every_seconds)

@@ -173,6 +173,14 @@ class Database:
             "locked" in text or "busy" in text or "connection" in text or "timeout" in text
         )
 
+    def answers(self) -> bool:
+        """Tell whether the database answers."""
+        try:
+            self.read(lambda connection: connection.execute(sa.select(1)) and None)
+        except (Unavailable, sa.exc.SQLAlchemyError):
+            return False
+        return True
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()

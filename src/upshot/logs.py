@@ -1,0 +1,48 @@
+"""How log lines look: one wide line for each thing that happened, `event key=value …` or JSON, on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(level: str, form: str) -> None:
+    """
+    Set up structlog, and the loggers of libraries behind it.
+
+    Args:
+        level: debug, info, warning or error; anything else counts as info.
+        form: `text` or `json`.
+    """
+    threshold = _LEVELS.get(level.lower(), logging.INFO)
+    logging.basicConfig(stream=sys.stderr, level=max(threshold, logging.WARNING), format="%(levelname)s %(name)s %(message)s")
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.processors.LogfmtRenderer(key_order=["time", "level", "event"], drop_missing=True)
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", key="time"),
+            _drop_empty,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _drop_empty(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A key that has nothing to say is left out of the line."""
+    for key in [key for key, value in line.items() if value is None]:
+        del line[key]
+    return line
