@@ -1,0 +1,1 @@
+"""`make bench`: what Upshot reaches on this machine, everything real, every delivery audited."""

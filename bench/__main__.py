@@ -1,0 +1,152 @@
+"""Measure, audit, print a table, write JSON. The exit code is about lost and doubled deliveries, never about speed."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from bench.load import Load
+from bench.matching import measure_matching
+from bench.measures import Rate, measure_backlog, measure_latency, measure_memory, measure_mutations
+from bench.report import Report, machine
+from bench.system import Ports, System, running_receiver
+from tests.servers import Postgres, find_postgres
+
+_FOLDER = Path("bench-results")
+_IDLE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of everything."""
+
+    latency_seconds: float
+    mutation_seconds: float
+    backlog_events: int
+
+
+_WHOLE = Size(latency_seconds=30, mutation_seconds=20, backlog_events=20_000)
+_QUICK = Size(latency_seconds=5, mutation_seconds=5, backlog_events=4_000)
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    arguments = _arguments()
+    size = _QUICK if arguments.quick else _WHOLE
+    report = Report(machine=machine(), quick=arguments.quick)
+    _FOLDER.mkdir(exist_ok=True)
+    # Beside the results, not in /tmp, which is memory on many machines: durable commits are part of what is measured.
+    scratch = Path(tempfile.mkdtemp(prefix="running-", dir=_FOLDER)).resolve()
+    scratch.chmod(0o711)
+    try:
+        if "matching" in arguments.only:
+            _say("matching")
+            report.matching = measure_matching()
+        for name in arguments.databases:
+            with _database(name, scratch) as new_database:
+                if new_database is None:
+                    report.notes.append("PostgreSQL is not installed: not measured (apt-get install postgresql)")
+                    continue
+                _measure(report, name, new_database, scratch / name, size, arguments.only)
+    except BaseException:
+        print(f"what the processes printed is kept in {scratch}", file=sys.stderr)
+        raise
+    report.print()
+    path = report.write(_FOLDER)
+    print(f"\nwritten to {path}")
+    if report.is_clean:
+        shutil.rmtree(scratch)
+        return 0
+    print(f"deliveries were lost or doubled; what the processes printed is kept in {scratch}", file=sys.stderr)
+    return 1
+
+
+def _arguments() -> argparse.Namespace:
+    parts = ("latency", "mutations", "backlog", "memory", "matching")
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short run, for a first look")
+    parser.add_argument(
+        "--databases", nargs="+", choices=("sqlite", "postgresql"), default=("sqlite", "postgresql"), metavar="NAME"
+    )
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
+    return parser.parse_args()
+
+
+@contextmanager
+def _database(name: str, scratch: Path) -> Iterator[Callable[[], str | None] | None]:
+    """Yields what makes a fresh database and gives its URL (None: SQLite's default); None when there is no server."""
+    if name == "sqlite":
+        yield lambda: None
+        return
+    programs = find_postgres()
+    if programs is None:
+        yield None
+        return
+    folder = scratch / "postgresql-server"
+    folder.mkdir()
+    with Postgres(programs, folder) as server:
+        yield server.new_database
+
+
+def _measure(
+    report: Report, name: str, new_database: Callable[[], str | None], folder: Path, size: Size, only: list[str]
+) -> None:
+    folder.mkdir()
+
+    def system(part: str, ports: Ports) -> System:
+        return System(folder / part, new_database(), ports)
+
+    with running_receiver() as ports:
+        if set(only) & {"latency", "mutations", "memory"}:
+            with system("live", ports) as live:
+                live.start_worker("worker-1")
+                uvloop.run(_measure_live(report, name, live, ports, size, only))
+        if "backlog" in only:
+            for title, targets in {
+                "backlog": ports.fast,
+                "backlog-slow": ports.fast + ports.slow,
+            }.items():
+                _say(f"{name}: {title}, {size.backlog_events} events, two workers")
+                with system(title, ports) as idle:
+                    rate = uvloop.run(_measure_backlog(idle, ports, targets, size))
+                report.add_rate(name, title, rate)
+
+
+async def _measure_live(
+    report: Report, name: str, system: System, ports: Ports, size: Size, only: list[str]
+) -> None:
+    async with Load(system, ports) as load:
+        await load.wait_until_ready()
+        if "memory" in only:
+            _say(f"{name}: memory when idle")
+            await asyncio.sleep(_IDLE_SECONDS)
+            report.memory[name] = measure_memory(system)
+        if "latency" in only:
+            _say(f"{name}: 10 mutations a second for {size.latency_seconds:g} s")
+            report.add_latency(name, await measure_latency(load, seconds=size.latency_seconds))
+        if "mutations" in only:
+            _say(f"{name}: 8 writers for {size.mutation_seconds:g} s")
+            report.add_rate(name, "mutations", await measure_mutations(load, seconds=size.mutation_seconds))
+
+
+async def _measure_backlog(system: System, ports: Ports, targets: tuple[int, ...], size: Size) -> Rate:
+    async with Load(system, ports) as load:
+        return await measure_backlog(load, system, events=size.backlog_events, workers=2, ports=targets)
+
+
+def _say(text: str) -> None:
+    print(f"… {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
