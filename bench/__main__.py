@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import shutil
 import sys
 import tempfile
@@ -42,22 +41,16 @@ _QUICK = Size(latency_seconds=5, mutation_seconds=5, backlog_events=4_000)
 def main() -> int:
     """Run what the command line asks for."""
     arguments = _arguments()
-    size = _QUICK if arguments.quick else _WHOLE
     report = Report(machine=machine(), quick=arguments.quick)
     _FOLDER.mkdir(exist_ok=True)
     # Beside the results, not in /tmp, which is memory on many machines: durable commits are part of what is measured.
     scratch = Path(tempfile.mkdtemp(prefix="running-", dir=_FOLDER)).resolve()
     scratch.chmod(0o711)
+    bench = _Bench(report, _QUICK if arguments.quick else _WHOLE, frozenset(arguments.only))
     try:
-        if "matching" in arguments.only:
-            _say("matching")
-            report.matching = measure_matching()
+        bench.measure_matching()
         for name in arguments.databases:
-            with _database(name, scratch) as new_database:
-                if new_database is None:
-                    report.notes.append("PostgreSQL is not installed: not measured (apt-get install postgresql)")
-                    continue
-                _measure(report, name, new_database, scratch / name, size, arguments.only)
+            bench.measure(name, scratch)
     except BaseException:
         print(f"what the processes printed is kept in {scratch}", file=sys.stderr)
         raise
@@ -82,6 +75,59 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    report: Report
+    size: Size
+    only: frozenset[str]  #: the parts that were asked for
+
+    def measure_matching(self) -> None:
+        if "matching" in self.only:
+            _say("matching")
+            self.report.matching = measure_matching()
+
+    def measure(self, database: str, scratch: Path) -> None:
+        """All that needs a running system, on one database."""
+        if self.only == {"matching"}:
+            return
+        folder = scratch / database
+        folder.mkdir()
+        with _database(database, scratch) as new_database:
+            if new_database is None:
+                self.report.notes.append("PostgreSQL is not installed: not measured (apt-get install postgresql)")
+                return
+            with running_receiver() as ports:
+                if self.only & {"latency", "mutations", "memory"}:
+                    with System(folder / "live", new_database(), ports) as system:
+                        system.start_worker("worker-1")
+                        uvloop.run(self._measure_live(database, system, ports))
+                if "backlog" in self.only:
+                    for title, targets in {"backlog": ports.fast, "backlog-slow": ports.fast + ports.slow}.items():
+                        _say(f"{database}: {title}, {self.size.backlog_events} events, two workers")
+                        with System(folder / title, new_database(), ports) as system:
+                            rate = uvloop.run(self._measure_backlog(system, ports, targets))
+                        self.report.add_rate(database, title, rate)
+
+    async def _measure_live(self, database: str, system: System, ports: Ports) -> None:
+        async with Load(system, ports) as load:
+            await load.wait_until_ready()
+            if "memory" in self.only:
+                _say(f"{database}: memory when idle")
+                await asyncio.sleep(_IDLE_SECONDS)
+                self.report.memory[database] = measure_memory(system)
+            if "latency" in self.only:
+                _say(f"{database}: 10 mutations a second for {self.size.latency_seconds:g} s")
+                self.report.latency[database] = await measure_latency(load, seconds=self.size.latency_seconds)
+            if "mutations" in self.only:
+                _say(f"{database}: 8 writers for {self.size.mutation_seconds:g} s")
+                rate = await measure_mutations(load, seconds=self.size.mutation_seconds)
+                self.report.add_rate(database, "mutations", rate)
+
+    async def _measure_backlog(self, system: System, ports: Ports, targets: tuple[int, ...]) -> Rate:
+        async with Load(system, ports) as load:
+            return await measure_backlog(load, system, events=self.size.backlog_events, workers=2, ports=targets)
+
+
 @contextmanager
 def _database(name: str, scratch: Path) -> Iterator[Callable[[], str | None] | None]:
     """Yields what makes a fresh database and gives its URL (None: SQLite's default); None when there is no server."""
@@ -96,52 +142,6 @@ def _database(name: str, scratch: Path) -> Iterator[Callable[[], str | None] | N
     folder.mkdir()
     with Postgres(programs, folder) as server:
         yield server.new_database
-
-
-def _measure(
-    report: Report, name: str, new_database: Callable[[], str | None], folder: Path, size: Size, only: list[str]
-) -> None:
-    folder.mkdir()
-
-    def system(part: str, ports: Ports) -> System:
-        return System(folder / part, new_database(), ports)
-
-    with running_receiver() as ports:
-        if set(only) & {"latency", "mutations", "memory"}:
-            with system("live", ports) as live:
-                live.start_worker("worker-1")
-                uvloop.run(_measure_live(report, name, live, ports, size, only))
-        if "backlog" in only:
-            for title, targets in {
-                "backlog": ports.fast,
-                "backlog-slow": ports.fast + ports.slow,
-            }.items():
-                _say(f"{name}: {title}, {size.backlog_events} events, two workers")
-                with system(title, ports) as idle:
-                    rate = uvloop.run(_measure_backlog(idle, ports, targets, size))
-                report.add_rate(name, title, rate)
-
-
-async def _measure_live(
-    report: Report, name: str, system: System, ports: Ports, size: Size, only: list[str]
-) -> None:
-    async with Load(system, ports) as load:
-        await load.wait_until_ready()
-        if "memory" in only:
-            _say(f"{name}: memory when idle")
-            await asyncio.sleep(_IDLE_SECONDS)
-            report.memory[name] = measure_memory(system)
-        if "latency" in only:
-            _say(f"{name}: 10 mutations a second for {size.latency_seconds:g} s")
-            report.add_latency(name, await measure_latency(load, seconds=size.latency_seconds))
-        if "mutations" in only:
-            _say(f"{name}: 8 writers for {size.mutation_seconds:g} s")
-            report.add_rate(name, "mutations", await measure_mutations(load, seconds=size.mutation_seconds))
-
-
-async def _measure_backlog(system: System, ports: Ports, targets: tuple[int, ...], size: Size) -> Rate:
-    async with Load(system, ports) as load:
-        return await measure_backlog(load, system, events=size.backlog_events, workers=2, ports=targets)
 
 
 def _say(text: str) -> None:

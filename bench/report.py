@@ -40,10 +40,6 @@ class Report:
     matching: Mapping[int, float] = field(default_factory=dict)  #: microseconds an event, by number of automations
     notes: list[str] = field(default_factory=list)
 
-    def add_latency(self, database: str, latency: Latency) -> None:
-        """Keep the distribution of one database."""
-        self.latency[database] = latency
-
     def add_rate(self, database: str, measurement: str, rate: Rate) -> None:
         """Keep one rate of one database."""
         self.rates.setdefault(database, {})[measurement] = rate

@@ -113,7 +113,7 @@ class System:
             self.stop(name)
 
     def process_ids(self) -> Mapping[str, int]:
-        """By part: web, redis, worker-1, …"""
+        """The process of each part: web, redis, worker-1 and so on."""
         return {name: process.pid for name, process in self._processes.items()}
 
     def check_alive(self) -> None:
