@@ -8,6 +8,7 @@ Crockford's base 32 as ULID uses it, in lower case: `evt_01jd3v9k2m8q4z6w0x5y7a1
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import threading
 from datetime import datetime
@@ -26,15 +27,16 @@ class _Chance:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._milliseconds = 0
+        self._moment = (0, 0)
         self._last = 0
 
     def next(self, milliseconds: int) -> int:
+        moment = (os.getpid(), milliseconds)  # a forked child does not count on with its parent's numbers
         with self._lock:
-            if milliseconds == self._milliseconds:
+            if moment == self._moment:
                 self._last += 1
             else:
-                self._milliseconds = milliseconds
+                self._moment = moment
                 self._last = secrets.randbits(5 * _CHANCE_CHARS - 1)  # the upper half is left for counting
             return self._last
 

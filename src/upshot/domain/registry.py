@@ -26,6 +26,10 @@ class Artifact:
         """`project/name`."""
         return f"{self.project}/{self.name}"
 
+    def aliases_of(self, version: str) -> tuple[str, ...]:
+        """The aliases that the version (`v3`) holds, sorted."""
+        return tuple(sorted(alias for alias, holder in self.aliases.items() if holder == version))
+
 
 @dataclass(frozen=True, slots=True)
 class ArtifactVersion:
@@ -72,6 +76,10 @@ class Collection:
     def reference(self) -> str:
         """`registry/collection`."""
         return f"{self.registry}/{self.name}"
+
+    def aliases_of(self, version: str) -> tuple[str, ...]:
+        """The aliases that the version (`v3`) holds, sorted."""
+        return tuple(sorted(alias for alias, holder in self.aliases.items() if holder == version))
 
 
 @dataclass(frozen=True, slots=True)

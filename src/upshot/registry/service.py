@@ -5,88 +5,65 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from upshot.clock import Clock
-from upshot.domain.event import Actor, Cause, Event
-from upshot.domain.registry import ArtifactVersion, Change, Collection, HistoryEntry, RegistrySettings, Version
-from upshot.ports import EventPublisher, Page, RegistryStore
+from upshot.domain.event import Actor, Cause, Event, EventKind
+from upshot.domain.reference import check_name
+from upshot.domain.registry import HistoryEntry, RegistrySettings
+from upshot.errors import Forbidden
+from upshot.ports import Page
+from upshot.registry.artifacts import Artifacts
+from upshot.registry.collections import Collections
+from upshot.registry.inputs import check_emitted, check_patterns
+from upshot.registry.mutation import Mutation
+from upshot.registry.tags import Tags
+from upshot.registry.versions import Versions
 
 
-class Registry:
-    """Answers and changes; published after the commit, and again by the relay if that failed."""
+class Registry(Collections, Artifacts, Versions, Tags):
+    """
+    Answers and changes; events are published after the commit, and again by the relay if that failed.
 
-    def __init__(
-        self, store: RegistryStore, publisher: EventPublisher, clock: Clock, *, base_url: str | None = None
-    ) -> None: ...
+    `vN` and aliases both name a version. A mutation that changes nothing gives no events. Every
+    verb may raise `InvalidInput` (a name, reference, text or data breaks a rule), `NotFound` (with
+    the nearest right name), `Forbidden` (the actor's role does not suffice) and `Unavailable`.
+    """
 
-    # registries
-    def registries(self) -> tuple[RegistrySettings, ...]: ...
-    def protect_aliases(self, registry: str, patterns: Sequence[str], *, actor: Actor) -> RegistrySettings: ...
+    def registries(self) -> tuple[RegistrySettings, ...]:
+        """All registries, by name."""
+        return self._store.read(lambda view: view.registries())
 
-    # collections
-    def create_collection(
-        self, registry: str, name: str, artifact_type: str, *, description: str = "", actor: Actor, chain: tuple[Cause, ...] = ()
-    ) -> Change[Collection]: ...
-    def update_collection(
-        self, registry: str, name: str, *, description: str, actor: Actor, chain: tuple[Cause, ...] = ()
-    ) -> Change[Collection]: ...
-    def delete_collection(self, registry: str, name: str, *, actor: Actor, chain: tuple[Cause, ...] = ()) -> Change[None]: ...
-    def collection(self, registry: str, name: str) -> Collection: ...
-    def collections(self, registry: str, *, cursor: str | None, limit: int) -> Page[Collection]: ...
+    def protect_aliases(self, registry: str, patterns: Sequence[str], *, actor: Actor) -> RegistrySettings:
+        """
+        Say which aliases only an admin may add, move or remove; the registry is made if it does not exist.
 
-    # artifacts
-    def log_artifact(
-        self,
-        project: str,
-        name: str,
-        artifact_type: str,
-        *,
-        metadata: Mapping[str, Any] | None = None,
-        digest: str | None = None,
-        manifest: Mapping[str, str] | None = None,
-        description: str = "",
-        aliases: Sequence[str] = (),
-        actor: Actor,
-        chain: tuple[Cause, ...] = (),
-    ) -> Change[ArtifactVersion]: ...
-    def artifact_version(self, reference: str) -> ArtifactVersion: ...
-    def artifact_versions(self, project: str, name: str, *, cursor: str | None, limit: int) -> Page[ArtifactVersion]: ...
-    def delete_artifact_version(self, reference: str, *, actor: Actor, chain: tuple[Cause, ...] = ()) -> Change[None]: ...
+        Args:
+            registry: Its name.
+            patterns: Globs such as `prod*`; they replace those that were set.
+            actor: An admin.
 
-    # versions
-    def link(
-        self, registry: str, collection: str, artifact: str, *, aliases: Sequence[str] = (), actor: Actor, chain: tuple[Cause, ...] = ()
-    ) -> Change[Version]: ...
-    def unlink(self, registry: str, collection: str, version: str, *, actor: Actor, chain: tuple[Cause, ...] = ()) -> Change[None]: ...
-    def version(self, registry: str, collection: str, version: str) -> Version: ...
-    def versions(self, registry: str, collection: str, *, cursor: str | None, limit: int) -> Page[Version]: ...
-    def update_version(
-        self,
-        registry: str,
-        collection: str,
-        version: str,
-        *,
-        metadata: Mapping[str, Any] | None = None,
-        description: str | None = None,
-        actor: Actor,
-        chain: tuple[Cause, ...] = (),
-    ) -> Change[Version]:
-        """`metadata` is a JSON merge patch (RFC 7396): null removes a key."""
+        Raises:
+            Forbidden: The actor is no admin.
+        """
+        wanted = RegistrySettings(check_name(registry, "registry"), check_patterns(patterns))
+        if actor.role != "admin":
+            raise Forbidden(f"registry {registry!r}: only an admin may protect aliases; {actor.name} is a {actor.role}")
 
-    # aliases and tags
-    def add_alias(
-        self, registry: str, collection: str, alias: str, version: str, *, actor: Actor, chain: tuple[Cause, ...] = ()
-    ) -> Change[Version]: ...
-    def remove_alias(
-        self, registry: str, collection: str, alias: str, *, actor: Actor, chain: tuple[Cause, ...] = ()
-    ) -> Change[None]: ...
-    def add_tag(
-        self, registry: str, collection: str, tag: str, version: str | None = None, *, actor: Actor, chain: tuple[Cause, ...] = ()
-    ) -> Change[Collection | Version]: ...
-    def remove_tag(
-        self, registry: str, collection: str, tag: str, version: str | None = None, *, actor: Actor, chain: tuple[Cause, ...] = ()
-    ) -> Change[Collection | Version]: ...
+        def work(mutation: Mutation) -> None:
+            before = mutation.tx.registry(registry)
+            if before == wanted:
+                return
+            mutation.tx.save_registry(wanted)
+            earlier = before.protected_aliases if before else ()
+            mutation.note(
+                "protect-aliases",
+                registry,
+                registry=registry,
+                before={"protected_aliases": list(earlier)},
+                after={"protected_aliases": list(wanted.protected_aliases)},
+            )
 
-    # custom events and history
+        self._change(work, locks=[f"registry {registry}"], actor=actor)
+        return wanted
+
     def emit(
         self,
         events: Sequence[tuple[str, Mapping[str, Any]]],
@@ -94,7 +71,36 @@ class Registry:
         actor: Actor,
         chain: tuple[Cause, ...] = (),
         event_ids: Sequence[str] | None = None,
-    ) -> tuple[Event, ...]: ...
+    ) -> tuple[Event, ...]:
+        """
+        Accept custom events: 1 to 1,000 pairs of name and data, all or none.
+
+        Args:
+            events: Pairs of name and data (a JSON object).
+            actor: Who emits.
+            chain: What led here.
+            event_ids: The events' ids, where the caller derives them.
+
+        Returns:
+            The events that were accepted; one whose id was accepted before is left out.
+        """
+        checked = check_emitted(events, event_ids)
+
+        def work(mutation: Mutation) -> None:
+            known = mutation.tx.accepted(event_ids or ())
+            for index, (name, data) in enumerate(checked):
+                event_id = event_ids[index] if event_ids else None
+                if event_id not in known:
+                    mutation.say(EventKind.CUSTOM, name, data, name=name, event_id=event_id)
+
+        _, accepted = self._change(work, actor=actor, chain=chain)
+        return accepted
+
     def history(
         self, registry: str | None, collection: str | None, *, cursor: str | None, limit: int
-    ) -> Page[HistoryEntry]: ...
+    ) -> Page[HistoryEntry]:
+        """What was done, newest first: everywhere, in a registry, or to a collection, even one that is gone."""
+        for name, what in ((registry, "registry"), (collection, "collection")):
+            if name is not None:
+                check_name(name, what)
+        return self._store.read(lambda view: view.page_history(registry, collection, cursor=cursor, limit=limit))
