@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 
@@ -37,7 +37,7 @@ class Webhook:
 
     uses = "webhook"
     with_record = WebhookWith
-    expressions: ClassVar[frozenset[str]] = frozenset()
+    expressions: frozenset[str] = frozenset()
 
     def __init__(self, check_url: UrlCheck) -> None:
         self._check_url = check_url

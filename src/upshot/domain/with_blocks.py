@@ -247,7 +247,7 @@ class RequireWith(WithBlock):
         return that
 
 
-class _OfVersion(WithBlock):
+class OfVersion(WithBlock):
     """Which version is meant; what is left out is the event's."""
 
     registry: Text | None = None
@@ -255,13 +255,13 @@ class _OfVersion(WithBlock):
     version: Text | None = None  #: `v3`, or an alias
 
 
-class AddAliasWith(_OfVersion):
+class AddAliasWith(OfVersion):
     """An alias to give to a version."""
 
     alias: Text
 
 
-class AddTagWith(_OfVersion):
+class AddTagWith(OfVersion):
     """A tag to give to a version, or to a collection."""
 
     tag: Text

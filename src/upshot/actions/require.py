@@ -1,0 +1,34 @@
+"""`require`: go on only where a condition holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from upshot.actions.protocol import Call, Outcome, Tools
+from upshot.actions.with_values import Finding, read_with
+from upshot.domain.with_blocks import RequireWith
+from upshot.errors import Unmet
+
+
+class Require:
+    """
+    Fail the execution with the author's own words unless the expression `that` holds.
+
+    What counts as true is Jinja's rule: anything but false, null, zero and what is empty. Outputs: `value`.
+    """
+
+    uses = "require"
+    with_record = RequireWith
+    expressions: frozenset[str] = frozenset({"that"})
+
+    def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
+        """Nothing beyond the record's rules."""
+        return ()
+
+    async def perform(self, call: Call, tools: Tools) -> Outcome:
+        """Look at the value."""
+        given = read_with(RequireWith, call)
+        if not given.that:
+            raise Unmet(given.otherwise, request={"that": given.that})
+        return Outcome(outputs={"value": given.that})
