@@ -21,7 +21,8 @@ def configure(level: str, form: str) -> None:
         form: `text` or `json`.
     """
     threshold = _LEVELS.get(level.lower(), logging.INFO)
-    logging.basicConfig(stream=sys.stderr, level=max(threshold, logging.WARNING), format="%(levelname)s %(name)s %(message)s")
+    form_of_libraries = "level=%(levelname)s logger=%(name)s event=%(message)r"
+    logging.basicConfig(stream=sys.stderr, level=max(threshold, logging.WARNING), format=form_of_libraries)
     renderer = (
         structlog.processors.JSONRenderer()
         if form == "json"

@@ -28,8 +28,9 @@ from upshot.automations.folder import AutomationFolder
 from upshot.automations.loader import rebuild
 from upshot.clock import Clock, SystemClock
 from upshot.engine.admission import Reception
+from upshot.engine.attempt import Bench
 from upshot.engine.compiled import Book
-from upshot.engine.executor import Engine, Limits
+from upshot.engine.executor import Engine
 from upshot.engine.in_force import InForce
 from upshot.errors import ConfigError
 from upshot.ports import Offload, SecretSource
@@ -147,11 +148,8 @@ class WorkerHouse:
     def make_engine(self, offload: Offload) -> tuple[Engine, Reception]:
         """The engine and its reception, on the running loop."""
         settings = self.settings
-        engine = Engine(
+        bench = Bench(
             worker=self.worker,
-            executions=self.executions,
-            events=self.events,
-            book=Book(self.catalog, self.revisions, partial(rebuild, catalog=self.catalog)),
             tools=Tools(
                 egress=self.egress,
                 registry=self.registry,
@@ -160,12 +158,16 @@ class WorkerHouse:
             ),
             secrets=self.secrets,
             clock=self.clock,
+            event_source=base_url(settings),
+        )
+        engine = Engine(
+            bench=bench,
+            executions=self.executions,
+            events=self.events,
+            book=Book(self.catalog, self.revisions, partial(rebuild, catalog=self.catalog)),
             offload=offload,
-            limits=Limits(
-                in_flight=settings.worker_in_flight,
-                lease=timedelta(seconds=settings.lease_seconds),
-                event_source=base_url(settings),
-            ),
+            in_flight=settings.worker_in_flight,
+            lease=timedelta(seconds=settings.lease_seconds),
         )
         return engine, Reception(engine, self.automations.matcher, self.clock)
 

@@ -65,7 +65,7 @@ def _guard_transport() -> None:
     ConnectionError it is what both treat as "reconnect".
     """
     channel = kombu_redis.Channel
-    original = channel._connparams
+    original = channel._connparams  # noqa: SLF001 - the only place where the fault can be caught
     if getattr(original, "guarded_by_upshot", False):
         return
 
@@ -75,7 +75,7 @@ def _guard_transport() -> None:
         return original(self, *args, **kwargs)
 
     guarded.guarded_by_upshot = True  # type: ignore[attr-defined]  # a mark, so that it is put on once
-    channel._connparams = guarded
+    channel._connparams = guarded  # type: ignore[method-assign]  # noqa: SLF001 - see above
 
 
 class CeleryDoorbell:

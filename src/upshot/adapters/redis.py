@@ -229,5 +229,5 @@ def _event(entry_id: bytes, fields: dict[bytes, bytes] | None) -> Event | None:
         return Event.from_dict(orjson.loads((fields or {})[_FIELD]))
     except (KeyError, ValueError, TypeError) as error:
         # Not ours, or of a release that we do not know: if it is an accepted event, the relay brings it from SQL.
-        log.error("stream.unreadable_entry", entry=entry_id.decode(), error=repr(error))
+        log.error("stream.unreadable_entry", entry=entry_id.decode(), error=repr(error))  # noqa: TRY400 - no trace of ours
         return None

@@ -11,7 +11,8 @@ from upshot.clock import Clock
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.engine import transitions
-from upshot.engine.executor import Engine, Work
+from upshot.engine.attempt import Work
+from upshot.engine.executor import Engine
 from upshot.ids import execution_id
 
 log = structlog.get_logger("upshot.engine")

@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from upshot.actions.protocol import Action
-from upshot.automations.template import CompiledTree, Expression, Text, compile_expression, compile_text, compile_tree
+from upshot.automations.template import (
+    CompiledExpression,
+    CompiledText,
+    CompiledTree,
+    compile_expression,
+    compile_text,
+    compile_tree,
+)
 from upshot.domain.automation import Automation, Step
 from upshot.errors import ConfigError
 from upshot.ports import RevisionStore
@@ -22,8 +29,8 @@ class CompiledStep:
     step: Step
     action: Action
     tree: CompiledTree
-    condition: Expression | None
-    body: Text | None
+    condition: CompiledExpression | None
+    body: CompiledText | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +50,7 @@ def compile_automation(automation: Automation, actions: Mapping[str, Action]) ->
     """
     return CompiledAutomation(
         automation,
-        {
-            step.id: _compile_step(automation, step, actions)
-            for step in (*automation.steps, *automation.on_failure)
-        },
+        {step.id: _compile_step(automation, step, actions) for step in (*automation.steps, *automation.on_failure)},
     )
 
 
@@ -57,6 +61,7 @@ def _compile_step(automation: Automation, step: Step, actions: Mapping[str, Acti
             f"{automation.path}:{step.line}: action {step.uses!r} is not installed on this worker; install the "
             "package that brings it, or start the worker that has it"
         )
+
     def line_of(leaf: str) -> int:
         return step.lines.get(leaf, step.line)
 

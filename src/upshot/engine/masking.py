@@ -11,6 +11,11 @@ MASK = "***"
 _SHORTEST = 4  # a shorter value would blank out half of every text and is no secret
 
 
+def _spellings(value: str) -> tuple[str, ...]:
+    in_json, in_ascii_json = json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(value)[1:-1]
+    return value, in_json, in_ascii_json, quote(value, safe="")
+
+
 class Mask:
     """
     Replaces every given value, also in its JSON and URL spelling.
@@ -20,12 +25,7 @@ class Mask:
     """
 
     def __init__(self, values: Iterable[str]) -> None:
-        spellings = {
-            spelling
-            for value in values
-            if len(value) >= _SHORTEST
-            for spelling in (value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], quote(value, safe=""))
-        }
+        spellings = {spelling for value in values if len(value) >= _SHORTEST for spelling in _spellings(value)}
         self._spellings = sorted(spellings, key=len, reverse=True)  # the longest first: one may contain another
 
     def text(self, text: str) -> str:

@@ -60,7 +60,7 @@ class Recorder:
         while True:
             try:
                 return await self._write(batch)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, these records must not come to nothing
                 if not isinstance(error, Unavailable):
                     return await self._write_apart(batch, error)
                 log.warning("recorder.waits", error=str(error), batch=len(batch), pause_seconds=pause_seconds)

@@ -81,8 +81,8 @@ async def repeat(
         try:
             await work()
         except Unavailable as error:
-            log.warning(f"{name}.waits", error=str(error))
+            log.warning("loop.waits", loop=name, error=str(error))
         except Exception:
-            log.exception(f"{name}.broke")
+            log.exception("loop.broke", loop=name)
         with suppress(TimeoutError):
             await asyncio.wait_for(until.wait(), every_seconds)

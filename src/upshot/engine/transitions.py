@@ -205,14 +205,35 @@ def lease_lost(execution: Execution, *, worker: str, now: datetime) -> tuple[Exe
     record = next_step(execution)
     if record is None:
         return _settled(execution, now), None
-    lost = replace(
-        record, attempts=record.attempts + 1, losses=record.losses + 1, started_at=record.started_at or now
-    )
+    lost = replace(record, attempts=record.attempts + 1, losses=record.losses + 1, started_at=record.started_at or now)
     if lost.losses < MAX_LOSSES:
         return _with_step(execution, lost), record
     reason = f"{lost.losses} workers were lost during this step, the last one {worker}"
     given_up = replace(lost, state=ExecutionState.FAILED, reason=reason, finished_at=now)
     return _settled(_with_step(execution, given_up), now), record
+
+
+def fail_without_attempt(execution: Execution, *, reason: str, now: datetime) -> Execution:
+    """No worker here can carry it out at all, on-failure steps included."""
+    record = next_step(execution)
+    steps = tuple(
+        replace(step, state=ExecutionState.FAILED, reason=reason, finished_at=now)
+        if record is not None and step.id == record.id
+        else step
+        if step.state.is_final
+        else replace(step, state=ExecutionState.SKIPPED, reason="an earlier step failed")
+        for step in execution.steps
+    )
+    return replace(
+        execution,
+        state=ExecutionState.FAILED,
+        reason=reason,
+        steps=steps,
+        due_at=None,
+        finished_at=now,
+        lease_owner=None,
+        lease_until=None,
+    )
 
 
 def retry_by_person(execution: Execution, now: datetime) -> Execution:

@@ -145,7 +145,7 @@ class MemoryExecutions:
         with self._lock:
             before = self._executions.get(execution_id)
             if before is None:
-                raise NotFound(f"there is no execution {execution_id!r}; `upshot executions list` shows those there are")
+                raise NotFound(f"there is no execution {execution_id!r}; see `upshot executions list`")
             after = replace(change(before), fence=before.fence + 1)
             self._put(after)
             return after

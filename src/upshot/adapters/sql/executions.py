@@ -94,7 +94,8 @@ class SqlExecutions:
     def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[str]:
         """Insert the executions of a batch and mark its events as matched; returns the ids that are new."""
         # In one order everywhere, so that two workers with the same events never wait for each other in a circle.
-        rows = sorted((_row(one) for admission in admissions for one in admission.executions), key=lambda row: row["id"])
+        rows = [_row(one) for admission in admissions for one in admission.executions]
+        rows.sort(key=lambda row: str(row["id"]))
         matched = sorted(admission.event for admission in admissions)
 
         def work(connection: Connection) -> frozenset[str]:
@@ -246,7 +247,7 @@ class SqlExecutions:
         def work(connection: Connection) -> Execution:
             row = connection.execute(select).mappings().first()
             if row is None:
-                raise NotFound(f"there is no execution {execution_id!r}; `upshot executions list` shows those there are")
+                raise NotFound(f"there is no execution {execution_id!r}; see `upshot executions list`")
             before = _execution(row)
             after = replace(change(before), fence=before.fence + 1)
             connection.execute(
@@ -268,9 +269,7 @@ class SqlExecutions:
     def prune(self, *, receipts_before: datetime) -> int:
         """Remove receipts older than that of executions that are final; returns how many."""
         final = sa.select(executions.c.id).where(executions.c.state.not_in([_WAITING, _RUNNING]))
-        statement = sa.delete(receipts).where(
-            receipts.c.started_at < receipts_before, receipts.c.execution.in_(final)
-        )
+        statement = sa.delete(receipts).where(receipts.c.started_at < receipts_before, receipts.c.execution.in_(final))
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
 
 

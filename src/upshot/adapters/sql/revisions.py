@@ -43,7 +43,8 @@ class SqlRevisions:
             return
 
         def known(connection: Connection) -> set[tuple[str, str]]:
-            return {(row.name, row.revision) for row in connection.execute(sa.select(revisions.c.name, revisions.c.revision))}
+            kept = connection.execute(sa.select(revisions.c.name, revisions.c.revision))
+            return {(row.name, row.revision) for row in kept}
 
         kept = self._database.read(known)
         new = [row for row in rows if (row["name"], row["revision"]) not in kept]
