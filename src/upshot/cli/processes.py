@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from upshot.cli.configuration import settings_with
 from upshot.embedded.endpoint import read_endpoint
 from upshot.embedded.lifeline import stop_when_stdin_ends
+from upshot.logs import configure
 from upshot.settings import Settings
 
-_SPARE_SECONDS = 5.0  # beyond `stop_seconds`, before a part that outlived its supervisor is killed
+_SPARE_SECONDS = 10.0  # beyond `stop_seconds`, before a part that outlived its supervisor is killed
 
 _data = click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data folder.")
 _automations = click.option(
@@ -23,6 +27,70 @@ _until_stdin_ends = click.option(
 
 
 def _joined(settings: Settings) -> Settings:
-    """With the Redis of the `upshot up` that runs on this data, where no other is named: so a second worker joins it."""
+    """With Redis and database of the `upshot up` that runs on this data, where no others are named."""
     running = None if settings.redis_url else read_endpoint(settings.data)
-    return settings.model_copy(update={"redis_url": running.redis_url}) if running else settings
+    if running is None:
+        return settings
+    database_url = settings.database_url or running.database_url
+    return settings.model_copy(update={"redis_url": running.redis_url, "database_url": database_url})
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes any free one.")
+@click.option("--host", help="Address to listen on; beyond loopback, UPSHOT_TOKEN must be set.")
+@_data
+@_automations
+@click.option("--fd", type=int, hidden=True, help="Listen on this open socket: a supervisor holds the port.")
+@_until_stdin_ends
+def serve(*, fd: int | None, until_stdin_ends: bool, **options: Any) -> None:
+    """Run the web process alone: the REST API, health and metrics."""
+    settings = _begin(until_stdin_ends, **options)
+    from upshot.web.serve import serve as run_web
+    from upshot.wiring import build_web
+
+    run_web(
+        build_web(settings),
+        on_ready=lambda url: click.echo(f"listens on {url}"),
+        listener=None if fd is None else socket.socket(fileno=fd),
+    )
+
+
+@click.command()
+@_data
+@_automations
+@click.option("--in-flight", type=click.IntRange(1), help="Steps to perform at the same time.")
+@_until_stdin_ends
+def worker(*, until_stdin_ends: bool, in_flight: int | None, **options: Any) -> None:
+    """
+    Run a worker alone.
+
+    It joins the other workers of the same Redis and database; beside a running `upshot up` it finds
+    both through the data folder.
+    """
+    settings = _begin(until_stdin_ends, worker_in_flight=in_flight, **options)
+    from upshot.worker import main as run_worker
+
+    sys.exit(run_worker(settings))
+
+
+@click.command()
+@_data
+def migrate(data: Path | None) -> None:
+    """
+    Bring the database to the present form.
+
+    `serve` and `worker` do so as well when they start; run it alone where they may not.
+    """
+    settings = settings_with(data=data)
+    from upshot.wiring import open_database
+
+    open_database(settings).close()
+    click.echo("the database is up to date")
+
+
+def _begin(until_stdin_ends: bool, /, **options: Any) -> Settings:
+    settings = _joined(settings_with(**options))
+    if until_stdin_ends:
+        stop_when_stdin_ends(settings.stop_seconds + _SPARE_SECONDS)
+    configure(settings.log_level, settings.log_format)
+    return settings

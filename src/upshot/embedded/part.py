@@ -51,6 +51,7 @@ class Part:
         self.name = name
         self.log_path = log
         self.starts = 0  #: so far
+        self.last_line = ""  #: that it printed
         self._command = command
         self._environment = environment
         self._log = logging.handlers.RotatingFileHandler(log, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
@@ -141,6 +142,7 @@ class Part:
 
     def _print(self, line: bytes) -> None:
         text = line.decode("utf-8", "replace").rstrip("\r")
+        self.last_line = text or self.last_line
         self._log.emit(logging.makeLogRecord({"msg": text}))
         if self._aloud:
             self._say(f"{self.name:<6} | {text}")

@@ -2,7 +2,7 @@
 `upshot up`: the supervisor of the embedded system.
 
     prepare   lock the data, wait for what a killed run left behind, bind the port
-    start     Redis (unless it is the user's) and the migration, then web and worker
+    start     Redis (unless it is the user's), then web and worker, which bring the database up to date
     ready     everything answers: endpoint.json is written, and the user told what runs
     watch     a part that dies is started again, at the same address, with the same password
     stop      worker (finishes what is in flight), web, Redis; endpoint.json goes last
@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import http.client
 import json
 import os
@@ -20,6 +19,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from upshot import __version__
@@ -36,9 +36,9 @@ from upshot.settings import Settings
 _POLL_SECONDS = 0.05
 _REMIND_SECONDS = 10.0  # how often a slow start says what it waits for
 _STARTS_BEFORE_GIVING_UP = 3  # of a part that was never ready: it would not be at the fourth
-_SPARE_SECONDS = 5.0  # beyond `stop_seconds`, for a worker to put its papers away
-_WEB_STOP_SECONDS = 5.0
+_SPARE_SECONDS = 10.0  # beyond `stop_seconds`: a worker that hangs ends itself a little earlier
 _REDIS_STOP_SECONDS = 10.0
+_SHOWN_AUTOMATIONS = 100  # at the start
 _BACKLOG = 1024  # connections that wait while the web process is started again
 
 
@@ -114,10 +114,10 @@ class _Supervisor:
         began = stopwatch()
         await self._wait_for_orphans()
         remove_endpoint(self._folder.path)
-        await asyncio.gather(self._start_redis(), self._migrate())
+        await self._start_redis()
         self._start("web", _upshot("serve", "--fd", str(self._socket.fileno())), inherit=[self._socket.fileno()])
         self._start("worker", _upshot("worker"), environment=self._worker_environment)
-        await self._until(self._web_is_ready, self._parts["web"], "the web process with a worker beside it")
+        await self._until(self._answers, self._parts["web"], "the web process with a worker beside it")
         self._is_ready = True
         self._publish()
         await self._announce(stopwatch() - began)
@@ -131,7 +131,7 @@ class _Supervisor:
             return
         self._say("an earlier `upshot up` on this data was killed; waiting for what it left to finish")
         await stop_orphan(self._folder)
-        deadline = stopwatch() + self._settings.stop_seconds + 2 * _SPARE_SECONDS
+        deadline = stopwatch() + self._settings.stop_seconds + _SPARE_SECONDS
         while not self._parts_lock.take():
             if stopwatch() > deadline:
                 left = read_endpoint(self._folder.path)
@@ -149,24 +149,6 @@ class _Supervisor:
         command = [sys.executable, "-m", "upshot.embedded.become_valkey", str(self._valkey.configuration)]
         self._start("redis", [*command, str(os.getpid())], aloud=False)
         await self._until(self._valkey.answers, self._parts["redis"], "Redis")
-
-    async def _migrate(self) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "upshot", "migrate"),
-            env={**os.environ, **self._environment()},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=(self._parts_lock.descriptor,),
-        )
-        try:
-            output, _ = await process.communicate()
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-        if process.returncode:
-            raise Unavailable(f"the database could not be prepared: {output.decode('utf-8', 'replace').strip()}")
 
     def _start(
         self,
@@ -219,15 +201,19 @@ class _Supervisor:
         while not await is_true():
             for one in self._parts.values():
                 if one.starts >= _STARTS_BEFORE_GIVING_UP:
-                    raise Unavailable(f"{one.name} does not stay up; its last words are in {one.log_path}")
+                    raise Unavailable(f"{one.name} does not stay up: {one.last_line} (more in {one.log_path})")
             if stopwatch() > remind_at:
                 remind_at += _REMIND_SECONDS
                 self._say(f"still waiting for {what} (its log: {part.log_path})")
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _web_is_ready(self) -> bool:
-        status, _ = await self._get("/readyz")
-        return status == http.HTTPStatus.OK
+    async def _answers(self) -> bool:
+        """Whether the web process answers, and sees Redis and the worker that we started."""
+        status, health = await self._get("/readyz")
+        if status != http.HTTPStatus.OK or not health["redis"] or not health["workers"]:
+            return False
+        _, workers = await self._get("/api/v1/workers")
+        return any(worker["id"] == self._folder.last_worker() for worker in workers["items"])
 
     async def _get(self, path: str) -> tuple[int, Any]:
         return await asyncio.to_thread(_get, self._url, path, self._token)
@@ -250,19 +236,22 @@ class _Supervisor:
         )
 
     async def _announce(self, took_seconds: float) -> None:
+        _, listing = await self._get(f"/api/v1/automations?limit={_SHOWN_AUTOMATIONS}")
         self._say(f"Upshot {__version__} listens on {self._url} (started in {took_seconds:.1f} s)")
-        self._say(f"  data         {self._folder.path} (token: {self._folder.path / 'token'})")
-        _, listing = await self._get("/api/v1/automations")
-        for line in _describe(listing, self._settings):
+        self._say(f"  data         {self._folder.path} (the token is in its file `token`)")
+        self._say(f"  database     {'yours' if self._settings.database_url else 'SQLite, in the data folder'}")
+        self._say(f"  redis        {'ours, in the data folder' if self._valkey else 'yours'}")
+        for line in _describe(listing, self._settings.automations):
             self._say(line)
-        self._say("Ctrl-C stops it.")
+        self._say("Ctrl-C stops it")
 
     # --- stop -------------------------------------------------------------------------------------
 
     async def _stop_parts(self) -> None:
+        to_finish = self._settings.stop_seconds + _SPARE_SECONDS
         graces = {
-            "worker": self._settings.stop_seconds + _SPARE_SECONDS,
-            "web": _WEB_STOP_SECONDS,
+            "worker": to_finish,
+            "web": to_finish,
             "redis": _REDIS_STOP_SECONDS,
         }
         self._is_ready = False
@@ -316,6 +305,13 @@ def _get(url: str, path: str, token: str) -> tuple[int, Any]:
         connection.close()
 
 
-def _describe(listing: Any, settings: Settings) -> list[str]:
+def _describe(listing: Any, folder: Path) -> list[str]:
     """What was loaded and what is broken, as lines for people."""
-    return [json.dumps(listing)[:200]]
+    loaded, broken = listing["items"], listing["broken"]
+    more = " (and more)" if listing["next"] else ""
+    lines = [f"  automations  {len(loaded)}{more} loaded from {folder}"]
+    lines += [f"    {one['name']}  {one['path']}:{one['line']}{'' if one['enabled'] else '  (off)'}" for one in loaded]
+    for one in broken:
+        place = one["path"] if one["line"] is None else f"{one['path']}:{one['line']}"
+        lines.append(f"    broken: {place}: {one['reason']}")
+    return lines

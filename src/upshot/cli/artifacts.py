@@ -1,0 +1,92 @@
+"""`upshot registry artifacts`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from upshot.cli.client import Client, path_of, talks
+from upshot.cli.names import ARTIFACT, OBJECT, assignments
+from upshot.cli.output import Output, when
+
+
+@click.group()
+def artifacts() -> None:
+    """Log artifact versions; list them."""
+
+
+@artifacts.command()
+@click.argument("artifact", type=ARTIFACT)
+@click.option("--type", "kind", default="model", show_default=True, help="Type of the artifact, fixed when it is made.")
+@click.option("--metadata", type=OBJECT, help="Metadata as a JSON object, or @FILE that holds one.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="One key of the metadata; may be repeated.")
+@click.option("--digest", help="Digest of the content, such as sha256:…")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of the artifact: its name and digest are logged, not its bytes; may be repeated.",
+)
+@click.option("--description", help="What it is.")
+@click.option("--alias", "aliases", multiple=True, help="An alias in the project; may be repeated.")
+@talks
+def log(
+    client: Client,
+    output: Output,
+    artifact: tuple[str, str],
+    *,
+    kind: str,
+    metadata: dict[str, Any] | None,
+    pairs: tuple[str, ...],
+    digest: str | None,
+    files: tuple[Path, ...],
+    description: str | None,
+    aliases: tuple[str, ...],
+) -> None:
+    """
+    Log a version of PROJECT/ARTIFACT.
+
+    Content equal to the latest version's makes no new version; the digest says what is equal.
+    """
+    project, name = artifact
+    body: dict[str, Any] = {
+        "name": name,
+        "type": kind,
+        "metadata": {**(metadata or {}), **assignments(pairs)},
+        "aliases": list(aliases),
+        "description": description or "",
+    }
+    if digest:
+        body["digest"] = digest
+    if files:
+        body["manifest"] = {file.name: _digest(file) for file in files}
+    made = client.post(path_of("projects", project, "artifacts"), body)
+    output.done(made, f"logged {made['reference']} ({made['digest']})")
+
+
+@artifacts.command("list")
+@click.argument("artifact", type=ARTIFACT)
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
+@talks
+def list_artifacts(client: Client, output: Output, artifact: tuple[str, str], limit: int) -> None:
+    """List the versions of PROJECT/ARTIFACT, newest first."""
+    project, name = artifact
+    found = client.items(path_of("projects", project, "artifacts", name, "versions"), limit=limit)
+    columns = {
+        "version": lambda one: one["reference"],
+        "type": lambda one: one["type"],
+        "aliases": lambda one: one["aliases"],
+        "tags": lambda one: one["tags"],
+        "logged": lambda one: when(one["created_at"]),
+        "digest": lambda one: one["digest"],
+    }
+    output.rows(found, columns, none=f"nothing was logged as {project}/{name}")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
