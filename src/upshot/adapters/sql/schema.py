@@ -149,4 +149,20 @@ workers = sa.Table(
     sa.Column("automations", sa.Integer, nullable=False),
 )
 
+# --- requests that may come twice -----------------------------------------------------------------
+
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("key", sa.String(200), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("first_at", Moment, nullable=False),
+    sa.Column("taken_at", Moment, nullable=False),
+    sa.Column("holder", sa.String(40)),
+    sa.Column("status", sa.Integer),  # of the answer; null while there is none
+    sa.Column("headers", Json),
+    sa.Column("body", sa.LargeBinary),
+    sa.Index("ix_idempotency_keys_first_at", "first_at"),
+)
+
 # --- registry -------------------------------------------------------------------------------------

@@ -1,0 +1,48 @@
+"""The web application: routes, errors, gate and document, put together around a house."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from upshot.web import openapi, problems
+from upshot.web.access import API, Access
+from upshot.web.docs import router as docs
+from upshot.web.gate import Gate
+from upshot.web.house import House
+from upshot.web.metrics import RequestMetrics, make_registry
+from upshot.web.routes import automations, collections, events, executions, health, projects, registries, versions
+
+_ROUTERS = (
+    registries.router,
+    collections.router,
+    versions.router,
+    projects.router,
+    events.router,
+    executions.router,
+    automations.router,
+    health.api_router,
+    health.router,
+    docs,
+)
+
+
+def create_app(house: House) -> FastAPI:
+    """
+    The ASGI application of a house.
+
+    Raises:
+        ConfigError: The settings would serve other machines without a token.
+    """
+    app = FastAPI(
+        title="Upshot", openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    app.state.house = house
+    app.state.metrics = make_registry(house)
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.state.routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    problems.install(app)
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign] # FastAPI's documented way
+    app.add_middleware(Gate, access=Access(house.settings), metrics=RequestMetrics(app.state.metrics))
+    return app

@@ -1,0 +1,89 @@
+"""Projects: the artifacts that are logged in them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import Query
+from starlette.responses import Response
+
+from upshot.domain.reference import Reference, check_name
+from upshot.domain.registry import ArtifactVersion, Change
+from upshot.web.access import API
+from upshot.web.forms import (
+    ArtifactVersionForm,
+    Effect,
+    PageForm,
+    artifact_version_form,
+    effect_form,
+    json_response,
+    page_form,
+)
+from upshot.web.problems import responses
+from upshot.web.records import NewArtifactVersion, PageQuery
+from upshot.web.routing import By, Here, make_router
+
+router = make_router("artifacts")
+
+_ALL = "/projects/{project}/artifacts"
+_VERSIONS = _ALL + "/{artifact}/versions"
+_ONE = _VERSIONS + "/{version}"
+
+
+def _changed(change: Change[ArtifactVersion]) -> ArtifactVersionForm:
+    return {**artifact_version_form(change.value), **effect_form(change)}
+
+
+def _reference(project: str, artifact: str, version: str) -> str:
+    return str(
+        Reference(check_name(project, "project"), check_name(artifact, "artifact"), check_name(version, "version"))
+    )
+
+
+@router.post(
+    _ALL,
+    status_code=201,
+    responses={
+        200: {"model": ArtifactVersionForm, "description": "The content is that of the current `latest`."},
+        201: {"model": ArtifactVersionForm},
+        **responses(409),
+    },
+)
+def log_artifact(project: str, body: NewArtifactVersion, house: Here, actor: By) -> Response:
+    """Log an artifact version; makes project and artifact if there are none."""
+    change = house.registry.log_artifact(
+        project,
+        body.name,
+        body.type,
+        metadata=body.metadata,
+        digest=body.digest,
+        manifest=body.manifest,
+        description=body.description,
+        aliases=body.aliases,
+        actor=actor,
+    )
+    place = f"{API}/projects/{quote(project, safe='')}/artifacts/{quote(body.name, safe='')}"
+    return json_response(
+        _changed(change), 201 if change.created else 200, location=f"{place}/versions/{change.value.version}"
+    )
+
+
+@router.get(_VERSIONS, responses={200: {"model": PageForm[ArtifactVersionForm]}, **responses(404)})
+def list_artifact_versions(project: str, artifact: str, house: Here, query: Annotated[PageQuery, Query()]) -> Response:
+    """Versions of an artifact, the newest first, without manifests."""
+    page = house.registry.artifact_versions(project, artifact, cursor=query.cursor, limit=query.limit)
+    return json_response(page_form(page, artifact_version_form))
+
+
+@router.get(_ONE, responses={200: {"model": ArtifactVersionForm}, **responses(404)})
+def show_artifact_version(project: str, artifact: str, version: str, house: Here) -> Response:
+    """The artifact version that `v3` or an alias in the project means."""
+    return json_response(artifact_version_form(house.registry.artifact_version(_reference(project, artifact, version))))
+
+
+@router.delete(_ONE, responses={200: {"model": Effect}, **responses(404, 409)})
+def delete_artifact_version(project: str, artifact: str, version: str, house: Here, actor: By) -> Response:
+    """Delete an artifact version and every link to it, unless a protected alias reaches it."""
+    reference = _reference(project, artifact, version)
+    return json_response(effect_form(house.registry.delete_artifact_version(reference, actor=actor)))

@@ -1,0 +1,100 @@
+"""How routes of the API are made: strict bodies, answers that are given once, the house and the actor at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from upshot.domain.event import Actor
+from upshot.domain.reference import check_name
+from upshot.web.access import API
+from upshot.web.body import JsonRequest
+from upshot.web.house import House
+from upshot.web.once import HEADER, TakenKey, answer_once
+from upshot.web.problems import Problem
+
+ACTOR_HEADER = "X-Upshot-Actor"
+DEFAULT_ACTOR = "admin"  #: who bears the token, as long as tokens have no names
+MUTATIONS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class ApiRoute(APIRoute):
+    """A route whose body is strict JSON and whose mutation is done once for each key."""
+
+    def get_route_handler(self) -> Handler:
+        """FastAPI's handler, inside ours."""
+        handle = super().get_route_handler()
+        needs_body = self.body_field is not None
+
+        async def answer(received: Request) -> Response:
+            request = JsonRequest(received.scope, received.receive)
+            if needs_body:
+                _check_content_type(request)
+            key = request.headers.get(HEADER) if request.method in MUTATIONS else None
+            if key is None:
+                return await handle(request)
+            return await answer_once(request.app.state.house, key, request, handle)
+
+        return answer
+
+
+def _check_content_type(request: Request) -> None:
+    declared = request.headers.get("content-type", "")
+    kind = declared.partition(";")[0].strip().lower()
+    if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
+        return
+    if (
+        not declared
+        and request.headers.get("content-length", "0") == "0"
+        and "transfer-encoding" not in request.headers
+    ):
+        return  # there is no body, which says more
+    raise Problem(
+        415,
+        "unsupported-media-type",
+        f"header.content-type: {declared[:100]!r} is not JSON; send `Content-Type: application/json`",
+    )
+
+
+def make_router(tag: str) -> APIRouter:
+    """A router of the API; the tag is its chapter in the OpenAPI document."""
+    return APIRouter(prefix=API, route_class=ApiRoute, tags=[tag])
+
+
+# Both are coroutines: FastAPI would send a plain function to a thread.
+
+
+async def _house(request: Request) -> House:
+    house: House = request.app.state.house
+    return house
+
+
+async def _actor(
+    name: Annotated[
+        str | None,
+        Header(alias=ACTOR_HEADER, description="Who does this, for events and history; `admin` if left out."),
+    ] = None,
+) -> Actor:
+    if name is None:
+        return Actor(DEFAULT_ACTOR, role="admin")
+    try:
+        name = name.encode("latin-1").decode()  # servers read headers as Latin-1; names are UTF-8
+    except UnicodeError as error:
+        raise Problem(422, "invalid-input", f"header.{ACTOR_HEADER}: the name is not UTF-8") from error
+    return Actor(check_name(name, f"header.{ACTOR_HEADER}"), role="admin")
+
+
+async def _taken_key(request: Request) -> TakenKey | None:
+    return getattr(request.state, "taken_key", None)
+
+
+Here = Annotated[House, Depends(_house)]
+By = Annotated[Actor, Depends(_actor)]
+Key = Annotated[TakenKey | None, Depends(_taken_key)]
