@@ -15,7 +15,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -32,6 +31,7 @@ from upshot.embedded.valkey import Valkey, stop_orphan
 from upshot.errors import ConfigError, Unavailable, UpshotError
 from upshot.ids import new_id
 from upshot.settings import Settings
+from upshot.web.listening import listen, url_of
 
 _POLL_SECONDS = 0.05
 _REMIND_SECONDS = 10.0  # how often a slow start says what it waits for
@@ -39,7 +39,6 @@ _STARTS_BEFORE_GIVING_UP = 3  # of a part that was never ready: it would not be 
 _SPARE_SECONDS = 10.0  # beyond `stop_seconds`: a worker that hangs ends itself a little earlier
 _REDIS_STOP_SECONDS = 10.0
 _SHOWN_AUTOMATIONS = 100  # at the start
-_BACKLOG = 1024  # connections that wait while the web process is started again
 
 
 def up(settings: Settings) -> int:
@@ -66,8 +65,8 @@ class _Supervisor:
         self._folder = DataFolder(settings.data)
         self._lock = SupervisorLock(self._folder)
         self._parts_lock = PartsLock(self._folder)
-        self._socket = _listen(settings.host, settings.port)
-        self._url = _url(self._socket)
+        self._socket = listen(settings.host, settings.port)
+        self._url = url_of(self._socket)
         self._lock.sign(self._url)
         self._token = settings.token.get_secret_value() if settings.token else self._folder.token()
         self._valkey = None if settings.redis_url else Valkey(self._folder)
@@ -216,6 +215,58 @@ class _Supervisor:
         return any(worker["id"] == self._folder.last_worker() for worker in workers["items"])
 
     async def _get(self, path: str) -> tuple[int, Any]:
+        return await asyncio.to_thread(_get, self._url, path, self._token)
+
+    def _note(self, name: str, pid: int) -> None:
+        self._pids[name] = pid
+        if self._is_ready:
+            self._publish()
+
+    def _publish(self) -> None:
+        write_endpoint(
+            self._folder.path,
+            Endpoint(
+                url=self._url,
+                token=self._token,
+                redis_url=self._redis_url,
+                database_url=self._settings.database_url or f"sqlite:///{self._folder.path / 'upshot.db'}",
+                processes=dict(self._pids),
+            ),
+        )
+
+    async def _announce(self, took_seconds: float) -> None:
+        _, listing = await self._get(f"/api/v1/automations?limit={_SHOWN_AUTOMATIONS}")
+        self._say(f"Upshot {__version__} listens on {self._url} (started in {took_seconds:.1f} s)")
+        self._say(f"  data         {self._folder.path} (the token is in its file `token`)")
+        self._say(f"  database     {'yours' if self._settings.database_url else 'SQLite, in the data folder'}")
+        self._say(f"  redis        {'ours, in the data folder' if self._valkey else 'yours'}")
+        for line in _describe(listing, self._settings.automations):
+            self._say(line)
+        self._say("Ctrl-C stops it")
+
+    # --- stop -------------------------------------------------------------------------------------
+
+    async def _stop_parts(self) -> None:
+        to_finish = self._settings.stop_seconds + _SPARE_SECONDS
+        graces = {
+            "worker": to_finish,
+            "web": to_finish,
+            "redis": _REDIS_STOP_SECONDS,
+        }
+        self._is_ready = False
+        for name, grace in graces.items():
+            if name in self._parts:
+                ended_well = await self._parts[name].stop(grace, self._hurry)
+                if name == "worker" and ended_well:
+                    self._folder.note_worker(None)
+        remove_endpoint(self._folder.path)
+
+
+def _upshot(*words: str) -> list[str]:
+    return [sys.executable, "-m", "upshot", *words, "--until-stdin-ends"]
+
+
+def _get(self, path: str) -> tuple[int, Any]:
         return await asyncio.to_thread(_get, self._url, path, self._token)
 
     def _note(self, name: str, pid: int) -> None:

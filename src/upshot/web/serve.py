@@ -12,17 +12,17 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from upshot.errors import ConfigError, Unavailable
+from upshot.errors import Unavailable
 from upshot.web.access import check_exposure
 from upshot.web.app import create_app
 from upshot.web.house import House
+from upshot.web.listening import listen, url_of
 from upshot.web.once import KEPT_HOURS
 
 log = structlog.get_logger("upshot.web")
 
 _REFRESH_SECONDS = 1.0  #: how soon a changed automation file is seen
 _PRUNE_SECONDS = 3600.0
-_BACKLOG = 1024  # connections that may wait to be accepted
 _KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep connections: they close first, and no request is lost
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -74,30 +74,6 @@ def serve(house: House, *, fd: int | None = None, on_ready: Callable[[str], None
         stopped.set()
         for chore in chores:
             chore.join()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """
-    Take an address to listen on.
-
-    Raises:
-        ConfigError: It cannot be had.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another with UPSHOT_HOST and UPSHOT_PORT "
-            "(0 takes any free port)"
-        ) from error
-
-
-def url_of(listener: socket.socket) -> str:
-    """Where programs of this machine reach the server."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _prune(house: House) -> None:
