@@ -78,12 +78,9 @@ class Load:
         await self._session.close()
 
     async def wait_until_ready(self) -> None:
-        """Wait until a worker reads the stream."""
-        while True:
+        """Wait until a worker says that it is alive."""
+        while not (await self.request("GET", "/workers"))["items"]:
             self._system.check_alive()
-            async with self._session.get(f"{self._system.url}/readyz") as answer:
-                if answer.status == 200:
-                    return
             await asyncio.sleep(0.1)
 
     async def make_collections(self, names: Sequence[str]) -> None:
