@@ -56,6 +56,13 @@ class Json(TypeDecorator[Any]):
         return None if value is None else orjson.loads(value)
 
 
+def _sorted_text(chars: int) -> sa.String:
+    """Text that is looked up by its beginning or listed in order; it sorts by code point on every database."""
+    return sa.String(chars).with_variant(sa.String(chars, collation="C"), "postgresql")
+
+
+_Name = _sorted_text(128)
+
 # --- events and executions ------------------------------------------------------------------------
 
 events = sa.Table(
@@ -64,7 +71,7 @@ events = sa.Table(
     sa.Column("id", sa.String(40), primary_key=True),
     sa.Column("kind", sa.String(40), nullable=False),
     sa.Column("name", sa.String(128)),
-    sa.Column("subject", sa.String(300), nullable=False),
+    sa.Column("subject", _sorted_text(300), nullable=False),
     sa.Column("time", Moment, nullable=False),
     sa.Column("mutation_id", sa.String(40), nullable=False),
     sa.Column("form", Json, nullable=False),  # Event.as_dict
@@ -166,3 +173,127 @@ idempotency_keys = sa.Table(
 )
 
 # --- registry -------------------------------------------------------------------------------------
+
+# Names are keys: an event, a reference and a row say the same.
+registries = sa.Table(
+    "registries",
+    metadata,
+    sa.Column("name", _Name, primary_key=True),
+    sa.Column("protected_aliases", Json, nullable=False),
+)
+
+collections = sa.Table(
+    "collections",
+    metadata,
+    sa.Column("registry", _Name, sa.ForeignKey("registries.name"), primary_key=True),
+    sa.Column("name", _Name, primary_key=True),
+    sa.Column("artifact_type", _Name, nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("tags", Json, nullable=False),
+    sa.Column("next_number", sa.Integer, nullable=False),  # of the next version; only ever grows
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("deleted", sa.Boolean, nullable=False),  # the row stays, so that numbers are not used twice
+)
+
+projects = sa.Table("projects", metadata, sa.Column("name", _Name, primary_key=True))
+
+artifacts = sa.Table(
+    "artifacts",
+    metadata,
+    sa.Column("project", _Name, sa.ForeignKey("projects.name"), primary_key=True),
+    sa.Column("name", _Name, primary_key=True),
+    sa.Column("type", _Name, nullable=False),
+    sa.Column("next_number", sa.Integer, nullable=False),
+)
+
+artifact_versions = sa.Table(
+    "artifact_versions",
+    metadata,
+    sa.Column("project", _Name, primary_key=True),
+    sa.Column("artifact", _Name, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.String(200), nullable=False),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("tags", Json, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["project", "artifact"], ["artifacts.project", "artifacts.name"]),
+)
+
+# Apart from their versions, which are read at every change while manifests are not.
+manifests = sa.Table(
+    "manifests",
+    metadata,
+    sa.Column("project", _Name, primary_key=True),
+    sa.Column("artifact", _Name, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("entries", Json, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["project", "artifact", "number"],
+        ["artifact_versions.project", "artifact_versions.artifact", "artifact_versions.number"],
+    ),
+)
+
+artifact_aliases = sa.Table(
+    "artifact_aliases",
+    metadata,
+    sa.Column("project", _Name, primary_key=True),
+    sa.Column("artifact", _Name, primary_key=True),
+    sa.Column("alias", _Name, primary_key=True),  # so that it has one holder
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["project", "artifact", "number"],
+        ["artifact_versions.project", "artifact_versions.artifact", "artifact_versions.number"],
+    ),
+    sa.Index("ix_artifact_aliases_number", "project", "artifact", "number"),
+)
+
+versions = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("registry", _Name, primary_key=True),
+    sa.Column("collection", _Name, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("project", _Name, nullable=False),
+    sa.Column("artifact", _Name, nullable=False),
+    sa.Column("artifact_number", sa.Integer, nullable=False),
+    sa.Column("linked_at", Moment, nullable=False),
+    sa.Column("linked_by", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["registry", "collection"], ["collections.registry", "collections.name"]),
+    sa.ForeignKeyConstraint(
+        ["project", "artifact", "artifact_number"],
+        ["artifact_versions.project", "artifact_versions.artifact", "artifact_versions.number"],
+    ),
+    sa.UniqueConstraint("project", "artifact", "artifact_number", "registry", "collection", name="uq_versions_source"),
+)
+
+collection_aliases = sa.Table(
+    "collection_aliases",
+    metadata,
+    sa.Column("registry", _Name, primary_key=True),
+    sa.Column("collection", _Name, primary_key=True),
+    sa.Column("alias", _Name, primary_key=True),  # so that it has one holder
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["registry", "collection", "number"], ["versions.registry", "versions.collection", "versions.number"]
+    ),
+    sa.Index("ix_collection_aliases_number", "registry", "collection", "number"),
+)
+
+history = sa.Table(
+    "history",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("time", Moment, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.String(40), nullable=False),
+    sa.Column("subject", sa.String(300), nullable=False),
+    sa.Column("mutation_id", sa.String(40), nullable=False),
+    sa.Column("registry", _Name),  # no foreign keys: it outlives what it tells of
+    sa.Column("collection", _Name),
+    sa.Column("before", Json, nullable=False),
+    sa.Column("after", Json, nullable=False),
+    sa.Index("ix_history_registry_collection_id", "registry", "collection", "id"),
+)
