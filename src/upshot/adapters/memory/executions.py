@@ -18,8 +18,8 @@ from upshot.ports import Admission, Claim, Due, ExecutionQuery, Page, Progress, 
 class MarksMatched(Protocol):
     """The event store's side of an admission."""
 
-    def mark_matched(self, ids: Iterable[str], now: datetime) -> None:
-        """Mark events as matched."""
+    def mark_matched(self, answers: Mapping[str, Iterable[str]], now: datetime) -> None:
+        """Mark events as matched, and keep the ids of the executions that answer each."""
         ...
 
 
@@ -46,7 +46,9 @@ class MemoryExecutions:
             wanted = {one.id: one for admission in admissions for one in admission.executions}
             new = {name: one for name, one in wanted.items() if name not in self._executions}
             self._executions.update(new)
-            self._events.mark_matched([admission.event for admission in admissions], now)
+            self._events.mark_matched(
+                {admission.event: [one.id for one in admission.executions] for admission in admissions}, now
+            )
             return frozenset(new)
 
     def claim(self, ids: Collection[str], *, owner: str, now: datetime, until: datetime) -> tuple[Claim, ...]:
