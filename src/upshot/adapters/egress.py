@@ -114,8 +114,15 @@ class _PatientReader(ResponseHandler):
     """aiohttp's reader of answers, whose patience with interim answers ends."""
 
     _interim = 0
+    _used = False
+
+    @property
+    def is_stale(self) -> bool:
+        """Something arrived on this kept connection that nobody had asked for; it would pass for the next answer."""
+        return self._used and self.should_close
 
     def set_response_params(self, **params: Any) -> None:
+        self._used = True
         self._interim = 0
         super().set_response_params(**params)
 
@@ -157,6 +164,9 @@ class _GuardedConnector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
+        while isinstance(connection.protocol, _PatientReader) and connection.protocol.is_stale:
+            connection.close()
+            connection = await super().connect(req, traces, timeout)
         _exchange.get().connected = stopwatch()
         return connection
 

@@ -1,0 +1,73 @@
+"""Receivers made by hand, byte by byte, for what no well-behaved server library would do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import uvloop
+
+from upshot.actions.egress_rules import EgressRules
+from upshot.actions.protocol import HttpAnswer
+from upshot.adapters.egress import GuardedEgress
+
+T = TypeVar("T")
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def run(coroutine: Any) -> Any:
+    """Run on the loop that workers use."""
+    return uvloop.run(coroutine)
+
+
+@asynccontextmanager
+async def listening(talk: Talk) -> AsyncIterator[str]:
+    """A server that does with each connection what it is told; gives its URL."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await talk(reader, writer)
+        with suppress(ConnectionError, RuntimeError):
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    """One request, head and body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(
+        (int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
+    )
+    return head + await reader.readexactly(length)
+
+
+@asynccontextmanager
+async def door(allow: str = "127.0.0.0/8,::1/128", *, in_flight: int = 100) -> AsyncIterator[GuardedEgress]:
+    """The guarded door, open to loopback."""
+    egress = GuardedEgress(EgressRules.parse(allow), destination_in_flight=in_flight)
+    try:
+        yield egress
+    finally:
+        await egress.close()
+
+
+async def post(
+    egress: GuardedEgress, url: str, body: bytes = b"{}", *, timeout_seconds: float = 10, **more: Any
+) -> HttpAnswer:
+    """Send one POST."""
+    return await egress.send("POST", url, headers={}, body=body, timeout_seconds=timeout_seconds, **more)
