@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -89,7 +90,7 @@ async def serve() -> None:
     ports: list[int] = []
     for number in range(FAST_PORTS + SLOW_PORTS):
         wait = 0.0 if number < FAST_PORTS else SLOW_SECONDS
-        server = await loop.create_server(lambda wait=wait: Receiver(notes, wait), "127.0.0.1", 0, backlog=4096)
+        server = await loop.create_server(partial(Receiver, notes, wait), "127.0.0.1", 0, backlog=4096)
         ports.append(server.sockets[0].getsockname()[1])
     print(json.dumps({"fast": ports[:FAST_PORTS], "slow": ports[FAST_PORTS:]}), flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
