@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import getpass
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -46,6 +48,7 @@ class Client:
 
     def __init__(self, url: str, token: str | None, *, is_local: bool) -> None:
         self.url = url.rstrip("/")
+        self.server_time: datetime | None = None  #: the server's clock at its last answer, to the second
         self._http = httpx.Client(
             base_url=f"{self.url}/api/v1",
             headers=_headers(token),
@@ -115,6 +118,8 @@ class Client:
         return self._read(answer)
 
     def _read(self, answer: httpx.Response) -> Any:
+        if date := answer.headers.get("date"):
+            self.server_time = parsedate_to_datetime(date)
         try:
             data = answer.json() if answer.content else None
         except ValueError as error:

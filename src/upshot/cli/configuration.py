@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from upshot.embedded.endpoint import read_endpoint
 from upshot.errors import ConfigError
 from upshot.settings import Settings
 
@@ -22,3 +23,12 @@ def settings_with(**options: Any) -> Settings:
     except ValidationError as error:
         findings = [f"UPSHOT_{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
         raise ConfigError("; ".join(findings)) from error
+
+
+def joined(settings: Settings) -> Settings:
+    """With Redis and database of the `upshot up` that runs on this data, where no others are named."""
+    running = None if settings.redis_url else read_endpoint(settings.data)
+    if running is None:
+        return settings
+    database_url = settings.database_url or running.database_url
+    return settings.model_copy(update={"redis_url": running.redis_url, "database_url": database_url})

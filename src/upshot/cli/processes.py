@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from upshot.cli.configuration import settings_with
-from upshot.embedded.endpoint import read_endpoint
+from upshot.cli.configuration import joined, settings_with
 from upshot.embedded.lifeline import stop_when_stdin_ends
 from upshot.logs import configure
 from upshot.settings import Settings
@@ -24,15 +22,6 @@ _automations = click.option(
 _until_stdin_ends = click.option(
     "--until-stdin-ends", is_flag=True, help="Stop when standard input ends, as a supervisor's child should."
 )
-
-
-def _joined(settings: Settings) -> Settings:
-    """With Redis and database of the `upshot up` that runs on this data, where no others are named."""
-    running = None if settings.redis_url else read_endpoint(settings.data)
-    if running is None:
-        return settings
-    database_url = settings.database_url or running.database_url
-    return settings.model_copy(update={"redis_url": running.redis_url, "database_url": database_url})
 
 
 @click.command()
@@ -50,8 +39,8 @@ def serve(*, fd: int | None, until_stdin_ends: bool, **options: Any) -> None:
 
     run_web(
         build_web(settings),
+        fd=fd,
         on_ready=lambda url: click.echo(f"listens on {url}"),
-        listener=None if fd is None else socket.socket(fileno=fd),
     )
 
 
@@ -68,7 +57,7 @@ def worker(*, until_stdin_ends: bool, in_flight: int | None, **options: Any) -> 
     both through the data folder.
     """
     settings = _begin(until_stdin_ends, worker_in_flight=in_flight, **options)
-    from upshot.worker import main as run_worker
+    from upshot.worker.process import main as run_worker
 
     sys.exit(run_worker(settings))
 
@@ -89,7 +78,7 @@ def migrate(data: Path | None) -> None:
 
 
 def _begin(until_stdin_ends: bool, /, **options: Any) -> Settings:
-    settings = _joined(settings_with(**options))
+    settings = joined(settings_with(**options))
     if until_stdin_ends:
         stop_when_stdin_ends(settings.stop_seconds + _SPARE_SECONDS)
     configure(settings.log_level, settings.log_format)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -28,4 +27,4 @@ def up(port: int | None, host: str | None, data: Path | None, automations: Path 
     and a worker. Other commands find it through the data folder. Ctrl-C stops it: what is in flight
     is finished first.
     """
-    sys.exit(run_up(settings_with(port=port, host=host, data=data, automations=automations)))
+    run_up(settings_with(port=port, host=host, data=data, automations=automations))

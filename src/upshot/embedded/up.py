@@ -28,11 +28,12 @@ from upshot.embedded.folder import DataFolder, PartsLock, SupervisorLock
 from upshot.embedded.part import Part
 from upshot.embedded.terminal import Terminal
 from upshot.embedded.valkey import Valkey, stop_orphan
-from upshot.errors import ConfigError, Unavailable, UpshotError
+from upshot.errors import ConfigError, Unavailable
 from upshot.ids import new_id
 from upshot.settings import Settings
 from upshot.web.listening import listen, url_of
 
+_PYTHON = (sys.executable, "-P", "-m")  # -P: the folder that we are started in is not searched for modules
 _POLL_SECONDS = 0.05
 _REMIND_SECONDS = 10.0  # how often a slow start says what it waits for
 _STARTS_BEFORE_GIVING_UP = 3  # of a part that was never ready: it would not be at the fourth
@@ -41,19 +42,17 @@ _REDIS_STOP_SECONDS = 10.0
 _SHOWN_AUTOMATIONS = 100  # at the start
 
 
-def up(settings: Settings) -> int:
+def up(settings: Settings) -> None:
     """
     Run everything until Ctrl-C or SIGTERM.
 
-    Returns:
-        The exit code: 0 after a clean stop, 1 if it could not start or go on.
-
     Raises:
         ConfigError: The data folder or the port is taken; the text says what to do.
+        Unavailable: A part does not stay up.
     """
     terminal = Terminal()
     try:
-        return asyncio.run(_Supervisor(settings, terminal).run())
+        asyncio.run(_Supervisor(settings, terminal).run())
     finally:
         terminal.close()
 
@@ -78,7 +77,7 @@ class _Supervisor:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
-    async def run(self) -> int:
+    async def run(self) -> None:
         self._listen_to_signals()
         work = asyncio.create_task(self._work())
         stop = asyncio.create_task(self._stop.wait())
@@ -89,13 +88,9 @@ class _Supervisor:
         if error is None:
             self._say("stopping: what is in flight is finished first (Ctrl-C again to hurry)")
         await self._stop_parts()
-        if error is None:
-            self._say("stopped")
-            return 0
-        if not isinstance(error, UpshotError):
+        if error is not None:
             raise error
-        self._say(f"error: {error}")
-        return 1
+        self._say("stopped")
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -145,7 +140,7 @@ class _Supervisor:
         if self._valkey is None:
             return
         self._valkey.configure()
-        command = [sys.executable, "-m", "upshot.embedded.become_valkey", str(self._valkey.configuration)]
+        command = [*_PYTHON, "upshot.embedded.become_valkey", str(self._valkey.configuration)]
         self._start("redis", [*command, str(os.getpid())], aloud=False)
         await self._until(self._valkey.answers, self._parts["redis"], "Redis")
 
@@ -263,7 +258,7 @@ class _Supervisor:
 
 
 def _upshot(*words: str) -> list[str]:
-    return [sys.executable, "-m", "upshot", *words, "--until-stdin-ends"]
+    return [*_PYTHON, "upshot", *words, "--until-stdin-ends"]
 
 
 def _get(url: str, path: str, token: str) -> tuple[int, Any]:

@@ -1,0 +1,213 @@
+"""`upshot doctor`: looks at everything that an installation needs, and says what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from upshot import __version__
+from upshot.actions.catalog import load_catalog
+from upshot.actions.egress_rules import EgressRules
+from upshot.adapters.redis_survey import survey_redis
+from upshot.adapters.sql.database import Database
+from upshot.automations.folder import AutomationFolder
+from upshot.automations.template import compile_leaf, template_leaves
+from upshot.cli.client import connect
+from upshot.cli.configuration import joined, settings_with
+from upshot.cli.output import Output
+from upshot.clock import SystemClock, parse_time
+from upshot.domain.automation import Automation
+from upshot.errors import ConfigError, UpshotError
+from upshot.settings import Settings
+from upshot.wiring import database_url, make_secrets
+
+_OLDEST_REDIS = (6, 2)  # Celery's broker needs it, and so does XAUTOCLAIM
+_FREE_BYTES = 1_000_000_000
+_SKEW = timedelta(seconds=2)  # between machines that share leases of half a minute
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    state: str  #: ok, warn or fail
+    subject: str
+    detail: str
+    remedy: str | None = None
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data folder.")
+@click.option("--automations", type=click.Path(path_type=Path, file_okay=False), help="Folder of automation files.")
+def doctor(as_json: bool, data: Path | None, automations: Path | None) -> None:
+    """
+    Check the installation, with a remedy for what is wrong.
+
+    Works beside a running Upshot and without one. Exits 1 if something must be put right.
+    """
+    settings = joined(settings_with(data=data, automations=automations))
+    findings = [finding for check in _CHECKS for finding in _safely(check, settings)]
+    output = Output(as_json=as_json)
+    if as_json:
+        output.data([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            output.line(output.state(f"{finding.state:<4}"), f"  {finding.subject}: {finding.detail}")
+            if finding.remedy:
+                output.line(f"        {finding.remedy}")
+    sys.exit(1 if any(finding.state == "fail" for finding in findings) else 0)
+
+
+Check = Callable[[Settings], Iterator[Finding]]
+
+
+def _safely(check: Check, settings: Settings) -> Iterator[Finding]:
+    try:
+        yield from check(settings)
+    except UpshotError as error:
+        yield Finding("fail", check.__name__.strip("_").replace("_", " "), str(error))
+
+
+def _program(_settings: Settings) -> Iterator[Finding]:
+    yield Finding("ok", "program", f"Upshot {__version__} on Python {platform.python_version()}, {platform.platform()}")
+
+
+def _data_folder(settings: Settings) -> Iterator[Finding]:
+    folder = settings.data.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        yield Finding("fail", "data folder", f"{existing} cannot be written to", "choose another with UPSHOT_DATA")
+        return
+    free = shutil.disk_usage(existing).free
+    detail = f"{folder}, {free / 1e9:.1f} GB free"
+    if free < _FREE_BYTES:
+        yield Finding("warn", "data folder", detail, "make room: Redis and the database stop when the disk is full")
+    else:
+        yield Finding("ok", "data folder", detail)
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    database = Database(database_url(settings))
+    try:
+        if database.is_sqlite and not settings.sqlite_path.exists():
+            yield Finding("ok", "database", "SQLite; the first start makes it")
+            return
+        question = "select sqlite_version()" if database.is_sqlite else "show server_version"
+        version = database.read(lambda connection: connection.exec_driver_sql(question).scalar_one())
+        yield Finding("ok", "database", f"{'SQLite' if database.is_sqlite else 'PostgreSQL'} {version} answers")
+    finally:
+        database.close()
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if settings.redis_url is None:
+        yield Finding("ok", "redis", "`upshot up` brings its own; UPSHOT_REDIS_URL names another")
+        return
+    facts = survey_redis(settings.redis_url)
+    if facts.version < _OLDEST_REDIS:
+        yield Finding("fail", "redis", f"{facts.name} is too old", "use Redis 6.2 or newer, or Valkey")
+    else:
+        yield Finding("ok", "redis", f"{facts.name} answers")
+    if not facts.keeps_on_disk:
+        yield Finding(
+            *("warn", "redis", "its append-only file is off; a restart empties it, which delays and loses nothing"),
+            "set `appendonly yes` and `appendfsync everysec`",
+        )
+    if facts.eviction not in {"noeviction", "unknown"}:
+        yield Finding(
+            *("warn", "redis", f"it throws data away when its memory is full (maxmemory-policy {facts.eviction})"),
+            "set `maxmemory-policy noeviction`",
+        )
+    yield _clock_finding("redis", facts.time)
+
+
+def _service(settings: Settings) -> Iterator[Finding]:
+    try:
+        client = connect()
+    except ConfigError:
+        yield Finding("warn", "service", f"nothing runs on {settings.data}", "start `upshot up`, or set UPSHOT_URL")
+        return
+    with client:
+        workers = client.get("/workers")["items"]
+        yield Finding("ok", "service", f"{client.url} answers")
+        yield from _workers(workers)
+        if client.server_time:
+            yield _clock_finding("service", client.server_time)
+
+
+def _workers(workers: list[dict[str, Any]]) -> Iterator[Finding]:
+    if not workers:
+        yield Finding(
+            "fail", "worker", "none was seen lately; events wait", "start `upshot worker`, or look at its log"
+        )
+    for one in workers:
+        detail = f"{one['id']} on {one['host']}, holds {one['in_hand']}, {one['automations']} automations"
+        read_at = one["stream_read_at"]
+        if read_at is None or SystemClock().now() - parse_time(read_at) > timedelta(seconds=30):
+            yield Finding("warn", "worker", f"{detail}; Redis does not answer it", "look at Redis and the worker's log")
+        else:
+            yield Finding("ok", "worker", detail)
+
+
+def _clock_finding(subject: str, their_time: datetime) -> Finding:
+    skew = SystemClock().now() - their_time
+    if abs(skew) <= _SKEW:
+        return Finding("ok", f"{subject} clock", "agrees with this machine's")
+    return Finding(
+        *("fail", f"{subject} clock", f"differs from this machine's by {abs(skew).total_seconds():.0f} s"),
+        "run a time service (chrony, systemd-timesyncd) on every machine: leases and signatures count on it",
+    )
+
+
+def _automations(settings: Settings) -> Iterator[Finding]:
+    if not settings.automations.is_dir():
+        yield Finding("warn", "automations", f"{settings.automations} is not there", "name their folder: --automations")
+        return
+    rules = EgressRules.parse(settings.egress_allow)
+    loaded = AutomationFolder(settings.automations, load_catalog(rules)).current
+    yield Finding("ok", "automations", f"{len(loaded.automations)} are sound in {settings.automations}")
+    for mistake in loaded.broken:
+        yield Finding("fail", "automations", str(mistake))
+    secrets = make_secrets(settings)
+    for name, users in sorted(_secrets_named(loaded.automations).items()):
+        value = secrets.get(name)
+        if value is None:
+            yield Finding(
+                *("fail", "secrets", f"{name} is not set, and {', '.join(users)} would fail without it"),
+                f"set UPSHOT_SECRET_{name}, or put a file {name} into UPSHOT_SECRETS_DIR",
+            )
+        elif value.startswith(("http://", "https://")) and (blocked := rules.check_url(value)):
+            yield Finding("fail", "secrets", f"the URL in {name}: {blocked}")
+
+
+def _secrets_named(automations: tuple[Automation, ...]) -> dict[str, list[str]]:
+    """Names of the automations that use each secret."""
+    found: dict[str, list[str]] = {}
+    for automation in automations:
+        for name in _secrets_of(automation):
+            found.setdefault(name, []).append(automation.name)
+    return found
+
+
+def _secrets_of(automation: Automation) -> set[str]:
+    leaves = [
+        compile_leaf(text, path=automation.path, line=None, leaf=leaf)
+        for step in (*automation.steps, *automation.on_failure)
+        for leaf, text, is_expression in template_leaves(step.with_)
+        if not is_expression
+    ]
+    paths = [used.parts for compiled in leaves for used in compiled.paths]
+    return {parts[1] for parts in paths if len(parts) > 1 and parts[0] == "secrets"}
+
+
+_CHECKS: tuple[Check, ...] = (_program, _data_folder, _database, _redis, _service, _automations)
