@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -31,7 +32,7 @@ def test_modules_are_named_for_their_subject():
 def test_every_package_folder_is_a_package():
     """A folder of modules without `__init__.py` would be left out of the layers unseen."""
     folders = {path.parent for path in MODULES if ROOT / "src" in path.parents}
-    exempt = {"versions"}  # migrations are files that Alembic loads
+    exempt = {"migrations", "versions"}  # files that Alembic loads by their place
 
     assert not [folder for folder in folders if not (folder / "__init__.py").exists() and folder.name not in exempt]
 
@@ -42,6 +43,20 @@ def test_every_module_says_what_it_is_for():
         path
         for path in MODULES
         if ROOT / "src" in path.parents and not path.read_text().lstrip().startswith(('"""', 'r"""'))
+    ]
+
+    assert not silent
+
+
+def test_every_test_states_its_promise():
+    """Each test function has a docstring."""
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in MODULES
+        if path.name.startswith("test_")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        if not ast.get_docstring(node)
     ]
 
     assert not silent
