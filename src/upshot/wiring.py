@@ -21,7 +21,7 @@ from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.idempotency import SqlIdempotency
 from upshot.adapters.sql.migrate import migrate
-from upshot.adapters.sql.registry import SqlRegistryStore
+from upshot.adapters.sql.registry import SqlRegistry
 from upshot.adapters.sql.revisions import SqlRevisions
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
@@ -78,7 +78,7 @@ def make_secrets(settings: Settings) -> SecretSource:
     sources: list[SecretSource] = [EnvironmentSecrets()]
     if settings.secrets_dir is not None:
         sources.append(FolderSecrets(settings.secrets_dir))
-    return CombinedSecrets(*sources)
+    return CombinedSecrets(sources)
 
 
 def base_url(settings: Settings) -> str:
@@ -111,7 +111,7 @@ def build_web(settings: Settings) -> House:
         events=SqlEvents(database),
         executions=SqlExecutions(database),
         doorbell=None,  # what a person sets going, the workers' sweepers find within a second
-        automations=AutomationFolder(settings.automations, load_catalog()),
+        automations=AutomationFolder(settings.automations, load_catalog(EgressRules.parse(settings.egress_allow))),
         backlog=SqlBacklog(database),
         workers=SqlWorkers(database),
         idempotency=SqlIdempotency(database),
@@ -121,7 +121,7 @@ def build_web(settings: Settings) -> House:
 
 
 def _registry(settings: Settings, database: Database, publisher: RedisPublisher, clock: Clock) -> Registry:
-    return Registry(SqlRegistryStore(database), publisher, clock, base_url=base_url(settings))
+    return Registry(SqlRegistry(database), publisher, clock, base_url=base_url(settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,8 @@ def build_worker(settings: Settings, worker: str) -> WorkerHouse:
     url = redis_url(settings)
     database = open_database(settings)
     clock = SystemClock()
-    catalog = load_catalog()
+    rules = EgressRules.parse(settings.egress_allow)
+    catalog = load_catalog(rules)
     revisions = SqlRevisions(database)
     publisher = RedisPublisher(url)
     return WorkerHouse(
@@ -199,9 +200,7 @@ def build_worker(settings: Settings, worker: str) -> WorkerHouse:
         feed=RedisFeed(url, worker),
         automations=InForce(AutomationFolder(settings.automations, catalog), revisions, clock),
         catalog=catalog,
-        egress=GuardedEgress(
-            EgressRules.parse(settings.egress_allow), destination_in_flight=settings.destination_in_flight
-        ),
+        egress=GuardedEgress(rules, destination_in_flight=settings.destination_in_flight),
         registry=_registry(settings, database, publisher, clock),
         secrets=make_secrets(settings),
     )
