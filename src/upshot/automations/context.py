@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from upshot.automations.filters import RenderError
-from upshot.automations.template import Lookup
+from upshot.automations.sandbox import Lookup
 from upshot.domain.event import Event, EventKind
 from upshot.domain.execution import StepRecord
 from upshot.ports import SecretSource
@@ -121,7 +121,12 @@ def _wandb_context(event: Event, context: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def condition_context(event_names: Mapping[str, Any], *, automation_name: str, vars: Mapping[str, Any]) -> dict[str, Any]:
+def condition_context(
+    event_names: Mapping[str, Any],
+    *,
+    automation_name: str,
+    vars: Mapping[str, Any],  # noqa: A002 - the word of the file
+) -> dict[str, Any]:
     """What an automation's `if` knows: `event_context` and its own."""
     return {
         **event_names,
@@ -135,7 +140,7 @@ def build_context(
     event: Event,
     *,
     automation_name: str,
-    vars: Mapping[str, Any],
+    vars: Mapping[str, Any],  # noqa: A002 - the word of the file
     steps: Iterable[StepRecord],
     secrets: SecretsView,
     delivery: Mapping[str, Any],

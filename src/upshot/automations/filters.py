@@ -3,7 +3,7 @@ What templates may do to values: filters, tests and operators, each bounded befo
 
 | filter | gives |
 |---|---|
-| `default(value)` | the value where the left side is unknown or null; `default(value, true)`: or empty |
+| `default(value)` | the value for what is unknown or null; `default(value, true)`: or empty |
 | `tojson`, `tojson(indent=true)` | JSON text |
 | `string`, `int`, `float` | the same as text or as a number; `int(0)`: 0 where it cannot be read as one |
 | `length` | how many characters, elements or keys |
@@ -16,7 +16,8 @@ What templates may do to values: filters, tests and operators, each bounded befo
 | `first`, `last`, `min`, `max`, `sum` | one element, or the sum, of a list |
 | `sort(reverse=true)`, `unique`, `list` | a list in order; without repetition; the keys of a mapping |
 | `join(separator)` | the elements of a list as one text |
-| `map("field")`, `selectattr("field", "ge", 3)`, `rejectattr(…)` | one field of each element; the elements that pass, or do not |
+| `map("field")` | one field of each element |
+| `selectattr("field", "ge", 3)`, `rejectattr(…)` | the elements that pass, or do not pass |
 | `items` | the pairs of key and value of a mapping, for a loop |
 
 `sort`, `join`, `min`, `max`, `sum`, `unique` take `attribute="field"` where the elements are mappings.
@@ -166,7 +167,7 @@ def _json(value: Any, *, indent: bool = False) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None)
     except TypeError:
-        raise RenderError("only plain data can be written as JSON; name the one field or secret that is meant") from None
+        raise RenderError("only plain data can be written as JSON; name the field or secret that is meant") from None
 
 
 def _expect_length(chars: int) -> None:
@@ -211,13 +212,13 @@ def _values(value: Any, attribute: str | None) -> list[Any]:
 # --- filters --------------------------------------------------------------------------------------
 
 
-def _default(value: Any, instead: Any = "", also_empty: bool = False) -> Any:
+def _default(value: Any, instead: Any = "", also_empty: Any = None) -> Any:
     # An unknown value is made null before it comes here.
     return instead if value is None or (also_empty and not value) else value
 
 
-def _tojson(value: Any, indent: bool = False) -> str:
-    encoded = _json(value, indent=indent)
+def _tojson(value: Any, indent: Any = None) -> str:
+    encoded = _json(value, indent=bool(indent))
     _expect_length(len(encoded))
     return encoded.decode()
 
@@ -243,10 +244,10 @@ def _split(value: Any, separator: Any = None) -> list[str]:
 
 
 def _truncate(value: Any, length: Any = 255, end: Any = "…") -> str:
-    text, end = text_of(value), text_of(end)
+    text, ending = text_of(value), text_of(end)
     if len(text) <= _number(length):
         return text
-    return text[: max(0, int(length) - len(end))] + end
+    return text[: max(0, int(length) - len(ending))] + ending
 
 
 def _slack(value: Any) -> str:
@@ -322,12 +323,12 @@ def _sum(value: Any, attribute: str | None = None) -> int | float:
     return sum(_number(element) for element in _values(value, attribute))
 
 
-def _sort(value: Any, reverse: bool = False, attribute: str | None = None) -> list[Any]:
+def _sort(value: Any, reverse: Any = None, attribute: str | None = None) -> list[Any]:
     if attribute is None:
-        return list(_ordered(lambda values: sorted(values, reverse=reverse), _values(value, None)))
+        return list(_ordered(lambda values: sorted(values, reverse=bool(reverse)), _values(value, None)))
     elements = _elements(value)
     keys = _values(value, attribute)
-    order = _ordered(lambda places: sorted(places, key=keys.__getitem__, reverse=reverse), list(range(len(keys))))
+    order = _ordered(lambda places: sorted(places, key=keys.__getitem__, reverse=bool(reverse)), list(range(len(keys))))
     return [elements[place] for place in order]
 
 

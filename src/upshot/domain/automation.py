@@ -79,6 +79,7 @@ class ActionSpec(Protocol):
 
     uses: str
     with_record: type[Any]  #: the pydantic record of its `with` block (kebab-case aliases, extra forbidden)
+    expressions: frozenset[str]  #: top-level keys of `with` that are expressions (as `if` is), not templates
 
     def check(self, with_: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         """Findings beyond the record's: pairs of (dotted path in `with`, message); templates are still unrendered."""

@@ -1,0 +1,290 @@
+"""
+From an event to the automations that answer it, and for all others the reason why they do not.
+
+Ten thousand automations cost an event no more than the few that could match: each trigger stands
+in an index under the literals (or the literal beginnings or ends of globs) of its most selective
+filter. What the index gives is then checked in full: filters, then `if`, then loops.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+from upshot.automations.context import condition_context, event_context
+from upshot.automations.template import CompiledExpression, compile_expression
+from upshot.automations.triggers import FIELDS, Filter, is_automatic, is_glob
+from upshot.domain.automation import Automation, Trigger
+from upshot.domain.event import MAX_CHAIN_DEPTH, Event, EventKind
+from upshot.errors import TemplateInvalid
+
+
+class Verdict(StrEnum):
+    """What becomes of an automation that an event speaks to."""
+
+    MATCHED = "matched"  #: it answers
+    ERROR = "error"  #: its `if` failed on this event; the answer is a failed execution that says so
+    LOOP = "loop"  #: it would answer itself, or the chain is too long; a skipped execution says so
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An automation that an event speaks to."""
+
+    automation: Automation
+    verdict: Verdict
+    reason: str | None = None  #: why not, for a person; None when it answers
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why an automation answers an event, or does not."""
+
+    automation: Automation
+    answers: bool
+    reason: str  #: `alias is 'staging', wanted 'production'`
+
+
+class Matcher:
+    """
+    Matches events against a set of automations.
+
+    Args:
+        automations: In the order in which matches are given.
+    """
+
+    def __init__(self, automations: Iterable[Automation]) -> None:
+        self._candidates = tuple(_Candidate(place, automation) for place, automation in enumerate(automations))
+        awake = [candidate for candidate in self._candidates if candidate.automation.enabled]
+        self._indexes = {kind: _Index(kind, awake) for kind in {t.kind for c in awake for t in c.automation.triggers}}
+
+    def match(self, event: Event) -> tuple[Match, ...]:
+        """The automations that the event speaks to, each once, in their order."""
+        index = self._indexes.get(event.kind)
+        if index is None:
+            return ()
+        automatic = is_automatic(event)
+        found = {
+            entry.candidate.place: entry.candidate
+            for entry in index.look_up(event)
+            if entry.accepts(event, automatic=automatic)
+        }
+        if not found:
+            return ()
+        names = _LazyNames(event)
+        judged = (_judge(found[place], event, names) for place in sorted(found))
+        return tuple(match for match in judged if isinstance(match, Match))
+
+    def explain(self, event: Event) -> tuple[Explanation, ...]:
+        """What each automation makes of the event, whether it answers or not."""
+        names = _LazyNames(event)
+        return tuple(_explain(candidate, event, names) for candidate in self._candidates)
+
+
+class _Candidate:
+    """An automation with what is prepared for matching."""
+
+    __slots__ = ("automation", "entries", "place")
+
+    def __init__(self, place: int, automation: Automation) -> None:
+        self.place = place
+        self.automation = automation
+        self.entries = tuple(_Entry(self, trigger) for trigger in automation.triggers)
+
+    def condition(self) -> CompiledExpression | None:
+        automation = self.automation
+        if automation.condition is None:
+            return None
+        return _compile_condition(automation.condition, automation.path, automation.line)
+
+
+@lru_cache(maxsize=50_000)
+def _compile_condition(text: str, path: str, line: int) -> CompiledExpression:
+    return compile_expression(text, path=path, line=line)
+
+
+class _Entry:
+    """One trigger of a candidate."""
+
+    __slots__ = ("candidate", "filters", "trigger")
+
+    def __init__(self, candidate: _Candidate, trigger: Trigger) -> None:
+        self.candidate = candidate
+        self.trigger = trigger
+        self.filters = tuple(Filter(field, pattern) for field, pattern in trigger.filters.items())
+
+    def accepts(self, event: Event, *, automatic: bool) -> bool:
+        """Tell whether the event passes all filters; its kind is right already."""
+        if automatic and "alias" not in self.trigger.filters:
+            return False
+        return all(
+            filter_.accepts(FIELDS[filter_.field](event), exactly=automatic and filter_.field == "alias")
+            for filter_ in self.filters
+        )
+
+    def miss(self, event: Event) -> str:
+        """Say which filter the event does not pass; empty when it passes all."""
+        if event.kind is not self.trigger.kind:
+            return f"on {self.trigger.kind}, this is {event.kind}"
+        automatic = is_automatic(event)
+        if automatic and "alias" not in self.trigger.filters:
+            return _AUTOMATIC
+        for filter_ in self.filters:
+            value = FIELDS[filter_.field](event)
+            exactly = automatic and filter_.field == "alias"
+            if not filter_.accepts(value, exactly=exactly):
+                if exactly and filter_.accepts(value):
+                    return _AUTOMATIC
+                is_what = "has none" if value is None else f"is {value!r}"
+                return f"{filter_.field} {is_what}, wanted {filter_.describe()}"
+        return ""
+
+
+_AUTOMATIC = "latest moved by itself, which only the filter `alias: latest` answers"
+
+
+# --- index ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Handle:
+    """By what a pattern can be found: the whole value, its beginning, or its end."""
+
+    part: str  #: "whole", "start" or "end"
+    text: str
+
+
+def _handle(pattern: str) -> _Handle | None:
+    """How to find a pattern; None when it begins and ends with a wildcard."""
+    if not is_glob(pattern):
+        return _Handle("whole", pattern)
+    wild = [place for place, mark in enumerate(pattern) if mark in "*?["]
+    if start := pattern[: wild[0]]:
+        return _Handle("start", start)
+    # An end after `]` could belong to a set of characters; only what follows a `*` or `?` is surely literal.
+    end = pattern[max(pattern.rfind("*"), pattern.rfind("?")) + 1 :]
+    return _Handle("end", end) if end and "]" not in end and "[" not in end else None
+
+
+class _Index:
+    """The triggers of one kind, by field and handle."""
+
+    def __init__(self, kind: EventKind, candidates: Sequence[_Candidate]) -> None:
+        entries = [entry for candidate in candidates for entry in candidate.entries if entry.trigger.kind is kind]
+        handles = [dict(_handles(entry)) for entry in entries]
+        crowd = Counter(
+            (field, handle) for by_field in handles for field, found in by_field.items() for handle in found
+        )
+        self._scanned: list[_Entry] = []
+        self._whole: dict[str, dict[str, list[_Entry]]] = defaultdict(lambda: defaultdict(list))
+        self._start: dict[str, dict[str, list[_Entry]]] = defaultdict(lambda: defaultdict(list))
+        self._end: dict[str, dict[str, list[_Entry]]] = defaultdict(lambda: defaultdict(list))
+        parts = {"whole": self._whole, "start": self._start, "end": self._end}
+        for entry, by_field in zip(entries, handles, strict=True):
+            if not by_field:
+                self._scanned.append(entry)
+                continue
+            field = min(by_field, key=lambda field: sum(crowd[field, handle] for handle in by_field[field]))
+            for handle in by_field[field]:
+                parts[handle.part][field][handle.text].append(entry)
+        self._lookups = tuple(
+            (
+                FIELDS[field],
+                self._whole.get(field, {}),
+                self._start.get(field, {}),
+                tuple({len(text) for text in self._start.get(field, {})}),
+                self._end.get(field, {}),
+                tuple({len(text) for text in self._end.get(field, {})}),
+            )
+            for field in {*self._whole, *self._start, *self._end}
+        )
+
+    def look_up(self, event: Event) -> Iterator[_Entry]:
+        """All entries that could accept the event; some may come twice."""
+        yield from self._scanned
+        for value_of, whole, start, start_lengths, end, end_lengths in self._lookups:
+            value = value_of(event)
+            if value is None:
+                continue
+            yield from whole.get(value, ())
+            for length in start_lengths:
+                yield from start.get(value[:length], ())
+            for length in end_lengths:
+                yield from end.get(value[-length:], ())
+
+
+def _handles(entry: _Entry) -> Iterator[tuple[str, frozenset[_Handle]]]:
+    """The fields by which an entry can be found: those whose every alternative has a handle."""
+    for filter_ in entry.filters:
+        found = [_handle(pattern) for pattern in filter_.pattern.any_of]
+        if found and None not in found:
+            yield filter_.field, frozenset(handle for handle in found if handle is not None)
+
+
+# --- judgement ------------------------------------------------------------------------------------
+
+
+class _LazyNames:
+    """The names of an event, made when the first `if` asks for them."""
+
+    __slots__ = ("_event", "_names")
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+        self._names: dict[str, Any] | None = None
+
+    def get(self) -> Mapping[str, Any]:
+        if self._names is None:
+            self._names = event_context(self._event)
+        return self._names
+
+
+def _judge(candidate: _Candidate, event: Event, names: _LazyNames) -> Match | str:
+    """Look at `if` and at loops; a text says why the automation does not answer."""
+    automation = candidate.automation
+    try:
+        condition = candidate.condition()
+        if condition is not None:
+            context = condition_context(names.get(), automation_name=automation.name, vars=automation.vars)
+            if not condition.evaluate(context):
+                return f"if: {automation.condition} is false"
+    except TemplateInvalid as error:
+        return Match(automation, Verdict.ERROR, f"if: {error}")
+    loop = _loop(automation, event)
+    return Match(automation, Verdict.MATCHED if loop is None else Verdict.LOOP, loop)
+
+
+def _loop(automation: Automation, event: Event) -> str | None:
+    version = event.version_reference
+    for cause in event.chain:
+        if cause.automation == automation.name and cause.version == version:
+            return f"this event was caused by this automation itself, in execution {cause.execution}"
+    if len(event.chain) >= MAX_CHAIN_DEPTH:
+        names = " → ".join(cause.automation for cause in event.chain)
+        return f"{len(event.chain)} executions led to this event, and a chain stops there: {names}"
+    return None
+
+
+def _explain(candidate: _Candidate, event: Event, names: _LazyNames) -> Explanation:
+    automation = candidate.automation
+    if not automation.enabled:
+        return Explanation(automation, answers=False, reason="disabled by `enabled: false`")
+    misses = [entry.miss(event) for entry in candidate.entries]
+    if all(misses):
+        return Explanation(automation, answers=False, reason="; ".join(_most_telling(misses)))
+    judged = _judge(candidate, event, names)
+    if isinstance(judged, str):
+        return Explanation(automation, answers=False, reason=judged)
+    if judged.verdict is Verdict.MATCHED:
+        return Explanation(automation, answers=True, reason=f"on {event.kind}, and all that it asks for is so")
+    return Explanation(automation, answers=False, reason=judged.reason or "")
+
+
+def _most_telling(misses: Sequence[str]) -> Sequence[str]:
+    """Of several triggers, those of the right kind say more than those of another."""
+    near = [miss for miss in misses if not miss.startswith("on ")]
+    return list(dict.fromkeys(near or misses))

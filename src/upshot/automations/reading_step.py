@@ -1,0 +1,311 @@
+"""Reads a step: what it does, with what, and how often it is tried."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from upshot.automations.document import Block, Items, Unreadable
+from upshot.automations.findings import Findings, kind_of
+from upshot.automations.sandbox import nearest
+from upshot.automations.scope import Scope
+from upshot.automations.template import compile_expression, compile_leaf, compile_text, template_leaves
+from upshot.domain.automation import (
+    DEFAULT_ATTEMPTS,
+    DEFAULT_CAP_SECONDS,
+    DEFAULT_FIRST_SECONDS,
+    DEFAULT_TIMEOUT_SECONDS,
+    ActionSpec,
+    RetryPolicy,
+    Step,
+)
+from upshot.domain.with_blocks import is_template
+from upshot.errors import ConfigError, TemplateInvalid
+
+STEP_KEYS = ("id", "uses", "with", "if", "retry", "timeout", "continue-on-error")
+RETRY_KEYS = ("attempts", "first", "cap")
+MAX_ATTEMPTS = 100
+MAX_WAIT_SECONDS = 7 * 86_400.0
+MAX_TIMEOUT_SECONDS = 3600.0
+MIN_TIMEOUT_SECONDS = 0.1
+MAX_ID_CHARS = 64
+
+LATER_STEP_KEYS = frozenset({"approval", "concurrency", "launch"})
+LATER_ACTIONS = frozenset(
+    {
+        *("approval", "discord", "github-status", "github-workflow", "launch", "pagerduty", "remove-alias"),
+        *("remove-tag", "report", "set-metadata", "set-stage", "teams", "wait"),
+    }
+)
+
+_ID = re.compile(r"[a-z][a-z0-9_]*")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+ReadBodyFile = Callable[[str], str]
+"""Takes a path as written in `body-file`; gives the text, or raises ConfigError with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a step is read with."""
+
+    catalog: Mapping[str, ActionSpec]
+    read_body_file: ReadBodyFile
+    body_files: dict[str, str]  #: filled while steps are read
+    findings: Findings
+
+
+def read_condition(block: Block, scope: Scope, findings: Findings) -> str | None:
+    """Read an `if`: an expression, or plainly true or false; None where there is none."""
+    value = block.get("if")
+    if value is None or isinstance(value, Unreadable):
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    line = block.value_lines["if"]
+    if not isinstance(value, str) or not value.strip():
+        example = "version.metadata.format == 'onnx'"
+        findings.add(line, f"`if` must be an expression such as `{example}`, and this is {kind_of(value)}")
+        return None
+    try:
+        compiled = compile_expression(value, path=findings.path, line=line or None)
+    except TemplateInvalid as error:
+        findings.errors.append(error)
+        return None
+    for line_within, reason in scope.findings(compiled):
+        findings.add(line and line + line_within - 1, f"if: {reason}")
+    return value
+
+
+def read_step_id(block: Any, default: str, findings: Findings) -> str:
+    """Read a step's id, which must be usable as `steps.ID`; the default where there is none."""
+    word = findings.text(block, "id") if isinstance(block, Block) else None
+    if word is None:
+        return default
+    if not _ID.fullmatch(word) or len(word) > MAX_ID_CHARS:
+        fitting = re.sub(r"[^a-z0-9_]+", "_", word.lower()).strip("_")
+        remedy = f"; write {fitting}" if _ID.fullmatch(fitting) and len(fitting) <= MAX_ID_CHARS else ""
+        findings.add(
+            block.value_lines["id"],
+            f"step id {word!r} cannot be written as steps.ID in a template: "
+            f"it takes lower-case letters, digits and underscores, a letter first{remedy}",
+        )
+    return word
+
+
+def read_step(block: Block, step_id: str, scope: Scope, source: Source) -> Step:
+    """Read one item of `steps` or `on-failure`; what is wrong with it goes to the findings."""
+    findings = source.findings
+    findings.check_keys(block, STEP_KEYS, LATER_STEP_KEYS, "a step")
+    uses = _read_uses(block, source)
+    with_ = findings.block(block, "with", "of the action's settings") or Block(block.line)
+    spec = source.catalog.get(uses)
+    if spec is not None:
+        _check_with(with_, block.key_lines.get("with", block.line), spec, findings)
+    _check_templates(with_, frozenset() if spec is None else spec.expressions, scope, findings)
+    _read_body_file(with_, scope, source)
+    return Step(
+        id=step_id,
+        uses=uses,
+        with_=with_,
+        condition=read_condition(block, scope, findings),
+        retry=_read_retry(block, findings),
+        timeout_seconds=_read_timeout(block, findings),
+        continue_on_error=findings.flag(block, "continue-on-error", default=False),
+        line=block.line,
+        lines=dict(_leaf_lines(with_, "")),
+    )
+
+
+def _read_uses(block: Block, source: Source) -> str:
+    uses = source.findings.text(block, "uses")
+    if uses is None:
+        if block.get("uses") is None:
+            source.findings.add(block.line, f"the step has no `uses`; actions are {', '.join(sorted(source.catalog))}")
+        return ""
+    if uses not in source.catalog:
+        line = block.value_lines["uses"]
+        if uses in LATER_ACTIONS:
+            source.findings.add(line, f"action {uses!r} is not supported yet")
+        else:
+            guess = nearest(uses, source.catalog) or f"; actions are {', '.join(sorted(source.catalog))}"
+            source.findings.add(line, f"unknown action {uses!r}{guess}")
+    return uses
+
+
+# --- with -----------------------------------------------------------------------------------------
+
+
+def _check_with(with_: Block, line: int, spec: ActionSpec, findings: Findings) -> None:
+    """Check what can be known before templates are rendered: the record's rules, then the action's own."""
+    reported: dict[tuple[str | int, ...], str] = {}
+    try:
+        spec.with_record.model_validate(with_)
+    except ValidationError as error:
+        for found in error.errors(include_url=False):
+            if isinstance(found["input"], str) and is_template(found["input"]):
+                continue  # its value is checked once it is rendered
+            place = _existing(with_, found["loc"], found["type"])
+            if place not in reported or found["type"] == "not_usable":
+                reported[place] = _in_words(found, spec)
+    for place, reason in reported.items():
+        findings.add(_line_at(with_, place, line), f"{'.'.join(map(str, ('with', *place)))}: {reason}")
+    for dotted, reason in spec.check(with_):
+        parts = dotted.split(".") if dotted else []
+        findings.add(_line_at(with_, parts, line), f"{'.'.join(('with', *parts))}: {reason}")
+
+
+def _existing(with_: Block, place: Sequence[str | int], kind: str) -> tuple[str | int, ...]:
+    """Cut off what pydantic adds to a place: names of a union's members."""
+    if kind == "missing":
+        return tuple(place)
+    value: Any = with_
+    for depth, part in enumerate(place):
+        if isinstance(value, Block) and part in value:
+            value = value[str(part)]
+        elif isinstance(value, Items) and isinstance(part, int):
+            value = value[part]
+        else:
+            return tuple(place[:depth])
+    return tuple(place)
+
+
+def _in_words(found: Any, spec: ActionSpec) -> str:
+    if found["type"] == "missing":
+        return "is missing"
+    if found["type"] == "extra_forbidden":
+        known = [field.alias or name for name, field in spec.with_record.model_fields.items()]
+        return f"{spec.uses} has no such key{nearest(str(found['loc'][-1]), known) or '; it has ' + ', '.join(known)}"
+    reason = str(found["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    if found["type"] == "string_type":
+        return f"{reason}, and this is {kind_of(found['input'])}" + (
+            "; quote it" if isinstance(found["input"], int | float) else ""
+        )
+    return reason
+
+
+def _line_at(with_: Block, place: Sequence[str | int], line: int) -> int:
+    """Line of a place in the block; of what holds it, where it is missing."""
+    value: Any = with_
+    for part in place:
+        if isinstance(value, Block) and part in value:
+            line, value = value.key_lines[str(part)], value[str(part)]
+        elif isinstance(value, Items) and str(part).isdigit() and int(part) < len(value):
+            line, value = value.lines[int(part)], value[int(part)]
+        else:
+            break
+    return line
+
+
+def _check_templates(with_: Block, expressions: frozenset[str], scope: Scope, findings: Findings) -> None:
+    lines = dict(_leaf_lines(with_, ""))
+    for leaf, text, is_expression in template_leaves(with_, expressions):
+        if isinstance(text, Unreadable):
+            continue
+        line = lines[leaf] or None
+        try:
+            compiled = compile_leaf(
+                text, path=findings.path, line=line, leaf=f"with.{leaf}", is_expression=is_expression
+            )
+        except TemplateInvalid as error:
+            findings.errors.append(error)
+            continue
+        for line_within, reason in scope.findings(compiled):
+            findings.add(line and line + line_within - 1, f"with.{leaf}: {reason}")
+
+
+def _read_body_file(with_: Block, scope: Scope, source: Source) -> None:
+    written = with_.get("body-file")
+    if not isinstance(written, str) or isinstance(written, Unreadable):
+        return
+    line = with_.value_lines["body-file"]
+    if is_template(written):
+        source.findings.add(line, "with.body-file: the file is read when the automation is loaded; write a plain path")
+        return
+    try:
+        text = source.read_body_file(written)
+    except ConfigError as error:
+        source.findings.add(line, f"with.body-file: {error}")
+        return
+    source.body_files[written] = text
+    place = posixpath.normpath(posixpath.join(posixpath.dirname(source.findings.path), written))
+    try:
+        compiled = compile_text(text, path=place)
+    except TemplateInvalid as error:
+        source.findings.errors.append(error)
+        return
+    source.findings.errors.extend(
+        TemplateInvalid(place, line_within, reason) for line_within, reason in scope.findings(compiled)
+    )
+
+
+def _leaf_lines(value: Any, leaf: str) -> Iterator[tuple[str, int]]:
+    """Lines of all leaves, by dotted path."""
+    if isinstance(value, Block):
+        members: Iterator[tuple[str | int, Any, int]] = ((key, value[key], value.value_lines[key]) for key in value)
+    elif isinstance(value, Items):
+        members = ((place, member, value.lines[place]) for place, member in enumerate(value))
+    else:
+        return
+    for key, member, line in members:
+        dotted = f"{leaf}.{key}" if leaf else str(key)
+        if isinstance(member, Block | Items):
+            yield from _leaf_lines(member, dotted)
+        else:
+            yield dotted, line
+
+
+# --- how often, how long --------------------------------------------------------------------------
+
+
+def _read_retry(block: Block, findings: Findings) -> RetryPolicy:
+    retry = findings.block(block, "retry", "such as `{attempts: 5, first: 1s, cap: 10m}`")
+    if retry is None:
+        return RetryPolicy()
+    findings.check_keys(retry, RETRY_KEYS, frozenset(), "`retry`")
+    attempts = retry.get("attempts", DEFAULT_ATTEMPTS)
+    if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= MAX_ATTEMPTS:
+        if not isinstance(attempts, Unreadable):
+            findings.add(
+                retry.value_lines["attempts"],
+                f"attempts must be a whole number from 1 (no retry) to {MAX_ATTEMPTS}, not {kind_of(attempts)}",
+            )
+        attempts = DEFAULT_ATTEMPTS
+    first = _read_duration(retry, "first", findings)
+    cap = _read_duration(retry, "cap", findings)
+    for key, seconds in (("first", first), ("cap", cap)):
+        if seconds is not None and not 0 < seconds <= MAX_WAIT_SECONDS:
+            findings.add(retry.value_lines[key], f"{key} must be more than nothing and at most 7d")
+    policy = RetryPolicy(attempts, first or DEFAULT_FIRST_SECONDS, cap or max(DEFAULT_CAP_SECONDS, first or 0))
+    if policy.cap_seconds < policy.first_seconds:
+        findings.add(retry.value_lines["cap"], "cap is shorter than the first wait; no wait is longer than cap")
+    return policy
+
+
+def _read_timeout(block: Block, findings: Findings) -> float:
+    seconds = _read_duration(block, "timeout", findings)
+    if seconds is None:
+        return DEFAULT_TIMEOUT_SECONDS
+    if not MIN_TIMEOUT_SECONDS <= seconds <= MAX_TIMEOUT_SECONDS:
+        findings.add(block.value_lines["timeout"], "timeout is for one attempt, and must be from 100ms to 1h")
+    return seconds
+
+
+def _read_duration(block: Block, key: str, findings: Findings) -> float | None:
+    """Seconds; None where there is none, or where it is no duration, which is reported."""
+    value = block.get(key)
+    if value is None or isinstance(value, Unreadable):
+        return None
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        is_bare = isinstance(value, int) and not isinstance(value, bool)
+        remedy = f"write {value}s" if is_bare else "write 500ms, 30s, 5m, 1h or 2d"
+        findings.add(block.value_lines[key], f"{key} is not a duration: {kind_of(value)}; {remedy}")
+        return None
+    return float(found[1]) * _UNIT_SECONDS[found[2]]
