@@ -58,10 +58,10 @@ def read_json(body: bytes) -> Any:
         )
         _check(data, text)
     except UnicodeDecodeError as error:
-        raise Problem(400, "malformed-json", f"body: byte {error.start} is not UTF-8; encode JSON as UTF-8") from error
+        raise Problem(400, "malformed-body", f"body: byte {error.start} is not UTF-8; encode JSON as UTF-8") from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise Problem(400, "malformed-json", f"body: {place}: not JSON: {error.msg}") from error
+        raise Problem(400, "malformed-body", f"body: {place}: not JSON: {error.msg}") from error
     except RecursionError as error:
         raise Problem(422, "invalid-input", f"body: {_TOO_DEEP}") from error
     except _Unkeepable as error:
@@ -73,7 +73,7 @@ _TOO_DEEP = f"lists and objects are nested deeper than {MAX_DEPTH}"
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise _Unkeepable(f"{name} is not JSON; write null, or a string")
+    raise Problem(400, "malformed-body", f"body: {name} is not JSON; write null, or a string")
 
 
 def _integer(digits: str) -> int:

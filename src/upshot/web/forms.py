@@ -15,12 +15,12 @@ import orjson
 from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from upshot.automations.findings import Finding
 from upshot.clock import format_time
 from upshot.domain.automation import Automation, Step, Trigger
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, Receipt, StepRecord
 from upshot.domain.registry import ArtifactVersion, Change, Collection, HistoryEntry, RegistrySettings, Version
-from upshot.errors import AutomationInvalid
 from upshot.ports import Page, StoredEvent, WorkerRecord
 
 T = TypeVar("T")
@@ -270,14 +270,14 @@ class AnswerForm(TypedDict):
     automation: str
     answered: bool
     execution: str | None  #: id of the execution that answers it
-    reason: str | None  #: why the automation does not answer it, as it is loaded now
+    reason: str  #: why the automation answers it or does not, as it is loaded now
 
 
 class EventView(EventForm):
     """An event with what has become of it."""
 
     executions: list[str]  #: ids of the executions that answer it
-    explanation: list[AnswerForm]  #: one for each automation
+    explanation: list[AnswerForm]  #: one for each automation that is loaded, and for each that answered and is gone
 
 
 class AcceptedForm(TypedDict):
@@ -501,7 +501,7 @@ def automation_view(automation: Automation) -> AutomationForm:
     return {**automation_form(automation), "source": automation.source}
 
 
-def broken_form(finding: AutomationInvalid) -> BrokenForm:
+def broken_form(finding: Finding) -> BrokenForm:
     """What is wrong in a file."""
     return {"path": finding.path, "line": finding.line, "reason": finding.reason}
 

@@ -52,7 +52,7 @@ class Standing(Collector):
         """What stands now; the files of automations alone when the database does not answer."""
         loaded = self._house.automations.current
         yield _gauge("automations", "Automations that are loaded.", len(loaded.automations))
-        yield _gauge("automations_broken", "Mistakes in automation files.", len(loaded.broken))
+        yield _gauge("automations_broken", "Automation files that keep their automations out.", len(loaded.broken))
         try:
             stored = list(self._stored())
         except Unavailable:

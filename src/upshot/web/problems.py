@@ -6,6 +6,7 @@ Errors as clients see them: problem details for HTTP APIs (RFC 9457), and nothin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -29,8 +30,10 @@ from upshot.errors import (
     Unavailable,
     UpshotError,
 )
+from upshot.registry.lookup import hint
 
 MEDIA_TYPE = "application/problem+json"
+_SHOWN_CHARS = 100  # of a wrong word
 RETRY_AFTER_SECONDS = 1  #: when a store that does not answer may be asked again
 
 log = structlog.get_logger("upshot.web")
@@ -136,9 +139,25 @@ def unexpected() -> Problem:
     return Problem(500, "internal", "the server made a mistake; its log says which")
 
 
+_SAID_PLAINLY = {
+    "missing": "is missing",
+    "model_type": "a JSON object is needed",
+    "model_attributes_type": "a JSON object is needed",
+    "dict_type": "a JSON object is needed",
+    "list_type": "a list is needed",
+    "string_type": "a string is needed",
+    "int_parsing": "a whole number is needed",
+}
+
+
 def _finding(error: Mapping[str, Any]) -> Finding:
+    """One of pydantic's findings; where it lists the words that are allowed, with the nearest of them."""
     place = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "enum":
+        words = [word.strip("'") for word in re.split(", | or ", error["ctx"]["expected"])]
+        given = str(error["input"])[:_SHOWN_CHARS]
+        return Finding(place=place, detail=f"{given!r} is not known{hint(given, words)}")
+    message = _SAID_PLAINLY.get(error["type"]) or error["msg"]
     return Finding(place=place, detail=message[:1].lower() + message[1:])
 
 

@@ -35,7 +35,7 @@ def list_automations(house: Here, query: Annotated[PageQuery, Query()]) -> Respo
     """Automations by name, and everything that is wrong in the folder."""
     listing: AutomationsForm = {
         **page_form(_page(house, query), automation_form),
-        "broken": [broken_form(finding) for finding in house.automations.current.broken],
+        "broken": [broken_form(found) for file in house.automations.current.broken for found in file.errors],
     }
     return json_response(listing)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 from fastapi import Query
 from starlette.responses import Response
 
-from upshot.domain.event import Event
 from upshot.errors import NotFound
 from upshot.ids import execution_id
-from upshot.ports import EventQuery
+from upshot.ports import EventQuery, ExecutionQuery, StoredEvent
 from upshot.web.access import API
 from upshot.web.forms import (
     AcceptedForm,
@@ -26,7 +26,7 @@ from upshot.web.forms import (
 )
 from upshot.web.house import House
 from upshot.web.problems import responses
-from upshot.web.records import EventsQuery, NewEvents
+from upshot.web.records import MAX_LIMIT, EventsQuery, NewEvents
 from upshot.web.routing import By, Here, Key, make_router
 
 router = make_router("events")
@@ -51,24 +51,48 @@ def show_event(event: str, house: Here) -> Response:
     stored = house.events.find(event)
     if stored is None:
         raise NotFound(f"there is no event {event!r}; GET {API}/events lists those there are")
-    return json_response(event_view(stored, _explain(house, stored.event, frozenset(stored.executions))))
+    return json_response(event_view(stored, _explain(house, stored)))
 
 
-def _explain(house: House, event: Event, answers: frozenset[str]) -> list[AnswerForm]:
-    """What each automation made of the event; those that answered it and are gone have their executions alone."""
+def _explain(house: House, stored: StoredEvent) -> list[AnswerForm]:
+    left = set(stored.executions)
     explanation: list[AnswerForm] = []
-    for automation, miss in house.automations.current.matcher.explain(event).items():
-        execution = execution_id(event.id, automation)
-        answered = execution in answers
+    for one in house.automations.current.matcher.explain(stored.event):
+        execution = execution_id(stored.event.id, one.automation.name)
+        answered = execution in left
+        left.discard(execution)
         explanation.append(
             {
-                "automation": automation,
+                "automation": one.automation.name,
                 "answered": answered,
                 "execution": execution if answered else None,
-                "reason": None if answered else miss,
+                "reason": _not_yet(stored) if one.answers and not answered else one.reason,
             }
         )
-    return explanation
+    return explanation + _others(house, stored, left)
+
+
+def _not_yet(stored: StoredEvent) -> str:
+    if stored.matched_at is None:
+        return "it answers, as soon as a worker has matched the event"
+    return "it would answer now; it was not loaded, or not like this, when the event was matched"
+
+
+def _others(house: House, stored: StoredEvent, executions: Collection[str]) -> list[AnswerForm]:
+    """Executions of automations that are gone, and replays."""
+    if not executions:
+        return []
+    page = house.executions.page(ExecutionQuery(event=stored.event.id), cursor=None, limit=MAX_LIMIT)
+    return [
+        {
+            "automation": one.automation,
+            "answered": True,
+            "execution": one.id,
+            "reason": f"answered in revision {one.revision}",
+        }
+        for one in page.items
+        if one.id in executions
+    ]
 
 
 @router.post("/events", status_code=202, responses={202: {"model": AcceptedForm}, **responses()})
