@@ -18,8 +18,8 @@ from bench.load import Load
 from bench.matching import measure_matching
 from bench.measures import Rate, measure_backlog, measure_latency, measure_memory, measure_mutations
 from bench.report import Report, machine
-from bench.system import Ports, System, running_receiver
-from tests.servers import Postgres, find_postgres
+from bench.system import Measured, Ports, running_receiver
+from tests.servers import Postgres, Redis, find_postgres
 
 _FOLDER = Path("bench-results")
 _IDLE_SECONDS = 5.0
@@ -98,17 +98,17 @@ class _Bench:
                 return
             with running_receiver() as ports:
                 if self.only & {"latency", "mutations", "memory"}:
-                    with System(folder / "live", new_database(), ports) as system:
-                        system.start_worker("worker-1")
+                    with _system(folder / "live", new_database(), ports) as system:
+                        system.begin_workers(1)
                         uvloop.run(self._measure_live(database, system, ports))
                 if "backlog" in self.only:
                     for title, targets in {"backlog": ports.fast, "backlog-slow": ports.fast + ports.slow}.items():
                         _say(f"{database}: {title}, {self.size.backlog_events} events, two workers")
-                        with System(folder / title, new_database(), ports) as system:
+                        with _system(folder / title, new_database(), ports) as system:
                             rate = uvloop.run(self._measure_backlog(system, ports, targets))
                         self.report.add_rate(database, title, rate)
 
-    async def _measure_live(self, database: str, system: System, ports: Ports) -> None:
+    async def _measure_live(self, database: str, system: Measured, ports: Ports) -> None:
         async with Load(system, ports) as load:
             await load.wait_until_ready()
             if "memory" in self.only:
@@ -123,9 +123,19 @@ class _Bench:
                 rate = await measure_mutations(load, seconds=self.size.mutation_seconds)
                 self.report.add_rate(database, "mutations", rate)
 
-    async def _measure_backlog(self, system: System, ports: Ports, targets: tuple[int, ...]) -> Rate:
+    async def _measure_backlog(self, system: Measured, ports: Ports, targets: tuple[int, ...]) -> Rate:
         async with Load(system, ports) as load:
             return await measure_backlog(load, system, events=self.size.backlog_events, workers=2, ports=targets)
+
+
+@contextmanager
+def _system(folder: Path, database_url: str | None, ports: Ports) -> Iterator[Measured]:
+    """A fresh installation with its own Redis, its web process started and answering."""
+    redis_folder = folder / "redis"
+    redis_folder.mkdir(parents=True)
+    with Redis(redis_folder) as redis, Measured(folder / "system", redis, database_url, ports) as system:
+        system.start_web()
+        yield system
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from typing import Any, Self
 
 import aiohttp
 
-from bench.system import TOKEN, Ports, System
+from bench.system import Measured, Ports
+from tests.system import TOKEN
 
 REGISTRY = "model"
 EVENTS_PER_REQUEST = 1000  # the API's limit for one list
@@ -60,7 +61,7 @@ def audit(marks: Collection[str], deliveries: Iterable[Delivery]) -> Audit:
 class Load:
     """A client of one system and of the receiver."""
 
-    def __init__(self, system: System, ports: Ports) -> None:
+    def __init__(self, system: Measured, ports: Ports) -> None:
         self._system = system
         self.ports = ports
         self._api = f"{system.url}/api/v1"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import psutil
 
 from bench.load import Audit, Delivery, Load, audit
-from bench.system import System
+from bench.system import Measured
 
 _ALIASES_PER_COLLECTION = 25  # an event lists all aliases: collections that grow for ever would be measured instead
 _WARM_UP_MUTATIONS = 30
@@ -87,19 +87,18 @@ async def measure_mutations(load: Load, *, seconds: float, writers: int = 8) -> 
     return _rate(marks, deliveries, start)
 
 
-async def measure_backlog(load: Load, system: System, *, events: int, workers: int, ports: Sequence[int]) -> Rate:
+async def measure_backlog(load: Load, system: Measured, *, events: int, workers: int, ports: Sequence[int]) -> Rate:
     """Events that were accepted while no worker ran; from the first receipt to the last."""
     marks = {f"mark-b-{number}": ports[number % len(ports)] for number in range(events)}
     await load.emit(list(marks.items()))
-    for number in range(1, workers + 1):
-        system.start_worker(f"worker-{number}")
+    system.begin_workers(workers)
     deliveries = await load.received(events)
     system.stop_workers()
     start = min((delivery.at for delivery in deliveries), default=time.monotonic())
     return _rate(marks, deliveries, start)
 
 
-def measure_memory(system: System) -> Mapping[str, Mapping[str, float]]:
+def measure_memory(system: Measured) -> Mapping[str, Mapping[str, float]]:
     """Megabytes of each part with its children: resident, and proportional (`pss`) where the kernel tells."""
     return {part: _memory(psutil.Process(pid)) for part, pid in system.process_ids().items()}
 

@@ -162,6 +162,12 @@ class Redis:
         """As `UPSHOT_REDIS_URL` takes it."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it (again), and wait until it answers."""
         settings = {
