@@ -35,7 +35,7 @@ class Emit:
         asked = {"name": given.name, "data": given.data, "event": event_id}
         emit = partial(
             tools.registry.emit,
-            [(given.name, given.data)],  # type: ignore[list-item]  # rendered, so no text any more
+            [(given.name, given.data)],
             actor=call.actor,
             chain=call.chain,
             event_ids=[event_id],

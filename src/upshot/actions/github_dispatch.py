@@ -103,7 +103,7 @@ def _body(given: GithubDispatchWith, delivery_id: str) -> bytes:
         raise not_usable(f"with.client-payload: {_too_large(size)}")
     if DELIVERY_KEY in payload or len(payload) >= MAX_CLIENT_PAYLOAD_KEYS:
         return encode_json(bare, key="client-payload")
-    marked = {**payload, DELIVERY_KEY: delivery_id}  # type: ignore[dict-item]  # rendered, so no text any more
+    marked = {**payload, DELIVERY_KEY: delivery_id}
     if len(orjson.dumps(marked)) >= MAX_CLIENT_PAYLOAD_BYTES:
         return encode_json(bare, key="client-payload")
     return encode_json({**bare, "client_payload": marked}, key="client-payload")

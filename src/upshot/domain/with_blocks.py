@@ -11,7 +11,16 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 RENDERED = "rendered"  #: key of the validation context that says templates have been rendered
@@ -113,16 +122,36 @@ def _judge_slack_text(value: str) -> str | None:
     return None
 
 
-def _whole_template(value: str, info: ValidationInfo) -> str:
-    if _is_rendered(info) or not is_template(value):
-        raise _wrong("is a text; write the structure itself, or an expression that gives one: {{= event.data }}")
-    return value
+def _structure(what: str, fits: Callable[[Any], bool]) -> PlainValidator:
+    """A rule for a structure that may also be one template that gives it, such as `{{= event.data }}`."""
+
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        if fits(value) or (not _is_rendered(info) and is_template(value)):
+            return value
+        raise _wrong(f"is not {what}; write it out, or as one expression that gives it: {{{{= … }}}}")
+
+    return PlainValidator(validate)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _is_texts(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return bool(texts) and all(isinstance(text, str) and text.strip() for text in texts)
 
 
 Text = Annotated[str, _rule(_judge_text)]
 HeaderValue = Annotated[str, _rule(_judge_header_value)]
-WholeTemplate = Annotated[str, AfterValidator(_whole_template)]
-"""A template that stands for a structure, such as `{{= event.data }}`; gone once it is rendered."""
+# As written, each of these may also hold a template text; as rendered, it is what its type says.
+Structure = Annotated[Mapping[str, Any], _structure("a mapping", _is_mapping)]
+Items = Annotated[list[Any], _structure("a list", _is_list)]
+Texts = Annotated[str | list[str], _structure("a text or a list of texts", _is_texts)]
 
 
 def _kebab(name: str) -> str:
@@ -147,7 +176,7 @@ class WebhookWith(WithBlock):
     headers: Mapping[str, HeaderValue] = Field(default_factory=dict)
     json_: Any = None  #: the body as data; whether it was given tells `gives_json`, for null is a body, too
     body_file: Text | None = None  #: a template file beside the automation; arrives rendered as `Call.body`
-    signing_secret: Text | list[Text] | None = None  #: several while one is being rotated out
+    signing_secret: Texts | None = None  #: several while one is being rotated out
 
     @property
     def gives_json(self) -> bool:
@@ -169,13 +198,6 @@ class WebhookWith(WithBlock):
             seen.add(lower)
         return headers
 
-    @field_validator("signing_secret")
-    @classmethod
-    def _check_secrets(cls, secrets: str | list[str] | None) -> str | list[str] | None:
-        if secrets == []:
-            raise _wrong("is an empty list; name a secret or leave the key out")
-        return secrets
-
     @model_validator(mode="after")
     def _check_body(self) -> Self:
         if self.gives_json and self.body_file is not None:
@@ -189,13 +211,13 @@ class GithubDispatchWith(WithBlock):
     repository: Annotated[str, _rule(_judge_repository)]
     token: Text
     event_type: Annotated[str, _rule(_judge_event_type)]
-    client_payload: Mapping[str, Any] | WholeTemplate = Field(default_factory=dict)
+    client_payload: Structure = Field(default_factory=dict)
     api_url: Text | None = None  #: None: the setting `UPSHOT_GITHUB_API_URL`
 
     @field_validator("client_payload")
     @classmethod
-    def _check_keys(cls, payload: Mapping[str, Any] | str) -> Mapping[str, Any] | str:
-        if len(payload) > MAX_CLIENT_PAYLOAD_KEYS and not isinstance(payload, str):
+    def _check_keys(cls, payload: Any) -> Any:
+        if isinstance(payload, Mapping) and len(payload) > MAX_CLIENT_PAYLOAD_KEYS:
             raise _wrong(
                 f"has {len(payload)} keys; GitHub takes {MAX_CLIENT_PAYLOAD_KEYS} at the top level, "
                 "so put some of them into a mapping under one key"
@@ -210,12 +232,12 @@ class SlackWith(WithBlock):
     token: Text | None = None
     channel: Text | None = None
     text: Annotated[str, _rule(_judge_slack_text)] | None = None
-    blocks: list[Any] | WholeTemplate | None = None
+    blocks: Items | None = None
     thread_ts: Text | None = None  #: `ts` of the message to answer in its thread; with a token only
 
     @field_validator("blocks")
     @classmethod
-    def _check_blocks(cls, blocks: list[Any] | str | None) -> list[Any] | str | None:
+    def _check_blocks(cls, blocks: Any) -> Any:
         if isinstance(blocks, list) and len(blocks) > MAX_SLACK_BLOCKS:
             raise _wrong(f"has {len(blocks)} blocks; Slack takes {MAX_SLACK_BLOCKS} in a message")
         return blocks
@@ -272,4 +294,4 @@ class EmitWith(WithBlock):
     """A custom event to make."""
 
     name: Text
-    data: Mapping[str, Any] | WholeTemplate = Field(default_factory=dict)
+    data: Structure = Field(default_factory=dict)
