@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -58,6 +59,7 @@ class Up:
 
     def start(self) -> None:
         """Start it; returns when its endpoint is written."""
+        started = time.time()
         with self._output.open("ab") as output:
             self.process = subprocess.Popen(
                 [
@@ -69,11 +71,12 @@ class Up:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self._environment},
             )
-        until(self._is_up, seconds=_START_SECONDS)
+        until(lambda: self._is_up(started), seconds=_START_SECONDS)
 
-    def _is_up(self) -> bool:
+    def _is_up(self, started: float) -> bool:
         assert self.process.poll() is None, self.output
-        return (self.data / "endpoint.json").exists() and self.endpoint["url"] is not None
+        endpoint = self.data / "endpoint.json"
+        return endpoint.exists() and endpoint.stat().st_mtime > started  # not one that a killed supervisor left
 
     @property
     def output(self) -> str:

@@ -55,7 +55,7 @@ def test_it_says_what_is_loaded_and_what_is_broken(tmp_path):
     with up:
         until(lambda: "Ctrl-C stops it" in up.output)
         assert "answer-pings" in up.output
-        assert "broken: bad.yaml:2" in up.output
+        assert f"broken: {up.automations}/bad.yaml:2: " in up.output
 
 
 def test_a_second_one_on_the_same_data_is_refused(tmp_path):

@@ -19,7 +19,7 @@ from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.redis_survey import survey_redis
 from upshot.adapters.sql.database import Database
-from upshot.automations.folder import AutomationFolder
+from upshot.automations.loader import load_folder
 from upshot.automations.template import compile_leaf, template_leaves
 from upshot.cli.client import connect
 from upshot.cli.configuration import joined, settings_with
@@ -174,10 +174,10 @@ def _automations(settings: Settings) -> Iterator[Finding]:
         yield Finding("warn", "automations", f"{settings.automations} is not there", "name their folder: --automations")
         return
     rules = EgressRules.parse(settings.egress_allow)
-    loaded = AutomationFolder(settings.automations, load_catalog(rules)).current
+    loaded = load_folder(settings.automations, load_catalog(rules))
     yield Finding("ok", "automations", f"{len(loaded.automations)} are sound in {settings.automations}")
-    for mistake in loaded.broken:
-        yield Finding("fail", "automations", str(mistake))
+    for error in loaded.errors:
+        yield Finding("fail", "automations", str(error))
     secrets = make_secrets(settings)
     for name, users in sorted(_secrets_named(loaded.automations).items()):
         value = secrets.get(name)

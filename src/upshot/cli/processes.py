@@ -37,11 +37,7 @@ def serve(*, fd: int | None, until_stdin_ends: bool, **options: Any) -> None:
     from upshot.web.serve import serve as run_web
     from upshot.wiring import build_web
 
-    run_web(
-        build_web(settings),
-        fd=fd,
-        on_ready=lambda url: click.echo(f"listens on {url}"),
-    )
+    run_web(build_web(settings), fd=fd)
 
 
 @click.command()

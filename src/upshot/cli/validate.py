@@ -9,7 +9,7 @@ import click
 
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
-from upshot.automations.folder import AutomationFolder
+from upshot.automations.loader import load_folder
 from upshot.cli.configuration import settings_with
 from upshot.cli.output import Output
 
@@ -27,19 +27,22 @@ def validate(folder: Path | None, as_json: bool) -> None:
     anything is wrong.
     """
     settings = settings_with(automations=folder)
-    loaded = AutomationFolder(settings.automations, load_catalog(EgressRules.parse(settings.egress_allow))).current
+    named = settings.automations
+    loaded = load_folder(named, load_catalog(EgressRules.parse(settings.egress_allow)))
     output = Output(as_json=as_json)
     if as_json:
         output.data(
             {
-                "automations": [{"name": one.name, "path": one.path, "line": one.line} for one in loaded.automations],
-                "broken": [{"path": one.path, "line": one.line, "reason": one.reason} for one in loaded.broken],
+                "automations": [
+                    {"name": one.name, "path": str(named / one.path), "line": one.line} for one in loaded.automations
+                ],
+                "errors": [{"path": one.path, "line": one.line, "reason": one.reason} for one in loaded.errors],
             }
         )
     else:
         for automation in loaded.automations:
-            output.line(f"{automation.path}:{automation.line}: {automation.name}: ", output.state("ok"))
-        for finding in loaded.broken:
-            output.line(str(finding))
-        output.line(f"{len(loaded.automations)} automations are sound; {len(loaded.broken)} mistakes found")
-    sys.exit(1 if loaded.broken else 0)
+            output.line(f"{named / automation.path}:{automation.line}: {automation.name} ", output.state("ok"))
+        for error in loaded.errors:
+            output.line(str(error))
+        output.line(f"{len(loaded.automations)} automations are sound; {len(loaded.errors)} mistakes found")
+    sys.exit(1 if loaded.errors else 0)

@@ -106,8 +106,7 @@ class _Supervisor:
 
     async def _work(self) -> None:
         began = stopwatch()
-        await self._wait_for_orphans()
-        remove_endpoint(self._folder.path)
+        await self._wait_for_orphans(self._take_stale_endpoint())
         await self._start_redis()
         self._start("web", _upshot("serve", "--fd", str(self._socket.fileno())), inherit=[self._socket.fileno()])
         self._start("worker", _upshot("worker"), environment=self._worker_environment)
@@ -120,7 +119,16 @@ class _Supervisor:
         for keeper in ended:
             keeper.result()
 
-    async def _wait_for_orphans(self) -> None:
+    def _take_stale_endpoint(self) -> Endpoint | None:
+        """Remove what a killed supervisor left behind, for it leads nowhere, and give it."""
+        try:
+            return read_endpoint(self._folder.path)
+        except ConfigError:  # damaged: it is removed all the same
+            return None
+        finally:
+            remove_endpoint(self._folder.path)
+
+    async def _wait_for_orphans(self, left: Endpoint | None) -> None:
         if self._parts_lock.take():
             return
         self._say("an earlier `upshot up` on this data was killed; waiting for what it left to finish")
@@ -128,7 +136,6 @@ class _Supervisor:
         deadline = stopwatch() + self._settings.stop_seconds + _SPARE_SECONDS
         while not self._parts_lock.take():
             if stopwatch() > deadline:
-                left = read_endpoint(self._folder.path)
                 pids = ", ".join(f"{name} {pid}" for name, pid in left.processes.items()) if left else "unknown"
                 raise ConfigError(
                     f"{self._folder.path}: processes of an earlier run still work on this data "
@@ -279,8 +286,12 @@ def _describe(listing: Any, folder: Path) -> list[str]:
     loaded, broken = listing["items"], listing["broken"]
     more = " (and more)" if listing["next"] else ""
     lines = [f"  automations  {len(loaded)}{more} loaded from {folder}"]
-    lines += [f"    {one['name']}  {one['path']}:{one['line']}{'' if one['enabled'] else '  (off)'}" for one in loaded]
+    lines += [f"    {one['name']}  {folder / one['path']}:{one['line']}{_off(one)}" for one in loaded]
     for one in broken:
         place = one["path"] if one["line"] is None else f"{one['path']}:{one['line']}"
         lines.append(f"    broken: {place}: {one['reason']}")
     return lines
+
+
+def _off(automation: Any) -> str:
+    return "" if automation["enabled"] else "  (not enabled)"
