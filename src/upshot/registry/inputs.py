@@ -30,17 +30,19 @@ _DIGEST = re.compile(r"[!-~]{1,200}")  # visible ASCII: `sha256:…`, an etag, a
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")  # PostgreSQL keeps no NUL, UTF-8 has no lone surrogates
 
 
-def check_json(value: Mapping[str, Any], what: str) -> dict[str, Any]:
+def check_json(value: object, what: str) -> dict[str, Any]:
     """
     Let plain data through, as a copy.
 
     Args:
-        value: A JSON object: metadata, or the data of an event.
+        value: What should be a JSON object: metadata, or the data of an event.
         what: What it is, for the message.
 
     Raises:
         InvalidInput: It holds what is no JSON (NaN, infinity, an object of Python), is nested too deeply or too big.
     """
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{what}: a {type(value).__name__} is given; a JSON object is needed")
     _check_json(value, what, depth=1)
     text = orjson.dumps(value)
     if len(text) > MAX_JSON_BYTES:

@@ -23,7 +23,7 @@ from sqlalchemy import event as sa_event
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.pool import StaticPool
 
-from upshot.errors import ConfigError, Unavailable
+from upshot.errors import ConfigError, InvalidInput, Unavailable
 
 T = TypeVar("T")
 
@@ -134,6 +134,7 @@ class Database:
 
         Raises:
             Unavailable: The database does not answer, or stayed contended.
+            InvalidInput: A text cannot be kept or looked up, such as one with a NUL character.
         """
         return self._run(work, writing=True)
 
@@ -148,6 +149,8 @@ class Database:
                     with self._turn():
                         return self._once(work, writing=writing)
                 return self._once(work, writing=writing)
+            except (sa.exc.DataError, UnicodeEncodeError) as error:
+                raise InvalidInput("a text cannot be kept: too long, or with a character such as NUL") from error
             except sa.exc.DBAPIError as error:
                 if isinstance(error, sa.exc.IntegrityError) and attempt < _ATTEMPTS:
                     pass  # two writers made the same row at once: the second run sees the first one's

@@ -14,7 +14,7 @@ FORMS = ("0001",)  #: every form that the database has had, the present one last
 VERSION_TABLE = "upshot_version"  # not Alembic's default, which others (MLflow) use in a shared database
 
 _LOCK = 0x7570_7368_6F74  # "upshot": one process migrates a PostgreSQL at a time
-_SELECT: sa.Select[tuple[str]] = sa.select(sa.column("version_num", sa.String)).select_from(sa.table(VERSION_TABLE))
+_SELECT = sa.select(sa.column("version_num", sa.String)).select_from(sa.table(VERSION_TABLE))
 
 
 def migrate(database: Database) -> None:
@@ -35,7 +35,7 @@ def _form(connection: Connection) -> str | None:
     """The form that the database has; None before the first."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
-    form: str | None = connection.execute(_SELECT).scalar_one_or_none()
+    form = connection.execute(_SELECT).scalar_one_or_none()
     if form is not None and form not in FORMS:
         raise ConfigError(
             f"the database has form {form}, and this Upshot knows forms up to {FORMS[-1]}: a later Upshot has "
