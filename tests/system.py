@@ -156,7 +156,8 @@ class System:
         """Accept custom events; returns their ids."""
         answer = self.api.post("/events", json=[{"name": name, "data": one} for one in data])
         assert answer.is_success, answer.text
-        return [event["id"] for event in answer.json()["items"]]
+        ids: list[str] = answer.json()["ids"]
+        return ids
 
     def executions(self, **query: str) -> list[dict[str, Any]]:
         """All executions, newest first."""
