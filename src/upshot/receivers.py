@@ -269,7 +269,7 @@ class Receivers:
 
 def _transport(request: web.Request) -> asyncio.Transport:
     transport = request.transport
-    if not isinstance(transport, asyncio.Transport):
+    if transport is None:
         raise ConnectionResetError("the sender has hung up")
     return transport
 

@@ -1,0 +1,205 @@
+"""`github-dispatch`: what GitHub gets, and what its answers mean."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from tests.unit.actions.calls import NOW, ScriptedEgress, perform
+from upshot.actions.egress_rules import EgressRules
+from upshot.actions.github_dispatch import GithubDispatch
+from upshot.errors import Refused, TemplateInvalid, Unreachable
+
+DISPATCH = GithubDispatch(EgressRules().check_url)
+WITH = {"repository": "acme/deploy", "token": "ghp_x", "event-type": "model-promoted"}
+EPOCH = int(NOW.timestamp())
+
+
+def _send(**with_):
+    egress = ScriptedEgress(204)
+    outcome = perform(DISPATCH, WITH | {key.replace("_", "-"): value for key, value in with_.items()}, egress=egress)
+    (sent,) = egress.sent
+    return sent, outcome
+
+
+def test_github_gets_what_its_documentation_asks_for():
+    """Path, headers and body are GitHub's; the delivery id is in the payload."""
+    sent, outcome = _send(client_payload={"model": "churn"})
+
+    assert (sent.method, sent.url) == ("POST", "https://api.github.com/repos/acme/deploy/dispatches")
+    assert sent.headers["Accept"] == "application/vnd.github+json"
+    assert sent.headers["Authorization"] == "Bearer ghp_x"
+    assert sent.headers["X-GitHub-Api-Version"] == "2022-11-28"
+    assert sent.json == {
+        "event_type": "model-promoted",
+        "client_payload": {"model": "churn", "delivery_id": "dlv_1"},
+    }
+    assert sent.follow_redirects
+    assert outcome.outputs == {
+        "status": 204,
+        "repository": "acme/deploy",
+        "event_type": "model-promoted",
+        "delivery_id": "dlv_1",
+    }
+
+
+def test_an_enterprise_server_is_asked_where_it_is():
+    """`api-url` goes before the setting."""
+    assert (
+        _send(api_url="https://ghe.example/api/v3/")[0].url == "https://ghe.example/api/v3/repos/acme/deploy/dispatches"
+    )
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param({str(n): n for n in range(10)}, id="ten keys already"),
+        pytest.param({"delivery_id": "mine"}, id="a key of that name already"),
+        pytest.param({"x": "a" * (65_535 - 9)}, id="no byte left"),
+    ],
+)
+def test_the_delivery_id_is_added_only_where_it_fits(payload):
+    """What the author wrote is never pushed over a limit or overwritten."""
+    assert _send(client_payload=payload)[0].json["client_payload"] == payload
+
+
+def test_a_payload_at_the_limit_is_not_sent():
+    """64 KB of JSON are one byte too much for GitHub; nothing is sent, and the author reads the size."""
+    payload = {"x": "ü" * 32_764}
+    assert len(orjson.dumps(payload)) == 65_536
+
+    with pytest.raises(TemplateInvalid, match=r"with\.client-payload: has 65536 bytes"):
+        _send(client_payload=payload)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "kind", "wait", "words"),
+    [
+        pytest.param(
+            401,
+            {},
+            b'{"message": "Bad credentials"}',
+            Refused,
+            None,
+            "Bad credentials; the token is wrong",
+            id="bad token",
+        ),
+        pytest.param(
+            403,
+            {},
+            b'{"message": "Resource not accessible by personal access token"}',
+            Refused,
+            None,
+            "Contents: write",
+            id="no permission",
+        ),
+        pytest.param(
+            403,
+            {"x-ratelimit-remaining": "4999"},
+            b'{"message": "Must have admin rights"}',
+            Refused,
+            None,
+            "Contents: write",
+            id="no permission, with requests left",
+        ),
+        pytest.param(404, {}, b'{"message": "Not Found"}', Refused, None, "the token cannot see it", id="not found"),
+        pytest.param(
+            422,
+            {},
+            b'{"message": "Invalid request.", "errors": [{"message": "client_payload is too large"}]}',
+            Refused,
+            None,
+            "client_payload is too large",
+            id="invalid",
+        ),
+        pytest.param(
+            422, {}, b'{"message": "x", "errors": ["plain text"]}', Refused, None, "plain text", id="odd errors"
+        ),
+        pytest.param(422, {}, b'["not", "an", "object"]', Refused, None, "GitHub does not take", id="odd body"),
+        pytest.param(307, {"location": "https://elsewhere.example/"}, b"", Refused, None, "elsewhere", id="moved away"),
+        pytest.param(
+            403,
+            {"retry-after": "33"},
+            b'{"message": "secondary rate limit"}',
+            Unreachable,
+            33,
+            "rate limit",
+            id="secondary limit with Retry-After",
+        ),
+        pytest.param(
+            403,
+            {},
+            b'{"message": "You have exceeded a secondary rate limit."}',
+            Unreachable,
+            60,
+            "rate limit",
+            id="secondary limit without a time",
+        ),
+        pytest.param(
+            403,
+            {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(EPOCH + 600)},
+            b"{}",
+            Unreachable,
+            600,
+            "rate limit",
+            id="primary limit",
+        ),
+        pytest.param(
+            429,
+            {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(EPOCH - 5)},
+            b"{}",
+            Unreachable,
+            1,
+            "rate limit",
+            id="primary limit that has just passed",
+        ),
+        pytest.param(
+            429,
+            {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "9" * 300},
+            b"{}",
+            Unreachable,
+            3600,
+            "rate limit",
+            id="a reset beyond reason",
+        ),
+        pytest.param(
+            403, {"x-ratelimit-remaining": "0"}, b"{}", Unreachable, 60, "rate limit", id="limit without a reset"
+        ),
+        pytest.param(429, {}, b"slow down", Unreachable, 60, "slow down", id="429 without anything"),
+        pytest.param(502, {}, b"<html>Unicorn!</html>", Unreachable, None, "502 Bad Gateway", id="unicorn"),
+        pytest.param(503, {"retry-after": "5"}, b"", Unreachable, 5, "503", id="maintenance"),
+    ],
+)
+def test_github_says_no_and_not_now_apart(*, status, headers, body, kind, wait, words):
+    """Permission and rate limit share a status and not a fate; each error says what to do."""
+    with pytest.raises(kind) as raised:
+        perform(DISPATCH, WITH, egress=ScriptedEgress(status, headers, body))
+
+    assert raised.value.retry_after_seconds == wait
+    assert words in str(raised.value)
+    assert raised.value.response["status"] == status
+
+
+@pytest.mark.parametrize(("attempt", "wait"), [(1, 60), (2, 120), (3, 240), (8, 3600), (2000, 3600)])
+def test_where_github_names_no_time_waits_grow(attempt, wait):
+    """A minute at least and growing, up to the hour after which its limits begin anew."""
+    with pytest.raises(Unreachable) as raised:
+        perform(DISPATCH, WITH, egress=ScriptedEgress(429), attempt=attempt)
+
+    assert raised.value.retry_after_seconds == wait
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        pytest.param({"token": "ghp_real"}, "token", id="token in the file"),
+        pytest.param({"api-url": "http://192.168.0.1"}, "api-url", id="private API"),
+        pytest.param({"client-payload": {"x": "a" * 70_000}}, "client-payload", id="payload too large"),
+    ],
+)
+def test_mistakes_are_found_when_the_automation_is_loaded(change, place):
+    """What can be known before anything fires is said then."""
+    ((found, message),) = DISPATCH.check(WITH | {"token": "{{ secrets.T }}"} | change)
+
+    assert found == place
+    assert "ghp_real" not in message

@@ -1,0 +1,129 @@
+"""`slack`: what Slack gets, and what its answers mean."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from tests.unit.actions.calls import ScriptedEgress, perform
+from upshot.actions.egress_rules import EgressRules
+from upshot.actions.slack import Slack
+from upshot.errors import Refused, TemplateInvalid, Unreachable
+
+SLACK = Slack(EgressRules().check_url)
+WEBHOOK = "https://hooks.slack.com/services/T/B/x"
+BOT = {"token": "xoxb-1", "channel": "C1"}
+BLOCKS = [{"type": "section", "text": {"type": "mrkdwn", "text": "*x*"}}]
+
+
+def test_an_incoming_webhook_gets_the_message_alone():
+    """Text and blocks, to the webhook's own URL."""
+    egress = ScriptedEgress(body=b"ok")
+    outcome = perform(SLACK, {"webhook": WEBHOOK, "text": "hello", "blocks": BLOCKS}, egress=egress)
+
+    (sent,) = egress.sent
+    assert (sent.method, sent.url) == ("POST", WEBHOOK)
+    assert sent.json == {"text": "hello", "blocks": BLOCKS}
+    assert "Authorization" not in sent.headers
+    assert outcome.outputs == {"status": 200}
+
+
+def test_a_bot_posts_with_the_delivery_id_and_keeps_where():
+    """`chat.postMessage` gets the delivery id as metadata; a later step can answer in the thread."""
+    egress = ScriptedEgress(body=b'{"ok": true, "ts": "1.2", "channel": "C1"}')
+    outcome = perform(SLACK, {**BOT, "text": "hello", "thread-ts": "1.1"}, egress=egress)
+
+    (sent,) = egress.sent
+    assert sent.url == "https://slack.com/api/chat.postMessage"
+    assert sent.headers["Authorization"] == "Bearer xoxb-1"
+    assert sent.json == {
+        "channel": "C1",
+        "text": "hello",
+        "thread_ts": "1.1",
+        "metadata": {"event_type": "upshot_delivery", "event_payload": {"delivery_id": "dlv_1"}},
+    }
+    assert outcome.outputs == {"status": 200, "ts": "1.2", "channel": "C1"}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "kind", "wait", "words"),
+    [
+        pytest.param(400, {}, b"invalid_payload", Refused, None, "look at text and blocks", id="invalid_payload"),
+        pytest.param(403, {}, b"action_prohibited", Refused, None, "a rule of the workspace", id="action_prohibited"),
+        pytest.param(403, {}, b"invalid_token", Refused, None, "replace it", id="invalid_token"),
+        pytest.param(404, {}, b"channel_not_found", Refused, None, "channel", id="channel_not_found"),
+        pytest.param(404, {}, b"no_service", Refused, None, "make a new one", id="no_service"),
+        pytest.param(410, {}, b"channel_is_archived\n", Refused, None, "archived", id="channel_is_archived"),
+        pytest.param(418, {}, b"something_new", Refused, None, "something_new", id="a word that we do not know"),
+        pytest.param(500, {}, b"rollup_error", Unreachable, None, "rollup_error", id="rollup_error"),
+        pytest.param(429, {"retry-after": "30"}, b"", Unreachable, 30, "429", id="too many"),
+    ],
+)
+def test_what_an_incoming_webhook_answers(*, status, headers, body, kind, wait, words):
+    """Its plain words decide, each with what to do about it."""
+    with pytest.raises(kind) as raised:
+        perform(SLACK, {"webhook": WEBHOOK, "text": "x"}, egress=ScriptedEgress(status, headers, body))
+
+    assert raised.value.retry_after_seconds == wait
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "answer", "kind", "wait", "words"),
+    [
+        pytest.param(
+            200, {}, {"ok": False, "error": "channel_not_found"}, Refused, None, "channel names no", id="channel"
+        ),
+        pytest.param(200, {}, {"ok": False, "error": "not_in_channel"}, Refused, None, "/invite", id="not invited"),
+        pytest.param(200, {}, {"ok": False, "error": "invalid_auth"}, Refused, None, "token is wrong", id="token"),
+        pytest.param(
+            200,
+            {},
+            {"ok": False, "error": "missing_scope", "needed": "chat:write"},
+            Refused,
+            None,
+            "needed: chat:write",
+            id="scope",
+        ),
+        pytest.param(200, {}, {"ok": False, "error": "brand_new"}, Refused, None, "brand_new", id="unknown word"),
+        pytest.param(200, {}, {"ok": False}, Refused, None, "not why", id="no word"),
+        pytest.param(200, {}, {"ok": "true"}, Refused, None, "not why", id="true as a text"),
+        pytest.param(
+            429, {"retry-after": "9"}, {"ok": False, "error": "ratelimited"}, Unreachable, 9, "ratelimited", id="limit"
+        ),
+        pytest.param(
+            200, {}, {"ok": False, "error": "internal_error"}, Unreachable, None, "internal_error", id="internal"
+        ),
+        pytest.param(
+            503, {}, {"ok": False, "error": "service_unavailable"}, Unreachable, None, "service", id="service"
+        ),
+        pytest.param(200, {}, {"ok": False, "error": "request_timeout"}, Unreachable, None, "timeout", id="timeout"),
+        pytest.param(200, {}, ["no", "object"], Refused, None, "UPSHOT_SLACK_API_URL", id="another API"),
+        pytest.param(502, {}, None, Unreachable, None, "502", id="a proxy's error"),
+    ],
+)
+def test_what_chat_post_message_answers(*, status, headers, answer, kind, wait, words):
+    """200 is no success by itself: `ok` is; what passes is tried again, the rest says which setting is wrong."""
+    body = b"<html>" if answer is None else orjson.dumps(answer)
+
+    with pytest.raises(kind) as raised:
+        perform(SLACK, {**BOT, "text": "x"}, egress=ScriptedEgress(status, headers, body))
+
+    assert raised.value.retry_after_seconds == wait
+    assert words in str(raised.value)
+
+
+def test_a_text_that_slack_would_cut_is_not_sent():
+    """The limit holds for what the template gave, too."""
+    egress = ScriptedEgress()
+
+    with pytest.raises(TemplateInvalid, match=r"with\.text: has 40001 characters"):
+        perform(SLACK, {"webhook": WEBHOOK, "text": "x" * 40_001}, egress=egress)
+
+    assert not egress.sent
+
+
+def test_mistakes_are_found_when_the_automation_is_loaded():
+    """A token in the file, a webhook that is no URL."""
+    assert [place for place, _ in SLACK.check({"token": "xoxb-real", "channel": "C1", "text": "x"})] == ["token"]
+    assert [place for place, _ in SLACK.check({"webhook": "hooks.slack.com/x", "text": "x"})] == ["webhook"]
