@@ -8,6 +8,7 @@ COPY requirements/upshot.lock requirements/
 RUN /opt/upshot/bin/pip install -r requirements/upshot.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
+COPY automations automations
 RUN /opt/upshot/bin/pip install --no-deps .
 
 FROM python:3.13-slim
