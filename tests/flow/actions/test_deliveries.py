@@ -60,7 +60,7 @@ def test_a_signature_with_another_secret_is_refused():
     error, (received,) = _perform("webhook", lambda r: {"url": f"{r.url}/deploy", "signing-secret": other})
 
     assert type(error) is Refused
-    assert error.response["status"] == 401
+    assert (error.response or {})["status"] == 401
     assert not received.verified
 
 
@@ -86,7 +86,7 @@ def test_github_refuses_what_it_would_refuse(change, status):
     error, _ = _perform("github-dispatch", lambda _: DISPATCH | change)
 
     assert type(error) is Refused
-    assert error.response["status"] == status
+    assert (error.response or {})["status"] == status
 
 
 def test_slack_takes_a_message_either_way():
@@ -106,7 +106,7 @@ def test_slack_refuses_with_status_200():
 
     assert type(error) is Refused
     assert "token is wrong" in str(error)
-    assert error.response["status"] == 200
+    assert (error.response or {})["status"] == 200
 
 
 def test_a_receiver_that_fails_says_how_long_to_wait():
