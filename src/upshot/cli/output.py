@@ -32,6 +32,7 @@ _STYLES = {
     "unreachable": "yellow",
     "ambiguous": "yellow",
     "ok": "green",
+    "verified": "green",
     "warn": "yellow",
     "fail": "red",
     "broken": "red",
@@ -100,6 +101,11 @@ class Output:
     def state(word: str) -> Text:
         """A state, in its colour."""
         return Text(word, style=_STYLES.get(word, ""))
+
+    @staticmethod
+    def faint(text: str) -> Text:
+        """What matters less."""
+        return Text(_clean(text), style="dim")
 
 
 def _cell(value: Any) -> Text:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from upshot.cli.configuration import settings_with
+from upshot.embedded.lifeline import stop_when_stdin_ends
 from upshot.embedded.up import up as run_up
+
+_SPARE_SECONDS = 30.0  # beyond what its parts may take to stop one after the other
 
 
 @click.command()
@@ -19,7 +23,8 @@ from upshot.embedded.up import up as run_up
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of automation files.  [default: automations]",
 )
-def up(port: int | None, host: str | None, data: Path | None, automations: Path | None) -> None:
+@click.option("--until-stdin-ends", is_flag=True, help="Stop when standard input ends.")
+def up(*, until_stdin_ends: bool, **options: Any) -> None:
     """
     Run everything on this machine, in the foreground.
 
@@ -27,4 +32,7 @@ def up(port: int | None, host: str | None, data: Path | None, automations: Path 
     and a worker. Other commands find it through the data folder. Ctrl-C stops it: what is in flight
     is finished first.
     """
-    run_up(settings_with(port=port, host=host, data=data, automations=automations))
+    settings = settings_with(**options)
+    if until_stdin_ends:
+        stop_when_stdin_ends(2 * settings.stop_seconds + _SPARE_SECONDS)
+    run_up(settings)
