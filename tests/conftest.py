@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -40,12 +42,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server of our own; `postgres.new_database()` gives the URL of a fresh database."""
     programs = find_postgres()
     if programs is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql, and run again")
-    with Postgres(programs, tmp_path_factory.mktemp("postgres")) as server:
+    # Not in pytest's own temporary folder: every session closes that one to other accounts again.
+    with TemporaryDirectory(prefix="upshot-postgres-") as folder, Postgres(programs, Path(folder)) as server:
         yield server
 
 

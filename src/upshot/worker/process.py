@@ -18,7 +18,8 @@ from upshot.worker.loop import WorkerLoop
 
 log = structlog.get_logger("upshot.worker")
 
-LAST_WORDS_SECONDS = 10.0  # beyond `stop_seconds`, until a stopping process whose main thread hangs is ended
+MAIN_END_SECONDS = 3.0  # for Celery's main thread to end after the engine has
+ENGINE_END_SECONDS = 15.0  # beyond `stop_seconds`, for the engine itself
 
 
 def main(settings: Settings) -> int:
@@ -85,10 +86,11 @@ class EngineThread:
             self._thread.join()
 
     def _end_if_main_hangs(self) -> None:
-        # Celery's main thread may wait for a broker that is away, and hear nothing meanwhile.
-        self._ended.wait(self._patience_seconds)
-        threading.Event().wait(LAST_WORDS_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
+        # Celery's main thread may wait for a broker that is away, and hear nothing meanwhile. Once the
+        # engine has ended nothing is in hand any more, so the process can go without it.
+        clean = self._ended.wait(self._patience_seconds + ENGINE_END_SECONDS)
+        threading.Event().wait(MAIN_END_SECONDS)
+        os._exit(0 if clean else 1)
 
     def _live(self) -> None:
         try:
