@@ -120,7 +120,7 @@ class _Bench:
                 self.report.latency[database] = await measure_latency(load, seconds=self.size.latency_seconds)
             if "mutations" in self.only:
                 _say(f"{database}: 8 writers for {self.size.mutation_seconds:g} s")
-                rate = await measure_mutations(load, seconds=self.size.mutation_seconds)
+                rate = await measure_mutations(load, system, seconds=self.size.mutation_seconds)
                 self.report.add_rate(database, "mutations", rate)
 
     async def _measure_backlog(self, system: Measured, ports: Ports, targets: tuple[int, ...]) -> Rate:

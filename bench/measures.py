@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -35,6 +35,7 @@ class Rate:
     per_second: float
     took_seconds: float
     audit: Audit
+    cpu_ms: Mapping[str, float]  #: processor time of each part for one delivery
 
 
 async def measure_latency(load: Load, *, seconds: float, per_second: float = 10) -> Latency:
@@ -66,12 +67,13 @@ async def measure_latency(load: Load, *, seconds: float, per_second: float = 10)
     )
 
 
-async def measure_mutations(load: Load, *, seconds: float, writers: int = 8) -> Rate:
+async def measure_mutations(load: Load, system: Measured, *, seconds: float, writers: int = 8) -> Rate:
     """Writers that each mutate as fast as they are answered; from the first mutation to the last receipt."""
     per_writer = int(seconds * 100 / _ALIASES_PER_COLLECTION) + 1  # collections enough for 100 mutations a second
     collections = [[f"writer-{writer}-{number}" for number in range(per_writer)] for writer in range(writers)]
     await load.make_collections([name for names in collections for name in names])
     marks: set[str] = set()
+    cpu = measure_cpu(system)
     start = time.monotonic()
 
     async def write(writer: int) -> None:
@@ -84,23 +86,35 @@ async def measure_mutations(load: Load, *, seconds: float, writers: int = 8) -> 
 
     await asyncio.gather(*(write(writer) for writer in range(writers)))
     deliveries = await load.received(len(marks))
-    return _rate(marks, deliveries, start)
+    return _rate(marks, deliveries, start, _since(cpu, system))
 
 
 async def measure_backlog(load: Load, system: Measured, *, events: int, workers: int, ports: Sequence[int]) -> Rate:
     """Events that were accepted while no worker ran; from the first receipt to the last."""
     marks = {f"mark-b-{number}": ports[number % len(ports)] for number in range(events)}
     await load.emit(list(marks.items()))
+    cpu = measure_cpu(system)
     system.begin_workers(workers)
     deliveries = await load.received(events)
+    used = _since(cpu, system)
     system.stop_workers()
     start = min((delivery.at for delivery in deliveries), default=time.monotonic())
-    return _rate(marks, deliveries, start)
+    return _rate(marks, deliveries, start, used)
 
 
 def measure_memory(system: Measured) -> Mapping[str, Mapping[str, float]]:
     """Megabytes of each part with its children: resident, and proportional (`pss`) where the kernel tells."""
     return {part: _memory(psutil.Process(pid)) for part, pid in system.process_ids().items()}
+
+
+def measure_cpu(system: Measured) -> Mapping[str, float]:
+    """Seconds of processor time that each part has used so far."""
+    times = {part: psutil.Process(pid).cpu_times() for part, pid in system.process_ids().items()}
+    return {part: used.user + used.system for part, used in times.items()}
+
+
+def _since(before: Mapping[str, float], system: Measured) -> Mapping[str, float]:
+    return {part: seconds - before.get(part, 0.0) for part, seconds in measure_cpu(system).items()}
 
 
 def _memory(process: psutil.Process) -> Mapping[str, float]:
@@ -118,9 +132,17 @@ async def _warm_up(load: Load, collections: Sequence[str]) -> None:
     await load.received(_WARM_UP_MUTATIONS)
 
 
-def _rate(marks: Mapping[str, int] | set[str], deliveries: Sequence[Delivery], start: float) -> Rate:
+def _rate(
+    marks: Collection[str], deliveries: Sequence[Delivery], start: float, cpu_seconds: Mapping[str, float]
+) -> Rate:
     took = max((delivery.at for delivery in deliveries), default=start) - start
-    return Rate(len(deliveries) / took if took else 0.0, took, audit(marks, deliveries))
+    count = max(1, len(deliveries))
+    return Rate(
+        per_second=len(deliveries) / took if took else 0.0,
+        took_seconds=took,
+        audit=audit(marks, deliveries),
+        cpu_ms={part: seconds * 1000 / count for part, seconds in cpu_seconds.items()},
+    )
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:

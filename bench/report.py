@@ -86,7 +86,8 @@ class Report:
         if row == "memory" and database in self.memory:
             return _memory_cell(self.memory[database])
         if rate := self.rates.get(database, {}).get(row):
-            return f"{rate.per_second:,.0f}/s over {rate.took_seconds:.1f} s\n{rate.audit}"
+            cpu = ", ".join(f"{part} {used:.2f}" for part, used in rate.cpu_ms.items())
+            return f"{rate.per_second:,.0f}/s over {rate.took_seconds:.1f} s\n{rate.audit}\nms of processor each: {cpu}"
         return ""
 
 
