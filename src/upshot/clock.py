@@ -45,7 +45,7 @@ def stopwatch() -> float:
 
 def format_time(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds, as events and the API print it; sorts as text."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def parse_time(text: str) -> datetime:
