@@ -10,7 +10,7 @@ from upshot.domain.registry import Change, Collection, RegistrySettings
 from upshot.errors import AlreadyExists
 from upshot.ports import Page, RegistryView
 from upshot.registry.aliases import check_may_touch
-from upshot.registry.desk import Desk, collection_lock
+from upshot.registry.desk import Desk, collection_lock, registry_lock
 from upshot.registry.inputs import check_description
 from upshot.registry.lookup import find_collection, find_registry
 from upshot.registry.mutation import Mutation
@@ -105,8 +105,7 @@ def make_collection(
     mutation: Mutation, registry: str, name: str, artifact_type: str, description: str = ""
 ) -> Collection:
     """Make the collection as part of a mutation, and its registry if that does not exist."""
-    if mutation.tx.registry(registry) is None:
-        mutation.tx.save_registry(RegistrySettings(registry))
+    _make_registry(mutation, registry)
     made = Collection(
         registry=registry,
         name=name,
@@ -122,6 +121,14 @@ def make_collection(
     after = {"artifact_type": artifact_type, "description": description}
     mutation.note("create-collection", made.reference, of=made, after=after)
     return made
+
+
+def _make_registry(mutation: Mutation, name: str) -> None:
+    """Make the registry if there is none."""
+    if mutation.tx.registry(name) is None:
+        mutation.tx.lock([registry_lock(name)])
+        if mutation.tx.registry(name) is None:  # nobody made it, with rules of its own, in the meantime
+            mutation.tx.save_registry(RegistrySettings(name))
 
 
 def _describe(mutation: Mutation, before: Collection, description: str) -> Collection:

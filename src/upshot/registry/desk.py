@@ -31,6 +31,11 @@ def artifact_lock(project: str, artifact: str) -> str:
     return f"project {project}/{artifact}"
 
 
+def registry_lock(registry: str) -> str:
+    """Held while a registry is made or its rules change; sorts after the others, and is taken after them."""
+    return f"registry {registry}"
+
+
 class Desk:
     """
     Where mutations are made.

@@ -12,6 +12,7 @@ from upshot.errors import Forbidden
 from upshot.ports import Page
 from upshot.registry.artifacts import Artifacts
 from upshot.registry.collections import Collections
+from upshot.registry.desk import registry_lock
 from upshot.registry.inputs import check_emitted, check_patterns
 from upshot.registry.mutation import Mutation
 from upshot.registry.tags import Tags
@@ -61,7 +62,7 @@ class Registry(Collections, Artifacts, Versions, Tags):
                 after={"protected_aliases": list(wanted.protected_aliases)},
             )
 
-        self._change(work, locks=[f"registry {registry}"], actor=actor)
+        self._change(work, locks=[registry_lock(registry)], actor=actor)
         return wanted
 
     def emit(
