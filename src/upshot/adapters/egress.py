@@ -186,13 +186,20 @@ class _Places:
             raise DestinationBusy(self._destination)
         self.taken += 1
         try:
-            async with asyncio.timeout(MAX_WAIT_FOR_PLACE_SECONDS if self._free.locked() else None):
-                await self._free.acquire()
-        except BaseException as error:
+            if self._free.locked():
+                await self._wait()
+            else:
+                await self._free.acquire()  # at once
+        except BaseException:
             self.taken -= 1
-            if isinstance(error, TimeoutError):
-                raise DestinationBusy(self._destination) from error
             raise
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(MAX_WAIT_FOR_PLACE_SECONDS):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise DestinationBusy(self._destination) from error
 
     def give_back(self) -> None:
         """Let the next one have the place."""
@@ -260,7 +267,7 @@ class GuardedEgress:
                     answer = await self._ask(exchange)
                     if not exchange.follow(answer):
                         return answer
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:  # uvloop has RuntimeErrors of its own
             raise _failure(error, exchange, timeout_seconds) from error
         finally:
             _exchange.reset(token)
@@ -337,7 +344,8 @@ async def _read_body(response: aiohttp.ClientResponse) -> tuple[bytes, int, bool
     """The first bytes of the answer's body, how many came, and whether what is kept is all of it."""
     kept = b""
     size = 0
-    while chunk := await response.content.readany():
+    while not response.content.at_eof():
+        chunk = await response.content.readany()
         if size < KEPT_BODY_BYTES:
             kept += chunk[: KEPT_BODY_BYTES - size]
         size += len(chunk)
