@@ -73,7 +73,7 @@ class _Exchange:
         if moved is None:
             return False
         self.redirects -= 1
-        self.target = moved
+        self.target, self.connected = moved, None
         self.request = {**self.request, "url": str(moved.url)}
         return True
 
@@ -140,9 +140,9 @@ class _PatientReader(ResponseHandler):
 class _GuardedConnector(aiohttp.TCPConnector):
     """aiohttp's connector, which checks every address that it dials and tells when it has a connection."""
 
-    def __init__(self, rules: EgressRules) -> None:
+    def __init__(self, rules: EgressRules, resolver: _GuardedResolver) -> None:
         super().__init__(
-            resolver=_GuardedResolver(rules),
+            resolver=resolver,
             socket_factory=self._open_socket,
             limit=0,  # we limit by destination ourselves
             keepalive_timeout=KEEPALIVE_SECONDS,
@@ -221,6 +221,7 @@ class GuardedEgress:
 
     def __init__(self, rules: EgressRules, *, destination_in_flight: int) -> None:
         self._rules = rules
+        self._resolver = _GuardedResolver(rules)
         self._limit = destination_in_flight
         self._places: dict[str, _Places] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -258,6 +259,7 @@ class GuardedEgress:
         """Hang up; requests in flight fail."""
         if self._session is not None:
             await self._session.close()
+        await self._resolver.close()
 
     async def _perform(self, exchange: _Exchange, timeout_seconds: float) -> HttpAnswer:
         token = _exchange.set(exchange)
@@ -298,7 +300,7 @@ class GuardedEgress:
 
     def _open_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=_GuardedConnector(self._rules),
+            connector=_GuardedConnector(self._rules, self._resolver),
             headers=_DEFAULT_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None),  # one deadline, around it all
             cookie_jar=aiohttp.DummyCookieJar(),
