@@ -39,7 +39,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     """A data folder where a file stands is a clear error."""
     (tmp_path / "data").write_text("a file")
 
-    with pytest.raises(ConfigError, match="data.*--data"):
+    with pytest.raises(ConfigError, match=r"data.*--data"):
         DataFolder(tmp_path / "data")
 
 
@@ -84,5 +84,5 @@ def test_a_foreign_endpoint_file_is_named(tmp_path, text):
     """A file that is no endpoint is an error that says which file, not a crash."""
     endpoint_path(tmp_path).write_text(text)
 
-    with pytest.raises(ConfigError, match="endpoint.json"):
+    with pytest.raises(ConfigError, match=r"endpoint\.json"):
         read_endpoint(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.waiting import eventually
 from upshot.embedded.part import Part
 
 pytestmark = pytest.mark.live
@@ -31,9 +32,10 @@ class World:
         )
 
     async def hear(self, text: str) -> None:
-        async with asyncio.timeout(20):
-            while not any(text in line for line in self.said):
-                await asyncio.sleep(0.01)
+        async def heard() -> bool:
+            return any(text in line for line in self.said)
+
+        await eventually(heard)
 
 
 def test_what_dies_is_started_again_after_a_growing_pause(tmp_path):

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import redis
 
-from tests.cli.waiting import until
+from tests.cli.waiting import eventually, until
 from upshot.embedded.folder import DataFolder
 from upshot.embedded.part import Part
 from upshot.embedded.valkey import Valkey, stop_orphan
@@ -46,10 +46,8 @@ class Server:
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.valkey.url, decode_responses=True)
 
-    async def answers(self) -> None:
-        async with asyncio.timeout(20):
-            while not await self.valkey.answers():
-                await asyncio.sleep(0.02)
+    async def is_restarted(self) -> bool:
+        return len(self.pids) > 1
 
 
 @contextlib.asynccontextmanager
@@ -57,7 +55,7 @@ async def serving(folder: DataFolder) -> AsyncIterator[Server]:
     server = Server(folder)
     server.part.start()
     try:
-        await server.answers()
+        await eventually(server.valkey.answers)
         yield server
     finally:
         await server.part.stop(10, asyncio.Event())
@@ -72,9 +70,8 @@ async def _scenario_kill(folder: DataFolder) -> None:
     async with serving(folder) as server:
         server.client().set("kept", "yes")
         os.kill(server.pids[0], signal.SIGKILL)
-        while len(server.pids) < 2:
-            await asyncio.sleep(0.01)
-        await server.answers()
+        await eventually(server.is_restarted)
+        await eventually(server.valkey.answers)
         assert server.client().get("kept") == "yes"
         assert any("SIGKILL" in line for line in server.said)
 

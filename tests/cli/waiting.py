@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -17,3 +18,12 @@ def until(look: Callable[[], T], *, seconds: float = 20.0, every: float = 0.02) 
             return found
         assert time.monotonic() < deadline, f"not within {seconds} s: {look}"
         time.sleep(every)
+
+
+async def eventually(look: Callable[[], Awaitable[bool]], *, seconds: float = 20.0) -> None:
+    """Return as soon as `look` is true; TimeoutError when it is not in time."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if await look():
+                return
+            await asyncio.sleep(0.01)

@@ -90,6 +90,8 @@ class Client:
         cursor = None
         while len(found) < limit:
             page = self.get(path, **query, cursor=cursor, limit=min(_PAGE, limit - len(found)))
+            if not isinstance(page, dict) or not {"items", "next"} <= page.keys():
+                raise self._not_upshot(path)
             found += page["items"]
             cursor = page["next"]
             if cursor is None:
@@ -123,13 +125,14 @@ class Client:
         try:
             data = answer.json() if answer.content else None
         except ValueError as error:
-            raise Unavailable(
-                f"{answer.request.url}: answered {answer.status_code}, and not as Upshot does; check UPSHOT_URL"
-            ) from error
+            raise self._not_upshot(answer.request.url.path) from error
         if answer.is_success:
             return data
         detail = data.get("detail") if isinstance(data, dict) else None
         raise Problem(answer.status_code, str(detail or f"{answer.request.url}: {answer.status_code}"))
+
+    def _not_upshot(self, path: str) -> Unavailable:
+        return Unavailable(f"what answers at {self.url} ({path}) is no Upshot; check UPSHOT_URL")
 
     def _no_answer(self, error: Exception) -> Unavailable:
         return Unavailable(

@@ -75,7 +75,13 @@ def _safely(check: Check, settings: Settings) -> Iterator[Finding]:
     try:
         yield from check(settings)
     except UpshotError as error:
-        yield Finding("fail", check.__name__.strip("_").replace("_", " "), str(error))
+        yield Finding("fail", _subject(check), str(error))
+    except Exception as error:  # noqa: BLE001 - however a check breaks, it has found something, and the others go on
+        yield Finding("fail", _subject(check), f"{type(error).__name__}: {error}")
+
+
+def _subject(check: Check) -> str:
+    return check.__name__.strip("_").replace("_", " ")
 
 
 def _program(_settings: Settings) -> Iterator[Finding]:
@@ -97,11 +103,11 @@ def _data_folder(settings: Settings) -> Iterator[Finding]:
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
+    if settings.database_url is None and not settings.sqlite_path.exists():
+        yield Finding("ok", "database", "SQLite; the first start makes it")
+        return
     database = Database(database_url(settings))
     try:
-        if database.is_sqlite and not settings.sqlite_path.exists():
-            yield Finding("ok", "database", "SQLite; the first start makes it")
-            return
         question = "select sqlite_version()" if database.is_sqlite else "show server_version"
         version = database.read(lambda connection: connection.exec_driver_sql(question).scalar_one())
         yield Finding("ok", "database", f"{'SQLite' if database.is_sqlite else 'PostgreSQL'} {version} answers")
@@ -133,7 +139,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 def _service(settings: Settings) -> Iterator[Finding]:
     try:
-        client = connect()
+        client = connect(None if settings.url else settings.data)
     except ConfigError:
         yield Finding("warn", "service", f"nothing runs on {settings.data}", "start `upshot up`, or set UPSHOT_URL")
         return

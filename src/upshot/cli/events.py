@@ -20,6 +20,7 @@ from upshot.ids import new_id
 _ASK_EVERY_SECONDS = 0.5
 # Events of concurrent mutations become visible out of order by as long as a mutation takes.
 _LOOK_BACK = timedelta(seconds=5)
+_MANY = 100_000  # events that happen between two questions
 _THE_BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -108,28 +109,29 @@ def tail(client: Client, output: Output, *, last: int, **query: str | None) -> N
 
 
 def _follow(client: Client, last: int, query: dict[str, str | None]) -> Iterator[dict[str, Any]]:
-    """Events as they become visible, each once, for ever."""
+    """The last so many events, then the later ones as they become visible, each once, for ever."""
     newest = client.items("/events", limit=max(last, 1), **query)
     yield from reversed(newest[:last])
-    seen = {event["id"]: parse_time(event["time"]) for event in newest}
-    reached = max(seen.values(), default=_THE_BEGINNING)
+    reached, newest_id = (parse_time(newest[0]["time"]), newest[0]["id"]) if newest else (_THE_BEGINNING, "")
+    seen = {event["id"]: event["time"] for event in _since(client, reached, query) if event["id"] <= newest_id}
     complained = False
     while True:
         time.sleep(_ASK_EVERY_SECONDS)
         try:
-            later = client.items("/events", limit=10_000, after=new_id("evt", reached - _LOOK_BACK), **query)
+            later = _since(client, reached, query)
             complained = False
         except Unavailable as error:
             if not complained:
                 click.echo(f"{error}; trying again", err=True)
             complained = True
             continue
-        for event in later:
-            if event["id"] not in seen:
-                seen[event["id"]] = parse_time(event["time"])
-                yield event
-        reached = max(seen.values(), default=reached)
-        seen = {name: moment for name, moment in seen.items() if moment > reached - 2 * _LOOK_BACK}
+        yield from (event for event in later if event["id"] not in seen)
+        seen = {event["id"]: event["time"] for event in later} or seen
+        reached = max((parse_time(moment) for moment in seen.values()), default=reached)
+
+
+def _since(client: Client, reached: datetime, query: dict[str, str | None]) -> list[dict[str, Any]]:
+    return client.items("/events", limit=_MANY, after=new_id("evt", reached - _LOOK_BACK), **query)
 
 
 @events.command()
