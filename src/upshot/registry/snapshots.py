@@ -41,6 +41,7 @@ version in the form of a version, whose reference is `project/name:v0`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -180,6 +181,7 @@ def _content(artifact: ArtifactVersion) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=4096)  # the same few names come again and again, at every mutation
 def _url(base_url: str | None, *parts: str) -> str | None:
     """Address of the page; None where no public address is known."""
     return None if base_url is None else "/".join([base_url.rstrip("/"), *(quote(part, safe="") for part in parts)])

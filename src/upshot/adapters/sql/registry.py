@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -223,6 +222,7 @@ _REMOVE_ARTIFACT_ALIAS = sa.delete(artifact_aliases).where(
     _same(artifact_aliases, project="of_scope", artifact="of_name", alias="alias")
 )
 _ADD_HISTORY = sa.insert(history)
+_HISTORY_COLUMNS = tuple(column.name for column in history.columns)  # named as in HistoryEntry
 
 
 class SqlRegistry:
@@ -477,7 +477,8 @@ class _Transaction:
 
     def add_history(self, entries: Sequence[HistoryEntry]) -> None:
         """Say what was done."""
-        self._connection.execute(_ADD_HISTORY, [asdict(entry) for entry in entries])
+        rows = [{column: getattr(entry, column) for column in _HISTORY_COLUMNS} for entry in entries]
+        self._connection.execute(_ADD_HISTORY, rows)
 
 
 def _lock_number(key: str) -> int:
