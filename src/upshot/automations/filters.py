@@ -94,7 +94,7 @@ def describe(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
-    return "no plain data"
+    return "something that is no plain data"
 
 
 def text_of(value: Any) -> str:
@@ -112,7 +112,8 @@ def text_of(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return str(value)
-    raise RenderError(f"{describe(value)} cannot stand in a text; write `| tojson`, or pick one field of it")
+    remedy = "write `| tojson`, or pick one field of it" if isinstance(value, dict | list | tuple) else "pick one field"
+    raise RenderError(f"{describe(value)} cannot stand in a text; {remedy}")
 
 
 def plain_copy(value: Any) -> Any:
@@ -140,6 +141,8 @@ def weigh(value: Any) -> Any:
             METER.spend(1 + len(container))
             members = container.values() if isinstance(container, dict) else container
             pending.extend(member for member in members if isinstance(member, dict | list | tuple))
+    elif value is not None and not isinstance(value, bool | int | float):
+        raise RenderError("only plain data can be compared; name the field or secret that is meant")
     return value
 
 

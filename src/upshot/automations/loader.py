@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from upshot.automations.document import Document, decode, read_documents, with_lines
+from upshot.automations.document import MAX_FILE_BYTES, Document, decode, read_documents, with_lines
 from upshot.automations.findings import Finding, Findings
 from upshot.automations.reading import read_automation
 from upshot.automations.reading_step import Source
@@ -127,11 +127,11 @@ def load_file(folder: Path, path: str, catalog: Catalog) -> LoadedFile:
 
 
 def _read_file(folder: Path, target: Path, findings: Findings) -> str | None:
-    return decode(_read_bytes(folder, target), findings.add)
+    return decode(_read_bytes(folder, target, MAX_FILE_BYTES), findings.add)
 
 
 def _read_inside(folder: Path, target: Path, limit_bytes: int) -> str:
-    raw = _read_bytes(folder, target)
+    raw = _read_bytes(folder, target, limit_bytes)
     if len(raw) > limit_bytes:
         raise ConfigError(f"the file is larger than {limit_bytes // 1024} KB")
     try:
@@ -140,9 +140,9 @@ def _read_inside(folder: Path, target: Path, limit_bytes: int) -> str:
         raise ConfigError("the file is not UTF-8; save it as UTF-8") from None
 
 
-def _read_bytes(folder: Path, target: Path) -> bytes:
+def _read_bytes(folder: Path, target: Path, limit_bytes: int) -> bytes:
     """
-    Read a file of the folder.
+    Read a file of the folder, and no more of it than shows that it is too large.
 
     Raises:
         ConfigError: It lies outside, directly or through a link; is no file; is missing; cannot be read.
@@ -153,7 +153,8 @@ def _read_bytes(folder: Path, target: Path) -> bytes:
             raise ConfigError("the file lies outside the folder of automations; move it inside")
         if not real.is_file():
             raise ConfigError("this is no file")
-        return real.read_bytes()
+        with real.open("rb") as file:
+            return file.read(limit_bytes + 1)
     except FileNotFoundError:
         raise ConfigError(f"there is no file {target.as_posix()}") from None
     except (OSError, ValueError, RuntimeError) as error:

@@ -108,7 +108,8 @@ def read_step(block: Block, step_id: str, scope: Scope, source: Source) -> Step:
     spec = source.catalog.get(uses)
     if spec is not None:
         _check_with(with_, block.key_lines.get("with", block.line), spec, findings)
-    _check_templates(with_, frozenset() if spec is None else spec.expressions, scope, findings)
+    lines = dict(_leaf_lines(with_, ""))
+    _check_templates(with_, lines, frozenset() if spec is None else spec.expressions, scope, findings)
     _read_body_file(with_, scope, source)
     return Step(
         id=step_id,
@@ -119,7 +120,7 @@ def read_step(block: Block, step_id: str, scope: Scope, source: Source) -> Step:
         timeout_seconds=_read_timeout(block, findings),
         continue_on_error=findings.flag(block, "continue-on-error", default=False),
         line=block.line,
-        lines=dict(_leaf_lines(with_, "")),
+        lines=lines,
     )
 
 
@@ -203,8 +204,9 @@ def _line_at(with_: Block, place: Sequence[str | int], line: int) -> int:
     return line
 
 
-def _check_templates(with_: Block, expressions: frozenset[str], scope: Scope, findings: Findings) -> None:
-    lines = dict(_leaf_lines(with_, ""))
+def _check_templates(
+    with_: Block, lines: Mapping[str, int], expressions: frozenset[str], scope: Scope, findings: Findings
+) -> None:
     for leaf, text, is_expression in template_leaves(with_, expressions):
         if isinstance(text, Unreadable):
             continue

@@ -75,10 +75,10 @@ class Lookup:
 class Fault(Exception):
     """A template is not allowed; the line counts from 1 within the template."""
 
-    def __init__(self, reason: str, line: int) -> None:
+    def __init__(self, reason: str, line: int | None) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.line = line
+        self.line = line or 1  # Jinja knows no line of some nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +322,17 @@ def _list_of(known: Collection[str]) -> str:
     return f"; known are {', '.join(sorted(known))}"
 
 
+_TAGS = {
+    "AssignBlock": "set … endset",
+    "CallBlock": "call",
+    "FilterBlock": "filter",
+    "FromImport": "from … import",
+    "NSRef": "set a.b",
+    "Scope": "autoescape",
+    "ScopedEvalContextModifier": "autoescape",
+}
+
+
 def _refuse(node: nodes.Node) -> NoReturn:
     if isinstance(node, nodes.Call):
         called = node.node.attr if isinstance(node.node, nodes.Getattr) else _spell(node.node)
@@ -329,7 +340,8 @@ def _refuse(node: nodes.Node) -> NoReturn:
         raise Fault(f"`{called}(…)`: calls are not allowed; write {instead} instead", node.lineno)
     if isinstance(node, nodes.Pow):
         raise Fault("`**` is not allowed", node.lineno)
-    word = type(node).__name__.lower()
+    kind = type(node).__name__
+    word = _TAGS.get(kind, kind.lower())
     raise Fault(f"`{word}` is not allowed; templates have `if`, `for`, `set` and expressions", node.lineno)
 
 
@@ -348,6 +360,8 @@ def instrument(node: Any) -> Any:
         return _call(_FIELD, node.node, node.arg, nodes.Const(path))
     if isinstance(node, nodes.Concat):
         return _call(_CONCAT, *node.nodes)
+    if isinstance(node, nodes.CondExpr) and node.expr2 is None:
+        node.expr2 = nodes.Const(None)  # Jinja gives its lenient undefined here
     if isinstance(node, nodes.Operand):
         node.expr = _call(_WEIGH, node.expr)
     if isinstance(node, nodes.For):

@@ -226,6 +226,8 @@ def _program(text: str, parse: Callable[[], nodes.Template | nodes.Expr]) -> _Pr
         raise Fault(reason, error.lineno) from None
     except RecursionError:
         raise Fault("this template is too deeply nested; take a simpler one", 1) from None
+    except (ValueError, OverflowError) as error:  # a number of five thousand digits, for one
+        raise Fault(f"this cannot be read: {error}", 1) from None
 
 
 # --- what the loader and the engine use -----------------------------------------------------------
@@ -271,9 +273,9 @@ class _Compiled(Generic[P]):
         return self._program.paths
 
     def _run(self, action: Callable[[Mapping[str, Any]], Any], context: Mapping[str, Any]) -> Any:
-        for root in self._program.roots:
-            if root not in context:
-                raise self._place.invalid(f"{root!r} is unknown{nearest(root, context)}", 1)
+        if not self._program.roots <= context.keys():
+            used = next(used for used in self._program.paths if used.parts[0] not in context)
+            raise self._place.invalid(f"{used.parts[0]!r} is unknown{nearest(used.parts[0], context)}", used.line)
         try:
             return action(context)
         except (RenderError, UndefinedError) as error:

@@ -1,0 +1,258 @@
+"""What templates give."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.automations.factories import custom_event, make_context, make_event, version_form
+from upshot.automations.filters import FILTERS, TESTS
+from upshot.automations.template import compile_expression, compile_text, compile_tree
+from upshot.errors import TemplateInvalid
+
+
+def render(text, context=None):
+    return compile_tree({"x": text}, path="a.yaml", line_of=lambda leaf: 7).render(context or make_context())["x"]
+
+
+def fault(text, context=None):
+    with pytest.raises(TemplateInvalid) as caught:
+        render(text, context)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "gives"),
+    [
+        pytest.param("plain", "plain", id="a text without templates stands for itself"),
+        pytest.param("{{ version.name }}", "v3", id="a path"),
+        pytest.param("{{version.name}}!", "v3!", id="without spaces, in a text"),
+        pytest.param("{{ version['name'] }}", "v3", id="a key in brackets"),
+        pytest.param("{{ version.metadata.items }}", "7", id="data before methods: items"),
+        pytest.param("{{ version.metadata.classes[1] }}", "no", id="a place in a list"),
+        pytest.param("{{ version.metadata.classes.1 }}", "no", id="a place in a list, with a dot"),
+        pytest.param("{{ version.digest[7:13] }}", "012345", id="a part of a text"),
+        pytest.param("{{ version.metadata.accuracy }}", "0.94", id="a number"),
+        pytest.param("{{ version.metadata.accuracy > 0.9 }}", "true", id="true is JSON's word"),
+        pytest.param("{{= version.metadata.accuracy }}", 0.94, id="a number that keeps its type"),
+        pytest.param("  {{= version.metadata.classes }}\n", ["yes", "no"], id="a list that keeps its type"),
+        pytest.param("{{= previous }}", None, id="null that keeps its type"),
+        pytest.param("{{= true }}", True, id="a constant that keeps its type"),
+        pytest.param("{{= '1.10' }}", "1.10", id="a text that looks like a number stays a text"),
+        pytest.param("{{= {'a': [1, 'b']} }}", {"a": [1, "b"]}, id="a mapping made in the template"),
+        pytest.param("from {{ previous.name }}.", "from .", id="null, and what is below it, is empty in a text"),
+        pytest.param("{{ previous.name | default('nothing') }}", "nothing", id="default of null"),
+        pytest.param("{{ version.metadata.loss | default(1) }}", "1", id="default of what is missing"),
+        pytest.param("{{ version.a.b.c | default(1) }}", "1", id="default of what is below the missing"),
+        pytest.param("{{ '' | default('x', true) }}", "x", id="default of what is empty"),
+        pytest.param("{{ version.metadata.loss is defined }}", "false", id="is defined"),
+        pytest.param("{{ 'yes' if alias == 'production' else 'no' }}", "yes", id="inline if"),
+        pytest.param("{{ 'yes' if alias == 'x' }}|", "|", id="inline if without else is null"),
+        pytest.param("{{ 1 + 2 * 3 - 4 / 2 }}", "5.0", id="numbers"),
+        pytest.param("{{ 7 // 2 }}{{ 7 % 2 }}{{ -1 }}", "31-1", id="more numbers"),
+        pytest.param("{{ 'a' ~ 1 ~ none ~ true }}", "a1true", id="joined with ~"),
+        pytest.param("{{ 'a' + 'b' }}", "ab", id="texts joined with +"),
+        pytest.param("{{= [1] + [2] }}", [1, 2], id="lists joined"),
+        pytest.param(
+            "{% for c in version.metadata.classes %}{{ loop.index }}{{ c }}{% endfor %}", "1yes2no", id="a loop"
+        ),
+        pytest.param("{% for k, v in {'a': 1} | items %}{{ k }}={{ v }}{% endfor %}", "a=1", id="a loop over items"),
+        pytest.param("{% for k in {'a': 1} %}{{ k }}{% endfor %}", "a", id="a loop over keys"),
+        pytest.param("{% set x = alias | upper %}{{ x }}", "PRODUCTION", id="set"),
+        pytest.param("{% if alias in ['production'] %}a{% else %}b{% endif %}", "a", id="if"),
+        pytest.param("a{# no #}b", "ab", id="a comment"),
+        pytest.param("{{ version.metadata | tojson }}", None, id="tojson is plain JSON"),
+        pytest.param("{{ '<a & \"b\">' | tojson }}", '"<a & \\"b\\">"', id="tojson escapes nothing for HTML"),
+        pytest.param("{{ '<!channel> & co' | slack }}", "&lt;!channel&gt; &amp; co", id="slack"),
+        pytest.param("{{ 'a b/c?d' | urlencode }}", "a%20b%2Fc%3Fd", id="urlencode"),
+        pytest.param("{{ ' Ab c ' | trim | lower | title }}", "Ab C", id="trim, lower, title"),
+        pytest.param("{{ 'a-b-c' | replace('-', '+') }}", "a+b+c", id="replace"),
+        pytest.param("{{ 'a/b/c' | split('/') | last }}", "c", id="split and last"),
+        pytest.param("{{ 'abcdef' | truncate(4) }}", "abc…", id="truncate"),
+        pytest.param("{{ 3.14159 | round(2) }} {{ 2.6 | round }}", "3.14 3", id="round"),
+        pytest.param("{{ '3' | int + 1 }} {{ '1.5' | float }} {{ 'x' | int(0) }}", "4 1.5 0", id="int and float"),
+        pytest.param("{{ [3, 1, 2] | sort | join(',') }}", "1,2,3", id="sort and join"),
+        pytest.param("{{ [3, 1, 2] | sort(reverse=true) | first }}", "3", id="sort in reverse"),
+        pytest.param("{{ [1, 1, 2] | unique | length }}", "2", id="unique and length"),
+        pytest.param("{{ [1, 5] | max - [1, 5] | min }} {{ [1, 2] | sum }}", "4 3", id="max, min, sum"),
+        pytest.param("{{ [{'n': 'a', 'v': 1}, {'n': 'b', 'v': 2}] | map('n') | join }}", "ab", id="map"),
+        pytest.param(
+            "{{ [{'n': 'a', 'v': 1}, {'n': 'b', 'v': 2}] | selectattr('v', 'ge', 2) | map('n') | join }}",
+            "b",
+            id="selectattr",
+        ),
+        pytest.param("{{ [{'v': 0}, {'v': 2}] | rejectattr('v') | length }}", "1", id="rejectattr"),
+        pytest.param(
+            "{{ [{'v': 2}, {'v': 1}] | sort(attribute='v') | tojson }}", '[{"v":1},{"v":2}]', id="sort by field"
+        ),
+        pytest.param("{{ 'v1.2' is matching('v1.*') and 'ab' is startingwith('a') }}", "true", id="tests"),
+        pytest.param(
+            "{{ delivery.id }} {{ delivery.attempt }} {{ automation.name }}", "dlv_1 2 promote", id="delivery"
+        ),
+        pytest.param("{{ secrets.TOKEN }}", "hunter2", id="a secret"),
+        pytest.param("{{ vars.bar }}", "0.9", id="a variable"),
+    ],
+)
+def test_a_template_gives(text, gives):
+    """What stands in a template is what comes out."""
+    if gives is None and "tojson" in text:
+        gives = '{"accuracy":0.94,"format":"onnx","items":7,"classes":["yes","no"]}'
+    assert render(text) == gives
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("{{ vrsion.name }}", "a.yaml:7: with.x: 'vrsion' is unknown; did you mean 'version'?", id="name"),
+        pytest.param("{{ version.nmae }}", "'version' has no 'nmae'; did you mean 'name'?", id="field"),
+        pytest.param(
+            "{{ version.metadata.acuracy }}", "'version.metadata' has no 'acuracy'; did you mean 'accuracy'?", id="deep"
+        ),
+        pytest.param("{{ version.metadata.zzz }}", "where it may be missing, write `| default(…)`", id="nothing near"),
+        pytest.param("{{ version.metadata.acuracy | round }}", "has no 'acuracy'", id="a filter of the unknown"),
+        pytest.param("{{ version.metadata.acuracy + 1 }}", "has no 'acuracy'", id="a sum of the unknown"),
+        pytest.param("{{ version.metadata.acuracy > 1 }}", "has no 'acuracy'", id="a comparison of the unknown"),
+        pytest.param("{{ 1 > version.metadata.acuracy }}", "has no 'acuracy'", id="compared with the unknown"),
+        pytest.param("{% if version.metadata.acuracy %}a{% endif %}", "has no 'acuracy'", id="an if of the unknown"),
+        pytest.param("{% for x in version.acuracy %}a{% endfor %}", "has no 'acuracy'", id="a loop over the unknown"),
+        pytest.param("{{ 'a' ~ version.acuracy }}", "has no 'acuracy'", id="~ with the unknown"),
+        pytest.param("{{= version.acuracy }}", "has no 'acuracy'", id="typed"),
+        pytest.param("{{= [version.acuracy] }}", "only plain data", id="in a list"),
+        pytest.param("{{ version[alias] }}", "'version[…]' is unknown", id="computed key"),
+        pytest.param("{{ version.metadata.classes[9] }}", "is a list and has no '9'", id="place out of range"),
+        pytest.param("{{ alias.upper }}", "'alias' is text and has no 'upper'; write `| upper`", id="a method"),
+        pytest.param("{{ alias.upper() }}", "calls are not allowed; write `| upper` instead", id="a call"),
+        pytest.param(
+            "{{ version }}", "a mapping cannot stand in a text; write `| tojson`, or pick one", id="a mapping"
+        ),
+        pytest.param("{{ version.metadata.classes }}", "a list cannot stand in a text", id="a list"),
+        pytest.param("{{ alias", "this ends too early, expected '}}'", id="not closed"),
+        pytest.param("{{ alias | uper }}", "unknown filter 'uper'; did you mean 'upper'?", id="filter"),
+        pytest.param("{{ alias | replace('a') }}", "filter 'replace': missing a required argument: 'new'", id="arity"),
+        pytest.param("{{ alias is defned }}", "unknown test 'defned'; did you mean 'defined'?", id="test"),
+        pytest.param("x {{= alias }}", "keeps the type of a value, so it must stand alone", id="typed in a text"),
+        pytest.param("{{= alias }}{{= alias }}", "must stand alone", id="typed twice"),
+        pytest.param("{{ alias * 3 }}", "`*` cannot take text and a number", id="text times number"),
+        pytest.param("{{ previous.n >= 1 }}", "'>=' not supported between null and number", id="null compared"),
+        pytest.param("{{ 1 / 0 }}", "`/` divides by zero", id="division by zero"),
+        pytest.param("{{ 'abc' | int }}", "cannot be read as a number", id="not a number"),
+        pytest.param("{{ [1, 'a'] | sort }}", "of different kinds and have no order", id="no order"),
+        pytest.param(
+            "{{ secrets.NOPE }}", "no secret 'NOPE'; set the environment variable UPSHOT_SECRET_NOPE", id="secret"
+        ),
+    ],
+)
+def test_a_wrong_template_says_what_is_wrong(text, says):
+    """Place, finding and the nearest right word or the remedy."""
+    assert says in fault(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        pytest.param("a\nb {{ nope }}", 8, id="an unknown name"),
+        pytest.param("a\nb {{ version.nope }}", 8, id="a plain path"),
+        pytest.param("{{ alias }}\n\n{% if alias %}\n{{ version.nope }}{% endif %}", 10, id="within blocks"),
+        pytest.param("a\n\n{{ alias | nope }}", 9, id="not allowed"),
+        pytest.param("a\n{{ alias", 8, id="not closed"),
+    ],
+)
+def test_an_error_has_the_line_of_the_file(text, line):
+    """A text of several lines that begins on line 7 says on which of them it went wrong."""
+    assert fault(text).startswith(f"a.yaml:{line}: with.x: ")
+
+
+def test_keys_are_no_templates():
+    """Only values are filled in; keys are what they are."""
+    tree = compile_tree({"{{ alias }}": ["{{ alias }}", 1, None]}, path="", line_of=lambda leaf: None)
+
+    assert tree.render(make_context()) == {"{{ alias }}": ["production", 1, None]}
+
+
+def test_a_tree_without_templates_is_given_back():
+    """What has no templates costs nothing."""
+    tree = {"a": [1, "b"], "c": {"d": None}}
+
+    assert compile_tree(tree, path="", line_of=lambda leaf: None).render({}) is tree
+
+
+def test_expressions_at_the_top_give_their_value():
+    """`that` of `require` is an expression; one of the same name further down is not."""
+    compiled = compile_tree(
+        {"that": "version.metadata.accuracy >= vars.bar", "more": {"that": "1 + 1"}},
+        path="",
+        line_of=lambda leaf: None,
+        expressions=frozenset({"that"}),
+    )
+
+    assert compiled.render(make_context()) == {"that": True, "more": {"that": "1 + 1"}}
+
+
+def test_an_expression_needs_no_braces():
+    """Whoever writes them is told to leave them out."""
+    with pytest.raises(TemplateInvalid, match="write it without the braces"):
+        compile_expression("{{ alias }}", path="a.yaml", line=3)
+    with pytest.raises(TemplateInvalid, match="a.yaml:3: 'beta' does not belong here"):
+        compile_expression("alias beta", path="a.yaml", line=3)
+
+
+def test_a_value_cannot_be_changed_through_what_was_rendered():
+    """What keeps its type is a copy."""
+    context = make_context()
+    rendered = render("{{= version.metadata }}", context)
+
+    rendered["accuracy"] = 0
+
+    assert context["version"]["metadata"]["accuracy"] == 0.94
+
+
+@given(st.text(max_size=50))
+def test_a_value_cannot_change_a_payload(name):
+    """Whatever a model is called, it arrives as that text in that place."""
+    context = make_context(make_event(version=version_form(description=name)))
+
+    assert render("{{ version.description }}", context) == name
+    assert render("a {{ version.description }}", context) == f"a {name}"
+    assert render("{{= version.description }}", context) == name
+    assert render("{{ version.description | trim | string }}", context) == name.strip()
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**53), 2**53)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda leaves: st.lists(leaves, max_size=3) | st.dictionaries(st.text(max_size=5), leaves, max_size=3),
+        max_leaves=10,
+    )
+)
+def test_data_keeps_its_type(data):
+    """`{{= … }}` gives what a custom event carried."""
+    assert render("{{= event.data.it }}", make_context(custom_event(it=data))) == data
+
+
+@given(st.text(alphabet="{}%#= .|ax'\"()[]1+~-_\n", max_size=40))
+def test_no_text_breaks_the_compiler(text):
+    """Any text is a template or an error of ours, and a template renders or gives an error of ours."""
+    try:
+        render(text, make_context(a={"x": 1}, x="y"))
+    except TemplateInvalid as error:
+        assert str(error).startswith("a.yaml:")
+
+
+def test_a_body_file_is_a_text():
+    """A text is rendered as a whole, `tojson` keeps it JSON."""
+    compiled = compile_text('{"m": {{ collection.name | tojson }},\n "n": {{ version.number }}}\n', path="p.j2")
+
+    assert compiled.render(make_context(make_event(collection='a"b'))) == '{"m": "a\\"b",\n "n": 3}\n'
+
+
+def test_the_table_of_filters_is_complete():
+    """Every filter and test that exists is described where the module describes them."""
+    from upshot.automations import filters
+
+    assert filters.__doc__
+    assert [name for name in (*FILTERS, *TESTS) if f"`{name}" not in filters.__doc__] == []
