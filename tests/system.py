@@ -119,6 +119,14 @@ class System:
         process.terminate()
         return process.wait(seconds)
 
+    def pause(self, name: str) -> None:
+        """Let a process stand still (SIGSTOP)."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """Let it go on."""
+        self._processes[name].send_signal(signal.SIGCONT)
+
     def is_alive(self, name: str) -> bool:
         """Tell whether a process runs."""
         return self._processes[name].poll() is None
