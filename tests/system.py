@@ -70,6 +70,7 @@ class System:
             "UPSHOT_LEASE_SECONDS": "3",
             "UPSHOT_SWEEP_SECONDS": "0.2",
             "UPSHOT_RELAY_SECONDS": "1",
+            "UPSHOT_STOP_SECONDS": "3",
             **({"UPSHOT_DATABASE_URL": database_url} if database_url else {}),
             **(settings or {}),
         }

@@ -24,9 +24,9 @@ from upshot.errors import (
     ActionError,
     Ambiguous,
     Blocked,
+    ConfigError,
     DestinationBusy,
     Refused,
-    TemplateInvalid,
     Unmet,
     Unreachable,
 )
@@ -35,7 +35,9 @@ from upshot.ports import Progress, SecretSource
 
 log = structlog.get_logger("upshot.engine")
 
-GRACE_SECONDS = 5.0  # beyond the time that a step may take, for an action that does not keep to it
+# Beyond the time that a step may take: for waiting for a place at a destination (4 s at most), and for an
+# action that does not keep to its time.
+GRACE_SECONDS = 5.0
 BUSY_WAIT_SECONDS = (1.0, 4.0)  # a destination that has its share: come again after about so long
 MAX_REASON_CHARS = 2_000
 
@@ -103,7 +105,7 @@ class Attempt:
             outcome = await self._perform(self._call(context))
         except DestinationBusy as busy:
             return self._put_off(str(busy))
-        except TemplateInvalid as error:
+        except ConfigError as error:  # a template that fails on this event, a secret that cannot be read
             return self._failed(Refused(str(error)), AttemptState.INVALID)
         except ActionError as error:
             return self._failed(error, _state_of(error))
@@ -116,8 +118,7 @@ class Attempt:
 
     async def _perform(self, call: Call) -> Outcome:
         timeout_seconds = self._compiled.step.timeout_seconds
-        # As long again may pass in waiting for a place at a destination.
-        limit = 2 * timeout_seconds + GRACE_SECONDS
+        limit = timeout_seconds + GRACE_SECONDS
         try:
             async with asyncio.timeout(limit):
                 return await self._compiled.action.perform(call, self._bench.tools)
