@@ -22,9 +22,11 @@ test: setup  ## run all tests: units, then stores and interfaces, then real serv
 ifdef ARGS
 	@$(PYTEST) $(ARGS)
 else
-	@$(PYTEST) tests/unit -n $(CORES)
-	@$(PYTEST) --ignore tests/unit -m "not live" -n $(CORES) --dist loadfile
-	@$(PYTEST) -m live
+	@status=0; \
+	$(PYTEST) tests/unit -n $(CORES) || status=1; \
+	$(PYTEST) --ignore tests/unit -m "not live" -n $(CORES) --dist loadfile || status=1; \
+	$(PYTEST) -m live || status=1; \
+	exit $$status
 endif
 
 .PHONY: check
