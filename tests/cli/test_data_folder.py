@@ -31,8 +31,11 @@ def test_secrets_are_made_once_and_are_closed_to_others(tmp_path):
 
 
 def test_the_data_folder_is_never_committed(tmp_path):
-    """A data folder inside a git repository ignores itself."""
+    """A data folder that is made inside a git repository ignores itself; in a user's own nothing is ignored."""
     assert (DataFolder(tmp_path / "data").path / ".gitignore").read_text() == "*\n"
+
+    DataFolder(tmp_path)
+    assert not (tmp_path / ".gitignore").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

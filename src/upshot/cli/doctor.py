@@ -32,6 +32,7 @@ from upshot.wiring import database_url, make_secrets
 
 _OLDEST_REDIS = (6, 2)  # Celery's broker needs it, and so does XAUTOCLAIM
 _FREE_BYTES = 1_000_000_000
+_SILENCE = timedelta(seconds=30)  # of Redis, as a worker has it
 _SKEW = timedelta(seconds=2)  # between machines that share leases of half a minute
 
 
@@ -158,8 +159,8 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Finding]:
         )
     for one in workers:
         detail = f"{one['id']} on {one['host']}, holds {one['in_hand']}, {one['automations']} automations"
-        read_at = one["stream_read_at"]
-        if read_at is None or SystemClock().now() - parse_time(read_at) > timedelta(seconds=30):
+        heard = parse_time(one["stream_read_at"] or one["started_at"])
+        if SystemClock().now() - heard > _SILENCE:
             yield Finding("warn", "worker", f"{detail}; Redis does not answer it", "look at Redis and the worker's log")
         else:
             yield Finding("ok", "worker", detail)

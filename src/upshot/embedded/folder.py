@@ -33,9 +33,11 @@ class DataFolder:
         self.redis = self.path / "redis"
         self.logs = self.path / "logs"
         try:
-            for folder in (self.path, self.redis, self.logs):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self.path / ".gitignore").write_text("*\n")  # it holds a token and a password
+            if not self.path.exists():
+                self.path.mkdir(mode=0o700, parents=True)
+                (self.path / ".gitignore").write_text("*\n")  # it holds a token and a password
+            for folder in (self.redis, self.logs):
+                folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"{error.filename}: {error.strerror}; choose a data folder that you can write to with --data"
