@@ -32,7 +32,8 @@ class Settings(BaseSettings):
         None, description="Token that requests must bear; needed for a server that listens beyond loopback."
     )
     secrets_dir: Path | None = Field(
-        None, description="Folder with one file per secret (Docker and Kubernetes secrets); the file's name is its name."
+        None,
+        description="Folder with a file for each secret, as Docker and Kubernetes mount them; the file's name is its name.",
     )
     egress_allow: str = Field(
         "",
@@ -54,7 +55,9 @@ class Settings(BaseSettings):
     )
     stop_seconds: float = Field(10.0, ge=0, description="How long a stopping worker finishes what is in flight.")
     worker_id: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9._-]{1,80}$", description="A worker's id, unique among workers; left out, host and pid."
+        None,
+        pattern=r"^[A-Za-z0-9._-]{1,80}$",
+        description="A worker's id, unique among workers; left out, its host and process.",
     )
     worker_predecessor: str | None = Field(
         None, description="Id of a worker that is known to be dead; this worker takes its leases at once."

@@ -75,3 +75,12 @@ def test_compose_starts_only_what_is_ready():
                 assert services[needed]["healthcheck"].get("test"), needed
             else:
                 assert services[needed]["restart"] == "no", needed
+
+
+def test_the_meaning_in_readme_is_the_setting_s_own():
+    """The third column of README's table is the description that `Settings` has."""
+    rows = dict(
+        re.findall(r"^\| `(UPSHOT_[A-Z_]+)` \| [^|]* \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    )
+
+    assert rows == {f"UPSHOT_{name.upper()}": field.description for name, field in Settings.model_fields.items()}
