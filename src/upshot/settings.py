@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     )
     secrets_dir: Path | None = Field(
         None,
-        description="Folder with a file for each secret, as Docker and Kubernetes mount them; the file's name is its name.",
+        description="Folder with a file for each secret, named as it, the way Docker and Kubernetes mount them.",
     )
     egress_allow: str = Field(
         "",
