@@ -35,13 +35,15 @@ def test_it_starts_says_where_and_stops_cleanly(tmp_path):
         assert set(endpoint) == {"url", "token", "redis_url", "database_url", "processes"}
         assert set(endpoint["processes"]) == {"web", "worker", "redis"}
         assert up.endpoint_mode == 0o600
-        assert up.matched(up.emit("hello")) or until(lambda: up.matched(up.emit("hello")))
+        event = up.emit("hello")
+        assert until(lambda: up.matched(event))
         assert redis.Redis.from_url(endpoint["redis_url"]).ping()
         parts = up.parts()
 
         assert up.interrupt() == 0
 
         assert not (up.data / "endpoint.json").exists()
+        assert not (up.data / "worker-id").exists()  # nobody has to succeed a worker that stopped cleanly
         assert all(is_gone(part) for part in parts)
         assert endpoint["url"] in up.output
         assert endpoint["token"] not in up.output
@@ -66,7 +68,8 @@ def test_a_second_one_on_the_same_data_is_refused(tmp_path):
         assert second.returncode == 1
         assert f"process {up.process.pid}, {up.endpoint['url']}" in second.stderr
         assert len(second.stderr.splitlines()) == 1
-        assert until(lambda: up.matched(up.emit("still-here")))
+        event = up.emit("still-here")
+        assert until(lambda: up.matched(event))
 
 
 def test_a_port_in_use_is_named_with_the_remedy(tmp_path):
@@ -151,3 +154,22 @@ def test_what_cannot_start_is_given_up_with_its_own_words(tmp_path):
     assert failed.returncode == 1
     assert "UPSHOT_DATABASE_URL: mysql" in failed.stdout + failed.stderr
     assert not (tmp_path / "data" / "endpoint.json").exists()
+
+
+def test_a_second_worker_joins_in(tmp_path):
+    """`upshot worker` beside a running `up` finds its Redis and database, and shares the work."""
+    with Up(tmp_path) as up:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "upshot", "worker", "--data", str(up.data)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            with up.api() as api:
+                pids = until(
+                    lambda: len(pids := {one["pid"] for one in api.get("/workers").json()["items"]}) == 2 and pids
+                )
+            assert pids == {up.pid("worker"), worker.pid}
+        finally:
+            worker.terminate()
+            assert worker.wait(30) == 0

@@ -210,13 +210,12 @@ class _Supervisor:
 
     async def _answers(self) -> bool:
         """Whether the web process answers, and sees Redis and the worker that we started."""
-        status, health = await self._get("/readyz")
-        if status != http.HTTPStatus.OK or not health["redis"] or not health["workers"]:
+        health, workers = await self._get("/readyz"), await self._get("/api/v1/workers")
+        if health is None or workers is None or not health["redis"]:
             return False
-        _, workers = await self._get("/api/v1/workers")
         return any(worker["id"] == self._folder.last_worker() for worker in workers["items"])
 
-    async def _get(self, path: str) -> tuple[int, Any]:
+    async def _get(self, path: str) -> Any:
         return await asyncio.to_thread(_get, self._url, path, self._token)
 
     def _note(self, name: str, pid: int) -> None:
@@ -237,12 +236,12 @@ class _Supervisor:
         )
 
     async def _announce(self, took_seconds: float) -> None:
-        _, listing = await self._get(f"/api/v1/automations?limit={_SHOWN_AUTOMATIONS}")
+        listing = await self._get(f"/api/v1/automations?limit={_SHOWN_AUTOMATIONS}")
         self._say(f"Upshot {__version__} listens on {self._url} (started in {took_seconds:.1f} s)")
         self._say(f"  data         {self._folder.path} (the token is in its file `token`)")
         self._say(f"  database     {'yours' if self._settings.database_url else 'SQLite, in the data folder'}")
         self._say(f"  redis        {'ours, in the data folder' if self._valkey else 'yours'}")
-        for line in _describe(listing, self._settings.automations):
+        for line in _describe(listing, self._settings.automations) if listing else ():
             self._say(line)
         self._say("Ctrl-C stops it")
 
@@ -268,15 +267,15 @@ def _upshot(*words: str) -> list[str]:
     return [*_PYTHON, "upshot", *words, "--until-stdin-ends"]
 
 
-def _get(url: str, path: str, token: str) -> tuple[int, Any]:
-    """Status and data of one GET; status 0 when nothing answers. Not httpx, which would triple our memory."""
+def _get(url: str, path: str, token: str) -> Any:
+    """Data of one GET; None when there is none. Not by httpx, which would double our memory."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
         answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
+        return json.loads(answer.read()) if answer.status == http.HTTPStatus.OK else None
     except (OSError, http.client.HTTPException, ValueError):
-        return 0, None
+        return None
     finally:
         connection.close()
 
