@@ -1,19 +1,28 @@
-"""A house on a real SQLite file (or in memory), answered by a real server on loopback."""
+"""A house in memory, or on a real SQLite file, answered by a real server on loopback."""
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from upshot.actions.catalog import load_catalog
+from upshot.actions.egress_rules import EgressRules
+from upshot.adapters.memory.events import MemoryEvents
+from upshot.adapters.memory.executions import MemoryExecutions, MemoryWorkers
 from upshot.adapters.memory.idempotency import MemoryIdempotency
+from upshot.adapters.memory.registry import MemoryRegistry
 from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
@@ -21,10 +30,18 @@ from upshot.adapters.sql.idempotency import SqlIdempotency
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.adapters.sql.schema import metadata
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
+from upshot.automations.folder import AutomationFolder
 from upshot.clock import FrozenClock
-from upshot.domain.automation import Automation
 from upshot.domain.event import Event
-from upshot.errors import AutomationInvalid
+from upshot.logs import configure
+from upshot.ports import (
+    Backlog,
+    BacklogStore,
+    EventStore,
+    IdempotencyStore,
+    RegistryStore,
+    WorkerStore,
+)
 from upshot.registry.service import Registry
 from upshot.settings import Settings
 from upshot.web.app import create_app
@@ -44,32 +61,6 @@ class SilentPublisher:
         return False
 
 
-@dataclass
-class Loaded:
-    """A folder of automations, as if it had been read."""
-
-    automations: Sequence[Automation] = ()
-    broken: Sequence[AutomationInvalid] = ()
-    misses: Mapping[str, str | None] = field(default_factory=dict)
-
-    @property
-    def current(self) -> Loaded:
-        """As it was last read."""
-        return self
-
-    @property
-    def matcher(self) -> Loaded:
-        """Says what was set."""
-        return self
-
-    def explain(self, event: Event) -> Mapping[str, str | None]:
-        """What was set."""
-        return self.misses
-
-    def refresh(self) -> None:
-        """Nothing to read."""
-
-
 class Bell:
     """Remembers who was rung for."""
 
@@ -87,75 +78,182 @@ def clock() -> FrozenClock:
     return FrozenClock()
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(sqlite_url(tmp_path / "upshot.db"))
+class QuietBacklog:
+    """`BacklogStore` that has little to say."""
+
+    def measure(self, now: datetime) -> Backlog:
+        """One execution waits."""
+        return Backlog(3, 1, now, {"waiting": 1, "failed": 0}, 0, None)
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where the house keeps things."""
+
+    registry: RegistryStore
+    events: EventStore
+    executions: MemoryExecutions | SqlExecutions
+    workers: WorkerStore
+    backlog: BacklogStore
+    idempotency: IdempotencyStore
+
+
+def memory_stores() -> Stores:
+    """Everything in memory."""
+    events = MemoryEvents()
+    return Stores(
+        registry=MemoryRegistry(events),
+        events=events,
+        executions=MemoryExecutions(events),
+        workers=MemoryWorkers(),
+        backlog=QuietBacklog(),
+        idempotency=MemoryIdempotency(),
+    )
+
+
+def sql_stores(database: Database) -> Stores:
+    """Everything in one database."""
+    return Stores(
+        registry=SqlRegistry(database),
+        events=SqlEvents(database),
+        executions=SqlExecutions(database),
+        workers=SqlWorkers(database),
+        backlog=SqlBacklog(database),
+        idempotency=SqlIdempotency(database),
+    )
+
+
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with all tables and nothing in them, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "empty.db"
+    database = Database(sqlite_url(path))
     metadata.create_all(database.engine)
-    yield database
+    database.close()
+    return path
+
+
+@pytest.fixture
+def sqlite_stores(tmp_path: Path, empty_sqlite: Path) -> Iterator[Stores]:
+    """Everything in an SQLite file."""
+    path = tmp_path / "upshot.db"
+    shutil.copy(empty_sqlite, path)
+    database = Database(sqlite_url(path))
+    yield sql_stores(database)
     database.close()
 
 
 @pytest.fixture
-def executions(database: Database) -> SqlExecutions:
-    return SqlExecutions(database)
+def stores() -> Stores:
+    """Memory, unless a module says otherwise."""
+    return memory_stores()
 
 
 @pytest.fixture
-def house(database: Database, clock: FrozenClock, executions: SqlExecutions) -> House:
+def folder(tmp_path: Path) -> AutomationFolder:
+    """A folder with one automation, one that is switched off, and a broken file."""
+    path = tmp_path / "automations"
+    path.mkdir()
+    (path / "promote.yaml").write_text(PROMOTE)
+    (path / "off.yaml").write_text(PROMOTE.replace("promote", "switched-off") + "enabled: false\n")
+    (path / "broken.yaml").write_text("name: broken\non: alias-added\nsteps:\n  - uses: slak\n")
+    return AutomationFolder(path, load_catalog(EgressRules.parse("")))
+
+
+PROMOTE = dedent(
+    """\
+    name: promote
+    description: Says that production moved.
+    on:
+      alias-added: {alias: production}
+    steps:
+      - id: say
+        uses: emit
+        with: {name: promoted}
+    """
+)
+
+
+@pytest.fixture
+def house(stores: Stores, clock: FrozenClock, folder: AutomationFolder) -> House:
     """A house without a token, on loopback."""
     return House(
         settings=Settings(host="127.0.0.1"),
         clock=clock,
-        registry=Registry(SqlRegistry(database), SilentPublisher(), clock),
-        events=SqlEvents(database),
-        executions=executions,
+        registry=Registry(stores.registry, SilentPublisher(), clock),
+        events=stores.events,
+        executions=stores.executions,
         doorbell=Bell(),
-        automations=Loaded(),
-        backlog=SqlBacklog(database),
-        workers=SqlWorkers(database),
-        idempotency=SqlIdempotency(database),
+        automations=folder,
+        backlog=stores.backlog,
+        workers=stores.workers,
+        idempotency=stores.idempotency,
         database_answers=lambda: True,
         redis_answers=lambda: True,
     )
 
 
-@contextmanager
-def running(house: House) -> Iterator[httpx.Client]:
-    """A client of a server that answers for the house."""
-    listener = listen("127.0.0.1", 0)
-    config = uvicorn.Config(
-        create_app(house), loop="uvloop", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        with httpx.Client(base_url=url_of(listener), timeout=20, trust_env=False) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
+class Host:
+    """A real server whose application can be exchanged; one for all tests, since starting it takes a while."""
+
+    def __init__(self) -> None:
+        self._app: ASGIApp | None = None
+        self._listener = listen("127.0.0.1", 0)
+        config = uvicorn.Config(
+            self, loop="uvloop", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
+        self._thread.start()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on to the application of the moment."""
+        assert self._app, "no house is being served"
+        await self._app(scope, receive, send)
+
+    @contextmanager
+    def serving(self, house: House) -> Iterator[httpx.Client]:
+        """A client while the server answers for the house."""
+        before, self._app = self._app, create_app(house)
+        try:
+            with httpx.Client(base_url=url_of(self._listener), timeout=20, trust_env=False, verify=False) as client:
+                yield client
+        finally:
+            self._app = before
+
+    def stop(self) -> None:
+        """Let the server end."""
+        self._server.should_exit = True
+        self._thread.join()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Host]:
+    configure("warning", "text")
+    host = Host()
+    yield host
+    host.stop()
 
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 
 @pytest.fixture
-def serve(house: House) -> Serve:
-    """`with serve(token=…, automations=…) as client`: settings and parts other than the usual ones."""
+def serve(server: Host, house: House) -> Serve:
+    """Serve with other settings and parts than the usual ones: `with serve(token=…, registry=…) as client`."""
 
     def with_changes(**changes: Any) -> AbstractContextManager[httpx.Client]:
         parts = {name: changes.pop(name) for name in list(changes) if hasattr(house, name)}
         settings = Settings(**{"host": "127.0.0.1", **changes})
-        return running(replace(house, settings=settings, **parts))
+        return server.serving(replace(house, settings=settings, **parts))
 
     return with_changes
 
 
 @pytest.fixture
-def web(house: House) -> Iterator[httpx.Client]:
+def web(server: Host, house: House) -> Iterator[httpx.Client]:
     """A client of a server without a token."""
-    with running(house) as client:
+    with server.serving(house) as client:
         yield client
 
 
@@ -185,6 +283,3 @@ def problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:
     for word in ("Traceback", "sqlite", "psycopg", "SELECT", "INSERT", ".py"):
         assert word not in response.text
     return form
-
-
-__all__ = ["API", "CHURN", "COLLECTIONS", "Bell", "Loaded", "MemoryIdempotency", "Serve", "made", "problem", "running"]

@@ -7,7 +7,13 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.web.conftest import API, CHURN, COLLECTIONS, made, problem
+from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, made, problem
+
+
+@pytest.fixture
+def stores(sqlite_stores: Stores) -> Stores:
+    """All of this on a real database."""
+    return sqlite_stores
 
 
 def log(web: httpx.Client, digest: str, name: str = "churn", **more: object) -> dict[str, object]:
@@ -20,7 +26,13 @@ def test_a_logged_artifact_says_its_reference_version_and_digest(web):
     """Logging answers 201 with reference, version and digest, and where the version is to be found."""
     response = web.post(
         f"{API}/projects/demo/artifacts",
-        json={"name": "churn", "type": "model", "digest": "sha256:1", "metadata": {"accuracy": 0.9}, "aliases": ["best"]},
+        json={
+            "name": "churn",
+            "type": "model",
+            "digest": "sha256:1",
+            "metadata": {"accuracy": 0.9},
+            "aliases": ["best"],
+        },
     )
 
     form = made(response)
@@ -194,7 +206,7 @@ def test_the_actor_is_admin_unless_the_request_says_who(churn):
         pytest.param("naïve-модель-模型", id="unicode"),
         pytest.param("v1.2+cu12", id="dots and plus"),
         pytest.param("a&b=c;d,e@f", id="reserved"),
-        pytest.param("it's \"quoted\" {{ x }}", id="quotes and braces"),
+        pytest.param('it\'s "quoted" {{ x }}', id="quotes and braces"),
         pytest.param("x" * 128, id="longest"),
         pytest.param("…", id="three dots"),
     ],

@@ -58,6 +58,11 @@ def _host_name(netloc: str) -> str | None:
         return None
 
 
+def _is_of(origin: str, host: str) -> bool:
+    scheme, separator, netloc = origin.partition("://")
+    return bool(scheme and separator) and netloc.lower() == host.lower()
+
+
 class Access:
     """The rule, made from the settings."""
 
@@ -115,7 +120,7 @@ class Access:
                 f"{', '.join(sorted(self._hosts))}; set UPSHOT_TOKEN, or UPSHOT_PUBLIC_URL to the address in use",
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not _is_of(origin, host):
             raise Problem(
                 403,
                 "forbidden",

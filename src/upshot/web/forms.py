@@ -7,7 +7,7 @@ Times are RFC 3339 in UTC with microseconds; what does not apply is null; a list
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Generic, NotRequired, TypeVar
 
@@ -18,7 +18,6 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from upshot.automations.findings import Finding
 from upshot.clock import format_time
 from upshot.domain.automation import Automation, Step, Trigger
-from upshot.domain.event import Event
 from upshot.domain.execution import Execution, Receipt, StepRecord
 from upshot.domain.registry import ArtifactVersion, Change, Collection, HistoryEntry, RegistrySettings, Version
 from upshot.ports import Page, StoredEvent, WorkerRecord
@@ -299,9 +298,8 @@ def event_view(stored: StoredEvent, explanation: list[AnswerForm]) -> EventView:
     return {**event_form(stored), "executions": list(stored.executions), "explanation": explanation}
 
 
-def accepted_form(events: Sequence[Event]) -> AcceptedForm:
+def accepted_form(ids: list[str]) -> AcceptedForm:
     """The ids of accepted events."""
-    ids = [event.id for event in events]
     return {"id": ids[0], "ids": ids} if len(ids) == 1 else {"ids": ids}
 
 

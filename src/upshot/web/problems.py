@@ -164,10 +164,10 @@ def _finding(error: Mapping[str, Any]) -> Finding:
 def _methods_of(request: Request) -> list[str]:
     """Every method that some route has for this path; the router tells only the first route's."""
     methods: set[str] = set()
-    for route in request.app.state.routes:
+    for route in request.app.routes:
         match, _ = route.matches({**request.scope, "method": ""})
         if match is not Match.NONE:
-            methods |= route.methods or set()
+            methods |= getattr(route, "methods", set())
     return sorted(methods)
 
 

@@ -39,8 +39,8 @@ class SqlIdempotency:
 
         def work(connection: Connection) -> KeptRequest:
             connection.execute(forgotten)
-            if connection.execute(self._insert, fresh).rowcount == 0:
-                connection.execute(takeover)
+            connection.execute(self._insert, fresh)
+            connection.execute(takeover)
             return _kept(connection.execute(standing).one())
 
         return self._database.write(work)

@@ -98,9 +98,7 @@ def _others(house: House, stored: StoredEvent, executions: Collection[str]) -> l
 @router.post("/events", status_code=202, responses={202: {"model": AcceptedForm}, **responses()})
 def emit(body: NewEvents, house: Here, actor: By, key: Key) -> Response:
     """Accept custom events: one, or a list; all of them or none."""
-    accepted = house.registry.emit(
-        [(event.name, event.data) for event in body.root],
-        actor=actor,
-        event_ids=key.event_ids(len(body.root)) if key else None,
-    )
-    return json_response(accepted_form(accepted), 202)
+    ids = key.event_ids(len(body.root)) if key else None
+    accepted = house.registry.emit([(event.name, event.data) for event in body.root], actor=actor, event_ids=ids)
+    # Those of a call that died after accepting them are not accepted again, and yet are what was asked for.
+    return json_response(accepted_form(ids or [event.id for event in accepted]), 202)

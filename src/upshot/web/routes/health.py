@@ -6,7 +6,7 @@ import anyio
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from typing_extensions import TypedDict
 
 from upshot.errors import Unavailable
@@ -69,7 +69,7 @@ def readiness(house: Here) -> Response:
     return json_response(form)
 
 
-@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **responses()})
+@router.get("/metrics", response_class=PlainTextResponse, responses=responses())
 def metrics(request: Request) -> Response:
     """What Prometheus scrapes."""
     return Response(generate_latest(request.app.state.metrics), headers={"Content-Type": CONTENT_TYPE_LATEST})

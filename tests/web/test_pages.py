@@ -1,0 +1,82 @@
+"""Lists are pages, walked by cursor."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, made, problem
+
+LISTS = {
+    "registries": f"{API}/registries",
+    "collections": COLLECTIONS,
+    "versions": f"{CHURN}/versions",
+    "artifact versions": f"{API}/projects/demo/artifacts/churn/versions",
+    "events": f"{API}/events",
+    "executions": f"{API}/executions",
+    "automations": f"{API}/automations",
+    "history": f"{API}/history",
+    "history of a collection": f"{CHURN}/history",
+    "workers": f"{API}/workers",
+}
+PAGED = {name: path for name, path in LISTS.items() if name not in {"registries", "workers"}}
+
+
+@pytest.fixture
+def stores(sqlite_stores: Stores) -> Stores:
+    """On a real database, where a cursor becomes a query."""
+    return sqlite_stores
+
+
+@pytest.mark.parametrize("path", LISTS.values(), ids=LISTS)
+def test_every_list_is_a_page(churn, path):
+    """`items` and `next`."""
+    page = made(churn.get(path))
+
+    assert isinstance(page["items"], list)
+    assert page["next"] is None
+
+
+def test_a_walk_by_cursor_meets_every_item_once(churn):
+    """Seven collections in pages of three, by name."""
+    for number in range(6):
+        made(churn.post(COLLECTIONS, json={"name": f"c{number}", "artifact_type": "model"}))
+
+    names: list[str] = []
+    sizes: list[int] = []
+    query = {"limit": 3}
+    while True:
+        page = made(churn.get(COLLECTIONS, params=query))
+        names += [item["name"] for item in page["items"]]
+        sizes.append(len(page["items"]))
+        if page["next"] is None:
+            break
+        query["cursor"] = page["next"]
+
+    assert names == ["c0", "c1", "c2", "c3", "c4", "c5", "churn"]
+    assert sizes == [3, 3, 1]
+
+
+@pytest.mark.parametrize("path", PAGED.values(), ids=PAGED)
+@pytest.mark.parametrize("limit", ["0", "201", "-1", "x", "1.5", "", "9" * 5000, "%00"])
+def test_a_limit_is_a_number_from_1_to_200(churn, path, limit):
+    """Anything else is 422."""
+    problem(churn.get(f"{path}?limit={limit}"), 422, "invalid-input")
+
+
+@pytest.mark.parametrize("path", PAGED.values(), ids=PAGED)
+@pytest.mark.parametrize(
+    "cursor", ["x", "%20", "AAAA", "//8", "é", "x" * 1001, "bm90LWEta2V5", "OTk5OTk5OTk5OTk5OTk5OTk5OTk"]
+)
+def test_a_cursor_that_no_page_gave_is_refused_or_harmless(churn, path, cursor):
+    """Never a server's mistake; what cannot be read is 422."""
+    response = churn.get(path, params={"cursor": cursor})
+
+    assert response.status_code == 200 or problem(response, 422, "invalid-input")
+
+
+@pytest.mark.parametrize("path", PAGED.values(), ids=PAGED)
+def test_an_unknown_query_key_gets_the_nearest_right_word(churn, path):
+    """A misspelt filter must not go unnoticed."""
+    form = problem(churn.get(f"{path}?limt=3"), 422, "invalid-input")
+
+    assert "did you mean 'limit'?" in form["detail"]
