@@ -158,3 +158,20 @@ def test_deleting_what_is_being_linked_ends_one_way_or_the_other(registry):
     for collection in registry.collections("model", cursor=None, limit=10).items:
         assert registry.versions("model", collection.name, cursor=None, limit=100).items == ()
         assert dict(collection.aliases) == {}
+
+
+def test_a_reader_sees_one_state(database, registry):
+    """However many questions it asks while others write."""
+    registry.link("model", "churn", "shared/net:v0", actor=ANN)
+    store = SqlRegistry(database)
+
+    def work(view):
+        before = view.collection("model", "churn")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(registry.unlink, "model", "churn", "v0", actor=ANN).result()
+        return before, view.collection("model", "churn"), view.versions(before, [0])
+
+    before, after, versions = store.read(work)
+    assert before == after
+    assert versions[0].aliases == ("latest",)
+    assert dict(registry.collection("model", "churn").aliases) == {}

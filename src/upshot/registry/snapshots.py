@@ -1,5 +1,5 @@
 """
-What events say of the registry, and what the API shows: the same shapes, as plain data.
+What events say of the registry, as plain data.
 
 `registry`    {name}
 `collection`  {name, type, reference, registry, description, tags, aliases: {"production": "v3"},
@@ -7,14 +7,13 @@ What events say of the registry, and what the API shows: the same shapes, as pla
 `version`     {name: "v3", number, reference: "model/churn:v3", digest, metadata, description,
               aliases, tags, artifact: "project/name:v0", artifact_version: "v0", project,
               linked_at, linked_by, created_at, created_by, url}
-`artifact`    {name, type, reference: "project/name:v0", version: "v0", project, url}; the API adds
-              number, digest, metadata, description, aliases, tags, created_at, created_by, which
-              an event has in its `version`
+`artifact`    {name, type, reference: "project/name:v0", version: "v0", project, url}
 `project`     {name}
 
-Times are RFC 3339 in UTC. `url` is null where no public address is known. Aliases of a version
-are those in its collection, aliases of an artifact version those in its project; both are sorted,
-as tags are. An artifact's form is that of one version of it, for that is what was logged.
+Times are RFC 3339 in UTC. `url` is the address in the REST API, null where the server's public
+address is not known. Aliases of a version are those in its collection, aliases of an artifact
+version those in its project; both are sorted, as tags are. An artifact's form is that of the
+version that was logged; its content is in `version`.
 
 An event's `data` holds the forms above as they are after the whole mutation, under these names:
 
@@ -183,5 +182,7 @@ def _content(artifact: ArtifactVersion) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)  # the same few names come again and again, at every mutation
 def _url(base_url: str | None, *parts: str) -> str | None:
-    """Address of the page; None where no public address is known."""
-    return None if base_url is None else "/".join([base_url.rstrip("/"), *(quote(part, safe="") for part in parts)])
+    """Address in the REST API; None where the server's public address is not known."""
+    if base_url is None:
+        return None
+    return "/".join([f"{base_url.rstrip('/')}/api/v1", *(quote(part, safe="") for part in parts)])

@@ -125,7 +125,7 @@ def test_an_event_is_a_full_snapshot(churn):
     version = churn.version("model", "churn", "v1")
 
     when = "2026-01-01T12:00:00.000000Z"
-    page = "https://upshot.example.com/registries/model/collections/churn"
+    page = "https://upshot.example.com/api/v1/registries/model/collections/churn"
     assert added.data == {
         "registry": {"name": "model"},
         "collection": {
@@ -166,7 +166,7 @@ def test_an_event_is_a_full_snapshot(churn):
             "reference": "fraud/net:v1",
             "version": "v1",
             "project": "fraud",
-            "url": "https://upshot.example.com/projects/fraud/artifacts/net/versions/v1",
+            "url": "https://upshot.example.com/api/v1/projects/fraud/artifacts/net/versions/v1",
         },
         "alias": "production",
         "automatic": False,
@@ -190,7 +190,7 @@ def test_names_in_links_are_escaped(registry):
     """A name may hold spaces and any script."""
     linked = registry.link("model", "größe & co", "fraud/net:v0", actor=ANN)
     url = linked.events[0].data["collection"]["url"]
-    assert url == "https://upshot.example.com/registries/model/collections/gr%C3%B6%C3%9Fe%20%26%20co"
+    assert url == "https://upshot.example.com/api/v1/registries/model/collections/gr%C3%B6%C3%9Fe%20%26%20co"
 
 
 # --- custom events

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
@@ -162,7 +162,10 @@ class Database:
         raise AssertionError("unreachable")
 
     def _once(self, work: Callable[[Connection], T], *, writing: bool) -> T:
-        with self.engine.connect().execution_options(upshot_writing=writing) as connection, connection.begin():
+        options: dict[str, Any] = {"upshot_writing": writing}
+        if not self.is_sqlite and not writing:
+            options["isolation_level"] = "REPEATABLE READ"  # one state over several statements, as SQLite gives
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
             return work(connection)
 
     @staticmethod
