@@ -157,9 +157,16 @@ def _check_with(with_: Block, line: int, spec: ActionSpec, findings: Findings) -
                 reported[place] = _in_words(found, spec)
     for place, reason in reported.items():
         findings.add(_line_at(with_, place, line), f"{'.'.join(map(str, ('with', *place)))}: {reason}")
-    for dotted, reason in spec.check(with_):
+    for dotted, reason in _ask(spec, with_):
         parts = dotted.split(".") if dotted else []
         findings.add(_line_at(with_, parts, line), f"{'.'.join(('with', *parts))}: {reason}")
+
+
+def _ask(spec: ActionSpec, with_: Block) -> list[tuple[str, str]]:
+    try:
+        return list(spec.check(with_))
+    except Exception as error:  # noqa: BLE001 - a stranger's action may raise anything, and must not take the rest down
+        return [("", f"action {spec.uses!r} could not check this: {type(error).__name__}: {error}")]
 
 
 def _existing(with_: Block, place: Sequence[str | int], kind: str) -> tuple[str | int, ...]:

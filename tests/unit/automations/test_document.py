@@ -1,0 +1,163 @@
+"""How YAML is read: as 1.2's core schema has it, and without what confuses or exhausts."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upshot.automations.document import MAX_DEPTH, MAX_DOCUMENT_CHARS, MAX_FILE_BYTES, MAX_NODES, decode, read_documents
+
+
+def read(text):
+    found = []
+    documents = read_documents(text, lambda line, reason: found.append((line, reason)))
+    return [document.value for document in documents], found
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        *[(word, word) for word in ("on", "off", "yes", "no", "On", "NO", "y", "n", "tRue")],
+        *[(word, True) for word in ("true", "True", "TRUE")],
+        *[(word, None) for word in ("null", "~", "", "Null")],
+        *[(word, word) for word in ("12:30", "1:2:3", "2026-08-03", "1_000", "0b11", "1.2.3", "v1", "+", ".", "1e", "=")],
+        ("010", 10),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("-7", -7),
+        ("+7", 7),
+        ("1.10", 1.1),
+        ("1e3", 1000.0),
+        (".5", 0.5),
+        ("'1.10'", "1.10"),
+        ('"true"', "true"),
+        ("''", ""),
+        ("'~'", "~"),
+        ("9223372036854775807", 2**63 - 1),
+    ],
+)
+def test_a_scalar_is_what_yaml_1_2_says(written, value):
+    """`on`, `yes` and `no` are words, there are no dates and no sexagesimal numbers; quoted is always text."""
+    documents, findings = read(f"a: {written}\n")
+
+    assert (documents, findings) == ([{"a": value}], [])
+    assert type(documents[0]["a"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        pytest.param("a: 1\nb: 2\na: 3", 3, "key 'a' is here a second time; the first is on line 1", id="repeated key"),
+        pytest.param("a: {b: 1, 'b': 2}", 1, "key 'b' is here a second time", id="repeated key, quoted"),
+        pytest.param("a: &x 1", 1, "anchor `&x`: anchors and aliases are not allowed", id="anchor"),
+        pytest.param("a: 1\nb: *x", 2, "alias `*x`: anchors and aliases are not allowed", id="alias"),
+        pytest.param("<<: {a: 1}", 1, "merge key `<<` is not allowed", id="merge key"),
+        pytest.param("a: !!python/object:os.system x", 1, "tags are not allowed", id="python tag"),
+        pytest.param("a: !!str 1", 1, "tags are not allowed", id="core tag"),
+        pytest.param("a: !x {b: 1}", 1, "tag `!x`: tags are not allowed", id="own tag"),
+        pytest.param("a:\n\tb: 1", 2, "indented with a tab; use spaces", id="tab"),
+        pytest.param("a: b: c", 1, "quote a value that contains `: `", id="second colon"),
+        pytest.param("a: [1, 2\nb: 1", 2, "a comma is missing", id="open bracket"),
+        pytest.param("a: 'x", 1, "a quote is not closed", id="open quote"),
+        pytest.param("a: @x", 1, "a value cannot begin with this character; quote it", id="at sign"),
+        pytest.param("a: `x`", 1, "quote it", id="backtick"),
+        pytest.param("a: %x", 1, "quote it", id="percent"),
+        pytest.param("a: - b", 1, "a list begins on the line below its key", id="list on the key's line"),
+        pytest.param("a:\n  b: 1\n c: 2", 3, "the indentation is off", id="indentation"),
+        pytest.param("a: {{ secrets.X }}", 1, 'must be in quotes: "{{ … }}"', id="braces without quotes"),
+        pytest.param("a: {{ x }}/y", 1, "must be in quotes", id="braces without quotes, and more"),
+        pytest.param("? [a]\n: b", 1, "a key is one word", id="list as a key"),
+        pytest.param("1: a", 1, "key 1: quote it", id="number as a key"),
+        pytest.param("true: a", 1, "key true: quote it", id="boolean as a key"),
+        pytest.param("~: a", 1, "key ~: quote it", id="null as a key"),
+        pytest.param("a: .inf", 1, ".inf is not a number that JSON can carry", id="infinity"),
+        pytest.param("a: .NaN", 1, ".NaN is not a number that JSON can carry", id="not a number"),
+        pytest.param("a: 1e999", 1, "1e999 is not a number that JSON can carry", id="too large a float"),
+        pytest.param("a: 9223372036854775808", 1, "not a number that JSON can carry; quote it", id="65 bits"),
+        pytest.param(f"a: {'9' * 5000}", 1, "999999999999… is not a number", id="five thousand digits"),
+        pytest.param("a: 1\nb: \x07", 2, "control characters are not allowed", id="control character"),
+        pytest.param('a: "\\ud800"', 1, "invalid Unicode", id="half a character, escaped"),
+        pytest.param("a: \ud800", None, "half a character", id="half a character"),
+        pytest.param("%YAML 1.2\na: 1", 2, "this is no YAML", id="directive without a document"),
+        pytest.param("a: " + "[" * 50 + "]" * 50, 1, f"nested more than {MAX_DEPTH} deep", id="depth"),
+        pytest.param("a: [" + "1," * MAX_NODES + "]", 1, f"more than {MAX_NODES} values", id="nodes"),
+        pytest.param("a: '" + "x" * MAX_DOCUMENT_CHARS + "'", 1, "more than 256 KB", id="size"),
+    ],
+)
+def test_what_is_refused(text, line, says):
+    """Each refusal names its line and what to do."""
+    findings = read(text)[1]
+
+    assert findings
+    assert findings[0][0] == line
+    assert says in findings[0][1]
+
+
+def test_a_billion_laughs_are_not_laughed():
+    """Aliases that would multiply are refused one by one, and nothing grows."""
+    lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 50)]
+
+    documents, findings = read("\n".join(lines))
+
+    assert len(findings) == 50 + 2 * 49
+    assert documents[0]["a49"] == ["{{ unreadable }}"] * 2
+
+
+def test_several_documents_count_their_caps_alone():
+    """Each document has its own line, and its own count of values and characters."""
+    documents, findings = read("\n---\n".join(f"a: [{'x,' * 3000}]\nb: '{'y' * 100_000}'" for _ in range(5)))
+
+    assert len(documents) == 5
+    assert not findings
+
+
+def test_what_could_be_read_before_a_mistake_is_kept():
+    """A mistake in the second document says nothing against the first."""
+    documents, findings = read("a: 1\n---\nb: [\n")
+
+    assert documents == [{"a": 1}]
+    assert len(findings) == 1
+
+
+def test_lines_are_known_of_keys_and_values():
+    """A block's text begins on the line below its mark."""
+    (document,), _ = read("a:\n  b: |\n    {{ x }}\n  c:\n    - 1\n    - >\n      y\n")
+
+    block = document["a"]
+    assert (document.key_lines, document.value_lines) == ({"a": 1}, {"a": 2})
+    assert (block.key_lines, block.value_lines) == ({"b": 2, "c": 4}, {"b": 3, "c": 5})
+    assert block["c"].lines == [5, 7]
+
+
+def test_a_byte_order_mark_is_no_mistake():
+    """Editors on Windows write one."""
+    assert decode(b"\xef\xbb\xbfa: 1", pytest.fail) == "a: 1"
+
+
+@pytest.mark.parametrize(
+    ("raw", "line", "says"),
+    [
+        pytest.param(b"a: 1\nb: \xff", 2, "not UTF-8", id="latin-1"),
+        pytest.param("a: 1".encode("utf-16"), 1, "not UTF-8", id="utf-16"),
+        pytest.param(b"x" * (MAX_FILE_BYTES + 1), None, "larger than 4 MB", id="size"),
+    ],
+)
+def test_what_is_no_text_is_refused(raw, line, says):
+    """Bytes that are no UTF-8, and files that are too large."""
+    found = []
+
+    assert decode(raw, lambda at, reason: found.append((at, reason))) is None
+    assert found[0][0] == line
+    assert says in found[0][1]
+
+
+@given(st.text(alphabet="ab:-[]{}&*!|>'\"#%@`,? \n\t1.~<=", max_size=60))
+def test_no_text_breaks_the_reader(text):
+    """Any text is documents, or findings with a line that it has."""
+    documents, findings = read(text)
+
+    assert documents or findings or not text.strip() or "#" in text or "%" in text or "\t" in text
+    for line, reason in findings:
+        assert reason
+        assert line is None or 1 <= line <= text.count("\n") + 2

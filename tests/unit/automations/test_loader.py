@@ -1,0 +1,205 @@
+"""Folders of automations: what is read, what is refused, and that one broken file takes no other down."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.unit.automations.factories import CATALOG
+from upshot.automations.loader import load_folder
+
+GOOD = "name: {}\non: custom\nsteps: [{{uses: emit, with: {{name: x}}}}]\n"
+HOOK = "name: {}\non: custom\nsteps:\n  - uses: webhook\n    with: {{url: 'https://x.example', body-file: {}}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder of automations with a place outside of it."""
+    (tmp_path / "automations").mkdir()
+    return tmp_path / "automations"
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def names(loaded):
+    return [automation.name for automation in loaded.automations]
+
+
+def says(loaded, folder):
+    return [str(error).replace(f"{folder}/", "") for error in loaded.errors]
+
+
+def test_many_files_with_many_documents_are_read(folder):
+    """`*.yaml` and `*.yml`, in folders below, several documents in a file; in the order of paths."""
+    write(folder, b_yaml=GOOD.format("b1") + "---\n" + GOOD.format("b2") + "---\n", a_yml=GOOD.format("a"))
+    write(folder, team__c_yaml=GOOD.format("c"), README_md="# no", event_json="{}")
+
+    loaded = load_folder(folder, CATALOG)
+
+    assert names(loaded) == ["a", "b1", "b2", "c"]
+    assert [automation.path for automation in loaded.automations] == ["a.yml", "b.yaml", "b.yaml", "team/c.yaml"]
+    assert loaded.errors == ()
+
+
+def test_a_broken_file_keeps_out_only_its_own(folder):
+    """It is kept, visible, with all its errors; its sound documents are out, too."""
+    write(folder, good_yaml=GOOD.format("good"), bad_yaml=GOOD.format("half") + "---\nname: bad\nfoo: 1\n")
+
+    loaded = load_folder(folder, CATALOG)
+
+    assert names(loaded) == ["good"]
+    assert [file.path for file in loaded.broken] == [f"{folder}/bad.yaml"]
+    assert [error.line for error in loaded.broken[0].errors] == [5, 5, 6]
+
+
+def test_errors_come_in_the_order_of_files_and_lines(folder):
+    """So that a person can go through them."""
+    write(folder, b_yaml="name: b\n", a_yaml=GOOD.format("a a") + "zzz: 1\n")
+
+    assert [line.partition(": ")[0] for line in says(load_folder(folder, CATALOG), folder)] == [
+        "a.yaml:1",
+        "a.yaml:4",
+        "b.yaml:1",
+        "b.yaml:1",
+    ]
+
+
+def test_names_are_unique_over_the_folder(folder):
+    """The first keeps the name; the other's file is broken and names both places."""
+    write(folder, a_yaml=GOOD.format("same"), b_yaml=GOOD.format("other") + "---\n" + GOOD.format("same"))
+
+    loaded = load_folder(folder, CATALOG)
+
+    assert names(loaded) == ["same"]
+    assert says(loaded, folder) == ["b.yaml:5: the name 'same' is taken by a.yaml:1; names are unique over the folder"]
+
+
+def test_a_broken_file_takes_no_name(folder):
+    """Its automations are out, so another may have their name."""
+    write(folder, a_yaml=GOOD.format("same") + "foo: 1\n", b_yaml=GOOD.format("same"))
+
+    assert names(load_folder(folder, CATALOG)) == ["same"]
+
+
+def test_hidden_files_and_folders_are_left_out(folder):
+    """Editors' files, `.git`, and the folders of a mounted ConfigMap."""
+    write(folder, good_yaml=GOOD.format("good"))
+    (folder / ".hidden.yaml").write_text("bad")
+    (folder / "..2026_08_03").mkdir()
+    (folder / "..2026_08_03" / "mounted.yaml").write_text(GOOD.format("mounted"))
+
+    assert names(load_folder(folder, CATALOG)) == ["good"]
+
+
+def test_a_mounted_config_map_is_read(folder):
+    """Kubernetes mounts each file as a link into a hidden folder beside it; such links stay inside."""
+    (folder / "..2026_08_03").mkdir()
+    (folder / "..2026_08_03" / "mounted.yaml").write_text(GOOD.format("mounted"))
+    (folder / "..data").symlink_to("..2026_08_03")
+    (folder / "mounted.yaml").symlink_to("..data/mounted.yaml")
+
+    assert names(load_folder(folder, CATALOG)) == ["mounted"]
+
+
+def test_links_that_lead_outside_are_refused(folder):
+    """A file of elsewhere is no automation of this folder; a linked folder is not entered."""
+    outside = folder.parent / "outside"
+    write(outside, secret_yaml=GOOD.format("secret"))
+    (folder / "link.yaml").symlink_to(outside / "secret.yaml")
+    (folder / "linked").symlink_to(outside)
+    (folder / "dangling.yaml").symlink_to(folder / "nowhere")
+    (folder / "round.yaml").symlink_to(folder / "round.yaml")
+
+    loaded = load_folder(folder, CATALOG)
+
+    assert names(loaded) == []
+    assert [line.partition(": ")[0] for line in says(loaded, folder)] == ["dangling.yaml", "link.yaml", "round.yaml"]
+    assert "link.yaml: the file lies outside the folder of automations; move it inside" in says(loaded, folder)
+
+
+def test_what_is_no_file_is_refused(folder):
+    """A pipe would be waited for without end."""
+    os.mkfifo(folder / "pipe.yaml")
+    (folder / "folder.yaml").mkdir()
+
+    assert says(load_folder(folder, CATALOG), folder) == ["pipe.yaml: this is no file"]
+
+
+def test_a_file_in_another_encoding_is_refused(folder):
+    """With the line of the first byte that is no UTF-8."""
+    (folder / "a.yaml").write_bytes(b"name: a\ndescription: caf\xe9\n")
+
+    assert says(load_folder(folder, CATALOG), folder) == ["a.yaml:2: the file is not UTF-8; save it as UTF-8"]
+
+
+def test_an_empty_folder_has_nothing(folder):
+    """And nothing is wrong with it."""
+    loaded = load_folder(folder, CATALOG)
+
+    assert (loaded.automations, loaded.errors) == ((), ())
+
+
+def test_a_missing_folder_is_a_visible_finding(folder):
+    """Not a crash."""
+    loaded = load_folder(folder / "nope", CATALOG)
+
+    assert loaded.automations == ()
+    assert str(loaded.errors[0]) == (
+        f"{folder}/nope: there is no such folder; make it, or name another with UPSHOT_AUTOMATIONS"
+    )
+
+
+def test_a_body_file_lies_beside_its_automation(folder):
+    """Relative to the automation's file; its text is kept with the automation."""
+    write(folder, team__a_yaml=HOOK.format("a", "payloads/x.json.j2"))
+    write(folder, team__payloads__x_json_j2='{"a": {{ version.name | tojson }}}')
+
+    (found,) = load_folder(folder, CATALOG).automations
+
+    assert found.body_files == {"payloads/x.json.j2": '{"a": {{ version.name | tojson }}}'}
+
+
+@pytest.mark.parametrize(
+    ("written", "says_what"),
+    [
+        pytest.param("nope.j2", "with.body-file: there is no file", id="missing"),
+        pytest.param("../outside.txt", "lies outside the folder of automations", id="above"),
+        pytest.param("/etc/passwd", "lies outside the folder of automations", id="absolute"),
+        pytest.param("link.j2", "lies outside the folder of automations", id="through a link"),
+        pytest.param("large.j2", "the file is larger than 64 KB", id="large"),
+        pytest.param("latin.j2", "the file is not UTF-8", id="another encoding"),
+        pytest.param("sub", "this is no file", id="a folder"),
+        pytest.param('"x\\0y"', "the file cannot be read", id="a null byte"),
+        pytest.param('"{{ version.name }}.j2"', "write a plain path", id="a template"),
+    ],
+)
+def test_a_body_file_that_cannot_be_used_is_named(folder, written, says_what):
+    """At the line of `body-file`."""
+    (folder.parent / "outside.txt").write_text("secret")
+    (folder / "link.j2").symlink_to(folder.parent / "outside.txt")
+    (folder / "large.j2").write_text("x" * 65_537)
+    (folder / "latin.j2").write_bytes(b"caf\xe9")
+    (folder / "sub").mkdir()
+    write(folder, a_yaml=HOOK.format("a", written))
+
+    (error,) = load_folder(folder, CATALOG).errors
+
+    assert error.line == 5
+    assert says_what in str(error)
+
+
+def test_a_body_file_is_checked_as_a_template(folder):
+    """Its mistakes are named in its own file, by line."""
+    write(folder, team__a_yaml=HOOK.format("a", "../x.j2"), x_j2="{\n{{ vrsion.name }}\n{{ alias | uper }}")
+    write(folder, team__b_yaml=HOOK.format("b", "y.j2"), team__y_j2="\n\n{{ vrsion.name }}")
+
+    assert says(load_folder(folder, CATALOG), folder) == [
+        "x.j2:3: unknown filter 'uper'; did you mean 'upper'?",
+        "team/y.j2:3: 'vrsion' is unknown; did you mean 'version'?",
+    ]

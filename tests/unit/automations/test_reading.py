@@ -1,0 +1,317 @@
+"""The language of automation files: what it says, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.automations.factories import CATALOG, automation
+from upshot.automations.loader import load_text, rebuild
+from upshot.domain.automation import Pattern, RetryPolicy
+from upshot.errors import AutomationInvalid, ConfigError
+
+WHOLE = """\
+# a comment
+name: promote
+description: Ship what beats the bar.
+on:
+  alias-added:
+    registry: model
+    collection: [review-*, {not: review-old}]
+    alias: {not: [tmp, "tmp-*"]}
+  version-linked:
+if: version.metadata.format == "onnx"
+vars: {bar: 0.9, where: [eu, us]}
+steps:
+  - id: gate
+    uses: require
+    with: {that: version.metadata.accuracy >= vars.bar, otherwise: "below {{ vars.bar }}"}
+  - uses: webhook
+    if: steps.gate.outputs.value
+    with:
+      url: https://hooks.example.com/models
+      json:
+        text: |
+          {{ actor.name }}
+          promoted {{ version.reference }}
+    retry: {attempts: 3, first: 500ms, cap: 2m}
+    timeout: 1.5s
+    continue-on-error: true
+on-failure:
+  - uses: slack
+    with: {webhook: "{{ secrets.SLACK }}", text: "{{ failure.step }}: {{ failure.reason }}, {{ steps.gate.state }}"}
+"""
+
+
+def test_a_whole_automation_is_read():
+    """Everything that the language has, where the engine looks for it."""
+    found = automation(WHOLE)
+
+    assert (found.name, found.path, found.line, found.enabled) == ("promote", "a.yaml", 2, True)
+    assert found.description == "Ship what beats the bar."
+    assert [trigger.kind for trigger in found.triggers] == ["alias-added", "version-linked"]
+    assert found.triggers[0].filters == {
+        "registry": Pattern(("model",)),
+        "collection": Pattern(("review-*",), ("review-old",)),
+        "alias": Pattern((), ("tmp", "tmp-*")),
+    }
+    assert found.condition == 'version.metadata.format == "onnx"'
+    assert found.vars == {"bar": 0.9, "where": ["eu", "us"]}
+    gate, hook = found.steps
+    assert (gate.id, gate.uses, gate.line, gate.retry, gate.timeout_seconds) == ("gate", "require", 13, RetryPolicy(), 30)
+    assert (hook.id, hook.condition, hook.continue_on_error) == ("step-2", "steps.gate.outputs.value", True)
+    assert hook.retry == RetryPolicy(3, 0.5, 120)
+    assert hook.timeout_seconds == 1.5
+    assert hook.lines == {"url": 19, "json.text": 22}
+    assert [step.id for step in found.on_failure] == ["on-failure-1"]
+
+
+@pytest.mark.parametrize(
+    ("on", "kinds"),
+    [
+        ("version-linked", ["version-linked"]),
+        ("[version-linked, alias-added]", ["version-linked", "alias-added"]),
+        ("{version-linked: , alias-added: {alias: x}}", ["version-linked", "alias-added"]),
+        ("[version-linked, {alias-added: {alias: x}}]", ["version-linked", "alias-added"]),
+        ("{custom: {name: drift}}", ["custom"]),
+    ],
+)
+def test_on_can_be_written_in_several_ways(on, kinds):
+    """A word, a list, a mapping, or a list of both."""
+    found = automation(f"name: a\non: {on}\nsteps: [{{uses: emit, with: {{name: x}}}}]")
+
+    assert [trigger.kind for trigger in found.triggers] == kinds
+
+
+def test_a_revision_names_the_text():
+    """Comments and the order of keys do not count; a changed value, or body file, does."""
+    base = "name: a\non: custom\nsteps: [{uses: emit, with: {name: x}}]\n"
+    again = "# twice\non: custom\nname: a\nsteps:\n  - with: {name: x}\n    uses: emit\n"
+    other = base.replace("name: x", "name: y")
+    hook = "name: a\non: custom\nsteps: [{uses: webhook, with: {url: 'https://x.example', body-file: b.j2}}]\n"
+    bodies = [load_text(hook, "a.yaml", CATALOG, {"b.j2": text}.__getitem__).automations[0] for text in ("1", "2")]
+
+    assert automation(base).revision == automation(again).revision != automation(other).revision
+    assert bodies[0].revision != bodies[1].revision
+    assert bodies[0].body_files == {"b.j2": "1"}
+
+
+def test_a_kept_revision_is_the_same_automation():
+    """What is stored of it is enough to carry it out; only lines are lost."""
+    found = automation(WHOLE)
+
+    again = rebuild(found.name, found.source, found.body_files, found.path, CATALOG)
+
+    assert again.revision == found.revision
+    assert again.triggers[0].filters == found.triggers[0].filters
+    assert [(step.id, step.with_, step.retry) for step in again.steps] == [
+        (step.id, step.with_, step.retry) for step in found.steps
+    ]
+
+
+def test_a_kept_revision_whose_action_is_gone_says_so():
+    """An execution of it fails with the reason instead of being lost."""
+    found = automation(WHOLE)
+
+    with pytest.raises(ConfigError, match=r"'promote', as it was kept.*unknown action 'slack'"):
+        rebuild(found.name, found.source, {}, "a.yaml", {name: CATALOG[name] for name in CATALOG if name != "slack"})
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+TOP = "name: a\non: alias-added\nsteps:\n  - uses: emit\n    with: {name: x}\n"
+STEP = "name: a\non: alias-added\nsteps:\n  - uses: webhook\n    with: {{url: 'https://x.example'}}\n    {}\n"
+WITH = "name: a\non: alias-added\nvars: {{bar: 1}}\nsteps:\n  - id: one\n    uses: {}\n    with:\n      {}\n"
+ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        # the document
+        pytest.param("", None, "the file is empty", id="empty"),
+        pytest.param("# nothing\n", None, "the file is empty", id="only a comment"),
+        pytest.param("- a\n- b", 1, "an automation is a mapping with `name`, `on` and `steps`", id="a list"),
+        pytest.param("hello", 1, "and this is the text 'hello'", id="a word"),
+        pytest.param("{}", 1, "`name` is missing", id="nothing in it"),
+        pytest.param("on: custom\nsteps: [{uses: emit, with: {name: x}}]", 1, "`name` is missing", id="no name"),
+        pytest.param(TOP.replace("on: alias-added\n", ""), 1, "`on` is missing", id="no on"),
+        pytest.param("name: a\non: custom\n", 1, "`steps` is missing", id="no steps"),
+        pytest.param("name: a\non: custom\nsteps:\n", 3, "`steps` is missing", id="steps without a value"),
+        pytest.param("name: a\non: custom\nsteps: []", 3, "this is an empty list; write `- uses: …`", id="empty steps"),
+        pytest.param("name: a\non: custom\nsteps: {uses: x}", 3, "must be a list of steps", id="steps as a mapping"),
+        pytest.param("name: a\non: custom\nsteps: [emit]", 3, "a step is a mapping with `uses`", id="step as a word"),
+        pytest.param(TOP + "descripton: x\n", 6, "unknown key 'descripton'; did you mean 'description'?", id="near key"),
+        pytest.param(TOP + "zzz: x\n", 6, "unknown key 'zzz'; an automation has name, description", id="far key"),
+        pytest.param(TOP + "on_failure: []\n", 6, "did you mean 'on-failure'?", id="snake case"),
+        pytest.param(TOP + "concurrency: {group: x}\n", 6, "'concurrency' is not supported yet", id="concurrency"),
+        pytest.param(TOP + "cooldown: 10m\n", 6, "'cooldown' is not supported yet", id="cooldown"),
+        pytest.param(TOP + "debounce: 30s\n", 6, "'debounce' is not supported yet", id="debounce"),
+        pytest.param(TOP + "enabled: no\n", 6, "must be true or false, and this is the text 'no'", id="no is a word"),
+        pytest.param(TOP + "description: 1\n", 6, "must be text, and this is the number 1; quote it", id="a number"),
+        pytest.param(TOP.replace("name: a", "name: my automation"), 1, "name 'my automation': write at most", id="space"),
+        pytest.param(TOP.replace("name: a", "name: 2026"), 1, "'name' must be text, and this is the number 2026", id="year"),
+        pytest.param(TOP.replace("name: a", f"name: {'a' * 129}"), 1, "at most 128 letters", id="long name"),
+        pytest.param(TOP + "vars: [1]\n", 6, "'vars' must be a mapping of names and plain values", id="vars as a list"),
+        pytest.param(TOP + "vars: {my-bar: 1}\n", 6, "variable 'my-bar' cannot be written as vars.NAME", id="var's name"),
+        pytest.param(TOP + "vars: {a: '{{ alias }}'}\n", 6, "variable 'a' is plain data", id="template in vars"),
+        pytest.param(TOP + "if: [a]\n", 6, "`if` must be an expression such as", id="if as a list"),
+        pytest.param(TOP + "if: ''\n", 6, "`if` must be an expression", id="empty if"),
+        pytest.param(TOP + "if: '{{ alias }}'\n", 6, "write it without the braces", id="if in braces"),
+        pytest.param(TOP + "if: alias ==\n", 6, "this ends where something more was expected", id="unfinished if"),
+        pytest.param(TOP + "if: aliaz == 'x'\n", 6, "if: 'aliaz' is unknown; did you mean 'alias'?", id="name in if"),
+        pytest.param(TOP + "if: steps.a.outputs\n", 6, "`steps` is known in steps only", id="steps in if"),
+        pytest.param(TOP + "if: secrets.A == 'x'\n", 6, "`secrets` is known in steps only", id="secrets in if"),
+        pytest.param(TOP + "if: vars.bar > 1\n", 6, "'vars' has no 'bar'; it has nothing", id="vars in if"),
+        pytest.param(TOP + "if: event.knd == 'x'\n", 6, "'event' has no 'knd'; did you mean 'kind'?", id="field in if"),
+        pytest.param(TOP + "if: |\n  alias == 'a' and\n  vars.x\n", 8, "'vars' has no 'x'", id="line in a long if"),
+        pytest.param(
+            "name: a\non: custom\nsteps:\n" + "  - {uses: emit, with: {name: x}}\n" * 51, 3, "more than 50 steps", id="many"
+        ),
+        # on
+        pytest.param(ON.format("alias-addd"), 4, "unknown event kind 'alias-addd'; did you mean 'alias-added'?", id="kind"),
+        pytest.param(ON.format("push"), 4, "unknown event kind 'push'; kinds are collection-created", id="far kind"),
+        pytest.param(ON.format("stage-changed"), 4, "event kind 'stage-changed' is not supported yet", id="later kind"),
+        pytest.param(ON.format("[]"), 4, "`on` is an empty list, so nothing fires this", id="empty on"),
+        pytest.param(ON.format("{}"), 4, "`on` cannot be a mapping; write a kind of event", id="empty mapping"),
+        pytest.param(ON.format("7"), 4, "`on` cannot be the number 7", id="number as a kind"),
+        pytest.param(ON.format("[[alias-added]]"), 4, "`on` cannot be a list", id="list in a list"),
+        pytest.param(ON.format("alias-added: production"), 4, "must be a mapping of filters such as", id="no mapping"),
+        pytest.param(
+            ON.format("alias-added:\n    allias: x"), 5, "alias-added has no filter 'allias'; did you mean 'alias'?", id="filter"
+        ),
+        pytest.param(
+            ON.format("version-linked: {alias: x}"), 4, "version-linked has no filter 'alias'; it has registry", id="not its"
+        ),
+        pytest.param(ON.format("alias-added: {alias: 1.0}"), 4, "this is the number 1.0; quote it", id="number filter"),
+        pytest.param(ON.format("alias-added: {alias: true}"), 4, "this is true; quote it", id="boolean filter"),
+        pytest.param(ON.format("alias-added: {alias: }"), 4, "filter 'alias' must be text, and this is empty", id="null"),
+        pytest.param(ON.format("alias-added: {alias: ''}"), 4, "must have 1 to 256 characters", id="empty filter"),
+        pytest.param(ON.format("alias-added: {alias: []}"), 4, "is an empty list, which nothing matches", id="no names"),
+        pytest.param(ON.format("alias-added: {alias: [[a]]}"), 4, "write a glob, a list of globs, or {not: …}", id="nested"),
+        pytest.param(ON.format("alias-added: {alias: {nt: a}}"), 4, "unknown key 'nt'; did you mean 'not'?", id="nt"),
+        pytest.param(ON.format("alias-added: {alias: {not: 1}}"), 4, "this is the number 1; quote it", id="not a number"),
+        pytest.param(ON.format("alias-added: {alias: {}}"), 4, "filter 'alias' must be text, and this is empty", id="{}"),
+        pytest.param(ON.format("alias-added: {alias: '{{ x }}'}"), 4, "is a pattern, not a template; use `if`", id="{{"),
+        # steps
+        pytest.param("name: a\non: custom\nsteps:\n  - id: x\n", 4, "the step has no `uses`; actions are add-alias", id="uses"),
+        pytest.param("name: a\non: custom\nsteps:\n  - uses: slak\n", 4, "unknown action 'slak'; did you mean 'slack'?", id="a"),
+        pytest.param("name: a\non: custom\nsteps:\n  - uses: launch\n", 4, "action 'launch' is not supported yet", id="later"),
+        pytest.param("name: a\non: custom\nsteps:\n  - uses: [slack]\n", 4, "'uses' must be text, and this is a list", id="l"),
+        pytest.param(STEP.format("wiht: {}"), 6, "unknown key 'wiht'; did you mean 'with'?", id="step key"),
+        pytest.param(STEP.format("continue_on_error: true"), 6, "did you mean 'continue-on-error'?", id="step snake"),
+        pytest.param(STEP.format("concurrency: 1"), 6, "'concurrency' is not supported yet", id="later step key"),
+        pytest.param(STEP.format("id: my-step"), 6, "step id 'my-step' cannot be written as steps.ID", id="hyphen"),
+        pytest.param(STEP.format("id: My Step"), 6, "a letter first; write my_step", id="space in id"),
+        pytest.param(STEP.format("id: 1"), 6, "'id' must be text, and this is the number 1", id="number as id"),
+        pytest.param(STEP.format("id: _x"), 6, "step id '_x' cannot be written", id="underscore first"),
+        pytest.param(STEP.format("continue-on-error: yes"), 6, "must be true or false, and this is the text 'yes'", id="yes"),
+        pytest.param(STEP.format("timeout: 30"), 6, "timeout is not a duration: the number 30; write 30s", id="no unit"),
+        pytest.param(STEP.format("timeout: soon"), 6, "the text 'soon'; write 500ms, 30s, 5m, 1h or 2d", id="no time"),
+        pytest.param(STEP.format("timeout: 2d"), 6, "must be from 100ms to 1h", id="long timeout"),
+        pytest.param(STEP.format("timeout: 0s"), 6, "must be from 100ms to 1h", id="no timeout"),
+        pytest.param(STEP.format("timeout: -1s"), 6, "timeout is not a duration", id="negative"),
+        pytest.param(STEP.format("retry: 3"), 6, "'retry' must be a mapping such as", id="retry as a number"),
+        pytest.param(STEP.format("retry: {attempts: 0}"), 6, "attempts must be a whole number from 1 (no retry)", id="0"),
+        pytest.param(STEP.format("retry: {attempts: 1000}"), 6, "to 100, not the number 1000", id="many attempts"),
+        pytest.param(STEP.format("retry: {attempts: '3'}"), 6, "not the text '3'", id="attempts as text"),
+        pytest.param(STEP.format("retry: {attempts: true}"), 6, "not true", id="attempts as a boolean"),
+        pytest.param(STEP.format("retry: {atempts: 3}"), 6, "unknown key 'atempts'; did you mean 'attempts'?", id="typo"),
+        pytest.param(STEP.format("retry: {first: 0s}"), 6, "first must be more than nothing", id="no wait"),
+        pytest.param(STEP.format("retry: {cap: 8d}"), 6, "at most 7d", id="long cap"),
+        pytest.param(STEP.format("retry: {first: 2m, cap: 1m}"), 6, "cap is shorter than the first wait", id="cap < first"),
+        pytest.param(STEP.format("if: steps.later.outputs"), 6, "there is no earlier step 'later'", id="no such step"),
+        # with
+        pytest.param(WITH.format("webhook", "method: POST"), 7, "with.url: is missing", id="no url"),
+        pytest.param(WITH.format("webhook", "urll: x"), 8, "with.urll: webhook has no such key; did you mean 'url'?", id="urll"),
+        pytest.param(WITH.format("webhook", "url: 1"), 8, "with.url: should be a valid string, and this is the number 1", id="1"),
+        pytest.param(WITH.format("webhook", "url: []"), 8, "with.url: should be a valid string, and this is a list", id="[]"),
+        pytest.param(WITH.format("webhook", "- url"), 8, "'with' must be a mapping of the action's settings", id="list"),
+        pytest.param(WITH.format("webhook", "url: ftp://x.example"), 8, "with.url: ", id="no http"),
+        pytest.param(WITH.format("github-dispatch", "repository: acme"), 8, "is not a repository; write owner/name", id="repo"),
+        pytest.param(WITH.format("slack", "text: x"), 7, "with: give either webhook, or token and channel", id="no way"),
+        pytest.param(WITH.format("slack", "webhook: '{{ secrets.A }}'\n      txt: x"), 9, "did you mean 'text'?", id="txt"),
+        pytest.param(WITH.format("slack", "webhook: '{{ secrets.A }}'\n      text: '{{ alas }}'"), 9, "'alas' is unknown", id="n"),
+        pytest.param(WITH.format("emit", "name: x\n      data:\n        a: ['{{ vars.br }}']"), 10, "did you mean 'bar'?", id="v"),
+        pytest.param(WITH.format("emit", "name: '{{ alias'"), 8, "with.name: this ends too early", id="open template"),
+        pytest.param(WITH.format("emit", "name: '{{ alias | uper }}'"), 8, "unknown filter 'uper'", id="unknown filter"),
+        pytest.param(WITH.format("emit", "name: '{{ alias() }}'"), 8, "calls are not allowed", id="call"),
+        pytest.param(WITH.format("emit", "name: '{{ steps.one.outputs.x }}'"), 8, "'one' has not run yet at this point", id="own"),
+        pytest.param(WITH.format("emit", "name: '{{ failure.reason }}'"), 8, "`failure` is known in `on-failure`", id="fail"),
+        pytest.param(WITH.format("emit", "name: '{{ delivery.ID }}'"), 8, "'delivery' has no 'ID'", id="delivery"),
+        pytest.param(WITH.format("emit", "name: |\n        a\n        {{ alas }}"), 10, "did you mean 'alias'?", id="deep line"),
+        pytest.param(WITH.format("require", "that: steps.x >= 1"), 8, "with.that: there is no earlier step 'x'", id="that"),
+        pytest.param(WITH.format("require", "that: 1 +"), 8, "with.that: this ends where something more", id="1 +"),
+        pytest.param(WITH.format("webhook", "url: {{ secrets.U }}"), 8, 'must be in quotes: "{{ … }}"', id="no quotes"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place_and_remedy(text, line, says):
+    """One mistake, one finding: the file, the line, what is wrong and what would be right."""
+    errors = load_text(text, "dir/a.yaml", CATALOG).errors
+
+    assert [(error.path, error.line) for error in errors if says in str(error)] == [("dir/a.yaml", line)], [*map(str, errors)]
+    assert load_text(text, "dir/a.yaml", CATALOG).automations == ()
+
+
+def test_a_mistake_is_not_said_twice():
+    """A value that could not be read is not also called wrong for what it is not."""
+    errors = load_text(WITH.format("webhook", "url: {{ secrets.U }}\n      method: *x"), "a.yaml", CATALOG).errors
+
+    assert len(errors) == 2
+
+
+def test_all_mistakes_are_found_at_once():
+    """In all documents, in the order of lines."""
+    text = "name: a b\non: nope\nsteps:\n  - uses: slak\n    timeout: 1\n---\nname: c\non: custom\nsteps: []\nfoo: 1\n"
+
+    errors = load_text(text, "a.yaml", CATALOG).errors
+
+    assert [error.line for error in errors] == [1, 2, 4, 5, 9, 10]
+    assert all(isinstance(error, AutomationInvalid) for error in errors)
+
+
+def test_step_ids_are_unique():
+    """Both places are named, over `steps` and `on-failure`."""
+    text = "name: a\non: custom\nsteps:\n  - {id: x, uses: emit, with: {name: a}}\non-failure:\n"
+    text += "  - {id: x, uses: emit, with: {name: a}}\n"
+
+    (error,) = load_text(text, "a.yaml", CATALOG).errors
+
+    assert str(error) == "a.yaml:6: step id 'x' is taken by the step on line 4; choose another"
+
+
+def test_names_are_unique_in_a_file():
+    """Both places are named."""
+    (error,) = load_text(f"{TOP}---\n{TOP}", "a.yaml", CATALOG).errors
+
+    assert str(error) == "a.yaml:7: the name 'a' is taken by a.yaml:1; names are unique over the folder"
+
+
+def test_templates_are_checked_when_they_are_rendered():
+    """A rule for a literal does not judge what is still a template; what is around it is judged all the same."""
+    text = WITH.format("github-dispatch", "repository: '{{ vars.bar }}'\n      token: '{{ secrets.A }}'\n      event-type: ''")
+
+    (error,) = load_text(text, "a.yaml", CATALOG).errors
+
+    assert error.line == 10
+
+
+def test_an_action_that_fails_to_check_takes_nothing_down():
+    """An installed action of somebody else may raise anything; its step is reported, the rest is read."""
+
+    class Rude:
+        uses = "rude"
+        with_record = CATALOG["emit"].with_record
+        expressions: frozenset[str] = frozenset()
+
+        def check(self, with_):
+            raise ZeroDivisionError("oh")
+
+    (error,) = load_text(WITH.format("rude", "name: x"), "a.yaml", {"rude": Rude()}).errors
+
+    assert str(error) == "a.yaml:7: with: action 'rude' could not check this: ZeroDivisionError: oh"
+
+
+@pytest.mark.parametrize("condition", ["true", "false"])
+def test_if_may_be_plainly_true_or_false(condition):
+    """A boolean is an expression, too."""
+    assert automation(TOP + f"if: {condition}\n").condition == condition
