@@ -240,7 +240,7 @@ Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 @pytest.fixture
 def serve(server: Host, house: House) -> Serve:
-    """Serve with other settings and parts than the usual ones: `with serve(token=…, registry=…) as client`."""
+    """Gives a client of a house with other settings (`token=…`) or parts (`registry=…`) than the usual ones."""
 
     def with_changes(**changes: Any) -> AbstractContextManager[httpx.Client]:
         parts = {name: changes.pop(name) for name in list(changes) if hasattr(house, name)}
