@@ -65,7 +65,8 @@ class Output:
         elif not items:
             self.line(none)
         else:
-            table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+            rule = box.SIMPLE_HEAD if self._console.is_terminal else None
+            table = Table(box=rule, pad_edge=False, show_edge=False)
             for heading in columns:
                 table.add_column(heading, overflow="fold")
             for item in items:
