@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -99,7 +100,7 @@ class Engine:
         for work in works:
             task = asyncio.get_running_loop().create_task(self._carry_out(work))
             self._in_hand[work.execution.id] = task
-            task.add_done_callback(lambda _task, done=work.execution.id: self._let_go(done))  # type: ignore[misc]  # mypy cannot type a lambda's default
+            task.add_done_callback(partial(self._let_go, work.execution.id))
 
     async def run(self, ids: Collection[str]) -> None:
         """Claim those of the executions that are due or abandoned, and carry them out."""
@@ -133,9 +134,12 @@ class Engine:
             return
         self.begin([Work(execution, event, compiled)])
 
-    def _let_go(self, execution: str) -> None:
+    def _let_go(self, execution: str, task: asyncio.Task[None]) -> None:
         self._in_hand.pop(execution, None)
         self._freed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Its lease runs out, and it is tried again until it has cost too many workers.
+            log.error("execution.dropped", execution=execution, exc_info=error)
 
     async def _write(self, batch: Sequence[Progress]) -> frozenset[str]:
         return await self._offload(self._executions.record, batch)

@@ -10,6 +10,7 @@ event is answered, and one delivery keeps one id.
 import asyncio
 from collections import defaultdict
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -38,7 +39,6 @@ on-failure:
 """
 
 HOSTS = ("first", "second", "failed")
-BY_PERSON = (ExecutionState.CANCELLED, ExecutionState.WAITING)
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -51,12 +51,16 @@ class EngineMachine(RuleBasedStateMachine):
         self.accepted: list[str] = []
         self.seen: dict[str, ExecutionState] = {}
         self.workers = 0
+        self.moved: list[tuple[str, ExecutionState, ExecutionState]] = []
 
     # --- what can happen --------------------------------------------------------------------------
 
     @rule(count=st.integers(1, 3))
     def accept(self, count: int) -> None:
         """Events are accepted."""
+        self.accept_some(count)
+
+    def accept_some(self, count: int) -> None:
         for _ in range(count):
             self.accepted.append(self.world.emit("made", number=len(self.accepted)).id)
 
@@ -65,9 +69,10 @@ class EngineMachine(RuleBasedStateMachine):
         """A worker does all that can be done now."""
         self.world.settle()
 
-    @rule(steps=st.integers(1, 40))
-    def work_and_die(self, steps: int) -> None:
+    @rule(new=st.integers(0, 2), steps=st.integers(1, 20))
+    def work_and_die(self, new: int, steps: int) -> None:
         """A worker dies at one of its steps: before or after a call of a store, or a request."""
+        self.accept_some(new)
 
         async def live() -> None:
             died, left = asyncio.Event(), iter(range(steps))
@@ -82,6 +87,33 @@ class EngineMachine(RuleBasedStateMachine):
             working = asyncio.ensure_future(worker.settle())
             dying = asyncio.ensure_future(died.wait())
             await asyncio.wait((working, dying), return_when=asyncio.FIRST_COMPLETED)
+
+        asyncio.run(live())
+
+    @rule(new=st.integers(0, 2), steps=st.integers(1, 20), seconds=st.sampled_from([2, 45]))
+    def work_and_sleep(self, new: int, steps: int, seconds: float) -> None:
+        """A worker stands still at one of its steps while another works, and then goes on as if nothing was."""
+        self.accept_some(new)
+
+        async def live() -> None:
+            asleep, awake, left = asyncio.Event(), asyncio.Event(), iter(range(steps))
+
+            async def step() -> None:
+                self.watch()
+                if next(left, None) is None:
+                    asleep.set()
+                    await awake.wait()
+
+            self.workers += 1
+            worker = Worker(self.world, f"sleeper-{self.workers}", step)
+            working = asyncio.ensure_future(worker.settle())
+            sleeping = asyncio.ensure_future(asleep.wait())
+            await asyncio.wait((working, sleeping), return_when=asyncio.FIRST_COMPLETED)
+            self.world.clock.advance(seconds)
+            await Worker(self.world, f"awake-{self.workers}").settle()
+            awake.set()
+            await working
+            sleeping.cancel()
 
         asyncio.run(live())
 
@@ -131,13 +163,19 @@ class EngineMachine(RuleBasedStateMachine):
 
     # --- what must hold ---------------------------------------------------------------------------
 
-    @invariant()
-    def nothing_leaves_a_final_state(self) -> None:
-        """Only `person_acts` moves an execution on, and it says so in `seen`."""
+    def watch(self) -> None:
+        """Look at all states, also while a worker is at work; only `person_acts` moves one on from a final state."""
         for one in self.world.all_executions():
             before = self.seen.get(one.id)
-            assert before is None or not before.is_final or one.state is before
+            if before is not None and before.is_final and one.state is not before:
+                self.moved.append((one.id, before, one.state))
             self.seen[one.id] = one.state
+
+    @invariant()
+    def nothing_leaves_a_final_state(self) -> None:
+        """A worker that lost its lease cannot write any more."""
+        self.watch()
+        assert not self.moved
 
     @invariant()
     def one_execution_for_each_event(self) -> None:
@@ -187,4 +225,24 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 TestEngine = EngineMachine.TestCase
-TestEngine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestEngine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.parametrize("steps", range(1, 15))
+def test_a_worker_that_slept_through_its_lease_is_refused(steps):
+    """Wherever it slept: what the other worker has finished stays finished."""
+    machine = EngineMachine()
+    machine.work_and_sleep(new=1, steps=steps, seconds=45)
+    machine.nothing_leaves_a_final_state()
+    machine.one_delivery_has_one_id()
+    machine.teardown()
+
+
+@pytest.mark.parametrize("steps", range(1, 15))
+def test_a_worker_that_died_is_replaced(steps):
+    """Wherever it died: what it had accepted is finished by another."""
+    machine = EngineMachine()
+    machine.work_and_die(new=1, steps=steps)
+    machine.receipts_count_from_one()
+    machine.one_delivery_has_one_id()
+    machine.teardown()
