@@ -172,12 +172,7 @@ class RedisFeed:
     async def take_over(self, *, idle_seconds: float, limit: int) -> tuple[StreamEntry, ...]:
         """Entries that another consumer read and did not acknowledge for so long."""
         reply = await self._ask(
-            cast(
-                "Awaitable[list[Any]]",
-                self._redis.xautoclaim(
-                    STREAM, GROUP, self._consumer, min_idle_time=int(idle_seconds * 1000), count=limit
-                ),
-            )
+            self._redis.xautoclaim(STREAM, GROUP, self._consumer, min_idle_time=int(idle_seconds * 1000), count=limit)
         )
         return _entries(reply[1])
 
@@ -193,7 +188,7 @@ class RedisFeed:
 
     async def is_drained(self) -> bool:
         """Nothing waits unread: what is accepted and still unmatched must be published again."""
-        groups = await self._ask(cast("Awaitable[list[dict[str, Any]]]", self._redis.xinfo_groups(STREAM)))
+        groups = await self._ask(self._redis.xinfo_groups(STREAM))
         group = next((one for one in groups if one["name"] == GROUP.encode()), None)
         if group is None:
             await self._make_group()

@@ -153,9 +153,11 @@ def test_a_step_that_takes_every_worker_down_is_given_up():
 def test_waiting_gives_the_lease_back():
     """Between attempts nobody holds the execution."""
     execution = begun()
-    waiting = transitions.step_waits(
-        execution, transitions.next_step(execution), reason="503", wait_seconds=4, started_at=NOW, now=NOW
-    )
+    step = transitions.next_step(execution)
+    assert step is not None
+
+    waiting = transitions.step_waits(execution, step, reason="503", wait_seconds=4, started_at=NOW, now=NOW)
+
     assert waiting.state is ExecutionState.WAITING
     assert waiting.due_at == NOW + timedelta(seconds=4)
     assert waiting.lease_owner is None
