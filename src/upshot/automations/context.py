@@ -107,10 +107,10 @@ def _wandb_context(event: Event, context: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "event_type": _WANDB_EVENT_TYPES.get(event.kind) or _WANDB_TAG_EVENT_TYPES.get((event.kind, str(on)), ""),
         "event_author": event.actor.name,
-        "entity_name": (context["registry"] or {}).get("name", ""),
+        "entity_name": "",  # a team of W&B's; there is none here
         "project_name": (context["project"] or {}).get("name", ""),
         "artifact_collection_name": (context["collection"] or artifact).get("name", ""),
-        "artifact_version": version.get("digest", ""),
+        "artifact_version": version.get("artifact", ""),  # what was logged, where the next one is its link
         "artifact_version_string": version.get("reference", ""),
         "artifact_version_index": version.get("name", ""),
         "artifact_metadata": version["metadata"] if "metadata" in version else _Blank(),

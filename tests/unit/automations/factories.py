@@ -8,8 +8,11 @@ from typing import Any
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.automations.context import SecretsView, build_context
-from upshot.automations.document import with_lines
+from upshot.automations.document import Document, with_lines
+from upshot.automations.findings import Findings
 from upshot.automations.loader import load_text
+from upshot.automations.reading import read_automation
+from upshot.automations.reading_step import Source
 from upshot.domain.automation import Automation
 from upshot.domain.event import Actor, Cause, Event, EventKind
 
@@ -115,13 +118,11 @@ def automation(text: str) -> Automation:
 
 def answering(on: Any, *, name: str = "a", **keys: Any) -> Automation:
     """An automation with these triggers, as plain data."""
-    from upshot.automations.document import Document
-    from upshot.automations.findings import Findings
-    from upshot.automations.reading import read_automation
-    from upshot.automations.reading_step import Source
-
     source = {"name": name, "on": on, "steps": [{"uses": "emit", "with": {"name": "x"}}]} | keys
     findings = Findings("a.yaml")
-    found = read_automation(Document(with_lines(source), 1), "a.yaml", Source(CATALOG, {}.__getitem__, {}, findings))
+    bodies: dict[str, str] = {}
+    found = read_automation(
+        Document(with_lines(source), 1), "a.yaml", Source(CATALOG, bodies.__getitem__, {}, findings)
+    )
     assert found is not None, [str(error) for error in findings.errors]
     return found

@@ -57,7 +57,13 @@ def test_a_whole_automation_is_read():
     assert found.condition == 'version.metadata.format == "onnx"'
     assert found.vars == {"bar": 0.9, "where": ["eu", "us"]}
     gate, hook = found.steps
-    assert (gate.id, gate.uses, gate.line, gate.retry, gate.timeout_seconds) == ("gate", "require", 13, RetryPolicy(), 30)
+    assert (gate.id, gate.uses, gate.line, gate.retry, gate.timeout_seconds) == (
+        "gate",
+        "require",
+        13,
+        RetryPolicy(),
+        30,
+    )
     assert (hook.id, hook.condition, hook.continue_on_error) == ("step-2", "steps.gate.outputs.value", True)
     assert hook.retry == RetryPolicy(3, 0.5, 120)
     assert hook.timeout_seconds == 1.5
@@ -140,7 +146,9 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
         pytest.param("name: a\non: custom\nsteps: []", 3, "this is an empty list; write `- uses: …`", id="empty steps"),
         pytest.param("name: a\non: custom\nsteps: {uses: x}", 3, "must be a list of steps", id="steps as a mapping"),
         pytest.param("name: a\non: custom\nsteps: [emit]", 3, "a step is a mapping with `uses`", id="step as a word"),
-        pytest.param(TOP + "descripton: x\n", 6, "unknown key 'descripton'; did you mean 'description'?", id="near key"),
+        pytest.param(
+            TOP + "descripton: x\n", 6, "unknown key 'descripton'; did you mean 'description'?", id="near key"
+        ),
         pytest.param(TOP + "zzz: x\n", 6, "unknown key 'zzz'; an automation has name, description", id="far key"),
         pytest.param(TOP + "on_failure: []\n", 6, "did you mean 'on-failure'?", id="snake case"),
         pytest.param(TOP + "concurrency: {group: x}\n", 6, "'concurrency' is not supported yet", id="concurrency"),
@@ -148,11 +156,17 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
         pytest.param(TOP + "debounce: 30s\n", 6, "'debounce' is not supported yet", id="debounce"),
         pytest.param(TOP + "enabled: no\n", 6, "must be true or false, and this is the text 'no'", id="no is a word"),
         pytest.param(TOP + "description: 1\n", 6, "must be text, and this is the number 1; quote it", id="a number"),
-        pytest.param(TOP.replace("name: a", "name: my automation"), 1, "name 'my automation': write at most", id="space"),
-        pytest.param(TOP.replace("name: a", "name: 2026"), 1, "'name' must be text, and this is the number 2026", id="year"),
+        pytest.param(
+            TOP.replace("name: a", "name: my automation"), 1, "name 'my automation': write at most", id="space"
+        ),
+        pytest.param(
+            TOP.replace("name: a", "name: 2026"), 1, "'name' must be text, and this is the number 2026", id="year"
+        ),
         pytest.param(TOP.replace("name: a", f"name: {'a' * 129}"), 1, "at most 128 letters", id="long name"),
         pytest.param(TOP + "vars: [1]\n", 6, "'vars' must be a mapping of names and plain values", id="vars as a list"),
-        pytest.param(TOP + "vars: {my-bar: 1}\n", 6, "variable 'my-bar' cannot be written as vars.NAME", id="var's name"),
+        pytest.param(
+            TOP + "vars: {my-bar: 1}\n", 6, "variable 'my-bar' cannot be written as vars.NAME", id="var's name"
+        ),
         pytest.param(TOP + "vars: {a: '{{ alias }}'}\n", 6, "variable 'a' is plain data", id="template in vars"),
         pytest.param(TOP + "if: [a]\n", 6, "`if` must be an expression such as", id="if as a list"),
         pytest.param(TOP + "if: ''\n", 6, "`if` must be an expression", id="empty if"),
@@ -165,10 +179,15 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
         pytest.param(TOP + "if: event.knd == 'x'\n", 6, "'event' has no 'knd'; did you mean 'kind'?", id="field in if"),
         pytest.param(TOP + "if: |\n  alias == 'a' and\n  vars.x\n", 8, "'vars' has no 'x'", id="line in a long if"),
         pytest.param(
-            "name: a\non: custom\nsteps:\n" + "  - {uses: emit, with: {name: x}}\n" * 51, 3, "more than 50 steps", id="many"
+            "name: a\non: custom\nsteps:\n" + "  - {uses: emit, with: {name: x}}\n" * 51,
+            3,
+            "more than 50 steps",
+            id="many",
         ),
         # on
-        pytest.param(ON.format("alias-addd"), 4, "unknown event kind 'alias-addd'; did you mean 'alias-added'?", id="kind"),
+        pytest.param(
+            ON.format("alias-addd"), 4, "unknown event kind 'alias-addd'; did you mean 'alias-added'?", id="kind"
+        ),
         pytest.param(ON.format("push"), 4, "unknown event kind 'push'; kinds are collection-created", id="far kind"),
         pytest.param(ON.format("stage-changed"), 4, "event kind 'stage-changed' is not supported yet", id="later kind"),
         pytest.param(ON.format("[]"), 4, "`on` is an empty list, so nothing fires this", id="empty on"),
@@ -177,26 +196,52 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
         pytest.param(ON.format("[[alias-added]]"), 4, "`on` cannot be a list", id="list in a list"),
         pytest.param(ON.format("alias-added: production"), 4, "must be a mapping of filters such as", id="no mapping"),
         pytest.param(
-            ON.format("alias-added:\n    allias: x"), 5, "alias-added has no filter 'allias'; did you mean 'alias'?", id="filter"
+            ON.format("alias-added:\n    allias: x"),
+            5,
+            "alias-added has no filter 'allias'; did you mean 'alias'?",
+            id="filter",
         ),
         pytest.param(
-            ON.format("version-linked: {alias: x}"), 4, "version-linked has no filter 'alias'; it has registry", id="not its"
+            ON.format("version-linked: {alias: x}"),
+            4,
+            "version-linked has no filter 'alias'; it has registry",
+            id="not its",
         ),
         pytest.param(ON.format("alias-added: {alias: 1.0}"), 4, "this is the number 1.0; quote it", id="number filter"),
         pytest.param(ON.format("alias-added: {alias: true}"), 4, "this is true; quote it", id="boolean filter"),
-        pytest.param(ON.format("alias-added: {alias: }"), 4, "filter 'alias' must be text, and this is empty", id="null"),
+        pytest.param(
+            ON.format("alias-added: {alias: }"), 4, "filter 'alias' must be text, and this is empty", id="null"
+        ),
         pytest.param(ON.format("alias-added: {alias: ''}"), 4, "must have 1 to 256 characters", id="empty filter"),
-        pytest.param(ON.format("alias-added: {alias: []}"), 4, "is an empty list, which nothing matches", id="no names"),
-        pytest.param(ON.format("alias-added: {alias: [[a]]}"), 4, "write a glob, a list of globs, or {not: …}", id="nested"),
+        pytest.param(
+            ON.format("alias-added: {alias: []}"), 4, "is an empty list, which nothing matches", id="no names"
+        ),
+        pytest.param(
+            ON.format("alias-added: {alias: [[a]]}"), 4, "write a glob, a list of globs, or {not: …}", id="nested"
+        ),
         pytest.param(ON.format("alias-added: {alias: {nt: a}}"), 4, "unknown key 'nt'; did you mean 'not'?", id="nt"),
-        pytest.param(ON.format("alias-added: {alias: {not: 1}}"), 4, "this is the number 1; quote it", id="not a number"),
-        pytest.param(ON.format("alias-added: {alias: {}}"), 4, "filter 'alias' must be text, and this is empty", id="{}"),
-        pytest.param(ON.format("alias-added: {alias: '{{ x }}'}"), 4, "is a pattern, not a template; use `if`", id="{{"),
+        pytest.param(
+            ON.format("alias-added: {alias: {not: 1}}"), 4, "this is the number 1; quote it", id="not a number"
+        ),
+        pytest.param(
+            ON.format("alias-added: {alias: {}}"), 4, "filter 'alias' must be text, and this is empty", id="{}"
+        ),
+        pytest.param(
+            ON.format("alias-added: {alias: '{{ x }}'}"), 4, "is a pattern, not a template; use `if`", id="{{"
+        ),
         # steps
-        pytest.param("name: a\non: custom\nsteps:\n  - id: x\n", 4, "the step has no `uses`; actions are add-alias", id="uses"),
-        pytest.param("name: a\non: custom\nsteps:\n  - uses: slak\n", 4, "unknown action 'slak'; did you mean 'slack'?", id="a"),
-        pytest.param("name: a\non: custom\nsteps:\n  - uses: launch\n", 4, "action 'launch' is not supported yet", id="later"),
-        pytest.param("name: a\non: custom\nsteps:\n  - uses: [slack]\n", 4, "'uses' must be text, and this is a list", id="l"),
+        pytest.param(
+            "name: a\non: custom\nsteps:\n  - id: x\n", 4, "the step has no `uses`; actions are add-alias", id="uses"
+        ),
+        pytest.param(
+            "name: a\non: custom\nsteps:\n  - uses: slak\n", 4, "unknown action 'slak'; did you mean 'slack'?", id="a"
+        ),
+        pytest.param(
+            "name: a\non: custom\nsteps:\n  - uses: launch\n", 4, "action 'launch' is not supported yet", id="later"
+        ),
+        pytest.param(
+            "name: a\non: custom\nsteps:\n  - uses: [slack]\n", 4, "'uses' must be text, and this is a list", id="l"
+        ),
         pytest.param(STEP.format("wiht: {}"), 6, "unknown key 'wiht'; did you mean 'with'?", id="step key"),
         pytest.param(STEP.format("continue_on_error: true"), 6, "did you mean 'continue-on-error'?", id="step snake"),
         pytest.param(STEP.format("concurrency: 1"), 6, "'concurrency' is not supported yet", id="later step key"),
@@ -204,42 +249,80 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
         pytest.param(STEP.format("id: My Step"), 6, "a letter first; write my_step", id="space in id"),
         pytest.param(STEP.format("id: 1"), 6, "'id' must be text, and this is the number 1", id="number as id"),
         pytest.param(STEP.format("id: _x"), 6, "step id '_x' cannot be written", id="underscore first"),
-        pytest.param(STEP.format("continue-on-error: yes"), 6, "must be true or false, and this is the text 'yes'", id="yes"),
-        pytest.param(STEP.format("timeout: 30"), 6, "timeout is not a duration: the number 30; write 30s", id="no unit"),
+        pytest.param(
+            STEP.format("continue-on-error: yes"), 6, "must be true or false, and this is the text 'yes'", id="yes"
+        ),
+        pytest.param(
+            STEP.format("timeout: 30"), 6, "timeout is not a duration: the number 30; write 30s", id="no unit"
+        ),
         pytest.param(STEP.format("timeout: soon"), 6, "the text 'soon'; write 500ms, 30s, 5m, 1h or 2d", id="no time"),
         pytest.param(STEP.format("timeout: 2d"), 6, "must be from 100ms to 1h", id="long timeout"),
         pytest.param(STEP.format("timeout: 0s"), 6, "must be from 100ms to 1h", id="no timeout"),
         pytest.param(STEP.format("timeout: -1s"), 6, "timeout is not a duration", id="negative"),
         pytest.param(STEP.format("retry: 3"), 6, "'retry' must be a mapping such as", id="retry as a number"),
-        pytest.param(STEP.format("retry: {attempts: 0}"), 6, "attempts must be a whole number from 1 (no retry)", id="0"),
+        pytest.param(
+            STEP.format("retry: {attempts: 0}"), 6, "attempts must be a whole number from 1 (no retry)", id="0"
+        ),
         pytest.param(STEP.format("retry: {attempts: 1000}"), 6, "to 100, not the number 1000", id="many attempts"),
         pytest.param(STEP.format("retry: {attempts: '3'}"), 6, "not the text '3'", id="attempts as text"),
         pytest.param(STEP.format("retry: {attempts: true}"), 6, "not true", id="attempts as a boolean"),
-        pytest.param(STEP.format("retry: {atempts: 3}"), 6, "unknown key 'atempts'; did you mean 'attempts'?", id="typo"),
+        pytest.param(
+            STEP.format("retry: {atempts: 3}"), 6, "unknown key 'atempts'; did you mean 'attempts'?", id="typo"
+        ),
         pytest.param(STEP.format("retry: {first: 0s}"), 6, "first must be more than nothing", id="no wait"),
         pytest.param(STEP.format("retry: {cap: 8d}"), 6, "at most 7d", id="long cap"),
-        pytest.param(STEP.format("retry: {first: 2m, cap: 1m}"), 6, "cap is shorter than the first wait", id="cap < first"),
+        pytest.param(
+            STEP.format("retry: {first: 2m, cap: 1m}"), 6, "cap is shorter than the first wait", id="cap < first"
+        ),
         pytest.param(STEP.format("if: steps.later.outputs"), 6, "there is no earlier step 'later'", id="no such step"),
         # with
         pytest.param(WITH.format("webhook", "method: POST"), 7, "with.url: is missing", id="no url"),
-        pytest.param(WITH.format("webhook", "urll: x"), 8, "with.urll: webhook has no such key; did you mean 'url'?", id="urll"),
-        pytest.param(WITH.format("webhook", "url: 1"), 8, "with.url: should be a valid string, and this is the number 1", id="1"),
-        pytest.param(WITH.format("webhook", "url: []"), 8, "with.url: should be a valid string, and this is a list", id="[]"),
-        pytest.param(WITH.format("webhook", "- url"), 8, "'with' must be a mapping of the action's settings", id="list"),
+        pytest.param(
+            WITH.format("webhook", "urll: x"), 8, "with.urll: webhook has no such key; did you mean 'url'?", id="urll"
+        ),
+        pytest.param(
+            WITH.format("webhook", "url: 1"), 8, "with.url: should be a valid string, and this is the number 1", id="1"
+        ),
+        pytest.param(
+            WITH.format("webhook", "url: []"), 8, "with.url: should be a valid string, and this is a list", id="[]"
+        ),
+        pytest.param(
+            WITH.format("webhook", "- url"), 8, "'with' must be a mapping of the action's settings", id="list"
+        ),
         pytest.param(WITH.format("webhook", "url: ftp://x.example"), 8, "with.url: ", id="no http"),
-        pytest.param(WITH.format("github-dispatch", "repository: acme"), 8, "is not a repository; write owner/name", id="repo"),
-        pytest.param(WITH.format("slack", "text: x"), 7, "with: give either webhook, or token and channel", id="no way"),
-        pytest.param(WITH.format("slack", "webhook: '{{ secrets.A }}'\n      txt: x"), 9, "did you mean 'text'?", id="txt"),
-        pytest.param(WITH.format("slack", "webhook: '{{ secrets.A }}'\n      text: '{{ alas }}'"), 9, "'alas' is unknown", id="n"),
-        pytest.param(WITH.format("emit", "name: x\n      data:\n        a: ['{{ vars.br }}']"), 10, "did you mean 'bar'?", id="v"),
+        pytest.param(
+            WITH.format("github-dispatch", "repository: acme"), 8, "is not a repository; write owner/name", id="repo"
+        ),
+        pytest.param(
+            WITH.format("slack", "text: x"), 7, "with: give either webhook, or token and channel", id="no way"
+        ),
+        pytest.param(
+            WITH.format("slack", "webhook: '{{ secrets.A }}'\n      txt: x"), 9, "did you mean 'text'?", id="txt"
+        ),
+        pytest.param(
+            WITH.format("slack", "webhook: '{{ secrets.A }}'\n      text: '{{ alas }}'"), 9, "'alas' is unknown", id="n"
+        ),
+        pytest.param(
+            WITH.format("emit", "name: x\n      data:\n        a: ['{{ vars.br }}']"), 10, "did you mean 'bar'?", id="v"
+        ),
         pytest.param(WITH.format("emit", "name: '{{ alias'"), 8, "with.name: this ends too early", id="open template"),
-        pytest.param(WITH.format("emit", "name: '{{ alias | uper }}'"), 8, "unknown filter 'uper'", id="unknown filter"),
+        pytest.param(
+            WITH.format("emit", "name: '{{ alias | uper }}'"), 8, "unknown filter 'uper'", id="unknown filter"
+        ),
         pytest.param(WITH.format("emit", "name: '{{ alias() }}'"), 8, "calls are not allowed", id="call"),
-        pytest.param(WITH.format("emit", "name: '{{ steps.one.outputs.x }}'"), 8, "'one' has not run yet at this point", id="own"),
-        pytest.param(WITH.format("emit", "name: '{{ failure.reason }}'"), 8, "`failure` is known in `on-failure`", id="fail"),
+        pytest.param(
+            WITH.format("emit", "name: '{{ steps.one.outputs.x }}'"), 8, "'one' has not run yet at this point", id="own"
+        ),
+        pytest.param(
+            WITH.format("emit", "name: '{{ failure.reason }}'"), 8, "`failure` is known in `on-failure`", id="fail"
+        ),
         pytest.param(WITH.format("emit", "name: '{{ delivery.ID }}'"), 8, "'delivery' has no 'ID'", id="delivery"),
-        pytest.param(WITH.format("emit", "name: |\n        a\n        {{ alas }}"), 10, "did you mean 'alias'?", id="deep line"),
-        pytest.param(WITH.format("require", "that: steps.x >= 1"), 8, "with.that: there is no earlier step 'x'", id="that"),
+        pytest.param(
+            WITH.format("emit", "name: |\n        a\n        {{ alas }}"), 10, "did you mean 'alias'?", id="deep line"
+        ),
+        pytest.param(
+            WITH.format("require", "that: steps.x >= 1"), 8, "with.that: there is no earlier step 'x'", id="that"
+        ),
         pytest.param(WITH.format("require", "that: 1 +"), 8, "with.that: this ends where something more", id="1 +"),
         pytest.param(WITH.format("webhook", "url: {{ secrets.U }}"), 8, 'must be in quotes: "{{ … }}"', id="no quotes"),
     ],
@@ -248,7 +331,9 @@ def test_a_mistake_is_named_with_its_place_and_remedy(text, line, says):
     """One mistake, one finding: the file, the line, what is wrong and what would be right."""
     errors = load_text(text, "dir/a.yaml", CATALOG).errors
 
-    assert [(error.path, error.line) for error in errors if says in str(error)] == [("dir/a.yaml", line)], [*map(str, errors)]
+    assert [(error.path, error.line) for error in errors if says in str(error)] == [("dir/a.yaml", line)], [
+        *map(str, errors)
+    ]
     assert load_text(text, "dir/a.yaml", CATALOG).automations == ()
 
 
@@ -288,7 +373,9 @@ def test_names_are_unique_in_a_file():
 
 def test_templates_are_checked_when_they_are_rendered():
     """A rule for a literal does not judge what is still a template; what is around it is judged all the same."""
-    text = WITH.format("github-dispatch", "repository: '{{ vars.bar }}'\n      token: '{{ secrets.A }}'\n      event-type: ''")
+    text = WITH.format(
+        "github-dispatch", "repository: '{{ vars.bar }}'\n      token: '{{ secrets.A }}'\n      event-type: ''"
+    )
 
     (error,) = load_text(text, "a.yaml", CATALOG).errors
 

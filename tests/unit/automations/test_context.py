@@ -1,0 +1,154 @@
+"""The names that templates know."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.automations.factories import Secrets, custom_event, make_context, make_event, version_form
+from upshot.automations.context import EVENT_NAMES, STEP_NAMES, WANDB_NAMES, SecretsView, event_context
+from upshot.automations.template import compile_tree
+from upshot.domain.execution import ExecutionState, StepRecord
+from upshot.errors import TemplateInvalid
+
+
+def render(text, context):
+    return compile_tree({"x": text}, path="a.yaml", line_of=lambda _: 1).render(context)["x"]
+
+
+def test_what_an_event_carries_has_its_own_names():
+    """And what it does not carry is null."""
+    context = make_context(make_event("alias-added", previous=version_form(number=2)))
+
+    assert render("{{ registry.name }}/{{ collection.name }}:{{ version.name }} {{ alias }}", context) == (
+        "model/fraud:v3 production"
+    )
+    assert render("{{ previous.name }} {{ actor.name }} {{ project.name }} {{ artifact.reference }}", context) == (
+        "v2 ann fraud fraud/xgb:v7"
+    )
+    assert render("{{= [tag, stage, run, metric, job, failure] }}", context) == [None] * 6
+
+
+def test_a_custom_event_is_only_in_event_data():
+    """Its data is the user's own: a key `version` in it is no version of ours."""
+    context = make_context(custom_event("drift", version={"name": "v9"}, alias="x"))
+
+    assert render("{{= [version, alias, registry] }}", context) == [None, None, None]
+    assert render("{{ event.name }} {{ event.data.version.name }}", context) == "drift v9"
+
+
+def test_the_event_as_a_whole():
+    """`event` is what the API shows."""
+    event = make_event()
+
+    assert render("{{= event }}", make_context(event)) == event.as_dict()
+
+
+def test_steps_show_outputs_and_state():
+    """A step that gave nothing has null outputs, and so is all below."""
+    done = StepRecord("gate", "require", state=ExecutionState.SUCCEEDED, outputs={"value": 0.9})
+    skipped = StepRecord("two", "emit", state=ExecutionState.SKIPPED)
+    context = make_context(steps=[done, skipped])
+
+    assert render("{{= steps.gate.outputs.value }}", context) == 0.9
+    assert render("{{ steps.gate.state }}/{{ steps.two.state }}", context) == "succeeded/skipped"
+    assert render("{{= steps.two.outputs.anything }}", context) is None
+
+
+def test_failure_is_known_to_on_failure_steps():
+    """Its reason and the step."""
+    context = make_context(failure={"reason": "refused", "step": "dispatch"})
+
+    assert render("{{ failure.step }}: {{ failure.reason }}", context) == "dispatch: refused"
+
+
+def test_secrets_are_looked_up_when_named_and_remembered():
+    """Only those that were used are masked, and none is looked up for nothing."""
+    secrets = SecretsView(Secrets(A="one", B="two"))
+    context = make_context(secrets=secrets)
+    assert secrets.used == {}
+
+    assert render("{{ secrets.A }}", context) == "one"
+    assert secrets.used == {"A": "one"}
+
+
+def test_an_unknown_secret_says_how_to_set_it():
+    """Both ways."""
+    with pytest.raises(TemplateInvalid) as caught:
+        render("{{ secrets.GITHUB_TOKEN }}", make_context(secrets=SecretsView(Secrets())))
+
+    assert str(caught.value) == (
+        "a.yaml:1: with.x: there is no secret 'GITHUB_TOKEN'; set the environment variable "
+        "UPSHOT_SECRET_GITHUB_TOKEN, or put a file GITHUB_TOKEN into the folder UPSHOT_SECRETS_DIR"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "on", "event_type"),
+    [
+        ("version-linked", None, "LINK_ARTIFACT"),
+        ("version-unlinked", None, "UNLINK_ARTIFACT"),
+        ("alias-added", None, "ADD_ARTIFACT_ALIAS"),
+        ("artifact-created", None, "CREATE_ARTIFACT"),
+        ("tag-added", "version", "ADD_ARTIFACT_TAG"),
+        ("tag-removed", "version", "REMOVE_ARTIFACT_TAG"),
+        ("tag-added", "collection", "ADD_COLLECTION_TAG"),
+        ("tag-removed", "collection", "REMOVE_COLLECTION_TAG"),
+        ("collection-created", None, ""),
+    ],
+)
+def test_event_types_of_wandb(kind, on, event_type):
+    """W&B's word for the event, where it has one."""
+    assert render("{{ event_type }}", make_context(make_event(kind, on=on))) == event_type
+
+
+def test_the_names_of_wandb():
+    """Who comes from there finds what they know, under the names they know."""
+    context = make_context(make_event())
+
+    assert {name: render(f"{{{{= {name} }}}}", context) for name in WANDB_NAMES} == {
+        "event_type": "ADD_ARTIFACT_ALIAS",
+        "event_author": "ann",
+        "entity_name": "",
+        "project_name": "fraud",
+        "automation_name": "promote",
+        "artifact_collection_name": "fraud",
+        "artifact_version": "fraud/xgb:v7",
+        "artifact_version_string": "model/fraud:v3",
+        "artifact_version_index": "v3",
+        "artifact_metadata": version_form()["metadata"],
+        "run_name": "",
+        "run_status": "",
+        "metric_name": "",
+        "metric_values": "",
+    }
+    assert render("{{ artifact_metadata.accuracy }}", context) == "0.94"
+
+
+def test_a_name_of_wandb_that_does_not_apply_is_empty():
+    """As it is there; even a key of the metadata of no version."""
+    context = make_context(custom_event())
+
+    assert render("{{ artifact_metadata.accuracy }}|{{ artifact_version }}|{{ event_type }}", context) == "||"
+    assert render("{{= [artifact_metadata.x, artifact_collection_name] }}", context) == ["", ""]
+
+
+def test_metadata_that_a_version_lacks_is_an_error():
+    """Under W&B's name as under ours: it is unknown, not inapplicable."""
+    with pytest.raises(TemplateInvalid, match="'artifact_metadata' has no 'acuracy'; did you mean 'accuracy'"):
+        render("{{ artifact_metadata.acuracy }}", make_context())
+
+
+def test_in_a_project_the_artifact_is_what_has_a_name():
+    """An event of a project has no collection."""
+    event = make_event("artifact-created")
+    event = replace(event, data={key: value for key, value in event.data.items() if key != "collection"})
+
+    assert render("{{ artifact_collection_name }}", make_context(event)) == "xgb"
+
+
+def test_the_known_names_are_those_that_are_given():
+    """What the loader lets through is what a render finds, and nothing more."""
+    assert set(make_context()) == STEP_NAMES | {"failure"}
+    assert set(event_context(make_event())) | {"vars", "automation", "automation_name"} == EVENT_NAMES
