@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 from celery import Celery, bootsteps
+from celery.exceptions import CPendingDeprecationWarning
+from celery.platforms import SecurityWarning
 from celery.signals import worker_shutting_down
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as kombu_redis
@@ -142,6 +145,9 @@ def run_worker(
     def announce(**_: Any) -> None:
         shutting_down()
 
+    # Only JSON is accepted, so running as root (as in many containers) adds no risk of its own.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)  # names a setting that is set above
     worker_shutting_down.connect(announce, weak=False)
     app.steps["worker"].add(EngineStep)
     worker = app.Worker(
@@ -153,6 +159,7 @@ def run_worker(
         without_mingle=True,
         without_heartbeat=True,
         loglevel="WARNING",
+        quiet=True,
     )
     worker.start()
     return int(worker.exitcode or 0)

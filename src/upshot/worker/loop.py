@@ -81,6 +81,7 @@ class WorkerLoop:
             started: Called when ids can be given to `run`.
         """
         await self._succeed()
+        await self._prepare()
         await self._beat()
         started()
         log.info("worker.started", worker=self._engine.worker, automations=len(self._house.automations.automations))
@@ -122,6 +123,12 @@ class WorkerLoop:
             leases = await self._offload(self._house.executions.expire, predecessor, self._house.clock.now())
             await self._offload(self._house.workers.leave, predecessor)
             log.info("worker.succeeds", predecessor=predecessor, leases=leases)
+
+    async def _prepare(self) -> None:
+        try:
+            await self._house.feed.prepare()
+        except Unavailable as error:
+            log.warning("worker.starts_without_redis", error=str(error))
 
     @property
     def _beat_seconds(self) -> float:
