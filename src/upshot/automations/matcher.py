@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from upshot.automations.context import condition_context, event_context
 from upshot.automations.template import CompiledExpression, compile_expression
@@ -150,8 +150,7 @@ _AUTOMATIC = "latest moved by itself, which only the filter `alias: latest` answ
 # --- index ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Handle:
+class _Handle(NamedTuple):
     """By what a pattern can be found: the whole value, its beginning, or its end."""
 
     part: str  #: "whole", "start" or "end"
@@ -170,8 +169,44 @@ def _handle(pattern: str) -> _Handle | None:
     return _Handle("end", end) if end and "]" not in end and "[" not in end else None
 
 
+class _FieldIndex:
+    """Triggers that can be found by one field of an event."""
+
+    __slots__ = ("_end", "_end_lengths", "_start", "_start_lengths", "_value_of", "_whole")
+
+    def __init__(self, field: str) -> None:
+        self._value_of = FIELDS[field]
+        self._whole: dict[str, list[_Entry]] = defaultdict(list)
+        self._start: dict[str, list[_Entry]] = defaultdict(list)
+        self._end: dict[str, list[_Entry]] = defaultdict(list)
+        self._start_lengths: set[int] = set()
+        self._end_lengths: set[int] = set()
+
+    def put(self, handle: _Handle, entry: _Entry) -> None:
+        """Let the entry be found by this handle."""
+        if handle.part == "whole":
+            self._whole[handle.text].append(entry)
+        elif handle.part == "start":
+            self._start[handle.text].append(entry)
+            self._start_lengths.add(len(handle.text))
+        else:
+            self._end[handle.text].append(entry)
+            self._end_lengths.add(len(handle.text))
+
+    def look_up(self, event: Event) -> Iterator[_Entry]:
+        """Those that could accept the event's value."""
+        value = self._value_of(event)
+        if value is None:
+            return
+        yield from self._whole.get(value, ())
+        for length in self._start_lengths:
+            yield from self._start.get(value[:length], ())
+        for length in self._end_lengths:
+            yield from self._end.get(value[-length:], ())
+
+
 class _Index:
-    """The triggers of one kind, by field and handle."""
+    """The triggers of one kind, each under its most selective field; those without any are always looked at."""
 
     def __init__(self, kind: EventKind, candidates: Sequence[_Candidate]) -> None:
         entries = [entry for candidate in candidates for entry in candidate.entries if entry.trigger.kind is kind]
@@ -180,41 +215,21 @@ class _Index:
             (field, handle) for by_field in handles for field, found in by_field.items() for handle in found
         )
         self._scanned: list[_Entry] = []
-        self._whole: dict[str, dict[str, list[_Entry]]] = defaultdict(lambda: defaultdict(list))
-        self._start: dict[str, dict[str, list[_Entry]]] = defaultdict(lambda: defaultdict(list))
-        self._end: dict[str, dict[str, list[_Entry]]] = defaultdict(lambda: defaultdict(list))
-        parts = {"whole": self._whole, "start": self._start, "end": self._end}
+        self._fields: dict[str, _FieldIndex] = {}
         for entry, by_field in zip(entries, handles, strict=True):
             if not by_field:
                 self._scanned.append(entry)
                 continue
             field = min(by_field, key=lambda field: sum(crowd[field, handle] for handle in by_field[field]))
+            index = self._fields.setdefault(field, _FieldIndex(field))
             for handle in by_field[field]:
-                parts[handle.part][field][handle.text].append(entry)
-        self._lookups = tuple(
-            (
-                FIELDS[field],
-                self._whole.get(field, {}),
-                self._start.get(field, {}),
-                tuple({len(text) for text in self._start.get(field, {})}),
-                self._end.get(field, {}),
-                tuple({len(text) for text in self._end.get(field, {})}),
-            )
-            for field in {*self._whole, *self._start, *self._end}
-        )
+                index.put(handle, entry)
 
     def look_up(self, event: Event) -> Iterator[_Entry]:
         """All entries that could accept the event; some may come twice."""
         yield from self._scanned
-        for value_of, whole, start, start_lengths, end, end_lengths in self._lookups:
-            value = value_of(event)
-            if value is None:
-                continue
-            yield from whole.get(value, ())
-            for length in start_lengths:
-                yield from start.get(value[:length], ())
-            for length in end_lengths:
-                yield from end.get(value[-length:], ())
+        for index in self._fields.values():
+            yield from index.look_up(event)
 
 
 def _handles(entry: _Entry) -> Iterator[tuple[str, frozenset[_Handle]]]:

@@ -85,9 +85,12 @@ LATER_KINDS = frozenset(
 )
 
 
+_WILDCARD = re.compile(r"[*?\[]")
+
+
 def is_glob(text: str) -> bool:
     """Tell whether a pattern is more than the one name that it spells."""
-    return any(mark in text for mark in "*?[")
+    return _WILDCARD.search(text) is not None
 
 
 class Filter:
@@ -126,9 +129,9 @@ class Filter:
 
 
 def _split(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[Callable[[str], object], ...]]:
-    exact = frozenset(pattern for pattern in patterns if not is_glob(pattern))
-    globs = tuple(re.compile(fnmatch.translate(pattern)).match for pattern in patterns if is_glob(pattern))
-    return exact, globs
+    globs = [pattern for pattern in patterns if is_glob(pattern)]
+    compiled = tuple(re.compile(fnmatch.translate(glob)).match for glob in globs)
+    return frozenset(patterns).difference(globs), compiled
 
 
 def is_automatic(event: Event) -> bool:
