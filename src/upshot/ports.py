@@ -497,6 +497,10 @@ class RegistryView(Protocol):
         """Versions, the highest number first."""
         ...
 
+    def page_artifacts(self, project: str, *, cursor: str | None, limit: int) -> Page[Artifact]:
+        """Artifacts of a project, by name."""
+        ...
+
     def page_artifact_versions(self, artifact: Artifact, *, cursor: str | None, limit: int) -> Page[ArtifactVersion]:
         """Artifact versions without manifests, the highest number first."""
         ...

@@ -269,6 +269,8 @@ def test_names_are_sorted_and_kept_apart(home):
         page = view.page_collections("model", cursor=None, limit=3)
         assert [one.name for one in page.items] == ["B", "a b", "b"]
         assert [one.name for one in view.page_collections("model", cursor=page.next, limit=3).items] == ["ä"]
+        logged = view.page_artifacts("p-ä", cursor=None, limit=1)
+        assert ([one.reference for one in logged.items], logged.next) == (["p-ä/ä"], None)
 
     look(home, check)
 

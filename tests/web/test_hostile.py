@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, problem, sql_stores
+from tests.web.test_pages import PAGED
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import metadata
 
@@ -64,6 +65,29 @@ def test_no_word_makes_a_route_fail(churn):
             response = churn.request(method, path, json=body)
             assert response.status_code < 500, (method, path, body, response.text)
             assert response.headers["content-type"] in {"application/json", "application/problem+json"}
+
+
+CURSORS = (
+    "x",
+    " ",
+    "AAAA",
+    "AGE",
+    "//8",
+    "é",
+    "x" * 1001,
+    "bm90LWEta2V5",
+    "OTk5OTk5OTk5OTk5OTk5OTk5OTk",
+    "ZQ==",
+    "-_-_",
+)
+
+
+def test_a_cursor_that_no_page_gave_is_refused_or_harmless(churn):
+    """Never a server's mistake; what cannot be read is 422."""
+    for path in PAGED.values():
+        for cursor in CURSORS:
+            response = churn.get(path, params={"cursor": cursor})
+            assert response.status_code == 200 or problem(response, 422, "invalid-input")
 
 
 def calls_with(word: str) -> list[tuple[str, str, Any]]:

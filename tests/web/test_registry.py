@@ -66,6 +66,18 @@ def test_an_artifact_version_can_be_found_by_alias_and_deleted(web):
     problem(web.get(f"{versions}/v0"), 404, "not-found")
 
 
+def test_the_artifacts_of_a_project_are_listed(web):
+    """By name, with type and aliases; a project that is not there is not found."""
+    log(web, "sha256:1", name="b")
+    log(web, "sha256:2", name="a")
+
+    listed = made(web.get(f"{API}/projects/demo/artifacts"))["items"]
+
+    assert [item["reference"] for item in listed] == ["demo/a", "demo/b"]
+    assert listed[0]["aliases"] == {"latest": "v0"}
+    assert "'demo'" in problem(web.get(f"{API}/projects/dem/artifacts"), 404, "not-found")["detail"]
+
+
 def test_a_collection_is_made_shown_changed_and_deleted(web):
     """The life of a collection, with the events that each mutation made."""
     response = web.post(COLLECTIONS, json={"name": "churn", "artifact_type": "model", "description": "card"})

@@ -26,9 +26,12 @@ def after_cursor(cursor: str) -> str:
         InvalidInput: This cursor was not made here.
     """
     try:
-        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError, ValueError) as error:
         raise _not_ours(cursor) from error
+    if "\x00" in key:  # which PostgreSQL refuses in any text
+        raise _not_ours(cursor)
+    return key
 
 
 def event_after_cursor(cursor: str) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 from upshot.domain.event import Actor, Cause, EventKind
 from upshot.domain.reference import LATEST, check_name, version_number
 from upshot.domain.registry import Artifact, ArtifactVersion, Change
-from upshot.errors import Conflict
+from upshot.errors import Conflict, NotFound
 from upshot.ports import Page, RegistryView
 from upshot.registry.aliases import give, is_protected, logged_holder, numbers_of, say_moves, say_removed
 from upshot.registry.desk import Desk, artifact_lock, collection_lock
 from upshot.registry.inputs import check_aliases, check_description, check_json, digest_of
-from upshot.registry.lookup import find_artifact, find_artifact_version, find_collection, find_registry
+from upshot.registry.lookup import find_artifact, find_artifact_version, find_collection, find_registry, hint
 from upshot.registry.mutation import Mutation
 from upshot.registry.snapshots import artifact_form
 from upshot.registry.versions import unlink_version
@@ -97,6 +97,18 @@ class Artifacts(Desk):
         def work(view: RegistryView) -> ArtifactVersion:
             found = find_artifact_version(view, reference)
             return replace(found, manifest=view.manifest(found))
+
+        return self._store.read(work)
+
+    def artifacts(self, project: str, *, cursor: str | None, limit: int) -> Page[Artifact]:
+        """The artifacts of a project with their aliases there, by name."""
+        check_name(project, "project")
+
+        def work(view: RegistryView) -> Page[Artifact]:
+            page = view.page_artifacts(project, cursor=cursor, limit=limit)
+            if not page.items and cursor is None:
+                raise NotFound(f"there is no project {project!r}{hint(project, view.names('project'))}")
+            return page
 
         return self._store.read(work)
 

@@ -19,7 +19,15 @@ from upshot.automations.findings import Finding
 from upshot.clock import format_time
 from upshot.domain.automation import Automation, Step, Trigger
 from upshot.domain.execution import Execution, Receipt, StepRecord
-from upshot.domain.registry import ArtifactVersion, Change, Collection, HistoryEntry, RegistrySettings, Version
+from upshot.domain.registry import (
+    Artifact,
+    ArtifactVersion,
+    Change,
+    Collection,
+    HistoryEntry,
+    RegistrySettings,
+    Version,
+)
 from upshot.ports import Page, StoredEvent, WorkerRecord
 
 T = TypeVar("T")
@@ -82,7 +90,7 @@ class CollectionForm(Effect):
     created_by: str
 
 
-class ArtifactForm(TypedDict):
+class LinkedArtifactForm(TypedDict):
     """The artifact version that a link points to."""
 
     project: str
@@ -90,6 +98,16 @@ class ArtifactForm(TypedDict):
     type: str
     version: str
     reference: str  #: `project/name:v3`
+
+
+class ArtifactForm(TypedDict):
+    """What is logged again and again under one name in a project."""
+
+    project: str
+    name: str
+    reference: str  #: `project/name`
+    type: str
+    aliases: dict[str, str]  #: in the project's scope: alias → version
 
 
 class VersionForm(Effect):
@@ -104,7 +122,7 @@ class VersionForm(Effect):
     description: str
     metadata: dict[str, Any]
     digest: str
-    artifact: ArtifactForm
+    artifact: LinkedArtifactForm
     linked_at: str
     linked_by: str
 
@@ -190,6 +208,17 @@ def version_form(version: Version) -> VersionForm:
         },
         "linked_at": format_time(version.linked_at),
         "linked_by": version.linked_by,
+    }
+
+
+def artifact_form(artifact: Artifact) -> ArtifactForm:
+    """An artifact with its aliases in the project."""
+    return {
+        "project": artifact.project,
+        "name": artifact.name,
+        "reference": artifact.reference,
+        "type": artifact.type,
+        "aliases": dict(artifact.aliases),
     }
 
 

@@ -177,6 +177,13 @@ class _Transaction:
         items = tuple(found[number] for number in numbers[:limit])
         return Page(items, make_cursor(str(items[-1].number)) if len(numbers) > limit else None)
 
+    def page_artifacts(self, project: str, *, cursor: str | None, limit: int) -> Page[Artifact]:
+        """Artifacts of a project, by name."""
+        after = after_cursor(cursor) if cursor is not None else ""
+        names = [name for name in self.names("artifact", project) if name > after]
+        items = tuple(found for name in names[:limit] if (found := self.artifact(project, name)))
+        return Page(items, make_cursor(items[-1].name) if len(names) > limit else None)
+
     def page_artifact_versions(self, artifact: Artifact, *, cursor: str | None, limit: int) -> Page[ArtifactVersion]:
         """Artifact versions, the highest number first."""
         below = number_after_cursor(cursor)

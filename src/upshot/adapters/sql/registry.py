@@ -94,8 +94,14 @@ _aliases_in_project = (
     .correlate(artifacts)
     .scalar_subquery()
 )
-_ARTIFACT = sa.select(artifacts, _aliases_in_project.label("aliases")).where(
-    _same(artifacts, project="project", name="name")
+_ANY_ARTIFACT = sa.select(artifacts, _aliases_in_project.label("aliases")).where(
+    artifacts.c.project == sa.bindparam("project")
+)
+_ARTIFACT = _ANY_ARTIFACT.where(artifacts.c.name == sa.bindparam("name"))
+_ARTIFACTS = (
+    _ANY_ARTIFACT.where(artifacts.c.name > sa.bindparam("after"))
+    .order_by(artifacts.c.name)
+    .limit(sa.bindparam("limit"))
 )
 
 _ANY_ARTIFACT_VERSION = sa.select(artifact_versions).where(
@@ -300,7 +306,7 @@ class _Transaction:
     def artifact(self, project: str, name: str) -> Artifact | None:
         """The artifact with its aliases in the project."""
         rows = self._rows(_ARTIFACT, project=project, name=name)
-        return Artifact(project, name, rows[0].type, _aliases(rows[0].aliases)) if rows else None
+        return _artifact(rows[0]) if rows else None
 
     def artifact_versions(self, artifact: Artifact, numbers: Iterable[int]) -> Mapping[int, ArtifactVersion]:
         """Those of the numbers that exist."""
@@ -338,6 +344,13 @@ class _Transaction:
         )
         items = tuple(_version(row, collection) for row in rows[:limit])
         return Page(items, make_cursor(str(items[-1].number)) if len(rows) > limit else None)
+
+    def page_artifacts(self, project: str, *, cursor: str | None, limit: int) -> Page[Artifact]:
+        """Artifacts of a project, by name."""
+        after = after_cursor(cursor) if cursor is not None else ""
+        rows = self._rows(_ARTIFACTS, project=project, after=after, limit=limit + 1)
+        items = tuple(_artifact(row) for row in rows[:limit])
+        return Page(items, make_cursor(items[-1].name) if len(rows) > limit else None)
 
     def page_artifact_versions(self, artifact: Artifact, *, cursor: str | None, limit: int) -> Page[ArtifactVersion]:
         """Artifact versions, the highest number first."""
@@ -516,6 +529,10 @@ def _collection(row: Row[Any]) -> Collection:
         created_at=row.created_at,
         created_by=row.created_by,
     )
+
+
+def _artifact(row: Row[Any]) -> Artifact:
+    return Artifact(row.project, row.name, row.type, _aliases(row.aliases))
 
 
 def _artifact_version(row: Row[Any], artifact: Artifact) -> ArtifactVersion:

@@ -12,9 +12,11 @@ from upshot.domain.reference import Reference, check_name
 from upshot.domain.registry import ArtifactVersion, Change
 from upshot.web.access import API
 from upshot.web.forms import (
+    ArtifactForm,
     ArtifactVersionForm,
     Effect,
     PageForm,
+    artifact_form,
     artifact_version_form,
     effect_form,
     json_response,
@@ -67,6 +69,13 @@ def log_artifact(project: str, body: NewArtifactVersion, house: Here, actor: By)
     return json_response(
         _changed(change), 201 if change.created else 200, location=f"{place}/versions/{change.value.version}"
     )
+
+
+@router.get(_ALL, responses={200: {"model": PageForm[ArtifactForm]}, **responses(404)})
+def list_artifacts(project: str, house: Here, query: Annotated[PageQuery, Query()]) -> Response:
+    """Artifacts of a project, by name."""
+    page = house.registry.artifacts(project, cursor=query.cursor, limit=query.limit)
+    return json_response(page_form(page, artifact_form))
 
 
 @router.get(_VERSIONS, responses={200: {"model": PageForm[ArtifactVersionForm]}, **responses(404)})
