@@ -84,7 +84,7 @@ def find_files(folder: Path) -> list[str]:
     Paths of the automation files, relative to the folder, in order.
 
     Raises:
-        ConfigError: The folder is missing, or cannot be read.
+        ConfigError: The folder is missing.
     """
     if not folder.is_dir():
         raise ConfigError("there is no such folder; make it, or name another with UPSHOT_AUTOMATIONS")
@@ -94,8 +94,11 @@ def find_files(folder: Path) -> list[str]:
 def _walk(folder: Path, below: str) -> Iterator[str]:
     try:
         entries = list(os.scandir(folder / below))
-    except OSError as error:
-        raise ConfigError(f"{below or 'the folder'} cannot be read: {error.strerror}") from error
+    except FileNotFoundError:
+        return  # removed since its name was read
+    except OSError:
+        yield below.rstrip("/")  # read as a file, it says that it cannot be read, and takes nothing else down
+        return
     for entry in entries:
         path = f"{below}{entry.name}"
         if entry.name.startswith("."):
@@ -145,14 +148,14 @@ def _read_bytes(folder: Path, target: Path, limit_bytes: int) -> bytes:
     Read a file of the folder, and no more of it than shows that it is too large.
 
     Raises:
-        ConfigError: It lies outside, directly or through a link; is no file; is missing; cannot be read.
+        ConfigError: It lies outside, directly or through a link; is missing; cannot be read.
     """
     try:
         real = target.resolve(strict=True)
         if not real.is_relative_to(folder.resolve()):
             raise ConfigError("the file lies outside the folder of automations; move it inside")
         if not real.is_file():
-            raise ConfigError("this is no file")
+            raise ConfigError(f"this is a {'folder, and' if real.is_dir() else 'special file, and'} cannot be read")
         with real.open("rb") as file:
             return file.read(limit_bytes + 1)
     except FileNotFoundError:

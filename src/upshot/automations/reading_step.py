@@ -191,11 +191,10 @@ def _in_words(found: Any, spec: ActionSpec) -> str:
         known = [field.alias or name for name, field in spec.with_record.model_fields.items()]
         return f"{spec.uses} has no such key{nearest(str(found['loc'][-1]), known) or '; it has ' + ', '.join(known)}"
     reason = str(found["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    if found["type"] == "string_type":
-        return f"{reason}, and this is {kind_of(found['input'])}" + (
-            "; quote it" if isinstance(found["input"], int | float) else ""
-        )
-    return reason
+    if not found["type"].endswith("_type"):
+        return reason
+    remedy = "; quote it" if found["type"] == "string_type" and isinstance(found["input"], int | float) else ""
+    return f"{reason}, and this is {kind_of(found['input'])}{remedy}"
 
 
 def _line_at(with_: Block, place: Sequence[str | int], line: int) -> int:

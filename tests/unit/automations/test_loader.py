@@ -128,7 +128,24 @@ def test_what_is_no_file_is_refused(folder):
     os.mkfifo(folder / "pipe.yaml")
     (folder / "folder.yaml").mkdir()
 
-    assert says(load_folder(folder, CATALOG), folder) == ["pipe.yaml: this is no file"]
+    assert says(load_folder(folder, CATALOG), folder) == ["pipe.yaml: this is a special file, and cannot be read"]
+
+
+def test_a_folder_that_cannot_be_read_takes_nothing_else_down(folder, monkeypatch):
+    """It is a finding of its own; one that vanishes meanwhile is none."""
+    write(folder, good_yaml=GOOD.format("good"), closed__a_yaml=GOOD.format("a"), gone__b_yaml=GOOD.format("b"))
+    scan = os.scandir
+
+    def scandir(path):
+        if path.name in ("closed", "gone"):
+            raise {"closed": PermissionError, "gone": FileNotFoundError}[path.name](path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    loaded = load_folder(folder, CATALOG)
+
+    assert names(loaded) == ["good"]
+    assert says(loaded, folder) == ["closed: this is a folder, and cannot be read"]
 
 
 def test_a_file_in_another_encoding_is_refused(folder):
@@ -174,7 +191,7 @@ def test_a_body_file_lies_beside_its_automation(folder):
         pytest.param("link.j2", "lies outside the folder of automations", id="through a link"),
         pytest.param("large.j2", "the file is larger than 64 KB", id="large"),
         pytest.param("latin.j2", "the file is not UTF-8", id="another encoding"),
-        pytest.param("sub", "this is no file", id="a folder"),
+        pytest.param("sub", "this is a folder, and cannot be read", id="a folder"),
         pytest.param('"x\\0y"', "the file cannot be read", id="a null byte"),
         pytest.param('"{{ version.name }}.j2"', "write a plain path", id="a template"),
     ],

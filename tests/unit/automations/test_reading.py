@@ -276,6 +276,18 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
         ),
         pytest.param(STEP.format("if: steps.later.outputs"), 6, "there is no earlier step 'later'", id="no such step"),
         # with
+        pytest.param(
+            WITH.format("webhook", "url: 'https://x.example'\n      headers: [a]"),
+            9,
+            "with.headers: should be a valid mapping, and this is a list",
+            id="no headers",
+        ),
+        pytest.param(
+            WITH.format("add-tag", "tag: a\n      on: artifact"),
+            9,
+            "with.on: should be 'version' or 'collection'",
+            id="choice",
+        ),
         pytest.param(WITH.format("webhook", "method: POST"), 7, "with.url: is missing", id="no url"),
         pytest.param(
             WITH.format("webhook", "urll: x"), 8, "with.urll: webhook has no such key; did you mean 'url'?", id="urll"
