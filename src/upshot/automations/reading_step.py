@@ -191,6 +191,7 @@ def _in_words(found: Any, spec: ActionSpec) -> str:
         known = [field.alias or name for name, field in spec.with_record.model_fields.items()]
         return f"{spec.uses} has no such key{nearest(str(found['loc'][-1]), known) or '; it has ' + ', '.join(known)}"
     reason = str(found["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    reason = reason.replace("dictionary", "mapping")  # pydantic's word for what YAML calls a mapping
     if not found["type"].endswith("_type"):
         return reason
     remedy = "; quote it" if found["type"] == "string_type" and isinstance(found["input"], int | float) else ""
