@@ -122,7 +122,6 @@ class Database:
             self.url,
             pool_size=pool_size,
             max_overflow=32,
-            pool_pre_ping=True,
             connect_args={"connect_timeout": 5, "application_name": "upshot"},
         )
 

@@ -22,6 +22,59 @@ from upshot.ports import Admission, Claim, Due, ExecutionQuery, Page, Progress
 _WAITING = ExecutionState.WAITING.value
 _RUNNING = ExecutionState.RUNNING.value
 
+# Statements are made once: making one costs as much as running it. `ids` is a list, expanded when it runs.
+_AMONG = executions.c.id.in_(sa.bindparam("ids", expanding=True))
+_MARK_MATCHED = (
+    sa.update(events)
+    .where(events.c.id.in_(sa.bindparam("ids", expanding=True)), events.c.matched_at.is_(None))
+    .values(matched_at=sa.bindparam("now"))
+)
+_FREE = (
+    sa.select(executions)
+    .where(
+        _AMONG,
+        sa.or_(
+            sa.and_(executions.c.state == _WAITING, executions.c.due_at <= sa.bindparam("now")),
+            sa.and_(executions.c.state == _RUNNING, executions.c.lease_until < sa.bindparam("now")),
+        ),
+    )
+    .with_for_update(skip_locked=True)
+)
+_LEASE = (
+    sa.update(executions)
+    .where(_AMONG)
+    .values(
+        state=_RUNNING,
+        reason=None,
+        due_at=None,
+        lease_owner=sa.bindparam("owner"),
+        lease_until=sa.bindparam("until"),
+        fence=executions.c.fence + 1,
+        rung_at=None,
+    )
+)
+_RENEW = (
+    sa.update(executions)
+    .where(_AMONG, executions.c.lease_owner == sa.bindparam("owner"), executions.c.state == _RUNNING)
+    .values(lease_until=sa.bindparam("until"))
+)
+_UNHEARD = sa.or_(executions.c.rung_at.is_(None), executions.c.rung_at < sa.bindparam("rung_before"))
+_DUE = (
+    sa.select(executions.c.id, executions.c.rung_at)
+    .where(executions.c.state == _WAITING, executions.c.due_at <= sa.bindparam("now"), _UNHEARD)
+    .order_by(executions.c.due_at)
+    .limit(sa.bindparam("limit"))
+)
+_LOST = (
+    sa.select(executions.c.id, executions.c.rung_at)
+    .where(executions.c.state == _RUNNING, executions.c.lease_until < sa.bindparam("now"), _UNHEARD)
+    .order_by(executions.c.lease_until)
+    .limit(sa.bindparam("limit"))
+)
+_LOCKED = tuple(select.with_for_update(skip_locked=True) for select in (_DUE, _LOST))
+_RING = sa.update(executions).where(_AMONG).values(rung_at=sa.bindparam("now"))
+# In one order everywhere, so that two workers never wait for each other in a circle.
+_FENCES = sa.select(executions.c.id, executions.c.fence).where(_AMONG).order_by(executions.c.id).with_for_update()
 _UPDATE = (
     sa.update(executions)
     .where(executions.c.id == sa.bindparam("b_id"), executions.c.fence == sa.bindparam("b_fence"))
@@ -93,119 +146,62 @@ class SqlExecutions:
 
     def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[str]:
         """Insert the executions of a batch and mark its events as matched; returns the ids that are new."""
-        # In one order everywhere, so that two workers with the same events never wait for each other in a circle.
         rows = [_row(one) for admission in admissions for one in admission.executions]
-        rows.sort(key=lambda row: str(row["id"]))
-        matched = sorted(admission.event for admission in admissions)
+        rows.sort(key=lambda row: str(row["id"]))  # in one order everywhere, as in _FENCES
+        matched = {"ids": sorted(admission.event for admission in admissions), "now": now}
 
         def work(connection: Connection) -> frozenset[str]:
             new = frozenset(connection.execute(self._insert, rows).scalars()) if rows else frozenset[str]()
-            connection.execute(
-                sa.update(events).where(events.c.id.in_(matched), events.c.matched_at.is_(None)).values(matched_at=now)
-            )
+            connection.execute(_MARK_MATCHED, matched)
             return new
 
         return self._database.write(work)
 
     def claim(self, ids: Collection[str], *, owner: str, now: datetime, until: datetime) -> tuple[Claim, ...]:
         """Lease those of the executions that are due or whose lease has run out."""
-        free = sa.or_(
-            sa.and_(executions.c.state == _WAITING, executions.c.due_at <= now),
-            sa.and_(executions.c.state == _RUNNING, executions.c.lease_until < now),
-        )
-        select = sa.select(executions).where(executions.c.id.in_(ids), free).with_for_update(skip_locked=True)
 
         def work(connection: Connection) -> tuple[Claim, ...]:
-            found = [_execution(row) for row in connection.execute(select).mappings()]
+            free = connection.execute(_FREE, {"ids": list(ids), "now": now}).mappings()
+            found = [_execution(row) for row in free]
             if found:
-                connection.execute(
-                    sa.update(executions)
-                    .where(executions.c.id.in_([one.id for one in found]))
-                    .values(
-                        state=_RUNNING,
-                        reason=None,
-                        due_at=None,
-                        lease_owner=owner,
-                        lease_until=until,
-                        fence=executions.c.fence + 1,
-                        rung_at=None,
-                    )
-                )
-            return tuple(
-                Claim(
-                    replace(
-                        one,
-                        state=ExecutionState.RUNNING,
-                        reason=None,
-                        due_at=None,
-                        lease_owner=owner,
-                        lease_until=until,
-                        fence=one.fence + 1,
-                    ),
-                    lost_by=one.lease_owner if one.state is ExecutionState.RUNNING else None,
-                )
-                for one in found
-            )
+                connection.execute(_LEASE, {"ids": [one.id for one in found], "owner": owner, "until": until})
+            return tuple(_claim(one, owner, until) for one in found)
 
         return self._database.write(work)
 
     def record(self, progress: Sequence[Progress]) -> frozenset[str]:
         """Write states and receipts of a batch; returns the ids whose state was refused."""
-        ordered = sorted(progress, key=lambda one: one.execution.id)
-        kept = [_receipt_row(receipt) for one in ordered for receipt in one.receipts]
-        ids = [one.execution.id for one in ordered]
-        fences = sa.select(executions.c.id, executions.c.fence).where(executions.c.id.in_(ids))
-        fences = fences.order_by(executions.c.id).with_for_update()
+        kept = [_receipt_row(receipt) for one in progress for receipt in one.receipts]
+        changes = {one.execution.id: _changes(one.execution) for one in progress}
 
         def work(connection: Connection) -> frozenset[str]:
             if kept:
                 connection.execute(self._insert_receipts, kept)
-            standing = {row.id: row.fence for row in connection.execute(fences)}
-            held = [one.execution for one in ordered if standing.get(one.execution.id) == one.execution.fence]
+            standing = {row.id: row.fence for row in connection.execute(_FENCES, {"ids": list(changes)})}
+            held = {name for name, change in changes.items() if standing.get(name) == change["b_fence"]}
             if held:
-                connection.execute(_UPDATE, [_changes(execution) for execution in held])
-            return frozenset(ids) - {execution.id for execution in held}
+                connection.execute(_UPDATE, [changes[name] for name in sorted(held)])
+            return frozenset(changes.keys() - held)
 
         return self._database.write(work)
 
     def renew(self, ids: Collection[str], *, owner: str, until: datetime) -> None:
         """Prolong the leases that the owner still holds."""
-        statement = (
-            sa.update(executions)
-            .where(executions.c.id.in_(ids), executions.c.lease_owner == owner, executions.c.state == _RUNNING)
-            .values(lease_until=until)
-        )
         if ids:
-            self._database.write(lambda connection: connection.execute(statement) and None)
+            held = {"ids": list(ids), "owner": owner, "until": until}
+            self._database.write(lambda connection: connection.execute(_RENEW, held) and None)
 
     def take_due(self, *, now: datetime, rung_before: datetime, limit: int) -> tuple[Due, ...]:
         """Take for ringing: executions that are due, or whose lease has run out; marked as rung now."""
-        unheard = sa.or_(executions.c.rung_at.is_(None), executions.c.rung_at < rung_before)
-        columns = (executions.c.id, executions.c.rung_at)
-        due = (
-            sa.select(*columns)
-            .where(executions.c.state == _WAITING, executions.c.due_at <= now, unheard)
-            .order_by(executions.c.due_at)
-            .limit(limit)
-        )
-        lost = (
-            sa.select(*columns)
-            .where(executions.c.state == _RUNNING, executions.c.lease_until < now, unheard)
-            .order_by(executions.c.lease_until)
-            .limit(limit)
-        )
+        asked = {"now": now, "rung_before": rung_before, "limit": limit}
 
         def any_due(connection: Connection) -> bool:
-            return any(connection.execute(select.limit(1)).first() for select in (due, lost))
+            return any(connection.execute(select, asked | {"limit": 1}).first() for select in (_DUE, _LOST))
 
         def work(connection: Connection) -> tuple[Due, ...]:
-            rows = [
-                row for select in (due, lost) for row in connection.execute(select.with_for_update(skip_locked=True))
-            ][:limit]
-            connection.execute(
-                sa.update(executions).where(executions.c.id.in_([row.id for row in rows])).values(rung_at=now)
-            )
-            return tuple(Due(row.id, rung_before=row.rung_at is not None) for row in rows)
+            found = [row for select in _LOCKED for row in connection.execute(select, asked)][:limit]
+            connection.execute(_RING, {"ids": [row.id for row in found], "now": now})
+            return tuple(Due(row.id, rung_before=row.rung_at is not None) for row in found)
 
         # Most sweeps find nothing: they shall not take SQLite's one writing place.
         return self._database.write(work) if self._database.read(any_due) else ()
@@ -271,6 +267,20 @@ class SqlExecutions:
         final = sa.select(executions.c.id).where(executions.c.state.not_in([_WAITING, _RUNNING]))
         statement = sa.delete(receipts).where(receipts.c.started_at < receipts_before, receipts.c.execution.in_(final))
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def _claim(before: Execution, owner: str, until: datetime) -> Claim:
+    """What `_LEASE` makes of an execution."""
+    leased = replace(
+        before,
+        state=ExecutionState.RUNNING,
+        reason=None,
+        due_at=None,
+        lease_owner=owner,
+        lease_until=until,
+        fence=before.fence + 1,
+    )
+    return Claim(leased, lost_by=before.lease_owner if before.state is ExecutionState.RUNNING else None)
 
 
 def _receipt_row(receipt: Receipt) -> dict[str, Any]:
