@@ -9,6 +9,9 @@ from upshot.automations.document import Block, Items, Unreadable
 from upshot.automations.sandbox import nearest
 from upshot.errors import AutomationInvalid, TemplateInvalid
 
+MAX_FINDINGS = 100  # of one file
+MAX_REASON_CHARS = 1000
+
 Finding = AutomationInvalid | TemplateInvalid
 
 
@@ -17,11 +20,28 @@ class Findings:
 
     def __init__(self, path: str) -> None:
         self.path = path  #: file as the user named it
-        self.errors: list[Finding] = []
+        self.count = 0
+        self._kept: list[Finding] = []
 
     def add(self, line: int | None, reason: str) -> None:
         """Keep one finding; line 0 means that it is not known."""
-        self.errors.append(AutomationInvalid(self.path, line or None, reason))
+        reason = reason if len(reason) <= MAX_REASON_CHARS else f"{reason[:MAX_REASON_CHARS]}…"
+        self.keep(AutomationInvalid(self.path, line or None, reason))
+
+    def keep(self, error: Finding) -> None:
+        """Keep one finding that has its place already."""
+        self.count += 1
+        if self.count <= MAX_FINDINGS:
+            self._kept.append(error)
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings in the order of lines; when there are too many, the first, and how many more there are."""
+        found = sorted(self._kept, key=lambda error: (error.path, error.line or 0))
+        if self.count > MAX_FINDINGS:
+            reason = f"and {self.count - MAX_FINDINGS} more mistakes; put those above right first"
+            found.append(AutomationInvalid(self.path, None, reason))
+        return tuple(found)
 
     def check_keys(self, block: Block, known: Sequence[str], later: frozenset[str], what: str) -> None:
         """Report keys that mean nothing, or nothing yet."""

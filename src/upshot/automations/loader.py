@@ -188,7 +188,7 @@ def _read_text(
 ) -> tuple[Automation, ...]:
     documents = read_documents(text, findings.add)
     filled = [document for document in documents if document.value is not None]
-    if not filled and not findings.errors:
+    if not filled and not findings.count:
         findings.add(None, "the file is empty; write an automation, or remove the file")
     automations = []
     for document in filled:
@@ -199,7 +199,7 @@ def _read_text(
 
 
 def _loaded_file(findings: Findings, automations: tuple[Automation, ...], body_files: tuple[Path, ...]) -> LoadedFile:
-    errors = tuple(sorted(findings.errors, key=lambda error: (error.path, error.line or 0)))
+    errors = findings.errors
     loaded = LoadedFile(findings.path, () if errors else automations, errors, body_files)
     return _without_repeated_names([loaded])[0]
 

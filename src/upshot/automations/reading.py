@@ -55,9 +55,9 @@ def read_automation(document: Document, path: str, source: Source) -> Automation
             "several automations in a file are separated by a line `---`",
         )
         return None
-    before = len(findings.errors)
+    before = findings.count
     automation = _read_block(block, path, source)
-    return automation if len(findings.errors) == before else None
+    return automation if findings.count == before else None
 
 
 def _read_block(block: Block, path: str, source: Source) -> Automation:

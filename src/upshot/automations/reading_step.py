@@ -34,6 +34,7 @@ MAX_WAIT_SECONDS = 7 * 86_400.0
 MAX_TIMEOUT_SECONDS = 3600.0
 MIN_TIMEOUT_SECONDS = 0.1
 MAX_ID_CHARS = 64
+MAX_TEMPLATES = 500  # of one step; each may take a millisecond to compile when it is first rendered
 
 LATER_STEP_KEYS = frozenset({"approval", "concurrency", "launch"})
 LATER_ACTIONS = frozenset(
@@ -76,7 +77,7 @@ def read_condition(block: Block, scope: Scope, findings: Findings) -> str | None
     try:
         compiled = compile_expression(value, path=findings.path, line=line or None)
     except TemplateInvalid as error:
-        findings.errors.append(error)
+        findings.keep(error)
         return None
     for line_within, reason in scope.findings(compiled):
         findings.add(line and line + line_within - 1, f"if: {reason}")
@@ -214,7 +215,12 @@ def _line_at(with_: Block, place: Sequence[str | int], line: int) -> int:
 def _check_templates(
     with_: Block, lines: Mapping[str, int], expressions: frozenset[str], scope: Scope, findings: Findings
 ) -> None:
-    for leaf, text, is_expression in template_leaves(with_, expressions):
+    for number, (leaf, text, is_expression) in enumerate(template_leaves(with_, expressions)):
+        if number == MAX_TEMPLATES:
+            findings.add(
+                lines[leaf], f"the step has more than {MAX_TEMPLATES} templates; use a body-file, or loop in one"
+            )
+            return
         if isinstance(text, Unreadable):
             continue
         line = lines[leaf] or None
@@ -223,7 +229,7 @@ def _check_templates(
                 text, path=findings.path, line=line, leaf=f"with.{leaf}", is_expression=is_expression
             )
         except TemplateInvalid as error:
-            findings.errors.append(error)
+            findings.keep(error)
             continue
         for line_within, reason in scope.findings(compiled):
             findings.add(line and line + line_within - 1, f"with.{leaf}: {reason}")
@@ -247,11 +253,10 @@ def _read_body_file(with_: Block, scope: Scope, source: Source) -> None:
     try:
         compiled = compile_text(text, path=place)
     except TemplateInvalid as error:
-        source.findings.errors.append(error)
+        source.findings.keep(error)
         return
-    source.findings.errors.extend(
-        TemplateInvalid(place, line_within, reason) for line_within, reason in scope.findings(compiled)
-    )
+    for line_within, reason in scope.findings(compiled):
+        source.findings.keep(TemplateInvalid(place, line_within, reason))
 
 
 def _leaf_lines(value: Any, leaf: str) -> Iterator[tuple[str, int]]:

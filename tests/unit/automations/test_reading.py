@@ -366,6 +366,23 @@ def test_all_mistakes_are_found_at_once():
     assert all(isinstance(error, AutomationInvalid) for error in errors)
 
 
+def test_a_flood_of_mistakes_is_cut():
+    """A hundred are enough to begin with; the rest is counted."""
+    errors = load_text("- a\n---\n" * 500, "a.yaml", CATALOG).errors
+
+    assert len(errors) == 101
+    assert str(errors[-1]) == "a.yaml: and 400 more mistakes; put those above right first"
+
+
+def test_a_step_has_a_bounded_number_of_templates():
+    """Each costs a compilation when it is first rendered."""
+    leaves = "".join(f"\n        k{number}: '{{{{ alias | upper }}}}'" for number in range(501))
+
+    (error,) = load_text(WITH.format("emit", f"name: x\n      data:{leaves}"), "a.yaml", CATALOG).errors
+
+    assert str(error) == "a.yaml:510: the step has more than 500 templates; use a body-file, or loop in one"
+
+
 def test_step_ids_are_unique():
     """Both places are named, over `steps` and `on-failure`."""
     text = "name: a\non: custom\nsteps:\n  - {id: x, uses: emit, with: {name: a}}\non-failure:\n"
