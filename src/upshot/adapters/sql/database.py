@@ -3,15 +3,13 @@ One door to the database: short transactions, run again where the database asks 
 
 SQLite runs in WAL mode with `synchronous=FULL` and always begins a writing transaction with
 `BEGIN IMMEDIATE`: a transaction that begins by reading cannot be upgraded while another writes.
+Its writers share commits (see `group_commit`); PostgreSQL's server does that by itself.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from sqlalchemy import event as sa_event
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.pool import StaticPool
 
+from upshot.adapters.sql.group_commit import GroupCommit
 from upshot.errors import ConfigError, InvalidInput, Unavailable
 
 T = TypeVar("T")
@@ -51,32 +50,6 @@ def _normalised(url: str) -> sa.URL:
     return parsed
 
 
-class _WriteTurn:
-    """
-    Gives SQLite's writers their turn at once.
-
-    SQLite's own waiting polls with growing sleeps; a lock among threads and a file lock among
-    processes wake the next writer immediately. SQLite's lock stays the one that is trusted.
-    """
-
-    def __init__(self, database_path: str | None) -> None:
-        self._threads = threading.Lock()
-        self._file = None
-        if database_path:
-            self._file = os.open(f"{database_path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._threads:
-            if self._file is not None:
-                fcntl.flock(self._file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                if self._file is not None:
-                    fcntl.flock(self._file, fcntl.LOCK_UN)
-
-
 class Database:
     """
     Transactions against one database.
@@ -90,8 +63,8 @@ class Database:
         self.url = _normalised(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
-        self._turn = _WriteTurn(None if self.in_memory or not self.is_sqlite else self.url.database)
         self.engine = self._sqlite_engine(pool_size) if self.is_sqlite else self._postgres_engine(pool_size)
+        self._writers = GroupCommit(self._transaction, None if self.in_memory else self.url.database)
 
     def _sqlite_engine(self, pool_size: int) -> Engine:
         pool = {"poolclass": StaticPool} if self.in_memory else {"pool_size": pool_size, "max_overflow": 32}
@@ -145,9 +118,9 @@ class Database:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 if self.is_sqlite and (writing or self.in_memory):
-                    with self._turn():
-                        return self._once(work, writing=writing)
-                return self._once(work, writing=writing)
+                    return self._writers.run(work)
+                with self._transaction(writing=writing) as connection:
+                    return work(connection)
             except (sa.exc.DataError, UnicodeEncodeError) as error:
                 raise InvalidInput("a text cannot be kept: too long, or with a character such as NUL") from error
             except sa.exc.DBAPIError as error:
@@ -160,12 +133,13 @@ class Database:
                 time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter, not cryptography
         raise AssertionError("unreachable")
 
-    def _once(self, work: Callable[[Connection], T], *, writing: bool) -> T:
+    @contextmanager
+    def _transaction(self, *, writing: bool) -> Iterator[Connection]:
         options: dict[str, Any] = {"upshot_writing": writing}
         if not self.is_sqlite and not writing:
             options["isolation_level"] = "REPEATABLE READ"  # one state over several statements, as SQLite gives
         with self.engine.connect().execution_options(**options) as connection, connection.begin():
-            return work(connection)
+            yield connection
 
     @staticmethod
     def _asks_again(error: sa.exc.DBAPIError) -> bool:
