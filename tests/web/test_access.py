@@ -105,7 +105,7 @@ def test_without_a_token_our_own_page_may_ask(web):
     """The origin is the host that is asked."""
     headers = {"Host": "localhost:8080", "Origin": "http://localhost:8080"}
 
-    assert web.post(EVENTS, json={"name": "x"}, headers=headers).status_code == 202
+    assert web.post(EVENTS, json={"name": "x"}, headers=headers).status_code == 201
 
 
 def test_the_public_address_is_a_name_of_ours(serve):

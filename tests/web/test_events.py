@@ -13,23 +13,43 @@ EVENTS = f"{API}/events"
 
 
 def test_one_custom_event_is_accepted(web):
-    """One object answers 202 with the event's id; the event carries the name and the data."""
+    """One object answers 201 with the event itself, which carries the name and the data, and where it is."""
     response = web.post(EVENTS, json={"name": "drift", "data": {"score": 0.4, "at": [1, None, "x"]}})
 
-    assert response.status_code == 202
-    event = made(web.get(f"{EVENTS}/{made(response)['id']}"))
+    assert response.status_code == 201
+    answer = made(response)
+    event = made(web.get(response.headers["location"]))
+    assert {**answer, "executions": [], "explanation": event["explanation"]} == {**event, "ids": [event["id"]]}
     assert (event["kind"], event["name"], event["subject"]) == ("custom", "drift", "drift")
     assert event["data"] == {"score": 0.4, "at": [1, None, "x"]}
     assert (event["sequence"], event["chain"], event["matched_at"]) == (0, [], None)
 
 
 def test_a_thousand_events_are_accepted_at_once(web):
-    """A list answers with the ids in its order; all events are of one mutation."""
-    ids = made(web.post(EVENTS, json=[{"name": "n", "data": {"n": n}} for n in range(1000)]))["ids"]
+    """A list answers with the events and their ids, in its order; all are of one mutation."""
+    answer = made(web.post(EVENTS, json=[{"name": "n", "data": {"n": n}} for n in range(1000)]))
 
-    assert len(set(ids)) == 1000
-    last = made(web.get(f"{EVENTS}/{ids[-1]}"))
+    assert len(set(answer["ids"])) == 1000
+    assert [item["id"] for item in answer["items"]] == answer["ids"]
+    assert [item["data"] for item in answer["items"]] == [{"n": n} for n in range(1000)]
+    assert len({item["mutation_id"] for item in answer["items"]}) == 1
+    last = made(web.get(f"{EVENTS}/{answer['ids'][-1]}"))
     assert (last["data"], last["sequence"]) == ({"n": 999}, 999)
+
+
+def test_a_list_of_one_is_answered_as_a_list(web):
+    """What is sent decides about the form of the answer, not how many there are."""
+    answer = made(web.post(EVENTS, json=[{"name": "n"}]))
+
+    assert sorted(answer) == ["ids", "items"]
+    assert [item["id"] for item in answer["items"]] == answer["ids"]
+
+
+def test_what_is_wrong_with_one_event_is_told_by_its_place_in_the_body(web):
+    """Who sent an object is not told of a place in a list."""
+    form = problem(web.post(EVENTS, json={"name": 1}), 422, "invalid-input")
+
+    assert form["errors"] == [{"place": "body.name", "detail": "a string is needed"}]
 
 
 @pytest.mark.parametrize("count", [0, 1001])

@@ -103,7 +103,7 @@ def test_a_refused_request_leaves_the_key_free(churn):
 def test_a_request_without_a_key_asks_the_keys_nothing(house, serve):
     """Not even when the keys cannot be read."""
     with serve(idempotency=None) as client:
-        assert client.post(EVENTS, json={"name": "drift"}).status_code == 202
+        assert client.post(EVENTS, json={"name": "drift"}).status_code == 201
 
 
 @pytest.mark.parametrize("key", ["", "x" * 201, "a\tb", "naïve".encode()], ids=["empty", "long", "tab", "not ASCII"])
@@ -138,8 +138,8 @@ def test_many_calls_with_one_key_do_it_once(web):
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: web.post(EVENTS, json={"name": "n"}, headers=KEY), range(20)))
 
-    assert {answer.status_code for answer in answers} <= {202, 409}
-    assert len({answer.text for answer in answers if answer.status_code == 202}) == 1
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    assert len({answer.text for answer in answers if answer.status_code == 201}) == 1
     assert len(made(web.get(EVENTS))["items"]) == 1
 
 
@@ -179,8 +179,9 @@ def test_when_the_database_went_away_the_request_can_be_repeated_at_once(house, 
         assert broken.headers["retry-after"] == "1"
     with serve() as client:
         problem(client.post(EVENTS, json={"name": "b"}, headers=KEY), 422, "idempotency-key-reused")
-        ids = made(client.post(EVENTS, json={"name": "a"}, headers=KEY))["ids"]
-        assert [item["id"] for item in made(client.get(EVENTS))["items"]] == ids
+        answer = made(client.post(EVENTS, json={"name": "a"}, headers=KEY))
+        assert [item["id"] for item in made(client.get(EVENTS))["items"]] == answer["ids"] == [answer["id"]]
+        assert answer["name"] == "a"
 
 
 def test_an_answer_that_cannot_be_kept_is_still_given(house, serve):
@@ -194,4 +195,4 @@ def test_an_answer_that_cannot_be_kept_is_still_given(house, serve):
             raise Unavailable("away")
 
     with serve(idempotency=Forgetful()) as client:
-        assert client.post(EVENTS, json={"name": "a"}, headers=KEY).status_code == 202
+        assert client.post(EVENTS, json={"name": "a"}, headers=KEY).status_code == 201

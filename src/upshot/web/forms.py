@@ -7,7 +7,7 @@ Times are RFC 3339 in UTC with microseconds; what does not apply is null; a list
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, NotRequired, TypeVar
 
@@ -308,11 +308,17 @@ class EventView(EventForm):
     explanation: list[AnswerForm]  #: one for each automation that is loaded, and for each that answered and is gone
 
 
-class AcceptedForm(TypedDict):
+class AcceptedEventForm(EventForm):
+    """A custom event that was accepted; it is answered from now on."""
+
+    ids: list[str]  #: its id alone, as the answer to a list has those of all
+
+
+class AcceptedEventsForm(TypedDict):
     """Custom events that were accepted; they are answered from now on."""
 
-    ids: list[str]  #: in the order of the request
-    id: NotRequired[str]  #: where one event was sent
+    items: list[EventForm]  #: in the order of the request
+    ids: list[str]  #: in the same order
 
 
 def event_form(stored: StoredEvent) -> EventForm:
@@ -327,9 +333,14 @@ def event_view(stored: StoredEvent, explanation: list[AnswerForm]) -> EventView:
     return {**event_form(stored), "executions": list(stored.executions), "explanation": explanation}
 
 
-def accepted_form(ids: list[str]) -> AcceptedForm:
-    """The ids of accepted events."""
-    return {"id": ids[0], "ids": ids} if len(ids) == 1 else {"ids": ids}
+def accepted_event_form(stored: StoredEvent) -> AcceptedEventForm:
+    """An event that was sent by itself, and accepted."""
+    return {**event_form(stored), "ids": [stored.event.id]}
+
+
+def accepted_events_form(stored: Sequence[StoredEvent]) -> AcceptedEventsForm:
+    """Events that were sent as a list, and accepted."""
+    return {"items": [event_form(one) for one in stored], "ids": [one.event.id for one in stored]}
 
 
 # --- executions -----------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, PrivateAttr, RootModel, model_validator
 from pydantic_core import PydanticCustomError
 
 from upshot.domain.event import EventKind
@@ -109,11 +109,21 @@ class NewEvents(RootModel[list[NewEvent]]):
     model_config = ConfigDict(frozen=True, json_schema_extra=_or_one)
 
     root: list[NewEvent] = Field(min_length=1, max_length=MAX_EVENTS)
+    _is_one: bool = PrivateAttr(default=False)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _wrap_one(cls, data: Any) -> Any:
-        return [data] if isinstance(data, dict) else data
+    def _wrap_one(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(data, dict):
+            return handler(data)
+        events = handler([NewEvent.model_validate(data)])  # read by itself: what is wrong is at `body`, not `body.0`
+        events._is_one = True  # noqa: SLF001 - one of our own
+        return events
+
+    @property
+    def is_one(self) -> bool:
+        """Whether one event was sent, and no list."""
+        return self._is_one
 
 
 class PageQuery(_Record):

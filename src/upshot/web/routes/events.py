@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 from fastapi import Query
 from starlette.responses import Response
 
+from upshot.domain.event import Event
 from upshot.errors import NotFound
 from upshot.ids import execution_id
 from upshot.ports import EventQuery, ExecutionQuery, StoredEvent
 from upshot.web.access import API
 from upshot.web.forms import (
-    AcceptedForm,
+    AcceptedEventForm,
+    AcceptedEventsForm,
     AnswerForm,
     EventForm,
     EventView,
     PageForm,
-    accepted_form,
+    accepted_event_form,
+    accepted_events_form,
     event_form,
     event_view,
     json_response,
@@ -95,10 +98,24 @@ def _others(house: House, stored: StoredEvent, executions: Collection[str]) -> l
     ]
 
 
-@router.post("/events", status_code=202, responses={202: {"model": AcceptedForm}, **responses()})
+@router.post(
+    "/events", status_code=201, responses={201: {"model": AcceptedEventForm | AcceptedEventsForm}, **responses()}
+)
 def emit(body: NewEvents, house: Here, actor: By, key: Key) -> Response:
-    """Accept custom events: one, or a list; all of them or none."""
+    """Accept custom events: one, which is the answer, or a list; all of them or none."""
     ids = key.event_ids(len(body.root)) if key else None
     accepted = house.registry.emit([(event.name, event.data) for event in body.root], actor=actor, event_ids=ids)
-    # Those of a call that died after accepting them are not accepted again, and yet are what was asked for.
-    return json_response(accepted_form(ids or [event.id for event in accepted]), 202)
+    stored = _all_accepted(house, accepted, ids)
+    if body.is_one:
+        return json_response(accepted_event_form(stored[0]), 201, location=f"{API}/events/{stored[0].event.id}")
+    return json_response(accepted_events_form(stored), 201)
+
+
+def _all_accepted(house: House, accepted: Sequence[Event], ids: Sequence[str] | None) -> list[StoredEvent]:
+    """
+    The events that were asked for, in the order of the request.
+
+    Those of a call that died after accepting them are not accepted again, and yet are among them.
+    """
+    new = {event.id: StoredEvent(event, None) for event in accepted}
+    return [found for one in ids or new if (found := new.get(one) or house.events.find(one))]
