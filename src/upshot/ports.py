@@ -102,6 +102,7 @@ class Admission:
 
     event: str
     executions: tuple[Execution, ...]
+    events: tuple[Event, ...] = ()  #: accepted with those that failed from the start; each names its execution last
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ class Progress:
 
     execution: Execution
     receipts: tuple[Receipt, ...] = ()  #: kept in any case, for what was sent was sent
+    events: tuple[Event, ...] = ()  #: accepted together with the state: what the execution's end gives rise to
 
 
 @dataclass(frozen=True, slots=True)

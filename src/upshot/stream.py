@@ -40,12 +40,16 @@ class Reception(Protocol):
         """Return when it takes more."""
         ...
 
-    def answers(self, event: Event) -> tuple[Execution, ...]:
+    def answers(self, event: Event) -> Admission:
         """Match: the executions that answer the event, leased for this worker, not yet kept."""
         ...
 
     def take(self, admitted: Iterable[tuple[Execution, Event]]) -> None:
         """Carry out executions that are kept now."""
+        ...
+
+    async def announce(self, events: Sequence[Event]) -> None:
+        """Publish events that were accepted with an admission."""
         ...
 
 
@@ -133,7 +137,7 @@ class Consumer:
 
     async def _admit(self, entries: Sequence[StreamEntry]) -> None:
         events = {entry.event.id: entry.event for entry in entries if entry.event is not None}
-        admissions = [Admission(event.id, self._reception.answers(event)) for event in events.values()]
+        admissions = [self._reception.answers(event) for event in events.values()]
         new = await self._offload(self._executions.admit, admissions, self._clock.now())
         self._reception.take(
             (execution, events[admission.event])
@@ -142,6 +146,8 @@ class Consumer:
             if execution.id in new
         )
         await self._feed.acknowledge(entries)
+        if caused := [event for admission in admissions for event in admission.events]:
+            await self._reception.announce(caused)
 
 
 class Relay:

@@ -285,6 +285,7 @@ class World:
             ),
             executions=self.executions,
             events=self.events,
+            publisher=self.stream,
             book=Book(self._catalog, self._revisions, partial(rebuild, catalog=self._catalog)),
             offload=offload,
             in_flight=100,

@@ -164,6 +164,7 @@ class WorkerHouse:
             bench=bench,
             executions=self.executions,
             events=self.events,
+            publisher=self.publisher,
             book=Book(self.catalog, self.revisions, partial(rebuild, catalog=self.catalog)),
             offload=offload,
             in_flight=settings.worker_in_flight,

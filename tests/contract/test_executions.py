@@ -12,7 +12,7 @@ from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.events import SqlEvents, insert_events
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.migrate import migrate
-from upshot.domain.event import Actor, Event, EventKind
+from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepRecord
 from upshot.errors import Conflict, InvalidInput, NotFound
 from upshot.ports import Admission, Claim, ExecutionQuery, Progress
@@ -204,6 +204,29 @@ def test_a_write_behind_the_fence_is_refused_but_its_receipts_are_kept(stores):
     late = execution(state=ExecutionState.SUCCEEDED, finished_at=MUCH_LATER)
     assert stores.executions.record([Progress(late, (receipt(1),))]) == {"exe_1"}
     assert find(stores) == (claim.execution, (receipt(1),))
+
+
+def test_what_an_execution_gives_rise_to_is_accepted_with_its_state(stores):
+    """The event of a failure is there exactly if the failure is."""
+    admit(stores, execution("exe_1"), execution("exe_2"))
+    failed = {"state": ExecutionState.FAILED, "finished_at": LATER, "lease_owner": None, "lease_until": None}
+    stores.executions.record(
+        [
+            Progress(execution("exe_1", **failed), events=(event("evt_f1"),)),
+            Progress(execution("exe_2", fence=7, **failed), events=(event("evt_f2"),)),
+        ]
+    )
+    assert set(stores.events.get(["evt_f1", "evt_f2"])) == {"evt_f1"}
+
+
+def test_what_failed_from_the_start_says_so_once(stores):
+    """An admission that is repeated accepts its events no second time."""
+    one = execution("exe_1", state=ExecutionState.FAILED, lease_owner=None, lease_until=None)
+    caused = replace(event("evt_f1"), chain=(Cause("promote", "exe_1", "evt_1", None),))
+    again = replace(caused, id="evt_f2")
+    stores.executions.admit([Admission("evt_1", (one,), (caused,))], NOW)
+    stores.executions.admit([Admission("evt_1", (one,), (again,))], NOW)
+    assert set(stores.events.get(["evt_f1", "evt_f2"])) == {"evt_f1"}
 
 
 def test_a_receipt_is_never_overwritten(stores):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -13,7 +13,9 @@ from upshot.domain.execution import Execution, ExecutionState
 from upshot.engine import transitions
 from upshot.engine.attempt import Work
 from upshot.engine.executor import Engine
+from upshot.engine.failure import admission
 from upshot.ids import execution_id
+from upshot.ports import Admission
 
 log = structlog.get_logger("upshot.engine")
 
@@ -42,9 +44,9 @@ class Reception:
         """Return when the engine takes more."""
         await self._engine.wait_for_room()
 
-    def answers(self, event: Event) -> tuple[Execution, ...]:
+    def answers(self, event: Event) -> Admission:
         """The executions that answer an event: leased, or final from the start where the match itself failed."""
-        return tuple(self._answer(event, match) for match in self._matcher().match(event))
+        return admission(event, tuple(self._answer(event, match) for match in self._matcher().match(event)))
 
     def _answer(self, event: Event, match: Match) -> Execution:
         automation = match.automation
@@ -56,7 +58,7 @@ class Reception:
                 name, automation, event.id, now=now, owner=self._engine.worker, until=self._engine.lease_end()
             )
         state = ExecutionState.SKIPPED if match.verdict is Verdict.LOOP else ExecutionState.FAILED
-        log.warning("event.not_answered", event=event.id, automation=automation.name, reason=match.reason)
+        log.warning("event.not_answered", event_id=event.id, automation=automation.name, reason=match.reason)
         return transitions.admit_final(name, automation, event.id, now=now, state=state, reason=match.reason or "")
 
     def take(self, admitted: Iterable[tuple[Execution, Event]]) -> None:
@@ -67,3 +69,7 @@ class Reception:
             if compiled is not None and not execution.state.is_final:
                 works.append(Work(execution, event, compiled))
         self._engine.begin(works)
+
+    async def announce(self, events: Sequence[Event]) -> None:
+        """Publish events that were accepted with an admission."""
+        await self._engine.announce(events)

@@ -134,7 +134,7 @@ class Attempt:
             self._work.event,
             automation_name=automation.name,
             vars=automation.vars,
-            steps=[step for step in execution.steps if step.state.is_final],
+            steps=execution.steps,
             secrets=self._secrets,
             delivery={"id": self._delivery, "attempt": self._number},
             failure={"step": failure.id, "reason": failure.reason} if failure else None,
@@ -186,7 +186,7 @@ class Attempt:
         )
         receipt = self._receipt(
             AttemptState.SUCCEEDED,
-            request=mask.data(outcome.request),
+            request=mask.request(outcome.request),
             response=mask.data(outcome.response),
             timings=outcome.timings,
         )
@@ -217,7 +217,11 @@ class Attempt:
                 now=now,
             )
         receipt = self._receipt(
-            state, request=mask.data(error.request), response=mask.data(error.response), error=reason, wait_seconds=wait
+            state,
+            request=mask.request(error.request),
+            response=mask.data(error.response),
+            error=reason,
+            wait_seconds=wait,
         )
         return _logged(execution, receipt)
 

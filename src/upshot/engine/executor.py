@@ -20,9 +20,10 @@ from upshot.domain.execution import Execution, ExecutionState, StepRecord
 from upshot.engine import transitions
 from upshot.engine.attempt import Attempt, Bench, Work, lost_attempt
 from upshot.engine.compiled import Book
+from upshot.engine.failure import with_failure
 from upshot.engine.recorder import Recorder
 from upshot.errors import ConfigError
-from upshot.ports import Claim, EventStore, ExecutionStore, Offload, Progress
+from upshot.ports import Claim, EventPublisher, EventStore, ExecutionStore, Offload, Progress
 
 log = structlog.get_logger("upshot.engine")
 
@@ -37,6 +38,7 @@ class Engine:
         bench: What attempts are made with.
         executions: Where executions are kept.
         events: Where events are kept.
+        publisher: Where events that executions give rise to are published.
         book: Compiled automations.
         offload: Runs the stores' blocking calls.
         in_flight: Steps that are performed at the same time.
@@ -49,6 +51,7 @@ class Engine:
         bench: Bench,
         executions: ExecutionStore,
         events: EventStore,
+        publisher: EventPublisher,
         book: Book,
         offload: Offload,
         in_flight: int,
@@ -60,6 +63,7 @@ class Engine:
         self._clock = bench.clock
         self._executions = executions
         self._events = events
+        self._publisher = publisher
         self._offload = offload
         self._lease = lease
         self._most_in_hand = 2 * in_flight  # those that wait for a place or a commit included
@@ -119,7 +123,7 @@ class Engine:
         execution = claim.execution
         if claim.lost_by is not None:
             lost = lost_attempt(execution, claim.lost_by, self._clock.now())
-            if not await self._recorder.record(lost):
+            if not await self._record(lost, event):
                 return
             execution = lost.execution
         if execution.state.is_final:
@@ -130,7 +134,7 @@ class Engine:
                 compiled = await self._offload(self.book.fetch, execution.automation, execution.revision)
         except ConfigError as error:
             failed = transitions.fail_without_attempt(execution, reason=str(error), now=self._clock.now())
-            await self._recorder.record(Progress(failed))
+            await self._record(Progress(failed), event)
             return
         self.begin([Work(execution, event, compiled)])
 
@@ -140,6 +144,18 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             # Its lease runs out, and it is tried again until it has cost too many workers.
             log.error("execution.dropped", execution=execution, exc_info=error)
+
+    async def _record(self, progress: Progress, event: Event) -> bool:
+        """Write durably, and announce what it gives rise to; False when the lease is held by another now."""
+        progress = with_failure(progress, event)
+        held = await self._recorder.record(progress)
+        if held and progress.events:
+            await self.announce(progress.events)
+        return held
+
+    async def announce(self, events: Sequence[Event]) -> None:
+        """Publish accepted events; where that fails, the relay does it."""
+        await self._offload(self._publisher.publish, events)
 
     async def _write(self, batch: Sequence[Progress]) -> frozenset[str]:
         return await self._offload(self._executions.record, batch)
@@ -167,11 +183,10 @@ class Engine:
         execution = work.execution
         while (record := transitions.next_step(execution)) is not None and not execution.state.is_final:
             progress = await self._in_turn(replace(work, execution=execution), record)
-            if progress.receipts or progress.execution.state is not ExecutionState.RUNNING:
-                held = await self._recorder.record(progress)
-                if not held:
-                    log.info("execution.taken_away", execution=execution.id)
-                    return
+            happened = progress.receipts or progress.execution.state is not ExecutionState.RUNNING
+            if happened and not await self._record(progress, work.event):
+                log.info("execution.taken_away", execution=execution.id)
+                return
             execution = progress.execution
             if execution.state is not ExecutionState.RUNNING:
                 return

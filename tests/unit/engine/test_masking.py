@@ -26,3 +26,16 @@ def test_of_two_secrets_the_longer_is_masked_whole():
 def test_too_short_a_value_leaves_the_text_alone():
     """A value under four characters would blank out half of every receipt."""
     assert Mask(["a", ""]).text("a banana") == "a banana"
+
+
+def test_credentials_in_headers_are_masked_whatever_they_are_made_of():
+    """`Basic` encodes user and password together, so no value would be found in it."""
+    request = {"method": "POST", "headers": {"Authorization": "Basic dXNlcjpwYXNz", "X-Other": "kept"}, "body": "{}"}
+    assert Mask([]).request(request)["headers"] == {"Authorization": "***", "X-Other": "kept"}
+    assert Mask([]).request(None) is None
+
+
+def test_a_secret_that_a_filter_transformed_is_masked():
+    """In base64, in capitals and in small letters."""
+    mask = Mask(["Secret/Value"])
+    assert mask.text("U2VjcmV0L1ZhbHVl SECRET/VALUE secret/value") == "*** *** ***"

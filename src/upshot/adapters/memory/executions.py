@@ -10,13 +10,18 @@ from typing import Any, Protocol
 
 from upshot.adapters.cursor import after_cursor, make_cursor
 from upshot.domain.automation import Automation
+from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
 from upshot.ports import Admission, Claim, Due, ExecutionQuery, Page, Progress, WorkerRecord
 
 
-class MarksMatched(Protocol):
-    """The event store's side of an admission."""
+class AcceptsEvents(Protocol):
+    """The event store's side of what is written here."""
+
+    def add(self, events: Sequence[Event], now: datetime) -> object:
+        """Accept events."""
+        ...
 
     def mark_matched(self, answers: Mapping[str, Iterable[str]], now: datetime) -> None:
         """Mark events as matched, and keep the ids of the executions that answer each."""
@@ -31,7 +36,7 @@ class MemoryExecutions:
         events: Told which events are matched.
     """
 
-    def __init__(self, events: MarksMatched) -> None:
+    def __init__(self, events: AcceptsEvents) -> None:
         self._events = events
         self._executions: dict[str, Execution] = {}
         self._receipts: dict[tuple[str, str, int], Receipt] = {}
@@ -49,6 +54,8 @@ class MemoryExecutions:
             self._events.mark_matched(
                 {admission.event: [one.id for one in admission.executions] for admission in admissions}, now
             )
+            caused = [event for admission in admissions for event in admission.events]
+            self._events.add([event for event in caused if event.chain[-1].execution in new], now)
             return frozenset(new)
 
     def claim(self, ids: Collection[str], *, owner: str, now: datetime, until: datetime) -> tuple[Claim, ...]:
@@ -85,6 +92,8 @@ class MemoryExecutions:
                     refused.add(one.execution.id)
                 else:
                     self._put(one.execution)
+                    for event in one.events:
+                        self._events.add([event], event.time)
             return frozenset(refused)
 
     def renew(self, ids: Collection[str], *, owner: str, until: datetime) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from upshot.adapters.cursor import after_cursor, make_cursor
 from upshot.adapters.execution_forms import receipt_form, receipt_of, step_of, steps_form
 from upshot.adapters.sql.database import Database
+from upshot.adapters.sql.events import insert_events
 from upshot.adapters.sql.schema import events, executions, receipts
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
@@ -149,10 +150,13 @@ class SqlExecutions:
         rows = [_row(one) for admission in admissions for one in admission.executions]
         rows.sort(key=lambda row: str(row["id"]))  # in one order everywhere, as in _FENCES
         matched = {"ids": sorted(admission.event for admission in admissions), "now": now}
+        caused = [event for admission in admissions for event in admission.events]
 
         def work(connection: Connection) -> frozenset[str]:
             new = frozenset(connection.execute(self._insert, rows).scalars()) if rows else frozenset[str]()
             connection.execute(_MARK_MATCHED, matched)
+            if caused:
+                insert_events(connection, [event for event in caused if event.chain[-1].execution in new], now)
             return new
 
         return self._database.write(work)
@@ -181,6 +185,9 @@ class SqlExecutions:
             held = {name for name, change in changes.items() if standing.get(name) == change["b_fence"]}
             if held:
                 connection.execute(_UPDATE, [changes[name] for name in sorted(held)])
+            for one in progress:
+                if one.events and one.execution.id in held:
+                    insert_events(connection, one.events, one.events[0].time)
             return frozenset(changes.keys() - held)
 
         return self._database.write(work)
