@@ -75,6 +75,26 @@ def test_tags_aliases_and_links_are_taken_away_again(world):
     assert "churn/nn:v0" in world.say("registry", "artifacts", "list", "churn/nn")
 
 
+def test_aliases_and_tags_of_an_artifact_are_given_and_taken_in_its_project(world):
+    """A project has aliases of its own; a tag is seen through the links."""
+    world.say("registry", "artifacts", "log", "lab/nn", "--digest", "sha256:01", "--alias", "best")
+    world.say("registry", "artifacts", "log", "lab/nn", "--digest", "sha256:02")
+    world.say("registry", "link", "lab/nn:v1", "model/lab")
+
+    assert "lab/nn:best is now v1" in world.say("registry", "artifacts", "alias", "set", "lab/nn:latest", "best")
+    assert "tagged lab/nn:v1 checked" in world.say("registry", "artifacts", "tag", "add", "lab/nn:best", "checked")
+    shown = world.say("registry", "artifacts", "show", "lab/nn:best")
+    assert "lab/nn:v1" in shown
+    assert "checked" in shown
+    assert world.data("registry", "show", "model/lab:v0")["tags"] == ["checked"]
+    assert world.data("registry", "show", "model/lab:v0")["aliases"] == ["latest"]
+
+    world.say("registry", "artifacts", "tag", "rm", "lab/nn:v1", "checked")
+    world.say("registry", "artifacts", "alias", "rm", "lab/nn:best")
+    left = world.data("registry", "artifacts", "show", "lab/nn:v1")
+    assert (left["tags"], left["aliases"]) == ([], ["latest"])
+
+
 def test_metadata_is_merged(world):
     """Keys that are named change or go, the others stay; numbers stay numbers, and words words."""
     world.say("registry", "artifacts", "log", "price/lm", "--metadata", '{"a": 1, "b": 2, "c": {"d": 3}}')

@@ -66,6 +66,26 @@ def test_an_artifact_version_can_be_found_by_alias_and_deleted(web):
     problem(web.get(f"{versions}/v0"), 404, "not-found")
 
 
+def test_aliases_and_tags_of_an_artifact_are_given_and_taken_in_its_project(web):
+    """PUT gives them, whoever held the alias; DELETE takes them away."""
+    log(web, "sha256:1", aliases=["best"])
+    log(web, "sha256:2")
+    artifact = f"{API}/projects/demo/artifacts/churn"
+
+    moved = made(web.put(f"{artifact}/aliases/best", json={"version": "v1"}))
+    tagged = made(web.put(f"{artifact}/versions/best/tags/checked"))
+
+    assert (moved["version"], moved["aliases"], len(moved["events"])) == ("v1", ["best", "latest"], 2)
+    assert (tagged["version"], tagged["tags"], len(tagged["events"])) == ("v1", ["checked"], 1)
+    assert made(web.put(f"{artifact}/aliases/best", json={"version": "v1"}))["events"] == []
+
+    assert made(web.delete(f"{artifact}/versions/v1/tags/checked"))["tags"] == []
+    assert len(made(web.delete(f"{artifact}/aliases/best"))["events"]) == 1
+    assert made(web.get(f"{artifact}/versions/v1"))["aliases"] == ["latest"]
+    problem(web.delete(f"{artifact}/aliases/best"), 404, "not-found")
+    problem(web.put(f"{artifact}/aliases/v7", json={"version": "v1"}), 422, "invalid-input")
+
+
 def test_the_artifacts_of_a_project_are_listed(web):
     """By name, with type and aliases; a project that is not there is not found."""
     log(web, "sha256:1", name="b")

@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from upshot.cli.client import Client, path_of, talks
-from upshot.cli.names import ARTIFACT, OBJECT, assignments
+from upshot.cli.names import ARTIFACT, ARTIFACT_VERSION, OBJECT, assignments
 from upshot.cli.output import Output, when
+from upshot.domain.reference import Reference
 
 
 @click.group()
 def artifacts() -> None:
-    """Log artifact versions; list them."""
+    """Log artifact versions; list, show, name and tag them."""
 
 
 @artifacts.command()
@@ -85,6 +86,83 @@ def list_artifacts(client: Client, output: Output, artifact: tuple[str, str], li
         "digest": lambda one: one["digest"],
     }
     output.rows(found, columns, none=f"nothing was logged as {project}/{name}")
+
+
+@artifacts.command()
+@click.argument("version", type=ARTIFACT_VERSION)
+@talks
+def show(client: Client, output: Output, version: Reference) -> None:
+    """Show VERSION (project/artifact:v3, or :alias)."""
+    one = client.get(_path(version, "versions", version.version))
+    if output.as_json:
+        output.data(one)
+        return
+    output.fields(
+        (
+            ("artifact", one["reference"]),
+            ("type", one["type"]),
+            ("digest", one["digest"]),
+            ("aliases", one["aliases"]),
+            ("tags", one["tags"]),
+            ("metadata", one["metadata"]),
+            ("description", one["description"]),
+            ("files", sorted(one["manifest"] or ())),
+            ("logged", f"{when(one['created_at'])} by {one['created_by']}"),
+        )
+    )
+
+
+@artifacts.group()
+def alias() -> None:
+    """Give an alias in the project to an artifact version, or take it away; collections have their own."""
+
+
+@alias.command("set")
+@click.argument("version", type=ARTIFACT_VERSION)
+@click.argument("alias_name", metavar="ALIAS")
+@talks
+def set_alias(client: Client, output: Output, version: Reference, alias_name: str) -> None:
+    """Give ALIAS to VERSION (project/artifact:v3); whichever version had it loses it."""
+    changed = client.put(_path(version, "aliases", alias_name), {"version": version.version})
+    output.done(changed, f"{version.scope}/{version.name}:{alias_name} is now {changed['version']}")
+
+
+@alias.command("rm")
+@click.argument("reference", metavar="PROJECT/ARTIFACT:ALIAS", type=ARTIFACT_VERSION)
+@talks
+def remove_alias(client: Client, output: Output, reference: Reference) -> None:
+    """Take an alias away from whichever version has it."""
+    gone = client.delete(_path(reference, "aliases", reference.version))
+    output.done(gone, f"{reference.scope}/{reference.name} has no alias {reference.version} any more")
+
+
+@artifacts.group()
+def tag() -> None:
+    """Tag an artifact version, or take a tag away; all links to it have its tags."""
+
+
+@tag.command("add")
+@click.argument("version", type=ARTIFACT_VERSION)
+@click.argument("tag_name", metavar="TAG")
+@talks
+def add_tag(client: Client, output: Output, version: Reference, tag_name: str) -> None:
+    """Tag VERSION (project/artifact:v3)."""
+    tagged = client.put(_path(version, "versions", version.version, "tags", tag_name))
+    output.done(tagged, f"tagged {tagged['reference']} {tag_name}")
+
+
+@tag.command("rm")
+@click.argument("version", type=ARTIFACT_VERSION)
+@click.argument("tag_name", metavar="TAG")
+@talks
+def remove_tag(client: Client, output: Output, version: Reference, tag_name: str) -> None:
+    """Take a tag away from VERSION (project/artifact:v3)."""
+    untagged = client.delete(_path(version, "versions", version.version, "tags", tag_name))
+    output.done(untagged, f"{untagged['reference']} has no tag {tag_name} any more")
+
+
+def _path(version: Reference, *parts: str) -> str:
+    return path_of("projects", version.scope, "artifacts", version.name, *parts)
 
 
 def _digest(file: Path) -> str:

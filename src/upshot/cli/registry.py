@@ -8,7 +8,7 @@ from upshot.cli.lazy import LazyGroup
 
 _COMMANDS = {
     "collections": ("upshot.cli.collections:collections", "List, make, show, describe and delete collections."),
-    "artifacts": ("upshot.cli.artifacts:artifacts", "Log artifact versions; list and show them."),
+    "artifacts": ("upshot.cli.artifacts:artifacts", "Log artifact versions; list, show, name and tag them."),
     "link": ("upshot.cli.versions:link", "Link an artifact version to a collection."),
     "unlink": ("upshot.cli.versions:unlink", "Take a version out of its collection."),
     "versions": ("upshot.cli.versions:versions", "List the versions of a collection."),

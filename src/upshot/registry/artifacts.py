@@ -7,14 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 from upshot.domain.event import Actor, Cause, EventKind
-from upshot.domain.reference import LATEST, check_name, version_number
+from upshot.domain.reference import LATEST, check_alias, check_name, version_number
 from upshot.domain.registry import Artifact, ArtifactVersion, Change
 from upshot.errors import Conflict, NotFound
 from upshot.ports import Page, RegistryView
 from upshot.registry.aliases import give, is_protected, logged_holder, numbers_of, say_moves, say_removed
 from upshot.registry.desk import Desk, artifact_lock, collection_lock
 from upshot.registry.inputs import check_aliases, check_description, check_json, digest_of
-from upshot.registry.lookup import find_artifact, find_artifact_version, find_collection, find_registry, hint
+from upshot.registry.lookup import (
+    find_artifact,
+    find_artifact_version,
+    find_collection,
+    find_logged,
+    find_registry,
+    hint,
+    missing_alias,
+)
 from upshot.registry.mutation import Mutation
 from upshot.registry.snapshots import artifact_form
 from upshot.registry.versions import unlink_version
@@ -117,6 +125,39 @@ class Artifacts(Desk):
         return self._store.read(
             lambda view: view.page_artifact_versions(find_artifact(view, project, name), cursor=cursor, limit=limit)
         )
+
+    def add_artifact_alias(
+        self, project: str, name: str, alias: str, version: str, *, actor: Actor, chain: tuple[Cause, ...] = ()
+    ) -> Change[ArtifactVersion]:
+        """Give an alias in the project's scope to what `vN` or an alias means there, whoever holds it now."""
+        check_alias(alias)
+
+        def work(mutation: Mutation) -> ArtifactVersion:
+            artifact = find_artifact(mutation.tx, project, name)
+            return _move_in_project(mutation, artifact, find_logged(mutation.tx, artifact, version), [alias])
+
+        value, events = self._change(work, locks=[artifact_lock(project, name)], actor=actor, chain=chain)
+        return Change(value, events)
+
+    def remove_artifact_alias(
+        self, project: str, name: str, alias: str, *, actor: Actor, chain: tuple[Cause, ...] = ()
+    ) -> Change[None]:
+        """Take an alias in the project's scope from its artifact version."""
+        check_alias(alias)
+
+        def work(mutation: Mutation) -> None:
+            before = find_artifact(mutation.tx, project, name)
+            if alias not in before.aliases:
+                raise missing_alias(before, alias)
+            holder = find_logged(mutation.tx, before, before.aliases[alias])
+            mutation.tx.remove_alias(before, alias)
+            loser = replace(holder, aliases=tuple(kept for kept in holder.aliases if kept != alias))
+            say_removed(mutation, logged_holder(loser, mutation.base_url), alias)
+            held = {"alias": alias, "version": loser.version}
+            mutation.note("remove-alias", loser.reference, before=held, after={"alias": alias, "version": None})
+
+        _, events = self._change(work, locks=[artifact_lock(project, name)], actor=actor, chain=chain)
+        return Change(None, events)
 
     def delete_artifact_version(self, reference: str, *, actor: Actor, chain: tuple[Cause, ...] = ()) -> Change[None]:
         """

@@ -92,7 +92,17 @@ def find_artifact_version(view: RegistryView, text: str) -> ArtifactVersion:
     artifact = None if in_registry else view.artifact(scope, name)
     if artifact is None and (in_registry or view.registry(scope)):
         return find_version(view, find_collection(view, scope, name), word).artifact
-    artifact = artifact or find_artifact(view, scope, name)
+    return find_logged(view, artifact or find_artifact(view, scope, name), word)
+
+
+def find_logged(view: RegistryView, artifact: Artifact, word: str) -> ArtifactVersion:
+    """
+    The artifact version that `vN` or an alias means in the project.
+
+    Raises:
+        InvalidInput: Neither `vN` nor a good alias.
+        NotFound: No such version or alias; the message says which is near.
+    """
     number = _number_meant(artifact, word)
     if found := view.artifact_versions(artifact, [number]).get(number):
         return found

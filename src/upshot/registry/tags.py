@@ -1,4 +1,4 @@
-"""Tags: on a version (then all links to its artifact version have them) or on a collection."""
+"""Tags: on an artifact version (said of a link or in its project, all links to it have them) or on a collection."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from upshot.domain.event import Actor, Cause, EventKind
 from upshot.domain.reference import check_name
-from upshot.domain.registry import Change, Collection, Version
+from upshot.domain.registry import ArtifactVersion, Change, Collection, Version
 from upshot.errors import InvalidInput, NotFound
-from upshot.registry.desk import Desk, collection_lock
+from upshot.registry.desk import Desk, artifact_lock, collection_lock
 from upshot.registry.inputs import MAX_TAGS
-from upshot.registry.lookup import find_collection, hint
+from upshot.registry.lookup import find_artifact, find_collection, find_logged, hint
 from upshot.registry.mutation import Mutation
-from upshot.registry.snapshots import collection_context, version_context
+from upshot.registry.snapshots import artifact_context, collection_context, version_context
 from upshot.registry.versions import lock_version
 
 
@@ -46,6 +46,43 @@ class Tags(Desk):
     ) -> Change[Collection | Version]:
         """Take a tag from the version that `vN` or an alias means; with None, from the collection."""
         return self._retag(EventKind.TAG_REMOVED, registry, collection, tag, version, actor=actor, chain=chain)
+
+    def add_artifact_tag(
+        self, project: str, name: str, tag: str, version: str, *, actor: Actor, chain: tuple[Cause, ...] = ()
+    ) -> Change[ArtifactVersion]:
+        """Tag the artifact version that `vN` or an alias means in its project."""
+        return self._retag_logged(EventKind.TAG_ADDED, project, name, tag, version, actor=actor, chain=chain)
+
+    def remove_artifact_tag(
+        self, project: str, name: str, tag: str, version: str, *, actor: Actor, chain: tuple[Cause, ...] = ()
+    ) -> Change[ArtifactVersion]:
+        """Take a tag from the artifact version that `vN` or an alias means in its project."""
+        return self._retag_logged(EventKind.TAG_REMOVED, project, name, tag, version, actor=actor, chain=chain)
+
+    def _retag_logged(
+        self,
+        kind: EventKind,
+        project: str,
+        name: str,
+        tag: str,
+        version: str,
+        *,
+        actor: Actor,
+        chain: tuple[Cause, ...],
+    ) -> Change[ArtifactVersion]:
+        check_name(tag, "tag")
+
+        def work(mutation: Mutation) -> ArtifactVersion:
+            before = find_logged(mutation.tx, find_artifact(mutation.tx, project, name), version)
+            after = replace(before, tags=_retagged(kind, before.reference, before.tags, tag))
+            if after.tags != before.tags:
+                mutation.tx.change_artifact_version(after)
+                data = {**artifact_context(after, mutation.base_url), "on": "version"}
+                _say(mutation, kind, tag, after.reference, data)
+            return after
+
+        value, events = self._change(work, locks=[artifact_lock(project, name)], actor=actor, chain=chain)
+        return Change(value, events)
 
     def _retag(
         self,
@@ -99,7 +136,13 @@ def _retagged(kind: EventKind, place: str, tags: tuple[str, ...], tag: str) -> t
 
 
 def _say(
-    mutation: Mutation, kind: EventKind, tag: str, subject: str, data: Mapping[str, Any], *, of: Collection
+    mutation: Mutation,
+    kind: EventKind,
+    tag: str,
+    subject: str,
+    data: Mapping[str, Any],
+    *,
+    of: Collection | None = None,
 ) -> None:
     mutation.say(kind, subject, {**data, "tag": tag})
     added = kind is EventKind.TAG_ADDED

@@ -153,3 +153,104 @@ def test_artifact_versions_are_listed_newest_first(registry):
     rest = registry.artifact_versions("fraud", "net", cursor=page.next, limit=2)
     assert [one.version for one in (*page.items, *rest.items)] == ["v2", "v1", "v0"]
     assert rest.next is None
+
+
+def test_an_alias_in_a_project_moves_and_goes_as_one_in_a_collection_does(registry):
+    """The loser first, each with what was true after the change; a collection's aliases are not touched."""
+    registry.link("model", "churn", "fraud/net:v0", aliases=["best"], actor=ANN)
+    given = registry.add_artifact_alias("fraud", "net", "best", "v0", actor=ANN)
+    moved = registry.add_artifact_alias("fraud", "net", "best", "latest", actor=ANN)
+    gone = registry.remove_artifact_alias("fraud", "net", "best", actor=ANN)
+
+    assert told(given.events) == [("alias-added", "fraud/net:v0", "best")]
+    assert told(moved.events) == [("alias-removed", "fraud/net:v0", "best"), ("alias-added", "fraud/net:v2", "best")]
+    lost, gained = (event.data for event in moved.events)
+    assert (lost["moved_to"], lost["aliases"], lost["automatic"]) == ("v2", [], False)
+    assert (gained["previous"]["reference"], gained["aliases"]) == ("fraud/net:v0", ["best", "latest"])
+    assert moved.value.aliases == ("best", "latest")
+    assert told(gone.events) == [("alias-removed", "fraud/net:v2", "best")]
+    assert (gone.events[0].data["moved_to"], gone.events[0].data["aliases"]) == (None, ["latest"])
+    assert registry.artifact_version("fraud/net:v2").aliases == ("latest",)
+    assert registry.collection("model", "churn").aliases == {"best": "v0", "latest": "v0"}
+
+
+def test_giving_an_artifact_version_what_it_has_changes_nothing(registry):
+    """Neither an alias nor a tag that it has makes an event."""
+    registry.add_artifact_alias("fraud", "net", "best", "v0", actor=ANN)
+    registry.add_artifact_tag("fraud", "net", "good", "v0", actor=ANN)
+    written = len(registry.history(None, None, cursor=None, limit=100).items)
+
+    assert registry.add_artifact_alias("fraud", "net", "best", "v0", actor=ANN).events == ()
+    assert registry.add_artifact_tag("fraud", "net", "good", "best", actor=ANN).events == ()
+    assert len(registry.history(None, None, cursor=None, limit=100).items) == written
+
+
+def test_a_tag_given_in_the_project_is_seen_through_all_links(registry):
+    """It belongs to the artifact version, however it is reached."""
+    registry.link("model", "a", "fraud/net:v1", actor=ANN)
+    registry.link("model", "b", "fraud/net:v1", actor=ANN)
+
+    tagged = registry.add_artifact_tag("fraud", "net", "good", "v1", actor=ANN)
+    seen = [registry.version("model", collection, "v0").artifact.tags for collection in ("a", "b")]
+    untagged = registry.remove_artifact_tag("fraud", "net", "good", "v1", actor=ANN)
+
+    assert seen == [("good",), ("good",)]
+    assert [(event.kind, event.subject) for event in (*tagged.events, *untagged.events)] == [
+        ("tag-added", "fraud/net:v1"),
+        ("tag-removed", "fraud/net:v1"),
+    ]
+    data = tagged.events[0].data
+    assert (data["tag"], data["on"], data["version"]["tags"], data["project"]) == (
+        "good",
+        "version",
+        ["good"],
+        {"name": "fraud"},
+    )
+    assert registry.version("model", "a", "v0").artifact.tags == ()
+
+
+def test_what_is_done_to_an_artifact_version_in_its_project_is_history(registry):
+    """With what it was before."""
+    registry.add_artifact_alias("fraud", "net", "best", "v0", actor=ANN)
+    registry.add_artifact_alias("fraud", "net", "best", "v1", actor=ANN)
+    registry.remove_artifact_alias("fraud", "net", "best", actor=ANN)
+    registry.add_artifact_tag("fraud", "net", "good", "v1", actor=ANN)
+
+    newest = registry.history(None, None, cursor=None, limit=3).items
+
+    assert [(entry.action, entry.subject, entry.registry) for entry in newest] == [
+        ("add-tag", "fraud/net:v1", None),
+        ("remove-alias", "fraud/net:v1", None),
+        ("add-alias", "fraud/net:v1", None),
+    ]
+    assert newest[2].before == {"aliases": {"best": "v0"}}
+    assert newest[1].before == {"alias": "best", "version": "v1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        pytest.param(
+            lambda r: r.add_artifact_alias("fraud", "net", "v7", "v0", actor=ANN), InvalidInput, "v7", id="alias vN"
+        ),
+        pytest.param(
+            lambda r: r.add_artifact_alias("fraud", "net", "best", "v9", actor=ANN), NotFound, "v2", id="no version"
+        ),
+        pytest.param(
+            lambda r: r.add_artifact_alias("fraud", "nte", "best", "v0", actor=ANN), NotFound, "'net'", id="no artifact"
+        ),
+        pytest.param(
+            lambda r: r.remove_artifact_alias("fraud", "net", "lates", actor=ANN), NotFound, "'latest'", id="no alias"
+        ),
+        pytest.param(
+            lambda r: r.remove_artifact_tag("fraud", "net", "x", "v0", actor=ANN), NotFound, "no tag 'x'", id="no tag"
+        ),
+        pytest.param(
+            lambda r: r.add_artifact_tag("fraud", "net", "a/b", "v0", actor=ANN), InvalidInput, "'/'", id="bad tag"
+        ),
+    ],
+)
+def test_a_wrong_name_in_a_project_is_told(registry, change, error, message):
+    """With the nearest right one, or the rule."""
+    with pytest.raises(error, match=message):
+        change(registry)

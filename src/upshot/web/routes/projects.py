@@ -23,7 +23,7 @@ from upshot.web.forms import (
     page_form,
 )
 from upshot.web.problems import responses
-from upshot.web.records import NewArtifactVersion, PageQuery
+from upshot.web.records import AliasTarget, NewArtifactVersion, PageQuery
 from upshot.web.routing import By, Here, make_router
 
 router = make_router("artifacts")
@@ -31,6 +31,7 @@ router = make_router("artifacts")
 _ALL = "/projects/{project}/artifacts"
 _VERSIONS = _ALL + "/{artifact}/versions"
 _ONE = _VERSIONS + "/{version}"
+_ALIAS = _ALL + "/{artifact}/aliases/{alias}"
 
 
 def _changed(change: Change[ArtifactVersion]) -> ArtifactVersionForm:
@@ -96,3 +97,31 @@ def delete_artifact_version(project: str, artifact: str, version: str, house: He
     """Delete an artifact version and every link to it, unless a protected alias reaches it."""
     reference = _reference(project, artifact, version)
     return json_response(effect_form(house.registry.delete_artifact_version(reference, actor=actor)))
+
+
+@router.put(_ONE + "/tags/{tag}", responses={200: {"model": ArtifactVersionForm}, **responses(404)})
+def tag_artifact_version(*, project: str, artifact: str, version: str, tag: str, house: Here, actor: By) -> Response:
+    """Tag an artifact version; all links to it have the tag."""
+    return json_response(_changed(house.registry.add_artifact_tag(project, artifact, tag, version, actor=actor)))
+
+
+@router.delete(_ONE + "/tags/{tag}", responses={200: {"model": ArtifactVersionForm}, **responses(404)})
+def untag_artifact_version(*, project: str, artifact: str, version: str, tag: str, house: Here, actor: By) -> Response:
+    """Take a tag from an artifact version."""
+    return json_response(_changed(house.registry.remove_artifact_tag(project, artifact, tag, version, actor=actor)))
+
+
+@router.put(_ALIAS, responses={200: {"model": ArtifactVersionForm}, **responses(404)})
+def add_artifact_alias(
+    *, project: str, artifact: str, alias: str, body: AliasTarget, house: Here, actor: By
+) -> Response:
+    """Give the alias in the project to an artifact version, whoever held it; collections have their own."""
+    return json_response(
+        _changed(house.registry.add_artifact_alias(project, artifact, alias, body.version, actor=actor))
+    )
+
+
+@router.delete(_ALIAS, responses={200: {"model": Effect}, **responses(404)})
+def remove_artifact_alias(project: str, artifact: str, alias: str, house: Here, actor: By) -> Response:
+    """Take the alias in the project from its holder."""
+    return json_response(effect_form(house.registry.remove_artifact_alias(project, artifact, alias, actor=actor)))
