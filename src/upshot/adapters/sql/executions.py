@@ -155,8 +155,8 @@ class SqlExecutions:
         def work(connection: Connection) -> frozenset[str]:
             new = frozenset(connection.execute(self._insert, rows).scalars()) if rows else frozenset[str]()
             connection.execute(_MARK_MATCHED, matched)
-            if caused:
-                insert_events(connection, [event for event in caused if event.chain[-1].execution in new], now)
+            if accepted := [event for event in caused if event.chain[-1].execution in new]:
+                insert_events(connection, accepted, now)
             return new
 
         return self._database.write(work)
