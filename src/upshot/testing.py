@@ -38,7 +38,7 @@ from upshot.automations.loader import load_file, load_text, rebuild
 from upshot.automations.matcher import Matcher
 from upshot.clock import FrozenClock
 from upshot.domain.automation import Automation
-from upshot.domain.event import Actor, Event
+from upshot.domain.event import Actor, Event, EventKind
 from upshot.domain.execution import Execution, Receipt
 from upshot.domain.registry import Version
 from upshot.engine.admission import Reception
@@ -46,7 +46,8 @@ from upshot.engine.attempt import Bench
 from upshot.engine.compiled import Book
 from upshot.engine.executor import Engine
 from upshot.engine.sweeper import Sweeper
-from upshot.ports import EventQuery, ExecutionQuery
+from upshot.engine.transitions import cancel_by_person, retry_by_person
+from upshot.ports import EventQuery, ExecutionQuery, StoredEvent
 from upshot.registry.service import Registry
 from upshot.stream import Consumer, Relay
 
@@ -189,6 +190,19 @@ class World:
         self._automations += loaded.automations
         self._revisions.save(loaded.automations, self.clock.now())
 
+    def replace(self, automations: str | Path) -> None:
+        """Take all automations out of force, and put these in; raises as `apply` does."""
+        self._automations.clear()
+        self.apply(automations)
+
+    def retry(self, execution_id: str) -> None:
+        """Let a person retry an execution."""
+        self.executions.amend(execution_id, lambda one: retry_by_person(one, self.clock.now()))
+
+    def cancel(self, execution_id: str) -> None:
+        """Let a person cancel an execution."""
+        self.executions.amend(execution_id, lambda one: cancel_by_person(one, self.clock.now(), ANN.name))
+
     def link(self, collection: str = "churn", *, alias: str | None = None, registry: str = "model") -> Version:
         """Log a new artifact version, link it, and give it the alias, each as its own mutation."""
         artifact = self.registry.log_artifact(
@@ -200,7 +214,7 @@ class World:
         return version
 
     def _artifacts(self) -> int:
-        return len(self.events.page(EventQuery(kind="artifact-created"), cursor=None, limit=10_000).items)
+        return sum(one.event.kind is EventKind.ARTIFACT_CREATED for one in self.all_events())
 
     def emit(self, name: str, **data: Any) -> Event:
         """Accept a custom event."""
@@ -255,6 +269,10 @@ class World:
     def all_executions(self, automation: str | None = None) -> tuple[Execution, ...]:
         """Executions, newest first."""
         return self.executions.page(ExecutionQuery(automation=automation), cursor=None, limit=10_000).items
+
+    def all_events(self) -> tuple[StoredEvent, ...]:
+        """Events, newest first, with what has become of them."""
+        return self.events.page(EventQuery(), cursor=None, limit=10_000).items
 
     def receipts(self, execution: Execution) -> tuple[Receipt, ...]:
         """Its receipts, in the order of their start."""
