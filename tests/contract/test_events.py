@@ -1,6 +1,7 @@
 """What the store of events promises, in memory, on SQLite and on PostgreSQL."""
 
 import contextlib
+import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,8 +12,10 @@ import pytest
 from tests.contract.databases import KINDS, open_database
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
+from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.events import SqlEvents, insert_events
 from upshot.adapters.sql.executions import SqlExecutions
+from upshot.adapters.sql.migrate import migrate
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.errors import InvalidInput
@@ -213,3 +216,20 @@ def test_several_relays_share_the_unmatched(stores):
     # With SKIP LOCKED a relay may see nothing left while others still hold theirs: one more round finds the rest.
     shares.append(relay(0))
     assert sorted(number for share in shares for number in share) == list(range(200))
+
+
+def test_a_relay_that_finds_nothing_does_not_wait_for_a_writer(tmp_path):
+    """It looks every second; on SQLite there is one writing place, and looking shall not take it."""
+    database = Database(sqlite_url(tmp_path / "upshot.db"))
+    migrate(database)
+    writer = sqlite3.connect(tmp_path / "upshot.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(SqlEvents(database).take_unmatched, published_before=NOW, now=NOW, limit=10)
+        try:
+            assert looking.result(2) == ()
+        finally:
+            writer.close()
+            looking.exception()
+            database.close()

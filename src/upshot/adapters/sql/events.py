@@ -23,9 +23,11 @@ _BY_ID = sa.select(events.c.form).where(events.c.id.in_(sa.bindparam("ids", expa
 _FIND = sa.select(events.c.form, events.c.matched_at).where(events.c.id == sa.bindparam("id"))
 _EXECUTIONS = sa.select(executions.c.id).where(executions.c.event == sa.bindparam("id")).order_by(executions.c.id)
 _LIST = sa.select(events.c.id, events.c.form, events.c.matched_at)
+_is_unmatched = sa.and_(events.c.matched_at.is_(None), events.c.published_at < sa.bindparam("before"))
+_ANY_UNMATCHED = sa.select(events.c.id).where(_is_unmatched).limit(1)
 _UNMATCHED = (
     sa.select(events.c.id, events.c.form)
-    .where(events.c.matched_at.is_(None), events.c.published_at < sa.bindparam("before"))
+    .where(_is_unmatched)
     .order_by(events.c.published_at, events.c.id)
     .limit(sa.bindparam("limit"))
     .with_for_update(skip_locked=True)  # several relays share the work (SQLite gives them their turn anyway)
@@ -98,13 +100,17 @@ class SqlEvents:
     def take_unmatched(self, *, published_before: datetime, now: datetime, limit: int) -> tuple[Event, ...]:
         """Take for publishing again: unmatched events last published before then, oldest first; published now."""
 
+        def any_unmatched(connection: Connection) -> bool:
+            return connection.execute(_ANY_UNMATCHED, {"before": published_before}).first() is not None
+
         def work(connection: Connection) -> tuple[Event, ...]:
             rows = connection.execute(_UNMATCHED, {"before": published_before, "limit": limit}).all()
             if rows:
                 connection.execute(_PUBLISHED, {"ids": [row.id for row in rows], "now": now})
             return tuple(Event.from_dict(row.form) for row in rows)
 
-        return self._database.write(work)
+        # Most rounds find nothing: they shall not take SQLite's one writing place.
+        return self._database.write(work) if self._database.read(any_unmatched) else ()
 
 
 def _conditions(query: EventQuery) -> list[sa.ColumnElement[bool]]:
