@@ -64,7 +64,8 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
         self.engine = self._sqlite_engine(pool_size) if self.is_sqlite else self._postgres_engine(pool_size)
-        self._writers = GroupCommit(self._transaction, None if self.in_memory else self.url.database)
+        on_disk = self.is_sqlite and not self.in_memory
+        self._writers = GroupCommit(self._transaction, self.url.database if on_disk else None)
 
     def _sqlite_engine(self, pool_size: int) -> Engine:
         pool = {"poolclass": StaticPool} if self.in_memory else {"pool_size": pool_size, "max_overflow": 32}
