@@ -11,8 +11,22 @@ from upshot.automations.template import Leaf
 
 _FAILURE = "failure"
 
-#: Names whose fields are the same for every event.
-_FIELDS: Mapping[str, tuple[str, ...]] = {
+_FIELDS_OF_VERSION = (
+    *("name", "number", "reference", "aliases", "digest", "metadata", "description", "tags"),
+    *("artifact", "artifact_version", "project", "created_at", "created_by", "linked_at", "linked_by", "url"),
+)
+
+#: Names whose fields are the same for every event that has them; `registry.snapshots` makes those of the registry.
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "registry": ("name",),
+    "collection": (
+        *("name", "type", "reference", "registry", "description", "tags", "aliases"),
+        *("created_at", "created_by", "url"),
+    ),
+    "version": _FIELDS_OF_VERSION,
+    "previous": _FIELDS_OF_VERSION,
+    "project": ("name",),
+    "artifact": ("name", "type", "reference", "version", "project", "url"),
     "actor": ("name", "kind"),
     "automation": ("name",),
     "delivery": ("id", "attempt"),
@@ -47,7 +61,7 @@ class Scope:
             return _unknown_field("vars", fields[0], self.variables)
         if root == "steps":
             return self._step_finding(fields)
-        return _unknown_field(root, fields[0], _FIELDS[root]) if root in _FIELDS else None
+        return _unknown_field(root, fields[0], FIELDS[root]) if root in FIELDS else None
 
     def _unknown_root(self, root: str) -> str:
         if root == _FAILURE:

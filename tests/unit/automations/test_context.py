@@ -8,9 +8,12 @@ import pytest
 
 from tests.unit.automations.factories import Secrets, custom_event, make_context, make_event, version_form
 from upshot.automations.context import EVENT_NAMES, STEP_NAMES, WANDB_NAMES, SecretsView, event_context
+from upshot.automations.scope import FIELDS
 from upshot.automations.template import compile_tree
 from upshot.domain.execution import ExecutionState, StepRecord
 from upshot.errors import TemplateInvalid
+from upshot.ports import EventQuery
+from upshot.testing import World
 
 
 def render(text, context):
@@ -152,3 +155,16 @@ def test_the_known_names_are_those_that_are_given():
     """What the loader lets through is what a render finds, and nothing more."""
     assert set(make_context()) == STEP_NAMES | {"failure"}
     assert set(event_context(make_event())) | {"vars", "automation", "automation_name"} == EVENT_NAMES
+
+
+def test_the_known_fields_are_those_that_events_carry():
+    """What the loader lets through below a name is what the registry says there, and nothing more."""
+    world = World()
+    world.link(alias="production")
+    world.link(alias="production")
+    stored = world.events.page(EventQuery(kind="alias-added"), cursor=None, limit=100).items
+    told = [one.event.data for one in stored]
+    data = next(data for data in told if data["alias"] == "production" and data["previous"])
+
+    for name in ("registry", "collection", "version", "previous", "project", "artifact"):
+        assert set(FIELDS[name]) == set(data[name]), name

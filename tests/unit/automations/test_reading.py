@@ -177,6 +177,13 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
         pytest.param(TOP + "if: secrets.A == 'x'\n", 6, "`secrets` is known in steps only", id="secrets in if"),
         pytest.param(TOP + "if: vars.bar > 1\n", 6, "'vars' has no 'bar'; it has nothing", id="vars in if"),
         pytest.param(TOP + "if: event.knd == 'x'\n", 6, "'event' has no 'knd'; did you mean 'kind'?", id="field in if"),
+        pytest.param(
+            TOP + "if: version.nmae == 'x'\n", 6, "'version' has no 'nmae'; did you mean 'name'?", id="version in if"
+        ),
+        pytest.param(
+            TOP + "if: collection.artifact_type\n", 6, "'collection' has no 'artifact_type'; it has", id="far field"
+        ),
+        pytest.param(TOP + "if: previous.verison\n", 6, "'previous' has no 'verison'", id="previous in if"),
         pytest.param(TOP + "if: |\n  alias == 'a' and\n  vars.x\n", 8, "'vars' has no 'x'", id="line in a long if"),
         pytest.param(
             "name: a\non: custom\nsteps:\n" + "  - {uses: emit, with: {name: x}}\n" * 51,
