@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from upshot.automations.findings import Finding
 from upshot.automations.loader import (
     BrokenFile,
     Catalog,
@@ -39,6 +40,11 @@ class Edition:
     def broken(self) -> tuple[BrokenFile, ...]:
         """The files that keep their automations out."""
         return self.loaded.broken
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Everything that is wrong with those."""
+        return self.loaded.errors
 
 
 @dataclass(frozen=True, slots=True, eq=False)

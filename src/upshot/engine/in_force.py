@@ -28,6 +28,11 @@ class Edition(Protocol):
         """Matches events against the sound ones."""
         ...
 
+    @property
+    def errors(self) -> Sequence[Exception]:
+        """What is wrong with the others, each with its place and remedy."""
+        ...
+
 
 class Folder(Protocol):
     """The folder of automations."""
@@ -61,6 +66,7 @@ class InForce:
         self._clock = clock
         self._edition = folder.current
         revisions.save(self._edition.automations, clock.now())
+        self._log_mistakes(known=())
 
     @property
     def automations(self) -> Sequence[Automation]:
@@ -77,5 +83,13 @@ class InForce:
         edition = self._folder.current
         if edition is not self._edition:
             self._revisions.save(edition.automations, self._clock.now())
-            self._edition = edition
-            log.info("automations.loaded", automations=len(edition.automations))
+            known, self._edition = self._edition.errors, edition
+            log.info("automations.loaded", automations=len(edition.automations), mistakes=len(edition.errors))
+            self._log_mistakes(known)
+
+    def _log_mistakes(self, known: Sequence[Exception]) -> None:
+        """Say what is wrong, once: whoever saves a file looks at the log to see whether it was taken up."""
+        told = set(map(str, known))
+        for error in self._edition.errors:
+            if str(error) not in told:
+                log.warning("automations.mistake", error=str(error))
