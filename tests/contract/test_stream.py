@@ -1,6 +1,9 @@
 """What publisher and feed promise, in memory and on a real Redis."""
 
 import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -115,6 +118,33 @@ def test_publishing_to_a_redis_that_is_away_says_so_and_does_not_raise(redis_ser
     _until(lambda: publisher.publish([EVENT]))
 
 
+def test_a_redis_that_hangs_costs_one_time_out_and_one_caller_at_a_time(redis_server):
+    """Whoever is accepted meanwhile goes on at once, so that a mutation stays quick; then it is published again."""
+    publisher = RedisPublisher(redis_server.url)
+    assert publisher.publish([EVENT])
+    redis_server.pause()
+    try:
+        first = _seconds(lambda: publisher.publish([EVENT]))
+        tried_again = threading.Event()
+
+        def accept_until_one_tries_again(_):
+            slow = 0
+            while not tried_again.wait(0.02):
+                slow += _seconds(lambda: publisher.publish([EVENT])) > 0.5
+                if slow:
+                    tried_again.set()
+            return slow
+
+        with ThreadPoolExecutor(8) as pool:
+            slow = sum(pool.map(accept_until_one_tries_again, range(8)))
+    finally:
+        redis_server.resume()
+
+    assert 1 < first < 3
+    assert slow == 1
+    _until(lambda: publisher.publish([EVENT]))
+
+
 def test_a_flushed_redis_gets_its_group_again_from_the_beginning(redis_server):
     """What was published before anybody made the group again is not passed over."""
     with asyncio.Runner() as runner:
@@ -159,9 +189,13 @@ def test_an_entry_that_is_not_ours_is_passed_on_as_unreadable(redis_server):
         assert client.xinfo_consumers("upshot:events", "upshot") == []
 
 
-def _until(holds):
-    import time
+def _seconds(work):
+    begun = time.monotonic()
+    work()
+    return time.monotonic() - begun
 
+
+def _until(holds):
     deadline = time.monotonic() + 10
     while not holds():
         assert time.monotonic() < deadline

@@ -33,7 +33,7 @@ _FIELD = b"event"
 _PROTOCOL = 2  # RESP2: the shape of XREADGROUP's reply differs between versions of RESP3 clients
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 2.0
-_HOLD_OFF_SECONDS = 0.5  # after a failure: what is accepted meanwhile goes to the relay at once, without waiting
+_HOLD_OFF_SECONDS = 0.5  # after a failure, or as long as it took: what is accepted meanwhile is left to the relay
 _REDIS_ERRORS = (redis.RedisError, OSError, TimeoutError)
 
 
@@ -57,8 +57,8 @@ def _client(url: str) -> redis.Redis:
         protocol=_PROTOCOL,
         socket_timeout=_ANSWER_SECONDS,
         socket_connect_timeout=_CONNECT_SECONDS,
-        retry=Retry(NoBackoff(), 1),
-        retry_on_error=[redis.ConnectionError],  # a connection that went stale while Redis restarted
+        # Once more where a connection went stale while Redis restarted; not where Redis hangs: it hung long enough.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     )
 
 
@@ -74,10 +74,16 @@ def redis_answers(url: str) -> bool:
 
 
 class RedisPublisher:
-    """Puts committed events on the stream; an outage costs a mutation at most one time-out every half second."""
+    """
+    Puts committed events on the stream.
+
+    While Redis is away or hangs, one mutation at a time finds out whether it is back, and waits for
+    one time-out at most; all others leave their events to the relay at once.
+    """
 
     def __init__(self, url: str) -> None:
         self._redis = _client(url)
+        self._failed = False
         self._held_off_until = 0.0
         self._lock = threading.Lock()
 
@@ -85,8 +91,9 @@ class RedisPublisher:
         """Tell whether the stream took them."""
         if not events:
             return True
-        if stopwatch() < self._held_off_until:
+        if not self._may_try():
             return False
+        begun = stopwatch()
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for event in events:
@@ -94,10 +101,23 @@ class RedisPublisher:
                 pipe.execute()
         except _REDIS_ERRORS as error:
             with self._lock:
-                self._held_off_until = stopwatch() + _HOLD_OFF_SECONDS
+                now = stopwatch()
+                self._failed = True
+                self._held_off_until = now + max(_HOLD_OFF_SECONDS, now - begun)
             log.warning("publisher.failed", events=len(events), error=str(error))
             return False
+        self._failed = False
         return True
+
+    def _may_try(self) -> bool:
+        if not self._failed:
+            return True
+        with self._lock:
+            now = stopwatch()
+            if now < self._held_off_until:
+                return False
+            self._held_off_until = now + _CONNECT_SECONDS + _ANSWER_SECONDS  # this one tries; the others need not wait
+            return True
 
     def close(self) -> None:
         """Let go of the connections."""
