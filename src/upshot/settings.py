@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -27,7 +29,10 @@ class Settings(BaseSettings):
     url: str | None = Field(
         None, description="A running Upshot that commands talk to; left out, the one that runs on the data folder."
     )
-    public_url: str | None = Field(None, description="Base URL for links in events; left out, where it listens.")
+    public_url: str | None = Field(
+        None,
+        description="Base URL for links in events, e.g. `https://upshot.example.com`; left out, where it listens.",
+    )
     token: SecretStr | None = Field(
         None, description="Token that requests must bear; needed for a server that listens beyond loopback."
     )
@@ -66,7 +71,29 @@ class Settings(BaseSettings):
     log_level: str = Field("info", description="debug, info, warning or error.")
     log_format: str = Field("text", pattern="^(text|json)$", description="`text` (key=value) or `json`, one line each.")
 
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, url: str | None) -> str | None:
+        if url and not _is_base_url(url):
+            raise PydanticCustomError(
+                "base_url",
+                "{url} is no base URL; write https://HOST, with a port and a path if need be",
+                {"url": repr(url)},
+            )
+        return url
+
     @property
     def sqlite_path(self) -> Path:
         """Where the embedded database lives."""
         return self.data / "upshot.db"
+
+
+def _is_base_url(url: str) -> bool:
+    """Whether paths can be put behind it: an HTTP address without user, query or fragment."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises where it is no number, or too large
+    except ValueError:
+        return False
+    plain = url.isprintable() and not any(sign in url for sign in " ?#@")
+    return plain and parts.scheme in {"http", "https"} and bool(parts.hostname)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from ipaddress import ip_address
+from socket import gethostname
 
 import structlog
 
@@ -39,6 +39,8 @@ from upshot.settings import Settings
 from upshot.web.house import House
 
 log = structlog.get_logger("upshot")
+
+_ALL_ADDRESSES = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 
 
 def database_url(settings: Settings) -> str:
@@ -82,21 +84,11 @@ def make_secrets(settings: Settings) -> SecretSource:
 
 
 def base_url(settings: Settings) -> str:
-    """Where people reach the web process."""
+    """Where people reach the web process; one that listens on all addresses, by this machine's name."""
     if settings.public_url:
         return settings.public_url.rstrip("/")
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}"
-
-
-def listens_beyond_loopback(settings: Settings) -> bool:
-    """Whether other machines can reach the web process."""
-    if settings.host == "localhost":
-        return False
-    try:
-        return not ip_address(settings.host).is_loopback
-    except ValueError:
-        return True
+    host = gethostname() if settings.host in _ALL_ADDRESSES else settings.host
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def build_web(settings: Settings) -> House:
