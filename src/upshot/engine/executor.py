@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -182,7 +181,7 @@ class Engine:
     async def _carry_out(self, work: Work) -> None:
         execution = work.execution
         while (record := transitions.next_step(execution)) is not None and not execution.state.is_final:
-            progress = await self._in_turn(replace(work, execution=execution), record)
+            progress = await self._in_turn(Work(execution, work.event, work.compiled), record)
             happened = progress.receipts or progress.execution.state is not ExecutionState.RUNNING
             if happened and not await self._record(progress, work.event):
                 log.info("execution.taken_away", execution=execution.id)
