@@ -104,6 +104,13 @@ def test_a_wrong_kind_gets_the_nearest_right_word(web):
     ]
 
 
+def test_a_filter_that_is_given_twice_is_refused(web):
+    """Rather than taken by halves, which would look like an answer."""
+    form = problem(web.get(f"{EVENTS}?kind=alias-added&kind=custom&limit=5"), 422, "invalid-input")
+
+    assert form["errors"] == [{"place": "query.kind", "detail": "is given twice; give it once"}]
+
+
 def test_an_event_tells_who_answers_it_and_why_the_others_do_not(churn, stores, clock):
     """Each automation is named with its execution or the plain reason."""
     moved = made(churn.put(f"{CHURN}/aliases/production", json={"version": "v0"}))["events"]

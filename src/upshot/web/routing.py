@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -16,11 +17,14 @@ from upshot.web.access import API
 from upshot.web.body import JsonRequest
 from upshot.web.house import House
 from upshot.web.once import HEADER, TakenKey, answer_once
-from upshot.web.problems import Problem
+from upshot.web.problems import Finding, Problem, invalid
 
 ACTOR_HEADER = "X-Upshot-Actor"
 DEFAULT_ACTOR = "admin"  #: who bears the token, as long as tokens have no names
 MUTATIONS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+_SHOWN = 5  # parameters that a message names
+_SHOWN_CHARS = 100  # of each
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -35,6 +39,7 @@ class ApiRoute(APIRoute):
 
         async def answer(received: Request) -> Response:
             request = JsonRequest(received.scope, received.receive)
+            _check_query(request)
             if needs_body:
                 _check_content_type(request)
             key = request.headers.get(HEADER) if request.method in MUTATIONS else None
@@ -43,6 +48,18 @@ class ApiRoute(APIRoute):
             return await answer_once(request.app.state.house, key, request, handle)
 
         return answer
+
+
+def _check_query(request: Request) -> None:
+    """Refuse what would be read by halves: of a parameter that stands there twice, only the last would count."""
+    counted = Counter(name for name, _ in request.query_params.multi_items())
+    if twice := [name for name, count in counted.items() if count > 1]:
+        raise invalid(
+            [
+                Finding(place=f"query.{name[:_SHOWN_CHARS]}", detail="is given twice; give it once")
+                for name in twice[:_SHOWN]
+            ]
+        )
 
 
 def _check_content_type(request: Request) -> None:
