@@ -116,6 +116,9 @@ def test_files_are_logged_by_their_digest(world, tmp_path):
     weights.write_bytes(b"one")
     first = world.data("registry", "artifacts", "log", "files/net", "--file", str(weights))
     again = world.data("registry", "artifacts", "log", "files/net", "--file", str(weights))
+    assert "no new version: files/net:v0" in world.say(
+        "registry", "artifacts", "log", "files/net", "--file", str(weights), "--set", "accuracy=0.9"
+    )
     weights.write_bytes(b"two")
     second = world.data("registry", "artifacts", "log", "files/net", "--file", str(weights))
 

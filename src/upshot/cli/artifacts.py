@@ -66,7 +66,8 @@ def log(
     if files:
         body["manifest"] = {file.name: _digest(file) for file in files}
     made = client.post(path_of("projects", project, "artifacts"), body)
-    output.done(made, f"logged {made['reference']} ({made['digest']})")
+    said = f"{made['reference']} ({made['digest']})"
+    output.done(made, f"logged {said}" if made["events"] else f"no new version: {said} has this content already")
 
 
 @artifacts.command("list")
