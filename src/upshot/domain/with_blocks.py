@@ -23,6 +23,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from upshot.domain.reference import check_alias, check_name
+from upshot.errors import InvalidInput
+
 RENDERED = "rendered"  #: key of the validation context that says templates have been rendered
 
 MAX_EVENT_TYPE_CHARS = 100  # GitHub's limit for repository_dispatch
@@ -116,6 +119,23 @@ def _judge_event_type(value: str) -> str | None:
     return _judge_text(value)
 
 
+def _judge_alias(value: str) -> str | None:
+    return _objection(lambda: check_alias(value))
+
+
+def _judge_tag(value: str) -> str | None:
+    return _objection(lambda: check_name(value, "tag"))
+
+
+def _objection(check: Callable[[], object]) -> str | None:
+    """What the registry says against a name, which it would refuse with every event."""
+    try:
+        check()
+    except InvalidInput as error:
+        return str(error)
+    return None
+
+
 def _judge_slack_text(value: str) -> str | None:
     if len(value) > MAX_SLACK_TEXT_CHARS:
         return f"has {len(value)} characters; Slack cuts what is longer than {MAX_SLACK_TEXT_CHARS}"
@@ -187,15 +207,18 @@ class WebhookWith(WithBlock):
     @classmethod
     def _check_names(cls, headers: Mapping[str, str]) -> Mapping[str, str]:
         seen: set[str] = set()
+        problems = []
         for name in headers:
             lower = name.lower()
             if not _TOKEN.fullmatch(name):
-                raise _wrong(f"{name!r} is not a header name")
-            if lower in _OUR_HEADERS:
-                raise _wrong(f"{name} is set by Upshot itself; leave it out")
-            if lower in seen:
-                raise _wrong(f"{name} is given twice, in different spellings; keep one")
+                problems.append(f"{name!r} is not a header name")
+            elif lower in _OUR_HEADERS:
+                problems.append(f"{name} is set by Upshot itself; leave it out")
+            elif lower in seen:
+                problems.append(f"{name} is given twice, in different spellings; keep one")
             seen.add(lower)
+        if problems:
+            raise _wrong("; ".join(problems))
         return headers
 
     @model_validator(mode="after")
@@ -280,13 +303,13 @@ class OfVersion(WithBlock):
 class AddAliasWith(OfVersion):
     """An alias to give to a version."""
 
-    alias: Text
+    alias: Annotated[str, _rule(_judge_alias)]
 
 
 class AddTagWith(OfVersion):
     """A tag to give to a version, or to a collection."""
 
-    tag: Text
+    tag: Annotated[str, _rule(_judge_tag)]
     on_: Literal["version", "collection"] = "version"
 
 

@@ -92,6 +92,9 @@ def test_what_authors_write_is_taken(record, with_):
             WebhookWith, HOOK | {"headers": {"A": "b\x00"}}, "headers.A", "control character", id="NUL in a value"
         ),
         pytest.param(WebhookWith, HOOK | {"headers": {"A": "x", "a": "y"}}, "headers", "twice", id="header twice"),
+        pytest.param(
+            WebhookWith, HOOK | {"headers": {"X A": "b", "Host": "x"}}, "headers", "name; Host is set", id="two headers"
+        ),
         pytest.param(WebhookWith, HOOK | {"headers": {"Host": "x"}}, "headers", "set by Upshot", id="Host"),
         pytest.param(WebhookWith, HOOK | {"headers": {"content-length": "1"}}, "headers", "set by Upshot", id="length"),
         pytest.param(WebhookWith, HOOK | {"headers": {"Webhook-Id": "x"}}, "headers", "set by Upshot", id="webhook-id"),

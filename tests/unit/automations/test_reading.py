@@ -295,6 +295,10 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             "with.on: should be 'version' or 'collection'",
             id="choice",
         ),
+        pytest.param(
+            WITH.format("add-alias", "alias: v3"), 8, "v3 always means the version itself; choose another", id="v3"
+        ),
+        pytest.param(WITH.format("add-tag", "tag: a/b"), 8, "'/' is not allowed in a name", id="tag with a slash"),
         pytest.param(WITH.format("webhook", "method: POST"), 7, "with.url: is missing", id="no url"),
         pytest.param(
             WITH.format("webhook", "urll: x"), 8, "with.urll: webhook has no such key; did you mean 'url'?", id="urll"
