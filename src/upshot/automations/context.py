@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from upshot.automations.filters import RenderError
-from upshot.automations.sandbox import Lookup
+from upshot.automations.sandbox import Lookup, nearest
 from upshot.domain.event import Event, EventKind
 from upshot.domain.execution import StepRecord
 from upshot.ports import SecretSource
@@ -71,7 +71,8 @@ class SecretsView(Lookup):
             value = self._source.get(name)
             if value is None:
                 raise RenderError(
-                    f"there is no secret {name!r}; set the environment variable UPSHOT_SECRET_{name}, "
+                    f"there is no secret {name!r}{nearest(name, self._source.names())}; "
+                    f"set the environment variable UPSHOT_SECRET_{name}, "
                     f"or put a file {name} into the folder UPSHOT_SECRETS_DIR"
                 )
             self.used[name] = value

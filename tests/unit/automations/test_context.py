@@ -87,6 +87,16 @@ def test_an_unknown_secret_says_how_to_set_it():
     )
 
 
+def test_a_misspelt_secret_names_the_nearest():
+    """Its name, never its value."""
+    secrets = SecretsView(Secrets(GITHUB_TOKEN="hunter2"))
+
+    with pytest.raises(TemplateInvalid, match="no secret 'GITHUB_TOKN'; did you mean 'GITHUB_TOKEN'") as caught:
+        render("{{ secrets.GITHUB_TOKN }}", make_context(secrets=secrets))
+
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("kind", "on", "event_type"),
     [
