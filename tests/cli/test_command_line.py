@@ -110,7 +110,9 @@ def test_validate_is_content_with_what_is_sound(tmp_path):
     """Nothing wrong: exit code 0, also for programs."""
     (tmp_path / "good.yaml").write_text(GOOD)
 
-    assert run("validate", str(tmp_path)).exit_code == 0
+    result = run("validate", str(tmp_path))
+    assert result.exit_code == 0
+    assert result.stdout.endswith("1 automation is sound; 0 mistakes found\n")
     form = json.loads(run("validate", str(tmp_path), "--json").stdout)
     assert form == {"automations": [{"name": "good", "path": f"{tmp_path}/good.yaml", "line": 1}], "errors": []}
 

@@ -44,5 +44,10 @@ def validate(folder: Path | None, as_json: bool) -> None:
             output.line(f"{named / automation.path}:{automation.line}: {automation.name} ", output.state("ok"))
         for error in loaded.errors:
             output.line(str(error))
-        output.line(f"{len(loaded.automations)} automations are sound; {len(loaded.errors)} mistakes found")
+        output.line(_summary(len(loaded.automations), len(loaded.errors)))
     sys.exit(1 if loaded.errors else 0)
+
+
+def _summary(sound: int, mistakes: int) -> str:
+    automations = "1 automation is" if sound == 1 else f"{sound} automations are"
+    return f"{automations} sound; {mistakes} {'mistake' if mistakes == 1 else 'mistakes'} found"
