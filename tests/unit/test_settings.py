@@ -6,7 +6,7 @@ import pytest
 
 from upshot.cli.configuration import settings_with
 from upshot.errors import ConfigError
-from upshot.wiring import base_url
+from upshot.wiring.parts import base_url
 
 
 @pytest.mark.parametrize(

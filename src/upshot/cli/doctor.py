@@ -28,7 +28,7 @@ from upshot.clock import SystemClock, parse_time
 from upshot.domain.automation import Automation
 from upshot.errors import ConfigError, UpshotError
 from upshot.settings import Settings
-from upshot.wiring import database_url, make_secrets
+from upshot.wiring.parts import database_url, make_secrets
 
 _OLDEST_REDIS = (6, 2)  # Celery's broker needs it, and so does XAUTOCLAIM
 _FREE_BYTES = 1_000_000_000

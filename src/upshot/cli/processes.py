@@ -35,7 +35,7 @@ def serve(*, fd: int | None, until_stdin_ends: bool, **options: Any) -> None:
     """Run the web process alone: the REST API, health and metrics."""
     settings = _begin(until_stdin_ends, **options)
     from upshot.web.serve import serve as run_web
-    from upshot.wiring import build_web
+    from upshot.wiring.web import build_web
 
     run_web(build_web(settings), fd=fd)
 
@@ -67,7 +67,7 @@ def migrate(data: Path | None) -> None:
     `serve` and `worker` do so as well when they start; run it alone where they may not.
     """
     settings = settings_with(data=data)
-    from upshot.wiring import open_database
+    from upshot.wiring.parts import open_database
 
     open_database(settings).close()
     click.echo("the database is up to date")

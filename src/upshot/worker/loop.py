@@ -17,7 +17,7 @@ from upshot.engine.sweeper import Sweeper, repeat
 from upshot.errors import Unavailable
 from upshot.ports import Doorbell, WorkerRecord
 from upshot.stream import Consumer, Relay
-from upshot.wiring import WorkerHouse
+from upshot.wiring.worker import WorkerHouse
 
 log = structlog.get_logger("upshot.worker")
 

@@ -13,7 +13,7 @@ import uvloop
 
 from upshot.adapters.celery import CeleryDoorbell, make_app, run_worker
 from upshot.settings import Settings
-from upshot.wiring import build_worker
+from upshot.wiring.worker import build_worker
 from upshot.worker.loop import WorkerLoop
 
 log = structlog.get_logger("upshot.worker")
