@@ -86,6 +86,18 @@ def test_aliases_and_tags_of_an_artifact_are_given_and_taken_in_its_project(web)
     problem(web.put(f"{artifact}/aliases/v7", json={"version": "v1"}), 422, "invalid-input")
 
 
+def test_metadata_of_an_artifact_version_is_patched_in_its_project(churn):
+    """What is left out stays as it is, null removes a key; the link shows it too."""
+    version = f"{API}/projects/demo/artifacts/churn/versions/v0"
+    made(churn.patch(version, json={"metadata": {"a": 1, "b": 2}, "description": "First."}))
+
+    changed = made(churn.patch(version, json={"metadata": {"b": None}}))
+
+    assert (changed["metadata"], changed["description"], len(changed["events"])) == ({"a": 1}, "First.", 1)
+    assert made(churn.get(f"{CHURN}/versions/v0"))["metadata"] == {"a": 1}
+    assert made(churn.patch(version, json={}))["events"] == []
+
+
 def test_the_artifacts_of_a_project_are_listed(web):
     """By name, with type and aliases; a project that is not there is not found."""
     log(web, "sha256:1", name="b")

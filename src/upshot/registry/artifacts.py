@@ -24,8 +24,8 @@ from upshot.registry.lookup import (
     missing_alias,
 )
 from upshot.registry.mutation import Mutation
-from upshot.registry.snapshots import artifact_form
-from upshot.registry.versions import unlink_version
+from upshot.registry.snapshots import artifact_context, artifact_form
+from upshot.registry.versions import described, say_described, unlink_version
 
 
 class Artifacts(Desk):
@@ -158,6 +158,42 @@ class Artifacts(Desk):
 
         _, events = self._change(work, locks=[artifact_lock(project, name)], actor=actor, chain=chain)
         return Change(None, events)
+
+    def update_artifact_version(
+        self,
+        project: str,
+        name: str,
+        version: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        description: str | None = None,
+        actor: Actor,
+        chain: tuple[Cause, ...] = (),
+    ) -> Change[ArtifactVersion]:
+        """
+        Change metadata or description of an artifact version: all links to it see that.
+
+        Args:
+            project: Of the artifact.
+            name: The artifact's.
+            version: `vN` or an alias in the project.
+            metadata: A JSON merge patch (RFC 7396): null removes a key. None leaves it as it is.
+            description: None leaves it as it is.
+            actor: Who changes it.
+            chain: What led here.
+        """
+        patch = check_json(metadata or {}, "metadata")
+        if description is not None:
+            check_description(description, "artifact")
+
+        def work(mutation: Mutation) -> ArtifactVersion:
+            before = find_logged(mutation.tx, find_artifact(mutation.tx, project, name), version)
+            after = described(before, patch, description)
+            say_described(mutation, after.reference, artifact_context(after, mutation.base_url), before, after)
+            return after
+
+        value, events = self._change(work, locks=[artifact_lock(project, name)], actor=actor, chain=chain)
+        return Change(value, events)
 
     def delete_artifact_version(self, reference: str, *, actor: Actor, chain: tuple[Cause, ...] = ()) -> Change[None]:
         """

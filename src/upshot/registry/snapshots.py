@@ -32,6 +32,7 @@ An event's `data` holds the forms above as they are after the whole mutation, un
 | tag-added, -removed on a collection | `model/churn` | registry, collection, `tag`, `on`: "collection" |
 | artifact-created | `project/name:v0` | project, artifact, `version`, `aliases` |
 | alias-added, -removed in a project | `project/name:v0` | the same, `alias`, `previous`, `moved_to`, `automatic` |
+| version-updated in a project | `project/name:v0` | project, artifact, `version`, `aliases`, `changes` |
 | tag-added, -removed in a project | `project/name:v0` | project, artifact, `version`, `aliases`, `tag`, `on` |
 
 What happens in a project has no `registry` and no `collection`; its `version` is the artifact

@@ -152,12 +152,10 @@ class Versions(Desk):
 
         def work(mutation: Mutation) -> Version:
             home, before = lock_version(mutation, registry, collection, version)
-            artifact = replace(
-                before.artifact,
-                metadata=check_json(merge_patch(before.artifact.metadata, patch), "metadata with this change"),
-                description=before.artifact.description if description is None else description,
-            )
-            return _describe(mutation, home, before, artifact)
+            after = replace(before, artifact=described(before.artifact, patch, description))
+            context = version_context(home, after, mutation.base_url)
+            say_described(mutation, after.reference, context, before.artifact, after.artifact, of=home)
+            return after
 
         value, events = self._change(work, locks=[collection_lock(registry, collection)], actor=actor, chain=chain)
         return Change(value, events)
@@ -224,6 +222,53 @@ def lock_version(mutation: Mutation, registry: str, collection: str, word: str) 
     return home, mutation.tx.versions(home, [seen.number])[seen.number]
 
 
+def described(before: ArtifactVersion, patch: Mapping[str, Any], description: str | None) -> ArtifactVersion:
+    """The artifact version with its metadata patched, and with the description where that is not None."""
+    return replace(
+        before,
+        metadata=check_json(merge_patch(before.metadata, patch), "metadata with this change"),
+        description=before.description if description is None else description,
+    )
+
+
+def say_described(
+    mutation: Mutation,
+    subject: str,
+    context: Mapping[str, Any],
+    before: ArtifactVersion,
+    after: ArtifactVersion,
+    *,
+    of: Collection | None = None,
+) -> None:
+    """
+    Write changed metadata and description as part of a mutation, if they changed.
+
+    Args:
+        mutation: To which it belongs.
+        subject: The link or the artifact version of which it is said.
+        context: What events about that say.
+        before: What it was.
+        after: What it is now.
+        of: The collection of the link.
+    """
+    metadata = metadata_changes(before.metadata, after.metadata)
+    description = None
+    if before.description != after.description:
+        description = {"before": before.description, "after": after.description}
+    if not metadata and description is None:
+        return
+    mutation.tx.change_artifact_version(after)
+    changes = {"metadata": metadata, "description": description}
+    mutation.say(EventKind.VERSION_UPDATED, subject, {**context, "changes": changes})
+    mutation.note(
+        "update-version",
+        subject,
+        of=of,
+        before={"metadata": before.metadata, "description": before.description},
+        after={"metadata": after.metadata, "description": after.description},
+    )
+
+
 def unlink_version(mutation: Mutation, collection: Collection, version: Version) -> None:
     """Remove a link as part of a mutation."""
     mutation.tx.remove_version(version)
@@ -284,27 +329,3 @@ def _move_in_collection(
         },
     )
     return given
-
-
-def _describe(mutation: Mutation, home: Collection, before: Version, artifact: ArtifactVersion) -> Version:
-    """Write changed metadata and description, if they changed."""
-    old = before.artifact
-    described = old.description != artifact.description
-    changes = {
-        "metadata": metadata_changes(old.metadata, artifact.metadata),
-        "description": {"before": old.description, "after": artifact.description} if described else None,
-    }
-    if not changes["metadata"] and not described:
-        return before
-    after = replace(before, artifact=artifact)
-    mutation.tx.change_artifact_version(artifact)
-    data = {**version_context(home, after, mutation.base_url), "changes": changes}
-    mutation.say(EventKind.VERSION_UPDATED, after.reference, data)
-    mutation.note(
-        "update-version",
-        after.reference,
-        of=home,
-        before={"metadata": old.metadata, "description": old.description},
-        after={"metadata": artifact.metadata, "description": artifact.description},
-    )
-    return after

@@ -78,6 +78,16 @@ class VersionChange(_Body):
     metadata: Metadata = Field({}, description="A JSON merge patch (RFC 7396): null removes a key.")
     description: str = ""
 
+    @property
+    def new_metadata(self) -> Metadata | None:
+        """The patch; None where it was left out."""
+        return self.metadata if "metadata" in self.model_fields_set else None
+
+    @property
+    def new_description(self) -> str | None:
+        """The description; None where it was left out."""
+        return self.description if "description" in self.model_fields_set else None
+
 
 class AliasTarget(_Body):
     """Who is to hold the alias."""

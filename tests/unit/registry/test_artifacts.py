@@ -209,6 +209,27 @@ def test_a_tag_given_in_the_project_is_seen_through_all_links(registry):
     assert registry.version("model", "a", "v0").artifact.tags == ()
 
 
+def test_metadata_changed_in_the_project_is_seen_through_all_links(registry):
+    """The event has the keys that changed and what they were; what changes nothing makes none."""
+    registry.link("model", "a", "fraud/net:v1", actor=ANN)
+
+    changed = registry.update_artifact_version(
+        "fraud", "net", "v1", metadata={"number": None, "f1": 0.5}, description="Better.", actor=ANN
+    )
+    again = registry.update_artifact_version("fraud", "net", "v1", metadata={"f1": 0.5}, actor=ANN)
+
+    (event,) = changed.events
+    assert (event.kind, event.subject) == ("version-updated", "fraud/net:v1")
+    assert event.data["changes"] == {
+        "metadata": {"f1": {"before": None, "after": 0.5}, "number": {"before": 1, "after": None}},
+        "description": {"before": "", "after": "Better."},
+    }
+    assert event.data["version"]["metadata"] == {"f1": 0.5}
+    linked = registry.version("model", "a", "v0").artifact
+    assert (linked.metadata, linked.description) == ({"f1": 0.5}, "Better.")
+    assert again.events == ()
+
+
 def test_what_is_done_to_an_artifact_version_in_its_project_is_history(registry):
     """With what it was before."""
     registry.add_artifact_alias("fraud", "net", "best", "v0", actor=ANN)

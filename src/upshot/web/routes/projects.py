@@ -23,7 +23,7 @@ from upshot.web.forms import (
     page_form,
 )
 from upshot.web.problems import responses
-from upshot.web.records import AliasTarget, NewArtifactVersion, PageQuery
+from upshot.web.records import AliasTarget, NewArtifactVersion, PageQuery, VersionChange
 from upshot.web.routing import By, Here, make_router
 
 router = make_router("artifacts")
@@ -90,6 +90,17 @@ def list_artifact_versions(project: str, artifact: str, house: Here, query: Anno
 def show_artifact_version(project: str, artifact: str, version: str, house: Here) -> Response:
     """The artifact version that `v3` or an alias in the project means."""
     return json_response(artifact_version_form(house.registry.artifact_version(_reference(project, artifact, version))))
+
+
+@router.patch(_ONE, responses={200: {"model": ArtifactVersionForm}, **responses(404)})
+def update_artifact_version(
+    *, project: str, artifact: str, version: str, body: VersionChange, house: Here, actor: By
+) -> Response:
+    """Change metadata (a JSON merge patch) and description; all links to the artifact version see that."""
+    change = house.registry.update_artifact_version(
+        project, artifact, version, metadata=body.new_metadata, description=body.new_description, actor=actor
+    )
+    return json_response(_changed(change))
 
 
 @router.delete(_ONE, responses={200: {"model": Effect}, **responses(404, 409)})

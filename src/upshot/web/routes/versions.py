@@ -63,13 +63,12 @@ def update_version(
     *, registry: str, collection: str, version: str, body: VersionChange, house: Here, actor: By
 ) -> Response:
     """Change metadata (a JSON merge patch) and description; they belong to the artifact version that is linked."""
-    given = body.model_fields_set
     change = house.registry.update_version(
         registry,
         collection,
         version,
-        metadata=body.metadata if "metadata" in given else None,
-        description=body.description if "description" in given else None,
+        metadata=body.new_metadata,
+        description=body.new_description,
         actor=actor,
     )
     return json_response(_changed(change))
