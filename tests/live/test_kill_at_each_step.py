@@ -7,13 +7,13 @@ a request, a lock that the test takes in the database holds it before a commit.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 
 from tests.servers import Redis
 from tests.system import System, until
@@ -51,21 +51,41 @@ def system(make_system: Callable[..., System], receivers: Receivers, database_ur
 
 
 @contextmanager
-def database_held(system: System) -> Iterator[None]:
-    """Nobody can write executions meanwhile; what tries to waits."""
+def database_held(system: System, *, within_seconds: float = 10) -> Iterator[None]:
+    """Nobody can write executions meanwhile; what tries to waits. TimeoutError: somebody else holds them."""
     url = system.environment.get("UPSHOT_DATABASE_URL")
     if url:
-        with psycopg.connect(url) as connection:
-            connection.execute("LOCK TABLE executions IN EXCLUSIVE MODE")
+        with psycopg.connect(url, options=f"-c lock_timeout={within_seconds * 1000:.0f}") as connection:
+            try:
+                connection.execute("LOCK TABLE executions IN EXCLUSIVE MODE")
+            except psycopg.errors.LockNotAvailable as error:
+                raise TimeoutError from error
             yield
             connection.rollback()
         return
-    engine = sa.create_engine(f"sqlite:///{system.folder}/data/upshot.db", connect_args={"isolation_level": None})
-    with engine.connect() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    database = sqlite3.connect(f"{system.folder}/data/upshot.db", timeout=within_seconds, isolation_level=None)
+    with closing(database):
+        try:
+            database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise TimeoutError from error
         yield
-        connection.exec_driver_sql("ROLLBACK")
-    engine.dispose()
+        database.execute("ROLLBACK")
+
+
+def pause_between_writes(system: System, name: str) -> None:
+    """Let a process stand still where it holds nothing that others need."""
+
+    def holds_nothing() -> bool:
+        system.pause(name)
+        try:
+            with database_held(system, within_seconds=0.1):
+                return True
+        except TimeoutError:
+            system.resume(name)
+            return False
+
+    until(holds_nothing, f"{name} stands still between two writes")
 
 
 def finished(system: System) -> dict[str, Any]:
@@ -111,7 +131,7 @@ def test_between_reading_and_committing(system: System, redis_server: Redis, rec
     """What was read from the stream and not committed is read again, and done once."""
     system.start_worker()
     until(lambda: redis_server.pending() == 0, "the worker has made its group")
-    system.pause("worker")
+    pause_between_writes(system, "worker")
     system.emit("made", {})
     with database_held(system):
         system.resume("worker")
