@@ -33,7 +33,7 @@ class Crowd:
     def __init__(self, database):
         self._database = database
         self._begun, self._go_on = threading.Event(), threading.Event()
-        self.commits = []
+        self.commits: list[int] = []
         sa.event.listen(database.engine, "commit", lambda _: self.commits.append(1))
 
     def write(self, *works):
