@@ -62,15 +62,17 @@ def _compile_step(automation: Automation, step: Step, actions: Mapping[str, Acti
             "package that brings it, or start the worker that has it"
         )
 
-    def line_of(leaf: str) -> int:
-        return step.lines.get(leaf, step.line)
+    def line_of(leaf: str) -> int | None:
+        return step.lines.get(leaf, step.line) or None  # 0 in a kept revision, whose lines are not known
 
     body_file = step.with_.get("body-file")
     return CompiledStep(
         step=step,
         action=action,
         tree=compile_tree(step.with_, path=automation.path, line_of=line_of, expressions=action.expressions),
-        condition=compile_expression(step.condition, path=automation.path, line=step.line) if step.condition else None,
+        condition=compile_expression(step.condition, path=automation.path, line=step.line or None)
+        if step.condition
+        else None,
         body=compile_text(automation.body_files[body_file], path=body_file) if body_file else None,
     )
 
