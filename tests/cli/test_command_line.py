@@ -58,6 +58,19 @@ def test_what_is_not_understood_exits_2(words, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        pytest.param(["registr"], "Did you mean 'registry'?", id="command"),
+        pytest.param(["registry", "lnk"], "'link', 'unlink'", id="command of a group"),
+        pytest.param(["events", "emitt"], "Did you mean 'emit'?", id="command of another group"),
+    ],
+)
+def test_a_misspelt_command_names_the_nearest(words, says):
+    """Commands that are imported when they are called are known before that."""
+    assert says in run(*words).stderr
+
+
+@pytest.mark.parametrize(
     "words", [["events", "list"], ["registry", "versions", "model/churn"], ["automations", "list"]]
 )
 def test_without_a_running_upshot_the_remedy_is_named(words, tmp_path):
