@@ -26,6 +26,9 @@ class Registry(Collections, Artifacts, Versions, Tags):
     `vN` and aliases both name a version. A mutation that changes nothing gives no events. Every
     verb may raise `InvalidInput` (a name, reference, text or data breaks a rule), `NotFound` (with
     the nearest right name), `Forbidden` (the actor's role does not suffice) and `Unavailable`.
+
+    One object for callers, its verbs in a file for each subject: the parents add verbs to the desk
+    that they share, keep no state and override nothing of each other's.
     """
 
     def registries(self) -> tuple[RegistrySettings, ...]:
