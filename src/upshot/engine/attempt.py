@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from upshot.domain.execution import AttemptState, Execution, Receipt, StepRecord
 from upshot.engine import transitions
 from upshot.engine.compiled import CompiledAutomation
 from upshot.engine.masking import Mask
+from upshot.engine.parking import Parking
 from upshot.engine.retry import wait_before_next
 from upshot.errors import (
     ActionError,
@@ -38,7 +39,6 @@ log = structlog.get_logger("upshot.engine")
 # Beyond the time that a step may take: for waiting for a place at a destination (4 s at most), and for an
 # action that does not keep to its time.
 GRACE_SECONDS = 5.0
-BUSY_WAIT_SECONDS = (1.0, 4.0)  # a destination that has its share: come again after about so long
 MAX_REASON_CHARS = 2_000
 
 _ATTEMPT_STATES: tuple[tuple[type[ActionError], AttemptState], ...] = (
@@ -68,6 +68,7 @@ class Bench:
     secrets: SecretSource
     clock: Clock
     event_source: str  #: CloudEvents `source`
+    parking: Parking = field(default_factory=Parking)
 
 
 class Attempt:
@@ -104,7 +105,7 @@ class Attempt:
                 return self._skipped(f"if: {self._compiled.step.condition} is false")
             outcome = await self._perform(self._call(context))
         except DestinationBusy as busy:
-            return self._put_off(str(busy))
+            return self._put_off(busy)
         except ConfigError as error:  # a template that fails on this event, a secret that cannot be read
             return self._failed(Refused(str(error)), AttemptState.INVALID)
         except ActionError as error:
@@ -170,10 +171,10 @@ class Attempt:
         now = self._bench.clock.now()
         return Progress(transitions.step_skipped(self._work.execution, self._record, reason=reason, now=now))
 
-    def _put_off(self, reason: str) -> Progress:
-        wait_seconds = random.uniform(*BUSY_WAIT_SECONDS)  # noqa: S311 - jitter, not cryptography
+    def _put_off(self, busy: DestinationBusy) -> Progress:
+        wait_seconds = self._bench.parking.wait_seconds(busy.destination)
         due_at = self._bench.clock.now() + timedelta(seconds=wait_seconds)
-        return Progress(transitions.put_back(self._work.execution, reason=reason, due_at=due_at))
+        return Progress(transitions.put_back(self._work.execution, reason=str(busy), due_at=due_at))
 
     def _succeeded(self, outcome: Outcome) -> Progress:
         mask = Mask(self._secrets.used.values())
