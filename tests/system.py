@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,19 +14,9 @@ from typing import Any, Self
 import httpx
 
 from tests.servers import Redis, free_port
+from tests.waiting import until
 
 TOKEN = "test-token"
-PATIENCE_SECONDS = 60.0
-
-
-def until(holds: Callable[[], Any], what: str = "", *, seconds: float = PATIENCE_SECONDS) -> Any:
-    """Wait for something to hold, and return it; fail after the deadline, saying what was waited for."""
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what or holds}")
-        time.sleep(0.02)
-    return found
 
 
 class System:

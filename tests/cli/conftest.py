@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.cli.embedded import Up
-from tests.cli.waiting import until
+from tests.waiting import until
 from upshot.cli import main
 from upshot.receivers import GITHUB_TOKEN, Receivers, ReceiversThread
 

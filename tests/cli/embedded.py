@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 import psutil
 
-from tests.cli.waiting import until
+from tests.waiting import until
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 40.0

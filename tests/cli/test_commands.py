@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.cli.waiting import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.live
 

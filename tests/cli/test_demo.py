@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cli.waiting import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.live
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.waiting import eventually
+from tests.waiting import eventually
 from upshot.embedded.part import Part
 
 pytestmark = pytest.mark.live

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from tests.cli.embedded import AUTOMATION, Up, is_gone
-from tests.cli.waiting import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.live
 

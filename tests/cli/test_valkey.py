@@ -16,7 +16,7 @@ import psutil
 import pytest
 import redis
 
-from tests.cli.waiting import eventually, until
+from tests.waiting import eventually, until
 from upshot.embedded.folder import DataFolder
 from upshot.embedded.part import Part
 from upshot.embedded.valkey import Valkey, stop_orphan

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.waiting import until
 from upshot.adapters.memory.stream import MemoryStream
 from upshot.adapters.redis import RedisFeed, RedisPublisher
 from upshot.domain.event import Actor, Cause, Event, EventKind
@@ -115,7 +116,7 @@ def test_publishing_to_a_redis_that_is_away_says_so_and_does_not_raise(redis_ser
     redis_server.kill()
     assert publisher.publish([EVENT]) is False
     redis_server.start()
-    _until(lambda: publisher.publish([EVENT]))
+    until(lambda: publisher.publish([EVENT]))
 
 
 def test_a_redis_that_hangs_costs_one_time_out_and_one_caller_at_a_time(redis_server):
@@ -142,7 +143,7 @@ def test_a_redis_that_hangs_costs_one_time_out_and_one_caller_at_a_time(redis_se
 
     assert 1 < first < 3
     assert slow == 1
-    _until(lambda: publisher.publish([EVENT]))
+    until(lambda: publisher.publish([EVENT]))
 
 
 def test_a_flushed_redis_gets_its_group_again_from_the_beginning(redis_server):
@@ -167,7 +168,7 @@ def test_a_redis_that_is_away_is_unavailable_and_comes_back(redis_server):
         with pytest.raises(Unavailable):
             runner.run(wire.feed.read(limit=1, wait_seconds=0.05))
         redis_server.start()
-        _until(lambda: wire.publish(events(1)))
+        until(lambda: wire.publish(events(1)))
         assert [entry.event.id for entry in wire.read()] == ["evt_0"]
         runner.run(wire.feed.close(leave=False))
 
@@ -193,10 +194,3 @@ def _seconds(work):
     begun = time.monotonic()
     work()
     return time.monotonic() - begun
-
-
-def _until(holds):
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

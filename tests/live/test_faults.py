@@ -14,7 +14,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.servers import Redis
-from tests.system import System, until
+from tests.system import System
+from tests.waiting import until
 from upshot.receivers import Receivers
 
 DELIVERIES = 500

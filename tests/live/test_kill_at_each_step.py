@@ -16,7 +16,8 @@ import psycopg
 import pytest
 
 from tests.servers import Redis
-from tests.system import System, until
+from tests.system import System
+from tests.waiting import until
 from upshot.receivers import Receivers
 
 AUTOMATION = """\

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.waiting import until
 from upshot.errors import ConfigError
 from upshot.settings import Settings
 from upshot.web.listening import listen
@@ -70,7 +70,7 @@ def test_a_stop_finishes_the_request_in_flight_and_returns(tmp_path, number):
             stdout=subprocess.PIPE,
             text=True,
         )
-        wait_for(lambda: in_flight(client) > 1)
+        until(lambda: in_flight(client) > 1)
         child.send_signal(number)
 
         assert slow.communicate(timeout=20)[0].strip() == "200"
@@ -84,13 +84,6 @@ def in_flight(client: httpx.Client) -> int:
     port = client.base_url.port
     rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return sum(1 for row in rows if row.split()[1].endswith(f":{port:04X}") and row.split()[3] == "01")
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_it_serves_a_socket_that_listens_already(tmp_path):
@@ -114,7 +107,7 @@ def test_a_changed_automation_is_seen(tmp_path):
         (tmp_path / "new.yaml").write_text(
             "name: new\non: {custom: {name: x}}\nsteps:\n  - uses: emit\n    with: {name: y}\n"
         )
-        wait_for(lambda: names() == ["new"])
+        until(lambda: names() == ["new"])
 
 
 def test_an_address_that_is_taken_says_so(house):
