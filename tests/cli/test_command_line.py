@@ -119,6 +119,17 @@ def test_validate_prints_every_mistake_with_its_place(tmp_path):
     assert f"{tmp_path}/good.yaml:1: good ok" in result.stdout
 
 
+def test_validate_takes_one_file(tmp_path):
+    """As pre-commit hands them over."""
+    (tmp_path / "good.yaml").write_text("name: good\non: version-linked\nsteps: [{uses: emit, with: {name: x}}]\n")
+    (tmp_path / "bad.yaml").write_text("name: bad\n")
+    assert run("validate", str(tmp_path / "good.yaml")).exit_code == 0
+    result = run("validate", str(tmp_path / "bad.yaml"))
+    assert result.exit_code == 1
+    assert "bad.yaml:1" in result.stdout
+    assert "good" not in result.stdout
+
+
 def test_validate_is_content_with_what_is_sound(tmp_path):
     """Nothing wrong: exit code 0, also for programs."""
     (tmp_path / "good.yaml").write_text(GOOD)

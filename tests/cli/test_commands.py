@@ -146,7 +146,7 @@ def _with_attempts(world, execution, count):
 def test_custom_events_carry_what_they_are_given(world, tmp_path):
     """Data from words, from JSON and from a file arrive with their types."""
     (tmp_path / "body.json").write_text('{"nested": {"x": [1, 2]}}')
-    event = world.data("events", "emit", "measured", "score=0.41", "model=churn", "--body", f"@{tmp_path}/body.json")[
+    event = world.data("events", "emit", "measured", "score=0.41", "model=churn", "--data", f"@{tmp_path}/body.json")[
         "id"
     ]
 
@@ -219,7 +219,7 @@ def test_names_of_every_kind_find_their_way(world):
 
 def test_terminal_commands_in_data_are_disarmed(world):
     """What others wrote cannot move the cursor or ring the bell of whoever reads it."""
-    event = world.data("events", "emit", "rude", "--body", json.dumps({"text": "\x1b[2J\x07"}))["id"]
+    event = world.data("events", "emit", "rude", "--data", json.dumps({"text": "\x1b[2J\x07"}))["id"]
 
     shown = world.say("events", "show", event)
 

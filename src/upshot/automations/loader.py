@@ -188,7 +188,7 @@ def _read_text(
 ) -> tuple[Automation, ...]:
     documents = read_documents(text, findings.add)
     filled = [document for document in documents if document.value is not None]
-    if not filled and not findings.count:
+    if not text.strip() and not findings.count:
         findings.add(None, "the file is empty; write an automation, or remove the file")
     automations = []
     for document in filled:

@@ -162,16 +162,25 @@ def connect(data: Path | None = None) -> Client:
 
 def talks(command: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function that takes a client and an output first; adds `--json` and `--data`."""
+    return talks_by("--data")(command)
 
+
+def talks_by(option: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """As `talks`, with another name for the option of the data folder."""
+    return functools.partial(_with_client, option)
+
+
+def _with_client(option: str, command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
     @click.option(
-        "--data",
+        option,
+        "folder",
         type=click.Path(path_type=Path, file_okay=False),
         help="Data folder of the `upshot up` to talk to; otherwise UPSHOT_URL, or UPSHOT_DATA.",
     )
     @functools.wraps(command)
-    def with_client(*args: Any, as_json: bool, data: Path | None, **options: Any) -> None:
-        with connect(data) as client:
+    def with_client(*args: Any, as_json: bool, folder: Path | None, **options: Any) -> None:
+        with connect(folder) as client:
             command(client, Output(as_json=as_json), *args, **options)
 
     return with_client

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.client import Client, path_of, talks
+from upshot.cli.client import Client, path_of, talks, talks_by
 from upshot.cli.names import OBJECT, assignments
 from upshot.cli.output import Output, when
 from upshot.clock import parse_time
@@ -137,15 +137,15 @@ def _since(client: Client, reached: datetime, query: dict[str, str | None]) -> l
 @events.command()
 @click.argument("name")
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--body", type=OBJECT, help="The event's data as a JSON object, or @FILE that holds one, or @-.")
-@talks
-def emit(client: Client, output: Output, name: str, pairs: tuple[str, ...], body: dict[str, Any] | None) -> None:
+@click.option("--data", type=OBJECT, help="The event's data as a JSON object, or @FILE that holds one, or @-.")
+@talks_by("--folder")
+def emit(client: Client, output: Output, name: str, pairs: tuple[str, ...], data: dict[str, Any] | None) -> None:
     """
     Emit a custom event NAME, with data.
 
     A value that is JSON is taken as that, any other as text: `emit drift-found score=0.4 model=churn`.
     """
-    accepted = client.post("/events", {"name": name, "data": {**(body or {}), **assignments(pairs)}})
+    accepted = client.post("/events", {"name": name, "data": {**(data or {}), **assignments(pairs)}})
     output.done(accepted, f"accepted as {accepted['id']}")
 
 

@@ -9,26 +9,26 @@ import click
 
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
-from upshot.automations.loader import load_folder
+from upshot.automations.loader import load_file, load_folder, merge
 from upshot.cli.configuration import settings_with
 from upshot.cli.output import Output
 
 
 @click.command()
-@click.argument(
-    "folder", metavar="[DIR]", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False
-)
+@click.argument("where", metavar="[DIR|FILE]", type=click.Path(exists=True, path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def validate(folder: Path | None, as_json: bool) -> None:
+def validate(where: Path | None, as_json: bool) -> None:
     """
-    Check a folder of automations (./automations, or UPSHOT_AUTOMATIONS): every mistake at once.
+    Check a folder of automations (./automations, or UPSHOT_AUTOMATIONS), or one file of it: every mistake at once.
 
     Each is printed as `file:line: what is wrong and what would be right`. Needs no server. Exits 1 if
     anything is wrong.
     """
-    settings = settings_with(automations=folder)
+    one_file = where if where is not None and where.is_file() else None
+    settings = settings_with(automations=one_file.parent if one_file else where)
     named = settings.automations
-    loaded = load_folder(named, load_catalog(EgressRules.parse(settings.egress_allow)))
+    catalog = load_catalog(EgressRules.parse(settings.egress_allow))
+    loaded = merge([load_file(named, one_file.name, catalog)]) if one_file else load_folder(named, catalog)
     output = Output(as_json=as_json)
     if as_json:
         output.data(

@@ -56,7 +56,7 @@ class Artifacts(Desk):
             name: The artifact's.
             artifact_type: The same for all its versions.
             metadata: A JSON object.
-            digest: Names the content, where there is no manifest; with neither, the content is empty.
+            digest: Names the content, where there is no manifest; with neither, the metadata does.
             manifest: Content digest by path, from which the digest is computed.
             description: Markdown.
             aliases: In the project's scope, beside `latest`.
@@ -70,8 +70,8 @@ class Artifacts(Desk):
         check_name(name, "artifact")
         check_name(artifact_type, "artifact type")
         asked = check_aliases(aliases)
-        content, entries = digest_of(digest, manifest)
         plain = check_json(metadata or {}, "metadata")
+        content, entries = digest_of(digest, manifest, plain)
         check_description(description, "artifact")
 
         def work(mutation: Mutation) -> tuple[ArtifactVersion, bool]:

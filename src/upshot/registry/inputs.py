@@ -133,16 +133,20 @@ def check_patterns(patterns: Iterable[str]) -> tuple[str, ...]:
     return once
 
 
-def digest_of(digest: str | None, manifest: Mapping[str, str] | None) -> tuple[str, dict[str, str] | None]:
+def digest_of(
+    digest: str | None, manifest: Mapping[str, str] | None, metadata: Mapping[str, Any]
+) -> tuple[str, dict[str, str] | None]:
     """
     Name the content of an artifact version.
 
     Args:
         digest: As the user gave it; None where it is computed from the manifest.
         manifest: Content digest by path.
+        metadata: What there is to go by when neither is given: a version that is logged with other
+            metadata must not be taken for the one before, and its metadata be lost.
 
     Returns:
-        The digest and the manifest, checked. With neither given the content is empty.
+        The digest and the manifest, checked.
 
     Raises:
         InvalidInput: Either breaks a rule, or both are given and do not agree.
@@ -151,7 +155,9 @@ def digest_of(digest: str | None, manifest: Mapping[str, str] | None) -> tuple[s
         raise InvalidInput(f"digest {digest[:80]!r}: 1 to 200 visible ASCII characters are needed, such as sha256:…")
     if manifest is None and digest is not None:
         return digest, None
-    checked = _check_manifest(manifest or {})
+    if manifest is None:
+        return f"sha256:{hashlib.sha256(orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS)).hexdigest()}", None
+    checked = _check_manifest(manifest)
     text = orjson.dumps(checked)
     if len(text) > MAX_MANIFEST_BYTES:
         raise InvalidInput(f"manifest: {len(text):,} bytes of JSON; at most {MAX_MANIFEST_BYTES:,} are allowed")

@@ -155,6 +155,14 @@ def test_a_file_in_another_encoding_is_refused(folder):
     assert says(load_folder(folder, CATALOG), folder) == ["a.yaml:2: the file is not UTF-8; save it as UTF-8"]
 
 
+def test_a_file_of_comments_holds_nothing_and_is_no_mistake(folder):
+    """An automation that somebody commented out for a while does not break the folder."""
+    (folder / "later.yaml").write_text("# name: later\n# on: version-linked\n")
+    loaded = load_folder(folder, CATALOG)
+    assert loaded.errors == ()
+    assert loaded.automations == ()
+
+
 def test_an_empty_folder_has_nothing(folder):
     """And nothing is wrong with it."""
     loaded = load_folder(folder, CATALOG)

@@ -135,7 +135,6 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
     [
         # the document
         pytest.param("", None, "the file is empty", id="empty"),
-        pytest.param("# nothing\n", None, "the file is empty", id="only a comment"),
         pytest.param("- a\n- b", 1, "an automation is a mapping with `name`, `on` and `steps`", id="a list"),
         pytest.param("hello", 1, "and this is the text 'hello'", id="a word"),
         pytest.param("{}", 1, "`name` is missing", id="nothing in it"),

@@ -47,6 +47,16 @@ def test_equal_content_makes_no_new_version(registry):
     assert log(registry, manifest=MANIFEST).value.version == "v2"
 
 
+def test_without_content_the_metadata_tells_versions_apart(registry):
+    """A version that is logged with other metadata and nothing else is a new one: its metadata is not lost."""
+    first = log(registry, metadata={"accuracy": 0.9, "bar": 1})
+    assert not log(registry, metadata={"bar": 1, "accuracy": 0.9}).created
+    second = log(registry, metadata={"accuracy": 0.95, "bar": 1})
+    assert second.created
+    assert second.value.digest != first.value.digest
+    assert second.value.manifest is None
+
+
 def test_the_digest_is_that_of_the_sorted_manifest(registry):
     """Any order gives the same, any change another one; the manifest can be read again."""
     one = log(registry, manifest=MANIFEST).value

@@ -38,6 +38,7 @@ class ReadinessForm(TypedDict):
     due_executions: int  #: waiting and past their time
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", responses={200: {"model": HealthForm}, **responses()})
 async def health() -> Response:
     """Whether the process makes progress: its loop answers, and a thread becomes free for a request."""
@@ -47,6 +48,7 @@ async def health() -> Response:
     raise Problem(503, "stuck", f"every thread has been busy for {STUCK_SECONDS:.0f} seconds; restart the process")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={200: {"model": ReadinessForm}, **responses()})
 def readiness(house: Here) -> Response:
     """Whether mutations are accepted: the database answers. What else is missing delays answers, and loses none."""
