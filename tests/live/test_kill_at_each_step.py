@@ -7,6 +7,7 @@ a request, a lock that the test takes in the database holds it before a commit.
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -74,15 +75,27 @@ def database_held(system: System, *, within_seconds: float = 10) -> Iterator[Non
         database.execute("ROLLBACK")
 
 
+@contextmanager
+def writers_turn_held(system: System) -> Iterator[None]:
+    """On SQLite, no process writes meanwhile. BlockingIOError: one of them has the turn."""
+    turn = system.folder / "data" / "upshot.db.turn"
+    if not turn.exists():
+        yield
+        return
+    with turn.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
 def pause_between_writes(system: System, name: str) -> None:
     """Let a process stand still where it holds nothing that others need."""
 
     def holds_nothing() -> bool:
         system.pause(name)
         try:
-            with database_held(system, within_seconds=0.1):
+            with database_held(system, within_seconds=0.1), writers_turn_held(system):
                 return True
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             system.resume(name)
             return False
 
