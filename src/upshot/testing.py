@@ -332,7 +332,9 @@ class Worker:
         self._relay = Relay(
             world.stream, world.events, world.stream, world.clock, self._offload, after=timedelta(seconds=5)
         )
-        self._sweeper = Sweeper(self.engine, world.executions, world.doorbell, world.clock, self._offload)
+        self.sweeper = Sweeper(
+            self.engine, world.executions, world.doorbell, world.clock, self._offload, after_outage=timedelta(seconds=6)
+        )
 
     async def _offload(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         await self._step()
@@ -364,7 +366,7 @@ class Worker:
                     entries += await world.stream.take_over(idle_seconds=0, limit=1000) if not entries else ()
                     await self._consumer.consume(entries)
                     done += len(entries)
-                done += await self._sweeper.sweep()
+                done += await self.sweeper.sweep()
                 rung, world.doorbell.rung = world.doorbell.rung, []
                 await self.engine.run(rung)
                 await self.engine.idle()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.servers import Redis
+from tests.servers import Postgres, Redis
 from tests.system import System
 from tests.waiting import until
 from upshot.receivers import Receivers
@@ -174,3 +174,31 @@ def test_a_busy_worker_survives_a_restart_of_the_broker(
         redis_server.start()
     await_all(system, receivers)
     assert system.is_alive("worker")
+
+
+def test_a_database_that_goes_away_and_comes_back(
+    make_system: Callable[..., System], receivers: Receivers, postgres: Postgres
+) -> None:
+    """Longer than a lease: two workers that live keep what they hold, and nothing is lost or made twice."""
+    system = make_system(
+        database_url=postgres.new_database(),
+        automations={"forward.yaml": AUTOMATION.format(url=receivers.url)},
+        settings={"UPSHOT_DESTINATION_IN_FLIGHT": str(IN_FLIGHT)},
+    )
+    system.start_web()
+    receivers.delay(0.05, path="/hook")
+    system.start_worker("worker-1")
+    system.start_worker("worker-2")
+    emit_all(system)
+    until(lambda: len(receivers.requests) > 100, "deliveries are under way")
+    postgres.stop()
+    refused = system.api.post("/events", json={"name": "made", "data": {"number": -1}})
+    assert refused.status_code == 503
+    until(lambda: "recorder.waits" in system.log("worker-1") + system.log("worker-2"), "the outage is noticed")
+
+    def missed_beats() -> int:
+        return min(system.log(name).count("loop.waits loop=heartbeat") for name in ("worker-1", "worker-2"))
+
+    until(lambda: missed_beats() > 4, "leases have run out")
+    postgres.start()
+    assert doubled(await_all(system, receivers)) == 0

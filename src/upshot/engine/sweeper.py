@@ -12,7 +12,7 @@ import structlog
 from upshot.clock import Clock
 from upshot.engine.executor import Engine
 from upshot.errors import Unavailable
-from upshot.ports import Doorbell, ExecutionStore, Offload
+from upshot.ports import Doorbell, Due, ExecutionStore, Offload
 
 log = structlog.get_logger("upshot.engine")
 
@@ -30,25 +30,40 @@ class Sweeper:
         doorbell: Celery; it may be down, then this worker takes what it found.
         clock: Tells the time.
         offload: Runs blocking calls.
+        after_outage: How long to leave everything alone when the database is back: leases ran out
+            meanwhile that living workers still hold, and are about to renew.
     """
 
     def __init__(
-        self, engine: Engine, executions: ExecutionStore, doorbell: Doorbell, clock: Clock, offload: Offload
+        self,
+        engine: Engine,
+        executions: ExecutionStore,
+        doorbell: Doorbell,
+        clock: Clock,
+        offload: Offload,
+        *,
+        after_outage: timedelta,
     ) -> None:
         self._engine = engine
         self._executions = executions
         self._doorbell = doorbell
         self._clock = clock
         self._offload = offload
+        self._after_outage = after_outage
+        self._was_away = False
+        self._not_before = clock.now()
 
     async def sweep(self) -> int:
         """Find what is due or lost, and see to it; returns how many executions were found."""
+        if self._was_away:
+            await self._take(0)
+            self._was_away = False
+            self._not_before = self._clock.now() + self._after_outage
+        if self._clock.now() < self._not_before:
+            return 0
         found = 0
         while limit := min(self._engine.room, 5 * RING_SIZE):
-            now = self._clock.now()
-            due = await self._offload(
-                self._executions.take_due, now=now, rung_before=now - timedelta(seconds=UNHEARD_SECONDS), limit=limit
-            )
+            due = await self._take(limit)
             unheard = [one.id for one in due if one.rung_before]
             fresh = [one.id for one in due if not one.rung_before]
             for start in range(0, len(fresh), RING_SIZE):
@@ -60,6 +75,15 @@ class Sweeper:
             if len(due) < limit:
                 break
         return found
+
+    async def _take(self, limit: int) -> tuple[Due, ...]:
+        now = self._clock.now()
+        unheard = now - timedelta(seconds=UNHEARD_SECONDS)
+        try:
+            return await self._offload(self._executions.take_due, now=now, rung_before=unheard, limit=limit)
+        except Unavailable:
+            self._was_away = True
+            raise
 
 
 async def repeat(

@@ -46,7 +46,14 @@ class WorkerLoop:
         self._threads = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="database")
         self._engine, reception = house.make_engine(self._offload)
         self._consumer = Consumer(house.feed, house.executions, reception, house.clock, self._offload)
-        self._sweeper = Sweeper(self._engine, house.executions, doorbell, house.clock, self._offload)
+        self._sweeper = Sweeper(
+            self._engine,
+            house.executions,
+            doorbell,
+            house.clock,
+            self._offload,
+            after_outage=timedelta(seconds=self._beat_seconds + RELOAD_SECONDS),
+        )
         self._relay = Relay(
             house.feed,
             house.events,
