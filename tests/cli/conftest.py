@@ -47,7 +47,8 @@ class World:
 
     def run(self, *words: str, exit_code: int = 0) -> Result:
         """Run a command as a user would; fails unless it exits so."""
-        result = CliRunner().invoke(main, [*words, "--data", str(self.up.data)], prog_name="upshot")
+        folder = "--folder" if words[:2] == ("events", "emit") else "--data"  # an event has data of its own
+        result = CliRunner().invoke(main, [*words, folder, str(self.up.data)], prog_name="upshot")
         assert result.exit_code == exit_code, result.output
         assert "Traceback" not in result.output
         return result
