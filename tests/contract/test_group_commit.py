@@ -1,5 +1,6 @@
 """What writers on SQLite are promised when they share a commit."""
 
+import fcntl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -123,3 +124,11 @@ def test_two_processes_take_turns(database, tmp_path):
         assert [future.result() for future in work] == list(range(200))
     other.close()
     assert kept(database) == set(range(200))
+
+
+def test_a_process_that_stands_still_does_not_hold_up_the_others(database, tmp_path):
+    """The turn is a courtesy: after a while SQLite's own lock, which is free here, decides."""
+    with (tmp_path / "upshot.db.turn").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert database.write(lambda connection: insert(connection, 1)) == 1
+    assert kept(database) == {1}

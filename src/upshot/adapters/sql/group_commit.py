@@ -2,8 +2,8 @@
 SQLite's one writing place, shared: whoever waits for it while another writes goes into the next transaction.
 
 SQLite's own waiting polls with growing sleeps, and every commit waits for the disk. Here the first
-writer that comes leads: it takes the turn among processes (a file lock, which wakes the next one at
-once), runs the work of everybody who has come by then, each under a savepoint of its own, and
+writer that comes leads: it takes the turn among processes (a file lock, asked for far more often than
+SQLite does), runs the work of everybody who has come by then, each under a savepoint of its own, and
 commits once. SQLite's lock stays the one that is trusted.
 """
 
@@ -12,16 +12,22 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar, cast
 
 from sqlalchemy.engine import Connection
 
+from upshot.clock import stopwatch
+
 T = TypeVar("T")
 
 LARGEST_GROUP = 64
+PATIENCE_SECONDS = 2.0  # for the turn; a group takes milliseconds
+SHORTEST_PAUSE_SECONDS = 0.0001
+LONGEST_PAUSE_SECONDS = 0.002
 
 
 class Transaction(Protocol):
@@ -62,6 +68,12 @@ class GroupCommit:
         self._turn: int | None = None
         if database_path:
             self._turn = os.open(f"{database_path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def close(self) -> None:
+        """Let go of the turn's file."""
+        if self._turn is not None:
+            os.close(self._turn)
+            self._turn = None
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """The work's result, committed; its error comes through, with nothing of its own written."""
@@ -110,13 +122,34 @@ class GroupCommit:
         if self._turn is None:
             yield
             return
-        with suppress(OSError):  # a file system without locks: SQLite's own waiting does
-            fcntl.flock(self._turn, fcntl.LOCK_EX)
+        taken = _lock(self._turn)
         try:
             yield
         finally:
-            with suppress(OSError):
+            if taken:
                 fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+
+def _lock(turn: int) -> bool:
+    """
+    Take the turn, or go without it.
+
+    A process that stands still while it holds the turn must not hold up all others for ever, and a
+    file system may have no locks: SQLite's own lock, whose waiting is bounded, decides then.
+    """
+    deadline = stopwatch() + PATIENCE_SECONDS
+    pause_seconds = SHORTEST_PAUSE_SECONDS
+    while stopwatch() < deadline:
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+        except OSError:
+            return False
+        else:
+            return True
+    return False
 
 
 def _run(request: _Request, connection: Connection, *, alone: bool) -> None:
