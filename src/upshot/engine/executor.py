@@ -21,7 +21,7 @@ from upshot.engine.attempt import Attempt, Bench, Work, lost_attempt
 from upshot.engine.compiled import Book
 from upshot.engine.failure import with_failure
 from upshot.engine.recorder import Recorder
-from upshot.errors import ConfigError
+from upshot.errors import ConfigError, Unavailable
 from upshot.ports import Claim, EventPublisher, EventStore, ExecutionStore, Offload, Progress
 
 log = structlog.get_logger("upshot.engine")
@@ -116,7 +116,10 @@ class Engine:
         )
         events = await self._offload(self._events.get, {claim.execution.event for claim in claims})
         for claim in claims:
-            await self._enter(claim, events[claim.execution.event])
+            try:
+                await self._enter(claim, events[claim.execution.event])
+            except Unavailable as error:  # its lease runs out; those behind it must not wait for that
+                log.warning("execution.left", execution=claim.execution.id, error=str(error))
 
     async def _enter(self, claim: Claim, event: Event) -> None:
         execution = claim.execution
