@@ -56,13 +56,17 @@ class Recorder:
                         done.set_result(progress.execution.id not in refused)
 
     async def _write_until_done(self, batch: Sequence[Progress]) -> frozenset[str]:
+        try:
+            return await self._write_when_possible(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, these records must not come to nothing
+            return await self._write_apart(batch, error)
+
+    async def _write_when_possible(self, batch: Sequence[Progress]) -> frozenset[str]:
         pause_seconds = 0.1
         while True:
             try:
                 return await self._write(batch)
-            except Exception as error:  # noqa: BLE001 - whatever it is, these records must not come to nothing
-                if not isinstance(error, Unavailable):
-                    return await self._write_apart(batch, error)
+            except Unavailable as error:
                 log.warning("recorder.waits", error=str(error), batch=len(batch), pause_seconds=pause_seconds)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
@@ -88,4 +92,9 @@ class Recorder:
             lease_owner=None,
             lease_until=None,
         )
-        return await self._write([Progress(failed)])
+        try:
+            return await self._write_when_possible([Progress(failed)])
+        except Exception:
+            # Not even that: it comes again when its lease runs out. Whoever else waits must be written all the same.
+            log.exception("recorder.gave_up", execution=execution.id)
+            return frozenset({execution.id})
