@@ -13,7 +13,10 @@ from upshot.clock import Clock
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution
 from upshot.errors import Unavailable
-from upshot.ports import Admission, EventFeed, EventPublisher, EventStore, ExecutionStore, Offload, StreamEntry
+from upshot.ports.calls import Offload
+from upshot.ports.events import EventStore
+from upshot.ports.executions import Admission, ExecutionStore
+from upshot.ports.wire import EventFeed, EventPublisher, StreamEntry
 
 log = structlog.get_logger("upshot.stream")
 

@@ -47,7 +47,8 @@ from upshot.engine.compiled import Book
 from upshot.engine.executor import Engine
 from upshot.engine.sweeper import Sweeper
 from upshot.engine.transitions import cancel_by_person, retry_by_person
-from upshot.ports import EventQuery, ExecutionQuery, StoredEvent
+from upshot.ports.events import EventQuery, StoredEvent
+from upshot.ports.executions import ExecutionQuery
 from upshot.registry.service import Registry
 from upshot.stream import Consumer, Relay
 

@@ -19,7 +19,8 @@ from upshot.adapters.sql.migrate import migrate
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.errors import InvalidInput
-from upshot.ports import Admission, EventQuery, EventStore, ExecutionStore, StoredEvent
+from upshot.ports.events import EventQuery, EventStore, StoredEvent
+from upshot.ports.executions import Admission, ExecutionStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

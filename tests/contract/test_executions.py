@@ -15,7 +15,7 @@ from upshot.adapters.sql.migrate import migrate
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepRecord
 from upshot.errors import Conflict, InvalidInput, NotFound
-from upshot.ports import Admission, Claim, ExecutionQuery, Progress
+from upshot.ports.executions import Admission, Claim, ExecutionQuery, Progress
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=30)

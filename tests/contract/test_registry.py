@@ -20,7 +20,8 @@ from upshot.clock import FrozenClock
 from upshot.domain.event import Actor
 from upshot.domain.registry import Artifact, ArtifactVersion, Collection, HistoryEntry, RegistrySettings, Version
 from upshot.errors import InvalidInput, NotFound, RegistryError
-from upshot.ports import EventQuery, EventStore, RegistryStore
+from upshot.ports.events import EventQuery, EventStore
+from upshot.ports.registry import RegistryStore
 from upshot.registry.service import Registry
 
 ANN = Actor("ann")

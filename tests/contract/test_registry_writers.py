@@ -15,7 +15,7 @@ from upshot.adapters.sql.registry import SqlRegistry
 from upshot.clock import SystemClock
 from upshot.domain.event import Actor
 from upshot.errors import AlreadyExists, NotFound
-from upshot.ports import EventQuery
+from upshot.ports.events import EventQuery
 from upshot.registry.service import Registry
 
 PROCESSES = 3

@@ -34,14 +34,10 @@ from upshot.automations.folder import AutomationFolder
 from upshot.clock import FrozenClock
 from upshot.domain.event import Event
 from upshot.logs import configure
-from upshot.ports import (
-    Backlog,
-    BacklogStore,
-    EventStore,
-    IdempotencyStore,
-    RegistryStore,
-    WorkerStore,
-)
+from upshot.ports.events import EventStore
+from upshot.ports.idempotency import IdempotencyStore
+from upshot.ports.registry import RegistryStore
+from upshot.ports.workers import Backlog, BacklogStore, WorkerStore
 from upshot.registry.service import Registry
 from upshot.settings import Settings
 from upshot.web.app import create_app

@@ -7,7 +7,7 @@ import pytest
 from tests.web.conftest import API, CHURN, made, problem
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.ids import execution_id
-from upshot.ports import Admission
+from upshot.ports.executions import Admission
 
 EVENTS = f"{API}/events"
 

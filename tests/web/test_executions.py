@@ -9,7 +9,7 @@ import pytest
 from tests.web.conftest import API, made, problem
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepRecord
 from upshot.ids import execution_id
-from upshot.ports import Admission, Progress
+from upshot.ports.executions import Admission, Progress
 
 EXECUTIONS = f"{API}/executions"
 

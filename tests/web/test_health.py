@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.web.conftest import API, CHURN, made, problem
 from upshot.errors import Unavailable
-from upshot.ports import WorkerRecord
+from upshot.ports.workers import WorkerRecord
 
 
 def worker(clock, name: str = "w1", *, silent_seconds: float = 0) -> WorkerRecord:

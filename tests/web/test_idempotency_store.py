@@ -14,7 +14,7 @@ from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.idempotency import SqlIdempotency
 from upshot.adapters.sql.schema import metadata
 from upshot.clock import FrozenClock
-from upshot.ports import IdempotencyStore, KeptAnswer, KeptRequest
+from upshot.ports.idempotency import IdempotencyStore, KeptAnswer, KeptRequest
 
 NOW = FrozenClock().now()
 ANSWER = KeptAnswer(201, {"content-type": "application/json", "location": "/x"}, b'{"a": "\xc3\xa9"}')

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from upshot.domain.event import Actor, Cause, Event
-from upshot.ports import RegistryChanges
+from upshot.ports.registry import RegistryChanges
 
 
 @dataclass(frozen=True, slots=True)

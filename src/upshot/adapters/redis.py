@@ -21,7 +21,7 @@ from redis.retry import Retry
 from upshot.clock import stopwatch
 from upshot.domain.event import Event
 from upshot.errors import ConfigError, Unavailable
-from upshot.ports import StreamEntry
+from upshot.ports.wire import StreamEntry
 
 log = structlog.get_logger("upshot.stream")
 

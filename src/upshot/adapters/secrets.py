@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from upshot.errors import ConfigError
-from upshot.ports import SecretSource
+from upshot.ports.secrets import SecretSource
 
 PREFIX = "UPSHOT_SECRET_"
 MAX_SECRET_BYTES = 64 * 1024  #: a larger file is no secret but a mistake

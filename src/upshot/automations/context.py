@@ -12,15 +12,9 @@ from typing import Any
 
 from upshot.automations.filters import RenderError
 from upshot.automations.sandbox import Lookup, nearest
-from upshot.domain.event import Event, EventKind
+from upshot.domain.event import SNAPSHOT_NAMES, Event, EventKind
 from upshot.domain.execution import StepRecord
-from upshot.ports import SecretSource
-
-#: Contexts that a registry event carries in its data; null where it carries none.
-SNAPSHOT_NAMES = (
-    *("registry", "collection", "version", "alias", "aliases", "tag", "previous", "stage"),
-    *("project", "artifact", "run", "metric", "job"),
-)
+from upshot.ports.secrets import SecretSource
 
 #: W&B's names, for those who come from there.
 WANDB_NAMES = (

@@ -12,6 +12,12 @@ from upshot.clock import format_time, parse_time
 
 MAX_CHAIN_DEPTH = 8  #: executions that may cause one another before the chain is stopped, visibly
 
+#: Contexts that a registry event carries in its data; null where it carries none.
+SNAPSHOT_NAMES = (
+    *("registry", "collection", "version", "alias", "aliases", "tag", "previous", "stage"),
+    *("project", "artifact", "run", "metric", "job"),
+)
+
 
 class EventKind(StrEnum):
     """What can happen. YAML (`on:`), CLI, API and streams use these words."""

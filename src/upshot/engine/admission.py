@@ -15,7 +15,7 @@ from upshot.engine.attempt import Work
 from upshot.engine.executor import Engine
 from upshot.engine.failure import admission
 from upshot.ids import execution_id
-from upshot.ports import Admission
+from upshot.ports.executions import Admission
 
 log = structlog.get_logger("upshot.engine")
 

@@ -18,7 +18,6 @@ from upshot.domain.event import Actor, Cause, Event
 from upshot.domain.execution import AttemptState, Execution, Receipt, StepRecord
 from upshot.engine import transitions
 from upshot.engine.compiled import CompiledAutomation
-from upshot.engine.masking import Mask
 from upshot.engine.parking import Parking
 from upshot.engine.retry import wait_before_next
 from upshot.errors import (
@@ -32,7 +31,9 @@ from upshot.errors import (
     Unreachable,
 )
 from upshot.ids import delivery_id
-from upshot.ports import Progress, SecretSource
+from upshot.masking import Mask
+from upshot.ports.executions import Progress
+from upshot.ports.secrets import SecretSource
 
 log = structlog.get_logger("upshot.engine")
 

@@ -17,7 +17,7 @@ from upshot.automations.template import (
 )
 from upshot.domain.automation import Automation, Step
 from upshot.errors import ConfigError
-from upshot.ports import RevisionStore
+from upshot.ports.executions import RevisionStore
 
 KEPT_REVISIONS = 20_000  # compiled lazily, a few KB each
 

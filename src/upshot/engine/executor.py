@@ -22,7 +22,10 @@ from upshot.engine.compiled import Book
 from upshot.engine.failure import with_failure
 from upshot.engine.recorder import Recorder
 from upshot.errors import ConfigError, Unavailable
-from upshot.ports import Claim, EventPublisher, EventStore, ExecutionStore, Offload, Progress
+from upshot.ports.calls import Offload
+from upshot.ports.events import EventStore
+from upshot.ports.executions import Claim, ExecutionStore, Progress
+from upshot.ports.wire import EventPublisher
 
 log = structlog.get_logger("upshot.engine")
 

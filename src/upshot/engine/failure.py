@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from upshot.automations.context import SNAPSHOT_NAMES
-from upshot.domain.event import Actor, Cause, Event, EventKind
+from upshot.domain.event import SNAPSHOT_NAMES, Actor, Cause, Event, EventKind
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.engine.transitions import failed_step
 from upshot.ids import derived_event_id
-from upshot.ports import Admission, Progress
+from upshot.ports.executions import Admission, Progress
 
 
 def failure_event(execution: Execution, event: Event) -> Event:

@@ -10,7 +10,7 @@ import structlog
 from upshot.automations.matcher import Matcher
 from upshot.clock import Clock
 from upshot.domain.automation import Automation
-from upshot.ports import RevisionStore
+from upshot.ports.executions import RevisionStore
 
 log = structlog.get_logger("upshot.automations")
 

@@ -10,7 +10,7 @@ import structlog
 
 from upshot.domain.execution import ExecutionState
 from upshot.errors import Unavailable
-from upshot.ports import Progress
+from upshot.ports.executions import Progress
 
 log = structlog.get_logger("upshot.engine")
 

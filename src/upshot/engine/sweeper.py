@@ -12,7 +12,9 @@ import structlog
 from upshot.clock import Clock
 from upshot.engine.executor import Engine
 from upshot.errors import Unavailable
-from upshot.ports import Doorbell, Due, ExecutionStore, Offload
+from upshot.ports.calls import Offload
+from upshot.ports.executions import Due, ExecutionStore
+from upshot.ports.wire import Doorbell
 
 log = structlog.get_logger("upshot.engine")
 

@@ -8,7 +8,8 @@ from typing import TypeVar
 from upshot.clock import Clock
 from upshot.domain.event import Actor, Cause, Event
 from upshot.errors import Forbidden
-from upshot.ports import EventPublisher, RegistryStore, RegistryTransaction
+from upshot.ports.registry import RegistryStore, RegistryTransaction
+from upshot.ports.wire import EventPublisher
 from upshot.registry.mutation import Mutation
 
 T = TypeVar("T")

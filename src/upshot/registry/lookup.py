@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from upshot.domain.reference import check_name, parse_reference, version_number
 from upshot.domain.registry import Artifact, ArtifactVersion, Collection, RegistrySettings, Version
 from upshot.errors import NotFound
-from upshot.ports import RegistryView
+from upshot.ports.registry import RegistryView
 
 _SHOWN = 5  # names listed where none is near
 

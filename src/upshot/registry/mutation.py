@@ -9,7 +9,7 @@ from typing import Any
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.registry import Collection, HistoryEntry
 from upshot.ids import new_id
-from upshot.ports import RegistryTransaction
+from upshot.ports.registry import RegistryTransaction
 
 
 class Mutation:

@@ -9,7 +9,7 @@ from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.reference import check_name
 from upshot.domain.registry import HistoryEntry, RegistrySettings
 from upshot.errors import Forbidden
-from upshot.ports import Page
+from upshot.ports.calls import Page
 from upshot.registry.artifacts import Artifacts
 from upshot.registry.collections import Collections
 from upshot.registry.desk import registry_lock

@@ -10,7 +10,7 @@ from upshot.domain.event import Actor, Cause, EventKind
 from upshot.domain.reference import LATEST, check_alias, check_name
 from upshot.domain.registry import ArtifactVersion, Change, Collection, Version
 from upshot.errors import Conflict
-from upshot.ports import Page
+from upshot.ports.calls import Page
 from upshot.registry.aliases import (
     check_may_move_by_itself,
     check_may_touch,

@@ -28,7 +28,9 @@ from upshot.domain.registry import (
     RegistrySettings,
     Version,
 )
-from upshot.ports import Page, StoredEvent, WorkerRecord
+from upshot.ports.calls import Page
+from upshot.ports.events import StoredEvent
+from upshot.ports.workers import WorkerRecord
 
 T = TypeVar("T")
 F = TypeVar("F")

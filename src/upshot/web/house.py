@@ -8,7 +8,11 @@ from datetime import timedelta
 
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import Clock
-from upshot.ports import BacklogStore, Doorbell, EventStore, ExecutionDesk, IdempotencyStore, WorkerRecord, WorkerStore
+from upshot.ports.events import EventStore
+from upshot.ports.executions import ExecutionDesk
+from upshot.ports.idempotency import IdempotencyStore
+from upshot.ports.wire import Doorbell
+from upshot.ports.workers import BacklogStore, WorkerRecord, WorkerStore
 from upshot.registry.service import Registry
 from upshot.settings import Settings
 

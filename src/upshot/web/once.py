@@ -24,7 +24,7 @@ from starlette.responses import Response
 
 from upshot.errors import RegistryError, Unavailable
 from upshot.ids import derived_event_id, new_id
-from upshot.ports import KeptAnswer, KeptRequest
+from upshot.ports.idempotency import KeptAnswer, KeptRequest
 from upshot.web.house import House
 from upshot.web.problems import RETRY_AFTER_SECONDS, Problem
 

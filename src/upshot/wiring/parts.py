@@ -11,7 +11,7 @@ from upshot.adapters.sql.migrate import migrate
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.clock import Clock
 from upshot.errors import ConfigError
-from upshot.ports import SecretSource
+from upshot.ports.secrets import SecretSource
 from upshot.registry.service import Registry
 from upshot.settings import Settings
 

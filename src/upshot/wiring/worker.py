@@ -25,7 +25,8 @@ from upshot.engine.attempt import Bench
 from upshot.engine.compiled import Book
 from upshot.engine.executor import Engine
 from upshot.engine.in_force import InForce
-from upshot.ports import Offload, SecretSource
+from upshot.ports.calls import Offload
+from upshot.ports.secrets import SecretSource
 from upshot.registry.service import Registry
 from upshot.settings import Settings
 from upshot.wiring.parts import base_url, make_registry, make_secrets, open_database, redis_url

@@ -15,7 +15,8 @@ import structlog
 
 from upshot.engine.sweeper import Sweeper, repeat
 from upshot.errors import Unavailable
-from upshot.ports import Doorbell, WorkerRecord
+from upshot.ports.wire import Doorbell
+from upshot.ports.workers import WorkerRecord
 from upshot.stream import Consumer, Relay
 from upshot.wiring.worker import WorkerHouse
 

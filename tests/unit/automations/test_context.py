@@ -12,7 +12,7 @@ from upshot.automations.scope import FIELDS
 from upshot.automations.template import compile_tree
 from upshot.domain.execution import ExecutionState, StepRecord
 from upshot.errors import TemplateInvalid
-from upshot.ports import EventQuery
+from upshot.ports.events import EventQuery
 from upshot.testing import World
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.engine.recorder import Recorder
 from upshot.errors import Unavailable
-from upshot.ports import Progress
+from upshot.ports.executions import Progress
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -13,7 +13,9 @@ from upshot.domain.automation import Automation
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
-from upshot.ports import Admission, Claim, Due, ExecutionQuery, Page, Progress, WorkerRecord
+from upshot.ports.calls import Page
+from upshot.ports.executions import Admission, Claim, Due, ExecutionQuery, Progress
+from upshot.ports.workers import WorkerRecord
 
 
 class AcceptsEvents(Protocol):

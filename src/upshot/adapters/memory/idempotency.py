@@ -6,7 +6,7 @@ import threading
 from dataclasses import replace
 from datetime import datetime
 
-from upshot.ports import KeptAnswer, KeptRequest
+from upshot.ports.idempotency import KeptAnswer, KeptRequest
 
 
 class MemoryIdempotency:

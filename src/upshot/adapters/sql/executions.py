@@ -18,7 +18,8 @@ from upshot.adapters.sql.events import insert_events
 from upshot.adapters.sql.schema import events, executions, receipts
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
-from upshot.ports import Admission, Claim, Due, ExecutionQuery, Page, Progress
+from upshot.ports.calls import Page
+from upshot.ports.executions import Admission, Claim, Due, ExecutionQuery, Progress
 
 _WAITING = ExecutionState.WAITING.value
 _RUNNING = ExecutionState.RUNNING.value

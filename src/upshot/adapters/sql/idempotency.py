@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import idempotency_keys as keys
-from upshot.ports import KeptAnswer, KeptRequest
+from upshot.ports.idempotency import KeptAnswer, KeptRequest
 
 
 class SqlIdempotency:

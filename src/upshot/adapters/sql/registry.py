@@ -36,7 +36,8 @@ from upshot.domain.registry import (
     RegistrySettings,
     Version,
 )
-from upshot.ports import NameKind, Page, RegistryTransaction, RegistryView
+from upshot.ports.calls import Page
+from upshot.ports.registry import NameKind, RegistryTransaction, RegistryView
 
 T = TypeVar("T")
 

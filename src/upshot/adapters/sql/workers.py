@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import events, executions, workers
 from upshot.domain.execution import ExecutionState
-from upshot.ports import Backlog, WorkerRecord
+from upshot.ports.workers import Backlog, WorkerRecord
 
 _FIELDS = ("id", "host", "pid", "started_at", "seen_at", "in_hand", "stream_read_at", "automations")
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from upshot.adapters.cursor import after_cursor, make_cursor
 from upshot.domain.automation import Automation
 from upshot.errors import NotFound
-from upshot.ports import Page
+from upshot.ports.calls import Page
 from upshot.registry.lookup import hint
 from upshot.web.forms import (
     AutomationForm,

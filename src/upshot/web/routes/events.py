@@ -11,7 +11,8 @@ from starlette.responses import Response
 from upshot.domain.event import Event
 from upshot.errors import NotFound
 from upshot.ids import execution_id
-from upshot.ports import EventQuery, ExecutionQuery, StoredEvent
+from upshot.ports.events import EventQuery, StoredEvent
+from upshot.ports.executions import ExecutionQuery
 from upshot.web.access import API
 from upshot.web.forms import (
     AcceptedEventForm,

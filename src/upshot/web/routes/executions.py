@@ -11,7 +11,7 @@ from starlette.responses import Response
 from upshot.domain.execution import Execution
 from upshot.engine.transitions import cancel_by_person, retry_by_person
 from upshot.errors import NotFound
-from upshot.ports import ExecutionQuery
+from upshot.ports.executions import ExecutionQuery
 from upshot.web.access import API
 from upshot.web.forms import ExecutionForm, PageForm, execution_form, execution_view, json_response, page_form
 from upshot.web.house import House

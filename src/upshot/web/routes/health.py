@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from typing_extensions import TypedDict
 
 from upshot.errors import Unavailable
-from upshot.ports import Page
+from upshot.ports.calls import Page
 from upshot.web.forms import PageForm, WorkerForm, json_response, page_form, worker_form
 from upshot.web.problems import Problem, responses
 from upshot.web.routing import Here, make_router

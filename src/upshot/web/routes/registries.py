@@ -10,7 +10,7 @@ from starlette.responses import Response
 from upshot.domain.reference import check_name
 from upshot.domain.registry import RegistrySettings
 from upshot.errors import NotFound
-from upshot.ports import Page
+from upshot.ports.calls import Page
 from upshot.registry.lookup import hint
 from upshot.web.forms import HistoryForm, PageForm, RegistryForm, history_form, json_response, page_form, registry_form
 from upshot.web.problems import responses

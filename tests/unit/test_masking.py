@@ -1,6 +1,6 @@
 """Secrets do not survive into what is kept."""
 
-from upshot.engine.masking import Mask
+from upshot.masking import Mask
 
 
 def test_a_secret_is_masked_wherever_it_turns_up():

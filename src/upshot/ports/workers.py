@@ -1,0 +1,58 @@
+"""Who is working, and how much is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker process that said it is alive."""
+
+    id: str
+    host: str
+    pid: int
+    started_at: datetime
+    seen_at: datetime
+    in_hand: int  #: executions that it holds
+    stream_read_at: datetime | None  #: when Redis last answered its read
+    automations: int
+
+
+class WorkerStore(Protocol):
+    """Who is working."""
+
+    def beat(self, worker: WorkerRecord) -> None:
+        """Say that the worker is alive."""
+        ...
+
+    def leave(self, worker_id: str) -> None:
+        """Say that the worker has stopped."""
+        ...
+
+    def list(self, *, seen_since: datetime) -> tuple[WorkerRecord, ...]:
+        """Workers that were seen since then."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much is accepted and not finished; for health and metrics."""
+
+    events: int  #: accepted in all
+    unmatched_events: int
+    oldest_unmatched_at: datetime | None
+    executions: Mapping[str, int]  #: count by state
+    due_executions: int  #: waiting and past their time
+    oldest_due_at: datetime | None
+
+
+class BacklogStore(Protocol):
+    """Counts."""
+
+    def measure(self, now: datetime) -> Backlog:
+        """Count what stands."""
+        ...
