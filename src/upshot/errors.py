@@ -9,7 +9,8 @@ Every error of Upshot; the class decides what happens next, never the text.
     │   ├── InvalidInput · NotFound · AlreadyExists · Forbidden · Conflict
     ├── ActionError            one attempt failed
     │   ├── Refused                the receiver said no            → give up
-    │   │   └── Unmet                  a `require` did not hold        → give up
+    │   │   ├── Unmet                  a `require` did not hold        → give up
+    │   │   └── JobFailed              its job ended without success   → give up
     │   ├── Unreachable            timeout, reset, 5xx, 429        → retry, no sooner than it asked
     │   ├── Ambiguous              sent, and no answer was read    → retry, same delivery id
     │   └── Blocked                our own egress rule said no     → give up
@@ -108,6 +109,10 @@ class Refused(ActionError):
 
 class Unmet(Refused):
     """What a `require` step asks for does not hold; the message is the author's own."""
+
+
+class JobFailed(Refused):
+    """The job ended without success; whatever was worth another try has had it."""
 
 
 class Unreachable(ActionError):

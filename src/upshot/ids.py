@@ -55,6 +55,11 @@ def new_id(prefix: str, now: datetime) -> str:
     return f"{prefix}_{_base32(milliseconds, _TIME_CHARS)}{_base32(_chance.next(milliseconds), _CHANCE_CHARS)}"
 
 
+def new_nonce() -> str:
+    """Make a word that nobody can guess, of letters in both cases and digits."""
+    return f"Nx{secrets.token_hex(16)}"
+
+
 def _digest(*parts: str) -> int:
     joined = "\x1f".join(parts).encode()
     return int.from_bytes(hashlib.sha256(joined).digest()[:10], "big")
@@ -78,6 +83,19 @@ def execution_id(event_id: str, automation: str, replay: str = "") -> str:
 def delivery_id(execution: str, step: str) -> str:
     """Name what a step of an execution sends to the outside world: the same over all retries."""
     return f"dlv_{_base32(_digest(execution, step), _CHANCE_CHARS)}"
+
+
+def job_id(delivery: str, attempt: int, moment: datetime) -> str:
+    """
+    Name the job of a step's attempt: the same attempt always gets the same id.
+
+    Args:
+        delivery: The step's delivery id.
+        attempt: Number of the attempt, counted from 1.
+        moment: When the execution was made, so that jobs sort by time.
+    """
+    milliseconds = int(moment.timestamp() * 1000)
+    return f"job_{_base32(milliseconds, _TIME_CHARS)}{_base32(_digest(delivery, str(attempt)), _CHANCE_CHARS)}"
 
 
 def derived_event_id(cause: str, delivery: str, moment: datetime) -> str:

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from upshot.domain.automation import RetryPolicy
 from upshot.domain.event import Actor, Cause, Event
+from upshot.domain.job import Job
+from upshot.domain.secret_marks import SecretMarks
+from upshot.ports.jobs import JobDesk
 from upshot.ports.registry import RegistryChanges
 
 
@@ -92,6 +96,9 @@ class Call:
     chain: tuple[Cause, ...]  #: what led here, this execution included
     event_source: str  #: CloudEvents `source` of our events
     body: bytes | None = None  #: the rendered `body-file`, if the step has one
+    retry: RetryPolicy = field(default_factory=RetryPolicy)  #: the step's
+    job: str | None = None  #: id of the job that the step waits for; None at the step's first turn
+    marks: SecretMarks | None = None  #: what stands for secrets, of an action that defers them
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,19 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """
+    The step goes on outside, and the execution waits, held by no worker, until the job's end wakes it.
+
+    It then has its turn again, with `Call.job` set. The job is kept in the same transaction that
+    lets the execution wait.
+    """
+
+    reason: str  #: what it waits for, for people
+    job: Job | None = None  #: a new one; None: it goes on waiting for the job that it has
+
+
+@dataclass(frozen=True, slots=True)
 class Tools:
     """What actions act with."""
 
@@ -112,6 +132,7 @@ class Tools:
     registry: RegistryChanges
     github_api_url: str
     slack_api_url: str
+    jobs: JobDesk | None = None  #: None where nothing launches
 
 
 class Action(Protocol):
@@ -120,6 +141,9 @@ class Action(Protocol):
 
     An action does not retry, schedule or store: it returns an Outcome, or raises an ActionError
     whose class decides what happens next, or TemplateInvalid where a rendered value cannot be used.
+
+    One that has something done which outlasts any attempt returns Held. It may then say
+    `defers_secrets = True`: its templates give marks (`Call.marks`) in place of secrets.
     """
 
     uses: str  #: its name in YAML
@@ -130,6 +154,6 @@ class Action(Protocol):
         """Findings at load time beyond the record's: pairs of (dotted path in `with`, message)."""
         ...
 
-    async def perform(self, call: Call, tools: Tools) -> Outcome:
-        """Do it."""
+    async def perform(self, call: Call, tools: Tools) -> Outcome | Held:
+        """Do it, or have it done."""
         ...

@@ -17,7 +17,7 @@ def steps_form(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
 
 def _step_form(step: StepRecord) -> dict[str, Any]:
     form: dict[str, Any] = {"id": step.id, "uses": step.uses, "phase": step.phase, "state": step.state.value}
-    for name in ("reason", "attempts", "failures", "losses", "continued", "outputs"):
+    for name in ("reason", "attempts", "failures", "losses", "continued", "outputs", "job"):
         if value := getattr(step, name):
             form[name] = value
     for name in ("started_at", "finished_at"):
@@ -39,6 +39,7 @@ def step_of(form: Mapping[str, Any]) -> StepRecord:
         losses=form.get("losses", 0),
         continued=form.get("continued", False),
         outputs=form.get("outputs"),
+        job=form.get("job"),
         started_at=parse_time(form["started_at"]) if "started_at" in form else None,
         finished_at=parse_time(form["finished_at"]) if "finished_at" in form else None,
     )

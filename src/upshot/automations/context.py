@@ -7,6 +7,7 @@ empty string, as it is there.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from upshot.automations.filters import RenderError
 from upshot.automations.sandbox import Lookup, nearest
 from upshot.domain.event import SNAPSHOT_NAMES, Event, EventKind
 from upshot.domain.execution import StepRecord
+from upshot.domain.secret_marks import SecretMarks
 from upshot.ports.secrets import SecretSource
 
 #: W&B's names, for those who come from there.
@@ -71,6 +73,27 @@ class SecretsView(Lookup):
                 )
             self.used[name] = value
         return self.used[name]
+
+
+class DeferredSecrets(SecretsView):
+    """
+    `secrets` of a step whose action fills them in later: templates get marks, which only that can read.
+
+    Args:
+        source: Asked at once all the same, so that a secret that is not there is found now.
+        marks: Of the job.
+    """
+
+    def __init__(self, source: SecretSource, marks: SecretMarks) -> None:
+        super().__init__(source)
+        self._marks = marks
+        self.looked_up: Counter[str] = Counter()  #: how often each was named since this was emptied
+
+    def look_up(self, name: str) -> str:
+        """The secret's mark; raises as `SecretsView.look_up` does."""
+        super().look_up(name)
+        self.looked_up[name] += 1
+        return self._marks.mark(name)
 
 
 class _Blank(dict[str, Any]):

@@ -51,12 +51,16 @@ FIELDS: Mapping[str, Callable[[Event], str | None]] = {
     "tag": _word("tag"),
     "on": _word("on"),
     "automation": _word("automation"),
+    "job": _name_of("job"),
+    "queue": _word("queue"),
     "name": lambda event: event.name,
     "actor": lambda event: event.actor.name,
 }
 
 _OF_COLLECTION = ("registry", "collection", "artifact-type", "actor")
 _OF_VERSION = ("registry", "collection", "artifact-type", "project", "artifact", "actor")
+
+_OF_JOB = ("job", "automation", "queue", *_OF_VERSION)
 
 #: The filter fields of each kind.
 FIELDS_OF_KIND: Mapping[EventKind, tuple[str, ...]] = {
@@ -72,6 +76,7 @@ FIELDS_OF_KIND: Mapping[EventKind, tuple[str, ...]] = {
     EventKind.TAG_REMOVED: ("tag", "on", *_OF_VERSION),
     EventKind.ARTIFACT_CREATED: ("artifact", "project", "artifact-type", "actor"),
     EventKind.EXECUTION_FAILED: ("automation", "actor"),
+    **dict.fromkeys((EventKind.JOB_STARTED, EventKind.JOB_SUCCEEDED, EventKind.JOB_FAILED), _OF_JOB),
     EventKind.CUSTOM: ("name", "actor"),
 }
 
@@ -79,7 +84,6 @@ FIELDS_OF_KIND: Mapping[EventKind, tuple[str, ...]] = {
 LATER_KINDS = frozenset(
     {
         *("stage-changed", "run-started", "run-finished", "run-failed", "run-metric"),
-        *("job-started", "job-succeeded", "job-failed"),
         *("approval-requested", "approval-granted", "approval-rejected"),
     }
 )

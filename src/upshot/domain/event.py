@@ -34,6 +34,9 @@ class EventKind(StrEnum):
     TAG_REMOVED = "tag-removed"
     ARTIFACT_CREATED = "artifact-created"  #: an artifact version was logged into a project
     EXECUTION_FAILED = "execution-failed"
+    JOB_STARTED = "job-started"
+    JOB_SUCCEEDED = "job-succeeded"
+    JOB_FAILED = "job-failed"  #: for good: no further try
     CUSTOM = "custom"  #: anything of a user's own, with a name and free data
 
 
@@ -42,7 +45,7 @@ class Actor:
     """Who did it."""
 
     name: str  #: a person's, a service account's or an automation's name
-    kind: str = "user"  #: user, service, automation
+    kind: str = "user"  #: user, service, automation, job
     role: str = "member"  #: admin, member, viewer, restricted-viewer; not part of what events carry
 
     def as_dict(self) -> dict[str, Any]:

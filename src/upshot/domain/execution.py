@@ -35,6 +35,7 @@ class AttemptState(StrEnum):
     BLOCKED = "blocked"  #: our egress rule said no; given up
     INVALID = "invalid"  #: a template or setting was wrong for this event; given up
     UNMET = "unmet"  #: a `require` did not hold; given up
+    FAILED = "failed"  #: its job ended without success; given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class StepRecord:
     outputs: Mapping[str, Any] | None = None  #: what later steps read as `steps.ID.outputs`
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    job: str | None = None  #: id of the job that it waits for, or that it was
 
 
 @dataclass(frozen=True, slots=True)

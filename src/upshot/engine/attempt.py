@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -11,11 +12,12 @@ from typing import Any
 
 import structlog
 
-from upshot.actions.protocol import Call, Outcome, Tools
-from upshot.automations.context import SecretsView, build_context
+from upshot.actions.protocol import Call, Held, Outcome, Tools
+from upshot.automations.context import DeferredSecrets, SecretsView, build_context
 from upshot.clock import Clock, stopwatch
 from upshot.domain.event import Actor, Cause, Event
 from upshot.domain.execution import AttemptState, Execution, Receipt, StepRecord
+from upshot.domain.secret_marks import SecretMarks
 from upshot.engine import transitions
 from upshot.engine.compiled import CompiledAutomation
 from upshot.engine.parking import Parking
@@ -26,11 +28,13 @@ from upshot.errors import (
     Blocked,
     ConfigError,
     DestinationBusy,
+    JobFailed,
     Refused,
+    TemplateInvalid,
     Unmet,
     Unreachable,
 )
-from upshot.ids import delivery_id
+from upshot.ids import delivery_id, new_nonce
 from upshot.masking import Mask
 from upshot.ports.executions import Progress
 from upshot.ports.secrets import SecretSource
@@ -44,6 +48,7 @@ MAX_REASON_CHARS = 2_000
 
 _ATTEMPT_STATES: tuple[tuple[type[ActionError], AttemptState], ...] = (
     (Unmet, AttemptState.UNMET),
+    (JobFailed, AttemptState.FAILED),
     (Refused, AttemptState.REFUSED),
     (Blocked, AttemptState.BLOCKED),
     (Ambiguous, AttemptState.AMBIGUOUS),
@@ -87,7 +92,9 @@ class Attempt:
         self._record = record
         self._bench = bench
         self._compiled = work.compiled.steps[record.id]
-        self._secrets = SecretsView(bench.secrets)
+        # An action of somebody else's package says so only if it needs it.
+        self._marks = SecretMarks(new_nonce()) if getattr(self._compiled.action, "defers_secrets", False) else None
+        self._secrets = DeferredSecrets(bench.secrets, self._marks) if self._marks else SecretsView(bench.secrets)
         self._delivery = delivery_id(work.execution.id, record.id)
         self._started_at = bench.clock.now()
         self._started = stopwatch()
@@ -102,7 +109,7 @@ class Attempt:
         try:
             context = self._context()
             condition = self._compiled.condition
-            if condition is not None and not condition.evaluate(context):
+            if condition is not None and self._record.job is None and not condition.evaluate(context):
                 return self._skipped(f"if: {self._compiled.step.condition} is false")
             outcome = await self._perform(self._call(context))
         except DestinationBusy as busy:
@@ -116,9 +123,9 @@ class Attempt:
             log.exception("action.broke", execution=self._work.execution.id, uses=self._record.uses)
             broke = f"{self._record.uses} broke: {type(error).__name__}: {error}"
             return self._failed(Ambiguous(broke), AttemptState.AMBIGUOUS)
-        return self._succeeded(outcome)
+        return self._held(outcome) if isinstance(outcome, Held) else self._succeeded(outcome)
 
-    async def _perform(self, call: Call) -> Outcome:
+    async def _perform(self, call: Call) -> Outcome | Held:
         timeout_seconds = self._compiled.step.timeout_seconds
         limit = timeout_seconds + GRACE_SECONDS
         try:
@@ -146,7 +153,7 @@ class Attempt:
         execution, event, compiled = self._work.execution, self._work.event, self._compiled
         cause = Cause(execution.automation, execution.id, event.id, event.version_reference)
         return Call(
-            with_=compiled.tree.render(context),
+            with_={} if self._record.job else self._render(context),
             body=compiled.body.render(context).encode() if compiled.body else None,
             event=event,
             automation=execution.automation,
@@ -160,7 +167,25 @@ class Attempt:
             actor=Actor(execution.automation, "automation"),
             chain=(*event.chain, cause),
             event_source=self._bench.event_source,
+            retry=compiled.step.retry,
+            job=self._record.job,
+            marks=self._marks,
         )
+
+    def _render(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not isinstance(self._secrets, DeferredSecrets) or self._marks is None:
+            return self._compiled.tree.render(context)  # type: ignore[no-any-return]
+        self._secrets.looked_up.clear()
+        rendered: Mapping[str, Any] = self._compiled.tree.render(context)
+        if changed := self._secrets.looked_up - Counter(self._marks.names(rendered)):
+            names = ", ".join(f"secrets.{name}" for name in sorted(changed))
+            raise TemplateInvalid(
+                self._work.compiled.automation.path,
+                self._compiled.step.line or None,
+                f"{names}: a job's secrets are filled in when it starts, so a template can neither change "
+                "nor test them; write {{ secrets.NAME }} without a filter",
+            )
+        return rendered
 
     @property
     def _number(self) -> int:
@@ -171,6 +196,16 @@ class Attempt:
     def _skipped(self, reason: str) -> Progress:
         now = self._bench.clock.now()
         return Progress(transitions.step_skipped(self._work.execution, self._record, reason=reason, now=now))
+
+    def _held(self, held: Held) -> Progress:
+        job = held.job.id if held.job else self._record.job
+        if job is None:
+            broke = f"{self._record.uses} broke: it waits for a job that it does not name"
+            return self._failed(Refused(broke), AttemptState.REFUSED)
+        execution = transitions.step_held(
+            self._work.execution, self._record, job=job, reason=held.reason, started_at=self._started_at
+        )
+        return Progress(execution, jobs=(held.job,) if held.job else ())
 
     def _put_off(self, busy: DestinationBusy) -> Progress:
         wait_seconds = self._bench.parking.wait_seconds(busy.destination)

@@ -2,6 +2,7 @@
 How an execution moves on: pure functions from one state to the next.
 
     admitted ─► running ─┬─ step succeeded or skipped ─► next step … ─► succeeded
+                         ├─ step is held by a job ─► waiting ─► its end wakes it ─► claimed: running
                          ├─ step failed for now ─► waiting (due later) ─► claimed: running
                          ├─ step failed for good ─► on-failure steps ─► failed
                          └─ lease lost ─► claimed by another: the attempt counts as ambiguous
@@ -178,6 +179,19 @@ def step_waits(
     return put_back(_with_step(execution, waiting), reason=reason, due_at=now + timedelta(seconds=wait_seconds))
 
 
+def step_held(execution: Execution, record: StepRecord, *, job: str, reason: str, started_at: datetime) -> Execution:
+    """The step goes on outside: the lease is given back, and nothing is due until the job's end wakes it."""
+    held = replace(record, job=job, reason=reason, started_at=record.started_at or started_at)
+    return replace(
+        _with_step(execution, held),
+        state=ExecutionState.WAITING,
+        reason=f"step {record.id}: {reason}",
+        due_at=None,
+        lease_owner=None,
+        lease_until=None,
+    )
+
+
 def put_back(execution: Execution, *, reason: str, due_at: datetime) -> Execution:
     """Nothing was attempted; the lease is given back and the execution is due then."""
     return replace(
@@ -258,8 +272,12 @@ def retry_by_person(execution: Execution, now: datetime) -> Execution:
         done = []  # it ended before its first step
 
     def again(record: StepRecord) -> StepRecord:
-        return replace(
-            record, state=ExecutionState.WAITING, reason=None, failures=0, losses=0, outputs=None, finished_at=None
+        return StepRecord(
+            id=record.id,
+            uses=record.uses,
+            phase=record.phase,
+            attempts=record.attempts,
+            started_at=record.started_at,
         )
 
     return replace(

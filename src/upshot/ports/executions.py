@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from upshot.domain.automation import Automation
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState, Receipt
+from upshot.domain.job import Job
 from upshot.ports.calls import Page
 
 
@@ -46,6 +47,7 @@ class Progress:
     execution: Execution
     receipts: tuple[Receipt, ...] = ()  #: kept in any case, for what was sent was sent
     events: tuple[Event, ...] = ()  #: accepted together with the state: what the execution's end gives rise to
+    jobs: tuple[Job, ...] = ()  #: queued together with the state, if the fence holds
 
 
 @dataclass(frozen=True, slots=True)

@@ -375,6 +375,7 @@ class StepForm(TypedDict):
     attempt_count: int
     attempts: NotRequired[list[AttemptForm]]  #: in the view of one execution, not in lists
     outputs: dict[str, Any] | None
+    job: str | None  #: id of the job that it waits for, or that it was
     started_at: str | None
     finished_at: str | None
 
@@ -403,6 +404,7 @@ def _step_form(step: StepRecord) -> StepForm:
         "reason": step.reason,
         "attempt_count": step.attempts,
         "outputs": None if step.outputs is None else dict(step.outputs),
+        "job": step.job,
         "started_at": _time(step.started_at),
         "finished_at": _time(step.finished_at),
     }

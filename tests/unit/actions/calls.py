@@ -192,4 +192,6 @@ def perform(
         github_api_url="https://api.github.com",
         slack_api_url="https://slack.com/api",
     )
-    return asyncio.run(action.perform(make_call(with_, **changes), tools))
+    outcome = asyncio.run(action.perform(make_call(with_, **changes), tools))
+    assert isinstance(outcome, Outcome)
+    return outcome

@@ -1,0 +1,181 @@
+"""Jobs: kept, claimed by the workers that can run them, watched under a lease, and read by people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from upshot.domain.event import Event
+from upshot.domain.job import Job, JobState
+from upshot.ports.calls import Page
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How many jobs of a queue are active at the same time; None: any number."""
+
+    concurrency: int | None = None  #: over all machines
+    per_machine: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobOffer:
+    """What a worker can take now."""
+
+    owner: str  #: the worker
+    machine: str
+    engines: Mapping[str, str]  #: by backend, identity of the engine that answers here
+    queues: Mapping[str, QueueLimits]  #: that this worker takes
+    machine_limit: int | None = None  #: jobs active on this machine, over all queues; None: any number
+    most: int = 50  #: at one time
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """The new state of a job; written if the fence still holds."""
+
+    job: Job
+    events: tuple[Event, ...] = ()  #: accepted together with the state
+    wakes: bool = False  #: the execution that waits for it is due now
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which jobs to list; None means any."""
+
+    state: JobState | None = None
+    queue: str | None = None
+    automation: str | None = None
+    execution: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a queued job stands."""
+
+    ahead: int  #: queued jobs of its queue that go first
+    active: int  #: jobs of its queue that hold a place now
+
+
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """A piece of a job's log."""
+
+    number: int  #: counted from 1 over the job; a gap is what the cap removed
+    text: str
+
+
+class JobStore(Protocol):
+    """
+    Jobs, as the workers see them. New ones come with `ExecutionStore.record` (`Progress.jobs`).
+
+    Where a verb writes a state it stamps the row only if the fence holds.
+    """
+
+    def claim_queued(self, offer: JobOffer, *, now: datetime, until: datetime) -> tuple[Job, ...]:
+        """
+        Lease due jobs that fit the offer, as STARTING: higher priority first, then older.
+
+        Under one lock per database: neither the queue's limits, nor the machine's, nor a job's own
+        `concurrency` (counted over active jobs of the same automation and step) are ever exceeded.
+        Sets `machine`, `engine`, `lease_*`, `seen_at` = now, and a fence one higher.
+        """
+        ...
+
+    def claim_abandoned(
+        self, engines: Collection[str], *, owner: str, now: datetime, until: datetime
+    ) -> tuple[Job, ...]:
+        """Lease active jobs of these engines whose lease has run out; state and engine stay."""
+        ...
+
+    def claim_lost(self, *, seen_before: datetime, owner: str, now: datetime, until: datetime) -> tuple[Job, ...]:
+        """Lease active jobs whose lease has run out and whose engine nobody has reached since then."""
+        ...
+
+    def record(self, progress: Sequence[JobProgress]) -> frozenset[str]:
+        """
+        Write states, accept events, wake executions, in one transaction.
+
+        An execution is woken by making it due now, if it is waiting without a due time.
+
+        Returns:
+            Ids whose state was refused, since another claim came between; their events and wakes are left out.
+        """
+        ...
+
+    def renew(self, ids: Collection[str], *, owner: str, until: datetime, seen_at: datetime | None) -> frozenset[str]:
+        """Prolong leases that the owner still holds (`seen_at` None: leave as it is); returns those ids."""
+        ...
+
+    def asked_to_stop(self, ids: Collection[str]) -> Mapping[str, str]:
+        """Who asked, by id: a person, or the end of the execution that the job belongs to."""
+        ...
+
+    def drop_idle(self, now: datetime) -> int:
+        """End queued jobs that nobody waits for: those asked to stop, those whose execution is final; how many."""
+        ...
+
+    def get(self, ids: Collection[str]) -> Mapping[str, Job]:
+        """The jobs of these ids; those that do not exist are left out."""
+        ...
+
+    def expire(self, owner: str, now: datetime) -> int:
+        """End the leases of a worker that is known to be dead; returns how many."""
+        ...
+
+    def append_log(self, job: str, text: str, *, now: datetime, keep_bytes: int) -> None:
+        """Add to a job's log, and remove its oldest pieces beyond so many bytes."""
+        ...
+
+
+class JobDesk(Protocol):
+    """What people ask about jobs and do to them."""
+
+    def find(self, job_id: str) -> Job | None:
+        """One job."""
+        ...
+
+    def page(self, query: JobQuery, *, cursor: str | None, limit: int) -> Page[Job]:
+        """Jobs, newest first."""
+        ...
+
+    def place(self, job: Job) -> Place | None:
+        """Where a queued job stands; None when it is not queued."""
+        ...
+
+    def log(self, job_id: str, *, after: int, limit: int) -> tuple[LogPiece, ...]:
+        """Pieces of the log after that number, in order."""
+        ...
+
+    def ask_stop(self, job_id: str, who: str, now: datetime) -> Job:
+        """
+        Ask a job to stop. A queued one is CANCELLED at once and wakes its execution; an active one is
+        stopped by the worker that watches it.
+
+        Raises:
+            NotFound: No such job.
+            Conflict: It has ended.
+        """
+        ...
+
+    def prune(self, *, finished_before: datetime) -> int:
+        """Remove jobs and their logs that ended before then and whose execution is final; returns how many."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """This Upshot, among others on the same engine."""
+
+    id: str  #: on every container of ours, as a label
+    key: bytes  #: 32 bytes of chance; what job tokens are made with
+
+
+class InstallationStore(Protocol):
+    """Made once, by whoever asks first."""
+
+    def get(self, make: Callable[[], Installation]) -> Installation:
+        """The one that is kept; kept now if there was none."""
+        ...
