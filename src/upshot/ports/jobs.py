@@ -125,8 +125,22 @@ class JobStore(Protocol):
         """End the leases of a worker that is known to be dead; returns how many."""
         ...
 
-    def append_log(self, job: str, text: str, *, now: datetime, keep_bytes: int) -> None:
-        """Add to a job's log, and remove its oldest pieces beyond so many bytes."""
+    def append_log(self, job: str, text: str, *, position: str, now: datetime, keep_bytes: int) -> None:
+        """
+        Add a piece to a job's log, and remove its oldest pieces beyond so many bytes.
+
+        Args:
+            job: Its id.
+            text: What it said; may be empty, to keep the position alone.
+            position: Up to where the engine's log has been read, for whoever watches the job next; at most 200
+                characters.
+            now: The present moment.
+            keep_bytes: Size of the whole log, in UTF-8; the last piece is kept in any case.
+        """
+        ...
+
+    def log_position(self, job: str) -> str | None:
+        """The position that the last piece was added with; None before the first."""
         ...
 
 
