@@ -9,27 +9,19 @@ without a token the `Host` must be a name of this machine, and an `Origin` must 
 from __future__ import annotations
 
 import hmac
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
 from upshot.errors import ConfigError
 from upshot.settings import Settings
+from upshot.web.listening import is_loopback
 from upshot.web.problems import Problem
 
 API = "/api/v1"
 # The document and its page say what the source code says to everybody; a browser bears no token there.
 _OPEN_API = frozenset({f"{API}/openapi.json", f"{API}/docs"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens there."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def token_of(settings: Settings) -> str | None:

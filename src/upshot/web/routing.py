@@ -1,17 +1,17 @@
-"""How routes of the API are made: strict bodies, answers that are given once, the house and the actor at hand."""
+"""How routes of the API are made: strict bodies, answers that are given once, the house and the caller at hand."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from fastapi import APIRouter, Depends, Header
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from upshot.domain.event import Actor
+from upshot.domain.event import Actor, Cause
 from upshot.domain.reference import check_name
 from upshot.web.access import API
 from upshot.web.body import JsonRequest
@@ -27,6 +27,13 @@ _SHOWN = 5  # parameters that a message names
 _SHOWN_CHARS = 100  # of each
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Caller(TypedDict):
+    """In whose name a request changes something: what every verb of the registry that does so takes."""
+
+    actor: Actor
+    chain: tuple[Cause, ...]  #: the executions that led to the request, oldest first; events carry it
 
 
 class ApiRoute(APIRoute):
@@ -93,19 +100,19 @@ async def _house(request: Request) -> House:
     return house
 
 
-async def _actor(
+async def _caller(
     name: Annotated[
         str | None,
         Header(alias=ACTOR_HEADER, description="Who does this, for events and history; `admin` if left out."),
     ] = None,
-) -> Actor:
+) -> Caller:
     if name is None:
-        return Actor(DEFAULT_ACTOR, role="admin")
+        return Caller(actor=Actor(DEFAULT_ACTOR, role="admin"), chain=())
     try:
         name = name.encode("latin-1").decode()  # servers read headers as Latin-1; names are UTF-8
     except UnicodeError as error:
         raise Problem(422, "invalid-input", f"header.{ACTOR_HEADER}: the name is not UTF-8") from error
-    return Actor(check_name(name, f"header.{ACTOR_HEADER}"), role="admin")
+    return Caller(actor=Actor(check_name(name, f"header.{ACTOR_HEADER}"), role="admin"), chain=())
 
 
 async def _taken_key(request: Request) -> TakenKey | None:
@@ -113,5 +120,5 @@ async def _taken_key(request: Request) -> TakenKey | None:
 
 
 Here = Annotated[House, Depends(_house)]
-By = Annotated[Actor, Depends(_actor)]
+By = Annotated[Caller, Depends(_caller)]
 Key = Annotated[TakenKey | None, Depends(_taken_key)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import FrameType
 
@@ -27,25 +27,26 @@ _KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep connections: th
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def serve(house: House, *, fd: int | None = None, on_ready: Callable[[str], None] | None = None) -> None:
+def serve(house: House, *, fds: Sequence[int] = (), on_ready: Callable[[str], None] | None = None) -> None:
     """
     Serve until SIGTERM or SIGINT; requests in flight are then finished, for `stop_seconds` at most.
 
     Args:
         house: What requests are answered with.
-        fd: Descriptor of a socket that listens already; left out, one is made as the settings say.
+        fds: Descriptors of sockets that listen already; left out, one is made as the settings say.
         on_ready: Called with the URL once requests are answered.
 
     Raises:
         ConfigError: The address cannot be had, or must not be served without a token.
     """
     check_exposure(house.settings)
-    bound = socket.socket(fileno=fd) if fd is not None else listen(house.settings.host, house.settings.port)
+    given = [socket.socket(fileno=fd) for fd in fds]
+    bound = given or [listen(house.settings.host, house.settings.port)]
 
     def announce() -> None:
-        log.info("web.ready", url=url_of(bound))
+        log.info("web.ready", url=url_of(bound[0]))
         if on_ready:
-            on_ready(url_of(bound))
+            on_ready(url_of(bound[0]))
 
     config = uvicorn.Config(
         create_app(house),
@@ -69,7 +70,7 @@ def serve(house: House, *, fd: int | None = None, on_ready: Callable[[str], None
         chore.start()
     try:
         with _SignalsTaken():
-            _Server(config, announce).run(sockets=[bound])
+            _Server(config, announce).run(sockets=bound)
     finally:
         stopped.set()
         for chore in chores:

@@ -26,10 +26,10 @@ def _changed(change: Change[Collection]) -> CollectionForm:
 
 
 @router.post(_ALL, status_code=201, responses={201: {"model": CollectionForm}, **responses(409)})
-def create_collection(registry: str, body: NewCollection, house: Here, actor: By) -> Response:
+def create_collection(registry: str, body: NewCollection, house: Here, by: By) -> Response:
     """Make a collection; the registry too if there is none."""
     change = house.registry.create_collection(
-        registry, body.name, body.artifact_type, description=body.description, actor=actor
+        registry, body.name, body.artifact_type, description=body.description, **by
     )
     place = f"{API}/registries/{quote(registry, safe='')}/collections/{quote(body.name, safe='')}"
     return json_response(_changed(change), 201, location=place)
@@ -49,28 +49,28 @@ def show_collection(registry: str, collection: str, house: Here) -> Response:
 
 
 @router.patch(_ONE, responses={200: {"model": CollectionForm}, **responses(404)})
-def update_collection(registry: str, collection: str, body: CollectionChange, house: Here, actor: By) -> Response:
+def update_collection(registry: str, collection: str, body: CollectionChange, house: Here, by: By) -> Response:
     """Change a collection's description."""
     return json_response(
-        _changed(house.registry.update_collection(registry, collection, description=body.description, actor=actor))
+        _changed(house.registry.update_collection(registry, collection, description=body.description, **by))
     )
 
 
 @router.delete(_ONE, responses={200: {"model": Effect}, **responses(403, 404)})
-def delete_collection(registry: str, collection: str, house: Here, actor: By) -> Response:
+def delete_collection(registry: str, collection: str, house: Here, by: By) -> Response:
     """Delete a collection with its links and aliases; what was linked stays in its project."""
-    return json_response(effect_form(house.registry.delete_collection(registry, collection, actor=actor)))
+    return json_response(effect_form(house.registry.delete_collection(registry, collection, **by)))
 
 
 @router.put(_ONE + "/tags/{tag}", responses={200: {"model": CollectionForm}, **responses(404)})
-def tag_collection(registry: str, collection: str, tag: str, house: Here, actor: By) -> Response:
+def tag_collection(registry: str, collection: str, tag: str, house: Here, by: By) -> Response:
     """Tag a collection."""
-    change = cast("Change[Collection]", house.registry.add_tag(registry, collection, tag, actor=actor))
+    change = cast("Change[Collection]", house.registry.add_tag(registry, collection, tag, **by))
     return json_response(_changed(change))
 
 
 @router.delete(_ONE + "/tags/{tag}", responses={200: {"model": CollectionForm}, **responses(404)})
-def untag_collection(registry: str, collection: str, tag: str, house: Here, actor: By) -> Response:
+def untag_collection(registry: str, collection: str, tag: str, house: Here, by: By) -> Response:
     """Take a tag from a collection."""
-    change = cast("Change[Collection]", house.registry.remove_tag(registry, collection, tag, actor=actor))
+    change = cast("Change[Collection]", house.registry.remove_tag(registry, collection, tag, **by))
     return json_response(_changed(change))

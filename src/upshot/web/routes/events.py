@@ -102,10 +102,10 @@ def _others(house: House, stored: StoredEvent, executions: Collection[str]) -> l
 @router.post(
     "/events", status_code=201, responses={201: {"model": AcceptedEventForm | AcceptedEventsForm}, **responses()}
 )
-def emit(body: NewEvents, house: Here, actor: By, key: Key) -> Response:
+def emit(body: NewEvents, house: Here, by: By, key: Key) -> Response:
     """Accept custom events: one, which is the answer, or a list; all of them or none."""
     ids = key.event_ids(len(body.root)) if key else None
-    accepted = house.registry.emit([(event.name, event.data) for event in body.root], actor=actor, event_ids=ids)
+    accepted = house.registry.emit([(event.name, event.data) for event in body.root], event_ids=ids, **by)
     stored = _all_accepted(house, accepted, ids)
     if body.is_one:
         return json_response(accepted_event_form(stored[0]), 201, location=f"{API}/events/{stored[0].event.id}")

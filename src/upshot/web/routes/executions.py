@@ -46,9 +46,9 @@ def retry_execution(execution: str, house: Here) -> Response:
 
 
 @router.post("/executions/{execution}/cancel", responses={200: {"model": ExecutionForm}, **responses(404, 409)})
-def cancel_execution(execution: str, house: Here, actor: By) -> Response:
+def cancel_execution(execution: str, house: Here, by: By) -> Response:
     """Stop an execution that waits or runs; what was sent stays sent."""
-    return _amend(house, execution, lambda before: cancel_by_person(before, house.clock.now(), actor.name))
+    return _amend(house, execution, lambda before: cancel_by_person(before, house.clock.now(), by["actor"].name))
 
 
 def _amend(house: House, execution: str, change: Callable[[Execution], Execution]) -> Response:

@@ -53,7 +53,7 @@ def _reference(project: str, artifact: str, version: str) -> str:
         **responses(409),
     },
 )
-def log_artifact(project: str, body: NewArtifactVersion, house: Here, actor: By) -> Response:
+def log_artifact(project: str, body: NewArtifactVersion, house: Here, by: By) -> Response:
     """Log an artifact version; makes project and artifact if there are none."""
     change = house.registry.log_artifact(
         project,
@@ -64,7 +64,7 @@ def log_artifact(project: str, body: NewArtifactVersion, house: Here, actor: By)
         manifest=body.manifest,
         description=body.description,
         aliases=body.aliases,
-        actor=actor,
+        **by,
     )
     place = f"{API}/projects/{quote(project, safe='')}/artifacts/{quote(body.name, safe='')}"
     return json_response(
@@ -94,45 +94,41 @@ def show_artifact_version(project: str, artifact: str, version: str, house: Here
 
 @router.patch(_ONE, responses={200: {"model": ArtifactVersionForm}, **responses(404)})
 def update_artifact_version(
-    *, project: str, artifact: str, version: str, body: VersionChange, house: Here, actor: By
+    *, project: str, artifact: str, version: str, body: VersionChange, house: Here, by: By
 ) -> Response:
     """Change metadata (a JSON merge patch) and description; all links to the artifact version see that."""
     change = house.registry.update_artifact_version(
-        project, artifact, version, metadata=body.new_metadata, description=body.new_description, actor=actor
+        project, artifact, version, metadata=body.new_metadata, description=body.new_description, **by
     )
     return json_response(_changed(change))
 
 
 @router.delete(_ONE, responses={200: {"model": Effect}, **responses(404, 409)})
-def delete_artifact_version(project: str, artifact: str, version: str, house: Here, actor: By) -> Response:
+def delete_artifact_version(project: str, artifact: str, version: str, house: Here, by: By) -> Response:
     """Delete an artifact version and every link to it, unless a protected alias reaches it."""
     reference = _reference(project, artifact, version)
-    return json_response(effect_form(house.registry.delete_artifact_version(reference, actor=actor)))
+    return json_response(effect_form(house.registry.delete_artifact_version(reference, **by)))
 
 
 @router.put(_ONE + "/tags/{tag}", responses={200: {"model": ArtifactVersionForm}, **responses(404)})
-def tag_artifact_version(*, project: str, artifact: str, version: str, tag: str, house: Here, actor: By) -> Response:
+def tag_artifact_version(*, project: str, artifact: str, version: str, tag: str, house: Here, by: By) -> Response:
     """Tag an artifact version; all links to it have the tag."""
-    return json_response(_changed(house.registry.add_artifact_tag(project, artifact, tag, version, actor=actor)))
+    return json_response(_changed(house.registry.add_artifact_tag(project, artifact, tag, version, **by)))
 
 
 @router.delete(_ONE + "/tags/{tag}", responses={200: {"model": ArtifactVersionForm}, **responses(404)})
-def untag_artifact_version(*, project: str, artifact: str, version: str, tag: str, house: Here, actor: By) -> Response:
+def untag_artifact_version(*, project: str, artifact: str, version: str, tag: str, house: Here, by: By) -> Response:
     """Take a tag from an artifact version."""
-    return json_response(_changed(house.registry.remove_artifact_tag(project, artifact, tag, version, actor=actor)))
+    return json_response(_changed(house.registry.remove_artifact_tag(project, artifact, tag, version, **by)))
 
 
 @router.put(_ALIAS, responses={200: {"model": ArtifactVersionForm}, **responses(404)})
-def add_artifact_alias(
-    *, project: str, artifact: str, alias: str, body: AliasTarget, house: Here, actor: By
-) -> Response:
+def add_artifact_alias(*, project: str, artifact: str, alias: str, body: AliasTarget, house: Here, by: By) -> Response:
     """Give the alias in the project to an artifact version, whoever held it; collections have their own."""
-    return json_response(
-        _changed(house.registry.add_artifact_alias(project, artifact, alias, body.version, actor=actor))
-    )
+    return json_response(_changed(house.registry.add_artifact_alias(project, artifact, alias, body.version, **by)))
 
 
 @router.delete(_ALIAS, responses={200: {"model": Effect}, **responses(404)})
-def remove_artifact_alias(project: str, artifact: str, alias: str, house: Here, actor: By) -> Response:
+def remove_artifact_alias(project: str, artifact: str, alias: str, house: Here, by: By) -> Response:
     """Take the alias in the project from its holder."""
-    return json_response(effect_form(house.registry.remove_artifact_alias(project, artifact, alias, actor=actor)))
+    return json_response(effect_form(house.registry.remove_artifact_alias(project, artifact, alias, **by)))

@@ -38,9 +38,9 @@ def show_registry(registry: str, house: Here) -> Response:
 
 
 @router.put("/registries/{registry}/protected-aliases", responses={200: {"model": RegistryForm}, **responses()})
-def protect_aliases(registry: str, body: ProtectedAliases, house: Here, actor: By) -> Response:
+def protect_aliases(registry: str, body: ProtectedAliases, house: Here, by: By) -> Response:
     """Say which aliases only an admin may add, move or remove; makes the registry if there is none."""
-    return json_response(registry_form(house.registry.protect_aliases(registry, body.patterns, actor=actor)))
+    return json_response(registry_form(house.registry.protect_aliases(registry, body.patterns, actor=by["actor"])))
 
 
 @router.get("/history", responses={200: {"model": PageForm[HistoryForm]}, **responses()})

@@ -36,9 +36,9 @@ def _changed(change: Change[Version]) -> VersionForm:
         **responses(403, 404, 409),
     },
 )
-def link(registry: str, collection: str, body: NewLink, house: Here, actor: By) -> Response:
+def link(registry: str, collection: str, body: NewLink, house: Here, by: By) -> Response:
     """Link an artifact version; makes the collection if there is none, moves `latest` and the aliases asked for."""
-    change = house.registry.link(registry, collection, body.artifact, aliases=body.aliases, actor=actor)
+    change = house.registry.link(registry, collection, body.artifact, aliases=body.aliases, **by)
     place = f"{API}/registries/{quote(registry, safe='')}/collections/{quote(collection, safe='')}"
     return json_response(
         _changed(change), 201 if change.created else 200, location=f"{place}/versions/{change.value.name}"
@@ -60,7 +60,7 @@ def show_version(registry: str, collection: str, version: str, house: Here) -> R
 
 @router.patch(_ONE, responses={200: {"model": VersionForm}, **responses(404)})
 def update_version(
-    *, registry: str, collection: str, version: str, body: VersionChange, house: Here, actor: By
+    *, registry: str, collection: str, version: str, body: VersionChange, house: Here, by: By
 ) -> Response:
     """Change metadata (a JSON merge patch) and description; they belong to the artifact version that is linked."""
     change = house.registry.update_version(
@@ -69,38 +69,38 @@ def update_version(
         version,
         metadata=body.new_metadata,
         description=body.new_description,
-        actor=actor,
+        **by,
     )
     return json_response(_changed(change))
 
 
 @router.delete(_ONE, responses={200: {"model": Effect}, **responses(403, 404)})
-def unlink(registry: str, collection: str, version: str, house: Here, actor: By) -> Response:
+def unlink(registry: str, collection: str, version: str, house: Here, by: By) -> Response:
     """Unlink a version and remove its aliases; the artifact stays in its project."""
-    return json_response(effect_form(house.registry.unlink(registry, collection, version, actor=actor)))
+    return json_response(effect_form(house.registry.unlink(registry, collection, version, **by)))
 
 
 @router.put(_ONE + "/tags/{tag}", responses={200: {"model": VersionForm}, **responses(404)})
-def tag_version(*, registry: str, collection: str, version: str, tag: str, house: Here, actor: By) -> Response:
+def tag_version(*, registry: str, collection: str, version: str, tag: str, house: Here, by: By) -> Response:
     """Tag a version; tags belong to the artifact version that is linked."""
-    change = cast("Change[Version]", house.registry.add_tag(registry, collection, tag, version, actor=actor))
+    change = cast("Change[Version]", house.registry.add_tag(registry, collection, tag, version, **by))
     return json_response(_changed(change))
 
 
 @router.delete(_ONE + "/tags/{tag}", responses={200: {"model": VersionForm}, **responses(404)})
-def untag_version(*, registry: str, collection: str, version: str, tag: str, house: Here, actor: By) -> Response:
+def untag_version(*, registry: str, collection: str, version: str, tag: str, house: Here, by: By) -> Response:
     """Take a tag from a version."""
-    change = cast("Change[Version]", house.registry.remove_tag(registry, collection, tag, version, actor=actor))
+    change = cast("Change[Version]", house.registry.remove_tag(registry, collection, tag, version, **by))
     return json_response(_changed(change))
 
 
 @router.put(_ALIAS, responses={200: {"model": VersionForm}, **responses(403, 404)})
-def add_alias(*, registry: str, collection: str, alias: str, body: AliasTarget, house: Here, actor: By) -> Response:
+def add_alias(*, registry: str, collection: str, alias: str, body: AliasTarget, house: Here, by: By) -> Response:
     """Give the alias to a version, whoever held it."""
-    return json_response(_changed(house.registry.add_alias(registry, collection, alias, body.version, actor=actor)))
+    return json_response(_changed(house.registry.add_alias(registry, collection, alias, body.version, **by)))
 
 
 @router.delete(_ALIAS, responses={200: {"model": Effect}, **responses(403, 404)})
-def remove_alias(registry: str, collection: str, alias: str, house: Here, actor: By) -> Response:
+def remove_alias(registry: str, collection: str, alias: str, house: Here, by: By) -> Response:
     """Take the alias from its holder."""
-    return json_response(effect_form(house.registry.remove_alias(registry, collection, alias, actor=actor)))
+    return json_response(effect_form(house.registry.remove_alias(registry, collection, alias, **by)))
