@@ -60,6 +60,11 @@ def new_nonce() -> str:
     return f"Nx{secrets.token_hex(16)}"
 
 
+def new_key() -> bytes:
+    """Make 32 bytes that nobody can guess, to sign with."""
+    return secrets.token_bytes(32)
+
+
 def _digest(*parts: str) -> int:
     joined = "\x1f".join(parts).encode()
     return int.from_bytes(hashlib.sha256(joined).digest()[:10], "big")

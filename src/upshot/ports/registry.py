@@ -43,6 +43,32 @@ class RegistryChanges(Protocol):
         """Tag the version, or the collection when version is None."""
         ...
 
+    def update_version(
+        self,
+        registry: str,
+        collection: str,
+        version: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        actor: Actor,
+        chain: tuple[Cause, ...] = (),
+    ) -> Change[Version]:
+        """Change the metadata of the artifact version behind a link, by a JSON merge patch."""
+        ...
+
+    def update_artifact_version(
+        self,
+        project: str,
+        name: str,
+        version: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        actor: Actor,
+        chain: tuple[Cause, ...] = (),
+    ) -> Change[ArtifactVersion]:
+        """Change the metadata of an artifact version, by a JSON merge patch."""
+        ...
+
     def emit(
         self,
         events: Sequence[tuple[str, Mapping[str, Any]]],
