@@ -18,7 +18,8 @@ LOG_TAIL_BYTES = 64 * 1024  # kept with the job; the whole log, capped, is apart
 INPUT_FOLDER = "/upshot/input"  #: a version's files, read-only
 EVENT_FILE = "/upshot/event.json"
 SECRETS_FOLDER = "/upshot/secrets"
-OUTPUTS_FILE = "/upshot/output/outputs.json"
+OUTPUT_FOLDER = "/upshot/output"
+OUTPUTS_FILE = f"{OUTPUT_FOLDER}/outputs.json"
 
 
 class JobState(StrEnum):

@@ -8,7 +8,15 @@ import orjson
 
 from upshot.domain import job_token
 from upshot.domain.event import Event
-from upshot.domain.job import Job, JobCause, RegistryAuth
+from upshot.domain.job import (
+    EVENT_FILE,
+    INPUT_FOLDER,
+    OUTPUT_FOLDER,
+    SECRETS_FOLDER,
+    Job,
+    JobCause,
+    RegistryAuth,
+)
 from upshot.domain.secret_marks import SecretMarks
 from upshot.launch.job_events import job_context
 from upshot.launch.protocol import Order, StartRefused
@@ -64,6 +72,11 @@ class Clerk:
             "UPSHOT_EVENT": event.id,
             "UPSHOT_JOB": job.id,
             "UPSHOT_TOKEN": self._token(job),
+            # So that a script finds its files wherever it runs; a backend without containers says where they are.
+            "UPSHOT_EVENT_FILE": EVENT_FILE,
+            "UPSHOT_INPUT": INPUT_FOLDER,
+            "UPSHOT_OUTPUT": OUTPUT_FOLDER,
+            "UPSHOT_SECRETS": SECRETS_FOLDER,
         }
         return Order(
             name=job.container,
