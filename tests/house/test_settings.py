@@ -40,11 +40,18 @@ def test_documented_defaults_are_the_defaults():
             continue
         default = Settings.model_fields[name.lower()].default
         shown = text.strip().strip("`")
-        if shown != ("" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)):
+        if shown != _as_written(default):
             wrong[name] = (shown, default)
 
     assert rows
     assert not wrong
+
+
+def _as_written(default):
+    """A default as one would set it in the environment."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return "" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)
 
 
 @pytest.mark.parametrize(
