@@ -32,6 +32,7 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import HttpAnswer, Tools
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions, MemoryRevisions
+from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
 from upshot.adapters.memory.stream import MemoryDoorbell, MemoryStream
 from upshot.automations.loader import load_file, load_text, rebuild
@@ -165,6 +166,7 @@ class World:
         self.stream = MemoryStream()
         self.doorbell = MemoryDoorbell()
         self.executions = MemoryExecutions(self.events)
+        self.jobs = MemoryJobs(self.executions)
         self.registry = Registry(MemoryRegistry(self.events), self.stream, self.clock)
         self.egress = RecordingEgress()
         self._catalog = load_catalog(EgressRules())
@@ -297,6 +299,7 @@ class World:
                     registry=self.registry,
                     github_api_url="https://api.github.com",
                     slack_api_url="https://slack.com/api",
+                    jobs=self.jobs,
                 ),
                 secrets=self._secrets,
                 clock=self.clock,

@@ -79,7 +79,7 @@ class QuietBacklog:
 
     def measure(self, now: datetime) -> Backlog:
         """One execution waits."""
-        return Backlog(3, 1, now, {"waiting": 1, "failed": 0}, 0, None)
+        return Backlog(3, 1, now, {"waiting": 1, "failed": 0}, 0, None, {"queued": 2, "running": 0}, {"gpu": 2})
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,8 @@ def test_metrics_tell_what_stands(web, stores, clock):
     assert found["upshot_events"] == 3
     assert found["upshot_events_unmatched"] == 1
     assert found["upshot_executions[('state', 'waiting')]"] == 1
+    assert found["upshot_jobs[('state', 'queued')]"] == 2
+    assert found["upshot_jobs_queued[('queue', 'gpu')]"] == 2
     assert found["upshot_workers"] == 1
     assert found["upshot_workers_in_hand"] == 4
     assert found["upshot_automations"] == 2

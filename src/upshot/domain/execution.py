@@ -75,6 +75,13 @@ class Execution:
     lease_until: datetime | None = None  #: after this the sweeper takes it back
     fence: int = 0  #: grows with every claim; a write with an older one is refused
 
+    @property
+    def waits_for_job(self) -> str | None:
+        """Id of the job whose end wakes it; None when it waits for something else, or not at all."""
+        if self.state is not ExecutionState.WAITING or self.due_at is not None:
+            return None
+        return next((step.job for step in self.steps if step.job and not step.state.is_final), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:

@@ -11,6 +11,8 @@ from upshot.domain.event import Event
 from upshot.domain.job import Job, JobState
 from upshot.ports.calls import Page
 
+END_OF_EXECUTION = "the end of its execution"  #: who asked, where no person did
+
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
@@ -71,7 +73,8 @@ class JobStore(Protocol):
     """
     Jobs, as the workers see them. New ones come with `ExecutionStore.record` (`Progress.jobs`).
 
-    Where a verb writes a state it stamps the row only if the fence holds.
+    Where a verb writes a state it stamps the row only if the fence holds. A job whose execution
+    has ended, or was retried by a person, counts as asked to stop, by `END_OF_EXECUTION`.
     """
 
     def claim_queued(self, offer: JobOffer, *, now: datetime, until: datetime) -> tuple[Job, ...]:
@@ -98,7 +101,9 @@ class JobStore(Protocol):
         """
         Write states, accept events, wake executions, in one transaction.
 
-        An execution is woken by making it due now, if it is waiting without a due time.
+        An execution is woken by making it due now, if it is waiting without a due time. Leases and
+        `seen_at` are left to `renew` while a job is active, and leases end with its try; wishes to
+        stop are left to `JobDesk.ask_stop`. Characters that a database refuses are replaced.
 
         Returns:
             Ids whose state was refused, since another claim came between; their events and wakes are left out.
@@ -152,7 +157,7 @@ class JobDesk(Protocol):
         ...
 
     def page(self, query: JobQuery, *, cursor: str | None, limit: int) -> Page[Job]:
-        """Jobs, newest first."""
+        """Jobs, newest first, without their outputs and log tails, which may be large."""
         ...
 
     def place(self, job: Job) -> Place | None:

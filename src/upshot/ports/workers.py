@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -20,6 +20,9 @@ class WorkerRecord:
     in_hand: int  #: executions that it holds
     stream_read_at: datetime | None  #: when Redis last answered its read
     automations: int
+    machine: str = ""  #: that its jobs run on
+    queues: tuple[str, ...] = ()  #: of jobs, that it takes
+    engines: Mapping[str, str] = field(default_factory=dict)  #: that it reaches: identity by backend
 
 
 class WorkerStore(Protocol):
@@ -48,6 +51,8 @@ class Backlog:
     executions: Mapping[str, int]  #: count by state
     due_executions: int  #: waiting and past their time
     oldest_due_at: datetime | None
+    jobs: Mapping[str, int]  #: count by state
+    queued_jobs: Mapping[str, int]  #: count by queue, of those where any waits
 
 
 class BacklogStore(Protocol):

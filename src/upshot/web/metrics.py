@@ -72,6 +72,14 @@ class Standing(Collector):
         for state, count in backlog.executions.items():
             by_state.add_metric([state], count)
         yield by_state
+        jobs_by_state = GaugeMetricFamily("upshot_jobs", "Jobs by state.", labels=["state"])
+        for state, count in backlog.jobs.items():
+            jobs_by_state.add_metric([state], count)
+        yield jobs_by_state
+        queued = GaugeMetricFamily("upshot_jobs_queued", "Queued jobs by queue.", labels=["queue"])
+        for queue, count in backlog.queued_jobs.items():
+            queued.add_metric([queue], count)
+        yield queued
         yield _gauge("events", "Events accepted in all.", backlog.events)
         yield _gauge("events_unmatched", "Events that no worker has matched yet.", backlog.unmatched_events)
         yield _gauge(

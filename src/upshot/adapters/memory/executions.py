@@ -9,12 +9,16 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from upshot.adapters.cursor import after_cursor, make_cursor
+from upshot.adapters.job_forms import kept
+from upshot.adapters.job_moves import asked_to_stop
 from upshot.domain.automation import Automation
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState, Receipt
+from upshot.domain.job import Job
 from upshot.errors import NotFound
 from upshot.ports.calls import Page
 from upshot.ports.executions import Admission, Claim, Due, ExecutionQuery, Progress
+from upshot.ports.jobs import END_OF_EXECUTION
 from upshot.ports.workers import WorkerRecord
 
 
@@ -43,13 +47,14 @@ class MemoryExecutions:
         self._executions: dict[str, Execution] = {}
         self._receipts: dict[tuple[str, str, int], Receipt] = {}
         self._rung_at: dict[str, datetime] = {}
-        self._lock = threading.RLock()
+        self.jobs: dict[str, Job] = {}  #: for `MemoryJobs`, which shares the lock, too
+        self.lock = threading.RLock()
 
     # --- ExecutionStore ---------------------------------------------------------------------------
 
     def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[str]:
         """Insert the executions of a batch and mark its events as matched; returns the ids that are new."""
-        with self._lock:
+        with self.lock:
             wanted = {one.id: one for admission in admissions for one in admission.executions}
             new = {name: one for name, one in wanted.items() if name not in self._executions}
             self._executions.update(new)
@@ -62,7 +67,7 @@ class MemoryExecutions:
 
     def claim(self, ids: Collection[str], *, owner: str, now: datetime, until: datetime) -> tuple[Claim, ...]:
         """Lease those of the executions that are due or whose lease has run out."""
-        with self._lock:
+        with self.lock:
             claims = []
             for one in sorted(set(ids)):
                 before = self._executions.get(one)
@@ -84,7 +89,7 @@ class MemoryExecutions:
 
     def record(self, progress: Sequence[Progress]) -> frozenset[str]:
         """Write states and receipts of a batch; returns the ids whose state was refused."""
-        with self._lock:
+        with self.lock:
             refused = set()
             for one in progress:
                 for receipt in one.receipts:
@@ -96,11 +101,28 @@ class MemoryExecutions:
                     self._put(one.execution)
                     for event in one.events:
                         self._events.add([event], event.time)
+                    self._see_to_jobs(one)
             return frozenset(refused)
+
+    def _see_to_jobs(self, progress: Progress) -> None:
+        """Queue new jobs; ask those of an ended execution to stop; let nothing wait for a job that has ended."""
+        for job in progress.jobs:
+            self.jobs.setdefault(job.id, kept(job))
+        execution = progress.execution
+        if execution.finished_at is not None:
+            self._ask_jobs_of(execution.id, execution.finished_at)
+        waited_for = self.jobs.get(execution.waits_for_job or "")
+        if waited_for is not None and waited_for.finished_at is not None:
+            self.wake(execution.id, waited_for.finished_at)
+
+    def _ask_jobs_of(self, execution: str, ended_at: datetime) -> None:
+        for job in list(self.jobs.values()):
+            if job.execution == execution and not job.state.is_final:
+                self.jobs[job.id] = asked_to_stop(job, END_OF_EXECUTION, ended_at)
 
     def renew(self, ids: Collection[str], *, owner: str, until: datetime) -> None:
         """Prolong the leases that the owner still holds."""
-        with self._lock:
+        with self.lock:
             for one in ids:
                 execution = self._executions.get(one)
                 if execution and execution.lease_owner == owner and execution.state is ExecutionState.RUNNING:
@@ -108,7 +130,7 @@ class MemoryExecutions:
 
     def take_due(self, *, now: datetime, rung_before: datetime, limit: int) -> tuple[Due, ...]:
         """Take for ringing: executions that are due, or whose lease has run out; marked as rung now."""
-        with self._lock:
+        with self.lock:
             free = [
                 one
                 for one in self._executions.values()
@@ -127,7 +149,7 @@ class MemoryExecutions:
 
     def find(self, execution_id: str) -> tuple[Execution, tuple[Receipt, ...]] | None:
         """One execution with all its receipts, in the order of their start."""
-        with self._lock:
+        with self.lock:
             execution = self._executions.get(execution_id)
             if execution is None:
                 return None
@@ -137,7 +159,7 @@ class MemoryExecutions:
     def page(self, query: ExecutionQuery, *, cursor: str | None, limit: int) -> Page[Execution]:
         """Executions, newest event first."""
         before = after_cursor(cursor) if cursor is not None else None
-        with self._lock:
+        with self.lock:
             found = sorted(
                 (
                     one
@@ -155,17 +177,19 @@ class MemoryExecutions:
 
     def amend(self, execution_id: str, change: Callable[[Execution], Execution]) -> Execution:
         """Change one execution in one transaction; its fence grows."""
-        with self._lock:
+        with self.lock:
             before = self._executions.get(execution_id)
             if before is None:
                 raise NotFound(f"there is no execution {execution_id!r}; see `upshot executions list`")
             after = replace(change(before), fence=before.fence + 1)
             self._put(after)
+            if ended_at := after.finished_at or before.finished_at:  # retried: it shall have new jobs, not both
+                self._ask_jobs_of(execution_id, ended_at)
             return after
 
     def expire(self, owner: str, now: datetime) -> int:
         """End the leases of a worker that is known to be dead; returns how many."""
-        with self._lock:
+        with self.lock:
             held = [
                 one
                 for one in self._executions.values()
@@ -180,7 +204,7 @@ class MemoryExecutions:
 
     def prune(self, *, receipts_before: datetime) -> int:
         """Remove receipts older than that of executions that are final; returns how many."""
-        with self._lock:
+        with self.lock:
             old = [
                 key
                 for key, receipt in self._receipts.items()
@@ -189,6 +213,22 @@ class MemoryExecutions:
             for key in old:
                 del self._receipts[key]
             return len(old)
+
+    # --- for MemoryJobs ---------------------------------------------------------------------------
+
+    def wake(self, execution_id: str, due_at: datetime) -> None:
+        """Make an execution due that waits without a due time."""
+        execution = self._executions.get(execution_id)
+        if execution is not None and execution.state is ExecutionState.WAITING and execution.due_at is None:
+            self._put(replace(execution, due_at=due_at))
+
+    def accept(self, event: Event) -> None:
+        """Accept an event of its moment."""
+        self._events.add([event], event.time)
+
+    def has_ended(self, execution_id: str) -> bool:
+        """The execution is final."""
+        return self._executions[execution_id].state.is_final
 
 
 def _is_free(execution: Execution, now: datetime) -> bool:

@@ -15,6 +15,7 @@ from upshot.adapters.cursor import after_cursor, make_cursor
 from upshot.adapters.execution_forms import receipt_form, receipt_of, step_of, steps_form
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
+from upshot.adapters.sql.job_rows import ask_jobs_of, insert_jobs, wake_if_finished
 from upshot.adapters.sql.schema import events, executions, receipts
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
@@ -189,6 +190,7 @@ class SqlExecutions:
             for one in progress:
                 if one.events and one.execution.id in held:
                     insert_events(connection, one.events, one.events[0].time)
+            _see_to_jobs(connection, [one for one in progress if one.execution.id in held])
             return frozenset(changes.keys() - held)
 
         return self._database.write(work)
@@ -257,6 +259,8 @@ class SqlExecutions:
             connection.execute(
                 sa.update(executions).where(executions.c.id == execution_id).values(**_row(after), rung_at=None)
             )
+            if ended_at := after.finished_at or before.finished_at:  # retried: it shall have new jobs, not both
+                ask_jobs_of(connection, {execution_id: ended_at})
             return after
 
         return self._database.write(work)
@@ -275,6 +279,14 @@ class SqlExecutions:
         final = sa.select(executions.c.id).where(executions.c.state.not_in([_WAITING, _RUNNING]))
         statement = sa.delete(receipts).where(receipts.c.started_at < receipts_before, receipts.c.execution.in_(final))
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def _see_to_jobs(connection: Connection, progress: Sequence[Progress]) -> None:
+    """Queue new jobs; ask those of executions that have ended to stop; let nothing wait for a job that has ended."""
+    insert_jobs(connection, (job for one in progress for job in one.jobs))
+    with_jobs = [one.execution for one in progress if any(step.job for step in one.execution.steps)]
+    ask_jobs_of(connection, {one.id: one.finished_at for one in with_jobs if one.finished_at})
+    wake_if_finished(connection, sorted(job for one in with_jobs if (job := one.waits_for_job)))
 
 
 def _claim(before: Execution, owner: str, until: datetime) -> Claim:

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from upshot.adapters.sql.database import Database
 from upshot.errors import ConfigError
 
-FORMS = ("0001",)  #: every form that the database has had, the present one last
+FORMS = ("0001", "0002")  #: every form that the database has had, the present one last
 VERSION_TABLE = "upshot_version"  # not Alembic's default, which others (MLflow) use in a shared database
 
 _LOCK = 0x7570_7368_6F74  # "upshot": one process migrates a PostgreSQL at a time

@@ -154,6 +154,75 @@ workers = sa.Table(
     sa.Column("in_hand", sa.Integer, nullable=False),
     sa.Column("stream_read_at", Moment),
     sa.Column("automations", sa.Integer, nullable=False),
+    # Their defaults let a worker of the form before go on beating while others are brought up to date.
+    sa.Column("machine", sa.Text, nullable=False, server_default=""),
+    sa.Column("queues", Json, nullable=False, server_default="[]"),
+    sa.Column("engines", Json, nullable=False, server_default="{}"),
+)
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", _sorted_text(40), primary_key=True),
+    sa.Column("execution", sa.String(40), sa.ForeignKey("executions.id"), nullable=False),
+    sa.Column("automation", sa.String(128), nullable=False),
+    sa.Column("step", sa.String(128), nullable=False),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("backend", sa.Text, nullable=False),
+    sa.Column("rank", sa.Integer, nullable=False),  # the priority turned round: what is lower goes first
+    sa.Column("concurrency", sa.Integer),
+    sa.Column("state", sa.String(12), nullable=False),
+    sa.Column("cause", sa.String(20)),
+    sa.Column("reason", sa.Text),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("due_at", Moment),
+    sa.Column("finished_at", Moment),
+    sa.Column("machine", sa.Text),
+    sa.Column("engine", sa.Text),
+    sa.Column("lease_owner", sa.String(80)),
+    sa.Column("lease_until", Moment),
+    sa.Column("seen_at", Moment),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("stop_asked_at", Moment),
+    sa.Column("stop_asked_by", sa.Text),
+    sa.Column("log_number", sa.Integer, nullable=False),  # of the last piece; only ever grows
+    sa.Column("log_bytes", sa.BigInteger, nullable=False),  # of all pieces that are kept
+    sa.Column("log_position", sa.Text),
+    sa.Column("form", Json, nullable=False),  # all other fields of Job but the next two, which lists leave out
+    sa.Column("outputs", Json),
+    sa.Column("log_tail", sa.Text, nullable=False),
+    sa.Index("ix_jobs_execution", "execution"),
+    sa.Index("ix_jobs_automation_id", "automation", "id"),
+    sa.Index("ix_jobs_queue_id", "queue", "id"),
+    sa.Index("ix_jobs_state_id", "state", "id"),
+    sa.Index("ix_jobs_finished_at", "finished_at"),
+)
+#: Written out in statements, too: neither database takes a partial index for a value that it is yet to be told.
+is_queued = jobs.c.state == sa.literal_column("'queued'")
+is_active = jobs.c.state.in_([sa.literal_column(f"'{state}'") for state in ("starting", "running", "stopping")])
+_to_be_dropped = sa.and_(is_queued, jobs.c.stop_asked_at.is_not(None))
+sa.Index("ix_jobs_queued", jobs.c.queue, jobs.c.rank, jobs.c.id, sqlite_where=is_queued, postgresql_where=is_queued)
+sa.Index("ix_jobs_leased", jobs.c.lease_until, sqlite_where=is_active, postgresql_where=is_active)
+sa.Index("ix_jobs_to_be_dropped", jobs.c.id, sqlite_where=_to_be_dropped, postgresql_where=_to_be_dropped)
+
+job_logs = sa.Table(
+    "job_logs",
+    metadata,
+    sa.Column("job", _sorted_text(40), sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("time", Moment, nullable=False),
+    sa.Column("bytes", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
+installation = sa.Table(
+    "installation",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # always 1: there is one row
+    sa.Column("id", sa.String(40), nullable=False),
+    sa.Column("key", sa.LargeBinary, nullable=False),
 )
 
 # --- requests that may come twice -----------------------------------------------------------------

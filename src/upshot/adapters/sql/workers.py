@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from upshot.adapters.sql.database import Database
-from upshot.adapters.sql.schema import events, executions, workers
+from upshot.adapters.sql.schema import events, executions, is_queued, jobs, workers
 from upshot.domain.execution import ExecutionState
+from upshot.domain.job import JobState
 from upshot.ports.workers import Backlog, WorkerRecord
 
-_FIELDS = ("id", "host", "pid", "started_at", "seen_at", "in_hand", "stream_read_at", "automations")
+_FIELDS = (
+    *("id", "host", "pid", "started_at", "seen_at", "in_hand", "stream_read_at", "automations"),
+    *("machine", "queues", "engines"),
+)
 
 
 class SqlWorkers:
@@ -39,7 +44,7 @@ class SqlWorkers:
         """Workers that were seen since then, the oldest first."""
         select = sa.select(workers).where(workers.c.seen_at >= seen_since).order_by(workers.c.started_at)
         rows = self._database.read(lambda connection: connection.execute(select).mappings().all())
-        return tuple(WorkerRecord(**row) for row in rows)
+        return tuple(WorkerRecord(**{**row, "queues": tuple(row["queues"])}) for row in rows)
 
 
 class SqlBacklog:
@@ -55,11 +60,14 @@ class SqlBacklog:
             executions.c.state == ExecutionState.WAITING.value, executions.c.due_at <= now
         )
         by_state = sa.select(executions.c.state, sa.func.count()).group_by(executions.c.state)
+        jobs_by_state = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
+        queued_by_queue = sa.select(jobs.c.queue, sa.func.count()).where(is_queued).group_by(jobs.c.queue)
 
         def work(connection: Connection) -> Backlog:
             unmatched_events, oldest_unmatched_at = connection.execute(unmatched).one()
             due_executions, oldest_due_at = connection.execute(due).one()
-            counted = {row[0]: row[1] for row in connection.execute(by_state)}
+            counted = _counts(connection, by_state)
+            counted_jobs = _counts(connection, jobs_by_state)
             return Backlog(
                 events=connection.execute(sa.select(sa.func.count()).select_from(events)).scalar_one(),
                 unmatched_events=unmatched_events,
@@ -67,6 +75,12 @@ class SqlBacklog:
                 executions={state.value: counted.get(state.value, 0) for state in ExecutionState},
                 due_executions=due_executions,
                 oldest_due_at=oldest_due_at,
+                jobs={state.value: counted_jobs.get(state.value, 0) for state in JobState},
+                queued_jobs=_counts(connection, queued_by_queue),
             )
 
         return self._database.read(work)
+
+
+def _counts(connection: Connection, select: sa.Select[Any]) -> dict[str, int]:
+    return {row[0]: row[1] for row in connection.execute(select)}
