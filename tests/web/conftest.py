@@ -22,11 +22,14 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions, MemoryWorkers
 from upshot.adapters.memory.idempotency import MemoryIdempotency
+from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
 from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.idempotency import SqlIdempotency
+from upshot.adapters.sql.job_desk import SqlJobDesk
+from upshot.adapters.sql.jobs import SqlJobs
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.adapters.sql.schema import metadata
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
@@ -36,6 +39,7 @@ from upshot.domain.event import Event
 from upshot.logs import configure
 from upshot.ports.events import EventStore
 from upshot.ports.idempotency import IdempotencyStore
+from upshot.ports.jobs import Installation, JobDesk, JobStore, QueueLimits
 from upshot.ports.registry import RegistryStore
 from upshot.ports.workers import Backlog, BacklogStore, WorkerStore
 from upshot.registry.service import Registry
@@ -89,6 +93,8 @@ class Stores:
     registry: RegistryStore
     events: EventStore
     executions: MemoryExecutions | SqlExecutions
+    jobs: JobStore
+    job_desk: JobDesk
     workers: WorkerStore
     backlog: BacklogStore
     idempotency: IdempotencyStore
@@ -97,10 +103,14 @@ class Stores:
 def memory_stores() -> Stores:
     """Everything in memory."""
     events = MemoryEvents()
+    executions = MemoryExecutions(events)
+    jobs = MemoryJobs(executions)
     return Stores(
         registry=MemoryRegistry(events),
         events=events,
-        executions=MemoryExecutions(events),
+        executions=executions,
+        jobs=jobs,
+        job_desk=jobs,
         workers=MemoryWorkers(),
         backlog=QuietBacklog(),
         idempotency=MemoryIdempotency(),
@@ -113,6 +123,8 @@ def sql_stores(database: Database) -> Stores:
         registry=SqlRegistry(database),
         events=SqlEvents(database),
         executions=SqlExecutions(database),
+        jobs=SqlJobs(database),
+        job_desk=SqlJobDesk(database),
         workers=SqlWorkers(database),
         backlog=SqlBacklog(database),
         idempotency=SqlIdempotency(database),
@@ -179,6 +191,9 @@ def house(stores: Stores, clock: FrozenClock, folder: AutomationFolder) -> House
         registry=Registry(stores.registry, SilentPublisher(), clock),
         events=stores.events,
         executions=stores.executions,
+        jobs=stores.job_desk,
+        limits=lambda queue: QueueLimits(concurrency=4),
+        installation=Installation("ins_1", bytes(range(32))),
         doorbell=Bell(),
         automations=folder,
         backlog=stores.backlog,

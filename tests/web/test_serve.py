@@ -35,11 +35,12 @@ slow = lambda: time.sleep(0.5) or True
 house = House(
     settings=Settings(host="127.0.0.1", port=0, stop_seconds=5), clock=clock,
     registry=Registry(stores.registry, SilentPublisher(), clock), events=stores.events, executions=stores.executions,
+    jobs=stores.job_desk, limits=lambda queue: QueueLimits(), installation=Installation("ins_1", bytes(32)),
     doorbell=None, automations=AutomationFolder(path, load_catalog(EgressRules.parse(""))), backlog=stores.backlog,
     workers=stores.workers, idempotency=stores.idempotency, database_answers=slow, redis_answers=lambda: True,
 )
 from upshot.web.serve import serve
-serve(house, fd={fd!r}, on_ready=lambda url: print(url, flush=True))
+serve(house, fds={fds!r}, on_ready=lambda url: print(url, flush=True))
 print("closed", flush=True)
 """
 
@@ -48,7 +49,7 @@ print("closed", flush=True)
 def process(folder: Path, listener: socket.socket | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
     fd = listener.fileno() if listener else None
     root = str(Path(__file__).parents[2])
-    program = PROGRAM.format(root=root, folder=str(folder), fd=fd)
+    program = PROGRAM.format(root=root, folder=str(folder), fds=[fd] if fd else [])
     child = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, pass_fds=[fd] if fd else []
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from upshot.web import openapi, problems
-from upshot.web.access import API, Access
+from upshot.web.access import API, Access, JobAccess
 from upshot.web.docs import router as docs
 from upshot.web.gate import Gate
 from upshot.web.house import House
 from upshot.web.metrics import RequestMetrics, make_registry
-from upshot.web.routes import automations, collections, events, executions, health, projects, registries, versions
+from upshot.web.routes import automations, collections, events, executions, health, jobs, projects, registries, versions
 
 _ROUTERS = (
     registries.router,
@@ -19,6 +19,7 @@ _ROUTERS = (
     projects.router,
     events.router,
     executions.router,
+    jobs.router,
     automations.router,
     health.api_router,
     health.router,
@@ -43,5 +44,10 @@ def create_app(house: House) -> FastAPI:
         app.router.routes.extend(router.routes)
     problems.install(app)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign] # FastAPI's documented way
-    app.add_middleware(Gate, access=Access(house.settings), metrics=RequestMetrics(app.state.metrics))
+    app.add_middleware(
+        Gate,
+        access=Access(house.settings, house.installation.key),
+        job_access=JobAccess(house.jobs),
+        metrics=RequestMetrics(app.state.metrics),
+    )
     return app

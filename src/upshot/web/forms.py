@@ -42,7 +42,8 @@ def json_response(form: object, status: int = 200, *, location: str | None = Non
     return Response(orjson.dumps(form), status_code=status, headers=headers, media_type="application/json")
 
 
-def _time(moment: datetime | None) -> str | None:
+def optional_time(moment: datetime | None) -> str | None:
+    """A time, or null."""
     return format_time(moment) if moment else None
 
 
@@ -326,7 +327,7 @@ class AcceptedEventsForm(TypedDict):
 def event_form(stored: StoredEvent) -> EventForm:
     """An event, as lists show it."""
     form: Any = stored.event.as_dict()
-    form["matched_at"] = _time(stored.matched_at)
+    form["matched_at"] = optional_time(stored.matched_at)
     return form  # type: ignore[no-any-return] # Event.as_dict says what is in it
 
 
@@ -405,8 +406,8 @@ def _step_form(step: StepRecord) -> StepForm:
         "attempt_count": step.attempts,
         "outputs": None if step.outputs is None else dict(step.outputs),
         "job": step.job,
-        "started_at": _time(step.started_at),
-        "finished_at": _time(step.finished_at),
+        "started_at": optional_time(step.started_at),
+        "finished_at": optional_time(step.finished_at),
     }
 
 
@@ -435,9 +436,9 @@ def execution_form(execution: Execution) -> ExecutionForm:
         "event": execution.event,
         "state": execution.state.value,
         "reason": execution.reason,
-        "due_at": _time(execution.due_at),
+        "due_at": optional_time(execution.due_at),
         "created_at": format_time(execution.created_at),
-        "finished_at": _time(execution.finished_at),
+        "finished_at": optional_time(execution.finished_at),
         "steps": [_step_form(step) for step in execution.steps],
     }
 
@@ -562,6 +563,9 @@ class WorkerForm(TypedDict):
     in_hand: int  #: executions that it holds
     stream_read_at: str | None  #: when Redis last answered its read
     automations: int
+    machine: str  #: that its jobs run on
+    queues: list[str]  #: of jobs, that it takes
+    engines: dict[str, str]  #: that it reaches: identity by backend
 
 
 def worker_form(worker: WorkerRecord) -> WorkerForm:
@@ -573,6 +577,9 @@ def worker_form(worker: WorkerRecord) -> WorkerForm:
         "started_at": format_time(worker.started_at),
         "seen_at": format_time(worker.seen_at),
         "in_hand": worker.in_hand,
-        "stream_read_at": _time(worker.stream_read_at),
+        "stream_read_at": optional_time(worker.stream_read_at),
         "automations": worker.automations,
+        "machine": worker.machine,
+        "queues": list(worker.queues),
+        "engines": dict(worker.engines),
     }

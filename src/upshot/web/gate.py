@@ -10,24 +10,35 @@ from __future__ import annotations
 from urllib.parse import unquote_to_bytes
 
 import structlog
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from upshot.clock import stopwatch
-from upshot.web.access import Access
+from upshot.errors import UpshotError
+from upshot.web.access import Access, JobAccess
 from upshot.web.body import MAX_BODY_BYTES
 from upshot.web.metrics import RequestMetrics
-from upshot.web.problems import Problem, unexpected
+from upshot.web.problems import Problem, problem_of, unexpected
 
 log = structlog.get_logger("upshot.web")
 
 
 class Gate:
-    """The outermost layer of ours."""
+    """
+    The outermost layer of ours.
 
-    def __init__(self, app: ASGIApp, access: Access, metrics: RequestMetrics) -> None:
+    Args:
+        app: What is inside.
+        access: Who may come in.
+        job_access: What a job may ask for that came in.
+        metrics: Counts requests.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, job_access: JobAccess, metrics: RequestMetrics) -> None:
         self._app = app
         self._access = access
+        self._job_access = job_access
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,6 +59,8 @@ class Gate:
             await self._pass_on(scope, receive, noting_send)
         except Problem as problem:
             await problem.response()(scope, receive, noting_send)
+        except UpshotError as error:
+            await problem_of(error).response()(scope, receive, noting_send)
         except Exception:
             log.exception("request.failed", method=scope["method"], path=scope["path"])
             if status:
@@ -58,9 +71,16 @@ class Gate:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        self._access.check(scope["path"], headers)
+        job = self._access.check(scope["path"], headers)
         _check_address(scope)
+        if job is not None:
+            await self._let_job_in(job, scope, headers)
         await self._app(scope, _Capped(receive, headers), send)
+
+    async def _let_job_in(self, job: str, scope: Scope, headers: Headers) -> None:
+        """Have the job at hand as `request.state.job`."""
+        check, asked = self._job_access.check, (scope["method"], scope["path"])
+        scope.setdefault("state", {})["job"] = await run_in_threadpool(check, job, *asked, headers)
 
     def _note(self, scope: Scope, status: int, took_seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")

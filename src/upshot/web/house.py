@@ -11,6 +11,7 @@ from upshot.clock import Clock
 from upshot.ports.events import EventStore
 from upshot.ports.executions import ExecutionDesk
 from upshot.ports.idempotency import IdempotencyStore
+from upshot.ports.jobs import Installation, JobDesk, QueueLimits
 from upshot.ports.wire import Doorbell
 from upshot.ports.workers import BacklogStore, WorkerRecord, WorkerStore
 from upshot.registry.service import Registry
@@ -28,6 +29,9 @@ class House:
     registry: Registry
     events: EventStore
     executions: ExecutionDesk
+    jobs: JobDesk
+    limits: Callable[[str], QueueLimits]  #: of a queue of jobs
+    installation: Installation
     doorbell: Doorbell | None  #: None: the sweeper finds what a person has set going
     automations: AutomationFolder
     backlog: BacklogStore

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from upshot.domain.job import Job
 from upshot.errors import RegistryError, Unavailable
 from upshot.ids import derived_event_id, new_id
 from upshot.ports.idempotency import KeptAnswer, KeptRequest
@@ -52,7 +53,7 @@ class TakenKey:
 
 
 async def answer_once(
-    house: House, key: str, request: Request, handle: Callable[[Request], Awaitable[Response]]
+    house: House, given: str, request: Request, handle: Callable[[Request], Awaitable[Response]]
 ) -> Response:
     """
     Answer as the first request with this key was answered, or do it and keep the answer.
@@ -60,7 +61,8 @@ async def answer_once(
     Raises:
         Problem: 409 while the first is worked on; 422 for another request under the same key.
     """
-    _check_key(key)
+    _check_key(given)
+    key = _kept_key(given, request)
     now = house.clock.now()
     holder = new_id("call", now)
     kept = await run_in_threadpool(
@@ -73,7 +75,7 @@ async def answer_once(
         kept_since=now - timedelta(hours=KEPT_HOURS),
     )
     if kept.holder != holder:
-        return _of_another(kept, await _fingerprint(request))
+        return _of_another(kept, await _fingerprint(request), given)
     request.state.taken_key = TakenKey(key, kept.first_at)
     try:
         response = await handle(request)
@@ -95,18 +97,18 @@ async def _keep(house: House, key: str, holder: str, response: Response) -> None
         log.warning("request.answer-not-kept", key=key, reason=str(error))  # it is done, and that must be said
 
 
-def _of_another(kept: KeptRequest, fingerprint: str) -> Response:
+def _of_another(kept: KeptRequest, fingerprint: str, given: str) -> Response:
     if kept.fingerprint != fingerprint:
         raise Problem(
             422,
             "idempotency-key-reused",
-            f"header.idempotency-key: {kept.key!r} came with another request before; take a new key for a new request",
+            f"header.idempotency-key: {given!r} came with another request before; take a new key for a new request",
         )
     if kept.answer is None:
         raise Problem(
             409,
             "in-progress",
-            f"header.idempotency-key: the request that came with {kept.key!r} is being worked on; ask again",
+            f"header.idempotency-key: the request that came with {given!r} is being worked on; ask again",
             headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         )
     headers = {**kept.answer.headers, REPLAYED_HEADER: "true"}
@@ -120,6 +122,12 @@ def _check_key(key: str) -> None:
             "invalid-input",
             f"header.idempotency-key: 1 to {MAX_KEY_CHARS} visible ASCII characters are needed, such as a UUID",
         )
+
+
+def _kept_key(given: str, request: Request) -> str:
+    """Under what a key is kept: a job's are its own, told from all others by a character that none can have."""
+    job: Job | None = getattr(request.state, "job", None)
+    return given if job is None else f"{job.id}\n{hashlib.sha256(given.encode()).hexdigest()}"
 
 
 async def _fingerprint(request: Request) -> str:

@@ -9,11 +9,14 @@ from pydantic_core import PydanticCustomError
 
 from upshot.domain.event import EventKind
 from upshot.domain.execution import ExecutionState
+from upshot.domain.job import JobState
 from upshot.registry.lookup import hint
 
 MAX_EVENTS = 1_000  #: of one request
 MAX_LIMIT = 200  #: items of one page
 DEFAULT_LIMIT = 50
+MAX_LOG_NUMBER = 2**31 - 1  #: what the databases count to
+DEFAULT_PIECES = 20  #: of a log
 _SHOWN_KEYS = 5  # unknown keys that a message repeats
 _SHOWN_CHARS = 100
 
@@ -165,3 +168,19 @@ class ExecutionsQuery(PageQuery):
     event: str | None = Field(None, max_length=40, description="Id of the event that they answer.")
     automation: str | None = Field(None, max_length=128)
     state: ExecutionState | None = None
+
+
+class JobsQuery(PageQuery):
+    """Which jobs, newest first."""
+
+    state: JobState | None = None
+    queue: str | None = Field(None, max_length=128)
+    automation: str | None = Field(None, max_length=128)
+    execution: str | None = Field(None, max_length=40, description="Id of the execution whose step waits for it.")
+
+
+class LogQuery(_Record):
+    """Which pieces of a log."""
+
+    after: int = Field(0, ge=0, le=MAX_LOG_NUMBER, description="Number of the last piece that is known; 0 for none.")
+    limit: int = Field(DEFAULT_PIECES, ge=1, le=MAX_LIMIT, description="Pieces at most; each has up to 256 KB.")

@@ -8,18 +8,21 @@ from typing import Annotated, Any, TypedDict
 
 from fastapi import APIRouter, Depends, Header
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from upshot.domain.event import Actor, Cause
+from upshot.domain.job import Job
 from upshot.domain.reference import check_name
-from upshot.web.access import API
+from upshot.errors import NotFound
+from upshot.launch.job_events import actor_of, chain_of
+from upshot.web.access import ACTOR_HEADER, API
 from upshot.web.body import JsonRequest
 from upshot.web.house import House
 from upshot.web.once import HEADER, TakenKey, answer_once
 from upshot.web.problems import Finding, Problem, invalid
 
-ACTOR_HEADER = "X-Upshot-Actor"
 DEFAULT_ACTOR = "admin"  #: who bears the token, as long as tokens have no names
 MUTATIONS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
@@ -101,11 +104,16 @@ async def _house(request: Request) -> House:
 
 
 async def _caller(
+    request: Request,
+    house: Annotated[House, Depends(_house)],
     name: Annotated[
         str | None,
         Header(alias=ACTOR_HEADER, description="Who does this, for events and history; `admin` if left out."),
     ] = None,
 ) -> Caller:
+    job: Job | None = getattr(request.state, "job", None)
+    if job is not None:
+        return await run_in_threadpool(_as_itself, house, job)
     if name is None:
         return Caller(actor=Actor(DEFAULT_ACTOR, role="admin"), chain=())
     try:
@@ -113,6 +121,14 @@ async def _caller(
     except UnicodeError as error:
         raise Problem(422, "invalid-input", f"header.{ACTOR_HEADER}: the name is not UTF-8") from error
     return Caller(actor=Actor(check_name(name, f"header.{ACTOR_HEADER}"), role="admin"), chain=())
+
+
+def _as_itself(house: House, job: Job) -> Caller:
+    """A job, and what led to it: its execution, and the executions that led to the event which that answers."""
+    stored = house.events.find(job.event)
+    if stored is None:
+        raise NotFound(f"event {job.event!r}, which job {job.id} answers, is not kept any more")
+    return Caller(actor=actor_of(job), chain=chain_of(job, stored.event))
 
 
 async def _taken_key(request: Request) -> TakenKey | None:

@@ -47,7 +47,7 @@ def retry_execution(execution: str, house: Here) -> Response:
 
 @router.post("/executions/{execution}/cancel", responses={200: {"model": ExecutionForm}, **responses(404, 409)})
 def cancel_execution(execution: str, house: Here, by: By) -> Response:
-    """Stop an execution that waits or runs; what was sent stays sent."""
+    """Stop an execution that waits or runs, and the job that it waits for; what was sent stays sent."""
     return _amend(house, execution, lambda before: cancel_by_person(before, house.clock.now(), by["actor"].name))
 
 
