@@ -9,6 +9,7 @@ RUN /opt/upshot/bin/pip install -r requirements/upshot.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 COPY automations automations
+COPY examples examples
 RUN /opt/upshot/bin/pip install --no-deps .
 
 FROM python:3.13-slim
