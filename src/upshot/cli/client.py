@@ -18,6 +18,7 @@ import httpx
 from upshot.cli.configuration import settings_with
 from upshot.cli.output import Output
 from upshot.clock import SystemClock
+from upshot.domain import job_token
 from upshot.domain.reference import check_name
 from upshot.embedded.endpoint import endpoint_path, read_endpoint
 from upshot.errors import ConfigError, InvalidInput, Unavailable, UpshotError
@@ -188,6 +189,8 @@ def _with_client(option: str, command: Callable[..., None]) -> Callable[..., Non
 
 def _headers(token: str | None) -> dict[str, str]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    if token and token.startswith(job_token.PREFIX):  # in a job: it acts as itself
+        return headers
     try:
         user = check_name(getpass.getuser(), "user")
     except (OSError, KeyError, InvalidInput):  # an account without a name, or with one that Upshot would refuse

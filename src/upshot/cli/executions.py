@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
-from upshot.cli.client import Client, path_of, talks
+from upshot.cli.client import Client, Problem, path_of, talks
+from upshot.cli.jobs import standing
 from upshot.cli.output import Output, plain, when
 
 _STATES = ("waiting", "running", "succeeded", "failed", "cancelled", "skipped")
+_GOES_ON = ("waiting", "running")
 
 
 @click.group()
@@ -60,7 +62,7 @@ def show(client: Client, output: Output, execution: str) -> None:
         )
     )
     for number, step in enumerate(one["steps"], 1):
-        _print_step(output, number, step)
+        _print_step(client, output, number, step)
 
 
 @executions.command()
@@ -81,15 +83,27 @@ def cancel(client: Client, output: Output, execution: str) -> None:
     output.done(one, f"{one['id']} is {one['state']}")
 
 
-def _print_step(output: Output, number: int, step: Mapping[str, Any]) -> None:
+def _print_step(client: Client, output: Output, number: int, step: Mapping[str, Any]) -> None:
     output.line()
     phase = "" if step["phase"] == "main" else f", {step['phase']}"
     reason = f": {step['reason']}" if step["reason"] else ""
     output.line(f"step {number}  {step['id']} ({step['uses']}{phase}) is ", output.state(step["state"]), reason)
+    if step["job"]:
+        output.line(f"  {_about_job(client, step)}")
     for attempt in step["attempts"]:
         _print_attempt(output, attempt)
     if step["outputs"]:
         output.text(f"outputs {plain(step['outputs'])}", indent=2)
+
+
+def _about_job(client: Client, step: Mapping[str, Any]) -> str:
+    """What a step waits for, or what it was."""
+    waits = step["state"] in _GOES_ON
+    try:
+        job = client.get(path_of("jobs", step["job"]))
+    except Problem:  # jobs are kept for a time
+        return f"job {step['job']}, which is not kept any more"
+    return f"{'waits for job' if waits else 'job'} {job['id']} ({standing(job)})"
 
 
 def _print_attempt(output: Output, attempt: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from upshot.clock import SystemClock, parse_time
 
+_LINE_STARTS = re.compile(r"\r+\n?")
 _WIDE = 1_000  # columns where nobody looks: programs and files get whole lines
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _STYLES = {
@@ -25,6 +27,9 @@ _STYLES = {
     "skipped": "dim",
     "waiting": "yellow",
     "running": "cyan",
+    "queued": "yellow",
+    "starting": "cyan",
+    "stopping": "yellow",
     "refused": "red",
     "blocked": "red",
     "invalid": "red",
@@ -44,8 +49,8 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        terminal = sys.stdout.isatty()
-        self._console = Console(file=sys.stdout, width=None if terminal else _WIDE, highlight=False)
+        self._is_terminal = sys.stdout.isatty()
+        self._console = Console(file=sys.stdout, width=None if self._is_terminal else _WIDE, highlight=False)
 
     def data(self, data: Any) -> None:
         """JSON, whatever the form."""
@@ -98,6 +103,17 @@ class Output:
         for line in text.splitlines():
             self.line(" " * indent, line)
 
+    def passage(self, text: str) -> None:
+        """
+        What a program said, with nothing put behind it.
+
+        A terminal gets each stretch that a progress bar would have drawn over as a line of its own,
+        and no commands; a file or another program gets every character.
+        """
+        click.echo(
+            _clean(_LINE_STARTS.sub("\n", text), keep="\n\t") if self._is_terminal else text, nl=False, color=True
+        )
+
     @staticmethod
     def state(word: str) -> Text:
         """A state, in its colour."""
@@ -125,9 +141,9 @@ def plain(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _clean(text: str) -> str:
+def _clean(text: str, *, keep: str = "\n") -> str:
     """Without characters that would command a terminal: names and answers come from others."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+    return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
 
 
 def when(text: str | None) -> str | None:

@@ -15,6 +15,7 @@ _COMMANDS = {
     "registry": ("upshot.cli.registry:registry", "Collections, artifacts, links, aliases, tags, history."),
     "events": ("upshot.cli.events:events", "What happened, and what answered it; emit your own."),
     "executions": ("upshot.cli.executions:executions", "What automations did; retry, cancel."),
+    "jobs": ("upshot.cli.jobs:jobs", "Container jobs: where they stand, what they say; cancel."),
     "automations": ("upshot.cli.automations:automations", "What is loaded, and what is broken."),
     "serve": ("upshot.cli.processes:serve", "Run the web process alone."),
     "worker": ("upshot.cli.processes:worker", "Run a worker alone."),
