@@ -67,11 +67,34 @@ class Settings(BaseSettings):
     worker_predecessor: str | None = Field(
         None, description="Id of a worker that is known to be dead; this worker takes its leases at once."
     )
+    queues: str = Field(
+        "",
+        pattern=r"^$|^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*$",
+        description="What a worker takes: a comma list of queues of jobs, and `events` for answering events; "
+        "left out, everything.",
+    )
+    machine: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]{1,80}$",
+        description="Name of the machine that a worker's jobs run on; left out, its host's.",
+    )
+    jobs_url: str | None = Field(
+        None,
+        description="Where jobs reach the REST API; left out, the public URL, or where the web process listens.",
+    )
+    jobs_lost_seconds: float = Field(
+        600.0, ge=5, description="After how long a job whose engine nobody reaches counts as lost."
+    )
+    jobs_log_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Kept of each job's log, the newest.")
+    jobs_remove_orphans: bool = Field(
+        False, description="Remove containers with our label that no job in the database knows, after a minute."
+    )
+    jobs_days: int = Field(90, ge=1, description="Days that finished jobs and their logs are kept.")
     receipts_days: int = Field(90, ge=1, description="Days that receipts of finished executions are kept.")
     log_level: str = Field("info", description="debug, info, warning or error.")
     log_format: str = Field("text", pattern="^(text|json)$", description="`text` (key=value) or `json`, one line each.")
 
-    @field_validator("public_url")
+    @field_validator("public_url", "jobs_url")
     @classmethod
     def _check_public_url(cls, url: str | None) -> str | None:
         if url and not _is_base_url(url):

@@ -16,8 +16,9 @@ from kombu.transport import redis as kombu_redis
 
 log = structlog.get_logger("upshot.worker")
 
-RUN_TASK = "upshot.run"
-QUEUE = "upshot"
+RUN_TASK = "upshot.run"  # executions are due: their ids
+LAUNCH_TASK = "upshot.launch"  # jobs are queued
+QUEUE = "upshot"  # of executions, which any worker that answers events carries out
 _SOCKET_SECONDS = 3.0  # unset, a Redis that hangs blocks a publisher for as long as it hangs
 _VISIBILITY_SECONDS = 120  # a ring that a dead worker held comes again; the sweeper is earlier
 
@@ -90,21 +91,33 @@ class CeleryDoorbell:
 
     def ring(self, execution_ids: Sequence[str]) -> bool:
         """Tell whether the broker took it."""
-        if not execution_ids:
-            return True
+        return not execution_ids or self._send(RUN_TASK, execution_ids, QUEUE)
+
+    def ring_for_jobs(self, queue: str, job_ids: Sequence[str]) -> bool:
+        """Tell whether the broker took it."""
+        return self._send(LAUNCH_TASK, job_ids, job_queue(queue))
+
+    def _send(self, task: str, ids: Sequence[str], queue: str) -> bool:
         try:
-            self._app.send_task(RUN_TASK, args=[list(execution_ids)], queue=QUEUE, retry=False, argsrepr="")
+            self._app.send_task(task, args=[list(ids)], queue=queue, retry=False, argsrepr="")
         except (OperationalError, OSError, ConnectionError) as error:
-            log.warning("doorbell.failed", executions=len(execution_ids), error=str(error))
+            log.warning("doorbell.failed", task=task, ids=len(ids), error=str(error))
             return False
         return True
+
+
+def job_queue(queue: str) -> str:
+    """Name of the Celery queue for the jobs of a queue of ours."""
+    return f"{QUEUE}.jobs.{queue}"
 
 
 def run_worker(
     app: Celery,
     *,
     name: str,
+    queues: Sequence[str],
     run: Callable[[list[str]], None],
+    launch: Callable[[], None],
     start: Callable[[], None],
     stop: Callable[[], None],
     shutting_down: Callable[[], None],
@@ -118,7 +131,9 @@ def run_worker(
     Args:
         app: From `make_app`.
         name: The node's name, unique among workers.
+        queues: Celery queues that it takes tasks from.
         run: Takes ids that a task brought; must return at once.
+        launch: Told that jobs are queued; must return at once.
         start: Starts the engine, before the first task.
         stop: Stops the engine and returns when it has stopped.
         shutting_down: Called from the signal handler as soon as a stop is asked for; must return at once.
@@ -127,6 +142,10 @@ def run_worker(
     @app.task(name=RUN_TASK)
     def run_task(execution_ids: list[str]) -> None:
         run(execution_ids)
+
+    @app.task(name=LAUNCH_TASK)
+    def launch_task(_job_ids: list[str]) -> None:
+        launch()
 
     class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
         """Starts and stops the engine with the worker itself, not with its connection to the broker."""
@@ -155,7 +174,7 @@ def run_worker(
         hostname=f"{name}@%h",
         pool_cls="solo",
         concurrency=1,
-        queues=[QUEUE],
+        queues=list(queues),
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

@@ -29,21 +29,28 @@ _until_stdin_ends = click.option(
 @click.option("--host", help="Address to listen on; beyond loopback, UPSHOT_TOKEN must be set.")
 @_data
 @_automations
-@click.option("--fd", type=int, hidden=True, help="Listen on this open socket: a supervisor holds the port.")
+@click.option(
+    "--fd", "fds", type=int, multiple=True, hidden=True, help="Listen on this open socket: a supervisor holds the port."
+)
 @_until_stdin_ends
-def serve(*, fd: int | None, until_stdin_ends: bool, **options: Any) -> None:
+def serve(*, fds: tuple[int, ...], until_stdin_ends: bool, **options: Any) -> None:
     """Run the web process alone: the REST API, health and metrics."""
     settings = _begin(until_stdin_ends, **options)
     from upshot.web.serve import serve as run_web
     from upshot.wiring.web import build_web
 
-    run_web(build_web(settings), fd=fd)
+    run_web(build_web(settings), fds=fds)
 
 
 @click.command()
 @_data
 @_automations
 @click.option("--in-flight", type=click.IntRange(1), help="Steps to perform at the same time.")
+@click.option(
+    "--queues",
+    metavar="NAME[,NAME]",
+    help="Take only these queues of jobs; `events` among them answers events. Left out, it takes everything.",
+)
 @_until_stdin_ends
 def worker(*, until_stdin_ends: bool, in_flight: int | None, **options: Any) -> None:
     """

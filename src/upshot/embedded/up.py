@@ -15,6 +15,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -23,6 +24,7 @@ from typing import Any
 
 from upshot import __version__
 from upshot.clock import SystemClock, stopwatch
+from upshot.embedded.bridge import listen_on_bridge
 from upshot.embedded.endpoint import Endpoint, read_endpoint, remove_endpoint, write_endpoint
 from upshot.embedded.folder import DataFolder, PartsLock, SupervisorLock
 from upshot.embedded.part import Part
@@ -31,7 +33,7 @@ from upshot.embedded.valkey import Valkey, stop_orphan
 from upshot.errors import ConfigError, Unavailable
 from upshot.ids import new_id
 from upshot.settings import Settings
-from upshot.web.listening import listen, url_of
+from upshot.web.listening import is_loopback, listen, url_of
 
 _PYTHON = (sys.executable, "-P", "-m")  # -P: the folder that we are started in is not searched for modules
 _POLL_SECONDS = 0.05
@@ -66,6 +68,7 @@ class _Supervisor:
         self._parts_lock = PartsLock(self._folder)
         self._socket = listen(settings.host, settings.port)
         self._url = url_of(self._socket)
+        self._bridge, self._jobs_url = self._reach_containers()
         self._lock.sign(self._url)
         self._token = settings.token.get_secret_value() if settings.token else self._folder.token()
         self._valkey = None if settings.redis_url else Valkey(self._folder)
@@ -92,6 +95,15 @@ class _Supervisor:
             raise error
         self._say("stopped")
 
+    def _reach_containers(self) -> tuple[socket.socket | None, str | None]:
+        """A second socket for containers of this machine, and the URL that they are given; None where not needed."""
+        settings = self._settings
+        if settings.jobs_url or settings.public_url or not is_loopback(settings.host):
+            return None, settings.jobs_url
+        port = self._socket.getsockname()[1]
+        bridge, host = listen_on_bridge(port)
+        return bridge, f"http://{host}:{port}" if host else None
+
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -108,7 +120,8 @@ class _Supervisor:
         began = stopwatch()
         await self._wait_for_orphans(self._take_stale_endpoint())
         await self._start_redis()
-        self._start("web", _upshot("serve", "--fd", str(self._socket.fileno())), inherit=[self._socket.fileno()])
+        sockets = [one.fileno() for one in (self._socket, self._bridge) if one is not None]
+        self._start("web", _upshot("serve", *(f"--fd={number}" for number in sockets)), inherit=sockets)
         self._start("worker", _upshot("worker"), environment=self._worker_environment)
         await self._until(self._answers, self._parts["web"], "the web process with a worker beside it")
         self._is_ready = True
@@ -180,6 +193,7 @@ class _Supervisor:
             "UPSHOT_PORT": str(self._socket.getsockname()[1]),
             "UPSHOT_REDIS_URL": self._redis_url,
             "UPSHOT_TOKEN": self._token,
+            **({"UPSHOT_JOBS_URL": self._jobs_url} if self._jobs_url else {}),
         }
 
     def _worker_environment(self) -> dict[str, str]:
@@ -240,6 +254,8 @@ class _Supervisor:
         self._say(f"Upshot {__version__} listens on {self._url} (started in {took_seconds:.1f} s)")
         self._say(f"  data         {self._folder.path} (the token is in its file `token`)")
         self._say(f"  database     {'yours' if self._settings.database_url else 'SQLite, in the data folder'}")
+        if self._jobs_url:
+            self._say(f"  jobs         reach it at {self._jobs_url}")
         self._say(f"  redis        {'ours, in the data folder' if self._valkey else 'yours'}")
         for line in _describe(listing, self._settings.automations) if listing else ():
             self._say(line)

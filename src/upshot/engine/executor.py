@@ -25,7 +25,7 @@ from upshot.errors import ConfigError, Unavailable
 from upshot.ports.calls import Offload
 from upshot.ports.events import EventStore
 from upshot.ports.executions import Claim, ExecutionStore, Progress
-from upshot.ports.wire import EventPublisher
+from upshot.ports.wire import EventPublisher, JobBell
 
 log = structlog.get_logger("upshot.engine")
 
@@ -45,6 +45,7 @@ class Engine:
         offload: Runs the stores' blocking calls.
         in_flight: Steps that are performed at the same time.
         lease: How long a claim holds unless it is renewed.
+        job_bell: Calls those who take a queue; None: they look for themselves.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Engine:
         offload: Offload,
         in_flight: int,
         lease: timedelta,
+        job_bell: JobBell | None = None,
     ) -> None:
         self.worker = bench.worker
         self.book = book
@@ -67,6 +69,7 @@ class Engine:
         self._events = events
         self._publisher = publisher
         self._offload = offload
+        self._job_bell = job_bell
         self._lease = lease
         self._most_in_hand = 2 * in_flight  # those that wait for a place or a commit included
         self._recorder = Recorder(self._write)
@@ -156,6 +159,9 @@ class Engine:
         held = await self._recorder.record(progress)
         if held and progress.events:
             await self.announce(progress.events)
+        if held and self._job_bell is not None:
+            for job in progress.jobs:
+                await self._offload(self._job_bell.ring_for_jobs, job.queue, [job.id])
         return held
 
     async def announce(self, events: Sequence[Event]) -> None:

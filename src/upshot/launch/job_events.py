@@ -59,7 +59,7 @@ def job_event(job: Job, event: Event, moment: datetime) -> Event | None:
         subject=f"{job.automation}/{job.step}",
         actor=actor_of(job),
         mutation_id=job.id,
-        sequence=0,
+        sequence=int(job.state is not JobState.RUNNING),
         data=data,
         chain=chain_of(job, event),
     )

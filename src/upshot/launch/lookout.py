@@ -15,10 +15,17 @@ from upshot.launch.protocol import Backend, EngineUnavailable, Sighting
 
 log = structlog.get_logger("upshot.launch")
 
-LOOK_SECONDS = 2.0
-SHORTEST_SECONDS = 0.1  # between two looks, however much happens
-UNREACHED_SECONDS = 5.0  # between two tries at an engine that does not answer
-IDLE_SECONDS = 30.0  # between two looks while nothing is watched: for what others left behind
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often things are looked at, in seconds."""
+
+    look: float = 2.0  #: between two looks at an engine, unless it says that something happens
+    shortest: float = 0.1  #: between two looks, however much happens
+    unreached: float = 5.0  #: between two tries at an engine that does not answer
+    idle: float = 30.0  #: between two looks while nothing is watched: for what others left behind
+    turn: float = 1.0  #: of a watch: the deadline, a wish to stop, what the job says
+    after_trouble: float = 5.0  #: of our own, before a job is followed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +48,10 @@ class Lookout:
         backend: Its engine.
         installation: Label of our containers.
         clock: Tells the time.
+        pace: How often it looks.
     """
 
-    def __init__(self, name: str, backend: Backend, installation: str, clock: Clock) -> None:
+    def __init__(self, name: str, backend: Backend, installation: str, clock: Clock, pace: Pace) -> None:
         self.name = name
         self.backend = backend
         self.identity: str | None = None  #: of the engine, once it has answered
@@ -52,6 +60,7 @@ class Lookout:
         self.reached_at: datetime | None = None  #: when it last answered
         self._installation = installation
         self._clock = clock
+        self._pace = pace
         self._wanted = asyncio.Event()
         self._arrived = asyncio.Condition()
 
@@ -105,15 +114,15 @@ class Lookout:
             self._arrived.notify_all()
 
     async def _pause(self, until: asyncio.Event) -> None:
-        usual = LOOK_SECONDS if self.watched else IDLE_SECONDS
+        usual = self._pace.look if self.watched else self._pace.idle
         if self.last.error is not None:
-            usual = UNREACHED_SECONDS
+            usual = self._pace.unreached
         waits = [asyncio.ensure_future(until.wait()), asyncio.ensure_future(self._wanted.wait())]
         await asyncio.wait(waits, timeout=usual, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         if not until.is_set():
-            await asyncio.sleep(SHORTEST_SECONDS)
+            await asyncio.sleep(self._pace.shortest)
 
     async def _take_hints(self) -> None:
         """Look as soon as the engine says that something happens; without its word, every two seconds do."""
@@ -127,4 +136,4 @@ class Lookout:
                 self.look_now()
             except Exception:
                 log.exception("engine.hints_broke", backend=self.name)
-            await asyncio.sleep(UNREACHED_SECONDS if not self.is_reached else LOOK_SECONDS)
+            await asyncio.sleep(self._pace.look if self.is_reached else self._pace.unreached)

@@ -55,3 +55,11 @@ class Doorbell(Protocol):
     def ring(self, execution_ids: Sequence[str]) -> bool:
         """Tell whether the broker took it; False: the caller runs them itself."""
         ...
+
+
+class JobBell(Protocol):
+    """Calls the workers of a queue to jobs that are queued; unheard, they look about every second."""
+
+    def ring_for_jobs(self, queue: str, job_ids: Sequence[str]) -> bool:
+        """Tell whether the broker took it."""
+        ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ JOB = Job(
 )
 
 
-def ended(code: int | None = 0, *, after: float = 10, **known: object) -> Sighting:
+def ended(code: int | None = 0, *, after: float = 10, **known: Any) -> Sighting:
     return replace(
         Sighting(
             name=JOB.container,
