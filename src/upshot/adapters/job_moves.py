@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from upshot.adapters.job_forms import keepable_text
 from upshot.domain.job import Job, JobCause, JobState
 from upshot.errors import Conflict, NotFound
 from upshot.ports.jobs import JobOffer
@@ -117,7 +118,9 @@ def claimed(job: Job, offer: JobOffer, *, now: datetime, until: datetime) -> Job
 
 def asked_to_stop(job: Job, who: str, now: datetime) -> Job:
     """A job whose end somebody wants; who asked first counts."""
-    return job if job.stop_asked_at is not None else replace(job, stop_asked_at=now, stop_asked_by=who)
+    if job.stop_asked_at is not None:
+        return job
+    return replace(job, stop_asked_at=now, stop_asked_by=keepable_text(who))
 
 
 def dropped(job: Job, now: datetime) -> Job:

@@ -170,9 +170,9 @@ class SqlJobs(SqlJobDesk):
         """End queued jobs that nobody waits for; returns how many."""
 
         def work(connection: Connection) -> int:
-            executions_by_job = dict(connection.execute(_TO_BE_DROPPED).tuples().all())
-            lock_executions(connection, set(executions_by_job.values()))
-            rows = connection.execute(_DROPPED, {"ids": list(executions_by_job)}).mappings()
+            idle = connection.execute(_TO_BE_DROPPED).all()
+            lock_executions(connection, {row.execution for row in idle})
+            rows = connection.execute(_DROPPED, {"ids": [row.id for row in idle]}).mappings()
             ended = [dropped(job_of(row), now) for row in rows]
             change_jobs(connection, ended)
             wake(connection, {job.execution: now for job in ended})
