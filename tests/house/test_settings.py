@@ -14,6 +14,8 @@ KNOWN = {f"UPSHOT_{name.upper()}" for name in Settings.model_fields}
 MENTION = re.compile(r"UPSHOT_[A-Z][A-Z_]*[A-Z]")
 # Of docker-compose.yml itself, not of Upshot.
 OF_COMPOSE = {"UPSHOT_LISTEN"}
+# What a job finds in its environment.
+OF_JOBS = {"UPSHOT_EVENT", "UPSHOT_EVENT_FILE", "UPSHOT_INPUT", "UPSHOT_JOB", "UPSHOT_OUTPUT", "UPSHOT_SECRETS"}
 
 
 def documented():
@@ -61,7 +63,7 @@ def test_settings_that_are_mentioned_exist(path):
     """No page and no deployment file speaks of a setting that is not there."""
     mentioned = {name for name in MENTION.findall(path.read_text()) if not name.startswith("UPSHOT_SECRET_")}
 
-    assert not mentioned - KNOWN - OF_COMPOSE
+    assert not mentioned - KNOWN - OF_COMPOSE - OF_JOBS
 
 
 def test_compose_sets_what_a_server_needs():

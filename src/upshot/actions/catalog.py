@@ -13,11 +13,13 @@ from upshot.actions.add_tag import AddTag
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.emit import Emit
 from upshot.actions.github_dispatch import GithubDispatch
+from upshot.actions.launch import Launch
 from upshot.actions.protocol import Action, Call, Outcome, Tools
 from upshot.actions.require import Require
 from upshot.actions.slack import Slack
 from upshot.actions.webhook import Webhook
 from upshot.actions.with_values import Finding, not_usable
+from upshot.domain.queues import QueueBook
 
 GROUP = "upshot.actions"  #: each entry point's name is the action's; it loads a class or function that makes one
 
@@ -49,12 +51,13 @@ class BrokenAction:
         raise not_usable(self.finding)
 
 
-def load_catalog(rules: EgressRules) -> Mapping[str, Action]:
+def load_catalog(rules: EgressRules, book: QueueBook | None = None) -> Mapping[str, Action]:
     """
     All actions by the name that YAML uses.
 
     Args:
         rules: URLs that stand in automations are checked against these when they are loaded.
+        book: And jobs against these queues; None: those that there are without an operator's file.
     """
     check_url = rules.check_url
     built_in: tuple[Action, ...] = (
@@ -65,6 +68,7 @@ def load_catalog(rules: EgressRules) -> Mapping[str, Action]:
         AddAlias(),
         AddTag(),
         Emit(),
+        Launch(book or QueueBook()),
     )
     installed = {point.name: _load(point) for point in entry_points(group=GROUP)}
     return installed | {action.uses: action for action in built_in}

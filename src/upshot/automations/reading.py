@@ -19,7 +19,7 @@ from upshot.domain.automation import Automation, Step
 from upshot.domain.with_blocks import has_template
 
 KEYS = ("name", "description", "on", "if", "vars", "enabled", "steps", "on-failure")
-LATER_KEYS = frozenset({"approval", "concurrency", "cooldown", "debounce", "launch"})
+LATER_KEYS = frozenset({"approval", "concurrency", "cooldown", "debounce"})
 MAX_NAME_CHARS = 128
 MAX_STEPS = 50  # of one automation, `on-failure` included
 

@@ -36,10 +36,10 @@ MIN_TIMEOUT_SECONDS = 0.1
 MAX_ID_CHARS = 64
 MAX_TEMPLATES = 500  # of one step; each may take a millisecond to compile when it is first rendered
 
-LATER_STEP_KEYS = frozenset({"approval", "concurrency", "launch"})
+LATER_STEP_KEYS = frozenset({"approval", "concurrency"})
 LATER_ACTIONS = frozenset(
     {
-        *("approval", "discord", "github-status", "github-workflow", "launch", "pagerduty", "remove-alias"),
+        *("approval", "discord", "github-status", "github-workflow", "pagerduty", "remove-alias"),
         *("remove-tag", "report", "set-metadata", "set-stage", "teams", "wait"),
     }
 )

@@ -72,28 +72,31 @@ def has_template(value: Any) -> bool:
     return is_template(value)
 
 
-def _wrong(reason: str) -> PydanticCustomError:
+def wrong(reason: str) -> PydanticCustomError:
+    """A finding of ours, for a validator to raise; loaders and actions show it as it is."""
     return PydanticCustomError("not_usable", "{reason}", {"reason": reason})
 
 
-def _is_rendered(info: ValidationInfo) -> bool:
+def is_rendered(info: ValidationInfo) -> bool:
+    """Tell whether templates have been rendered, so that every rule holds."""
     return bool(info.context and info.context.get(RENDERED))
 
 
-def _rule(judge: Callable[[str], str | None]) -> AfterValidator:
+def rule(judge: Callable[[str], str | None]) -> AfterValidator:
     """A rule for a text that may still be a template; `judge` returns what is wrong with it, or None."""
 
     def validate(value: str, info: ValidationInfo) -> str:
-        if not _is_rendered(info) and is_template(value):
+        if not is_rendered(info) and is_template(value):
             return value
         if problem := judge(value):
-            raise _wrong(problem)
+            raise wrong(problem)
         return value
 
     return AfterValidator(validate)
 
 
-def _judge_text(value: str) -> str | None:
+def judge_text(value: str) -> str | None:
+    """What is wrong with a text that must say something."""
     return None if value.strip() else "is empty; write something here or leave the key out"
 
 
@@ -116,7 +119,7 @@ def _judge_repository(value: str) -> str | None:
 def _judge_event_type(value: str) -> str | None:
     if len(value) > MAX_EVENT_TYPE_CHARS:
         return f"has {len(value)} characters; GitHub takes {MAX_EVENT_TYPE_CHARS}"
-    return _judge_text(value)
+    return judge_text(value)
 
 
 def _judge_alias(value: str) -> str | None:
@@ -146,9 +149,9 @@ def _structure(what: str, fits: Callable[[Any], bool]) -> PlainValidator:
     """A rule for a structure that may also be one template that gives it, such as `{{= event.data }}`."""
 
     def validate(value: Any, info: ValidationInfo) -> Any:
-        if fits(value) or (not _is_rendered(info) and is_template(value)):
+        if fits(value) or (not is_rendered(info) and is_template(value)):
             return value
-        raise _wrong(f"is not {what}; write it out, or as one expression that gives it: {{{{= … }}}}")
+        raise wrong(f"is not {what}; write it out, or as one expression that gives it: {{{{= … }}}}")
 
     return PlainValidator(validate)
 
@@ -166,8 +169,8 @@ def _is_texts(value: Any) -> bool:
     return bool(texts) and all(isinstance(text, str) and text.strip() for text in texts)
 
 
-Text = Annotated[str, _rule(_judge_text)]
-HeaderValue = Annotated[str, _rule(_judge_header_value)]
+Text = Annotated[str, rule(judge_text)]
+HeaderValue = Annotated[str, rule(_judge_header_value)]
 # As written, each of these may also hold a template text; as rendered, it is what its type says.
 Structure = Annotated[Mapping[str, Any], _structure("a mapping", _is_mapping)]
 Items = Annotated[list[Any], _structure("a list", _is_list)]
@@ -192,7 +195,7 @@ class WebhookWith(WithBlock):
     """An HTTP request of the author's own."""
 
     url: Text
-    method: Annotated[str, _rule(_judge_method)] = "POST"
+    method: Annotated[str, rule(_judge_method)] = "POST"
     headers: Mapping[str, HeaderValue] = Field(default_factory=dict)
     json_: Any = None  #: the body as data; whether it was given tells `gives_json`, for null is a body, too
     body_file: Text | None = None  #: a template file beside the automation; arrives rendered as `Call.body`
@@ -218,22 +221,22 @@ class WebhookWith(WithBlock):
                 problems.append(f"{name} is given twice, in different spellings; keep one")
             seen.add(lower)
         if problems:
-            raise _wrong("; ".join(problems))
+            raise wrong("; ".join(problems))
         return headers
 
     @model_validator(mode="after")
     def _check_body(self) -> Self:
         if self.gives_json and self.body_file is not None:
-            raise _wrong("json and body-file are both given; keep one")
+            raise wrong("json and body-file are both given; keep one")
         return self
 
 
 class GithubDispatchWith(WithBlock):
     """GitHub's `repository_dispatch`."""
 
-    repository: Annotated[str, _rule(_judge_repository)]
+    repository: Annotated[str, rule(_judge_repository)]
     token: Text
-    event_type: Annotated[str, _rule(_judge_event_type)]
+    event_type: Annotated[str, rule(_judge_event_type)]
     client_payload: Structure = Field(default_factory=dict)
     api_url: Text | None = None  #: None: the setting `UPSHOT_GITHUB_API_URL`
 
@@ -241,7 +244,7 @@ class GithubDispatchWith(WithBlock):
     @classmethod
     def _check_keys(cls, payload: Any) -> Any:
         if isinstance(payload, Mapping) and len(payload) > MAX_CLIENT_PAYLOAD_KEYS:
-            raise _wrong(
+            raise wrong(
                 f"has {len(payload)} keys; GitHub takes {MAX_CLIENT_PAYLOAD_KEYS} at the top level, "
                 "so put some of them into a mapping under one key"
             )
@@ -254,7 +257,7 @@ class SlackWith(WithBlock):
     webhook: Text | None = None
     token: Text | None = None
     channel: Text | None = None
-    text: Annotated[str, _rule(_judge_slack_text)] | None = None
+    text: Annotated[str, rule(_judge_slack_text)] | None = None
     blocks: Items | None = None
     thread_ts: Text | None = None  #: `ts` of the message to answer in its thread; with a token only
 
@@ -262,19 +265,19 @@ class SlackWith(WithBlock):
     @classmethod
     def _check_blocks(cls, blocks: Any) -> Any:
         if isinstance(blocks, list) and len(blocks) > MAX_SLACK_BLOCKS:
-            raise _wrong(f"has {len(blocks)} blocks; Slack takes {MAX_SLACK_BLOCKS} in a message")
+            raise wrong(f"has {len(blocks)} blocks; Slack takes {MAX_SLACK_BLOCKS} in a message")
         return blocks
 
     @model_validator(mode="after")
     def _check_way(self) -> Self:
         if not _exactly_one(self.webhook is not None, self.token is not None):
-            raise _wrong("give either webhook, or token and channel")
+            raise wrong("give either webhook, or token and channel")
         if (self.token is None) != (self.channel is None):
-            raise _wrong("token and channel go together; an incoming webhook has its channel already")
+            raise wrong("token and channel go together; an incoming webhook has its channel already")
         if self.thread_ts is not None and self.token is None:
-            raise _wrong("thread-ts needs token and channel; an incoming webhook cannot answer in a thread")
+            raise wrong("thread-ts needs token and channel; an incoming webhook cannot answer in a thread")
         if not self.text and not self.blocks:
-            raise _wrong("the message is empty; give text, blocks or both")
+            raise wrong("the message is empty; give text, blocks or both")
         return self
 
 
@@ -287,8 +290,8 @@ class RequireWith(WithBlock):
     @field_validator("that")
     @classmethod
     def _check_expression(cls, that: Any, info: ValidationInfo) -> Any:
-        if not _is_rendered(info) and not (isinstance(that, str) and that.strip()):
-            raise _wrong("is not an expression; write one such as: steps.evaluate.outputs.accuracy >= vars.bar")
+        if not is_rendered(info) and not (isinstance(that, str) and that.strip()):
+            raise wrong("is not an expression; write one such as: steps.evaluate.outputs.accuracy >= vars.bar")
         return that
 
 
@@ -303,13 +306,13 @@ class OfVersion(WithBlock):
 class AddAliasWith(OfVersion):
     """An alias to give to a version."""
 
-    alias: Annotated[str, _rule(_judge_alias)]
+    alias: Annotated[str, rule(_judge_alias)]
 
 
 class AddTagWith(OfVersion):
     """A tag to give to a version, or to a collection."""
 
-    tag: Annotated[str, _rule(_judge_tag)]
+    tag: Annotated[str, rule(_judge_tag)]
     on_: Literal["version", "collection"] = "version"
 
 

@@ -243,7 +243,7 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             "name: a\non: custom\nsteps:\n  - uses: slak\n", 4, "unknown action 'slak'; did you mean 'slack'?", id="a"
         ),
         pytest.param(
-            "name: a\non: custom\nsteps:\n  - uses: launch\n", 4, "action 'launch' is not supported yet", id="later"
+            "name: a\non: custom\nsteps:\n  - uses: wait\n", 4, "action 'wait' is not supported yet", id="later"
         ),
         pytest.param(
             "name: a\non: custom\nsteps:\n  - uses: [slack]\n", 4, "'uses' must be text, and this is a list", id="l"

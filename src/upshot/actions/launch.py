@@ -1,0 +1,204 @@
+"""`launch`: run a container job, and go on with what it gave."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from upshot.actions.job_receipts import failure_reason, job_request, job_response
+from upshot.actions.protocol import Call, Held, Outcome, Tools
+from upshot.actions.with_values import Finding, not_usable, read_with, written_secrets
+from upshot.domain.automation import DEFAULT_ATTEMPTS, RetryPolicy
+from upshot.domain.job import DEFAULT_QUEUE, Job, JobSpec, JobState, Tries
+from upshot.domain.launch_with import LaunchWith
+from upshot.domain.queues import Objection, QueueBook
+from upshot.domain.secret_marks import SecretMarks
+from upshot.domain.with_blocks import is_template
+from upshot.errors import JobFailed, Refused, Unavailable, Unreachable
+from upshot.ids import job_id
+
+#: Where a job's secrets are filled in when it starts.
+SECRET_KEYS = ("command", "args", "env", "secret-files", "registry-auth")
+
+_SECRET = re.compile(r"\bsecrets\s*[.\[]")
+
+
+class Launch:
+    """
+    Have a container job run; the step waits, held by no worker, and gives what the job gave.
+
+    Outputs: what the job wrote to `/upshot/output/outputs.json`.
+
+    Args:
+        book: The queues, and what each allows.
+    """
+
+    uses = "launch"
+    with_record = LaunchWith
+    expressions: frozenset[str] = frozenset()
+    defers_secrets = True
+    has_own_time = True
+
+    def __init__(self, book: QueueBook) -> None:
+        self._book = book
+
+    # --- as written -------------------------------------------------------------------------------
+
+    def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
+        """Findings for secrets in the wrong place, and for what the queue forbids whatever the event is."""
+        yield from _misplaced_secrets(with_)
+        try:
+            given = LaunchWith.model_validate(with_)
+        except ValidationError:
+            return  # the record's own findings come first
+        yield from (one for one in self._objections(given, rendered=False) if not _is_open(with_, one[0]))
+
+    def _objections(self, given: LaunchWith, *, rendered: bool) -> Iterator[Objection]:
+        """What speaks against it, as far as it is known."""
+        queue = given.queue or DEFAULT_QUEUE
+        if not rendered and is_template(queue):
+            return
+        if unknown := self._book.unknown_queue(queue):
+            yield "queue", unknown
+            return
+        rules = self._book.queues[queue]
+        backend = given.backend or rules.backend
+        if rendered or not is_template(backend):
+            yield from self._backend_objections(given, backend)
+        if rendered or not (is_template(backend) or is_template(given.priority)):
+            priority = rules.priority if given.priority is None else given.priority
+            yield from self._book.choice_objections(queue, backend, priority)
+        spec = self._book.complete(given.asked(rendered=rendered), queue)
+        yield from self._book.objections_by_place(spec, queue)
+
+    def _backend_objections(self, given: LaunchWith, backend: str) -> Iterator[Objection]:
+        if unknown := self._book.unknown_backend(backend):
+            yield "backend", unknown
+        elif self._book.needs_image(backend):
+            if given.image is None:
+                yield "image", f"is missing; backend {backend!r} runs containers"
+        else:
+            if given.image is not None:
+                yield (
+                    "image",
+                    f"backend {backend!r} runs commands on the machine itself, without an image; leave it out",
+                )
+            if given.command is None:
+                yield "command", f"is missing; backend {backend!r} has no image that says what to run"
+
+    # --- as rendered ------------------------------------------------------------------------------
+
+    async def perform(self, call: Call, tools: Tools) -> Outcome | Held:
+        """Ask for the job; when its end has woken the step, say what came of it."""
+        if call.job is None:
+            return self._asked(call)
+        return await _looked_at(call.job, tools)
+
+    def _asked(self, call: Call) -> Held:
+        if call.marks is None:
+            raise not_usable("the secrets of a job are filled in where it starts, and there are no marks for them")
+        if misplaced := [key for key in call.with_ if key not in SECRET_KEYS and call.marks.names(call.with_[key])]:
+            raise not_usable("; ".join(f"with.{key}: {_NO_SECRET}" for key in misplaced))
+        given = read_with(LaunchWith, call)
+        if objections := [f"{place}: {finding}" for place, finding in self._objections(given, rendered=True)]:
+            raise Refused("; ".join(objections), request=call.marks.show(call.with_))
+        job = self._job(given, call, call.marks)
+        return Held(f"job {job.id} waits in queue {job.queue}", job)
+
+    def _job(self, given: LaunchWith, call: Call, marks: SecretMarks) -> Job:
+        queue = given.queue or DEFAULT_QUEUE
+        rules = self._book.queues[queue]
+        spec = self._book.complete(given.asked(rendered=True), queue)
+        return Job(
+            id=job_id(call.delivery_id, call.attempt, call.execution_created_at),
+            name=given.name or call.step,
+            automation=call.automation,
+            execution=call.execution,
+            step=call.step,
+            event=call.event.id,
+            delivery_id=call.delivery_id,
+            queue=queue,
+            backend=given.backend or rules.backend,
+            spec=spec,
+            created_at=call.now,
+            priority=rules.priority if given.priority is None else given.priority,
+            concurrency=given.concurrency,
+            tries=_tries(call.retry, given),
+            save_metrics=given.save_metrics,
+            version=call.event.version_reference,
+            secrets=_secrets_of(spec, marks),
+            nonce=marks.nonce,
+            due_at=call.now,
+        )
+
+
+_NO_SECRET = f"a job's secrets are filled in when it starts, and only under {', '.join(SECRET_KEYS)}"
+
+
+def _misplaced_secrets(with_: Mapping[str, Any]) -> Iterator[Finding]:
+    for key, value in with_.items():
+        if key not in SECRET_KEYS and any(is_template(text) and _SECRET.search(text) for text in _texts(value)):
+            yield key, _NO_SECRET
+    for key, plain in (("registry-auth", ("password",)), ("secret-files", None)):
+        block = with_.get(key)
+        if isinstance(block, Mapping):
+            for place, finding in written_secrets(block, *(block if plain is None else plain)):
+                yield f"{key}.{place}", finding
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    members = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for member in members:
+        yield from _texts(member)
+
+
+def _is_open(with_: Mapping[str, Any], place: str) -> bool:
+    """Tell whether what stands there, or what holds it, is still to be rendered, so that nothing is certain."""
+    value: Any = with_
+    for part in place.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list) and int(part) < len(value):
+            value = value[int(part)]
+        if is_template(value):
+            return True
+    return isinstance(value, Mapping) and any(is_template(value.get(key)) for key in ("source", "read-only"))
+
+
+def _secrets_of(spec: JobSpec, marks: SecretMarks) -> tuple[str, ...]:
+    """Names of the secrets that are filled in when the job starts, each once."""
+    auth = spec.registry_auth
+    texts = [spec.command, spec.args, spec.env, spec.files, auth and (auth.username, auth.password)]
+    return tuple(dict.fromkeys(name for text in texts for name in marks.names(text)))
+
+
+def _tries(retry: RetryPolicy, given: LaunchWith) -> Tries:
+    """How often a job is tried: 15 containers, which is what a step gets that says nothing, nobody wants."""
+    most = Tries().most if retry.attempts == DEFAULT_ATTEMPTS else retry.attempts
+    return Tries(most, retry.first_seconds, retry.cap_seconds, given.growth)
+
+
+# --- its end --------------------------------------------------------------------------------------
+
+
+async def _looked_at(wanted: str, tools: Tools) -> Outcome | Held:
+    if tools.jobs is None:
+        raise Refused(f"job {wanted} cannot be looked at: this worker was made without jobs")
+    try:
+        job = await asyncio.to_thread(tools.jobs.find, wanted)
+    except Unavailable as error:
+        raise Unreachable(str(error)) from error
+    if job is None:
+        raise JobFailed(f"job {wanted} is not in the database any more; retry the execution to launch it again")
+    if not job.state.is_final:
+        return Held(f"job {job.id} is {job.state.value}")
+    request, response = job_request(job), job_response(job)
+    if job.state is not JobState.SUCCEEDED:
+        raise JobFailed(failure_reason(job), request=request, response=response)
+    return Outcome(outputs=job.outputs or {}, request=request, response=response)
