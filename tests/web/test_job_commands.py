@@ -17,6 +17,7 @@ from tests.web.conftest import Stores
 from tests.web.jobs import Shop
 from upshot.cli import main
 from upshot.cli.jobs import _last_lines
+from upshot.cli.output import Output
 from upshot.domain import job_token
 from upshot.domain.job import JobCause, JobState
 
@@ -148,6 +149,20 @@ def test_the_last_lines_are_counted_over_pieces(count, expected):
     pieces = [{"number": n, "text": text} for n, text in enumerate(("a\n", "", "b\r.\nc\n", "d"))]
 
     assert "".join(piece["text"] for piece in _last_lines(deque(pieces), count)) == expected
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "expected"),
+    [(False, "\t1 %\r\x1b[31m99 %\r\ndone\n"), (True, "\t1 %\n\\x1b[31m99 %\ndone\n")],
+    ids=["file", "terminal"],
+)
+def test_what_a_job_said_does_not_command_a_terminal(monkeypatch, capsys, is_terminal, expected):
+    """A person sees every step of a progress bar, and the codes themselves; a file gets what was said."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+
+    Output(as_json=False).passage("\t1 %\r\x1b[31m99 %\r\ndone\n")
+
+    assert capsys.readouterr().out == expected
 
 
 def test_a_log_is_followed_until_the_job_ends(line, shop):

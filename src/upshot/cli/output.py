@@ -110,9 +110,8 @@ class Output:
         A terminal gets each stretch that a progress bar would have drawn over as a line of its own,
         and no commands; a file or another program gets every character.
         """
-        click.echo(
-            _clean(_LINE_STARTS.sub("\n", text), keep="\n\t") if self._is_terminal else text, nl=False, color=True
-        )
+        shown = _clean(_LINE_STARTS.sub("\n", text), keep="\n\t") if self._is_terminal else text
+        click.echo(shown, nl=False, color=True)  # otherwise click takes colours out of what a file gets
 
     @staticmethod
     def state(word: str) -> Text:
