@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from starlette.datastructures import Headers
 
 from tests.web.conftest import API, made, problem
 from upshot.errors import ConfigError
 from upshot.settings import Settings
-from upshot.web.access import check_exposure
+from upshot.web.access import Access, check_exposure
 from upshot.web.app import create_app
+from upshot.web.problems import Problem
 
 TOKEN = "s3cret-token"
 EVENTS = f"{API}/events"
@@ -60,6 +62,21 @@ def test_metrics_are_open_on_loopback_alone(serve, host, status):
     with serve(token=TOKEN, host=host) as client:
         assert client.get("/metrics").status_code == status
         assert client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+@pytest.mark.parametrize(("reached_at", "is_open"), [("127.0.0.1", True), ("::1", True), ("172.17.0.1", False)])
+def test_containers_of_this_machine_need_the_token_for_metrics(reached_at, is_open):
+    """A server on loopback that listens for containers as well tells the two apart."""
+    access = Access(Settings(host="127.0.0.1", token=TOKEN), bytes(32))
+
+    def ask() -> None:
+        access.check("/metrics", Headers({}), reached_at)
+
+    if is_open:
+        ask()
+    else:
+        with pytest.raises(Problem, match="no token"):
+            ask()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "upshot.internal"])

@@ -109,9 +109,14 @@ class Access:
         own = {settings.host.lower(), _host_name(urlsplit(settings.public_url or "").netloc)}
         self._hosts = _LOOPBACK_NAMES | {name for name in own if name}
 
-    def check(self, path: str, headers: Headers) -> str | None:
+    def check(self, path: str, headers: Headers, reached_at: str) -> str | None:
         """
         Let a request pass.
+
+        Args:
+            path: Decoded.
+            headers: The request's.
+            reached_at: Address of ours that it came in by: `upshot up` listens for containers, too.
 
         Returns:
             Id of the job whose token it bears, which `JobAccess` is to judge; None: there is nothing more to judge.
@@ -127,7 +132,7 @@ class Access:
             return job if is_guarded else None
         if self._token is None:
             self._check_source(headers)
-        elif is_guarded and not (path == _METRICS and self._metrics_open):
+        elif is_guarded and not (path == _METRICS and self._metrics_open and is_loopback(reached_at)):
             self._check_token(given)
         return None
 

@@ -71,7 +71,8 @@ class Gate:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        job = self._access.check(scope["path"], headers)
+        reached_at, _ = scope.get("server") or ("", None)
+        job = self._access.check(scope["path"], headers, reached_at)
         _check_address(scope)
         if job is not None:
             await self._let_job_in(job, scope, headers)
