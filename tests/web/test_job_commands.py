@@ -238,3 +238,21 @@ def test_in_a_job_the_commands_act_as_the_job(shop, house, web):
 
     assert {entry["actor"] for entry in line.data("registry", "history", "model/churn")} == {"promote/evaluate"}
     assert "a job may" in line.run("executions", "list", exit_code=1).stderr
+
+
+def test_doctor_names_what_no_worker_will_take(line, shop, tmp_path):
+    """Engines that are reached, and by queue how many jobs wait for a worker or an engine that is not there."""
+    shop.worker()
+    shop.job()
+    shop.job(automation="a", queue="gpu-a100")
+    shop.job(automation="b", queue="gpu-a100")
+    shop.job(automation="c", backend="cluster")
+
+    seen = line.run("doctor", "--data", str(tmp_path), "--automations", str(tmp_path), exit_code=1).stdout
+
+    assert "backend: docker is reached from machine-1" in seen
+    assert "takes jobs of default" in seen
+    assert "queue gpu-a100: no worker takes it, and 2 jobs wait in it" in seen
+    assert "upshot worker --queues gpu-a100" in seen
+    assert "queue default: no worker that takes it reaches backend cluster, and 1 job waits in it" in seen
+    assert seen.count("fail  queue") == 2

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -31,6 +32,7 @@ from upshot.settings import Settings
 from upshot.wiring.parts import database_url, make_secrets
 
 _OLDEST_REDIS = (6, 2)  # Celery's broker needs it, and so does XAUTOCLAIM
+_MANY_JOBS = 1_000  # queued ones that are looked at
 _FREE_BYTES = 1_000_000_000
 _SILENCE = timedelta(seconds=30)  # of Redis, as a worker has it
 _SKEW = timedelta(seconds=2)  # between machines that share leases of half a minute
@@ -148,6 +150,8 @@ def _service(settings: Settings) -> Iterator[Finding]:
         workers = client.get("/workers")["items"]
         yield Finding("ok", "service", f"{client.url} answers")
         yield from _workers(workers)
+        yield from _engines(workers)
+        yield from _queued_jobs(client.items("/jobs", state="queued", limit=_MANY_JOBS), workers)
         if client.server_time:
             yield _clock_finding("service", client.server_time)
 
@@ -158,12 +162,38 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Finding]:
             "fail", "worker", "none was seen lately; events wait", "start `upshot worker`, or look at its log"
         )
     for one in workers:
-        detail = f"{one['id']} on {one['host']}, holds {one['in_hand']}, {one['automations']} automations"
+        queues = f"; takes jobs of {', '.join(one['queues'])}" if one["queues"] else ""
+        detail = f"{one['id']} on {one['host']}, holds {one['in_hand']}, {one['automations']} automations{queues}"
         heard = parse_time(one["stream_read_at"] or one["started_at"])
         if SystemClock().now() - heard > _SILENCE:
             yield Finding("warn", "worker", f"{detail}; Redis does not answer it", "look at Redis and the worker's log")
         else:
             yield Finding("ok", "worker", detail)
+
+
+def _engines(workers: list[dict[str, Any]]) -> Iterator[Finding]:
+    machines: dict[str, set[str]] = {}
+    for worker in workers:
+        for backend in worker["engines"]:
+            machines.setdefault(backend, set()).add(worker["machine"])
+    for backend, reached_from in sorted(machines.items()):
+        yield Finding("ok", "backend", f"{backend} is reached from {', '.join(sorted(reached_from))}")
+    if not machines:
+        yield Finding("ok", "backend", "no worker reaches an engine that runs jobs")
+
+
+def _queued_jobs(jobs: list[dict[str, Any]], workers: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Jobs that nobody will take as things stand."""
+    waiting = Counter((job["queue"], job["backend"]) for job in jobs)
+    for (queue, backend), count in sorted(waiting.items()):
+        wait = f"{'1 job waits' if count == 1 else f'{count} jobs wait'} in it"
+        takers = [worker for worker in workers if queue in worker["queues"]]
+        if not takers:
+            remedy = f"start `upshot worker --queues {queue}` where its jobs can run"
+            yield Finding("fail", f"queue {queue}", f"no worker takes it, and {wait}", remedy)
+        elif not any(backend in worker["engines"] for worker in takers):
+            detail = f"no worker that takes it reaches backend {backend}, and {wait}"
+            yield Finding("fail", f"queue {queue}", detail, "look at that engine, or at the worker's log")
 
 
 def _clock_finding(subject: str, their_time: datetime) -> Finding:
