@@ -143,7 +143,8 @@ class Action(Protocol):
     whose class decides what happens next, or TemplateInvalid where a rendered value cannot be used.
 
     One that has something done which outlasts any attempt returns Held. It may then say
-    `defers_secrets = True`: its templates give marks (`Call.marks`) in place of secrets.
+    `defers_secrets = True`: its templates give marks (`Call.marks`) in place of secrets; and
+    `has_own_time = True`: its `with` block says how long that may take, and its step does not.
     """
 
     uses: str  #: its name in YAML

@@ -252,7 +252,7 @@ def rebuild(
     """
     findings = Findings(path)
     document = Document(with_lines(source), 0)
-    automation = read_automation(document, path, Source(catalog, body_files.__getitem__, {}, findings))
+    automation = read_automation(document, path, Source(catalog, body_files.__getitem__, {}, findings, is_kept=True))
     if automation is None:
         raise ConfigError(f"automation {name!r}, as it was kept, is no longer understood: {findings.errors[0]}")
     return automation

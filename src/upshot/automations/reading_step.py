@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from upshot.automations.document import Block, Items, Unreadable
 from upshot.automations.findings import Findings, kind_of
+from upshot.automations.record_findings import check_record, keys_of, line_at
 from upshot.automations.sandbox import nearest
 from upshot.automations.scope import Scope
 from upshot.automations.template import compile_expression, compile_leaf, compile_text, template_leaves
@@ -24,6 +23,7 @@ from upshot.domain.automation import (
     RetryPolicy,
     Step,
 )
+from upshot.domain.quantities import NotAQuantity, read_duration
 from upshot.domain.with_blocks import is_template
 from upshot.errors import ConfigError, TemplateInvalid
 
@@ -45,8 +45,6 @@ LATER_ACTIONS = frozenset(
 )
 
 _ID = re.compile(r"[a-z][a-z0-9_]*")
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 ReadBodyFile = Callable[[str], str]
 """Takes a path as written in `body-file`; gives the text, or raises ConfigError with the reason."""
@@ -60,6 +58,7 @@ class Source:
     read_body_file: ReadBodyFile
     body_files: dict[str, str]  #: filled while steps are read
     findings: Findings
+    is_kept: bool = False  #: a revision in force before: what its actions object to now, they say when they act
 
 
 def read_condition(block: Block, scope: Scope, findings: Findings) -> str | None:
@@ -103,12 +102,12 @@ def read_step_id(block: Any, default: str, findings: Findings) -> str:
 def read_step(block: Block, step_id: str, scope: Scope, source: Source) -> Step:
     """Read one item of `steps` or `on-failure`; what is wrong with it goes to the findings."""
     findings = source.findings
-    findings.check_keys(block, STEP_KEYS, LATER_STEP_KEYS, "a step")
     uses = _read_uses(block, source)
-    with_ = findings.block(block, "with", "of the action's settings") or Block(block.line)
     spec = source.catalog.get(uses)
+    _check_keys(block, spec, source)
+    with_ = findings.block(block, "with", "of the action's settings") or Block(block.line)
     if spec is not None:
-        _check_with(with_, block.key_lines.get("with", block.line), spec, findings)
+        _check_with(with_, block.key_lines.get("with", block.line), spec, source)
     lines = dict(_leaf_lines(with_, ""))
     _check_templates(with_, lines, frozenset() if spec is None else spec.expressions, scope, findings)
     _read_body_file(with_, scope, source)
@@ -118,11 +117,23 @@ def read_step(block: Block, step_id: str, scope: Scope, source: Source) -> Step:
         with_=with_,
         condition=read_condition(block, scope, findings),
         retry=_read_retry(block, findings),
-        timeout_seconds=_read_timeout(block, findings),
+        timeout_seconds=_read_timeout(block, spec, findings),
         continue_on_error=findings.flag(block, "continue-on-error", default=False),
         line=block.line,
         lines=lines,
     )
+
+
+def _check_keys(block: Block, spec: ActionSpec | None, source: Source) -> None:
+    """Report keys that a step does not have, and the action's settings where they are written beside `with`."""
+    findings, settings = source.findings, () if spec is None else keys_of(spec.with_record)
+    misplaced = [key for key in block if key not in STEP_KEYS and (key in settings or key in source.catalog)]
+    for key in misplaced:
+        remedy = (
+            f"it goes under `with`, for it is {spec.uses}'s" if spec and key in settings else f"write `uses: {key}`"
+        )
+        findings.add(block.key_lines[key], f"unknown key {key!r}; {remedy}")
+    findings.check_keys(block, (*STEP_KEYS, *misplaced), LATER_STEP_KEYS, "a step")
 
 
 def _read_uses(block: Block, source: Source) -> str:
@@ -144,23 +155,13 @@ def _read_uses(block: Block, source: Source) -> str:
 # --- with -----------------------------------------------------------------------------------------
 
 
-def _check_with(with_: Block, line: int, spec: ActionSpec, findings: Findings) -> None:
+def _check_with(with_: Block, line: int, spec: ActionSpec, source: Source) -> None:
     """Check what can be known before templates are rendered: the record's rules, then the action's own."""
-    reported: dict[tuple[str | int, ...], str] = {}
-    try:
-        spec.with_record.model_validate(with_)
-    except ValidationError as error:
-        for found in error.errors(include_url=False):
-            if isinstance(found["input"], str) and is_template(found["input"]):
-                continue  # its value is checked once it is rendered
-            place = _existing(with_, found["loc"], found["type"])
-            if place not in reported or found["type"] == "not_usable":
-                reported[place] = _in_words(found, spec)
-    for place, reason in reported.items():
-        findings.add(_line_at(with_, place, line), f"{'.'.join(map(str, ('with', *place)))}: {reason}")
-    for dotted, reason in _ask(spec, with_):
+    findings = source.findings
+    check_record(spec.with_record, with_, line, findings, holder=spec.uses, root="with")
+    for dotted, reason in () if source.is_kept else _ask(spec, with_):
         parts = dotted.split(".") if dotted else []
-        findings.add(_line_at(with_, parts, line), f"{'.'.join(('with', *parts))}: {reason}")
+        findings.add(line_at(with_, parts, line), f"{'.'.join(('with', *parts))}: {reason}")
 
 
 def _ask(spec: ActionSpec, with_: Block) -> list[tuple[str, str]]:
@@ -168,48 +169,6 @@ def _ask(spec: ActionSpec, with_: Block) -> list[tuple[str, str]]:
         return list(spec.check(with_))
     except Exception as error:  # noqa: BLE001 - a stranger's action may raise anything, and must not take the rest down
         return [("", f"action {spec.uses!r} could not check this: {type(error).__name__}: {error}")]
-
-
-def _existing(with_: Block, place: Sequence[str | int], kind: str) -> tuple[str | int, ...]:
-    """Cut off what pydantic adds to a place: names of a union's members."""
-    if kind == "missing":
-        return tuple(place)
-    value: Any = with_
-    for depth, part in enumerate(place):
-        if isinstance(value, Block) and part in value:
-            value = value[str(part)]
-        elif isinstance(value, Items) and isinstance(part, int):
-            value = value[part]
-        else:
-            return tuple(place[:depth])
-    return tuple(place)
-
-
-def _in_words(found: Any, spec: ActionSpec) -> str:
-    if found["type"] == "missing":
-        return "is missing"
-    if found["type"] == "extra_forbidden":
-        known = [field.alias or name for name, field in spec.with_record.model_fields.items()]
-        return f"{spec.uses} has no such key{nearest(str(found['loc'][-1]), known) or '; it has ' + ', '.join(known)}"
-    reason = str(found["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    reason = reason.replace("dictionary", "mapping")  # pydantic's word for what YAML calls a mapping
-    if not found["type"].endswith("_type"):
-        return reason
-    remedy = "; quote it" if found["type"] == "string_type" and isinstance(found["input"], int | float) else ""
-    return f"{reason}, and this is {kind_of(found['input'])}{remedy}"
-
-
-def _line_at(with_: Block, place: Sequence[str | int], line: int) -> int:
-    """Line of a place in the block; of what holds it, where it is missing."""
-    value: Any = with_
-    for part in place:
-        if isinstance(value, Block) and part in value:
-            line, value = value.key_lines[str(part)], value[str(part)]
-        elif isinstance(value, Items) and str(part).isdigit() and int(part) < len(value):
-            line, value = value.lines[int(part)], value[int(part)]
-        else:
-            break
-    return line
 
 
 def _check_templates(
@@ -302,7 +261,12 @@ def _read_retry(block: Block, findings: Findings) -> RetryPolicy:
     return policy
 
 
-def _read_timeout(block: Block, findings: Findings) -> float:
+def _read_timeout(block: Block, spec: ActionSpec | None, findings: Findings) -> float:
+    # An action of somebody else's package says so only if what it does outlasts its attempts.
+    if getattr(spec, "has_own_time", False) and "timeout" in block:
+        remedy = "say how long that may be as `timeout` under `with`"
+        findings.add(block.key_lines["timeout"], f"the step waits for as long as its job takes; {remedy}")
+        return DEFAULT_TIMEOUT_SECONDS
     seconds = _read_duration(block, "timeout", findings)
     if seconds is None:
         return DEFAULT_TIMEOUT_SECONDS
@@ -316,10 +280,8 @@ def _read_duration(block: Block, key: str, findings: Findings) -> float | None:
     value = block.get(key)
     if value is None or isinstance(value, Unreadable):
         return None
-    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        is_bare = isinstance(value, int) and not isinstance(value, bool)
-        remedy = f"write {value}s" if is_bare else "write 500ms, 30s, 5m, 1h or 2d"
-        findings.add(block.value_lines[key], f"{key} is not a duration: {kind_of(value)}; {remedy}")
+    try:
+        return read_duration(value)
+    except NotAQuantity as error:
+        findings.add(block.value_lines[key], f"{key} is not a duration: {kind_of(value)}; {error.remedy}")
         return None
-    return float(found[1]) * _UNIT_SECONDS[found[2]]

@@ -93,7 +93,7 @@ def _read_whole(value: Any) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:  # noqa: PLR2004 - 64 bits
         return int(value)  # of a template, which gives text
     if isinstance(value, bool) or not isinstance(value, int):
-        raise NotAQuantity("is not a whole number")
+        raise NotAQuantity("is not a whole number", "write one such as 4")
     return value
 
 
@@ -105,7 +105,7 @@ def _read_gpus(value: Any) -> int:
     except NotAQuantity:
         count = -1
     if count < 0:
-        raise NotAQuantity("is not a number of GPUs; write 1, or all")
+        raise NotAQuantity("is not a number of GPUs", "write 1, or all")
     return count
 
 
@@ -115,7 +115,7 @@ def _read_priority(value: Any) -> int:
 
 def _read_factor(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise NotAQuantity("is not a number; write 2 or 1.5")
+        raise NotAQuantity("is not a number", "write 2 or 1.5")
     return float(value)
 
 
@@ -339,14 +339,19 @@ def _mount(written: MountWith, known: Callable[[Any], Any]) -> Mount:
     )
 
 
-class LaunchWith(JobWith):
-    """A container job."""
+class ProgramWith(WithBlock):
+    """What is to run."""
 
     image: Annotated[str, rule(judge_image)] | None = None  #: None on a backend without containers only
     command: Arguments | None = None  #: in place of the image's entry point
     args: Arguments | None = None  #: in place of the image's default arguments
     secret_files: Files = Field(default_factory=dict)  #: text by name, under /upshot/secrets
     workdir: Path | None = None
+
+
+class LaunchWith(JobWith, ProgramWith):
+    """A container job."""
+
     privileged: Flag | None = None
     registry_auth: Annotated[RegistryAuthWith, OR_TEMPLATE] | None = None
     queue: Name | None = None

@@ -30,7 +30,17 @@ _MILLICPUS = re.compile(r"([0-9]{1,7})m")
 
 
 class NotAQuantity(ValueError):
-    """The text, as a finding: what it is not, and what to write."""
+    """
+    A value that is no quantity; the text is a finding on it: "is not a size; write 4GiB".
+
+    Args:
+        what: What it is not.
+        remedy: What to write.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.remedy = remedy
 
 
 def read_duration(value: Any) -> float:
@@ -46,7 +56,7 @@ def read_duration(value: Any) -> float:
     found = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         remedy = f"write {value}s" if _is_whole(value) else "write 500ms, 30s, 5m, 1h or 2d"
-        raise NotAQuantity(f"is not a duration; {remedy}")
+        raise NotAQuantity("is not a duration", remedy)
     return float(found[1]) * _UNIT_SECONDS[found[2]]
 
 
@@ -60,14 +70,14 @@ def read_bytes(value: Any) -> int:
     found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
         remedy = f"write {show_bytes(value)}" if _is_whole(value) and value > 0 else "write 512MiB, 4GiB or 2GB"
-        raise NotAQuantity(f"is not a size; {remedy}")
+        raise NotAQuantity("is not a size", remedy)
     number, unit = found[1], found[2] or "B"
     if unit not in _UNIT_BYTES:
         near = _OTHER_UNITS.get(unit) or next((u for u in _UNIT_BYTES if u.casefold() == unit.casefold()), None)
-        raise NotAQuantity(f"is not a size; write {number}{near}" if near else "is not a size; write 512MiB or 4GiB")
+        raise NotAQuantity("is not a size", f"write {number}{near}" if near else "write 512MiB, 4GiB or 2GB")
     size = float(number) * _UNIT_BYTES[unit] if "." in number else int(number) * _UNIT_BYTES[unit]
     if not 1 <= size <= MAX_BYTES:
-        raise NotAQuantity("is not a size that a machine has; write one such as 512MiB or 4GiB")
+        raise NotAQuantity("is not a size that a machine has", "write one such as 512MiB or 4GiB")
     return int(size)
 
 
@@ -81,12 +91,12 @@ def read_cpus(value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number and not (isinstance(value, str) and _CPUS.fullmatch(value)):
         thousandths = _MILLICPUS.fullmatch(value) if isinstance(value, str) else None
-        remedy = f"{int(thousandths[1]) / 1000:g}" if thousandths else "2 or 0.5"
-        raise NotAQuantity(f"is not a number of processors; write {remedy}")
+        remedy = f"write {int(thousandths[1]) / 1000:g}" if thousandths else "write 2 or 0.5"
+        raise NotAQuantity("is not a number of processors", remedy)
     if isinstance(value, str):
         value = float(value)
     if not 0 < value <= MAX_CPUS:  # what is no number at all fails this, too
-        raise NotAQuantity(f"must be more than nothing and at most {MAX_CPUS}")
+        raise NotAQuantity("is not a number of processors that a machine has", f"write one up to {MAX_CPUS}")
     return float(value)
 
 
