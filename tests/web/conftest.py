@@ -36,10 +36,11 @@ from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import FrozenClock
 from upshot.domain.event import Event
+from upshot.domain.queues import QueueBook
 from upshot.logs import configure
 from upshot.ports.events import EventStore
 from upshot.ports.idempotency import IdempotencyStore
-from upshot.ports.jobs import Installation, JobDesk, JobStore, QueueLimits
+from upshot.ports.jobs import Installation, JobDesk, JobStore
 from upshot.ports.registry import RegistryStore
 from upshot.ports.workers import Backlog, BacklogStore, WorkerStore
 from upshot.registry.service import Registry
@@ -192,7 +193,7 @@ def house(stores: Stores, clock: FrozenClock, folder: AutomationFolder) -> House
         events=stores.events,
         executions=stores.executions,
         jobs=stores.job_desk,
-        limits=lambda queue: QueueLimits(concurrency=4),
+        book=QueueBook(),
         installation=Installation("ins_1", bytes(range(32))),
         doorbell=Bell(),
         automations=folder,

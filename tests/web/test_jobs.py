@@ -261,6 +261,13 @@ def test_only_a_queued_job_waits(shop, clock):
     assert why_it_waits(shop.running(), None, limits=QueueLimits(), workers=[], now=clock.now()) is None
 
 
+def test_a_queue_that_is_not_declared_any_more_has_no_limits(web, shop):
+    """A job that was queued before is shown all the same."""
+    shop.worker(queues=("old",))
+
+    assert view(web, shop.job(queue="old"))["waits"] == "next in queue old; 0 of its jobs run"
+
+
 # --- logs -----------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ slow = lambda: time.sleep(0.5) or True
 house = House(
     settings=Settings(host="127.0.0.1", port=0, stop_seconds=5), clock=clock,
     registry=Registry(stores.registry, SilentPublisher(), clock), events=stores.events, executions=stores.executions,
-    jobs=stores.job_desk, limits=lambda queue: QueueLimits(), installation=Installation("ins_1", bytes(32)),
+    jobs=stores.job_desk, book=QueueBook(), installation=Installation("ins_1", bytes(32)),
     doorbell=None, automations=AutomationFolder(path, load_catalog(EgressRules.parse(""))), backlog=stores.backlog,
     workers=stores.workers, idempotency=stores.idempotency, database_answers=slow, redis_answers=lambda: True,
 )

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import Clock
+from upshot.domain.queues import QueueBook
 from upshot.ports.events import EventStore
 from upshot.ports.executions import ExecutionDesk
 from upshot.ports.idempotency import IdempotencyStore
@@ -30,7 +31,7 @@ class House:
     events: EventStore
     executions: ExecutionDesk
     jobs: JobDesk
-    limits: Callable[[str], QueueLimits]  #: of a queue of jobs
+    book: QueueBook
     installation: Installation
     doorbell: Doorbell | None  #: None: the sweeper finds what a person has set going
     automations: AutomationFolder
@@ -43,3 +44,8 @@ class House:
     def workers_alive(self) -> tuple[WorkerRecord, ...]:
         """The workers that have said lately that they are alive."""
         return self.workers.list(seen_since=self.clock.now() - timedelta(seconds=WORKER_SILENT_SECONDS))
+
+    def limits_of(self, queue: str) -> QueueLimits:
+        """How many jobs of a queue are active at the same time; any number in one that is not declared any more."""
+        rules = self.book.queues.get(queue)
+        return QueueLimits(rules.concurrency, rules.per_machine) if rules else QueueLimits()

@@ -87,6 +87,6 @@ def _find(house: House, job: str) -> Job:
 def _view(house: House, job: Job) -> JobView:
     place = house.jobs.place(job)
     waits = why_it_waits(
-        job, place, limits=house.limits(job.queue), workers=house.workers_alive(), now=house.clock.now()
+        job, place, limits=house.limits_of(job.queue), workers=house.workers_alive(), now=house.clock.now()
     )
     return job_view(job, place, waits)
