@@ -22,6 +22,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from dataclasses import replace as dataclass_replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from upshot.clock import FrozenClock
 from upshot.domain.automation import Automation
 from upshot.domain.event import Actor, Event, EventKind
 from upshot.domain.execution import Execution, Receipt
+from upshot.domain.job import Job, JobCause, JobState
 from upshot.domain.registry import Version
 from upshot.engine.admission import Reception
 from upshot.engine.attempt import Bench
@@ -48,8 +50,11 @@ from upshot.engine.compiled import Book
 from upshot.engine.executor import Engine
 from upshot.engine.sweeper import Sweeper
 from upshot.engine.transitions import cancel_by_person, retry_by_person
+from upshot.launch.job_events import job_event
+from upshot.launch.judgement import End, finished
 from upshot.ports.events import EventQuery, StoredEvent
 from upshot.ports.executions import ExecutionQuery
+from upshot.ports.jobs import JobProgress, JobQuery
 from upshot.registry.service import Registry
 from upshot.stream import Consumer, Relay
 
@@ -246,6 +251,39 @@ class World:
         """
         self.egress.answer(_Answer(prefix, times, status, headers or {}, body, error))
 
+    def finish_job(
+        self,
+        *,
+        outputs: Mapping[str, Any] | None = None,
+        exit_code: int = 0,
+        cause: JobCause | None = None,
+        reason: str | None = None,
+        step: str | None = None,
+    ) -> Job:
+        """
+        Let a job that a `launch` step asked for run and end; nothing is started for it.
+
+        Args:
+            outputs: What it writes to `outputs.json`.
+            exit_code: Any but 0 is a failure.
+            cause: Why it failed, where that is not its exit code: OUT_OF_MEMORY, TIMED_OUT, …
+            reason: In words.
+            step: Of which step; None: there is only one job.
+        """
+        waiting = [job for job in self.all_jobs() if not job.state.is_final and step in (None, job.step)]
+        if len(waiting) != 1:
+            raise AssertionError(f"there are {len(waiting)} jobs that could end, not one: {waiting}")
+        if exit_code and cause is None:
+            cause, reason = JobCause.EXITED, reason or f"it ended with exit code {exit_code}"
+        now = self.clock.now()
+        running = dataclass_replace(waiting[0], state=JobState.RUNNING, due_at=None, machine="test", started_at=now)
+        ended = finished(dataclass_replace(running, exit_code=exit_code, outputs=outputs), End(cause, reason), now=now)
+        event = self.events.get([running.event])[running.event]
+        told = [one for job in (running, ended) if (one := job_event(job, event, now))]
+        self.jobs.record([JobProgress(ended, tuple(told), wakes=True)])
+        self.stream.publish(told)
+        return ended
+
     # --- what happens -----------------------------------------------------------------------------
 
     def settle(self) -> None:
@@ -276,6 +314,10 @@ class World:
     def all_events(self) -> tuple[StoredEvent, ...]:
         """Events, newest first, with what has become of them."""
         return self.events.page(EventQuery(), cursor=None, limit=10_000).items
+
+    def all_jobs(self) -> tuple[Job, ...]:
+        """Jobs, newest first."""
+        return self.jobs.page(JobQuery(), cursor=None, limit=10_000).items
 
     def receipts(self, execution: Execution) -> tuple[Receipt, ...]:
         """Its receipts, in the order of their start."""
