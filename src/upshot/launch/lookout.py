@@ -128,10 +128,11 @@ class Lookout:
         """Look as soon as the engine says that something happens; without its word, every two seconds do."""
         while True:
             try:
-                if self.is_reached and self.watched:
+                if self.is_reached:
                     async with aclosing(self.backend.watch(self._installation)) as hints:  # type: ignore[type-var]
                         async for _ in hints:
-                            self.look_now()
+                            if self.watched:
+                                self.look_now()
             except EngineUnavailable:
                 self.look_now()
             except Exception:
