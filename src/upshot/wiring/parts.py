@@ -11,6 +11,8 @@ from upshot.adapters.sql.migrate import migrate
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.clock import Clock
 from upshot.errors import ConfigError
+from upshot.ids import new_id, new_key
+from upshot.ports.jobs import Installation, InstallationStore
 from upshot.ports.secrets import SecretSource
 from upshot.registry.service import Registry
 from upshot.settings import Settings
@@ -64,6 +66,16 @@ def base_url(settings: Settings) -> str:
         return settings.public_url.rstrip("/")
     host = gethostname() if settings.host in _ALL_ADDRESSES else settings.host
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def jobs_url(settings: Settings) -> str:
+    """Where jobs reach the REST API."""
+    return (settings.jobs_url or base_url(settings)).rstrip("/")
+
+
+def find_installation(store: InstallationStore, clock: Clock) -> Installation:
+    """This Upshot's name and key; made now if it is new."""
+    return store.get(lambda: Installation(new_id("ins", clock.now()), new_key()))
 
 
 def make_registry(settings: Settings, database: Database, publisher: RedisPublisher, clock: Clock) -> Registry:

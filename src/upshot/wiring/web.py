@@ -10,12 +10,15 @@ from upshot.adapters.redis import RedisPublisher, redis_answers
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.idempotency import SqlIdempotency
+from upshot.adapters.sql.installation import SqlInstallation
+from upshot.adapters.sql.job_desk import SqlJobDesk
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import SystemClock
+from upshot.domain.queues import QueueBook
 from upshot.settings import Settings
 from upshot.web.house import House
-from upshot.wiring.parts import make_registry, open_database, redis_url
+from upshot.wiring.parts import find_installation, make_registry, open_database, redis_url
 
 
 def build_web(settings: Settings) -> House:
@@ -29,6 +32,9 @@ def build_web(settings: Settings) -> House:
         registry=make_registry(settings, database, RedisPublisher(url), clock),
         events=SqlEvents(database),
         executions=SqlExecutions(database),
+        jobs=SqlJobDesk(database),
+        book=QueueBook(),
+        installation=find_installation(SqlInstallation(database), clock),
         doorbell=None,  # what a person sets going, the workers' sweepers find within a second
         automations=AutomationFolder(settings.automations, load_catalog(EgressRules.parse(settings.egress_allow))),
         backlog=SqlBacklog(database),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from socket import gethostname
 
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
@@ -15,21 +16,44 @@ from upshot.adapters.redis import RedisFeed, RedisPublisher
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
+from upshot.adapters.sql.installation import SqlInstallation
+from upshot.adapters.sql.job_desk import SqlJobDesk
+from upshot.adapters.sql.jobs import SqlJobs
 from upshot.adapters.sql.revisions import SqlRevisions
 from upshot.adapters.sql.workers import SqlWorkers
 from upshot.automations.folder import AutomationFolder
 from upshot.automations.loader import rebuild
 from upshot.clock import Clock, SystemClock
+from upshot.domain.queues import QueueBook
 from upshot.engine.admission import Reception
 from upshot.engine.attempt import Bench
 from upshot.engine.compiled import Book
 from upshot.engine.executor import Engine
 from upshot.engine.in_force import InForce
+from upshot.errors import ConfigError
+from upshot.launch.catalog import make_backends
+from upshot.launch.keeper import Keeper, KeeperSettings
+from upshot.launch.metrics import MetricsKeeper
+from upshot.launch.orders import Clerk
+from upshot.launch.protocol import Backend
 from upshot.ports.calls import Offload
+from upshot.ports.jobs import Installation
 from upshot.ports.secrets import SecretSource
+from upshot.ports.wire import Doorbell, JobBell
 from upshot.registry.service import Registry
 from upshot.settings import Settings
-from upshot.wiring.parts import base_url, make_registry, make_secrets, open_database, redis_url
+from upshot.wiring.jobs_file import read_queue_book
+from upshot.wiring.parts import (
+    base_url,
+    find_installation,
+    jobs_url,
+    make_registry,
+    make_secrets,
+    open_database,
+    redis_url,
+)
+
+EVENTS = "events"  #: among the queues that a worker takes: it answers events
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +76,28 @@ class WorkerHouse:
     egress: GuardedEgress
     registry: Registry
     secrets: SecretSource
+    jobs: SqlJobs
+    job_desk: SqlJobDesk
+    book: QueueBook
+    backends: Mapping[str, Backend]
+    installation: Installation
 
-    def make_engine(self, offload: Offload) -> tuple[Engine, Reception]:
+    @property
+    def answers_events(self) -> bool:
+        """It takes events and executions, not jobs alone."""
+        return not self.settings.queues or EVENTS in self.takes
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What it takes: queues of jobs, and `events`."""
+        return tuple(self.settings.queues.split(",")) if self.settings.queues else (EVENTS, *sorted(self.book.queues))
+
+    @property
+    def queues(self) -> frozenset[str]:
+        """The queues of jobs that it takes."""
+        return frozenset(self.takes) - {EVENTS}
+
+    def make_engine(self, offload: Offload, job_bell: JobBell) -> tuple[Engine, Reception]:
         """The engine and its reception, on the running loop."""
         settings = self.settings
         bench = Bench(
@@ -63,6 +107,7 @@ class WorkerHouse:
                 registry=self.registry,
                 github_api_url=settings.github_api_url,
                 slack_api_url=settings.slack_api_url,
+                jobs=self.job_desk,
             ),
             secrets=self.secrets,
             clock=self.clock,
@@ -77,8 +122,39 @@ class WorkerHouse:
             offload=offload,
             in_flight=settings.worker_in_flight,
             lease=timedelta(seconds=settings.lease_seconds),
+            job_bell=job_bell,
         )
         return engine, Reception(engine, self.automations.matcher, self.clock)
+
+    def make_keeper(self, offload: Offload, doorbell: Doorbell) -> Keeper:
+        """The keeper of jobs, on the running loop."""
+        settings = self.settings
+        return Keeper(
+            KeeperSettings(
+                worker=self.worker,
+                machine=self.machine,
+                queues=self.queues,
+                lease=timedelta(seconds=settings.lease_seconds),
+                lost_after=timedelta(seconds=settings.jobs_lost_seconds),
+                log_bytes=settings.jobs_log_bytes,
+                removes_orphans=settings.jobs_remove_orphans,
+            ),
+            backends=self.backends,
+            jobs=self.jobs,
+            events=self.events,
+            publisher=self.publisher,
+            doorbell=doorbell,
+            clerk=Clerk(self.installation, self.secrets, jobs_url(settings)),
+            book=self.book,
+            metrics=MetricsKeeper(self.registry, offload),
+            clock=self.clock,
+            offload=offload,
+        )
+
+    @property
+    def machine(self) -> str:
+        """Name of the machine that its jobs run on."""
+        return self.settings.machine or gethostname()
 
     async def close(self) -> None:
         """Hang up everywhere."""
@@ -87,12 +163,19 @@ class WorkerHouse:
 
 
 def build_worker(settings: Settings, worker: str) -> WorkerHouse:
-    """Everything that a worker process is made of; raises as `open_database` and `redis_url` do."""
+    """
+    Everything that a worker process is made of.
+
+    Raises:
+        ConfigError: The settings, or the operator's file of queues, cannot be meant; see also `open_database`.
+    """
     url = redis_url(settings)
     database = open_database(settings)
     clock = SystemClock()
     rules = EgressRules.parse(settings.egress_allow)
-    catalog = load_catalog(rules)
+    book = read_queue_book(settings)
+    _check_queues(settings, book)
+    catalog = load_catalog(rules, book)
     revisions = SqlRevisions(database)
     publisher = RedisPublisher(url)
     return WorkerHouse(
@@ -112,4 +195,24 @@ def build_worker(settings: Settings, worker: str) -> WorkerHouse:
         egress=GuardedEgress(rules, destination_in_flight=settings.destination_in_flight),
         registry=make_registry(settings, database, publisher, clock),
         secrets=make_secrets(settings),
+        jobs=SqlJobs(database),
+        job_desk=SqlJobDesk(database),
+        book=book,
+        backends=make_backends(book, settings.data),
+        installation=find_installation(SqlInstallation(database), clock),
     )
+
+
+def _check_queues(settings: Settings, book: QueueBook) -> None:
+    """
+    Refuse queues that nobody has declared: a worker that waits for them would wait for ever.
+
+    Raises:
+        ConfigError: There is no such queue.
+    """
+    asked = set(settings.queues.split(",")) if settings.queues else set()
+    for unknown in sorted(asked - {EVENTS} - book.queues.keys()):
+        raise ConfigError(
+            f"UPSHOT_QUEUES: there is no queue {unknown!r}; there are {', '.join(sorted(book.queues))}, and {EVENTS} "
+            "for answering events; queues are declared in the file that UPSHOT_JOBS_FILE names"
+        )

@@ -15,7 +15,7 @@ import structlog
 
 from upshot.engine.sweeper import Sweeper, repeat
 from upshot.errors import Unavailable
-from upshot.ports.wire import Doorbell
+from upshot.ports.wire import Doorbell, JobBell
 from upshot.ports.workers import WorkerRecord
 from upshot.stream import Consumer, Relay
 from upshot.wiring.worker import WorkerHouse
@@ -25,6 +25,8 @@ log = structlog.get_logger("upshot.worker")
 T = TypeVar("T")
 
 DATABASE_THREADS = 4
+SHORTEST_PAUSE_SECONDS = 0.02  # of a loop that waits by itself
+AFTER_BREAK_SECONDS = 1.0
 CONSUMER_PAUSE_SECONDS = 0.2  # only after a failure: the consumer itself runs on
 RELOAD_SECONDS = 1.0
 ABANDONED_SECONDS = 15.0
@@ -35,17 +37,19 @@ INTAKE_END_SECONDS = 5.0  # for what the intake is doing when a stop comes
 
 class WorkerLoop:
     """
-    Consumer, sweeper, relay, heartbeat and the engine that they feed.
+    Consumer, sweeper, relay, heartbeat, the engine that they feed, and the keeper of jobs.
 
     Args:
         house: The worker's parts.
         doorbell: Calls workers to what is due.
+        job_bell: Calls workers to jobs that are queued.
     """
 
-    def __init__(self, house: WorkerHouse, doorbell: Doorbell) -> None:
+    def __init__(self, house: WorkerHouse, doorbell: Doorbell, job_bell: JobBell) -> None:
         self._house = house
         self._threads = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="database")
-        self._engine, reception = house.make_engine(self._offload)
+        self._engine, reception = house.make_engine(self._offload, job_bell)
+        self._keeper = house.make_keeper(self._offload, doorbell)
         self._consumer = Consumer(house.feed, house.executions, reception, house.clock, self._offload)
         self._sweeper = Sweeper(
             self._engine,
@@ -73,6 +77,11 @@ class WorkerLoop:
         """Take nothing more; `live` returns when what is in hand has ended or is handed back."""
         self._stopping.set()
         self._consumer.stop()
+        self._keeper.wake()
+
+    def launch(self) -> None:
+        """Look at the queues of jobs now."""
+        self._keeper.wake()
 
     async def run(self, execution_ids: Sequence[str]) -> None:
         """Carry out what a Celery task brought; what cannot be claimed now is left to the sweeper."""
@@ -92,7 +101,12 @@ class WorkerLoop:
         await self._prepare()
         await self._beat()
         started()
-        log.info("worker.started", worker=self._engine.worker, automations=len(self._house.automations.automations))
+        log.info(
+            "worker.started",
+            worker=self._engine.worker,
+            automations=len(self._house.automations.automations),
+            takes=",".join(self._house.takes),
+        )
         intake = self._begin_intake()
         ended = asyncio.Event()
         beating = self._repeat("heartbeat", self._beat_seconds, self._beat, until=ended)
@@ -102,6 +116,7 @@ class WorkerLoop:
         log.info("worker.stopping", in_hand=len(self._engine.in_hand))
         await asyncio.wait(intake, timeout=INTAKE_END_SECONDS)
         await self._engine.stop(within_seconds=self._house.settings.stop_seconds)
+        await self._keeper.stop()
         ended.set()
         writing.cancel()
         await asyncio.wait((beating, writing), timeout=INTAKE_END_SECONDS)
@@ -109,14 +124,25 @@ class WorkerLoop:
 
     def _begin_intake(self) -> list[asyncio.Task[None]]:
         settings, stopping = self._house.settings, self._stopping
+        intake = [
+            self._repeat("engines", AFTER_BREAK_SECONDS, partial(self._keeper.watch_engines, stopping), until=stopping),
+            self._repeat("jobs", SHORTEST_PAUSE_SECONDS, self._keep_jobs, until=stopping),
+            self._repeat("prune", PRUNE_SECONDS, self._prune, until=stopping),
+        ]
+        if not self._house.answers_events:
+            return intake
         return [
+            *intake,
             self._repeat("consumer", CONSUMER_PAUSE_SECONDS, self._consumer.run, until=stopping),
             self._repeat("sweeper", settings.sweep_seconds, self._sweeper.sweep, until=stopping),
             self._repeat("relay", settings.sweep_seconds, self._relay.relay, until=stopping),
             self._repeat("abandoned", ABANDONED_SECONDS, self._consumer.take_over_abandoned, until=stopping),
             self._repeat("reload", RELOAD_SECONDS, self._reload, until=stopping),
-            self._repeat("prune", PRUNE_SECONDS, self._prune, until=stopping),
         ]
+
+    async def _keep_jobs(self) -> None:
+        await self._keeper.keep()
+        await self._keeper.wait_for_work(self._house.settings.sweep_seconds)
 
     @staticmethod
     def _repeat(
@@ -128,11 +154,15 @@ class WorkerLoop:
         """Take the leases of a predecessor that is known to be dead, instead of waiting for them to run out."""
         predecessor = self._house.settings.worker_predecessor
         if predecessor:
-            leases = await self._offload(self._house.executions.expire, predecessor, self._house.clock.now())
+            now = self._house.clock.now()
+            leases = await self._offload(self._house.executions.expire, predecessor, now)
+            leases += await self._offload(self._house.jobs.expire, predecessor, now)
             await self._offload(self._house.workers.leave, predecessor)
             log.info("worker.succeeds", predecessor=predecessor, leases=leases)
 
     async def _prepare(self) -> None:
+        if not self._house.answers_events:
+            return
         try:
             await self._house.feed.prepare()
         except Unavailable as error:
@@ -145,6 +175,7 @@ class WorkerLoop:
     async def _beat(self) -> None:
         house, engine = self._house, self._engine
         await self._offload(house.executions.renew, engine.in_hand, owner=engine.worker, until=engine.lease_end())
+        await self._keeper.renew()
         record = WorkerRecord(
             id=engine.worker,
             host=socket.gethostname(),
@@ -154,6 +185,9 @@ class WorkerLoop:
             in_hand=len(engine.in_hand),
             stream_read_at=self._consumer.read_at,
             automations=len(house.automations.automations),
+            machine=house.machine,
+            queues=house.takes,
+            engines=self._keeper.engines,
         )
         await self._offload(house.workers.beat, record)
 
@@ -161,8 +195,9 @@ class WorkerLoop:
         await self._offload(self._house.automations.refresh)
 
     async def _prune(self) -> None:
-        before = self._house.clock.now() - timedelta(days=self._house.settings.receipts_days)
-        await self._offload(self._house.executions.prune, receipts_before=before)
+        now, settings = self._house.clock.now(), self._house.settings
+        await self._offload(self._house.executions.prune, receipts_before=now - timedelta(days=settings.receipts_days))
+        await self._offload(self._house.job_desk.prune, finished_before=now - timedelta(days=settings.jobs_days))
 
     async def _leave(self) -> None:
         await self._house.feed.close(leave=True)

@@ -11,7 +11,7 @@ import threading
 import structlog
 import uvloop
 
-from upshot.adapters.celery import CeleryDoorbell, make_app, run_worker
+from upshot.adapters.celery import QUEUE, CeleryDoorbell, job_queue, make_app, run_worker
 from upshot.settings import Settings
 from upshot.wiring.worker import build_worker
 from upshot.worker.loop import WorkerLoop
@@ -33,11 +33,15 @@ def main(settings: Settings) -> int:
     worker = settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
     house = build_worker(settings, worker)
     app = make_app(house.redis_url)
-    thread = EngineThread(WorkerLoop(house, CeleryDoorbell(app)), patience_seconds=settings.stop_seconds)
+    bell = CeleryDoorbell(app)
+    thread = EngineThread(WorkerLoop(house, bell, bell), patience_seconds=settings.stop_seconds)
+    queues = [job_queue(name) for name in sorted(house.queues)]
     code = run_worker(
         app,
         name=worker,
+        queues=[QUEUE, *queues] if house.answers_events else queues,
         run=thread.run,
+        launch=thread.launch,
         start=thread.start,
         stop=thread.stop,
         shutting_down=thread.begin_to_stop,
@@ -72,6 +76,11 @@ class EngineThread:
         """Give ids to the engine; returns at once."""
         if self._loop is not None and not self._ended.is_set():
             asyncio.run_coroutine_threadsafe(self._worker_loop.run(execution_ids), self._loop)
+
+    def launch(self) -> None:
+        """Say that jobs are queued; returns at once."""
+        if self._loop is not None and not self._ended.is_set():
+            self._loop.call_soon_threadsafe(self._worker_loop.launch)
 
     def begin_to_stop(self) -> None:
         """Ask the engine to stop; returns at once, for it is called from a signal handler."""
