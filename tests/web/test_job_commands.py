@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -86,12 +86,14 @@ def test_jobs_are_listed(line, shop, clock):
 def test_a_queued_job_shows_why_it_waits(line, shop):
     """Its place, in words, and what it will run, secrets as the templates that name them."""
     job = shop.job(queue="gpu-a100")
+    job = shop.job(automation="a", queue="gpu-a100", spec=replace(job.spec, memory_bytes=64 * 2**20))
     shop.worker()
 
     shown = line.say("jobs", "show", job.id)
 
     assert "no worker takes queue gpu-a100" in shown
-    assert "env: " in shown
+    assert "memory: 64MiB" in shown
+    assert "timeout: 1h" in shown
     assert "{{ secrets.API_KEY }}" in shown
     assert job.nonce not in shown
     assert "privileged" not in shown

@@ -353,6 +353,7 @@ def test_cancelling_an_execution_stops_its_job(web, shop, take):
     form = view(web, job)
     assert form["stop_asked_by"] == "the end of its execution"
     assert form["stop_asked_at"]
+    assert form["waits"] == (None if take else "is about to be cancelled, by the end of its execution")
 
 
 @pytest.mark.parametrize("verb", ["GET ", "GET log", "GET log.txt", "POST cancel"])

@@ -14,6 +14,7 @@ import click
 from upshot.cli.client import Client, path_of, talks
 from upshot.cli.output import Output, plain, when
 from upshot.domain.job import JobState
+from upshot.domain.quantities import show_bytes, show_duration
 from upshot.errors import Unavailable
 
 _ASK_EVERY_SECONDS = 0.5
@@ -134,7 +135,14 @@ def _print_spec(output: Output, spec: Mapping[str, Any]) -> None:
     output.line()
     output.line("runs")
     for name, value in said.items():
-        output.text(f"{name.replace('_', ' ')}: {plain(value)}", indent=2)
+        output.text(_in_units(name, value), indent=2)
+
+
+def _in_units(name: str, value: Any) -> str:
+    for ending, show_amount in (("_bytes", show_bytes), ("_seconds", show_duration)):
+        if name.endswith(ending):
+            return f"{name.removesuffix(ending)}: {show_amount(value)}"
+    return f"{name.replace('_', ' ')}: {plain(value)}"
 
 
 # --- logs -----------------------------------------------------------------------------------------

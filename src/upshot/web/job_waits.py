@@ -18,7 +18,7 @@ def why_it_waits(
     job: Job, place: Place | None, *, limits: QueueLimits, workers: Sequence[WorkerRecord], now: datetime
 ) -> str | None:
     """
-    Say what a job waits for: a time, a worker, its place.
+    Say what a job waits for: its end, a time, a worker, its place.
 
     Args:
         job: It.
@@ -32,8 +32,12 @@ def why_it_waits(
     """
     if job.state is not JobState.QUEUED or place is None:
         return None
-    words = _time(job, now) or _worker(job, workers) or "; ".join(_turn(job, place, limits, workers))
+    words = _stop(job) or _time(job, now) or _worker(job, workers) or "; ".join(_turn(job, place, limits, workers))
     return f"{words}; {job.reason}" if job.reason else words
+
+
+def _stop(job: Job) -> str | None:
+    return f"is about to be cancelled, by {job.stop_asked_by}" if job.stop_asked_at else None
 
 
 def _time(job: Job, now: datetime) -> str | None:
