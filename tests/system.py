@@ -28,6 +28,7 @@ class System:
         redis: A running server, which the test may kill and start again.
         database_url: None for SQLite in the folder.
         automations: Text of automation files, by name.
+        host: Address that the web process listens on; that of Docker's bridge is one that containers reach.
         settings: More environment variables, `UPSHOT_…`.
     """
 
@@ -38,6 +39,7 @@ class System:
         *,
         database_url: str | None = None,
         automations: Mapping[str, str],
+        host: str = "127.0.0.1",
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -47,7 +49,7 @@ class System:
         for name, text in automations.items():
             (self.automations / name).write_text(text)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://{host}:{free_port()}"
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("UPSHOT_")},
             "UPSHOT_DATA": str(folder / "data"),
@@ -55,6 +57,7 @@ class System:
             "UPSHOT_REDIS_URL": redis.url,
             "UPSHOT_EGRESS_ALLOW": "127.0.0.0/8",
             "UPSHOT_TOKEN": TOKEN,
+            "UPSHOT_HOST": host,
             "UPSHOT_PORT": self.url.rpartition(":")[2],
             "UPSHOT_LEASE_SECONDS": "3",
             "UPSHOT_SWEEP_SECONDS": "0.2",
