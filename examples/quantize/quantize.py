@@ -21,7 +21,7 @@ from urllib.parse import quote
 EVENT = Path(os.environ.get("UPSHOT_EVENT_FILE", "/upshot/event.json"))
 OUTPUT = Path(os.environ.get("UPSHOT_OUTPUT", "/upshot/output"))
 LARGEST = 127  # of a signed byte
-ATTEMPTS = 5
+PAUSES = (1, 2, 4, 8)  # seconds before further attempts
 
 
 def quantized(weights: dict[str, float]) -> tuple[dict[str, int], float]:
@@ -41,7 +41,7 @@ def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
         data=json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {os.environ['UPSHOT_TOKEN']}", "Content-Type": "application/json"},
     )
-    for attempt in range(1, ATTEMPTS + 1):
+    for pause in (*PAUSES, None):
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.load(answer)
@@ -51,8 +51,10 @@ def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
                 break
         except OSError as error:
             problem = str(error)
-        print(f"attempt {attempt} at {path}: {problem}")
-        time.sleep(2 ** (attempt - 1))
+        if pause is None:
+            break
+        print(f"{path}: {problem}; again in {pause} s")
+        time.sleep(pause)
     raise SystemExit(f"POST {request.full_url}: {problem}")
 
 
