@@ -15,17 +15,21 @@ from upshot.adapters.sql.job_desk import SqlJobDesk
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import SystemClock
-from upshot.domain.queues import QueueBook
 from upshot.settings import Settings
 from upshot.web.house import House
+from upshot.wiring.jobs_file import read_queue_book
+from upshot.wiring.jobs_file import read_queue_book
 from upshot.wiring.parts import find_installation, make_registry, open_database, redis_url
 
 
 def build_web(settings: Settings) -> House:
-    """Everything that the web process is made of; raises as `open_database` and `redis_url` do."""
+    """Everything that the web process is made of; raises as `open_database`, `redis_url`, `read_queue_book` do."""
     url = redis_url(settings)
+    book = read_queue_book(settings)
     database = open_database(settings)
     clock = SystemClock()
+    book = read_queue_book(settings)
+    catalog = load_catalog(EgressRules.parse(settings.egress_allow), book)
     return House(
         settings=settings,
         clock=clock,
@@ -33,10 +37,12 @@ def build_web(settings: Settings) -> House:
         events=SqlEvents(database),
         executions=SqlExecutions(database),
         jobs=SqlJobDesk(database),
-        book=QueueBook(),
+        book=book,
         installation=find_installation(SqlInstallation(database), clock),
         doorbell=None,  # what a person sets going, the workers' sweepers find within a second
-        automations=AutomationFolder(settings.automations, load_catalog(EgressRules.parse(settings.egress_allow))),
+        automations=AutomationFolder(
+            settings.automations, load_catalog(EgressRules.parse(settings.egress_allow), book)
+        ),
         backlog=SqlBacklog(database),
         workers=SqlWorkers(database),
         idempotency=SqlIdempotency(database),
