@@ -244,6 +244,15 @@ def test_a_command_runs_as_its_user(engine):
     assert said.count("ermission denied") == 4
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root can run commands as another user; run the tests as root")
+def test_a_folder_that_the_user_cannot_enter(engine, folder):
+    """The refusal names the folder and the user, and says what is missing."""
+    folder.chmod(0o700)
+
+    with pytest.raises(StartRefused, match=r"/work: Permission denied; user 65534 must be able to enter it"):
+        engine.start(order("true"))
+
+
 @pytest.mark.parametrize(
     ("wanted", "finding"),
     [
@@ -603,7 +612,7 @@ def test_memory_is_held_by_a_crude_limit(engine):
 
 def test_other_limits_hold(engine):
     """No core files, no more and no larger files than the operator allows, no more processors than asked for."""
-    engine.options["limits"] = {"open-files": 100, "file-bytes": 4096}
+    engine.options["limits"] = {"open-files": 100, "file-size": "4KiB"}
     engine.start(shell("ulimit -c; ulimit -n; nproc; head -c 10000 /dev/zero > big; stat -c %s big", cpus=0.5))
 
     engine.ended()
@@ -684,7 +693,7 @@ def test_a_log_is_read_while_it_grows(engine):
 
 def test_a_gigabyte_of_log_is_capped(engine):
     """It takes no more of the disk than the cap, the newest is kept, and the job is not held up for ever."""
-    engine.options["log-bytes"] = 1 << 20
+    engine.options["log-size"] = "1MiB"
     engine.start(shell("yes | head -c 1G; echo the end"))
 
     assert engine.ended().exit_code == 0

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from upshot.domain.queues import BackendSettings, QueueBook
+from upshot.domain.queues import PROCESS, BackendSettings, QueueBook
 from upshot.errors import ConfigError
 from upshot.launch.protocol import Backend
 
@@ -27,20 +28,25 @@ _BUILT_IN = {
 Make = Callable[[Mapping[str, Any]], Backend]  #: raises ConfigError for options that cannot be meant
 
 
-def make_backends(book: QueueBook) -> Mapping[str, Backend]:
+def make_backends(book: QueueBook, data: Path) -> Mapping[str, Backend]:
     """
     The backends that are declared, by the names that queues use.
+
+    Args:
+        book: The operator's rules.
+        data: The data folder: a process backend keeps its jobs there, unless its options name another place.
 
     Raises:
         ConfigError: The options of one cannot be meant, or it is not installed.
     """
-    return {name: _make(name, settings) for name, settings in book.backends.items()}
+    return {name: _make(name, settings, data / "processes" / name) for name, settings in book.backends.items()}
 
 
-def _make(name: str, settings: BackendSettings) -> Backend:
+def _make(name: str, settings: BackendSettings, folder: Path) -> Backend:
     place = f"{settings.source}: " if settings.source else ""
+    options = {"folder": str(folder), **settings.options} if settings.uses == PROCESS else settings.options
     try:
-        return _find(settings.uses)(settings.options)
+        return _find(settings.uses)(options)
     except ConfigError as error:
         raise ConfigError(f"{place}backend {name!r}: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import re
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from upshot.domain.job import JobCause, JobSpec, Mount, Network
+from upshot.domain.queues import PROCESS, BackendSettings, QueueBook
 from upshot.errors import ConfigError
+from upshot.launch.catalog import make_backends
 from upshot.launch.process.cgroups import ControlGroup, NoControlGroups, find_hierarchies
 from upshot.launch.process.errands import errand, refuse
 from upshot.launch.process.options import Account, ProcessOptions, read_options
@@ -48,26 +51,25 @@ def test_what_is_left_out_has_defaults(tmp_path):
     assert options.hierarchies is None
 
 
-def test_the_folder_is_by_default_in_the_data_folder(monkeypatch, tmp_path):
-    """Left out, jobs are kept where all else is."""
-    monkeypatch.setenv("UPSHOT_DATA", str(tmp_path / "data"))
-
-    assert read_options({"user": US}).folder == tmp_path / "data" / "processes"
-
-
 @pytest.mark.parametrize(
     ("written", "finding"),
     [
         ({"foldr": "/x"}, "foldr: unknown key; did you mean 'folder'?"),
-        ({"x": 1}, "x: unknown key; it has folder, user, env, cgroup, log-bytes, limits"),
-        ({"log_bytes": 10_000}, "log_bytes: unknown key; did you mean 'log-bytes'?"),
+        ({"x": 1}, "x: unknown key; it has folder, user, env, cgroup, log-size, limits"),
+        ({"log_size": "1MiB"}, "log_size: unknown key; did you mean 'log-size'?"),
+        ({"folder": None}, "folder: Input should be a valid string"),
         ({"limits": {"files": 3}}, "limits.files: unknown key"),
         ({"folder": 3}, "folder: Input should be a valid string, and this is 3"),
         ({"env": "PATH"}, "env: Input should be a valid list, and this is 'PATH'"),
         ({"env": ["A=B"]}, "env: 'A=B' is no name of a variable"),
         ({"env": ["UPSHOT_SECRET_KEY"]}, "env: UPSHOT_SECRET_KEY is the worker's own"),
-        ({"log-bytes": 1}, "log-bytes: Input should be greater than or equal to 8192"),
+        ({"log-size": "1KiB"}, "log-size: Input should be greater than or equal to 8192"),
+        ({"log-size": 1}, "log-size: 1 is not a size; write 1B"),
+        ({"limits": {"file-size": "1 G"}}, "limits.file-size: '1 G' is not a size; write"),
         ({"user": "no-such-user"}, "this machine has no user 'no-such-user'"),
+        ({"user": ["x"]}, "user: ['x'] is no user; write a name, or a number"),
+        ({"user": 4_000_000_000}, "this machine has no user '4000000000'"),
+        ({"user": ""}, "this machine has no user ''"),
         ({"cgroup": "/sys/fs/cgroup/x"}, "is no path below the mount"),
         ({"cgroup": "a/../../b"}, "is no path below the mount"),
     ],
@@ -75,7 +77,23 @@ def test_the_folder_is_by_default_in_the_data_folder(monkeypatch, tmp_path):
 def test_mistakes_are_named(written, finding):
     """A wrong key or value is an error of configuration that names it, and the right word where one is near."""
     with pytest.raises(ConfigError, match=re.escape(finding)):
-        read_options({"user": US, **written})
+        read_options({"folder": "/srv/jobs", "user": US, **written})
+
+
+def test_each_declared_backend_has_a_folder_of_its_own(tmp_path):
+    """Two process backends are two engines, in the data folder, without a word on folders."""
+    book = QueueBook(backends={name: BackendSettings(PROCESS, {"user": US}) for name in ("one", "two")})
+
+    identities = {asyncio.run(backend.identity()) for backend in make_backends(book, tmp_path).values()}
+
+    assert len(identities) == 2
+    assert sorted(path.name for path in (tmp_path / "processes").iterdir()) == ["one", "two"]
+
+
+def test_a_folder_must_be_named():
+    """Whoever makes a backend by hand is not left to guess where its jobs are kept."""
+    with pytest.raises(ConfigError, match="folder: is missing; name a folder"):
+        read_options({"user": US})
 
 
 def test_a_worker_of_root_says_whose_rights_commands_have(monkeypatch):
@@ -83,7 +101,7 @@ def test_a_worker_of_root_says_whose_rights_commands_have(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
     with pytest.raises(ConfigError, match="name the user that commands run as"):
-        read_options({})
+        read_options({"folder": "/srv/jobs"})
 
 
 def test_a_worker_without_roots_rights_runs_commands_as_itself_alone(monkeypatch):
@@ -91,7 +109,7 @@ def test_a_worker_without_roots_rights_runs_commands_as_itself_alone(monkeypatch
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
 
     with pytest.raises(ConfigError, match="only a worker that runs as root"):
-        read_options({"user": "root"})
+        read_options({"folder": "/srv/jobs", "user": "root"})
 
 
 # --- the author's ---------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from upshot.domain.quantities import NotAQuantity, read_bytes
 from upshot.errors import ConfigError
 from upshot.launch.process.cgroups import Hierarchies, NoControlGroups, find_hierarchies
-from upshot.settings import Settings
 
 DEFAULT_ENV = ("PATH", "LANG")
 DEFAULT_LOG_BYTES = 16 * 1024 * 1024  # of one job, in two pieces; between half of it and all of it is there
@@ -33,17 +33,20 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=_kebab)
 
 
+_Size = Annotated[int, BeforeValidator(read_bytes)]
+
+
 class _Limits(_Record):
     open_files: int = Field(DEFAULT_OPEN_FILES, ge=16)
-    file_bytes: int | None = Field(None, ge=1)
+    file_size: _Size | None = None
 
 
 class _Written(_Record):
-    folder: str | None = Field(None, min_length=1)
-    user: str | None = Field(None, min_length=1)
+    folder: str = Field(min_length=1)
+    user: str | int | None = None
     env: list[str] = list(DEFAULT_ENV)
     cgroup: str | None = None
-    log_bytes: int = Field(DEFAULT_LOG_BYTES, ge=8192)
+    log_size: _Size = Field(DEFAULT_LOG_BYTES, ge=8192)
     limits: _Limits = _Limits()
 
 
@@ -91,23 +94,27 @@ def read_options(options: Mapping[str, Any]) -> ProcessOptions:
         written = _Written(**options)
     except ValidationError as error:
         raise ConfigError(_finding(error)) from error
-    folder = Path(written.folder) if written.folder else Settings().data / "processes"
-    hierarchies = _hierarchies(written.cgroup)
     return ProcessOptions(
-        folder=folder.expanduser().resolve(),
-        account=_account(written.user),
+        folder=Path(written.folder).expanduser().resolve(),
+        account=_account(None if written.user is None else str(written.user)),
         env=_handed_on(written.env),
-        log_bytes=written.log_bytes,
+        log_bytes=written.log_size,
         open_files=written.limits.open_files,
-        file_bytes=written.limits.file_bytes,
+        file_bytes=written.limits.file_size,
         group=written.cgroup,
-        hierarchies=hierarchies,
+        hierarchies=_hierarchies(written.cgroup),
     )
 
 
 def _finding(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     *above, key = [str(part) for part in first["loc"]]
+    if first["type"] == "missing":
+        return f"{key}: is missing; name a folder for the jobs, such as /var/lib/upshot/processes"
+    if "user" in above:
+        return f"user: {first['input']!r} is no user; write a name, or a number"
+    if isinstance(cause := first.get("ctx", {}).get("error"), NotAQuantity):
+        return f"{'.'.join([*above, key])}: {first['input']!r} {cause}"
     if first["type"] == "extra_forbidden":
         record = _Limits if above else _Written
         known = [_kebab(name) for name in record.model_fields]

@@ -303,6 +303,8 @@ def _in_words(error: Exception, errand: Errand) -> str:
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
     if isinstance(error, FileNotFoundError) and "/" not in errand.argv[0] and error.filename != errand.workdir:
         return f"{reason} in PATH, which is {errand.env.get('PATH')}"
+    if isinstance(error, PermissionError) and error.filename == errand.workdir:
+        return f"{reason}; user {os.getuid()} must be able to enter it, and all folders above it"
     return reason
 
 
