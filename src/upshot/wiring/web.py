@@ -18,7 +18,6 @@ from upshot.clock import SystemClock
 from upshot.settings import Settings
 from upshot.web.house import House
 from upshot.wiring.jobs_file import read_queue_book
-from upshot.wiring.jobs_file import read_queue_book
 from upshot.wiring.parts import find_installation, make_registry, open_database, redis_url
 
 
@@ -28,8 +27,6 @@ def build_web(settings: Settings) -> House:
     book = read_queue_book(settings)
     database = open_database(settings)
     clock = SystemClock()
-    book = read_queue_book(settings)
-    catalog = load_catalog(EgressRules.parse(settings.egress_allow), book)
     return House(
         settings=settings,
         clock=clock,
