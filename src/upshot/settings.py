@@ -78,6 +78,9 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{1,80}$",
         description="Name of the machine that a worker's jobs run on; left out, its host's.",
     )
+    jobs_file: Path | None = Field(
+        None, description="The operator's file on queues of jobs; left out, `jobs.yaml` in the data folder, if any."
+    )
     jobs_url: str | None = Field(
         None,
         description="Where jobs reach the REST API; left out, the public URL, or where the web process listens.",

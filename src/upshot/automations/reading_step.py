@@ -158,7 +158,7 @@ def _read_uses(block: Block, source: Source) -> str:
 def _check_with(with_: Block, line: int, spec: ActionSpec, source: Source) -> None:
     """Check what can be known before templates are rendered: the record's rules, then the action's own."""
     findings = source.findings
-    check_record(spec.with_record, with_, line, findings, holder=spec.uses, root="with")
+    check_record(spec.with_record, with_, line, findings, holder=spec.uses, root="with", rendered=False)
     for dotted, reason in () if source.is_kept else _ask(spec, with_):
         parts = dotted.split(".") if dotted else []
         findings.add(line_at(with_, parts, line), f"{'.'.join(('with', *parts))}: {reason}")

@@ -16,38 +16,39 @@ Place = Sequence[str | int]  #: keys of mappings and indexes of lists, from the 
 
 
 def check_record(
-    record: type[BaseModel], block: Block, line: int, findings: Findings, *, holder: str, root: str = ""
+    record: type[BaseModel], block: Block, line: int, findings: Findings, *, holder: str, root: str, rendered: bool
 ) -> Any:
     """
     Report what a block says that its record does not take.
 
     Args:
-        record: What it must be; templates are let through where `root` is given, and every rule holds otherwise.
+        record: What it must be.
         block: As the file has it.
         line: Where to point when the block itself is meant.
         findings: Take what is wrong.
         holder: Who has the keys of the block: "launch has no such key".
-        root: What leads to the block, before every place: `with`.
+        root: What leads to the block, before every place: `with`; may be empty.
+        rendered: Nothing in it is a template; otherwise what is one is checked when it is rendered.
 
     Returns:
         The record; None where something is wrong or, for templates, not known yet.
     """
-    context = None if root else {RENDERED: True}
     try:
-        return record.model_validate(block, context=context)
+        return record.model_validate(block, context={RENDERED: rendered})
     except ValidationError as error:
-        for place, reason in _reported(error, record, block, holder, lets_templates=bool(root)).items():
-            findings.add(line_at(block, place, line), f"{'.'.join(filter(None, (root, *map(str, place))))}: {reason}")
+        for place, reason in _reported(error, record, block, holder, rendered=rendered).items():
+            shown = ".".join(filter(None, (root, *map(str, place))))
+            findings.add(line_at(block, place, line), f"{shown}: {reason}" if shown else reason)
     return None
 
 
 def _reported(
-    error: ValidationError, record: type[BaseModel], block: Block, holder: str, *, lets_templates: bool
+    error: ValidationError, record: type[BaseModel], block: Block, holder: str, *, rendered: bool
 ) -> dict[tuple[str | int, ...], str]:
     """One reason for each place: ours, where there is one."""
     reported: dict[tuple[str | int, ...], str] = {}
     for found in error.errors(include_url=False):
-        if lets_templates and is_template(found["input"]):
+        if not rendered and is_template(found["input"]):
             continue  # its value is checked once it is rendered
         place = _existing(block, found["loc"], found["type"])
         if place not in reported or found["type"] == "not_usable":

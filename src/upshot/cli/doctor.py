@@ -27,8 +27,10 @@ from upshot.cli.configuration import joined, settings_with
 from upshot.cli.output import Output
 from upshot.clock import SystemClock, parse_time
 from upshot.domain.automation import Automation
+from upshot.domain.queues import QueueBook
 from upshot.errors import ConfigError, UpshotError
 from upshot.settings import Settings
+from upshot.wiring.jobs_file import jobs_file_of, load_queue_book
 from upshot.wiring.parts import database_url, make_secrets
 
 _OLDEST_REDIS = (6, 2)  # Celery's broker needs it, and so does XAUTOCLAIM
@@ -206,12 +208,27 @@ def _clock_finding(subject: str, their_time: datetime) -> Finding:
     )
 
 
+def _jobs_file(settings: Settings) -> Iterator[Finding]:
+    path = jobs_file_of(settings)
+    if path is None:
+        yield Finding("ok", "jobs file", "none; jobs have one queue, `default`, on Docker")
+        return
+    book, errors = load_queue_book(path)
+    if not errors:
+        engines = ", ".join(f"{name} ({settings.uses})" for name, settings in book.backends.items())
+        yield Finding("ok", "jobs file", f"{path}: queues {', '.join(book.queues)}; backends {engines}")
+    for error in errors:
+        yield Finding("fail", "jobs file", str(error))
+
+
 def _automations(settings: Settings) -> Iterator[Finding]:
     if not settings.automations.is_dir():
         yield Finding("warn", "automations", f"{settings.automations} is not there", "name their folder: --automations")
         return
     rules = EgressRules.parse(settings.egress_allow)
-    loaded = load_folder(settings.automations, load_catalog(rules))
+    jobs_file = jobs_file_of(settings)
+    book = load_queue_book(jobs_file)[0] if jobs_file else QueueBook()  # what is wrong with it is found on its own
+    loaded = load_folder(settings.automations, load_catalog(rules, book))
     yield Finding("ok", "automations", f"{len(loaded.automations)} are sound in {settings.automations}")
     for error in loaded.errors:
         yield Finding("fail", "automations", str(error))
@@ -247,4 +264,4 @@ def _secrets_of(automation: Automation) -> set[str]:
     return {parts[1] for parts in paths if len(parts) > 1 and parts[0] == "secrets"}
 
 
-_CHECKS: tuple[Check, ...] = (_program, _data_folder, _database, _redis, _service, _automations)
+_CHECKS: tuple[Check, ...] = (_program, _data_folder, _database, _redis, _service, _jobs_file, _automations)

@@ -173,7 +173,8 @@ def _judge_target(value: str) -> str | None:
     return None
 
 
-def _judge_source(value: str) -> str | None:
+def judge_source(value: str) -> str | None:
+    """What is wrong with what is to be mounted; None where it is a path or the name of a volume."""
     if "/" not in value:
         return None if _VOLUME.fullmatch(value) else f"{value!r} is neither a path nor the name of a volume"
     return _judge_path(value)
@@ -250,7 +251,7 @@ class ResourcesWith(WithBlock):
 class MountWith(WithBlock):
     """A folder of the machine, or a volume, in the container."""
 
-    source: Annotated[str, rule(_judge_source)]
+    source: Annotated[str, rule(judge_source)]
     target: Annotated[str, rule(_judge_target)]
     read_only: Flag = True
 

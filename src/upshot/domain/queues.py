@@ -110,7 +110,7 @@ class Ceilings:
     priority: int | None = None  #: the highest
     pull: frozenset[Pull] = frozenset(Pull)
     backends: frozenset[str] = frozenset()  #: that an author may choose, beside the queue's own
-    options: frozenset[str] = frozenset()  #: keys of `kubernetes` that an author may set
+    options: frozenset[str] | None = None  #: keys of `kubernetes` that an author may set; None: all that it takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +167,8 @@ class QueueBook:
         return f"there is no backend {name!r}{_nearest(name, self.backends)}{self._declare('backends')}"
 
     def _declare(self, what: str) -> str:
-        where = f"{self.source} declares them" if self.source else f"UPSHOT_JOBS_FILE names a file that declares {what}"
-        return f" ({where})"
+        where = f"in {self.source}" if self.source else "in a file that UPSHOT_JOBS_FILE names"
+        return f"; {what} are declared {where}"
 
     def needs_image(self, backend: str) -> bool:
         """Tell whether jobs of the backend run in a container."""
@@ -212,7 +212,7 @@ class QueueBook:
         """What a queue forbids beyond the spec: a backend that is not its own, a priority above its ceiling."""
         rules = self.queues[queue]
         found = []
-        if backend != rules.backend and backend not in rules.ceilings.backends:
+        if backend in self.backends and backend != rules.backend and backend not in rules.ceilings.backends:
             allowed = _one_of({rules.backend, *rules.ceilings.backends})
             found.append(("backend", f"its jobs run on {allowed}, not on {backend}", _OPERATOR))
         if rules.ceilings.priority is not None and priority > rules.ceilings.priority:
@@ -342,10 +342,11 @@ def _mount(mount: Mount, place: str, rules: QueueRules) -> Iterator[_Finding]:
 
 
 def _options(spec: JobSpec, rules: QueueRules) -> Iterator[_Finding]:
+    may_set, defaults = rules.ceilings.options, rules.defaults.options
     for key, value in spec.options.items():
-        if key in rules.ceilings.options or (key in rules.defaults.options and rules.defaults.options[key] == value):
+        if may_set is None or key in may_set or (key in defaults and defaults[key] == value):
             continue
-        allowed = _one_of(rules.ceilings.options) or "nothing"
+        allowed = _one_of(may_set) or "nothing"
         yield f"{KUBERNETES}.{key}", f"an author may not set this; {allowed} may be set", _OPERATOR
 
 

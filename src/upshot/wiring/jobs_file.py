@@ -76,6 +76,12 @@ def _as_list(value: Any) -> Any:
     return value
 
 
+def _as_choice(value: Any) -> Any:
+    if value == []:
+        raise wrong("is an empty list, so nothing would be allowed; name one, or leave the key out")
+    return _as_list(value)
+
+
 def _listed(default: tuple[str, ...]) -> Any:
     return Field(default_factory=lambda: list(default))
 
@@ -88,13 +94,13 @@ class _CeilingsForm(WithBlock):
     resources: ResourcesWith = ResourcesWith()
     timeout: Timeout = DEFAULT_TIMEOUT_CEILING_SECONDS
     grace: Grace | None = None
-    networks: Annotated[list[NetworkName], Field(min_length=1), BeforeValidator(_as_list)] = _listed(("none", "bridge"))
+    networks: Annotated[list[NetworkName], BeforeValidator(_as_choice)] = _listed(("none", "bridge"))
     mounts: Annotated[list[Annotated[str, rule(_judge_allowed_mount)]], BeforeValidator(_as_list)] = _listed(())
     privileged: Flag = False
     images: Annotated[list[Text], BeforeValidator(_as_list)] | None = None
     non_root: Flag = False
     priority: Priority | None = None
-    pull: Annotated[list[PullName], Field(min_length=1), BeforeValidator(_as_list)] = _listed(tuple(Pull))
+    pull: Annotated[list[PullName], BeforeValidator(_as_choice)] = _listed(tuple(Pull))
     backends: Annotated[list[Name], BeforeValidator(_as_list)] = _listed(())
     kubernetes: Annotated[list[Text], BeforeValidator(_as_list)] | None = None
 
@@ -139,6 +145,15 @@ class _JobsForm(WithBlock):
     machine: _MachineForm = _MachineForm()
     backends: Annotated[Mapping[Name, Any], _mapping("of names and engines")] = Field(default_factory=dict)
     queues: Annotated[Mapping[Name, Any], _mapping("of names and queues")] = Field(default_factory=dict)
+
+
+#: Of a queue that cannot be read: automations that use it are not blamed for it.
+_OPEN = Ceilings(
+    timeout_seconds=None,
+    networks=frozenset(Network),
+    mounts=(MountRule("/", writable=True),),
+    privileged=True,
+)
 
 
 # --- read -----------------------------------------------------------------------------------------
@@ -194,8 +209,9 @@ def _only_block(path: Path, findings: Findings) -> Block | None:
 def _block_of(documents: list[Document], findings: Findings) -> Block | None:
     if len(documents) != 1 or not isinstance(documents[0].value, Block):
         line = documents[-1].line if documents else None
-        what = kind_of(documents[0].value) if len(documents) == 1 else f"{len(documents)} documents"
-        findings.add(line, f"the file is one mapping with `machine`, `backends` and `queues`, and this is {what}")
+        this = kind_of(documents[0].value if documents else None)
+        what = f"here are {len(documents)} documents" if len(documents) > 1 else f"this is {this}"
+        findings.add(line, f"the file is one mapping with `machine`, `backends` and `queues`, and {what}")
         return None
     return documents[0].value
 
@@ -269,6 +285,7 @@ def _queues(block: Block, book: QueueBook, findings: Findings) -> Iterator[tuple
             findings.add(line, f"{place}: `{EVENTS}` is what a worker takes that answers events; choose another name")
         form = check_record(_QueueForm, settings, line, findings, holder="a queue", root=place, rendered=True)
         if not isinstance(form, _QueueForm):
+            yield name, QueueRules(name, ceilings=_OPEN)
             continue
         ceilings_line = settings.key_lines.get("ceilings", line)
         rules = QueueRules(
