@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from upshot.adapters.celery import make_app, run_worker
+from upshot.adapters.celery import QUEUE, make_app, run_worker
 
 
 def run(execution_ids: list[str]) -> None:
@@ -23,7 +23,9 @@ if __name__ == "__main__":
     code = run_worker(
         make_app(sys.argv[1]),
         name="slow",
+        queues=[QUEUE],
         run=run,
+        launch=lambda: say("launch"),
         start=lambda: say("started"),
         stop=lambda: say("stopped"),
         shutting_down=lambda: say("stopping"),
