@@ -12,6 +12,7 @@ from upshot.actions.add_alias import AddAlias
 from upshot.actions.add_tag import AddTag
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.emit import Emit
+from upshot.actions.find_version import FindVersion
 from upshot.actions.github_dispatch import GithubDispatch
 from upshot.actions.launch import Launch
 from upshot.actions.protocol import Action, Call, Outcome, Tools
@@ -65,6 +66,7 @@ def load_catalog(rules: EgressRules, book: QueueBook | None = None) -> Mapping[s
         GithubDispatch(check_url),
         Slack(check_url),
         Require(),
+        FindVersion(),
         AddAlias(),
         AddTag(),
         Emit(),

@@ -303,6 +303,12 @@ class OfVersion(WithBlock):
     version: Text | None = None  #: `v3`, or an alias
 
 
+class FindVersionWith(OfVersion):
+    """A version to look up."""
+
+    optional: bool = False  #: go on where there is none, with `found` false
+
+
 class AddAliasWith(OfVersion):
     """An alias to give to a version."""
 

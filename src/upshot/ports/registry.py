@@ -1,4 +1,4 @@
-"""The registry's state, and what actions may change in it."""
+"""The registry's state, and what actions may see and change of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ T = TypeVar("T")
 
 
 class RegistryChanges(Protocol):
-    """What actions may change in the registry, in the name of an automation; `registry.Registry` is one."""
+    """What actions may see and change in the registry, in the name of an automation; `registry.Registry` is one."""
+
+    def version(self, registry: str, collection: str, version: str) -> Version:
+        """The version that `vN` or an alias means, as it is now."""
+        ...
 
     def add_alias(
         self, registry: str, collection: str, alias: str, version: str, *, actor: Actor, chain: tuple[Cause, ...] = ()
