@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -518,6 +519,18 @@ def test_what_ignores_the_signal_is_killed(engine):
     assert not engine.processes()
 
 
+def test_a_watcher_that_hangs_does_not_keep_a_job_from_its_end(engine):
+    """A stop without grace that the shim does not answer ends the shim, too, and all that runs."""
+    engine.start(shell("trap '' TERM; echo up; (setsid sleep 50 &); while :; do sleep 0.05; done"))
+    engine.says("up")
+    engine.shim().suspend()
+
+    engine("stop", NAME, grace_seconds=0)
+
+    assert engine.ended().phase is Phase.ENDED
+    assert not engine.processes()
+
+
 def test_what_a_command_leaves_running_ends_with_it(engine):
     """A daemon that it has started, in a session of its own and as nobody's child, does not stay behind."""
     engine.start(
@@ -763,18 +776,40 @@ def test_a_job_that_plays_with_its_own_records_harms_itself_alone(open_engine):
         "rm -r ../log; mkfifo ../log",
         "for i in ../log/*; do rm $i; mkfifo $i; done",
         "rm -rf ..",
+        "chmod 000 ../shim.json",
+        "chmod 000 ../order.json ../log; chmod 000 ..",
+        "sleep 50 & chmod 000 ..; wait",
     )
     for number, trick in enumerate(tricks):
         open_engine.start(shell(f"{trick}; exit 0", name=f"trick-{number}"))
     open_engine.start(shell("echo fine", name="honest"))
 
     assert open_engine.ended("honest").exit_code == 0
+    open_engine("stop", f"trick-{len(tricks) - 1}", grace_seconds=0)
     until(lambda: all(one.phase is Phase.ENDED for one in open_engine("look", "inst").values()))
     for number in range(len(tricks)):
         with suppress(OutputUnreadable):
             open_engine.outputs(f"trick-{number}")
         open_engine("remove", f"trick-{number}")
     assert open_engine.log("honest").data == b"fine\n"
+
+
+def test_a_worker_that_cannot_tell_gives_no_job_up(engine):
+    """Where the worker has no files left to open, it does not know whether a job is watched, and does not say no."""
+    engine.start(shell("echo up; exec sleep 50"))
+    engine.says("up")
+    folders = Folders(engine.folder, read_options(engine.options).account)
+
+    with folders.open(NAME) as job:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                job.is_watched()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert engine.seen().phase is Phase.RUNNING
 
 
 # --- the engine itself ----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -160,6 +161,8 @@ class ProcessBackend:
                 return Started(self._handle(order.name))
             if "pid" in answer:
                 return Started(_handle(answer["pid"]))
+            if "failed" in answer:
+                raise EngineUnavailable(f"{self._options.folder / order.name}: {answer['failed']}")
             if "refused" in answer:
                 self._remove(order.name)
                 raise StartRefused(JobCause.REFUSED, answer["refused"])
@@ -235,9 +238,10 @@ class ProcessBackend:
             note = "the machine was started again while it ran"
         if not is_over:
             note += "; processes of it could not be killed"
-        job.finish(End(None, self._clock.now().timestamp(), JobCause.ENGINE_LOST.value, note))
-        end = job.end()
-        return end or End(None, self._clock.now().timestamp(), JobCause.ENGINE_LOST.value, note)
+        end = End(None, self._clock.now().timestamp(), JobCause.ENGINE_LOST.value, note)
+        with contextlib.suppress(OSError):  # the disk is full: the next look says it again
+            job.finish(end)
+        return job.end() or end
 
     def _marks(self) -> dict[str, tuple[bool, bool]]:
         """How far each job is: begun, ended."""
@@ -279,6 +283,8 @@ class ProcessBackend:
             now = self._clock.now()
             if job.take_unbegun(now):
                 job.finish(End(None, now.timestamp(), note="it was stopped before it began"))
+            elif grace_seconds <= 0:
+                self._end_now(job)  # also where the shim itself hangs
             elif job.is_watched() and job.end() is None:
                 job.wish_end(grace_seconds)
 

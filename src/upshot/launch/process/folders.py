@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -50,6 +51,8 @@ _RECORD_BYTES = 64 * 1024
 _DRAFT, _GONE = ".new-", ".gone-"
 _DRAFTS_LAST = timedelta(minutes=10)  # a folder takes milliseconds to be made
 _WRITABLE_FOR_OTHERS = 0o022
+_ENTERED_BY_OTHERS = 0o001
+_PLAYED_WITH = {errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENXIO}  # of a record of ours: by the job itself
 
 
 def is_name(name: str) -> bool:
@@ -114,8 +117,10 @@ class JobFolder:
         """Whether a shim lives: it holds a lock for so long, and the kernel lets go of it with the shim."""
         try:
             file = os.open(CLAIM, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.folder)
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno in _PLAYED_WITH:
+                return False
+            raise  # we cannot tell, as when too many files are open: no reason to give it up
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -173,7 +178,7 @@ class JobFolder:
         try:
             data = read_plain(self.folder, name, limit_bytes=_RECORD_BYTES)
             record = None if data is None else json.loads(data)
-        except (NotPlain, ValueError):
+        except (NotPlain, ValueError, PermissionError):
             return {}
         return record if record is None or isinstance(record, dict) else {}
 
@@ -200,12 +205,14 @@ class Folders:
         """
         self.root.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
-            self.root.mkdir(0o700 if self._account.is_us else 0o711)
+            self.root.mkdir(0o700)
         found = self.root.stat()
         if found.st_uid != os.geteuid() or found.st_mode & _WRITABLE_FOR_OTHERS:
             raise EngineUnavailable(
-                f"{self.root} can be written by others than this worker's user; give it a folder of its own (mode 711)"
+                f"{self.root} can be written by others than this worker's user; give it a folder of its own"
             )
+        if not self._account.is_us and not found.st_mode & _ENTERED_BY_OTHERS:
+            self.root.chmod(0o711)
 
     def identity(self) -> str:
         """A word of chance that stays with the folder."""
@@ -228,11 +235,16 @@ class Folders:
             return
         with contextlib.ExitStack() as stack:
             try:
-                folder = stack.enter_context(opened(str(self.root / name)))
+                folder = stack.enter_context(self._opened(self.root / name))
             except (FileNotFoundError, NotADirectoryError):
                 yield None
                 return
             yield JobFolder(self.root / name, folder)
+
+    def _opened(self, path: Path) -> contextlib.AbstractContextManager[int]:
+        if not os.access(path, os.R_OK | os.X_OK, follow_symlinks=False) and path.is_dir():
+            path.chmod(0o700)  # a job of our own user has shut it
+        return opened(str(path))
 
     def make(self, order: Order) -> None:
         """Make a job's folder with all that lies in it before the start, at once; one that is there is left."""
@@ -247,7 +259,7 @@ class Folders:
                     make_folder(folder, name, owner=owner)
                 with opened(SECRETS, folder) as secrets:
                     for name, text in order.spec.files.items():
-                        write_private(secrets, name, text.encode("utf-8", "surrogateescape"), owner=owner)
+                        write_private(secrets, name, text.encode("utf-8", "surrogatepass"), owner=owner)
                 write_private(folder, EVENT, order.event, owner=owner)
                 os.fchmod(folder, 0o700 if owner is None else 0o711)  # entered by its user, and not listed
                 os.fsync(folder)

@@ -45,6 +45,7 @@ _CHUNK_BYTES = 256 * 1024
 _CHUNKS = 16  # read at once, before anything else has its turn
 _PIPE_BYTES = 1024 * 1024  # the most that an unprivileged process may ask for
 _LAST_KILLS_SECONDS = 10.0  # a process that does not die of SIGKILL for so long hangs in the kernel
+_FULL_DISK_SECONDS = 3600.0
 _WISH_BYTES = 4096
 _SIGNALLED = 128  # a shell's and an engine's way of saying: ended by signal N
 _NOTHING_STARTED = 127  # what a shell says of a command that it cannot run
@@ -159,6 +160,7 @@ def write_new(folder: int, name: str, data: bytes, mode: int = 0o600) -> int:
         os.fsync(file)
     except OSError:
         os.close(file)
+        os.unlink(name, dir_fd=folder)
         raise
     return file
 
@@ -609,13 +611,30 @@ def main() -> int:
     except FileNotFoundError:
         _answer(gone=True)
         return 1
+    except OSError as error:
+        _answer(failed=f"cannot keep a record there: {error.strerror}")
+        return 1
     if claim is None:
         _answer(taken=True)
         return 1
     end = _watch(errand, folder)
     _put_away(errand, folder)
-    publish(folder, END, end._asdict())
+    _tell(end, folder)
     return 0
+
+
+def _tell(end: End, folder: int) -> None:
+    """Say how it ended; where the disk is full, as soon as there is room again, and the job seems to run until then."""
+    give_up_at = _seconds() + _FULL_DISK_SECONDS
+    while _seconds() < give_up_at:
+        try:
+            publish(folder, END, end._asdict())
+        except FileNotFoundError:  # the job was removed
+            return
+        except OSError:
+            time.sleep(1)
+        else:
+            return
 
 
 if __name__ == "__main__":
