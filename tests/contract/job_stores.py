@@ -29,19 +29,24 @@ LATER = NOW + 90 * SECOND
 class Stores:
     """The stores of one database, and a shorthand for what tests do with them."""
 
-    executions: Any
-    jobs: Any
-    events: Any
-    installation: Any
+    executions: MemoryExecutions | SqlExecutions
+    jobs: MemoryJobs | SqlJobs
+    events: MemoryEvents | SqlEvents
+    installation: MemoryInstallation | SqlInstallation
     accept: Any  #: accepts events by id
 
     def queue(self, *jobs: Job) -> None:
         """Have each job queued by an execution that then waits for it; one execution for each `Job.execution`."""
         wanted = {job.execution for job in jobs}
-        running = [execution(name) for name in sorted(wanted) if self.executions.find(name) is None]
+        running = tuple(execution(name) for name in sorted(wanted) if self.executions.find(name) is None)
         self.executions.admit([Admission("evt_1", running)], NOW)
         refused = self.executions.record([Progress(held(job), jobs=(job,)) for job in jobs])
         assert refused == frozenset()
+
+    def queue_again(self, wanted: Job) -> frozenset[str]:
+        """Have the execution, whose fence may have grown, ask for a job and wait for it; ids that were refused."""
+        fence = self.execution(wanted.execution).fence
+        return self.executions.record([Progress(held(wanted, fence=fence), jobs=(wanted,))])
 
     def claim(self, now=NOW, until=LEASE, **changes) -> tuple[Job, ...]:
         """Claim by an offer that fits everything, but for the changes."""
@@ -52,7 +57,9 @@ class Stores:
         return not self.jobs.record([JobProgress(job, events, wakes)])
 
     def execution(self, name="exe_1") -> Execution:
-        return self.executions.find(name)[0]
+        found = self.executions.find(name)
+        assert found, name
+        return found[0]
 
 
 def memory_stores() -> Stores:

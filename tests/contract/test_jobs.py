@@ -117,7 +117,7 @@ def test_what_a_try_has_found_out_comes_back(stores):
 
 def test_no_job_is_queued_by_a_worker_that_lost_its_execution(stores):
     """Never a job without its execution, and never one that another worker asks for in turn."""
-    stores.executions.admit([Admission("evt_1", [execution()])], NOW)
+    stores.executions.admit([Admission("evt_1", (execution(),))], NOW)
     late = replace(held(job()), fence=7)
     assert stores.executions.record([Progress(late, jobs=(job(),))]) == {"exe_1"}
     assert stores.jobs.find("job_1") is None
