@@ -12,6 +12,7 @@ import orjson
 
 from upshot.actions.protocol import Action, Call, HttpAnswer, Outcome, Tools
 from upshot.domain.event import Actor, Cause, Event, EventKind
+from upshot.errors import NotFound
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 EVENT = Event(
@@ -142,6 +143,18 @@ class RecordingRegistry:
         self.changes.append(change)
         self.chains.append(chain)
         return Made(Referenced(reference), () if known else (EVENT,))
+
+    def version(self, registry: str, collection: str, version: str) -> Any:
+        """Nothing is known here."""
+        raise self.error or NotFound(f"there is no {registry}/{collection}:{version}")
+
+    def update_version(self, registry: str, collection: str, version: str, **change: Any) -> Any:
+        """Remember it."""
+        return self._make(f"{registry}/{collection}:{version}", (), "update", change)
+
+    def update_artifact_version(self, project: str, name: str, version: str, **change: Any) -> Any:
+        """Remember it."""
+        return self._make(f"{project}/{name}:{version}", (), "update", change)
 
     def add_alias(
         self, registry: str, collection: str, alias: str, version: str, *, actor: Actor, chain: tuple[Cause, ...] = ()

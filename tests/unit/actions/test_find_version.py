@@ -74,13 +74,6 @@ def test_where_there_is_none_the_execution_fails_and_says_what_there_is():
     assert "`optional: true`" in (execution.reason or "")
 
 
-class Failing(RecordingRegistry):
-    """A registry that cannot be asked."""
-
-    def version(self, registry, collection, version):
-        self._make("", ())
-
-
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -92,4 +85,4 @@ class Failing(RecordingRegistry):
 def test_the_registry_s_no_is_final_and_its_silence_is_not(error, kind):
     """A database that is away comes back; a name does not mend itself."""
     with pytest.raises(kind, match=str(error)):
-        perform(FindVersion(), {"version": "v1"}, registry=Failing(error))
+        perform(FindVersion(), {"version": "v1"}, registry=RecordingRegistry(error))
