@@ -98,6 +98,9 @@ class Attempt:
         self._delivery = delivery_id(work.execution.id, record.id)
         self._started_at = bench.clock.now()
         self._started = stopwatch()
+        if record.job is not None and record.started_at is not None:  # it began when the job was asked for
+            self._started -= (self._started_at - record.started_at).total_seconds()
+            self._started_at = record.started_at
 
     async def make(self) -> Progress:
         """
