@@ -231,7 +231,7 @@ def fail_without_attempt(execution: Execution, *, reason: str, now: datetime) ->
     """No worker here can carry it out at all, on-failure steps included."""
     record = next_step(execution)
     steps = tuple(
-        replace(step, state=ExecutionState.FAILED, reason=reason, finished_at=now)
+        replace(step, state=ExecutionState.FAILED, reason=reason, attempts=_attempts_begun(step), finished_at=now)
         if record is not None and step.id == record.id
         else step
         if step.state.is_final
@@ -312,7 +312,18 @@ def cancel_by_person(execution: Execution, now: datetime, who: str) -> Execution
         steps=tuple(
             record
             if record.state.is_final
-            else replace(record, state=ExecutionState.CANCELLED, reason=f"cancelled by {who}", finished_at=now)
+            else replace(
+                record,
+                state=ExecutionState.CANCELLED,
+                reason=f"cancelled by {who}",
+                attempts=_attempts_begun(record),
+                finished_at=now,
+            )
             for record in execution.steps
         ),
     )
+
+
+def _attempts_begun(record: StepRecord) -> int:
+    """Attempts, the one included that waited for a job: its job ends with it, and the next has one of its own."""
+    return record.attempts + (record.job is not None)

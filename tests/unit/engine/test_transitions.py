@@ -164,6 +164,27 @@ def test_waiting_gives_the_lease_back():
     assert waiting.fence == execution.fence
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda one: transitions.cancel_by_person(one, NOW, "ada"), id="cancelled"),
+        pytest.param(
+            lambda one: transitions.fail_without_attempt(one, reason="gone", now=NOW), id="its action is gone"
+        ),
+    ],
+)
+def test_a_retried_step_whose_job_ended_with_its_execution_is_another_attempt(end):
+    """A job is named after its attempt: the same number again would give the retry the job that was stopped."""
+    execution = begun()
+    held = transitions.step_held(
+        execution, transitions.next_step(execution), job="job_1", reason="waits", started_at=NOW
+    )
+
+    again = transitions.next_step(transitions.retry_by_person(end(held), NOW))
+
+    assert (again.id, again.job, again.attempts) == ("one", None, 1)
+
+
 def test_a_skipped_step_passes_the_turn_on():
     """A step whose `if` does not hold is skipped with its reason; all skipped is a success."""
     execution = begun(steps=("one",))
