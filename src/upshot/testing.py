@@ -317,7 +317,9 @@ class World:
 
     def all_jobs(self) -> tuple[Job, ...]:
         """Jobs, newest first."""
-        return self.jobs.page(JobQuery(), cursor=None, limit=10_000).items
+        listed = self.jobs.page(JobQuery(), cursor=None, limit=10_000).items
+        whole = self.jobs.get([job.id for job in listed])  # with their outputs, which lists leave out
+        return tuple(whole[job.id] for job in listed)
 
     def receipts(self, execution: Execution) -> tuple[Receipt, ...]:
         """Its receipts, in the order of their start."""

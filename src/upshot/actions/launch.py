@@ -188,8 +188,6 @@ def _tries(retry: RetryPolicy, given: LaunchWith) -> Tries:
 
 
 async def _looked_at(wanted: str, tools: Tools) -> Outcome | Held:
-    if tools.jobs is None:
-        raise Refused(f"job {wanted} cannot be looked at: this worker was made without jobs")
     try:
         job = await asyncio.to_thread(tools.jobs.find, wanted)
     except Unavailable as error:

@@ -132,7 +132,7 @@ class Tools:
     registry: RegistryChanges
     github_api_url: str
     slack_api_url: str
-    jobs: JobDesk | None = None  #: None where nothing launches
+    jobs: JobDesk
 
 
 class Action(Protocol):

@@ -15,6 +15,9 @@ from tests.unit.actions.calls import RecordingRegistry, make_call
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import Tools
+from upshot.adapters.memory.events import MemoryEvents
+from upshot.adapters.memory.executions import MemoryExecutions
+from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.errors import Ambiguous, Refused, Unreachable
 from upshot.receivers import (
     GITHUB_TOKEN,
@@ -34,7 +37,8 @@ def _perform(uses, make_with, *, prepare=lambda _: None, **changes) -> Any:
     async def story():
         async with Receivers() as receivers, door() as egress:
             prepare(receivers)
-            tools = Tools(egress, RecordingRegistry(), receivers.github_api_url, receivers.slack_api_url)
+            jobs = MemoryJobs(MemoryExecutions(MemoryEvents()))
+            tools = Tools(egress, RecordingRegistry(), receivers.github_api_url, receivers.slack_api_url, jobs)
             call = make_call(make_with(receivers), now=datetime.now(UTC), **changes)
             (result,) = await asyncio.gather(CATALOG[uses].perform(call, tools), return_exceptions=True)
             return result, receivers.requests

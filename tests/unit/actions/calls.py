@@ -11,6 +11,9 @@ from typing import Any
 import orjson
 
 from upshot.actions.protocol import Action, Call, HttpAnswer, Outcome, Tools
+from upshot.adapters.memory.events import MemoryEvents
+from upshot.adapters.memory.executions import MemoryExecutions
+from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.errors import NotFound
 
@@ -204,6 +207,7 @@ def perform(
         registry=registry or RecordingRegistry(),
         github_api_url="https://api.github.com",
         slack_api_url="https://slack.com/api",
+        jobs=MemoryJobs(MemoryExecutions(MemoryEvents())),
     )
     outcome = asyncio.run(action.perform(make_call(with_, **changes), tools))
     assert isinstance(outcome, Outcome)
