@@ -118,7 +118,7 @@ class Shop:
         record = WorkerRecord(
             *("w1", "host-1", 1, now, now, 0, None, 1),
             machine="machine-1",
-            queues=("default",),
+            queues=("events", "default"),
             engines=ENGINES,
         )
         self.stores.workers.beat(replace(record, **changes))

@@ -18,6 +18,7 @@ from tests.web.jobs import Shop
 from upshot.cli import main
 from upshot.cli.jobs import _last_lines
 from upshot.cli.output import Output
+from upshot.clock import SystemClock
 from upshot.domain import job_token
 from upshot.domain.job import JobCause, JobState
 
@@ -86,12 +87,14 @@ def test_jobs_are_listed(line, shop, clock):
 def test_a_queued_job_shows_why_it_waits(line, shop):
     """Its place, in words, and what it will run, secrets as the templates that name them."""
     job = shop.job(queue="gpu-a100")
-    job = shop.job(automation="a", queue="gpu-a100", spec=replace(job.spec, memory_bytes=64 * 2**20))
+    spec = replace(job.spec, memory_bytes=64 * 2**20, command=("sh", "-c", "echo hi"))
+    job = shop.job(automation="a", queue="gpu-a100", spec=spec)
     shop.worker()
 
     shown = line.say("jobs", "show", job.id)
 
     assert "no worker takes queue gpu-a100" in shown
+    assert "command: sh -c 'echo hi'" in shown
     assert "memory: 64MiB" in shown
     assert "timeout: 1h" in shown
     assert "{{ secrets.API_KEY }}" in shown
@@ -253,8 +256,27 @@ def test_doctor_names_what_no_worker_will_take(line, shop, tmp_path):
     seen = line.run("doctor", "--data", str(tmp_path), "--automations", str(tmp_path), exit_code=1).stdout
 
     assert "backend: docker is reached from machine-1" in seen
-    assert "takes jobs of default" in seen
+    assert "takes events, default" in seen
     assert "queue gpu-a100: no worker takes it, and 2 jobs wait in it" in seen
     assert "upshot worker --queues gpu-a100" in seen
     assert "queue default: no worker that takes it reaches backend cluster, and 1 job waits in it" in seen
     assert seen.count("fail  queue") == 2
+
+
+def test_doctor_names_queues_that_no_worker_takes(line, shop, tmp_path):
+    """Declared ones are worth a warning; that nobody answers events is worse."""
+    data, automations = tmp_path / "data", tmp_path / "none"
+    data.mkdir()
+    (data / "jobs.yaml").write_text("queues: {default: {}, spare: {}}\n")
+    shop.worker(queues=("default",))
+    words = ("doctor", "--data", str(data), "--automations", str(automations))
+
+    seen = line.run(*words, exit_code=1).stdout
+
+    assert "warn  queue spare: no worker takes it" in seen
+    assert "queue default" not in seen
+    assert "fail  worker: all that are alive take jobs alone; events wait" in seen
+    assert "Redis does not answer" not in seen
+
+    shop.worker(queues=("events", "default", "spare"), stream_read_at=SystemClock().now())
+    assert "  queue " not in line.run(*words).stdout

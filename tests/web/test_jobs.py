@@ -372,6 +372,6 @@ def test_workers_show_what_they_take_and_reach(web, shop):
 
     assert (worker["machine"], worker["queues"], worker["engines"]) == (
         "machine-1",
-        [DEFAULT_QUEUE],
+        ["events", DEFAULT_QUEUE],
         {"docker": "engine-1"},
     )

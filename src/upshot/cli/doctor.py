@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ from upshot.domain.automation import Automation
 from upshot.domain.queues import QueueBook
 from upshot.errors import ConfigError, UpshotError
 from upshot.settings import Settings
-from upshot.wiring.jobs_file import jobs_file_of, load_queue_book
+from upshot.wiring.jobs_file import EVENTS, jobs_file_of, load_queue_book
 from upshot.wiring.parts import database_url, make_secrets
 
 _OLDEST_REDIS = (6, 2)  # Celery's broker needs it, and so does XAUTOCLAIM
@@ -153,7 +153,8 @@ def _service(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "service", f"{client.url} answers")
         yield from _workers(workers)
         yield from _engines(workers)
-        yield from _queued_jobs(client.items("/jobs", state="queued", limit=_MANY_JOBS), workers)
+        queued = client.items("/jobs", state="queued", limit=_MANY_JOBS)
+        yield from _queues(_book(settings).queues, queued, workers)
         if client.server_time:
             yield _clock_finding("service", client.server_time)
 
@@ -163,11 +164,16 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding(
             "fail", "worker", "none was seen lately; events wait", "start `upshot worker`, or look at its log"
         )
+    elif not any(EVENTS in one["queues"] for one in workers):
+        yield Finding(
+            *("fail", "worker", "all that are alive take jobs alone; events wait"),
+            f"start one without --queues, or with {EVENTS} among them",
+        )
     for one in workers:
-        queues = f"; takes jobs of {', '.join(one['queues'])}" if one["queues"] else ""
-        detail = f"{one['id']} on {one['host']}, holds {one['in_hand']}, {one['automations']} automations{queues}"
+        detail = f"{one['id']} on {one['host']}, holds {one['in_hand']}, {one['automations']} automations"
+        detail += f"; takes {', '.join(one['queues'])}"
         heard = parse_time(one["stream_read_at"] or one["started_at"])
-        if SystemClock().now() - heard > _SILENCE:
+        if EVENTS in one["queues"] and SystemClock().now() - heard > _SILENCE:
             yield Finding("warn", "worker", f"{detail}; Redis does not answer it", "look at Redis and the worker's log")
         else:
             yield Finding("ok", "worker", detail)
@@ -184,18 +190,25 @@ def _engines(workers: list[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding("ok", "backend", "no worker reaches an engine that runs jobs")
 
 
-def _queued_jobs(jobs: list[dict[str, Any]], workers: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Jobs that nobody will take as things stand."""
+def _queues(declared: Iterable[str], jobs: list[dict[str, Any]], workers: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Queues that nobody takes, and jobs that nobody will take as things stand."""
     waiting = Counter((job["queue"], job["backend"]) for job in jobs)
+    taken = {queue for worker in workers for queue in worker["queues"]}
+    idle = set(declared) - taken - {queue for queue, _ in waiting}
+    for queue in sorted(idle) if workers else ():
+        yield Finding("warn", f"queue {queue}", "no worker takes it", _take(queue))
     for (queue, backend), count in sorted(waiting.items()):
         wait = f"{'1 job waits' if count == 1 else f'{count} jobs wait'} in it"
         takers = [worker for worker in workers if queue in worker["queues"]]
         if not takers:
-            remedy = f"start `upshot worker --queues {queue}` where its jobs can run"
-            yield Finding("fail", f"queue {queue}", f"no worker takes it, and {wait}", remedy)
+            yield Finding("fail", f"queue {queue}", f"no worker takes it, and {wait}", _take(queue))
         elif not any(backend in worker["engines"] for worker in takers):
             detail = f"no worker that takes it reaches backend {backend}, and {wait}"
             yield Finding("fail", f"queue {queue}", detail, "look at that engine, or at the worker's log")
+
+
+def _take(queue: str) -> str:
+    return f"start `upshot worker --queues {queue}` where its jobs can run"
 
 
 def _clock_finding(subject: str, their_time: datetime) -> Finding:
@@ -206,6 +219,12 @@ def _clock_finding(subject: str, their_time: datetime) -> Finding:
         *("fail", f"{subject} clock", f"differs from this machine's by {abs(skew).total_seconds():.0f} s"),
         "run a time service (chrony, systemd-timesyncd) on every machine: leases and signatures count on it",
     )
+
+
+def _book(settings: Settings) -> QueueBook:
+    """The operator's rules; what is wrong with their file is found on its own."""
+    path = jobs_file_of(settings)
+    return load_queue_book(path)[0] if path else QueueBook()
 
 
 def _jobs_file(settings: Settings) -> Iterator[Finding]:
@@ -226,9 +245,7 @@ def _automations(settings: Settings) -> Iterator[Finding]:
         yield Finding("warn", "automations", f"{settings.automations} is not there", "name their folder: --automations")
         return
     rules = EgressRules.parse(settings.egress_allow)
-    jobs_file = jobs_file_of(settings)
-    book = load_queue_book(jobs_file)[0] if jobs_file else QueueBook()  # what is wrong with it is found on its own
-    loaded = load_folder(settings.automations, load_catalog(rules, book))
+    loaded = load_folder(settings.automations, load_catalog(rules, _book(settings)))
     yield Finding("ok", "automations", f"{len(loaded.automations)} are sound in {settings.automations}")
     for error in loaded.errors:
         yield Finding("fail", "automations", str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -139,6 +140,8 @@ def _print_spec(output: Output, spec: Mapping[str, Any]) -> None:
 
 
 def _in_units(name: str, value: Any) -> str:
+    if name in {"command", "args"}:
+        return f"{name}: {shlex.join(value)}"
     for ending, show_amount in (("_bytes", show_bytes), ("_seconds", show_duration)):
         if name.endswith(ending):
             return f"{name.removesuffix(ending)}: {show_amount(value)}"

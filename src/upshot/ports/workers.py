@@ -21,7 +21,7 @@ class WorkerRecord:
     stream_read_at: datetime | None  #: when Redis last answered its read
     automations: int
     machine: str = ""  #: that its jobs run on
-    queues: tuple[str, ...] = ()  #: of jobs, that it takes
+    queues: tuple[str, ...] = ()  #: of jobs, that it takes; `events` among them: it answers events
     engines: Mapping[str, str] = field(default_factory=dict)  #: that it reaches: identity by backend
 
 

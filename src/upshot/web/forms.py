@@ -564,7 +564,7 @@ class WorkerForm(TypedDict):
     stream_read_at: str | None  #: when Redis last answered its read
     automations: int
     machine: str  #: that its jobs run on
-    queues: list[str]  #: of jobs, that it takes
+    queues: list[str]  #: of jobs, that it takes; `events` among them: it answers events
     engines: dict[str, str]  #: that it reaches: identity by backend
 
 
