@@ -87,7 +87,7 @@ def test_jobs_are_listed(line, shop, clock):
 def test_a_queued_job_shows_why_it_waits(line, shop):
     """Its place, in words, and what it will run, secrets as the templates that name them."""
     job = shop.job(queue="gpu-a100")
-    spec = replace(job.spec, memory_bytes=64 * 2**20, command=("sh", "-c", "echo hi"))
+    spec = replace(job.spec, memory_bytes=64 * 2**20, command=("sh", "-c", "echo hi"), args=("a\n'b'\n",))
     job = shop.job(automation="a", queue="gpu-a100", spec=spec)
     shop.worker()
 
@@ -95,6 +95,7 @@ def test_a_queued_job_shows_why_it_waits(line, shop):
 
     assert "no worker takes queue gpu-a100" in shown
     assert "command: sh -c 'echo hi'" in shown
+    assert "  args:\n  a\n  'b'\n" in shown
     assert "memory: 64MiB" in shown
     assert "timeout: 1h" in shown
     assert "{{ secrets.API_KEY }}" in shown

@@ -141,7 +141,8 @@ def _print_spec(output: Output, spec: Mapping[str, Any]) -> None:
 
 def _in_units(name: str, value: Any) -> str:
     if name in {"command", "args"}:
-        return f"{name}: {shlex.join(value)}"
+        script = any("\n" in word for word in value)  # quoted, nobody could read it
+        return "\n".join([f"{name}:", *value]) if script else f"{name}: {shlex.join(value)}"
     for ending, show_amount in (("_bytes", show_bytes), ("_seconds", show_duration)):
         if name.endswith(ending):
             return f"{name.removesuffix(ending)}: {show_amount(value)}"
