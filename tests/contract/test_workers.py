@@ -1,0 +1,76 @@
+"""What the stores of workers promise, and what is counted of everything."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from tests.contract.databases import KINDS, open_database
+from tests.contract.job_stores import NOW, SECOND, ended, execution, job, sql_stores
+from upshot.adapters.memory.executions import MemoryWorkers
+from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
+from upshot.domain.execution import ExecutionState
+from upshot.domain.job import JobState
+from upshot.ports.executions import Admission
+from upshot.ports.workers import Backlog, WorkerRecord
+
+
+@pytest.fixture(params=["memory", *KINDS])
+def workers(request):
+    return MemoryWorkers() if request.param == "memory" else SqlWorkers(open_database(request.param, request))
+
+
+def worker(name="w1", **changes) -> WorkerRecord:
+    made = WorkerRecord(
+        id=name,
+        host="here",
+        pid=7,
+        started_at=NOW,
+        seen_at=NOW,
+        in_hand=4,
+        stream_read_at=None,
+        automations=2,
+        machine="gpu-1",
+        queues=("gpu", "default"),
+        engines={"docker": "engine-1"},
+    )
+    return replace(made, **changes)
+
+
+def test_a_worker_that_beats_is_listed_as_it_said_last(workers):
+    """Every field, the oldest worker first, and none that has fallen silent or left."""
+    workers.beat(worker("w1", started_at=NOW + SECOND))
+    workers.beat(worker("w2"))
+    workers.beat(worker("silent", seen_at=NOW - SECOND))
+    workers.beat(worker("left"))
+    workers.leave("left")
+    again = worker("w2", in_hand=0, stream_read_at=NOW, queues=(), engines={})
+    workers.beat(again)
+    assert workers.list(seen_since=NOW) == (again, worker("w1", started_at=NOW + SECOND))
+
+
+@pytest.fixture(params=KINDS)
+def database(request):
+    return open_database(request.param, request)
+
+
+def test_everything_that_stands_is_counted(database):
+    """Every state is named, though nothing is in it; of the queues, those where something waits."""
+    nothing = {state.value: 0 for state in JobState}
+    backlog = SqlBacklog(database)
+    no_executions = {state.value: 0 for state in ExecutionState}
+    assert backlog.measure(NOW) == Backlog(0, 0, None, no_executions, 0, None, nothing, {})
+
+    stores = sql_stores(database)
+    stores.queue(job("job_1"), job("job_2"), job("job_3", queue="gpu"), job("job_4", queue="gpu"), job("job_5"))
+    first, _ = stores.claim(most=2)
+    stores.record(ended(first), wakes=True)
+    stores.executions.admit([Admission("evt_1", (execution("exe_9"),))], NOW)
+    stores.accept("evt_2")
+
+    found = backlog.measure(NOW + timedelta(seconds=2))
+    assert (found.events, found.unmatched_events, found.oldest_unmatched_at) == (2, 1, NOW)
+    assert found.executions == no_executions | {"waiting": 5, "running": 1}
+    assert (found.due_executions, found.oldest_due_at) == (1, NOW + SECOND)
+    assert found.jobs == nothing | {"queued": 3, "starting": 1, "succeeded": 1}
+    assert found.queued_jobs == {"gpu": 2, "default": 1}
