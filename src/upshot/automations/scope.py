@@ -16,7 +16,8 @@ _FIELDS_OF_VERSION = (
     *("artifact", "artifact_version", "project", "created_at", "created_by", "linked_at", "linked_by", "url"),
 )
 
-#: Names whose fields are the same for every event that has them; `registry.snapshots` makes those of the registry.
+#: Names whose fields are the same for every event that has them; `registry.snapshots` makes those of the registry,
+#: `launch.job_events` those of jobs.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "registry": ("name",),
     "collection": (
@@ -27,6 +28,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "previous": _FIELDS_OF_VERSION,
     "project": ("name",),
     "artifact": ("name", "type", "reference", "version", "project", "url"),
+    "job": (
+        *("id", "name", "automation", "step", "execution", "queue", "backend", "image", "image_digest", "machine"),
+        *("try", "state", "cause", "reason", "exit_code", "outputs", "started_at", "finished_at"),
+    ),
     "actor": ("name", "kind"),
     "automation": ("name",),
     "delivery": ("id", "attempt"),

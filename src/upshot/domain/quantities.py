@@ -12,7 +12,7 @@ MAX_CPUS = 4096
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
 _UNIT_SECONDS: Mapping[str, float] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([A-Za-z]*)")
+_SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,9})?)([A-Za-z]*)")
 _UNIT_BYTES: Mapping[str, int] = {
     "B": 1,
     **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", start=1)},
@@ -78,7 +78,7 @@ def read_bytes(value: Any) -> int:
     size = float(number) * _UNIT_BYTES[unit] if "." in number else int(number) * _UNIT_BYTES[unit]
     if not 1 <= size <= MAX_BYTES:
         raise NotAQuantity("is not a size that a machine has", "write one such as 512MiB or 4GiB")
-    return int(size)
+    return round(size)
 
 
 def read_cpus(value: Any) -> float:
@@ -115,5 +115,5 @@ def show_duration(seconds: float) -> str:
 
 def show_bytes(size: int) -> str:
     """Write it as short as it can be written exactly: `4GiB`, `1.5GiB`, `2GB`."""
-    exact = [f"{size / unit:.15g}{name}" for name, unit in _UNIT_BYTES.items() if (size * 100) % unit == 0]
-    return min((text for text in exact if "e" not in text), key=len)
+    exact = [(size, unit, name) for name, unit in _UNIT_BYTES.items() if (size * 100) % unit == 0]
+    return min((f"{size // unit if size % unit == 0 else size / unit}{name}" for size, unit, name in exact), key=len)

@@ -157,18 +157,21 @@ class QueueBook:
         if name in self.queues:
             return None
         if name == DEFAULT_QUEUE:
-            return f"there is no queue {name!r}; say which is meant: `queue:` {_one_of(self.queues)}"
-        return f"there is no queue {name!r}{_nearest(name, self.queues)}{self._declare('queues')}"
+            return f"{self.source} declares no queue {name!r}; say which is meant: {_one_of(self.queues)}"
+        return self._undeclared("queue", name, self.queues)
 
     def unknown_backend(self, name: str) -> str | None:
         """What to say of a backend that there is not; None of one that there is."""
         if name in self.backends:
             return None
-        return f"there is no backend {name!r}{_nearest(name, self.backends)}{self._declare('backends')}"
+        return self._undeclared("backend", name, self.backends)
 
-    def _declare(self, what: str) -> str:
-        where = f"in {self.source}" if self.source else "in a file that UPSHOT_JOBS_FILE names"
-        return f"; {what} are declared {where}"
+    def _undeclared(self, what: str, name: str, known: Mapping[str, Any]) -> str:
+        near = get_close_matches(name, known, n=1)
+        guess = f"did you mean {near[0]!r}?" if near else f"there is {_one_of(known)}"
+        if self.source is None:
+            return f"there is no {what} {name!r} without an operator's file, which UPSHOT_JOBS_FILE names; {guess}"
+        return f"{self.source} declares no {what} {name!r}; {guess}"
 
     def needs_image(self, backend: str) -> bool:
         """Tell whether jobs of the backend run in a container."""
@@ -353,9 +356,3 @@ def _options(spec: JobSpec, rules: QueueRules) -> Iterator[_Finding]:
 def _one_of(words: Iterable[str]) -> str:
     known = sorted(words)
     return " or ".join(filter(None, (", ".join(known[:-1]), *known[-1:])))
-
-
-def _nearest(word: str, known: Mapping[str, Any]) -> str:
-    if near := get_close_matches(word, known, n=1):
-        return f"; did you mean {near[0]!r}?"
-    return f"; there is {_one_of(known)}"
