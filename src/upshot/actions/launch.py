@@ -15,7 +15,7 @@ from upshot.actions.with_values import Finding, not_usable, read_with, written_s
 from upshot.domain.automation import DEFAULT_ATTEMPTS, RetryPolicy
 from upshot.domain.job import DEFAULT_QUEUE, Job, JobSpec, JobState, Tries
 from upshot.domain.launch_with import LaunchWith
-from upshot.domain.queues import Objection, QueueBook
+from upshot.domain.queues import DOCKER, PROCESS, Objection, QueueBook
 from upshot.domain.secret_marks import SecretMarks
 from upshot.domain.with_blocks import is_template
 from upshot.errors import JobFailed, Refused, Unavailable, Unreachable
@@ -78,7 +78,11 @@ class Launch:
     def _backend_objections(self, given: LaunchWith, backend: str) -> Iterator[Objection]:
         if unknown := self._book.unknown_backend(backend):
             yield "backend", unknown
-        elif self._book.needs_image(backend):
+            return
+        uses = self._book.backends[backend].uses
+        if given.kubernetes and uses in (DOCKER, PROCESS):
+            yield "kubernetes", f"backend {backend!r} uses {uses}, which knows none of this; leave it out"
+        if self._book.needs_image(backend):
             if given.image is None:
                 yield "image", f"is missing; backend {backend!r} runs containers"
         else:
