@@ -22,7 +22,7 @@ class Pace:
 
     look: float = 2.0  #: between two looks at an engine, unless it says that something happens
     shortest: float = 0.1  #: between two looks, however much happens
-    unreached: float = 5.0  #: between two tries at an engine that does not answer
+    unreached: float = 2.0  #: between two tries at an engine that does not answer
     idle: float = 30.0  #: between two looks while nothing is watched: for what others left behind
     turn: float = 1.0  #: of a watch: the deadline, a wish to stop, what the job says
     after_trouble: float = 5.0  #: of our own, before a job is followed again
