@@ -45,9 +45,9 @@ def measure(model: dict[str, Any], transactions: list[dict[str, str]]) -> dict[s
 def main() -> None:
     """Read, measure, give back."""
     version = json.loads(EVENT.read_text())["data"]["version"]
-    model = version["metadata"]
-    if "weights" not in model:
-        sys.exit(f"{version['reference']} has no weights in its metadata; examples/evaluate/models shows what they are")
+    model = version["metadata"].get("model")
+    if model is None:
+        sys.exit(f"{version['reference']} has no model in its metadata; examples/evaluate/models shows what that is")
     with HOLDOUT.open() as file:
         transactions = list(csv.DictReader(file))
     if unknown := model["weights"].keys() - transactions[0].keys():

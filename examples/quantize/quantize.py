@@ -62,8 +62,9 @@ def main() -> None:
     """Read, quantize, log, link, give back."""
     data = json.loads(EVENT.read_text())["data"]
     source, artifact = data["version"], data["artifact"]
-    weights, step = quantized(source["metadata"]["weights"])
-    content = {"weights": weights, "step": step, "bias": source["metadata"]["bias"]}
+    model = source["metadata"]["model"]
+    weights, step = quantized(model["weights"])
+    content = {"weights": weights, "step": step, "bias": model["bias"]}
     print(f"{source['reference']}: {len(weights)} weights, {8 * len(weights)} bytes become {len(weights)}")
 
     logged = post(
@@ -72,7 +73,7 @@ def main() -> None:
             "name": f"{artifact['name']}-int8",
             "type": artifact["type"],
             "digest": f"sha256:{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}",
-            "metadata": {"format": "logistic-int8", **content, "quantized_from": source["reference"]},
+            "metadata": {"format": "logistic-int8", "model": content, "quantized_from": source["reference"]},
         },
     )
     print(f"logged {logged['reference']}")

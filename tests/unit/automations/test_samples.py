@@ -24,6 +24,10 @@ SECRETS = {
     "HOOK_URL": "https://hooks.example.com/models",
     "HOOK_SECRET": "whsec_c3RhbmQtaW4gc2VjcmV0LCAzMiBieXRlcyBsb25nISE=",
 }
+OUTPUTS = {  # by step, where later ones read them
+    "evaluate": {"accuracy": 0.94},
+    "current": {"found": False, "reference": None, "metadata": None},
+}
 
 
 def event_of(name):
@@ -49,7 +53,10 @@ def test_a_sample_answers_its_event(automation):
 @pytest.mark.parametrize("automation", LOADED.automations, ids=lambda automation: automation.name)
 def test_a_sample_can_be_rendered(automation):
     """Every step of it, on failure too, gives what its action accepts; the demo's secrets are all it needs."""
-    steps = [StepRecord(step.id, step.uses, state=ExecutionState.SUCCEEDED, outputs={}) for step in automation.steps]
+    steps = [
+        StepRecord(step.id, step.uses, state=ExecutionState.SUCCEEDED, outputs=OUTPUTS.get(step.id, {}))
+        for step in automation.steps
+    ]
     context = build_context(
         event_of(automation.name),
         automation_name=automation.name,
