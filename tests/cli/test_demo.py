@@ -3,41 +3,126 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
+from tests.docker import HOW_TO, find_engine
 from tests.waiting import until
+from upshot.cli import demo_jobs, main
+from upshot.cli.demo_story import Act, Story, shortcomings
+from upshot.clock import SystemClock
+from upshot.receivers import Receivers
 
 pytestmark = pytest.mark.live
 
 _COMMAND = [sys.executable, "-m", "upshot", "demo"]
 
 
-def test_it_shows_what_happens_and_that_all_of_it_arrived(tmp_path):
-    """It tells the mutation, the events, who answered and who did not and why, and what arrived, verified."""
+TOLD = (
+    "it is linked to the registry as model/fraud:v0, alias candidate",
+    "not by deploy-production: alias is 'candidate', wanted 'production'",
+    "answered by evaluate-candidate: succeeded",
+    "|   accuracy  0.8700",
+    'outputs {"accuracy": 0.87, ',
+    "because of evaluate-candidate, by automation evaluate-candidate",
+    "event alias-added (production) model/fraud:v0",
+    "answered by deploy-production: succeeded",
+    "because of quantize-production, by job quantize-production/quantize",
+    "event alias-added (quantized) model/fraud:v1",
+    "answered by evaluate-candidate: failed: step gate: model/fraud:v2 has an accuracy of 0.8133, below 0.87",
+    "event alias-added (production) model/fraud:v3",
+    "GitHub received POST /github/repos/acme/deploy/dispatches, answered 204: verified",
+    "Slack received POST ",
+    "webhook receiver received POST /hooks/models, answered 200: verified",
+    "all of it happened, arrived and was verified",
+)
+
+
+def demo(*options, **environment):
+    """All that it prints."""
     done = subprocess.run(
-        [*_COMMAND, "--data", str(tmp_path)], capture_output=True, text=True, timeout=110, check=False
+        [*_COMMAND, *options],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not verified" not in done.stdout
+    return done.stdout
+
+
+def test_it_plays_the_story_in_containers(tmp_path):
+    """Three candidates, and for each what happened and why; nothing is left behind in the engine."""
+    engine = find_engine()
+    if engine is None:
+        pytest.skip(f"no Docker engine answers; {HOW_TO}, and run again")
+
+    said = demo("--data", str(tmp_path))
+
+    assert [words for words in TOLD if words not in said] == []
+    assert "jobs run in containers of this machine's Docker, from upshot-example:" in said
+    assert re.search(r"on docker, image upshot-example:latest \(sha256:[0-9a-f]{12}\), exit code 0", said)
+    assert not (tmp_path / "endpoint.json").exists()
+    (label,) = re.findall(r'"demo": "(\w+)"', (tmp_path / "demo-jobs.yaml").read_text())
+    assert engine.containers(f"demo={label}") == []
+    engine.close()
+
+
+def test_where_no_engine_answers_its_jobs_are_processes(tmp_path):
+    """It says so plainly, and plays the same story."""
+    said = demo(DOCKER_HOST=f"unix://{tmp_path}/none.sock")
+
+    assert [words for words in TOLD if words not in said] == []
+    assert f"NO CONTAINERS: no Docker engine was found at unix://{tmp_path}/none.sock. The same jobs run as" in said
+    assert "on process, " in said
+
+
+def test_where_no_job_can_run_a_version_is_promoted_by_hand(tmp_path, monkeypatch):
+    """Elsewhere than on Linux, without an engine: it says so plainly, and shows the rest."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    # Only what decides how jobs run is told of another system; all else runs on this one.
+    monkeypatch.setattr(demo_jobs, "sys", SimpleNamespace(platform="darwin"))
+
+    done = CliRunner().invoke(main, ["demo"])
+
+    assert done.exit_code == 0, done.output
+    assert "NO JOBS: no Docker engine was found" in done.output
+    assert "the alias `production` is moved to model/fraud:v0" in done.output
+    assert "answered by deploy-production: succeeded" in done.output
+    assert "evaluate-candidate" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("holder", "words"),
+    [
+        pytest.param("v9", "model/fraud:v0 should be in production; model/fraud:v9 is", id="another is in production"),
+        pytest.param("v0", "the deployment of model/fraud:v0 was dispatched 0 times", id="nothing was dispatched"),
+    ],
+)
+def test_what_did_not_happen_is_told(holder, words):
+    """A story that ends otherwise than it should is a failure, however well the rest went."""
+    receivers = Receivers()
+    act = Act(
+        SystemClock().now(),
+        is_promoted=True,
+        version="model/fraud:v0",
+        holders={"production": {"reference": f"model/fraud:{holder}", "metadata": {}}},
     )
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    for words in (
-        "the alias `production` is moved to model/fraud:v0",
-        "event alias-added (production): model/fraud:v0",
-        "answered by deploy-production: succeeded",
-        "not by announce-version: ",
-        "GitHub received POST /github/repos/acme/deploy/dispatches, answered 204: verified",
-        "Slack received POST ",
-        "webhook receiver received POST /hooks/models, answered 200: verified",
-        "all of it arrived and was verified",
-    ):
-        assert words in done.stdout
-    assert "not verified" not in done.stdout
-    assert not (tmp_path / "endpoint.json").exists()
+    missing = shortcomings(Story(act.began, receivers, with_jobs=True, acts=[act]))
+
+    assert words in missing
+    assert "model/fraud:v0 was not evaluated" in missing
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

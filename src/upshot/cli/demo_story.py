@@ -1,4 +1,4 @@
-"""What `upshot demo` saw: gathered from the API and the stand-ins, told in order, and judged."""
+"""What `upshot demo` saw, act by act: gathered from the API and the stand-ins, and judged."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from upshot.cli.client import Client, path_of
-from upshot.cli.output import Output
-from upshot.clock import parse_time, stopwatch
+from upshot.clock import SystemClock, stopwatch
 from upshot.ids import new_id
 from upshot.receivers import Received, Receivers
 
-_STORY_SECONDS = 60.0
-_POLL_SECONDS = 0.05
-_SHOWN_CHARS = 360  # of a body
+_ACT_SECONDS = 60.0
+_POLL_SECONDS = 0.1
+_EVENTS = 1000  # of one act, at most
 _FINAL = frozenset({"succeeded", "failed", "cancelled", "skipped"})
+_EVALUATION = "evaluate-candidate"
+_COLLECTION = ("registries", "model", "collections", "fraud")
 _STAND_INS = {"/github/": "GitHub", "/slack/": "Slack", "/hooks/": "webhook receiver"}
+
+Data = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +35,36 @@ class Mutation:
 
 
 @dataclass(slots=True)
+class Act:
+    """A version that somebody links, and all that came of it."""
+
+    began: datetime
+    is_promoted: bool  #: what is expected of it
+    version: str = ""  #: reference of the version
+    mutations: list[Mutation] = field(default_factory=list)
+    events: list[Data] = field(default_factory=list)  #: with their explanations, in order
+    executions: dict[str, Data] = field(default_factory=dict)  #: by id, with all attempts
+    jobs: dict[str, Data] = field(default_factory=dict)  #: by id
+    holders: dict[str, Data] = field(default_factory=dict)  #: versions by alias, at its end
+
+    def note(self, words: str, change: Data, moment: datetime) -> None:
+        """Keep what the user did, and which events it made."""
+        self.mutations.append(Mutation(moment, words, tuple(change["events"])))
+
+    @property
+    def evaluation(self) -> Data | None:
+        """The execution that judged the candidate."""
+        return next((one for one in self.executions.values() if one["automation"] == _EVALUATION), None)
+
+
+@dataclass(slots=True)
 class Story:
     """Everything that was seen."""
 
     began: datetime
     receivers: Receivers
-    mutations: list[Mutation] = field(default_factory=list)
-    events: list[Mapping[str, Any]] = field(default_factory=list)  #: with their explanations, in order
-    executions: dict[str, Mapping[str, Any]] = field(default_factory=dict)  #: by id, with all attempts
+    with_jobs: bool
+    acts: list[Act] = field(default_factory=list)
 
     @property
     def requests(self) -> list[Received]:
@@ -50,93 +75,50 @@ class Story:
         """A time as seconds since the story began."""
         return f"{(time_ - self.began).total_seconds():+8.3f} s"
 
-
-def watch(client: Client, story: Story) -> None:
-    """Follow the story until every event is matched and every execution has ended, or for a minute at most."""
-    deadline = stopwatch() + _STORY_SECONDS
-    while stopwatch() < deadline:
-        story.events = _events(client, story.began)
-        answers = [execution for event in story.events for execution in event["executions"]]
-        story.executions = {one: client.get(path_of("executions", one)) for one in answers}
-        settled = all(event["matched_at"] for event in story.events) and all(
-            execution["state"] in _FINAL for execution in story.executions.values()
-        )
-        # Looked at again, since an execution may have emitted an event after the events were read.
-        if settled and len(_events(client, story.began)) == len(story.events):
-            return
-        time.sleep(_POLL_SECONDS)
+    def begin_act(self, *, is_promoted: bool) -> Act:
+        """Of what happens from now on."""
+        self.acts.append(Act(SystemClock().now(), is_promoted))
+        return self.acts[-1]
 
 
-def _events(client: Client, since: datetime) -> list[Mapping[str, Any]]:
-    found = client.items("/events", limit=1000, after=new_id("evt", since - timedelta(milliseconds=1)))
-    return [client.get(path_of("events", event["id"])) for event in found]
-
-
-# --- told -----------------------------------------------------------------------------------------
-
-
-def print_story(output: Output, story: Story) -> None:
-    """Tell it in order: what was done, the events, who answered and who did not, what arrived."""
-    caused_by_user = {event for mutation in story.mutations for event in mutation.events}
-    for mutation in story.mutations:
-        output.line()
-        output.line(f"{story.moment(mutation.time)}  {mutation.words}")
-        for event in story.events:
-            if event["id"] in mutation.events:
-                _print_event(output, story, event)
-    for event in story.events:
-        if event["id"] not in caused_by_user:
-            output.line()
-            causes = ", ".join(link["automation"] for link in event["chain"])
-            output.line(f"{story.moment(parse_time(event['time']))}  and because of {causes}")
-            _print_event(output, story, event)
-    output.line()
-    output.line("what arrived at the stand-ins, in order:")
-    for request in story.requests:
-        _print_request(output, story, request)
-
-
-def _print_event(output: Output, story: Story, event: Mapping[str, Any]) -> None:
-    word = event["data"].get("alias") or event["data"].get("tag")
-    by_itself = ", moved by itself" if event["data"].get("automatic") else ""
-    about = f" ({word}{by_itself})" if word else ""
-    output.line(f"              event {event['kind']}{about}: {event['subject']}")
-    for answer in sorted(event["explanation"], key=lambda one: not one["answered"]):
-        if answer["answered"]:
-            execution = story.executions[answer["execution"]]
-            output.line(f"                answered by {answer['automation']}: ", output.state(execution["state"]))
-            for step in execution["steps"]:
-                output.line(f"                  {step['id']} ({step['uses']}) ", *_step(output, step))
-        else:
-            output.line(output.faint(f"                not by {answer['automation']}: {answer['reason']}"))
-
-
-def _step(output: Output, step: Mapping[str, Any]) -> Iterator[Any]:
-    yield output.state(step["state"])
-    if step["reason"]:
-        yield f": {step['reason']}"
-    if step["attempts"]:
-        yield f" in {1000 * step['attempts'][-1]['took_seconds']:.0f} ms"
-    if len(step["attempts"]) > 1:
-        yield f" at attempt {len(step['attempts'])}"
-
-
-def _print_request(output: Output, story: Story, request: Received) -> None:
-    verdict = output.state("verified") if request.verified else f"not verified: {request.reason}"
-    output.line(
-        f"{story.moment(request.time)}  {_stand_in(request)} received {request.method} {request.path}, "
-        f"answered {request.status}: ",
-        verdict,
-    )
-    if delivery := request.headers.get("webhook-id"):
-        output.line(f"              webhook-id: {delivery}")
-    body = request.body.decode("utf-8", "replace")
-    rest = len(body) - _SHOWN_CHARS
-    output.line(" " * 14, body[:_SHOWN_CHARS] + (f"… and {rest} characters more" if rest > 0 else ""))
-
-
-def _stand_in(request: Received) -> str:
+def stand_in(request: Received) -> str:
+    """Who a request was for."""
     return next((name for beginning, name in _STAND_INS.items() if request.path.startswith(beginning)), "somebody")
+
+
+def watch(client: Client, act: Act) -> None:
+    """Follow an act until every event is matched and every execution has ended, or for a minute at most."""
+    deadline = stopwatch() + _ACT_SECONDS
+    while stopwatch() < deadline and not _has_settled(client, act):
+        time.sleep(_POLL_SECONDS)
+    waited_for = {step["job"] for execution in act.executions.values() for step in execution["steps"] if step["job"]}
+    act.jobs = {job: client.get(path_of("jobs", job)) for job in waited_for}
+    collection = client.get(path_of(*_COLLECTION))
+    act.holders = {
+        alias: client.get(path_of(*_COLLECTION, "versions", version))
+        for alias, version in collection["aliases"].items()
+    }
+
+
+def _has_settled(client: Client, act: Act) -> bool:
+    act.events = _events(client, act.began)
+    answers = [execution for event in act.events for execution in event["executions"]]
+    act.executions = {one: client.get(path_of("executions", one)) for one in answers}
+    return (
+        all(event["matched_at"] for event in act.events)
+        and all(execution["state"] in _FINAL for execution in act.executions.values())
+        # Looked at again, since an execution may have caused an event after the events were read.
+        and len(_ids_of_events(client, act.began)) == len(act.events)
+    )
+
+
+def _events(client: Client, since: datetime) -> list[Data]:
+    return [client.get(path_of("events", event)) for event in _ids_of_events(client, since)]
+
+
+def _ids_of_events(client: Client, since: datetime) -> list[str]:
+    after = new_id("evt", since - timedelta(milliseconds=1))
+    return [event["id"] for event in client.items("/events", limit=_EVENTS, after=after)]
 
 
 # --- judged ---------------------------------------------------------------------------------------
@@ -144,30 +126,77 @@ def _stand_in(request: Received) -> str:
 
 def shortcomings(story: Story) -> list[str]:
     """What should have happened and did not, in plain words; nothing when all is well."""
-    return [*_unfinished(story), *_not_received(story), *_not_verified(story)]
+    found = [line for act in story.acts for line in (*_unfinished(act), *_not_decided(story, act))]
+    return [*found, *_not_received(story), *_not_verified(story)]
 
 
-def _unfinished(story: Story) -> Iterator[str]:
-    for event in story.events:
+def _unfinished(act: Act) -> Iterator[str]:
+    for event in act.events:
         if not event["matched_at"]:
             yield f"event {event['kind']} of {event['subject']} was not matched: no worker took it"
-    for execution in story.executions.values():
-        if execution["state"] != "succeeded":
-            yield f"{execution['automation']} is {execution['state']}: {execution['reason']}"
+    for execution in act.executions.values():
+        is_refusal = execution is act.evaluation and not act.is_promoted
+        expected = "failed" if is_refusal else "succeeded"
+        if execution["state"] != expected:
+            yield f"{execution['automation']} of {act.version} is {execution['state']}: {execution['reason']}"
+
+
+def _not_decided(story: Story, act: Act) -> Iterator[str]:
+    """Hold what the registry says now against what the act should have led to."""
+    in_production = act.holders.get("production", {}).get("reference")
+    if (in_production == act.version) != act.is_promoted:
+        yield f"{act.version} should {'' if act.is_promoted else 'not '}be in production; {in_production} is"
+    dispatched = [request for request in story.requests if _dispatches(request, act.version)]
+    if len(dispatched) != act.is_promoted:
+        yield f"the deployment of {act.version} was dispatched {len(dispatched)} times"
+    if story.with_jobs:
+        yield from _not_worked(act)
+
+
+def _dispatches(request: Received, version: str) -> bool:
+    if stand_in(request) != "GitHub":
+        return False
+    payload = request.json["client_payload"]
+    return f"model/{payload['model']}:{payload['version']}" == version
+
+
+def _not_worked(act: Act) -> Iterator[str]:
+    """Hold what the jobs gave against what the registry and the gate say."""
+    steps = {step["id"]: step for step in act.evaluation["steps"]} if act.evaluation else {}
+    if "evaluate" not in steps or not steps["evaluate"]["outputs"]:
+        yield f"{act.version} was not evaluated"
+        return
+    if not act.is_promoted and steps["gate"]["state"] != "failed":
+        yield f"the gate let {act.version} pass"
+    if not act.is_promoted:
+        return
+    accuracy = act.holders["production"]["metadata"].get("evaluate", {}).get("accuracy")
+    if accuracy is None or accuracy != steps["evaluate"]["outputs"]["accuracy"]:
+        yield f"the metadata of {act.version} does not hold the accuracy that its job has measured"
+    quantized = act.holders.get("quantized")
+    if quantized is None or quantized["metadata"].get("quantized_from") != act.version:
+        yield f"no version is linked that was quantized from {act.version}"
+    elif not any(_is_of_job(event, quantized["reference"]) for event in act.events):
+        yield f"{quantized['reference']} was not linked by the job that quantized it"
+
+
+def _is_of_job(event: Data, version: str) -> bool:
+    return bool(event["kind"] == "version-linked" and event["subject"] == version and event["actor"]["kind"] == "job")
 
 
 def _not_received(story: Story) -> Iterator[str]:
     """Compare the receipts with what the stand-ins saw, both ways."""
     sent = {
         attempt["delivery_id"]: f"{step['uses']} of {execution['automation']}"
-        for execution in story.executions.values()
+        for act in story.acts
+        for execution in act.executions.values()
         for step in execution["steps"]
         for attempt in step["attempts"]
         if attempt["state"] == "succeeded" and "url" in (attempt["request"] or {})
     }
     got = Counter(request.headers.get("webhook-id", "none") for request in story.requests)
     for name in _STAND_INS.values():
-        if not any(_stand_in(request) == name for request in story.requests):
+        if not any(stand_in(request) == name for request in story.requests):
             yield f"nothing arrived at the stand-in for {name}"
     for delivery in sent.keys() | got.keys():
         if got[delivery] != (delivery in sent):
