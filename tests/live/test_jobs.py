@@ -153,7 +153,12 @@ def one_job(system: System, **query: str) -> dict[str, Any]:
 
 def job_in(system: System, *states: str) -> dict[str, Any]:
     """The only job, as soon as it stands so."""
-    return until(lambda: (job := one_job(system))["state"] in states and job, f"the job is {' or '.join(states)}")
+
+    def look() -> dict[str, Any] | None:
+        job = one_job(system)
+        return job if job["state"] in states else None
+
+    return until(look, f"the job is {' or '.join(states)}")
 
 
 def execution_in(system: System, *states: str) -> dict[str, Any]:
