@@ -151,6 +151,57 @@ def test_validate_knows_what_may_be_reached(tmp_path):
     assert run("validate", str(tmp_path), UPSHOT_EGRESS_ALLOW="127.0.0.0/8").exit_code == 0
 
 
+LAUNCH = (
+    "name: heavy\non: version-linked\nsteps:\n  - uses: launch\n    with: {image: a, queue: gpu, privileged: true}\n"
+)
+
+
+def test_validate_holds_jobs_against_the_operator_s_file(tmp_path):
+    """What the file allows is sound, what it forbids is a mistake that names the file's line."""
+    (tmp_path / "automations").mkdir()
+    (tmp_path / "automations" / "heavy.yaml").write_text(LAUNCH)
+    jobs_file = tmp_path / "jobs.yaml"
+    jobs_file.write_text("queues:\n  gpu:\n    ceilings: {privileged: true}\n")
+    command = ("validate", str(tmp_path / "automations"))
+
+    allowed = run(*command, UPSHOT_JOBS_FILE=str(jobs_file))
+    assert allowed.exit_code == 0, allowed.stdout
+    assert f"{jobs_file}: queues gpu ok" in allowed.stdout
+    assert "with.queue: there is no queue 'gpu'" in run(*command).stdout
+    jobs_file.write_text("queues:\n  gpu:\n    ceilings: {privileged: false}\n")
+    forbidden = run(*command, UPSHOT_JOBS_FILE=str(jobs_file))
+    assert forbidden.exit_code == 1
+    assert (
+        f"heavy.yaml:5: with.privileged: a privileged job is root on the machine, and is not allowed (ceilings "
+        f"of queue 'gpu' in {jobs_file}:3)" in forbidden.stdout
+    )
+
+
+def test_validate_prints_the_mistakes_of_the_operator_s_file(tmp_path):
+    """They come first, and automations are not blamed for them."""
+    (tmp_path / "heavy.yaml").write_text(LAUNCH)
+    (tmp_path / "jobs").write_text("queues:\n  gpu: {ceiling: {}}\n")
+    result = run("validate", str(tmp_path), UPSHOT_JOBS_FILE=str(tmp_path / "jobs"))
+
+    assert result.exit_code == 1
+    assert f"{tmp_path}/jobs:2: queues.gpu.ceiling: a queue has no such key; did you mean 'ceilings'?" in result.stdout
+    assert result.stdout.endswith("1 automation is sound; 1 mistake found\n")
+
+
+def test_doctor_looks_at_the_operator_s_file(tmp_path):
+    """It says what is declared, or what is wrong with it."""
+    jobs_file = tmp_path / "jobs.yaml"
+    jobs_file.write_text("backends: {near: {uses: process}}\nqueues: {gpu: , cpu: }\n")
+    command = ("doctor", "--data", str(tmp_path / "data"), "--automations", str(tmp_path))
+
+    sound = run(*command, UPSHOT_JOBS_FILE=str(jobs_file)).stdout
+    assert f"ok    jobs file: {jobs_file}: queues gpu, cpu; backends docker (docker), near (process)" in sound
+    jobs_file.write_text("queues: {gpu: {x: 1}}\n")
+    broken = run(*command, UPSHOT_JOBS_FILE=str(jobs_file))
+    assert broken.exit_code == 1
+    assert f"fail  jobs file: {jobs_file}:1: queues.gpu.x: a queue has no such key" in broken.stdout
+
+
 def test_doctor_works_where_nothing_runs_yet(tmp_path):
     """Before the first start it says what is ready and what to start, and finds nothing to repair."""
     (tmp_path / "automations").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -11,7 +12,9 @@ from upshot.automations.context import EVENT_NAMES, STEP_NAMES, WANDB_NAMES, Sec
 from upshot.automations.scope import FIELDS
 from upshot.automations.template import compile_tree
 from upshot.domain.execution import ExecutionState, StepRecord
+from upshot.domain.job import Job, JobSpec, JobState
 from upshot.errors import TemplateInvalid
+from upshot.launch.job_events import job_event
 from upshot.ports.events import EventQuery
 from upshot.testing import World
 
@@ -178,3 +181,15 @@ def test_the_known_fields_are_those_that_events_carry():
 
     for name in ("registry", "collection", "version", "previous", "project", "artifact"):
         assert set(FIELDS[name]) == set(data[name]), name
+
+
+def test_the_known_fields_of_jobs_are_those_that_their_events_carry():
+    """As for the registry's."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    names = dict.fromkeys(("id", "name", "automation", "execution", "step", "event", "delivery_id", "queue"), "x")
+    job = Job(**names, backend="docker", spec=JobSpec(), created_at=now, state=JobState.RUNNING)
+    event = job_event(job, make_event(), now)
+    assert event is not None
+
+    assert set(FIELDS["job"]) == set(event.data["job"])
+    assert render("{{ job.name }} of {{ job.automation }}, {{ version.name }}", make_context(event)) == "x of x, v3"

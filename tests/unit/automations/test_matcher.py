@@ -323,6 +323,19 @@ def test_ten_thousand_automations_cost_no_more_than_the_few_that_could_match(mon
     assert len(looked_at) == 3
 
 
+def test_events_of_jobs_are_told_apart_by_job_queue_and_version():
+    """Whoever watches over jobs says which."""
+    watcher = answering(
+        {"job-failed": {"job": "eval*", "automation": "promote", "queue": "gpu-*", "collection": "fraud"}}
+    )
+    told = {"job": {"name": "evaluate"}, "automation": "promote", "queue": "gpu-a100"}
+
+    assert len(Matcher([watcher]).match(make_event("job-failed", **told))) == 1
+    for other in ({"job": {"name": "train"}}, {"automation": "demote"}, {"queue": "cpu"}, {"collection": "churn"}):
+        assert not Matcher([watcher]).match(make_event("job-failed", **(told | other)))
+    assert not Matcher([watcher]).match(make_event("job-started", **told))
+
+
 def test_every_kind_can_be_asked_for():
     """No kind of event lacks its filters."""
     from upshot.automations.triggers import FIELDS, FIELDS_OF_KIND

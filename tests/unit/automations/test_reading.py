@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.automations.factories import CATALOG, automation
+from upshot.actions.catalog import load_catalog
+from upshot.actions.egress_rules import EgressRules
 from upshot.automations.loader import load_text, rebuild
 from upshot.domain.automation import Pattern, RetryPolicy
+from upshot.domain.queues import QueueBook, QueueRules
 from upshot.errors import AutomationInvalid, ConfigError
 
 WHOLE = """\
@@ -120,6 +123,15 @@ def test_a_kept_revision_whose_action_is_gone_says_so():
 
     with pytest.raises(ConfigError, match=r"'promote', as it was kept.*unknown action 'slack'"):
         rebuild(found.name, found.source, {}, "a.yaml", {name: CATALOG[name] for name in CATALOG if name != "slack"})
+
+
+def test_a_kept_revision_is_not_asked_about_again():
+    """Rules that an operator has tightened since hold for new jobs; what waits for one must be able to go on."""
+    text = "name: a\non: custom\nsteps: [{uses: launch, with: {image: a, queue: gpu}}]\n"
+    then = load_catalog(EgressRules(), QueueBook(queues={"gpu": QueueRules("gpu")}))
+    (found,) = load_text(text, "a.yaml", then).automations
+
+    assert rebuild(found.name, found.source, {}, "a.yaml", CATALOG).revision == found.revision
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -280,6 +292,16 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
         pytest.param(
             STEP.format("retry: {first: 2m, cap: 1m}"), 6, "cap is shorter than the first wait", id="cap < first"
         ),
+        pytest.param(
+            STEP.format("url: x"), 6, "unknown key 'url'; it goes under `with`, for it is webhook's", id="out"
+        ),
+        pytest.param(STEP.format("launch: {image: x}"), 6, "unknown key 'launch'; write `uses: launch`", id="a name"),
+        pytest.param(
+            "name: a\non: custom\nsteps:\n  - uses: launch\n    with: {image: a}\n    timeout: 2h\n",
+            6,
+            "the step waits for as long as its job takes; say how long that may be as `timeout` under `with`",
+            id="timeout of a job",
+        ),
         pytest.param(STEP.format("if: steps.later.outputs"), 6, "there is no earlier step 'later'", id="no such step"),
         # with
         pytest.param(
@@ -301,6 +323,30 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
         pytest.param(WITH.format("webhook", "method: POST"), 7, "with.url: is missing", id="no url"),
         pytest.param(
             WITH.format("webhook", "urll: x"), 8, "with.urll: webhook has no such key; did you mean 'url'?", id="urll"
+        ),
+        pytest.param(
+            WITH.format("launch", "image: a\n      resources: {memry: 4GiB}"),
+            9,
+            "with.resources.memry: `resources` has no such key; did you mean 'memory'?",
+            id="key of a block below",
+        ),
+        pytest.param(
+            WITH.format("launch", "image: a\n      memory: 4GiB"),
+            9,
+            "with.memory: launch has no such key; it goes under `resources`",
+            id="key that belongs below",
+        ),
+        pytest.param(
+            WITH.format("launch", "image: a\n      resources: {timeout: 1h}"),
+            9,
+            "with.resources.timeout: `resources` has no such key; it goes beside `resources`, not under it",
+            id="key that belongs above",
+        ),
+        pytest.param(
+            WITH.format("launch", "image: a\n      mounts:\n        - source: /a\n          targt: /b"),
+            11,
+            "with.mounts.0.targt: `mounts` has no such key; did you mean 'target'?",
+            id="key of an item",
         ),
         pytest.param(
             WITH.format("webhook", "url: 1"), 8, "with.url: should be a valid string, and this is the number 1", id="1"
