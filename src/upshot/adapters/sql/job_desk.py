@@ -26,14 +26,14 @@ _LIST = sa.select(*(column for column in jobs.c if column.name not in {"outputs"
 _LOCK = _FIND.with_for_update()
 _EXECUTION = sa.select(jobs.c.execution).where(jobs.c.id == sa.bindparam("id"))
 _STANDING = sa.select(jobs.c.queue, jobs.c.rank).where(jobs.c.id == sa.bindparam("id"), is_queued)
-_of_queue = jobs.c.queue == sa.bindparam("queue")
 _AHEAD = sa.select(sa.func.count()).where(
     is_queued,
-    _of_queue,
+    jobs.c.queue == sa.bindparam("queue"),
     sa.tuple_(jobs.c.rank, jobs.c.id)
     < sa.tuple_(sa.bindparam("rank", type_=sa.Integer), sa.bindparam("id", type_=sa.String)),
 )
-_ACTIVE = sa.select(sa.func.count()).where(is_active, _of_queue)
+# Of all queues: asked for one alone, an SQLite would go through everything that this queue has ever had.
+_ACTIVE = sa.select(jobs.c.queue, sa.func.count()).where(is_active).group_by(jobs.c.queue)
 _PRUNABLE = (
     sa.select(jobs.c.id)
     .join(executions, executions.c.id == jobs.c.execution)
@@ -83,7 +83,8 @@ class SqlJobDesk:
                 return None
             asked = {"id": job.id, "queue": standing.queue, "rank": standing.rank}
             ahead = connection.execute(_AHEAD, asked).scalar_one()
-            return Place(ahead=ahead, active=connection.execute(_ACTIVE, asked).scalar_one())
+            active = {row[0]: row[1] for row in connection.execute(_ACTIVE)}
+            return Place(ahead=ahead, active=active.get(standing.queue, 0))
 
         return self._database.read(work)
 

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from upshot.adapters.job_forms import job_row
-from upshot.adapters.sql.schema import executions, is_active, is_queued, jobs
+from upshot.adapters.sql.schema import executions, is_finished, jobs
 from upshot.domain.execution import ExecutionState
 from upshot.domain.job import Job
 from upshot.ports.jobs import END_OF_EXECUTION
@@ -41,13 +41,13 @@ _WAKE = (
     .values(due_at=sa.bindparam("b_due_at"), rung_at=None)
 )
 _FINISHED = sa.select(jobs.c.execution, jobs.c.finished_at).where(
-    jobs.c.id.in_(sa.bindparam("ids", expanding=True)), jobs.c.finished_at.is_not(None)
+    jobs.c.id.in_(sa.bindparam("ids", expanding=True)), is_finished
 )
 _UNFINISHED_OF = (
     sa.select(jobs.c.id, jobs.c.execution)
     .where(
         jobs.c.execution.in_(sa.bindparam("ids", expanding=True)),
-        sa.or_(is_queued, is_active),
+        sa.not_(is_finished),
         jobs.c.stop_asked_at.is_(None),
     )
     .order_by(jobs.c.id)

@@ -17,8 +17,8 @@ from upshot.adapters.sql.job_desk import SqlJobDesk
 from upshot.adapters.sql.job_logs import append_log, log_position
 from upshot.adapters.sql.job_queue import choose_queued
 from upshot.adapters.sql.job_rows import change_jobs, lock_executions, wake
-from upshot.adapters.sql.schema import Moment, is_active, is_queued, jobs
-from upshot.domain.job import Job
+from upshot.adapters.sql.schema import Moment, is_leased, is_queued, is_to_be_stopped, jobs
+from upshot.domain.job import Job, JobState
 from upshot.ports.jobs import JobOffer, JobProgress
 
 _CLAIM_LOCK = 0x6A6F_6273  # "jobs": one worker at a time claims from a PostgreSQL
@@ -32,7 +32,7 @@ _QUEUED = (
     .order_by(jobs.c.rank, jobs.c.id)
     .with_for_update(skip_locked=True)
 )
-_has_run_out = sa.and_(is_active, jobs.c.lease_until < sa.bindparam("now"))
+_has_run_out = jobs.c.lease_until < sa.bindparam("now")
 _ABANDONED = sa.select(jobs).where(_has_run_out, jobs.c.engine.in_(sa.bindparam("engines", expanding=True)))
 _LOST = sa.select(jobs).where(_has_run_out, jobs.c.seen_at < sa.bindparam("seen_before"))
 _LEASE = (
@@ -42,7 +42,7 @@ _LEASE = (
 )
 # In one order everywhere, so that two workers never wait for each other in a circle.
 _FENCES = sa.select(jobs.c.id, jobs.c.fence).where(_AMONG).order_by(jobs.c.id).with_for_update()
-_OWN = sa.select(jobs.c.id).where(is_active, jobs.c.lease_owner == sa.bindparam("owner"))
+_OWN = sa.select(jobs.c.id).where(is_leased, jobs.c.lease_owner == sa.bindparam("owner"))
 _OWN = _OWN.order_by(jobs.c.id).with_for_update()
 _RENEW = (
     sa.update(jobs)
@@ -67,12 +67,8 @@ _RECORD = (
     .values({name: sa.bindparam(f"b_{name}") for name in _RECORDED})
     .values({name: sa.case((_lease_goes_on, jobs.c[name])) for name in ("lease_owner", "lease_until")})
 )
-_ASKED = sa.select(jobs.c.id, jobs.c.stop_asked_by).where(
-    _AMONG, jobs.c.stop_asked_at.is_not(None), sa.or_(is_queued, is_active)
-)
-_TO_BE_DROPPED = (
-    sa.select(jobs.c.id, jobs.c.execution).where(is_queued, jobs.c.stop_asked_at.is_not(None)).limit(_AT_ONCE)
-)
+_ASKED = sa.select(jobs.c.id, jobs.c.stop_asked_by).where(_AMONG, is_to_be_stopped)
+_TO_BE_STOPPED = sa.select(jobs.c.id, jobs.c.execution, jobs.c.state).where(is_to_be_stopped)
 _DROPPED = sa.select(jobs).where(_AMONG, is_queued).order_by(jobs.c.id).with_for_update()
 
 
@@ -169,8 +165,12 @@ class SqlJobs(SqlJobDesk):
     def drop_idle(self, now: datetime) -> int:
         """End queued jobs that nobody waits for; returns how many."""
 
+        def queued(connection: Connection) -> list[Any]:
+            wanted = connection.execute(_TO_BE_STOPPED)
+            return [row for row in wanted if row.state == JobState.QUEUED.value][:_AT_ONCE]
+
         def work(connection: Connection) -> int:
-            idle = connection.execute(_TO_BE_DROPPED).all()
+            idle = queued(connection)
             lock_executions(connection, {row.execution for row in idle})
             rows = connection.execute(_DROPPED, {"ids": [row.id for row in idle]}).mappings()
             ended = [dropped(job_of(row), now) for row in rows]
@@ -178,8 +178,7 @@ class SqlJobs(SqlJobDesk):
             wake(connection, {job.execution: now for job in ended})
             return len(ended)
 
-        idle = self._database.read(lambda connection: connection.execute(_TO_BE_DROPPED.limit(1)).first())
-        return self._database.write(work) if idle else 0
+        return self._database.write(work) if self._database.read(queued) else 0
 
     # --- reading ----------------------------------------------------------------------------------
 

@@ -197,15 +197,20 @@ jobs = sa.Table(
     sa.Index("ix_jobs_automation_id", "automation", "id"),
     sa.Index("ix_jobs_queue_id", "queue", "id"),
     sa.Index("ix_jobs_state_id", "state", "id"),
-    sa.Index("ix_jobs_finished_at", "finished_at"),
 )
 #: Written out in statements, too: neither database takes a partial index for a value that it is yet to be told.
 is_queued = jobs.c.state == sa.literal_column("'queued'")
 is_active = jobs.c.state.in_([sa.literal_column(f"'{state}'") for state in ("starting", "running", "stopping")])
-_to_be_dropped = sa.and_(is_queued, jobs.c.stop_asked_at.is_not(None))
-sa.Index("ix_jobs_queued", jobs.c.queue, jobs.c.rank, jobs.c.id, sqlite_where=is_queued, postgresql_where=is_queued)
-sa.Index("ix_jobs_leased", jobs.c.lease_until, sqlite_where=is_active, postgresql_where=is_active)
-sa.Index("ix_jobs_to_be_dropped", jobs.c.id, sqlite_where=_to_be_dropped, postgresql_where=_to_be_dropped)
+is_leased = jobs.c.lease_until.is_not(None)  # as exactly the active jobs are
+is_finished = jobs.c.finished_at.is_not(None)
+is_to_be_stopped = sa.and_(jobs.c.stop_asked_at.is_not(None), jobs.c.finished_at.is_(None))
+for _name, _columns, _condition in (
+    ("ix_jobs_queued", (jobs.c.queue, jobs.c.backend, jobs.c.rank, jobs.c.id), is_queued),
+    ("ix_jobs_leased", (jobs.c.lease_until,), is_leased),
+    ("ix_jobs_finished", (jobs.c.finished_at,), is_finished),
+    ("ix_jobs_to_be_stopped", (jobs.c.id,), is_to_be_stopped),
+):
+    sa.Index(_name, *_columns, sqlite_where=_condition, postgresql_where=_condition)
 
 job_logs = sa.Table(
     "job_logs",

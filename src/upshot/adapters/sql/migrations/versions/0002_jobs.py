@@ -12,8 +12,6 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
-_ACTIVE = "state IN ('starting', 'running', 'stopping')"
-
 
 def _sorted_text(chars: int) -> sa.String:
     """Text that sorts by code point on every database."""
@@ -56,12 +54,12 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_automation_id", "jobs", ["automation", "id"])
     op.create_index("ix_jobs_execution", "jobs", ["execution"])
-    op.create_index("ix_jobs_finished_at", "jobs", ["finished_at"])
     op.create_index("ix_jobs_queue_id", "jobs", ["queue", "id"])
     op.create_index("ix_jobs_state_id", "jobs", ["state", "id"])
-    _create_partial_index("ix_jobs_leased", ["lease_until"], where=_ACTIVE)
-    _create_partial_index("ix_jobs_queued", ["queue", "rank", "id"], where="state = 'queued'")
-    _create_partial_index("ix_jobs_to_be_dropped", ["id"], where="state = 'queued' AND stop_asked_at IS NOT NULL")
+    _create_partial_index("ix_jobs_finished", ["finished_at"], where="finished_at IS NOT NULL")
+    _create_partial_index("ix_jobs_leased", ["lease_until"], where="lease_until IS NOT NULL")
+    _create_partial_index("ix_jobs_queued", ["queue", "backend", "rank", "id"], where="state = 'queued'")
+    _create_partial_index("ix_jobs_to_be_stopped", ["id"], where="stop_asked_at IS NOT NULL AND finished_at IS NULL")
     op.create_table(
         "job_logs",
         sa.Column("job", _sorted_text(40), nullable=False),
