@@ -49,13 +49,14 @@ def job_request(job: Job) -> Mapping[str, Any]:
 
 
 def _resources(spec: JobSpec) -> dict[str, Any]:
-    return {
+    amounts = {
         "cpus": spec.cpus,
         "memory": spec.memory_bytes and show_bytes(spec.memory_bytes),
-        "gpus": "all" if spec.gpus == ALL_GPUS else spec.gpus,
+        "gpus": "all" if spec.gpus == ALL_GPUS else spec.gpus or None,
         "shm": spec.shm_bytes and show_bytes(spec.shm_bytes),
         "pids": spec.pids,
     }
+    return {name: amount for name, amount in amounts.items() if amount is not None}
 
 
 def _says(value: Any) -> bool:

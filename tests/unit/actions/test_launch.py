@@ -317,7 +317,7 @@ def test_a_job_that_succeeded_gives_its_outputs_and_a_receipt():
     assert outcome.outputs == {"accuracy": 0.9}
     assert outcome.request["image"] == "busybox"
     assert outcome.request["env"] == {"T": "{{ secrets.TOKEN }}"}
-    assert outcome.request["resources"]["memory"] == "1GiB"
+    assert outcome.request["resources"] == {"memory": "1GiB", "pids": 1024}
     assert outcome.request["timeout"] == "90s"
     assert outcome.request["registry-auth"] == {"username": "me", "password": "***"}
     assert outcome.response == {
