@@ -14,7 +14,7 @@ help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: runtime  ## start Upshot with its sample automations, change a model, and watch what happens
+demo: runtime  ## start Upshot with its sample automations, make models candidates, and watch what happens
 	@$(BIN)/upshot demo $(ARGS)
 
 .PHONY: test
