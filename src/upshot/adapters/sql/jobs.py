@@ -43,21 +43,18 @@ _LEASE = (
 # In one order everywhere, so that two workers never wait for each other in a circle.
 _FENCES = sa.select(jobs.c.id, jobs.c.fence).where(_AMONG).order_by(jobs.c.id).with_for_update()
 _OWN = sa.select(jobs.c.id).where(is_leased, jobs.c.lease_owner == sa.bindparam("owner"))
-_OWN = _OWN.order_by(jobs.c.id).with_for_update()
+_OWN_LOCKED = _OWN.where(_AMONG).order_by(jobs.c.id).with_for_update()
 _RENEW = (
     sa.update(jobs)
-    .where(jobs.c.id.in_(_OWN.where(_AMONG)))
+    .where(jobs.c.id.in_(_OWN_LOCKED))
     .values(
         lease_until=sa.bindparam("until"),
         seen_at=sa.func.coalesce(sa.bindparam("seen_at", type_=Moment), jobs.c.seen_at),
     )
     .returning(jobs.c.id)
 )
-_EXPIRE = (
-    sa.update(jobs)
-    .where(jobs.c.id.in_(_OWN.where(jobs.c.lease_until > sa.bindparam("now"))))
-    .values(lease_until=sa.bindparam("now"))
-)
+_UNEXPIRED = _OWN.where(jobs.c.lease_until > sa.bindparam("now"))
+_EXPIRE = sa.update(jobs).where(jobs.c.id.in_(_OWN_LOCKED)).values(lease_until=sa.bindparam("now"))
 _RECORDED = ("state", "cause", "reason", "due_at", "finished_at", "machine", "engine", "form", "outputs", "log_tail")
 # What the holder knows of its lease is old, for it is prolonged meanwhile: a record ends it, or leaves it as it is.
 _lease_goes_on = sa.bindparam("b_is_active", type_=sa.Boolean)
@@ -153,7 +150,12 @@ class SqlJobs(SqlJobDesk):
     def expire(self, owner: str, now: datetime) -> int:
         """End the leases of a worker that is known to be dead; returns how many."""
         dead = {"owner": owner, "now": now}
-        return self._database.write(lambda connection: connection.execute(_EXPIRE, dead).rowcount)
+
+        def work(connection: Connection) -> int:
+            ids = connection.execute(_UNEXPIRED, dead).scalars().all()
+            return connection.execute(_EXPIRE, dead | {"ids": ids}).rowcount
+
+        return self._database.write(work)
 
     # --- wishes to stop ---------------------------------------------------------------------------
 
