@@ -111,7 +111,7 @@ class Launch:
         if objections := [f"{place}: {finding}" for place, finding in self._objections(given, rendered=True)]:
             raise Refused("; ".join(objections), request=call.marks.show(call.with_))
         job = self._job(given, call, call.marks)
-        return Held(f"job {job.id} waits in queue {job.queue}", job)
+        return Held(f"waits for job {job.id}, in queue {job.queue}", job)
 
     def _job(self, given: LaunchWith, call: Call, marks: SecretMarks) -> Job:
         queue = given.queue or DEFAULT_QUEUE
@@ -199,7 +199,7 @@ async def _looked_at(wanted: str, tools: Tools) -> Outcome | Held:
     if job is None:
         raise JobFailed(f"job {wanted} is not in the database any more; retry the execution to launch it again")
     if not job.state.is_final:
-        return Held(f"job {job.id} is {job.state.value}")
+        return Held(f"waits for job {job.id}, in queue {job.queue}")
     request, response = job_request(job), job_response(job)
     if job.state is not JobState.SUCCEEDED:
         raise JobFailed(failure_reason(job), request=request, response=response)

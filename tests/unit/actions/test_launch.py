@@ -117,7 +117,7 @@ def test_the_first_turn_asks_for_a_job_and_lets_the_step_wait():
         nonce=MARKS.nonce,
         due_at=NOW,
     )
-    assert held.reason == f"job {held.job.id} waits in queue default"
+    assert held.reason == f"waits for job {held.job.id}, in queue default"
 
 
 def test_the_same_attempt_asks_for_the_same_job_and_the_next_for_another():
@@ -373,7 +373,7 @@ def test_a_step_that_is_woken_early_goes_on_waiting(state):
     """It keeps the job that it has."""
     held = perform({}, job="job_1", desk=Desk(replace(JOB, state=state)))
 
-    assert held == Held(f"job job_1 is {state.value}")
+    assert held == Held("waits for job job_1, in queue default")
 
 
 def test_a_job_that_is_gone_fails_the_step():
