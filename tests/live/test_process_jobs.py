@@ -466,6 +466,21 @@ def test_a_killed_watcher_takes_the_command_with_it(engine):
     assert engine.log().data == b"up\n"
 
 
+def test_a_watcher_that_fails_ends_the_command_and_says_so(engine):
+    """Where its own work cannot be done, nothing runs on unwatched."""
+    options = read_options(engine.options)
+    folders = Folders(options.folder, options.account)
+    folders.prepare()
+    folders.make(shell("sleep 50"))
+    (engine.folder / NAME / "log").rmdir()
+
+    engine.start(shell("sleep 50"))
+
+    assert engine.ended().cause is JobCause.ENGINE_LOST
+    assert "its watcher failed: FileNotFoundError" in engine.seen().note
+    assert not engine.processes()
+
+
 def test_a_machine_that_was_started_again_has_lost_the_job(engine):
     """A claim from before the machine's start is not believed, whoever has its number now."""
     engine.start(shell("echo up; exec sleep 50"))
@@ -502,7 +517,19 @@ def test_stop_is_a_signal_first(engine):
     engine("stop", NAME, grace_seconds=40)
 
     assert engine.ended().exit_code == 7
-    assert engine.log().data.endswith(b"bye\n")
+    assert engine.log().data == b"up\nbye\n"
+
+
+def test_the_grace_is_for_all_that_a_command_has_started(engine):
+    """Where the first process ends at the signal, the others hear of it, and have the rest of the grace."""
+    child = "trap 'sleep 0.3; echo saved; exit' TERM; echo up; while :; do sleep 0.05; done"
+    engine.start(shell(f'sh -c "{child}"; echo never'))
+    engine.says("up")
+
+    engine("stop", NAME, grace_seconds=40)
+
+    assert engine.ended().exit_code == 143
+    assert engine.log().data.endswith(b"\nsaved\n")
 
 
 def test_what_ignores_the_signal_is_killed(engine):
@@ -735,9 +762,9 @@ def test_what_is_written_to_the_streams_by_name_is_kept(engine):
         pytest.param("ln -s $F $F", "is a link", id="a link to itself"),
         pytest.param("echo '{}' > here; ln here $F", "2 names", id="a hard link"),
         pytest.param("mkdir $F", "is a folder", id="a folder"),
-        pytest.param("mkfifo $F", "is a FIFO", id="a FIFO that nobody writes to"),
-        pytest.param("head -c 1001 /dev/zero > $F", "larger than 1000 bytes", id="too large"),
-        pytest.param("truncate -s 1T $F", "larger than 1000 bytes", id="larger than any disk"),
+        pytest.param("mkfifo $F", "is a named pipe", id="a FIFO that nobody writes to"),
+        pytest.param("head -c 1001 /dev/zero > $F", "has 1001 bytes, and at most 1000", id="too large"),
+        pytest.param("truncate -s 1T $F", "at most 1000 are taken", id="larger than any disk"),
         pytest.param(
             f"{sys.executable} -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"s\")'; mv s $F",
             "is a socket",
@@ -760,8 +787,20 @@ def test_an_output_folder_that_leads_elsewhere_is_refused(open_engine, folder):
     open_engine.start(shell(f"rm -r $UPSHOT_OUTPUT; ln -s {folder} $UPSHOT_OUTPUT"))
     open_engine.ended()
 
-    with pytest.raises(OutputUnreadable):
+    with pytest.raises(OutputUnreadable, match="its folder is a link now"):
         open_engine.outputs()
+
+
+def test_an_output_folder_that_is_none_any_more(open_engine):
+    """A job that puts a file in place of its output folder is told so; one that removes it has no outputs."""
+    open_engine.start(shell("rm -r $UPSHOT_OUTPUT; echo > $UPSHOT_OUTPUT", name="replaced"))
+    open_engine.start(shell("rm -r $UPSHOT_OUTPUT", name="removed"))
+    open_engine.ended("replaced")
+    open_engine.ended("removed")
+
+    with pytest.raises(OutputUnreadable, match="its folder is no folder now"):
+        open_engine.outputs("replaced")
+    assert open_engine.outputs("removed") is None
 
 
 def test_a_job_that_plays_with_its_own_records_harms_itself_alone(open_engine):

@@ -91,7 +91,7 @@ def test_a_plain_file_is_read(folder, tmp_path):
 
     assert read_plain(folder, "a", limit_bytes=5) == b"12345"
     assert read_plain(folder, "b", limit_bytes=5) is None
-    with pytest.raises(NotPlain, match="larger than 4 bytes"):
+    with pytest.raises(NotPlain, match="has 5 bytes, and at most 4 are taken"):
         read_plain(folder, "a", limit_bytes=4)
 
 

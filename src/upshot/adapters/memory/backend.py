@@ -189,6 +189,8 @@ class MemoryBackend:
             self.jobs[order.name] = MemoryJob(order)
         await self._step()
         job = self.jobs[order.name]
+        if job.order.installation != order.installation:
+            raise StartRefused(JobCause.REFUSED, f"there is a job {order.name} of another installation")
         if job.phase is Phase.CREATED and self.holds_back is not None:
             job.phase, job.note = Phase.PENDING, self.holds_back
         elif job.phase is Phase.CREATED:

@@ -120,8 +120,13 @@ class ProcessBackend:
 
     async def _do(self, work: Callable[[], T]) -> T:
         """Do blocking work in a thread; what the file system refuses is an engine that cannot be used for now."""
+
+        def reach_and_work() -> T:
+            self._folders.prepare()
+            return work()
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, reach_and_work)
         except OSError as error:
             raise EngineUnavailable(f"{self._options.folder}: {error}") from error
 
@@ -147,15 +152,13 @@ class ProcessBackend:
     # --- what a thread does -----------------------------------------------------------------------
 
     def _identify(self) -> str:
-        self._folders.prepare()
         return f"process:{_machine()}:{self._folders.identity()}"
 
     def _start(self, order: Order) -> Started:
-        self._folders.prepare()
         for _ in range(_STARTS):
             self._folders.make(order)
             with self._folders.open(order.name) as job:
-                claim = job.claim() if job else None
+                claim = _claim_of(job, order) if job else None
             answer = {} if claim else self._spawn(order)
             if claim or "taken" in answer:
                 return Started(self._handle(order.name))
@@ -192,7 +195,6 @@ class ProcessBackend:
     # --- seen -------------------------------------------------------------------------------------
 
     def _look(self, installation: str) -> dict[str, Sighting]:
-        self._folders.prepare()
         self._sweep()
         found = {}
         for name in self._folders.names():
@@ -245,12 +247,8 @@ class ProcessBackend:
 
     def _marks(self) -> dict[str, tuple[bool, bool]]:
         """How far each job is: begun, ended."""
-        root = self._options.folder
-        try:
-            names = self._folders.names()
-        except FileNotFoundError:
-            return {}
-        return {name: ((root / name / shim.CLAIM).exists(), (root / name / shim.END).exists()) for name in names}
+        jobs = [self._options.folder / name for name in self._folders.names()]
+        return {job.name: ((job / shim.CLAIM).exists(), (job / shim.END).exists()) for job in jobs}
 
     # --- read -------------------------------------------------------------------------------------
 
@@ -311,6 +309,17 @@ class ProcessBackend:
             _wait_while(job.is_watched)
         if claim is not None and job.end() is None:
             self._bury(job, claim)
+
+
+def _claim_of(job: JobFolder, order: Order) -> Claim | None:
+    """Who runs it; StartRefused where it is somebody else's."""
+    label = job.label()
+    if label and label.get("installation") != order.installation:
+        reason = (
+            f"there is a job {job.name} of another installation in {job.path.parent}; give each a folder of its own"
+        )
+        raise StartRefused(JobCause.REFUSED, reason)
+    return job.claim()
 
 
 def _wait_while(holds: Callable[[], bool]) -> None:

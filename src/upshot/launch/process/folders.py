@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -168,6 +169,10 @@ class JobFolder:
     def read_outputs(self, *, limit_bytes: int) -> bytes | None:
         """What the job gives back; raises NotPlain and OSError."""
         try:
+            found = os.stat(OUTPUT, dir_fd=self.folder, follow_symlinks=False)
+            if not stat.S_ISDIR(found.st_mode):
+                what = "a link" if stat.S_ISLNK(found.st_mode) else "no folder"
+                raise NotPlain(f"cannot be read: its folder is {what} now")
             with opened(OUTPUT, self.folder) as output:
                 return read_plain(output, OUTPUTS, limit_bytes=limit_bytes)
         except FileNotFoundError:
@@ -201,12 +206,14 @@ class Folders:
         See that the folder is there, and ours alone.
 
         Raises:
-            EngineUnavailable: Others may write to it.
+            EngineUnavailable: It is no folder, or others may write to it.
         """
         self.root.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.root.mkdir(0o700)
         found = self.root.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise EngineUnavailable(f"{self.root} is no folder; name another, or remove what is there")
         if found.st_uid != os.geteuid() or found.st_mode & _WRITABLE_FOR_OTHERS:
             raise EngineUnavailable(
                 f"{self.root} can be written by others than this worker's user; give it a folder of its own"

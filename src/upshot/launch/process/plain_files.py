@@ -40,16 +40,17 @@ def read_plain(folder: int, name: str, *, limit_bytes: int) -> bytes | None:
         OSError: It cannot be read.
     """
     try:
-        _check_plain(os.stat(name, dir_fd=folder, follow_symlinks=False))  # to open a device can do something already
+        # Before it is opened: to open a device can do something already.
+        _check_plain(os.stat(name, dir_fd=folder, follow_symlinks=False), limit_bytes)
         file = os.open(name, _PLAIN, dir_fd=folder)
     except FileNotFoundError:
         return None
     with open(file, "rb", buffering=0) as source:
-        _check_plain(os.fstat(file))
+        _check_plain(os.fstat(file), limit_bytes)
         chunks = list(_chunks(source.fileno(), limit_bytes + 1))
     data = b"".join(chunks)
     if len(data) > limit_bytes:
-        raise NotPlain(f"is larger than {limit_bytes} bytes")
+        raise NotPlain(f"has more than the {limit_bytes} bytes that are taken")
     return data
 
 
@@ -59,17 +60,19 @@ def _chunks(file: int, most: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _check_plain(found: os.stat_result) -> None:
+def _check_plain(found: os.stat_result, limit_bytes: int) -> None:
     kinds = {
         stat.S_IFLNK: "is a link",
         stat.S_IFDIR: "is a folder",
-        stat.S_IFIFO: "is a FIFO",
+        stat.S_IFIFO: "is a named pipe",
         stat.S_IFSOCK: "is a socket",
     }
     if not stat.S_ISREG(found.st_mode):
         raise NotPlain(kinds.get(stat.S_IFMT(found.st_mode), "is a device"))
     if found.st_nlink != 1:
         raise NotPlain(f"is a file with {found.st_nlink} names (hard links)")
+    if found.st_size > limit_bytes:
+        raise NotPlain(f"has {found.st_size} bytes, and at most {limit_bytes} are taken")
 
 
 def write_private(folder: int, name: str, data: bytes, *, owner: tuple[int, int] | None) -> None:

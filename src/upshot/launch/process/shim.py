@@ -295,7 +295,7 @@ def _become(errand: Errand, said: int, told: int, shim: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         doing = f"run {errand.argv[0]!r}"
         os.execvpe(errand.argv[0], errand.argv, errand.env)  # noqa: S606 - there is no shell, and none is wanted
-    except (OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
         os.write(told, f"cannot {doing}: {_in_words(error, errand)}".encode("utf-8", "backslashreplace"))
     finally:
         os._exit(_NOTHING_STARTED)
@@ -382,7 +382,9 @@ class Watch:
         while self._status is None:
             self._wait(_LOOK_SECONDS)
             self._reap()
-            self._look()
+            if self._status is None:
+                self._look()
+        self._let_finish()
         self._clear_away()
         self._take_log(chunks=4 * _PIPE_BYTES // _CHUNK_BYTES)
         return self._end(self._status)
@@ -438,7 +440,7 @@ class Watch:
             self._ask("timed out", self._errand.grace_seconds)
         if self._kill_at is not None and _seconds() >= self._kill_at:
             self._killed = True
-            self._kill()
+            kill_descendants(self._errand.cgroups)
 
     def _ask(self, why: str, grace_seconds: float) -> None:
         """Tell it to end, once; the kill comes with the shortest grace that was given."""
@@ -446,24 +448,24 @@ class Watch:
         self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
         if self._asked is None:
             self._asked = why
-            with contextlib.suppress(OSError):
-                os.killpg(self._pid, signal.SIGTERM)
+            send({self._pid}, signal.SIGTERM)  # as engines do, who leave it to the first process to tell others
 
-    def _kill(self) -> None:
-        """Kill all that came of the command, wherever it went: orphans come to us (see subreaper, prctl(2))."""
-        kill_all(lambda: descendants({os.getpid()}, all_processes()) | in_cgroups(self._errand.cgroups))
+    def _let_finish(self) -> None:
+        """What a command that was told to end has left running is told, too, and has the rest of the grace."""
+        if self._asked is None:
+            return
+        if self._reap():
+            send(descendants({os.getpid()}, all_processes()), signal.SIGTERM)
+        while self._kill_at is not None and self._reap() and _seconds() < self._kill_at:
+            self._wait(_LOOK_SECONDS)
+            self._look()
 
     def _clear_away(self) -> None:
         """End what the command has left running, as a container's engine does."""
         give_up_at = _seconds() + _LAST_KILLS_SECONDS
         while self._reap() and _seconds() < give_up_at:
-            self._kill()
+            kill_descendants(self._errand.cgroups)
             self._wait(0.01)
-
-    def abandon(self) -> None:
-        """End all of it, for we cannot watch any longer."""
-        self._kill()
-        self._clear_away()
 
     # --- how it ended -----------------------------------------------------------------------------
 
@@ -520,6 +522,11 @@ def kill_all(find: Callable[[], set[int]]) -> None:
     send(stopped & find(), signal.SIGKILL)
 
 
+def kill_descendants(cgroups: list[str]) -> None:
+    """Kill all that came of the command, wherever it went: orphans come to us (see subreaper, prctl(2))."""
+    kill_all(lambda: descendants({os.getpid()}, all_processes()) | in_cgroups(cgroups))
+
+
 def _seconds() -> float:
     """Seconds on a clock that goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -574,11 +581,10 @@ def _watch(errand: Errand, folder: int) -> End:
         _answer(refused=str(error))
         return End(None, _wall_time(), "refused", str(error))
     _answer(pid=os.getpid())
-    watch = Watch(errand, folder, pid, hears)
     try:
-        return watch.see_through()
+        return Watch(errand, folder, pid, hears).see_through()
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody else can say how the command ended
-        watch.abandon()
+        kill_descendants(errand.cgroups)
         return End(None, _wall_time(), "engine-lost", f"its watcher failed: {error!r}")
 
 
