@@ -85,14 +85,13 @@ class Launch:
         if self._book.needs_image(backend):
             if given.image is None:
                 yield "image", f"is missing; backend {backend!r} runs containers"
-        else:
-            if given.image is not None:
-                yield (
-                    "image",
-                    f"backend {backend!r} runs commands on the machine itself, without an image; leave it out",
-                )
-            if given.command is None:
-                yield "command", f"is missing; backend {backend!r} has no image that says what to run"
+            return
+        of_containers = (given.image is not None, given.mounts, given.privileged, given.read_only)
+        for key, is_given in zip(("image", "mounts", "privileged", "read-only"), of_containers, strict=True):
+            if is_given:
+                yield key, f"backend {backend!r} runs commands on the machine itself, in no container; leave it out"
+        if given.command is None:
+            yield "command", f"is missing; backend {backend!r} has no image that says what to run"
 
     # --- as rendered ------------------------------------------------------------------------------
 

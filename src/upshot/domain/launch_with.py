@@ -31,7 +31,7 @@ from upshot.domain.image import judge_image
 from upshot.domain.job import MemoryGrowth, Mount, Network, Pull, RegistryAuth
 from upshot.domain.quantities import NotAQuantity, read_bytes, read_cpus, read_duration, show_bytes, show_duration
 from upshot.domain.queues import ALL_GPUS, Asked
-from upshot.domain.with_blocks import Structure, Text, WithBlock, is_rendered, is_template, rule, wrong
+from upshot.domain.with_blocks import Items, Text, WithBlock, is_rendered, is_template, rule, wrong
 
 MAX_TIMEOUT_SECONDS = 7 * 86_400.0
 MIN_TIMEOUT_SECONDS = 1.0
@@ -270,6 +270,15 @@ class MemoryGrowthWith(WithBlock):
     up_to: Size | None = None  #: bytes; None: the queue's ceiling
 
 
+class KubernetesWith(WithBlock):
+    """What only that backend understands; each key as Kubernetes has it, checked by its API server."""
+
+    node_selector: Labels = Field(default_factory=dict)
+    tolerations: Items = Field(default_factory=list)
+    labels: Labels = Field(default_factory=dict)
+    annotations: Labels = Field(default_factory=dict)
+
+
 Resources = Annotated[ResourcesWith, OR_TEMPLATE]
 Mounts = Annotated[list[Annotated[MountWith, OR_TEMPLATE]], OR_TEMPLATE]
 
@@ -288,7 +297,7 @@ class JobWith(WithBlock):
     pull: PullName | None = None
     labels: Labels = Field(default_factory=dict)
     priority: Priority | None = None
-    kubernetes: Structure = Field(default_factory=dict)
+    kubernetes: Annotated[KubernetesWith, OR_TEMPLATE] | None = None
 
     @field_validator("mounts")
     @classmethod
@@ -310,7 +319,7 @@ class JobWith(WithBlock):
             return None if not rendered and is_template(value) else value
 
         resources = known(self.resources) or ResourcesWith()
-        network, pull = known(self.network), known(self.pull)
+        network, pull, kubernetes = known(self.network), known(self.pull), known(self.kubernetes)
         return Asked(
             env=known(self.env) or {},
             cpus=known(resources.cpus),
@@ -326,7 +335,7 @@ class JobWith(WithBlock):
             mounts=tuple(_mount(mount, known) for mount in known(self.mounts) or ()),
             pull=pull and Pull(pull),
             labels=known(self.labels) or {},
-            options=known(self.kubernetes) or {},
+            options=kubernetes.model_dump(by_alias=True, exclude_unset=True) if kubernetes else {},
         )
 
 

@@ -218,7 +218,7 @@ def _block_of(documents: list[Document], findings: Findings) -> Block | None:
 
 def _book(block: Block, findings: Findings) -> QueueBook:
     """Every queue is read on its own, so that a mistake in one does not hide those of another."""
-    for place, line in _templates(block, (), block.line):
+    for place, line in _templates(block.get("queues"), ("queues",), block.line):  # a backend may have its own
         findings.add(line, f"{place}: templates are filled in in automations only; write the value")
     form = check_record(_JobsForm, block, block.line, findings, holder="the file", root="", rendered=True)
     if not isinstance(form, _JobsForm):

@@ -167,7 +167,9 @@ def test_an_event_without_a_version_launches_jobs_too():
         pytest.param({}, "image: is missing; backend 'docker' runs containers", id="no image"),
         pytest.param({"queue": "scripts"}, "command: is missing", id="no command"),
         pytest.param(
-            {"queue": "scripts", "command": ["ls"], "image": "a"}, "without an image", id="image, no container"
+            {"queue": "scripts", "command": ["ls"], "image": "a"},
+            "in no container; leave it out",
+            id="image, no container",
         ),
         pytest.param(
             {"image": "ghcr.io/acme/a", "mounts": [{"source": "/", "target": "/host"}]}, "root there", id="the machine"

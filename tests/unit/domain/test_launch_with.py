@@ -6,9 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from upshot.domain.job import MemoryGrowth, Mount, Network, Pull, RegistryAuth
-from upshot.domain.launch_with import LaunchWith
+from upshot.domain.launch_with import KubernetesWith, LaunchWith
 from upshot.domain.queues import ALL_GPUS, Asked
 from upshot.domain.with_blocks import RENDERED
+from upshot.launch.kubernetes.options import AuthorOptions
 
 LEAST = {"image": "busybox"}
 MOST = {
@@ -77,6 +78,13 @@ def test_the_whole_block_says_what_it_says():
     )
     assert given.growth == MemoryGrowth(1.5, 16 * 2**30)
     assert (given.queue, given.backend, given.priority, given.concurrency) == ("gpu-a100", "docker", -100, 1)
+
+
+def test_settings_for_kubernetes_are_those_that_its_backend_takes():
+    """What is let through when a file is loaded is what a job can be started with, and nothing more."""
+    backend = {name.replace("_", "-") for name in AuthorOptions.model_fields}
+
+    assert set(KubernetesWith.model_json_schema()["properties"]) == backend
 
 
 def test_a_block_that_says_little_leaves_the_rest_to_its_queue():
@@ -192,7 +200,9 @@ def test_what_came_out_of_a_template_is_taken_as_it_is():
             id="less",
         ),
         pytest.param({"name": "a b"}, "name", "is not a name", id="name"),
-        pytest.param({"kubernetes": []}, "kubernetes", "is not a mapping", id="options as a list"),
+        pytest.param({"kubernetes": []}, "kubernetes", "valid dictionary", id="options as a list"),
+        pytest.param({"kubernetes": {"namespace": "x"}}, "kubernetes.namespace", "Extra inputs", id="not an author's"),
+        pytest.param({"kubernetes": {"labels": {"a": 1}}}, "kubernetes.labels.a", "valid string", id="label"),
         pytest.param({"memory": "1GiB"}, "memory", "Extra inputs", id="another key"),
     ],
 )
