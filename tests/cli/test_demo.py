@@ -61,6 +61,13 @@ def demo(*options, **environment):
     return done.stdout
 
 
+def _label_of(data):
+    """What the containers of a demo bear, once it is decided that there are any."""
+    path = data / "demo-jobs.yaml"
+    found = re.search(r'"demo": "(\w+)"', path.read_text()) if path.exists() else None
+    return found[1] if found else None
+
+
 def test_it_plays_the_story_in_containers(tmp_path):
     """Three candidates, and for each what happened and why; nothing is left behind in the engine."""
     engine = find_engine()
@@ -73,8 +80,7 @@ def test_it_plays_the_story_in_containers(tmp_path):
     assert "jobs run in containers of this machine's Docker, from upshot-example:" in said
     assert re.search(r"on docker, image upshot-example:latest \(sha256:[0-9a-f]{12}\), exit code 0", said)
     assert not (tmp_path / "endpoint.json").exists()
-    (label,) = re.findall(r'"demo": "(\w+)"', (tmp_path / "demo-jobs.yaml").read_text())
-    assert engine.containers(f"demo={label}") == []
+    assert engine.containers(f"demo={_label_of(tmp_path)}") == []
     engine.close()
 
 
@@ -140,3 +146,19 @@ def test_it_cleans_up_when_it_is_stopped(tmp_path, how):
     assert demo.wait(60) == 1
     until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_stopped_while_a_job_runs_it_leaves_no_container(tmp_path):
+    """Whoever has seen enough leaves nothing behind in the engine."""
+    engine = find_engine()
+    if engine is None:
+        pytest.skip(f"no Docker engine answers; {HOW_TO}, and run again")
+    demo = subprocess.Popen([*_COMMAND, "--data", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    label = f"demo={until(lambda: _label_of(tmp_path))}"
+    until(lambda: engine.containers(label))
+
+    demo.send_signal(signal.SIGINT)
+
+    assert demo.wait(60) == 1
+    assert engine.containers(label) == []
+    engine.close()
