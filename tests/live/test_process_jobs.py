@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import random
@@ -26,7 +27,8 @@ import pytest
 
 from tests.waiting import until
 from upshot.domain.job import JobCause, JobSpec
-from upshot.launch.process import make
+from upshot.launch.process import folders as process_folders
+from upshot.launch.process import make, shim
 from upshot.launch.process.cgroups import ControlGroup, NoControlGroups, find_hierarchies
 from upshot.launch.process.folders import Folders
 from upshot.launch.process.options import read_options
@@ -345,7 +347,8 @@ def test_a_job_that_is_stopped_before_it_began_never_begins(engine):
 WORKER = """
 import asyncio, json, sys
 from upshot.domain.job import JobSpec
-from upshot.launch.process import make
+from upshot.launch.process import folders as process_folders
+from upshot.launch.process import make, shim
 from upshot.launch.protocol import Order
 
 options, name, script, spec = json.loads(sys.argv[1])
@@ -596,6 +599,27 @@ def test_remove_ends_what_runs(engine):
     assert not engine.processes()
     assert not lives(shim)
     assert engine.seen() is None
+
+
+@pytest.mark.parametrize("verb", ["remove", "stop"])
+def test_a_job_can_be_ended_and_removed_on_a_full_disk(engine, monkeypatch, verb):
+    """What fills the disk can be got rid of, though nothing can be written."""
+    engine.start(shell("echo up; exec sleep 50"))
+    engine.says("up")
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shim, "write_new", full)
+        patched.setattr(process_folders, "write_new", full)
+        if verb == "stop":
+            engine("stop", NAME, grace_seconds=20)
+            assert engine.ended().exit_code == 143
+        engine("remove", NAME)
+
+    assert not engine.processes()
+    assert not engine.left()
 
 
 def test_remove_clears_what_a_hostile_job_leaves(engine, folder):

@@ -53,6 +53,7 @@ _DRAFT, _GONE = ".new-", ".gone-"
 _DRAFTS_LAST = timedelta(minutes=10)  # a folder takes milliseconds to be made
 _WRITABLE_FOR_OTHERS = 0o022
 _ENTERED_BY_OTHERS = 0o001
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _PLAYED_WITH = {errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENXIO}  # of a record of ours: by the job itself
 
 
@@ -152,6 +153,8 @@ class JobFolder:
 
     def take_unbegun(self, now: datetime) -> bool:
         """See to it that nobody runs the command any more; False where somebody has begun to."""
+        if self.claim() is not None:
+            return False
         claim = {"pid": None, "ticks": 0, "boot": boot_id(), "started_at": now.timestamp()}
         file = publish(self.folder, CLAIM, claim)
         if file is not None:
@@ -159,12 +162,17 @@ class JobFolder:
         return file is not None
 
     def wish_end(self, grace_seconds: float) -> None:
-        """Tell the shim to end the command."""
-        draft = f".{STOP}.{os.urandom(8).hex()}"
-        os.close(write_new(self.folder, draft, json.dumps({"grace_seconds": grace_seconds}).encode()))
-        os.rename(draft, STOP, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        """Tell the shim to end the command; where the disk is full, it hears of it without the grace's length."""
+        draft, number = f".{STOP}.{os.urandom(8).hex()}", signal.SIGUSR1
+        try:
+            os.close(write_new(self.folder, draft, json.dumps({"grace_seconds": grace_seconds}).encode()))
+            os.rename(draft, STOP, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            number = signal.SIGTERM
         if (claim := self.claim()) is not None:
-            claim.poke(signal.SIGUSR1)
+            claim.poke(number)
 
     def read_outputs(self, *, limit_bytes: int) -> bytes | None:
         """What the job gives back; raises NotPlain and OSError."""
@@ -278,9 +286,9 @@ class Folders:
 
     def take_away(self, name: str) -> str | None:
         """Remove a job's folder, at once for all who look; returns why something of it is left, if so."""
-        gone = Path(tempfile.mkdtemp(prefix=f"{_GONE}{name}-", dir=self.root))
+        gone = self.root / f"{_GONE}{name}-{os.urandom(8).hex()}"
         with contextlib.suppress(FileNotFoundError):
-            (self.root / name).rename(gone / name)
+            (self.root / name).rename(gone)
         return self._clear(gone)
 
     def sweep(self, now: datetime) -> None:
