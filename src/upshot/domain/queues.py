@@ -72,23 +72,38 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class MountRule:
-    """A folder of the machine with all below it, or a volume, that jobs may see."""
+    """
+    A folder of the machine with all below it, or a volume, that jobs may see.
+
+    Of one that they may write to, only the folder itself can be mounted: a job could leave a link in
+    it for the next one to mount, which the machine would follow to anywhere.
+    """
 
     source: str
     writable: bool = False
 
     def allows(self, mount: Mount) -> bool:
-        """
-        Tell whether a mount is within.
-
-        Paths are compared by their parts, links of the machine not followed: what lies behind a
-        link in an allowed folder is the operator's to know.
-        """
+        """Tell whether a mount is within; links that the operator's folders hold are the operator's to know."""
         if not (mount.read_only or self.writable):
             return False
-        if not mount.source.startswith("/"):
-            return mount.source == self.source
-        return PurePosixPath(posixpath.normpath(mount.source)).is_relative_to(self.source)
+        if self._is_alone:
+            return _path(mount.source) == _path(self.source)
+        return _path(mount.source).is_relative_to(self.source)
+
+    def holds(self, mount: Mount) -> bool:
+        """Tell whether what is mounted lies below, where jobs may have put it."""
+        below = _path(mount.source).is_relative_to(self.source) and _path(mount.source) != _path(self.source)
+        return self.writable and self._is_alone and below
+
+    @property
+    def _is_alone(self) -> bool:
+        # Who may write to `/` needs no links.
+        return not self.source.startswith("/") or (self.writable and self.source != "/")
+
+
+def _path(source: str) -> PurePosixPath:
+    """A path to be compared by its parts, so that `/data` is not the beginning of `/data-secret`."""
+    return PurePosixPath(posixpath.normpath(source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +223,16 @@ class QueueBook:
             return (("queue", unknown),)
         rules = self.queues[queue]
         return tuple(
-            (place, f"{finding} ({rules.place}); {remedy}") for place, finding, remedy in _objections(spec, rules)
+            (place, f"{finding} ({rules.place}); {remedy}")
+            for place, finding, remedy in _objections(spec, rules, self._written)
         )
+
+    @property
+    def _written(self) -> tuple[MountRule, ...]:
+        """What jobs of any queue may write to."""
+        allowed = (rule for rules in self.queues.values() for rule in rules.ceilings.mounts if rule.writable)
+        given = (mount for rules in self.queues.values() for mount in rules.defaults.mounts if not mount.read_only)
+        return (*allowed, *(MountRule(mount.source, writable=True) for mount in given))
 
     def choice_objections(self, queue: str, backend: str, priority: int) -> tuple[Objection, ...]:
         """What a queue forbids beyond the spec: a backend that is not its own, a priority above its ceiling."""
@@ -268,12 +291,12 @@ _LESS = "ask for less, or ask whoever operates the queue to raise it"
 _Finding = tuple[str, str, str]  #: place, what is wrong, remedy
 
 
-def _objections(spec: JobSpec, rules: QueueRules) -> Iterator[_Finding]:
+def _objections(spec: JobSpec, rules: QueueRules, written: tuple[MountRule, ...]) -> Iterator[_Finding]:
     yield from _amounts(spec, rules.ceilings)
     yield from _rights(spec, rules.ceilings)
     yield from _images(spec, rules.ceilings)
     for place, mount in enumerate(spec.mounts):
-        yield from _mount(mount, f"mounts.{place}", rules)
+        yield from _mount(mount, f"mounts.{place}", rules, written)
     yield from _options(spec, rules)
 
 
@@ -327,21 +350,27 @@ def _images(spec: JobSpec, ceilings: Ceilings) -> Iterator[_Finding]:
         yield "image", f"{spec.image} is not allowed; {allowed} is", "use one of those, or ask for this one"
 
 
-def _mount(mount: Mount, place: str, rules: QueueRules) -> Iterator[_Finding]:
-    allowed = rules.ceilings.mounts
-    if any(rule.allows(mount) for rule in allowed) or mount in rules.defaults.mounts:
+def _mount(mount: Mount, place: str, rules: QueueRules, written: tuple[MountRule, ...]) -> Iterator[_Finding]:
+    allowed, source = rules.ceilings.mounts, posixpath.normpath(mount.source)
+    if mount in rules.defaults.mounts:
         return
-    source = posixpath.normpath(mount.source)
-    if set(source) == {"/"}:
-        finding = "/ is the machine's whole file system: whoever mounts it is root there, and that is not allowed"
-    elif source.rpartition("/")[2] in _ENGINE_SOCKETS:
-        finding = f"{source} is the engine itself: whoever mounts it is root on the machine, and that is not allowed"
+    if holder := next((rule.source for rule in written if rule.holds(mount)), None):
+        finding = f"{source} is in {holder}, where jobs may write, and so leave a link to anywhere"
+        yield place, finding, f"mount {holder} itself"
+    elif any(rule.allows(mount) for rule in allowed):
+        return
     elif any(rule.allows(replace(mount, read_only=True)) for rule in allowed):
         yield place, f"{source} may be mounted to be read only", "leave out `read-only: false`"
-        return
     else:
-        finding = f"{source} may not be mounted; {_one_of(rule.source for rule in allowed) or 'nothing'} may"
-    yield place, finding, _OPERATOR
+        yield place, _not_mounted(source, allowed), _OPERATOR
+
+
+def _not_mounted(source: str, allowed: Iterable[MountRule]) -> str:
+    if set(source) == {"/"}:
+        return "/ is the machine's whole file system: whoever mounts it is root there, and that is not allowed"
+    if source.rpartition("/")[2] in _ENGINE_SOCKETS:
+        return f"{source} is the engine itself: whoever mounts it is root on the machine, and that is not allowed"
+    return f"{source} may not be mounted; {_one_of(rule.source for rule in allowed) or 'nothing'} may"
 
 
 def _options(spec: JobSpec, rules: QueueRules) -> Iterator[_Finding]:

@@ -139,7 +139,11 @@ def test_what_reaches_a_ceiling_is_within_it():
         gpus=2,
         timeout_seconds=3600.0,
         user="1000:0",
-        mounts=(Mount("/data/models/a", "/m"), Mount("vol", "/v", read_only=False)),
+        mounts=(
+            Mount("/data/models/a", "/m"),
+            Mount("/scratch/", "/s", read_only=False),
+            Mount("vol", "/v", read_only=False),
+        ),
     )
     ceilings = Ceilings(
         cpus=8.0,
@@ -148,7 +152,7 @@ def test_what_reaches_a_ceiling_is_within_it():
         timeout_seconds=3600.0,
         images=("ghcr.io/acme/*",),
         non_root=True,
-        mounts=(MountRule("/data/models"), MountRule("vol", writable=True)),
+        mounts=(MountRule("/data/models"), MountRule("/scratch", writable=True), MountRule("vol", writable=True)),
     )
 
     assert QueueBook(queues={"q": QueueRules("q", ceilings=ceilings)}).objections(spec, "q") == ()
@@ -158,7 +162,7 @@ def test_what_reaches_a_ceiling_is_within_it():
     ("mount", "says"),
     [
         pytest.param(
-            Mount("/data-secret", "/m"), "/data-secret may not be mounted; /data, /rw or vol may", id="beside"
+            Mount("/data-secret", "/m"), "/data-secret may not be mounted; /data, /data/rw, /rw or vol may", id="beside"
         ),
         pytest.param(Mount("/", "/m"), "/ is the machine's whole file system", id="root"),
         pytest.param(Mount("//", "/m"), "the machine's whole file system", id="root twice"),
@@ -168,13 +172,22 @@ def test_what_reaches_a_ceiling_is_within_it():
         pytest.param(Mount("/var/run/docker.sock", "/s"), "is the engine itself", id="the engine's socket"),
         pytest.param(Mount("/run/podman/podman.sock", "/s"), "is the engine itself", id="another engine's"),
         pytest.param(Mount("/data/x", "/m", read_only=False), "/data/x may be mounted to be read only", id="writing"),
+        pytest.param(
+            Mount("/rw/link", "/m"), "in /rw, where jobs may write, and so leave a link", id="a link of a job's"
+        ),
+        pytest.param(Mount("/data/rw/link", "/m"), "in /data/rw, where jobs may write", id="a link in a folder within"),
         pytest.param(Mount("volume", "/m"), "volume may not be mounted", id="another volume"),
         pytest.param(Mount("data", "/m"), "data may not be mounted", id="a volume named as a folder"),
     ],
 )
 def test_what_is_not_allowed_cannot_be_mounted(mount, says):
     """Neither what is beside an allowed folder nor what a path leads to by a detour."""
-    allowed = (MountRule("/data"), MountRule("/rw", writable=True), MountRule("vol"))
+    allowed = (
+        MountRule("/data"),
+        MountRule("/rw", writable=True),
+        MountRule("/data/rw", writable=True),
+        MountRule("vol"),
+    )
 
     (objection,) = objections(JobSpec(mounts=(mount,)), mounts=allowed)
 
@@ -189,6 +202,22 @@ def test_whatever_the_path_only_what_lies_below_is_allowed(path):
     is_below = whole == "/data" or whole.startswith("/data/")
 
     assert MountRule("/data").allows(Mount(f"/{path}", "/m")) is is_below or f"/{path}".startswith("//")
+
+
+@pytest.mark.parametrize(
+    "writers",
+    [
+        pytest.param(QueueRules("w", ceilings=Ceilings(mounts=(MountRule("/data/w", writable=True),))), id="allowed"),
+        pytest.param(QueueRules("w", defaults=Asked(mounts=(Mount("/data/w", "/w", read_only=False),))), id="given"),
+    ],
+)
+def test_what_jobs_of_another_queue_may_write_to_is_no_way_out_either(writers):
+    """A link that one queue's job leaves is not followed by another's."""
+    readers = QueueRules("r", ceilings=Ceilings(mounts=(MountRule("/data"),)))
+    rules = QueueBook(queues={"w": writers, "r": readers})
+
+    assert rules.objections(JobSpec(mounts=(Mount("/data/w/link", "/m"),)), "r")
+    assert rules.objections(JobSpec(mounts=(Mount("/data/w", "/m"), Mount("/data/x", "/x"))), "r") == ()
 
 
 def test_a_mount_of_the_queue_s_own_needs_no_leave():
