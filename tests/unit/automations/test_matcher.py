@@ -328,10 +328,16 @@ def test_events_of_jobs_are_told_apart_by_job_queue_and_version():
     watcher = answering(
         {"job-failed": {"job": "eval*", "automation": "promote", "queue": "gpu-*", "collection": "fraud"}}
     )
-    told = {"job": {"name": "evaluate"}, "automation": "promote", "queue": "gpu-a100"}
+    told: dict[str, Any] = {"job": {"name": "evaluate"}, "automation": "promote", "queue": "gpu-a100"}
+    others: list[dict[str, Any]] = [
+        {"job": {"name": "train"}},
+        {"automation": "demote"},
+        {"queue": "cpu"},
+        {"collection": "churn"},
+    ]
 
     assert len(Matcher([watcher]).match(make_event("job-failed", **told))) == 1
-    for other in ({"job": {"name": "train"}}, {"automation": "demote"}, {"queue": "cpu"}, {"collection": "churn"}):
+    for other in others:
         assert not Matcher([watcher]).match(make_event("job-failed", **(told | other)))
     assert not Matcher([watcher]).match(make_event("job-started", **told))
 

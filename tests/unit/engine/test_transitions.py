@@ -176,11 +176,9 @@ def test_waiting_gives_the_lease_back():
 def test_a_retried_step_whose_job_ended_with_its_execution_is_another_attempt(end):
     """A job is named after its attempt: the same number again would give the retry the job that was stopped."""
     execution = begun()
-    held = transitions.step_held(
-        execution, transitions.next_step(execution), job="job_1", reason="waits", started_at=NOW
-    )
+    held = transitions.step_held(execution, execution.steps[0], job="job_1", reason="waits", started_at=NOW)
 
-    again = transitions.next_step(transitions.retry_by_person(end(held), NOW))
+    again = transitions.retry_by_person(end(held), NOW).steps[0]
 
     assert (again.id, again.job, again.attempts) == ("one", None, 1)
 
