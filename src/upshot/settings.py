@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     )
     jobs_log_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Kept of each job's log, the newest.")
     jobs_remove_orphans: bool = Field(
-        False, description="Remove containers with our label that no job in the database knows, after a minute."
+        default=False, description="Remove containers with our label that no job in the database knows, after a minute."
     )
     jobs_days: int = Field(90, ge=1, description="Days that finished jobs and their logs are kept.")
     receipts_days: int = Field(90, ge=1, description="Days that receipts of finished executions are kept.")

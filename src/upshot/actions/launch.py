@@ -146,11 +146,15 @@ def _misplaced_secrets(with_: Mapping[str, Any]) -> Iterator[Finding]:
     for key, value in with_.items():
         if key not in SECRET_KEYS and any(is_template(text) and _SECRET.search(text) for text in _texts(value)):
             yield key, _NO_SECRET
-    for key, plain in (("registry-auth", ("password",)), ("secret-files", None)):
-        block = with_.get(key)
-        if isinstance(block, Mapping):
-            for place, finding in written_secrets(block, *(block if plain is None else plain)):
-                yield f"{key}.{place}", finding
+    auth, files = with_.get("registry-auth"), with_.get("secret-files")
+    if isinstance(auth, Mapping):
+        yield from _below("registry-auth", written_secrets(auth, "password"))
+    if isinstance(files, Mapping):
+        yield from _below("secret-files", written_secrets(files, *files))
+
+
+def _below(key: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    return ((f"{key}.{place}", finding) for place, finding in findings)
 
 
 def _texts(value: Any) -> Iterator[str]:
