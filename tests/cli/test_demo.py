@@ -89,7 +89,8 @@ def test_where_no_engine_answers_its_jobs_are_processes(tmp_path):
     said = demo(DOCKER_HOST=f"unix://{tmp_path}/none.sock")
 
     assert [words for words in TOLD if words not in said] == []
-    assert f"NO CONTAINERS: no Docker engine was found at unix://{tmp_path}/none.sock. The same jobs run as" in said
+    assert f"NO CONTAINERS: no Docker engine answers: there is no socket {tmp_path}/none.sock" in said
+    assert "So the same jobs run as processes of this machine" in said
     assert "on process, " in said
 
 
@@ -102,7 +103,7 @@ def test_where_no_job_can_run_a_version_is_promoted_by_hand(tmp_path, monkeypatc
     done = CliRunner().invoke(main, ["demo"])
 
     assert done.exit_code == 0, done.output
-    assert "NO JOBS: no Docker engine was found" in done.output
+    assert "NO JOBS: no Docker engine answers" in done.output
     assert "the alias `production` is moved to model/fraud:v0" in done.output
     assert "answered by deploy-production: succeeded" in done.output
     assert "evaluate-candidate" not in done.output

@@ -9,7 +9,6 @@ by its tag from then on.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import io
 import json
@@ -19,17 +18,18 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
-
-import aiodocker
 
 from upshot.cli.own_python import interpreter, is_portable, python_environment, python_files
 from upshot.cli.sample_files import examples
 from upshot.clock import stopwatch
 from upshot.errors import Unavailable
+from upshot.launch.docker.engine import DockerEngine, Refusal
+from upshot.launch.docker.options import read_settings
+from upshot.launch.protocol import EngineUnavailable
 
 REPOSITORY = "upshot-example"
 IMAGE = f"{REPOSITORY}:latest"  #: what the sample automations name
@@ -39,7 +39,7 @@ JOB_FOLDER = PurePosixPath("/job")
 _RECIPE = "1"  # grows when the same files make another image
 _LOCAL = "unix://"
 _BASE = "python:3-slim"
-_ANSWER_SECONDS = 5.0  # for an engine of this machine to say that it is there
+_QUIET_SECONDS = 600.0  # of an engine that loads or pulls
 _CHUNK_BYTES = 1024 * 1024
 _BLOCK_BYTES = 512  # of tar
 _File: TypeAlias = io.BufferedRandom | io.BytesIO
@@ -73,40 +73,41 @@ def example_image(say: Callable[[str], None]) -> ExampleImage:
     host = engine_host()
     if not host.startswith(_LOCAL):
         raise NoEngine(f"DOCKER_HOST is {host}, another machine, whose containers cannot call back here")
-    if not Path(host.removeprefix(_LOCAL)).exists():
-        raise NoEngine(f"no Docker engine was found at {host}")
     return asyncio.run(_example_image(host, say))
 
 
 async def _example_image(host: str, say: Callable[[str], None]) -> ExampleImage:
-    docker = await _connected(host)
-    async with docker:
+    async with _engine(host) as engine:
         try:
-            return await _find_or_make(docker, say)
-        except (aiodocker.DockerError, OSError) as error:
-            raise Unavailable(f"the image of the sample jobs cannot be made: {_said(error)}") from error
+            await engine.ask("version")
+        except EngineUnavailable as error:
+            raise NoEngine(f"no Docker engine answers: {error}") from error
+        try:
+            return await _find_or_make(engine, say)
+        except (EngineUnavailable, Refusal) as error:
+            raise Unavailable(f"the image of the sample jobs cannot be made: {error}") from error
 
 
-async def _connected(host: str) -> aiodocker.Docker:
-    docker = aiodocker.Docker(host)
+@asynccontextmanager
+async def _engine(host: str) -> AsyncIterator[DockerEngine]:
+    engine = DockerEngine(read_settings({"host": host}))
     try:
-        await asyncio.wait_for(docker.version(), _ANSWER_SECONDS)
-    except (aiodocker.DockerError, OSError, TimeoutError) as error:
-        await docker.close()
-        raise NoEngine(f"no Docker engine answers at {host}: {_said(error)}") from error
-    return docker
+        yield engine
+    finally:
+        await engine.close()
 
 
 def remove_containers(label: str) -> None:
     """Remove all containers with a label (`name=value`), and their volumes, as far as the engine answers."""
-    with contextlib.suppress(Unavailable, aiodocker.DockerError, OSError):
+    with suppress(EngineUnavailable, Refusal):
         asyncio.run(_remove_containers(label))
 
 
 async def _remove_containers(label: str) -> None:
-    async with await _connected(engine_host()) as docker:
-        for container in await docker.containers.list(all=True, filters={"label": [label]}):
-            await container.delete(force=True, v=True)
+    async with _engine(engine_host()) as engine:
+        filters = json.dumps({"label": [label]})
+        for container in await engine.ask("containers/json", params={"all": "1", "filters": filters}):
+            await engine.ask(f"containers/{container['Id']}", "DELETE", params={"force": "1", "v": "1"})
 
 
 def engine_host() -> str:
@@ -114,23 +115,24 @@ def engine_host() -> str:
     return os.environ.get("DOCKER_HOST") or DEFAULT_HOST  # noqa: TID251 - no setting of ours
 
 
-async def _find_or_make(docker: aiodocker.Docker, say: Callable[[str], None]) -> ExampleImage:
+async def _find_or_make(engine: DockerEngine, say: Callable[[str], None]) -> ExampleImage:
     began = stopwatch()
     scripts = job_files()
     name = f"{REPOSITORY}:{_key(scripts)}"
-    found = await _find(docker, name)
+    found = await _find(engine, name)
     if found:
         how = "made earlier"
     elif is_portable():
         how = f"this machine's Python {platform.python_version()} and the scripts in {examples()}"
         say(f"making the image of the sample jobs: {how}")
-        await _load(docker, name, scripts)
+        await _load(engine, name, scripts)
     else:
         how = f"{_BASE} and the scripts in {examples()}"
         say(f"building the image of the sample jobs: {how}; it is pulled, which may take a minute")
-        await _build(docker, name, scripts)
-    await docker.images.tag(name, REPOSITORY, tag=IMAGE.rpartition(":")[2])
-    id_ = found or (await docker.images.inspect(name))["Id"]
+        await _build(engine, name, scripts)
+    repository, _, tag = IMAGE.partition(":")
+    await engine.ask(f"images/{name}/tag", "POST", params={"repo": repository, "tag": tag})
+    id_ = found or (await engine.ask(f"images/{name}/json"))["Id"]
     return ExampleImage(name, id_, how if found else f"{how}; it took {stopwatch() - began:.1f} s")
 
 
@@ -151,30 +153,43 @@ def _key(scripts: Mapping[PurePosixPath, Path]) -> str:
     return key.hexdigest()[:12]
 
 
-async def _find(docker: aiodocker.Docker, name: str) -> str | None:
+async def _find(engine: DockerEngine, name: str) -> str | None:
     try:
-        return str((await docker.images.inspect(name))["Id"])
-    except aiodocker.DockerError as error:
-        if error.status == HTTPStatus.NOT_FOUND:
+        return str((await engine.ask(f"images/{name}/json"))["Id"])
+    except Refusal as refusal:
+        if refusal.is_missing:
             return None
         raise
 
 
-def _said(error: Exception) -> str:
-    return str(getattr(error, "message", None) or error or type(error).__name__)
+async def _send(
+    engine: DockerEngine, path: str, archive: bytes | AsyncIterator[bytes], params: Mapping[str, str] | None = None
+) -> None:
+    """Have the engine make an image of an archive; what goes wrong it says in the middle of its answer."""
+    async with engine.answer(
+        path,
+        "POST",
+        params=params,
+        data=archive,
+        headers={"Content-Type": "application/x-tar"},
+        quiet_seconds=_QUIET_SECONDS,
+    ) as response:
+        async for said in engine.values(response):
+            if "error" in said:
+                raise Unavailable(f"the image of the sample jobs cannot be made: {said['error']}")
 
 
 # --- from this machine's Python ---------------------------------------------------------------------
 
 
-async def _load(docker: aiodocker.Docker, name: str, scripts: Mapping[PurePosixPath, Path]) -> None:
+async def _load(engine: DockerEngine, name: str, scripts: Mapping[PurePosixPath, Path]) -> None:
     """Load an archive as `docker save` writes it: two layers, of which the scripts' is small."""
     python = python_files()
     with tempfile.TemporaryFile() as below, tempfile.TemporaryFile() as above:
         _write_layer(below, python, texts={PurePosixPath("/etc/passwd"): _ETC_PASSWD}, folders=["/tmp"])  # noqa: S108
         _write_layer(above, scripts)
         config = _config(python_environment(python), [_digest(below), _digest(above)])
-        await docker.images.import_image(_archive(name, config, [below, above]))
+        await _send(engine, "images/load", _archive(name, config, [below, above]))
 
 
 def _write_layer(
@@ -256,8 +271,8 @@ def _packed(name: str, file: _File) -> Iterator[bytes]:
 # --- where containers cannot run this machine's programs --------------------------------------------
 
 
-async def _build(docker: aiodocker.Docker, name: str, scripts: Mapping[PurePosixPath, Path]) -> None:
-    dockerfile = f"FROM {_BASE}\nWORKDIR {JOB_FOLDER}\nCOPY . .\n".encode()
+async def _build(engine: DockerEngine, name: str, scripts: Mapping[PurePosixPath, Path]) -> None:
+    dockerfile = f"FROM {_BASE}\nWORKDIR {JOB_FOLDER}\nCOPY *.py *.csv ./\n".encode()
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w:gz") as tar:
         entry = tarfile.TarInfo("Dockerfile")
@@ -265,5 +280,4 @@ async def _build(docker: aiodocker.Docker, name: str, scripts: Mapping[PurePosix
         tar.addfile(entry, io.BytesIO(dockerfile))
         for there, here in scripts.items():
             tar.add(here, there.name)
-    context.seek(0)
-    await docker.images.build(fileobj=context, encoding="gzip", tag=name)
+    await _send(engine, "build", context.getvalue(), {"t": name})

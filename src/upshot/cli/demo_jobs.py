@@ -108,7 +108,8 @@ def _as_processes(folder: Path, why: NoEngine) -> JobsPlan:
     # Root wants to be named; what runs here are our own samples.
     backend = {"uses": "process", **({} if os.geteuid() else {"user": "root"})}
     return JobsPlan(
-        f"NO CONTAINERS: {why}. The same jobs run as processes of this machine instead; start Docker to see containers",
+        f"NO CONTAINERS: {why}\n"
+        "So the same jobs run as processes of this machine; start Docker to see them in containers",
         _copied(folder, without_container),
         settings=_jobs_file(folder, backend),
     )
@@ -123,8 +124,8 @@ def _jobs_file(folder: Path, backend: Mapping[str, Any]) -> Mapping[str, str]:
 
 def _without(folder: Path, why: NoEngine) -> JobsPlan:
     return JobsPlan(
-        f"NO JOBS: {why}, and jobs as processes need Linux. A version is promoted by hand instead; "
-        "start Docker to see it evaluated",
+        f"NO JOBS: {why}\n"
+        "Jobs as processes need Linux, so a version is promoted by hand; start Docker to see it evaluated",
         _copied(folder, lambda _: None),
         with_jobs=False,
     )

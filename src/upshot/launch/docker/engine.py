@@ -125,7 +125,7 @@ class DockerEngine:
         method: str = "GET",
         *,
         params: Mapping[str, str] | None = None,
-        data: bytes | None = None,
+        data: bytes | AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float | None = None,
         quiet_seconds: float | None = None,
