@@ -28,12 +28,12 @@ from upshot.cli.sample_files import examples
 from upshot.clock import stopwatch
 from upshot.errors import Unavailable
 from upshot.launch.docker.engine import DockerEngine, Refusal
-from upshot.launch.docker.options import read_settings
+from upshot.launch.docker.options import DEFAULT_SOCKET, read_settings
 from upshot.launch.protocol import EngineUnavailable
 
 REPOSITORY = "upshot-example"
 IMAGE = f"{REPOSITORY}:latest"  #: what the sample automations name
-DEFAULT_HOST = "unix:///var/run/docker.sock"
+DEFAULT_HOST = f"unix://{DEFAULT_SOCKET}"
 JOB_FOLDER = PurePosixPath("/job")
 
 _RECIPE = "1"  # grows when the same files make another image
