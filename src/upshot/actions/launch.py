@@ -51,11 +51,10 @@ class Launch:
     def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
         """Findings for secrets in the wrong place, and for what the queue forbids whatever the event is."""
         yield from _misplaced_secrets(with_)
-        try:
-            given = LaunchWith.model_validate(with_)
-        except ValidationError:
-            return  # the record's own findings come first
-        yield from (one for one in self._objections(given, rendered=False) if not _is_open(with_, one[0]))
+        given, broken = _sound_part(with_)
+        for place, finding in () if given is None else self._objections(given, rendered=False):
+            if place.partition(".")[0] not in broken and not _is_open(with_, place):
+                yield place, finding
 
     def _objections(self, given: LaunchWith, *, rendered: bool) -> Iterator[Objection]:
         """What speaks against it, as far as it is known."""
@@ -137,6 +136,19 @@ class Launch:
             nonce=marks.nonce,
             due_at=call.now,
         )
+
+
+def _sound_part(with_: Mapping[str, Any]) -> tuple[LaunchWith | None, frozenset[str]]:
+    """What can be held against the queue though some keys are wrong, which others report; None where nothing can."""
+    broken: frozenset[str] = frozenset()
+    for _ in range(2):
+        try:
+            return LaunchWith.model_validate({key: with_[key] for key in with_ if key not in broken}), broken
+        except ValidationError as error:
+            broken = frozenset(str(found["loc"][0]) for found in error.errors() if found["loc"])
+        if not broken.isdisjoint(("queue", "backend")):
+            break  # by which rules it goes is not known
+    return None, broken
 
 
 _NO_SECRET = f"a job's secrets are filled in when it starts, and only under {', '.join(SECRET_KEYS)}"

@@ -229,6 +229,24 @@ def test_what_is_forbidden_whatever_the_event_is_found_at_load():
 
 
 @pytest.mark.parametrize(
+    ("with_", "places"),
+    [
+        pytest.param({"image": "a b", "network": "host", "timeout": 5}, {"network"}, id="other keys are wrong"),
+        pytest.param({"image": "a", "network": "host", "queue": "a b"}, set(), id="whose rules hold is not known"),
+        pytest.param({"image": "a", "network": "host", "imag": "a"}, {"network"}, id="a key that there is not"),
+        pytest.param(
+            {"image": "a", "resources": {"memory": "2GiB"}, "memory-growth": {"up-to": "1GiB"}},
+            set(),
+            id="keys that contradict each other",
+        ),
+    ],
+)
+def test_one_mistake_hides_no_other(with_, places):
+    """What is wrong in itself is found by the record; the rest is held against the queue all the same."""
+    assert set(findings(with_)) == places
+
+
+@pytest.mark.parametrize(
     "with_",
     [
         pytest.param({"image": "{{ version.metadata.image }}"}, id="image"),
