@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from upshot import garbage
 from upshot.cli.configuration import joined, settings_with
 from upshot.embedded.lifeline import stop_when_stdin_ends
 from upshot.logs import configure
@@ -39,7 +40,9 @@ def serve(*, fds: tuple[int, ...], until_stdin_ends: bool, **options: Any) -> No
     from upshot.web.serve import serve as run_web
     from upshot.wiring.web import build_web
 
-    run_web(build_web(settings), fds=fds)
+    house = build_web(settings)
+    garbage.settle()
+    run_web(house, fds=fds)
 
 
 @click.command()
