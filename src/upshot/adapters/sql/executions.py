@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, RowMapping
 
 from upshot.adapters.cursor import after_cursor, make_cursor
@@ -16,6 +15,7 @@ from upshot.adapters.execution_forms import receipt_form, receipt_of, step_of, s
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
 from upshot.adapters.sql.job_rows import ask_jobs_of, insert_jobs, wake_if_finished
+from upshot.adapters.sql.many_rows import change_many, insert_many
 from upshot.adapters.sql.schema import events, executions, receipts
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
@@ -78,20 +78,11 @@ _LOCKED = tuple(select.with_for_update(skip_locked=True) for select in (_DUE, _L
 _RING = sa.update(executions).where(_AMONG).values(rung_at=sa.bindparam("now"))
 # In one order everywhere, so that two workers never wait for each other in a circle.
 _FENCES = sa.select(executions.c.id, executions.c.fence).where(_AMONG).order_by(executions.c.id).with_for_update()
-_UPDATE = (
-    sa.update(executions)
-    .where(executions.c.id == sa.bindparam("b_id"), executions.c.fence == sa.bindparam("b_fence"))
-    .values(
-        state=sa.bindparam("b_state"),
-        reason=sa.bindparam("b_reason"),
-        due_at=sa.bindparam("b_due_at"),
-        finished_at=sa.bindparam("b_finished_at"),
-        lease_owner=sa.bindparam("b_lease_owner"),
-        lease_until=sa.bindparam("b_lease_until"),
-        rung_at=None,
-        steps=sa.bindparam("b_steps"),
-    )
-)
+_CHANGED = ("state", "reason", "due_at", "finished_at", "lease_owner", "lease_until", "steps")
+_ROW = ("id", "automation", "revision", "event", "created_at", "fence", *_CHANGED)
+_INSERT = insert_many(executions, _ROW, returning="id")
+_CHANGE = change_many(executions, _ROW, changed=_CHANGED, cleared=("rung_at",), same="fence")
+_INSERT_RECEIPTS = insert_many(receipts, ("execution", "step", "number", "state", "started_at", "form"))
 
 
 def _row(execution: Execution) -> dict[str, Any]:
@@ -110,12 +101,6 @@ def _row(execution: Execution) -> dict[str, Any]:
         "fence": execution.fence,
         "steps": steps_form(execution.steps),
     }
-
-
-def _changes(execution: Execution) -> dict[str, Any]:
-    row = _row(execution)
-    kept = ("id", "fence", "state", "reason", "due_at", "finished_at", "lease_owner", "lease_until", "steps")
-    return {f"b_{name}": row[name] for name in kept}
 
 
 def _execution(row: RowMapping) -> Execution:
@@ -141,9 +126,6 @@ class SqlExecutions:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        insert = sqlite.insert if database.is_sqlite else postgresql.insert
-        self._insert = insert(executions).on_conflict_do_nothing().returning(executions.c.id)
-        self._insert_receipts = insert(receipts).on_conflict_do_nothing()
 
     # --- ExecutionStore ---------------------------------------------------------------------------
 
@@ -155,7 +137,7 @@ class SqlExecutions:
         caused = [event for admission in admissions for event in admission.events]
 
         def work(connection: Connection) -> frozenset[str]:
-            new = frozenset(connection.execute(self._insert, rows).scalars()) if rows else frozenset[str]()
+            new = frozenset(_INSERT.execute(connection, rows).scalars()) if rows else frozenset[str]()
             connection.execute(_MARK_MATCHED, matched)
             if accepted := [event for event in caused if event.chain[-1].execution in new]:
                 insert_events(connection, accepted, now)
@@ -178,15 +160,15 @@ class SqlExecutions:
     def record(self, progress: Sequence[Progress]) -> frozenset[str]:
         """Write states and receipts of a batch; returns the ids whose state was refused."""
         kept = [_receipt_row(receipt) for one in progress for receipt in one.receipts]
-        changes = {one.execution.id: _changes(one.execution) for one in progress}
+        changes = {one.execution.id: _row(one.execution) for one in progress}
 
         def work(connection: Connection) -> frozenset[str]:
             if kept:
-                connection.execute(self._insert_receipts, kept)
+                _INSERT_RECEIPTS.execute(connection, kept)
             standing = {row.id: row.fence for row in connection.execute(_FENCES, {"ids": list(changes)})}
-            held = {name for name, change in changes.items() if standing.get(name) == change["b_fence"]}
+            held = {name for name, change in changes.items() if standing.get(name) == change["fence"]}
             if held:
-                connection.execute(_UPDATE, [changes[name] for name in sorted(held)])
+                _CHANGE.execute(connection, [changes[name] for name in sorted(held)])
             for one in progress:
                 if one.events and one.execution.id in held:
                     insert_events(connection, one.events, one.events[0].time)
