@@ -249,6 +249,39 @@ def test_a_batch_is_written_whole_though_one_is_refused(stores):
     assert find(stores, "exe_1")[0].state is ExecutionState.RUNNING
 
 
+def test_whatever_a_text_holds_it_is_kept_to_the_letter(stores):
+    """In every row of a batch, and where the database gets the rows as one text."""
+    texts = (
+        '"',
+        "\\",
+        "\\u0041",
+        "a\n\tb\x01",
+        "ü \N{ROCKET} \u2028",
+        "'; --",
+        "%s %(a)s :b {c}",
+        "null",
+        "",
+        "x" * 5000,
+    )
+    admit(stores, *(execution(f"exe_{number}") for number in range(len(texts))))
+    after = [
+        waiting(f"exe_{number}", reason=text, steps=(StepRecord("send", "webhook", outputs={"body": text}),))
+        for number, text in enumerate(texts)
+    ]
+    kept = [receipt(execution=one.id, response={"body": one.reason}) for one in after]
+    stores.executions.record([Progress(one, (proof,)) for one, proof in zip(after, kept, strict=True)])
+    assert [find(stores, one.id) for one in after] == [(one, (proof,)) for one, proof in zip(after, kept, strict=True)]
+
+
+def test_what_was_never_admitted_is_refused_and_not_made(stores):
+    """Progress changes executions, whatever else is in the batch; it makes none."""
+    admit(stores, execution())
+    batch = [Progress(waiting(due_at=LATER)), Progress(waiting("exe_2"))]
+    assert stores.executions.record(batch) == {"exe_2"}
+    assert find(stores)[0] == waiting(due_at=LATER)
+    assert find(stores, "exe_2") is None
+
+
 def test_a_lease_is_renewed_by_its_owner_only(stores):
     """Another worker's heartbeat does not keep it."""
     admit(stores, execution())
