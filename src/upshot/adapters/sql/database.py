@@ -96,6 +96,7 @@ class Database:
             self.url,
             pool_size=pool_size,
             max_overflow=32,
+            pool_use_lifo=True,  # few connections do the work, whose server processes have its statements at hand
             connect_args={"connect_timeout": 5, "application_name": "upshot"},
         )
 
