@@ -148,6 +148,7 @@ class Consumer:
             for execution in admission.executions
             if execution.id in new
         )
+        await asyncio.sleep(0)  # what was handed over begins first; nobody waits for the acknowledgement
         await self._feed.acknowledge(entries)
         if caused := [event for admission in admissions for event in admission.events]:
             await self._reception.announce(caused)
