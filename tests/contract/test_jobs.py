@@ -565,6 +565,16 @@ def test_the_end_of_an_execution_stops_its_jobs(stores, end):
     assert stores.execution() == before
 
 
+def test_who_asked_first_is_remembered(stores):
+    """Also when the execution ends afterwards."""
+    stores.queue(job())
+    stores.claim()
+    stores.jobs.ask_stop("job_1", "ann", NOW)
+    cancel(stores)
+    assert stores.jobs.asked_to_stop(["job_1"]) == {"job_1": "ann"}
+    assert stores.jobs.find("job_1").stop_asked_at == NOW
+
+
 def test_an_execution_that_is_retried_leaves_its_old_jobs_behind(stores):
     """However soon: it asks for new ones, and must not have both."""
     stores.queue(job())
