@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -61,7 +62,6 @@ def test_the_walkthrough_can_be_followed(tmp_path):
     engine = find_engine()
     if engine is None:
         pytest.skip(f"no Docker engine answers; {HOW_TO}, and run again")
-    engine.close()
     for folder in ("automations", "examples"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "UPSHOT_PORT": "0"}
@@ -94,3 +94,10 @@ def test_the_walkthrough_can_be_followed(tmp_path):
         history = run("upshot registry history model/fraud").stdout
         assert "quantize-production/quantize" in history
         assert "evaluate-candidate" in history
+
+        def jobs():
+            return [job["id"] for job in json.loads(run("upshot jobs list --json").stdout)]
+
+        until(lambda: len(jobs()) == 5, "three evaluations, two quantizations")
+        until(lambda: not any(engine.containers(f"upshot.job={job}") for job in jobs()), "their containers are removed")
+    engine.close()

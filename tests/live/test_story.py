@@ -19,12 +19,18 @@ MEASURED = {"first": 0.87, "simpler": 0.8133, "better": 0.9433}
 
 
 @pytest.fixture
-def gateway():
-    """Address of this machine that containers of its Docker reach, and the samples' image made there."""
-    engine = find_engine()
-    if engine is None:
+def engine():
+    """The machine's own."""
+    found = find_engine()
+    if found is None:
         pytest.skip(f"no Docker engine answers; {HOW_TO}, and run again")
-    engine.close()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def gateway(engine):
+    """Address of this machine that containers of its Docker reach, and the samples' image made there."""
     example_image(print)
     return _bridge_address()
 
@@ -113,7 +119,7 @@ class Story:
 
 
 @pytest.mark.timeout(300)
-def test_candidates_are_evaluated_and_the_better_ones_promoted(story):
+def test_candidates_are_evaluated_and_the_better_ones_promoted(story, engine):
     """From one alias: measured in a container, held against production, promoted, dispatched, quantized; or refused."""
     first = story.become_candidate("first")
 
@@ -141,6 +147,8 @@ def test_candidates_are_evaluated_and_the_better_ones_promoted(story):
     _every_change_has_its_author(story)
     _every_job_is_accounted_for(story)
     _nothing_came_twice(story)
+    jobs = [job["id"] for job in story.get("/jobs", limit=200)["items"]]
+    until(lambda: not any(engine.containers(f"upshot.job={job}") for job in jobs), "their containers are removed")
 
 
 def _every_change_has_its_author(story):
