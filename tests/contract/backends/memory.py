@@ -12,6 +12,7 @@ import pytest
 
 from tests.contract.backends.bench import Can
 from tests.contract.backends.process import ProcessGround, ProcessProvider
+from tests.waiting import until
 from upshot.adapters.memory.backend import MemoryBackend, MemoryJob
 from upshot.clock import SystemClock
 from upshot.launch.protocol import Backend, EngineUnavailable, Order, OutputUnreadable, Phase, Sighting, StartRefused
@@ -43,7 +44,7 @@ class MemoryGround:
         self._engine = _Engine(SystemClock())
         self._engine.ignores_stop = True  # whether it does, the player decides
         self._engine.plan = self._enter
-        self._playing: dict[str, asyncio.Task[None]] = {}
+        self._playing: dict[str, list[asyncio.Task[None]]] = {}  #: by installation
 
     def connect(self) -> Backend:
         """The engine itself: there is nothing between."""
@@ -76,13 +77,16 @@ class MemoryGround:
         """Forget its jobs, and send the players home."""
         for name in [name for name, job in self._engine.jobs.items() if job.order.installation == installation]:
             del self._engine.jobs[name]
+        playing = self._playing.pop(installation, [])
+        until(lambda: all(one.done() for one in playing), "the players leave the stage")
         self._stage.clean(installation)
 
     # --- a job, played by a process ---------------------------------------------------------------
 
     def _enter(self, order: Order) -> None:
         playing = self._play(self._engine.jobs[order.name])
-        self._playing[order.name] = asyncio.get_running_loop().create_task(playing)
+        task = asyncio.get_running_loop().create_task(playing)
+        self._playing.setdefault(order.installation, []).append(task)
 
     async def _play(self, job: MemoryJob) -> None:
         name, player, position, is_told = job.order.name, self._stage.connect(), None, False

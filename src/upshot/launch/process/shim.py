@@ -303,11 +303,11 @@ def _become(errand: Errand, said: int, told: int, shim: int) -> NoReturn:
 
 def _in_words(error: Exception, errand: Errand) -> str:
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    if isinstance(error, FileNotFoundError) and "/" not in errand.argv[0] and error.filename != errand.workdir:
-        return f"{reason} in PATH, which is {errand.env.get('PATH')}"
-    if isinstance(error, PermissionError) and error.filename == errand.workdir:
+    place = getattr(error, "filename", None)
+    if place == errand.workdir and isinstance(error, PermissionError):
         return f"{reason}; user {os.getuid()} must be able to enter it, and all folders above it"
-    return reason
+    is_sought = isinstance(place, str | bytes) and os.fsdecode(place).endswith(f"/{errand.argv[0]}")
+    return f"{reason} in PATH, which is {errand.env.get('PATH')}" if is_sought else reason
 
 
 class NotRun(Exception):
@@ -433,6 +433,8 @@ class Watch:
         if isinstance(wish, dict) and wish != self._wish:
             self._wish = wish
             self._ask("stopped", _grace_of(wish))
+        if os.fstat(self._folder).st_nlink == 0:  # it was removed by hand, and nobody would ever see the job again
+            self._ask("removed", self._errand.grace_seconds)
         if self._has_to_go:
             self._ask("watcher ended", self._errand.grace_seconds)
         if now >= self._deadline:
