@@ -237,7 +237,13 @@ class JobWatch:
             except (OutputUnreadable, OutputsInvalid) as error:
                 end = End(JobCause.OUTPUT_INVALID, self._mask.text(str(error)))
         reason = None if end.reason is None else self._mask.text(end.reason)
-        self.job = replace(self.job, exit_code=sighting.exit_code, log_tail=tail, outputs=outputs)
+        self.job = replace(
+            self.job,
+            exit_code=sighting.exit_code,
+            finished_at=sighting.finished_at,
+            log_tail=tail,
+            outputs=outputs,
+        )
         await self._end(End(end.cause, reason))
 
     async def _end(self, end: End) -> None:

@@ -117,6 +117,7 @@ def next_try(job: Job, end: End, *, grown: JobSpec | None, now: datetime, chance
         handle=None,
         image_digest=None,
         started_at=None,
+        finished_at=None,
         exit_code=None,
         log_tail="",
         lease_owner=None,
@@ -125,7 +126,7 @@ def next_try(job: Job, end: End, *, grown: JobSpec | None, now: datetime, chance
 
 
 def finished(job: Job, end: End, *, now: datetime) -> Job:
-    """The job at its end."""
+    """The job at its end; when that was by the engine's clock stands in it already, where the engine knows."""
     states = {None: JobState.SUCCEEDED, JobCause.CANCELLED: JobState.CANCELLED}
     return replace(
         job,
@@ -133,7 +134,7 @@ def finished(job: Job, end: End, *, now: datetime) -> Job:
         cause=end.cause,
         reason=end.reason,
         due_at=None,
-        finished_at=now,
+        finished_at=job.finished_at or now,
         lease_owner=None,
         lease_until=None,
     )

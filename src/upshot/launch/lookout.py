@@ -24,6 +24,7 @@ class Pace:
     shortest: float = 0.1  #: between two looks, however much happens
     unreached: float = 2.0  #: between two tries at an engine that does not answer
     idle: float = 30.0  #: between two looks while nothing is watched: for what others left behind
+    settled: float = 0.5  #: after its word that something happens: then what it says of it is true
     turn: float = 1.0  #: of a watch: the deadline, a wish to stop, what the job says
     after_trouble: float = 5.0  #: of our own, before a job is followed again
 
@@ -133,6 +134,8 @@ class Lookout:
                         async for _ in hints:
                             if self.watched:
                                 self.look_now()
+                                # An engine may tell of an end before its own list knows (Docker: by 0.2 s and more).
+                                asyncio.get_running_loop().call_later(self._pace.settled, self.look_now)
             except EngineUnavailable:
                 self.look_now()
             except Exception:

@@ -36,7 +36,7 @@ from upshot.testing import Secrets
 
 T = TypeVar("T")
 
-QUICK = Pace(look=0.01, shortest=0.0, unreached=0.01, idle=0.01, turn=0.01, after_trouble=0.01)
+QUICK = Pace(look=0.01, shortest=0.0, unreached=0.01, idle=0.01, turn=0.01, settled=0.01, after_trouble=0.01)
 INSTALLATION = Installation("ins_test", b"k" * 32)
 ANN = Actor("ann", role="admin")
 
