@@ -117,12 +117,16 @@ def _print_attempt(output: Output, attempt: Mapping[str, Any]) -> None:
     _print_message(output, "<-", attempt["response"], ("status",))
 
 
+_UNSAID = {"->": "asked for", "<-": "came of it"}  # where nothing was sent over HTTP
+
+
 def _print_message(output: Output, arrow: str, message: Mapping[str, Any] | None, line: tuple[str, ...]) -> None:
     """A request or an answer: its first line, headers and body; of other actions, what they keep."""
     if message is None:
         return
     rest = {key: value for key, value in message.items() if key not in (*line, "headers", "body", "body_bytes")}
-    output.line(f"    {arrow} " + " ".join(plain(message[key]) for key in line if key in message))
+    first = " ".join(plain(message[key]) for key in line if key in message)
+    output.line(f"    {arrow} {first or _UNSAID[arrow]}")
     for name, value in (message.get("headers") or {}).items():
         output.text(f"{name}: {value}", indent=7)
     if body := message.get("body"):

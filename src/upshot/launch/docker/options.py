@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -143,10 +144,15 @@ class TlsFiles(_Record):
     verify: bool = True  #: false: any engine is believed
 
 
+def _usual_host() -> str:
+    """As Docker's own command finds its engine: the environment names it, or it is this machine's."""
+    return os.environ.get("DOCKER_HOST") or f"unix://{DEFAULT_SOCKET}"  # noqa: TID251 - no setting of ours
+
+
 class DockerSettings(_Record):
     """Options of a Docker backend; keys are written in kebab-case."""
 
-    host: Annotated[str, Field(min_length=1)] = f"unix://{DEFAULT_SOCKET}"
+    host: Annotated[str, Field(min_length=1)] = Field(default_factory=_usual_host)
     tls: TlsFiles | None = None  #: for tcp:// addresses; None: not encrypted, save with https://
     labels: Annotated[Mapping[str, str], AfterValidator(_check_labels)] = Field(default_factory=dict)
     log_size: Annotated[int, _quantity(read_bytes), Field(ge=_MIN_LOG_BYTES)] = DEFAULT_LOG_BYTES  #: bytes
