@@ -152,6 +152,12 @@ class Office:
                 task.cancel()
             await asyncio.wait((*one[2], *held))
 
+    async def pause(self, keeper: Keeper) -> None:
+        """Let a keeper take nothing more; what it follows it goes on following."""
+        for _, _, tasks in [one for one in self._running if one[0] is keeper]:
+            tasks[-1].cancel()
+            await asyncio.wait(tasks[-1:])
+
     async def close(self) -> None:
         """Stop every keeper."""
         for keeper, until, tasks in self._running:

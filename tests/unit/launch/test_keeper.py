@@ -399,6 +399,7 @@ def test_a_worker_that_stops_hands_its_jobs_over_at_once(book: QueueBook) -> Non
         first = office.open()
         queued = office.queue()
         await office.until_state(queued, JobState.RUNNING)
+        await office.pause(first)
         await first.stop()
 
         office.open("w2")
@@ -417,6 +418,7 @@ def test_a_worker_that_was_taken_for_dead_lets_go(book: QueueBook) -> None:
         first = office.open()
         queued = office.queue()
         await office.until_state(queued, JobState.RUNNING)
+        await office.pause(first)
         office.clock.advance(31)
         office.open("w2")
         await office.until(lambda: office.job(queued).lease_owner == "w2")
