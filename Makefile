@@ -11,7 +11,7 @@ export PYTHON
 .PHONY: help
 help:  ## show this
 	@echo "make TARGET, where TARGET is one of:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: runtime  ## start Upshot with its sample automations, make models candidates, and watch what happens
@@ -28,6 +28,10 @@ else
 	$(PYTEST) -m live -n 2 --dist worksteal || status=1; \
 	exit $$status
 endif
+
+.PHONY: test-kind
+test-kind: setup  ## hold the Kubernetes backend to its contract on a real cluster, that of KUBECONFIG
+	@TEST_CLUSTER_IMAGE=$(or $(IMAGE),docker.io/library/busybox:1.37) $(PYTEST) tests/contract/backends -k cluster -n 2 $(ARGS)
 
 .PHONY: check
 check: setup  ## what must hold before a commit: style, format, types, layers, sample automations
