@@ -103,6 +103,15 @@ def test_what_a_step_may_say():
         read_author_options({"service-account": "admin"})
 
 
+@pytest.mark.parametrize("key", ["container.apparmor.security.beta.kubernetes.io/main", "x.k8s.io/a"])
+def test_annotations_that_are_the_clusters(key):
+    """What may take a container's walls away is no author's to say."""
+    with pytest.raises(ConfigError, match="only the operator"):
+        read_author_options({"annotations": {key: "unconfined"}})
+    assert read_options({"annotations": {key: "x"}}).annotations == {key: "x"}
+    assert read_author_options({"annotations": {"acme.com/a": "x"}})
+
+
 def test_without_the_client(monkeypatch):
     """Where the extra is not installed, it is said what to install."""
     monkeypatch.setitem(sys.modules, "kubernetes_asyncio", None)

@@ -257,6 +257,14 @@ def test_a_helper_image_that_cannot_be_pulled():
     assert "`helper-image`" in seen.note
 
 
+def test_a_helper_image_without_a_shell():
+    """The container that tells the outputs comes back again and again: the job is refused for it."""
+    one = pod(waiting("PodInitializing"), helper=waiting("CrashLoopBackOff", "back-off 1m"), phase="Pending")
+
+    assert sight(job(), one, warnings(one, minutes=1, reason="BackOff")).phase is Phase.PENDING
+    assert sight(job(), one, warnings(one, minutes=3, reason="BackOff")).cause is JobCause.REFUSED
+
+
 def test_a_container_that_cannot_be_made():
     """What is wrong with it for two minutes is wrong."""
     one = pod(waiting("CreateContainerConfigError", "image has non-numeric user"), phase="Pending")

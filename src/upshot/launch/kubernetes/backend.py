@@ -59,6 +59,8 @@ class KubernetesBackend:
         self._cluster = Cluster(api)
         self._api = api
         self._options = options
+        #: As they were at the last look, so that not every log that is read asks for its pod; by their Jobs' names.
+        self._pods: Mapping[str, Manifest] = {}
 
     async def identity(self) -> str:
         """The cluster and the namespace."""
@@ -110,6 +112,7 @@ class KubernetesBackend:
         jobs = await self._api.list_all(await self._jobs(), labelSelector=selector)
         pods = await self._cluster.pods(selector) if jobs else []
         pairs = [(job, pod_of(job, pods)) for job in jobs]
+        self._pods = {name_of(job): pod for job, pod in pairs if pod is not None}
         seen = [sight(job, pod) for job, pod in pairs]
         if any(one.phase is Phase.PENDING for one in seen):
             warnings = await self._cluster.warnings()
@@ -120,7 +123,7 @@ class KubernetesBackend:
 
     async def read_log(self, name: str, position: str | None, *, limit_bytes: int) -> LogRead:
         """What the job's own container has said."""
-        pod = await self._pod(name)
+        pod = self._pods.get(name) or await self._pod(name)
         if pod is None:
             return LogRead(b"", position or "")
         return await self._cluster.read_log(pod, MAIN, position, limit_bytes=limit_bytes)
@@ -177,6 +180,7 @@ class KubernetesBackend:
 
     async def remove(self, name: str) -> None:
         """Delete the Job; the cluster deletes its pod and its Secrets after it."""
+        self._pods = {key: pod for key, pod in self._pods.items() if key != name}
         await unless_missing(self._delete(await self._jobs(name), propagationPolicy="Background"))
 
     async def _delete(self, path: str, **query: str | int) -> None:

@@ -28,6 +28,7 @@ DEFAULT_TTL_SECONDS = 86_400  # a job that ended while all of ours was down is s
 DEFAULT_PULL_SECONDS = 900.0  # of an image of several gigabytes
 
 MAX_NAME_CHARS = 253
+_OF_THE_CLUSTER = ("kubernetes.io", "k8s.io")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 R = TypeVar("R", bound="_Record")
@@ -153,9 +154,14 @@ def read_author_options(written: Mapping[str, Any]) -> AuthorOptions:
     Read what a step says under `kubernetes`.
 
     Raises:
-        ConfigError: It cannot be meant.
+        ConfigError: It cannot be meant, or is not an author's to say.
     """
-    return _read(AuthorOptions, written)
+    options = _read(AuthorOptions, written)
+    for key in options.annotations:
+        # Some of these take a container's walls away.
+        if key.partition("/")[0].endswith(_OF_THE_CLUSTER):
+            raise ConfigError(f"annotations.{key}: this is Kubernetes' own; only the operator can set it")
+    return options
 
 
 def _read(record: type[R], written: Mapping[str, Any]) -> R:

@@ -36,7 +36,9 @@ _TROUBLE = {
     "CreateContainerConfigError": JobCause.REFUSED,
     "CreateContainerError": JobCause.REFUSED,
     "RunContainerError": JobCause.REFUSED,
+    "CrashLoopBackOff": JobCause.REFUSED,  # of the sidecar: the helper's image has no shell
 }
+_FAILURES = {"Failed", "BackOff"}  #: reasons of Warnings that go with them
 #: Reasons of a terminated container that say more than its code.
 _ENDS = {
     "OOMKilled": JobCause.OUT_OF_MEMORY,
@@ -79,7 +81,7 @@ class Warnings:
 
     def lasts(self, thing: Manifest) -> timedelta:
         """For how long something has failed about it, by the cluster's own clock."""
-        spans = [_span(event) for event in self.by_uid.get(uid_of(thing), ()) if event.get("reason") == "Failed"]
+        spans = [_span(event) for event in self.by_uid.get(uid_of(thing), ()) if event.get("reason") in _FAILURES]
         firsts = [moment for first, _ in spans if (moment := moment_of(first))]
         lasts = [moment for _, last in spans if (moment := moment_of(last))]
         return max(lasts) - min(firsts) if firsts and lasts else timedelta()
