@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -186,7 +187,9 @@ def test_the_known_fields_are_those_that_events_carry():
 def test_the_known_fields_of_jobs_are_those_that_their_events_carry():
     """As for the registry's."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    names = dict.fromkeys(("id", "name", "automation", "execution", "step", "event", "delivery_id", "queue"), "x")
+    names: dict[str, Any] = dict.fromkeys(
+        ("id", "name", "automation", "execution", "step", "event", "delivery_id", "queue"), "x"
+    )
     job = Job(**names, backend="docker", spec=JobSpec(), created_at=now, state=JobState.RUNNING)
     event = job_event(job, make_event(), now)
     assert event is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ SECRETS = {
     "HOOK_URL": "https://hooks.example.com/models",
     "HOOK_SECRET": "whsec_c3RhbmQtaW4gc2VjcmV0LCAzMiBieXRlcyBsb25nISE=",
 }
-OUTPUTS = {  # by step, where later ones read them
+OUTPUTS: Mapping[str, Mapping[str, Any]] = {  # by step, where later ones read them
     "evaluate": {"accuracy": 0.94},
     "current": {"found": False, "reference": None, "metadata": None},
 }
