@@ -33,6 +33,10 @@ endif
 test-kind: setup  ## hold the Kubernetes backend to its contract on a real cluster, that of KUBECONFIG
 	@TEST_CLUSTER_IMAGE=$(or $(IMAGE),docker.io/library/busybox:1.37) $(PYTEST) tests/contract/backends -k cluster -n 2 $(ARGS)
 
+.PHONY: test-podman
+test-podman: setup  ## hold the Docker backend to its contract on Podman, as root
+	@TEST_ON_PODMAN=1 $(PYTEST) tests/contract/backends -k podman -n 2 $(ARGS)
+
 .PHONY: check
 check: setup  ## what must hold before a commit: style, format, types, layers, sample automations
 	@$(BIN)/ruff check

@@ -26,8 +26,19 @@ import httpx
 
 SOCKET = Path("/var/run/docker.sock")
 HOW_TO = "as root: apt-get install docker.io busybox-static, and start dockerd, as .ci/run does"
+PODMAN_HOW_TO = "as root: apt-get install podman crun netavark catatonit, and run the tests as root"
 USER, USER_ID = "worker", 1234  #: of the image, beside root
 
+#: Without systemd, and with limits that root may set who is a container's root itself.
+_PODMAN_SETTINGS = """
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
+[engine]
+cgroup_manager = "cgroupfs"
+runtime = "runc"
+[network]
+network_backend = "netavark"
+"""
 _BUSYBOX = Path("/bin/busybox")
 _START_SECONDS = 60.0
 
@@ -66,8 +77,7 @@ class EngineApi:
 
     def import_image(self, name: str, tar: bytes, changes: Iterable[str] = ()) -> None:
         """Make an image of a file system, as `docker import` does."""
-        repository, _, tag = name.partition(":")
-        params = [("fromSrc", "-"), ("repo", repository), ("tag", tag), *(("changes", one) for one in changes)]
+        params = [("fromSrc", "-"), ("repo", name), *(("changes", one) for one in changes)]
         said = self.ask(
             "POST", "/images/create", params=params, content=tar, headers={"Content-Type": "application/x-tar"}
         )
@@ -242,3 +252,54 @@ class Dockerd:
             self._process.wait(_START_SECONDS)
             self._process = None
         (self.folder / "dockerd.pid").unlink(missing_ok=True)
+
+
+def can_run_podman() -> bool:
+    """Whether a test can start Podman's service: it is installed, and we are root."""
+    return os.geteuid() == 0 and shutil.which("podman") is not None and _BUSYBOX.exists()
+
+
+class Podman:
+    """
+    Podman's service of Docker's API, with a storage of its own.
+
+    Args:
+        folder: Empty folder for all that it keeps; not on an overlay.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "podman.sock"
+        self.api = EngineApi(self.socket)
+
+    def __enter__(self) -> Self:
+        settings = self.folder / "containers.conf"
+        settings.write_text(_PODMAN_SETTINGS)
+        keep = [
+            *("--root", str(self.folder / "root"), "--runroot", str(self.folder / "run")),
+            "--events-backend",
+            "file",
+        ]
+        with (self.folder / "podman.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["podman", *keep, "system", "service", "--time", "0", f"unix://{self.socket}"],
+                env={**os.environ, "CONTAINERS_CONF": str(settings)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.api.answers():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise RuntimeError(f"podman did not start:\n{(self.folder / 'podman.log').read_text()[-4000:]}")
+            time.sleep(0.05)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for one in self.api.ask("GET", "/containers/json", params={"all": "1"}):
+            self.api.ask("DELETE", f"/containers/{one['Id']}", params={"force": "1", "v": "1"})
+        self.api.close()
+        self._process.terminate()
+        self._process.wait(_START_SECONDS)

@@ -36,6 +36,8 @@ class Can(StrEnum):
     KILLS_ALONE = "kills alone"  #: the kill after the grace comes though all of ours is down
     SHORTENS_GRACE = "shortens grace"  #: what is told to end sooner than its spec says keeps its code and its log
     LINKS = "links"  #: a job could replace what we read by a link
+    TELLS_LINKS = "tells links"  #: a link is told from what it leads to; without that, it leads nowhere
+    RAW_TEXT = "raw text"  #: very long lines, and those without an end, are read as they were said
 
 
 class Ground(Protocol):

@@ -42,9 +42,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_meant(item: pytest.Function) -> bool:
-    provider = item.callspec.params.get("ground") if hasattr(item, "callspec") else None
-    if provider is None:
+    if not hasattr(item, "callspec") or "ground" not in item.callspec.params:
         return True
+    provider: Provider = item.callspec.params["ground"]  # type: ignore[assignment]  # as parametrized above
     only = _marked(item, "only")
     return not _marked(item, "needs") & provider.lacks.keys() and (not only or provider.name in only)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.contract.backends.bench import Can
-from tests.docker import HOW_TO, EngineApi, busybox_image, find_engine
+from tests.docker import HOW_TO, PODMAN_HOW_TO, EngineApi, Podman, busybox_image, can_run_podman, find_engine
 from tests.servers import free_port
 from upshot.launch.docker import make
 from upshot.launch.docker.backend import DockerBackend
@@ -103,3 +104,36 @@ class DockerProvider:
             pytest.skip(f"no Docker engine answers; {HOW_TO}")
         with closing(api), busybox_image(api) as image:
             yield DockerGround(api, image)
+
+
+class PodmanProvider:
+    """The same backend on Podman's service of Docker's API; for who asks for it, as `make test-podman` does."""
+
+    name = "podman"
+    lacks: Mapping[Can, str] = {
+        **_lacks(),
+        Can.MEMORY: "Podman 4.3 holds a job to its memory, and does not tell when it ran out (control groups 1)",
+        Can.TELLS_LINKS: "it resolves links itself, inside of the volume, which none can leave",
+    }
+
+    @contextmanager
+    def ready(self) -> Iterator[DockerGround]:
+        """A service of our own."""
+        if not can_run_podman():
+            pytest.skip(f"Podman is not here; {PODMAN_HOW_TO}")
+        # Not in pytest's own temporary folder: mounts below it would be in the way when it is removed.
+        with (
+            TemporaryDirectory(prefix="upshot-podman-", ignore_cleanup_errors=True) as folder,
+            Podman(Path(folder)) as podman,
+            busybox_image(podman.api) as image,
+        ):
+            yield DockerGround(podman.api, image)
+
+
+#: Podman is slow to start containers, and few machines have it.
+ON_PODMAN = bool(os.environ.get("TEST_ON_PODMAN"))
+
+
+def docker_provider() -> DockerProvider | PodmanProvider:
+    """Docker, or Podman where that is asked for."""
+    return PodmanProvider() if ON_PODMAN else DockerProvider()

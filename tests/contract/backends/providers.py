@@ -1,8 +1,15 @@
 """Every backend that is held to the contract."""
 
 from tests.contract.backends.bench import Provider
-from tests.contract.backends.docker import DockerProvider
+from tests.contract.backends.docker import docker_provider
+from tests.contract.backends.kubernetes import kubernetes_provider
 from tests.contract.backends.memory import MemoryProvider
 from tests.contract.backends.process import GroupedProcessProvider, ProcessProvider
 
-PROVIDERS: tuple[Provider, ...] = (DockerProvider(), ProcessProvider(), GroupedProcessProvider(), MemoryProvider())
+PROVIDERS: tuple[Provider, ...] = (
+    docker_provider(),
+    ProcessProvider(),
+    GroupedProcessProvider(),
+    MemoryProvider(),
+    kubernetes_provider(),
+)

@@ -17,7 +17,7 @@ from upshot.domain.image import judge_image
 from upshot.domain.job import OUTPUT_FOLDER, OUTPUTS_FILE, JobCause, JobSpec
 from upshot.launch.docker.containers import CONTAINER, INSTALLATION, JOB, UPSHOT, container_config
 from upshot.launch.docker.engine import DockerEngine, EngineFault, Refusal
-from upshot.launch.docker.engine_log import NOTHING, read_on
+from upshot.launch.docker.engine_log import NOTHING, read_on, read_since
 from upshot.launch.docker.files import TAR_BYTES, plain_file, upshot_files, user_id
 from upshot.launch.docker.images import Images
 from upshot.launch.docker.options import DockerSettings
@@ -67,7 +67,7 @@ class DockerBackend:
     async def identity(self) -> str:
         """The daemon's own id; Podman, which makes up another one at each question, is its machine and folder."""
         info = await self._ask("info")
-        if self._engine.is_podman:
+        if await self._engine.is_podman():
             return f"podman:{info['Name']}:{info['DockerRootDir']}"
         return f"docker:{info['ID']}"
 
@@ -105,8 +105,11 @@ class DockerBackend:
 
     async def read_log(self, name: str, position: str | None, *, limit_bytes: int) -> LogRead:
         """Read on from the entry that was read last; see `engine_log`."""
+        entries = partial(self._log_entries, name)
         try:
-            return await read_on(partial(self._newest_entries, name), position, limit_bytes=limit_bytes)
+            if await self._engine.is_podman():
+                return await read_since(lambda time: entries(since=time), position, limit_bytes=limit_bytes)
+            return await read_on(lambda most: entries(tail=most), position, limit_bytes=limit_bytes)
         except Refusal as refusal:
             return self._engine.unless_missing(refusal, LogRead(b"", position or NOTHING))
 
@@ -195,13 +198,14 @@ class DockerBackend:
 
     async def _make(self, order: Order) -> str | None:
         """Make the container, and give its id; None where somebody else just made one of the name."""
-        config = container_config(order, self._settings, is_podman=self._engine.is_podman)
+        is_podman = await self._engine.is_podman()
+        config = container_config(order, self._settings, is_podman=is_podman)
         try:
             made = await self._engine.ask(
                 "containers/create", "POST", params={"name": order.name}, body=config, seconds=_HEAVY_SECONDS
             )
         except (Refusal, EngineFault) as error:
-            if isinstance(error, Refusal) and error.is_conflict:
+            if _is_taken(error):
                 return None
             await self._engine.check_alive(error)
             raise StartRefused(JobCause.REFUSED, f"the engine will not make it: {_words(error)}") from error
@@ -262,8 +266,12 @@ class DockerBackend:
             return None
         return sighting(container, await self._images.digest_of(container["Image"], container["Config"]["Image"]))
 
-    async def _newest_entries(self, name: str, entries: int) -> AsyncIterator[bytes]:
-        params = {"stdout": "1", "stderr": "1", "timestamps": "1", "tail": str(entries)}
+    async def _log_entries(
+        self, name: str, *, tail: int | None = None, since: int | None = None
+    ) -> AsyncIterator[bytes]:
+        params = {"stdout": "1", "stderr": "1", "timestamps": "1"}
+        params |= {"tail": str(tail)} if tail is not None else {}
+        params |= {"since": str(since)} if since is not None else {}
         async with self._engine.answer(f"containers/{name}/logs", params=params) as response:
             async for piece in response.content.iter_any():
                 yield piece
@@ -324,6 +332,11 @@ def _check(spec: JobSpec) -> None:
         )
     if finding := judge_image(spec.image):
         raise StartRefused(JobCause.REFUSED, f"image {finding}" if spec.image else "it needs an image; write `image`")
+
+
+def _is_taken(error: Refusal | EngineFault) -> bool:
+    """Somebody has just made one of that name. Podman has no class for it, only words."""
+    return (isinstance(error, Refusal) and error.is_conflict) or "is already in use" in str(error)
 
 
 def _words(error: Exception) -> str:

@@ -65,7 +65,7 @@ class DockerEngine:
 
     def __init__(self, settings: DockerSettings) -> None:
         self.address: Address = settings.address
-        self.is_podman = False  #: known once it has answered
+        self._is_podman = False  # known once it has answered
         self._seconds = settings.timeout
         self._tls = tls_context(settings)
         self._docker: Docker | None = None
@@ -73,6 +73,17 @@ class DockerEngine:
         self._tunnel: SshTunnel | None = None
         self._reaching: asyncio.Task[Docker] | None = None
         self._version: str | None = None  # of the API; None: not known, or to be asked again
+
+    async def is_podman(self) -> bool:
+        """
+        Tell which of the two it is; asked once for each connection.
+
+        Raises:
+            EngineUnavailable: It does not answer.
+        """
+        with self._in_our_words(self._seconds):
+            await self._connected()
+        return self._is_podman
 
     async def ask(
         self,
@@ -272,7 +283,7 @@ class DockerEngine:
         docker.api_version = "auto"
         version = await docker.version()
         self._version = docker.api_version = f"v{version['ApiVersion']}"
-        self.is_podman = any(one.get("Name") == _PODMAN for one in version.get("Components") or ())
+        self._is_podman = any(one.get("Name") == _PODMAN for one in version.get("Components") or ())
 
     def _timeout(self, seconds: float | None, quiet_seconds: float | None) -> aiohttp.ClientTimeout:
         total = None if quiet_seconds is not None else seconds or self._seconds

@@ -1,6 +1,6 @@
 """
-Reads on in a log whose engine numbers nothing: entries have a time, which several may share, and a
-text; they are in order, and the oldest go when the file is full.
+Reads on in a log whose engine numbers nothing: entries have a stream, a time, which several may share,
+and a text; they are in order, and the oldest go when the file is full.
 
 So the newest entries are asked for, a few at first, then more, until the one is among them that was
 read last. That costs the same whatever the log's length, and no clock that is set back can hide an
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
+from upshot.clock import parse_time
 from upshot.launch.protocol import LogRead
 
 NOTHING = "0"  #: position before the first entry
@@ -32,15 +33,16 @@ class Mark:
     stream: int
     stamp: bytes  #: its time, as the engine writes it
     check: int  #: of its text
-    #: How many like it in every respect were read with it: pieces of a long line share its time, and may be the same.
-    same: int = 1
+    #: How many with the same stream, time and text were read, itself included. Docker cuts a long line into
+    #: pieces of one time, which may be the same; old Podmans count in seconds.
+    same: int
 
     @classmethod
     def at(cls, position: str | None) -> Mark | None:
         """Read a position; None for the beginning, and for what is none of ours."""
-        parts = (position or "").split(" ")
         try:
-            stream, stamp, check, same = parts
+            stream, stamp, check, same = (position or "").split(" ")
+            parse_time(stamp)
             return cls(int(stream), stamp.encode(), int(check, 16), int(same))
         except ValueError:
             return None
@@ -48,9 +50,23 @@ class Mark:
     def __str__(self) -> str:
         return f"{self.stream} {self.stamp.decode('ascii', 'replace')} {self.check:08x} {self.same}"
 
-    def is_like(self, other: Mark | None) -> bool:
-        """They cannot be told apart."""
-        return other is not None and (self.stamp, self.stream, self.check) == (other.stamp, other.stream, other.check)
+
+@dataclass(slots=True)
+class _Moment:
+    """The newest time of a stream, and what was said in it."""
+
+    stamp: bytes = b""
+    is_whole: bool = False  #: it began among the entries that were asked for
+    counts: dict[int, int] = field(default_factory=dict)  #: of entries with the same text
+
+    def count(self, stamp: bytes, check: int) -> int:
+        """Count one more entry; how many of its text there are now."""
+        if stamp != self.stamp:
+            self.is_whole = bool(self.stamp)
+            self.stamp = stamp
+            self.counts.clear()
+        self.counts[check] = count = self.counts.get(check, 0) + 1
+        return count
 
 
 @dataclass(slots=True)
@@ -69,35 +85,28 @@ class Window:
     _fresh: deque[bytes] = field(default_factory=deque)
     _fresh_bytes: int = 0
     _is_cut: bool = False  # something fresh was let go
-    _found: int = 0  # entries like the mark
-    _is_sure: bool = False  # the first entry like the mark is among these
-    _streams: set[int] = field(default_factory=set)
-    _last: Mark | None = None
-    _runs: dict[int, Mark] = field(default_factory=dict)
+    _is_found: bool = False  # an entry like the mark was among them
+    _is_sure: bool = False  # and the first one like it was, too
+    _moments: dict[int, _Moment] = field(default_factory=lambda: defaultdict(_Moment))
+    _last: tuple[int, bytes, int, int] | None = None  # as a mark has it
 
     def take(self, stream: int, payload: bytes) -> None:
         """Take in the next entry."""
         stamp, _, text = payload.partition(b" ")
-        entry = Mark(stream, stamp, zlib.crc32(text))
-        before = self._runs.get(stream)
-        if before is not None and entry.is_like(before):
-            entry = Mark(stream, stamp, entry.check, before.same + 1)
-        self._runs[stream] = self._last = entry
+        check = zlib.crc32(text)
+        same = self._moments[stream].count(stamp, check)
+        self._last = (stream, stamp, check, same)
         self.entries += 1
-        if self.mark is not None and entry.is_like(self.mark) and self._found < self.mark.same:
-            if not self._found:
-                self._is_sure = stream in self._streams
-            self._found += 1
-            self._forget()
-        else:
+        mark = self.mark
+        if mark is None or stamp != mark.stamp or (stream, check) != (mark.stream, mark.check) or same > mark.same:
             self._keep(text)
-        self._streams.add(stream)
+        else:
+            self._is_found, self._is_sure = True, self._moments[stream].is_whole
+            self._forget()
 
     def is_enough(self, asked: int) -> bool:
         """Tell whether more entries than those that were asked for would change nothing."""
-        if self.entries < asked or (self._found and self._is_sure):
-            return True
-        return self._is_cut
+        return self.entries < asked or self._is_cut or (self._is_found and self._is_sure)
 
     def more_than(self, asked: int) -> int:
         """How many entries to ask for next: many more, but hardly more than can be kept."""
@@ -107,8 +116,8 @@ class Window:
         """What is new."""
         if self._last is None:
             return LogRead(b"", str(self.mark or NOTHING))
-        is_gone = self.mark is not None and not self._found
-        return LogRead(b"".join(self._fresh), str(self._last), skipped=self._is_cut or is_gone)
+        is_gone = self.mark is not None and not self._is_found
+        return LogRead(b"".join(self._fresh), str(Mark(*self._last)), skipped=self._is_cut or is_gone)
 
     def _keep(self, text: bytes) -> None:
         self._fresh.append(text)
@@ -144,6 +153,25 @@ async def read_on(newest: Callable[[int], AsyncIterator[bytes]], position: str |
         if window.is_enough(asked):
             return window.read()
         asked = window.more_than(asked)
+
+
+async def read_since(
+    since: Callable[[int | None], AsyncIterator[bytes]], position: str | None, *, limit_bytes: int
+) -> LogRead:
+    """
+    Read what was said since, from an engine whose newest entries cannot be trusted: Podman's are not in order.
+
+    Args:
+        since: Gives the entries since a Unix time, or all, as the engine sends them.
+        position: Of an earlier read.
+        limit_bytes: At most so much; the newest.
+    """
+    window = Window(Mark.at(position), limit_bytes)
+    # Its times are of seconds, and those at the very time are not given.
+    begin = None if window.mark is None else int(parse_time(window.mark.stamp.decode()).timestamp()) - 1
+    async for stream, payload in _entries(since(begin)):
+        window.take(stream, payload)
+    return window.read()
 
 
 async def _entries(pieces: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:

@@ -46,14 +46,18 @@ def sighting(container: Mapping[str, Any], image_digest: str | None) -> Sighting
         return None
     has_ended = where is Phase.ENDED
     code = int(state["ExitCode"]) if has_ended else None
+    started_at = None if where is Phase.CREATED else _time(state.get("StartedAt"))
+    finished_at = _time(state.get("FinishedAt")) if has_ended else None
+    if started_at is not None and finished_at is not None:
+        finished_at = max(started_at, finished_at)  # Podman's two clerks do not wait for each other
     return Sighting(
         name=its_labels[CONTAINER],
         job=its_labels.get(JOB, ""),
         phase=where,
         handle=container["Id"],
         image_digest=image_digest,
-        started_at=None if where is Phase.CREATED else _time(state.get("StartedAt")),
-        finished_at=_time(state.get("FinishedAt")) if has_ended else None,
+        started_at=started_at,
+        finished_at=finished_at,
         exit_code=code,
         # A process of the job was killed for want of memory; a job that went on and ended well has coped.
         cause=JobCause.OUT_OF_MEMORY if has_ended and state.get("OOMKilled") and code != 0 else None,
