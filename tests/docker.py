@@ -16,13 +16,16 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
 import httpx
+import psutil
+
+from tests.waiting import until
 
 SOCKET = Path("/var/run/docker.sock")
 HOW_TO = "as root: apt-get install docker.io busybox-static, and start dockerd, as .ci/run does"
@@ -204,6 +207,7 @@ class Dockerd:
         finally:
             self.stop()
             self.api.close()
+            _unmount(self.folder)
 
     def start(self) -> None:
         """Start it (again), and wait until it answers."""
@@ -234,7 +238,22 @@ class Dockerd:
 
     def kill(self) -> None:
         """End it without a warning (kill -9); its containers run on until it is back."""
+        containerd = int((self.folder / "exec/containerd/containerd.pid").read_text())
         self._end(signal.SIGKILL)
+        # Its own engine goes with it, a moment later; a new dockerd would take that one for alive until then.
+        until(lambda: not psutil.pid_exists(containerd), "the end of containerd")
+
+    def crash(self) -> None:
+        """End it and all that it runs, as when its machine loses power."""
+        running = [one["Id"] for one in self.api.ask("GET", "/containers/json")]
+        jobs = [psutil.Process(self.api.inspect(one)["State"]["Pid"]) for one in running]
+        self.kill()
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(self.folder) in word for word in process.info["cmdline"] or ()) and "shim" in process.name():
+                process.kill()
+        for job in jobs:
+            with suppress(psutil.NoSuchProcess):
+                job.kill()
 
     def pause(self) -> None:
         """Let it hang: connected, and silent."""
@@ -252,6 +271,13 @@ class Dockerd:
             self._process.wait(_START_SECONDS)
             self._process = None
         (self.folder / "dockerd.pid").unlink(missing_ok=True)
+
+
+def _unmount(folder: Path) -> None:
+    """Take off what an engine has mounted below, and may leave there."""
+    points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    for point in sorted((one for one in points if one.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", point], check=False)
 
 
 def can_run_podman() -> bool:
@@ -303,3 +329,4 @@ class Podman:
         self.api.close()
         self._process.terminate()
         self._process.wait(_START_SECONDS)
+        _unmount(self.folder)

@@ -65,11 +65,15 @@ class DockerBackend:
     # --- Backend ----------------------------------------------------------------------------------
 
     async def identity(self) -> str:
-        """The daemon's own id; Podman, which makes up another one at each question, is its machine and folder."""
+        """
+        The daemon's own id, its machine and its folder.
+
+        Machines that were copied from one image have engines of one id, as have two engines of one
+        machine; Podman makes up another id at each question.
+        """
         info = await self._ask("info")
-        if await self._engine.is_podman():
-            return f"podman:{info['Name']}:{info['DockerRootDir']}"
-        return f"docker:{info['ID']}"
+        place = f"{info['Name']}:{info['DockerRootDir']}"
+        return f"podman:{place}" if await self._engine.is_podman() else f"docker:{info['ID']}:{place}"
 
     async def start(self, order: Order) -> Started:
         """Make it, fill `/upshot`, start it; what has the name already is started if it never was."""

@@ -14,6 +14,7 @@ UPSHOT = "/upshot"  #: a volume of the container's own: it can be filled before 
 LOG_FILES = 4  # the log is rotated over; three quarters of it, at least, are there
 
 _ALL_GPUS = -1
+_MOST_STOP_SECONDS = 60  # an engine that goes down, or comes back from a crash, waits so long for each
 #: Docker's own name for its default; Podman has another one, for a user without rights.
 _NETWORKS = {Network.NONE: "none", Network.BRIDGE: "default", Network.HOST: "host"}
 #: So that a job can reach what its machine serves; Podman says so by itself.
@@ -34,7 +35,7 @@ def container_config(order: Order, settings: DockerSettings, *, is_podman: bool 
         "Image": spec.image,
         "Env": [f"{name}={value}" for name, value in order.env.items()],
         "Labels": labels(order, settings),
-        "StopTimeout": math.ceil(spec.grace_seconds),
+        "StopTimeout": min(math.ceil(spec.grace_seconds), _MOST_STOP_SECONDS),
         "Healthcheck": {"Test": ["NONE"]},  # nobody would ask for it, and each one is a process
         "HostConfig": _host_config(order, settings, is_podman=is_podman),
     }

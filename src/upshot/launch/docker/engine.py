@@ -24,6 +24,7 @@ T = TypeVar("T")
 _BAD, _NOT_FOUND, _CONFLICT, _ERROR, _UNAVAILABLE = 400, 404, 409, 500, 503
 _UNCONNECTED = 900  # aiodocker's status for an engine that cannot be reached
 _MAX_LINE_BYTES = 4 * 1024 * 1024  # of a stream of JSON: an event carries all labels of its container
+_WITHOUT_CONTAINERD = ": unavailable"  # how Docker ends its message when its own engine is down, or not up yet
 _PODMAN = "Podman Engine"
 
 
@@ -322,7 +323,7 @@ class DockerEngine:
     def _answered(self, status: int, message: str) -> Exception:
         if status == _UNCONNECTED:
             return self._lost(message)
-        if status == _UNAVAILABLE:
+        if status == _UNAVAILABLE or message.endswith(_WITHOUT_CONTAINERD):
             return EngineUnavailable(f"{self.address}: {message}")
         return EngineFault(message) if status >= _ERROR else Refusal(status, message)
 

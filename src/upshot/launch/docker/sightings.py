@@ -15,11 +15,15 @@ from upshot.launch.protocol import Phase, Sighting
 _CREATED = frozenset({"created", "configured", "initialized"})
 _ENDED = frozenset({"exited", "dead", "stopped"})
 _GOING = "removing"
+_UNKNOWN = (
+    255  # also what Docker writes of a container that did not survive its machine, with the time of its own return
+)
 _NEVER = datetime(1970, 1, 2, tzinfo=UTC)  # engines write a time long before for one that did not come
 _HINTS: Mapping[int, str] = {
     125: "the engine could not run the command",
     126: "the command is there, and cannot be executed",
     127: "the command is not there: not in the image, or not on its PATH",
+    255: "or the machine of the engine went down under it: Docker has no other code for that",
 }
 
 
@@ -47,7 +51,7 @@ def sighting(container: Mapping[str, Any], image_digest: str | None) -> Sighting
     has_ended = where is Phase.ENDED
     code = int(state["ExitCode"]) if has_ended else None
     started_at = None if where is Phase.CREATED else _time(state.get("StartedAt"))
-    finished_at = _time(state.get("FinishedAt")) if has_ended else None
+    finished_at = _time(state.get("FinishedAt")) if has_ended and code != _UNKNOWN else None
     if started_at is not None and finished_at is not None:
         finished_at = max(started_at, finished_at)  # Podman's two clerks do not wait for each other
     return Sighting(
