@@ -28,7 +28,7 @@ import psutil
 from tests.waiting import until
 
 SOCKET = Path("/var/run/docker.sock")
-HOW_TO = "as root: apt-get install docker.io busybox-static, and start dockerd, as .ci/run does"
+HOW_TO = "as root: apt-get install docker.io busybox-static iproute2, and start dockerd, as .ci/run does"
 PODMAN_HOW_TO = "as root: apt-get install podman crun netavark catatonit, and run the tests as root"
 USER, USER_ID = "worker", 1234  #: of the image, beside root
 
@@ -178,7 +178,8 @@ class Dockerd:
     """
     An engine of a test's own, apart from the machine's: it may be stopped, killed and started.
 
-    It has no bridge and touches no firewall, so its containers have no network.
+    It touches no firewall, so its containers have no network. It has a bridge all the same, of its
+    own: an engine that is told to have none removes the one that the machine's engine uses.
 
     Args:
         folder: Empty folder for all that it keeps; not on an overlay.
@@ -207,6 +208,7 @@ class Dockerd:
         finally:
             self.stop()
             self.api.close()
+            subprocess.run(["ip", "link", "delete", self._bridge()], check=False)
             _unmount(self.folder)
 
     def start(self) -> None:
@@ -219,7 +221,7 @@ class Dockerd:
                     *("--host", f"unix://{self.socket}", "--pidfile", str(self.folder / "dockerd.pid")),
                     *("--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")),
                     *("--containerd-namespace", space, "--containerd-plugins-namespace", f"{space}-plugins"),
-                    *("--bridge", "none", "--iptables=false", "--ip6tables=false"),
+                    *("--bridge", self._bridge(), "--iptables=false", "--ip6tables=false", "--ip-forward=false"),
                     *self._flags,
                 ],
                 stdout=log,
@@ -231,6 +233,13 @@ class Dockerd:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError(f"dockerd did not start:\n{(self.folder / 'dockerd.log').read_text()[-4000:]}")
             time.sleep(0.05)
+
+    def _bridge(self) -> str:
+        """Name of its network interface, made if it is not there."""
+        name = f"upt{self.folder.stat().st_ino % 10**9}"
+        if not Path(f"/sys/class/net/{name}").exists():
+            subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+        return name
 
     def stop(self) -> None:
         """Ask it to end, as a machine does that is shut down; it takes its containers with it."""
