@@ -25,7 +25,7 @@ else
 	@status=0; \
 	$(PYTEST) tests/unit -n $(CORES) || status=1; \
 	$(PYTEST) --ignore tests/unit -m "not live" -n $(CORES) --dist loadfile || status=1; \
-	$(PYTEST) -m live -n 2 --dist worksteal || status=1; \
+	$(PYTEST) -m live -n 3 --dist worksteal || status=1; \
 	exit $$status
 endif
 

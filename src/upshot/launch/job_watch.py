@@ -224,7 +224,7 @@ class JobWatch:
     # --- the end ----------------------------------------------------------------------------------
 
     async def _collect(self, sighting: Sighting, look: Look) -> None:
-        if self.job.state is JobState.STARTING:
+        if self.job.state is JobState.STARTING and sighting.started_at is not None:
             await self._running(sighting)  # it was quick: it has run all the same
         await self._log.read_to_the_end(self._office.clock.now())
         tail = await self._log.tail()
