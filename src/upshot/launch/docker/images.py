@@ -35,6 +35,31 @@ class Images:
         Raises:
             StartRefused: It is not there, and may not or cannot be pulled.
         """
+        try:
+            return await self._bring(spec)
+        except Refusal as refusal:
+            raise StartRefused(JobCause.REFUSED, f"image {spec.image}: {refusal}") from refusal
+
+    async def digest_of(self, image_id: str, name: str) -> str:
+        """The digest of a container's image, which may be gone since."""
+        if image_id not in self._digests:
+            try:
+                image = await self._find(image_id)
+            except Refusal as refusal:
+                raise self._engine.unexpected(refusal) from refusal
+            return image_id if image is None else self.digest(image, name)
+        return self._digests[image_id]
+
+    def digest(self, image: Mapping[str, Any], name: str) -> str:
+        """The registry's digest of an image, under this name if it has several; its own id where it has none."""
+        repository = name.partition("@")[0]
+        found = [one.partition("@") for one in image.get("RepoDigests") or ()]
+        found.sort(key=lambda one: not (repository == one[0] or repository.startswith(f"{one[0]}:")))
+        digest = str(found[0][2]) if found else str(image["Id"])
+        self._digests[str(image["Id"])] = digest
+        return digest
+
+    async def _bring(self, spec: JobSpec) -> Mapping[str, Any]:
         image = None if spec.pull is Pull.ALWAYS else await self._find(spec.image)
         if image is None and spec.pull is Pull.NEVER:
             raise StartRefused(
@@ -49,27 +74,13 @@ class Images:
             raise StartRefused(JobCause.IMAGE_MISSING, f"image {spec.image} was pulled, and is gone again")
         return image
 
-    async def digest_of(self, image_id: str, name: str) -> str:
-        """The digest of a container's image, which may be gone since."""
-        if image_id not in self._digests:
-            image = await self._find(image_id)
-            return image_id if image is None else self.digest(image, name)
-        return self._digests[image_id]
-
-    def digest(self, image: Mapping[str, Any], name: str) -> str:
-        """The registry's digest of an image, under this name if it has several; its own id where it has none."""
-        repository = name.partition("@")[0]
-        found = [one.partition("@") for one in image.get("RepoDigests") or ()]
-        found.sort(key=lambda one: not (repository == one[0] or repository.startswith(f"{one[0]}:")))
-        digest = str(found[0][2]) if found else str(image["Id"])
-        self._digests[str(image["Id"])] = digest
-        return digest
-
     async def _find(self, name: str) -> Mapping[str, Any] | None:
         try:
             image: Mapping[str, Any] = await self._engine.ask(f"images/{quote(name, safe='/:@')}/json")
         except Refusal as refusal:
-            return self._engine.unless_missing(refusal, None)
+            if refusal.is_missing:
+                return None
+            raise
         return image
 
     async def _pull(self, spec: JobSpec) -> None:
