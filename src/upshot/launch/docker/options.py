@@ -112,7 +112,7 @@ def _kebab(name: str) -> str:
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=_kebab, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=_kebab)
 
 
 def _quantity(read: Callable[[Any], float]) -> BeforeValidator:
