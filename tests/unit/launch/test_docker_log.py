@@ -13,7 +13,6 @@ from upshot.launch.docker.engine_log import NOTHING, read_on, read_since
 from upshot.launch.protocol import LogRead
 
 BEGIN = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
-PIECE = 7  # bytes that arrive at once, lest a frame is never cut
 
 
 @dataclass
@@ -22,6 +21,7 @@ class EngineLog:
 
     entries: list[tuple[int, int, bytes]] = field(default_factory=list)  #: stream, time, text
     asked: list[int] = field(default_factory=list)
+    piece: int = 70  #: bytes that arrive at once, so that frames are cut
 
     def say(self, stream: int, time: int, text: bytes) -> None:
         self.entries.append((stream, time, text))
@@ -32,14 +32,15 @@ class EngineLog:
             yield piece
 
     async def since(self, begin: int | None, entries: list[tuple[int, int, bytes]] | None = None):
-        sent = b""
+        frames = []
         for stream, time, text in self.entries if entries is None else entries:
             if begin is None or BEGIN + time // 10**9 > begin:
                 seconds, rest = divmod(time, 10**9)
                 payload = f"2026-01-01T00:{seconds // 60:02}:{seconds % 60:02}.{rest:09}Z ".encode() + text
-                sent += struct.pack(">BxxxL", stream, len(payload)) + payload
-        for at in range(0, len(sent), PIECE):
-            yield sent[at : at + PIECE]
+                frames.append(struct.pack(">BxxxL", stream, len(payload)) + payload)
+        sent = b"".join(frames)
+        for at in range(0, len(sent), self.piece):
+            yield sent[at : at + self.piece]
 
     def read(self, position: str | None, limit_bytes: int = 10_000) -> LogRead:
         return asyncio.run(read_on(self.newest, position, limit_bytes=limit_bytes))
@@ -122,6 +123,44 @@ def test_what_is_new_is_found_without_reading_everything():
 
     assert (read.data, read.skipped) == (b"new\n", False)
     assert sum(log.asked) < 100
+
+
+def test_everything_that_is_new_is_found():
+    """However much was said since, it is read as long as it fits."""
+    log = EngineLog()
+    log.say(1, 1, b"first\n")
+    position = log.read(None).position
+    for number in range(500):
+        log.say(1 + number % 2, 2 + number, b"line\n")
+
+    assert log.read(position).data == b"line\n" * 500
+    assert log.read(None).data == b"first\n" + b"line\n" * 500
+
+
+@pytest.mark.parametrize("read_before", [1, 2, 30])
+def test_the_pieces_of_a_long_line(read_before):
+    """They share their time and may be the same, so they are counted back to the line's first one."""
+    log = EngineLog()
+    log.say(1, 1, b"before\n")
+    for _ in range(read_before):
+        log.say(1, 2, b"x" * 10)
+    position = log.read(None).position
+    for _ in range(100):
+        log.say(1, 2, b"x" * 10)
+        log.say(2, 3, b"between\n")
+
+    assert log.read(position).data == (b"x" * 10 + b"between\n") * 100
+
+
+def test_a_flood_of_empty_lines():
+    """What says as little as possible as often as possible costs no more than a limit of entries, and that is told."""
+    log = EngineLog(piece=64 * 1024)
+    log.entries = [(1, number, b"\n") for number in range(40_000)]
+
+    read = log.read(None, 1_000_000)
+
+    assert (len(read.data), read.skipped) == (32 * 1024, True)
+    assert log.read(read.position, 1_000_000).data == b""
 
 
 def test_a_clock_that_is_set_back_hides_nothing():

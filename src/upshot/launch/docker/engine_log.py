@@ -24,6 +24,7 @@ _HEADER = struct.Struct(">BxxxL")  # stream, length: https://docs.docker.com/ref
 _STDOUT, _STDERR = 1, 2
 _FIRST_ENTRIES = 16
 _TIMES_MORE = 8
+_MOST_ENTRIES = 32 * 1024  # a job that says nothing but ends of lines, as fast as it can, must not keep us busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +107,24 @@ class Window:
 
     def is_enough(self, asked: int) -> bool:
         """Tell whether more entries than those that were asked for would change nothing."""
-        return self.entries < asked or self._is_cut or (self._is_found and self._is_sure)
+        is_sure = self._is_cut or (self._is_found and self._is_sure)
+        return is_sure or self.entries < asked or asked >= _MOST_ENTRIES
 
     def more_than(self, asked: int) -> int:
         """How many entries to ask for next: many more, but hardly more than can be kept."""
-        return max(2 * asked, min(_TIMES_MORE * asked, asked + self.limit_bytes - self._fresh_bytes + 1))
+        more = max(2 * asked, min(_TIMES_MORE * asked, asked + self.limit_bytes - self._fresh_bytes + 1))
+        return min(more, _MOST_ENTRIES)
 
-    def read(self) -> LogRead:
-        """What is new."""
+    def read(self, *, is_whole: bool) -> LogRead:
+        """
+        What is new.
+
+        Args:
+            is_whole: These are all entries that the engine has.
+        """
         if self._last is None:
             return LogRead(b"", str(self.mark or NOTHING))
-        is_gone = self.mark is not None and not self._is_found
+        is_gone = not (is_whole if self.mark is None else self._is_found)
         return LogRead(b"".join(self._fresh), str(Mark(*self._last)), skipped=self._is_cut or is_gone)
 
     def _keep(self, text: bytes) -> None:
@@ -151,7 +159,7 @@ async def read_on(newest: Callable[[int], AsyncIterator[bytes]], position: str |
         async for stream, payload in _entries(newest(asked)):
             window.take(stream, payload)
         if window.is_enough(asked):
-            return window.read()
+            return window.read(is_whole=window.entries < asked)
         asked = window.more_than(asked)
 
 
@@ -171,7 +179,7 @@ async def read_since(
     begin = None if window.mark is None else int(parse_time(window.mark.stamp.decode()).timestamp()) - 1
     async for stream, payload in _entries(since(begin)):
         window.take(stream, payload)
-    return window.read()
+    return window.read(is_whole=True)
 
 
 async def _entries(pieces: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
