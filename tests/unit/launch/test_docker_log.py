@@ -49,21 +49,24 @@ class EngineLog:
 SAID = st.lists(
     st.tuples(
         st.sampled_from([1, 2]),
-        st.integers(0, 2),  # how far its time goes on: often not at all, as within a long line
-        st.sampled_from([b"a\n", b"b\n", b"same piece", b"\n"]),
+        st.integers(0, 2),  # how far its time goes on
+        st.sampled_from([b"a\n", b"b\n", b"piece", b"another", b"\n"]),
         st.booleans(),  # whether somebody reads after it
     ),
     max_size=60,
 )
 
 
-def play(said, read) -> tuple[bytes, bytes]:
+def play(said, read, *, in_seconds: bool) -> tuple[bytes, bytes]:
     """Say it all and read now and then; what was said, and what was read."""
     log, pieces, position = EngineLog(), [], None
-    times = {1: 0, 2: 0}
+    times, is_begun = {1: 0, 2: 0}, {1: False, 2: False}
     for stream, later, text, is_read in said:
-        # Texts of one time and stream are of one line, and come one after the other in their stream.
-        times[stream] += later
+        if in_seconds:
+            times[1] = times[2] = times[stream] + later * 10**9  # one process writes both
+        elif not is_begun[stream]:
+            times[stream] += later + 1
+        is_begun[stream] = not text.endswith(b"\n")  # what follows is of the same line, and has its time
         log.say(stream, times[stream], text)
         if is_read:
             one = read(log, position)
@@ -76,20 +79,20 @@ def play(said, read) -> tuple[bytes, bytes]:
 
 @given(SAID)
 def test_increments_add_up_to_the_log(said):
-    """Read at any moments, the pieces are the whole log; equal times, texts and streams do not matter."""
-    whole, read = play(said, lambda log, position: log.read(position))
+    """Read at any moments, the pieces are the whole log, whatever is the same in it."""
+    whole, read = play(said, lambda log, position: log.read(position), in_seconds=False)
 
     assert read == whole
 
 
 @given(SAID)
 def test_increments_add_up_where_the_engine_is_asked_by_time(said):
-    """The same for an engine whose newest entries cannot be had in order."""
+    """The same for an engine that counts seconds, and whose newest entries cannot be had in order."""
 
     def read(log: EngineLog, position: str | None) -> LogRead:
         return asyncio.run(read_since(log.since, position, limit_bytes=10_000))
 
-    whole, pieces = play(said, read)
+    whole, pieces = play(said, read, in_seconds=True)
 
     assert pieces == whole
 
@@ -145,11 +148,26 @@ def test_the_pieces_of_a_long_line(read_before):
     for _ in range(read_before):
         log.say(1, 2, b"x" * 10)
     position = log.read(None).position
-    for _ in range(100):
+    for number in range(100):
         log.say(1, 2, b"x" * 10)
-        log.say(2, 3, b"between\n")
+        log.say(2, 3 + number, b"between\n")
 
     assert log.read(position).data == (b"x" * 10 + b"between\n") * 100
+
+
+def test_a_line_that_goes_on_after_others():
+    """A position counts all pieces of its line, also those that came before what was asked for."""
+    log = EngineLog()
+    for _ in range(50):
+        log.say(1, 1, b"x" * 10)
+    log.say(2, 2, b"between\n")
+    position = log.read(None).position
+    log.say(1, 1, b"x" * 10)
+
+    read = log.read(position)
+
+    assert read.data == b"x" * 10
+    assert log.read(read.position) == LogRead(b"", read.position)
 
 
 def test_a_flood_of_empty_lines():
@@ -169,7 +187,7 @@ def test_a_clock_that_is_set_back_hides_nothing():
     log.say(1, 5 * 10**9, b"before\n")
     position = log.read(None).position
     log.say(1, 10**9, b"after\n")
-    log.say(1, 10**9, b"after\n")
+    log.say(1, 10**9 + 1, b"after\n")
 
     assert log.read(position).data == b"after\nafter\n"
 

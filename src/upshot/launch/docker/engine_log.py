@@ -34,8 +34,8 @@ class Mark:
     stream: int
     stamp: bytes  #: its time, as the engine writes it
     check: int  #: of its text
-    #: How many with the same stream, time and text were read, itself included. Docker cuts a long line into
-    #: pieces of one time, which may be the same; old Podmans count in seconds.
+    #: How many with the same stream, time and text were read, itself included. Docker, which counts nanoseconds,
+    #: cuts a long line into pieces of one time, which may be the same; Podman 4 counts seconds.
     same: int
 
     @classmethod
@@ -90,25 +90,30 @@ class Window:
     _is_sure: bool = False  # and the first one like it was, too
     _moments: dict[int, _Moment] = field(default_factory=lambda: defaultdict(_Moment))
     _last: tuple[int, bytes, int, int] | None = None  # as a mark has it
+    _is_counted: bool = False  # all that are like the last one are among these
 
     def take(self, stream: int, payload: bytes) -> None:
         """Take in the next entry."""
         stamp, _, text = payload.partition(b" ")
         check = zlib.crc32(text)
-        same = self._moments[stream].count(stamp, check)
+        moment = self._moments[stream]
+        same = moment.count(stamp, check)
+        # Of the pieces of one time and line, one alone ends the line; others are counted from the first on.
+        self._is_counted = moment.is_whole or text.endswith(b"\n")
         self._last = (stream, stamp, check, same)
         self.entries += 1
         mark = self.mark
         if mark is None or stamp != mark.stamp or (stream, check) != (mark.stream, mark.check) or same > mark.same:
             self._keep(text)
         else:
-            self._is_found, self._is_sure = True, self._moments[stream].is_whole
+            self._is_found, self._is_sure = True, self._is_counted
             self._forget()
 
     def is_enough(self, asked: int) -> bool:
         """Tell whether more entries than those that were asked for would change nothing."""
-        is_sure = self._is_cut or (self._is_found and self._is_sure)
-        return is_sure or self.entries < asked or asked >= _MOST_ENTRIES
+        if self.entries < asked or asked >= _MOST_ENTRIES:
+            return True
+        return self._is_counted and (self._is_cut or (self._is_found and self._is_sure))
 
     def more_than(self, asked: int) -> int:
         """How many entries to ask for next: many more, but hardly more than can be kept."""
