@@ -69,6 +69,13 @@ def sighting(container: Mapping[str, Any], image_digest: str | None) -> Sighting
     )
 
 
+def may_have_run_out(container: Mapping[str, Any]) -> bool:
+    """It failed under a limit on its memory, and the engine does not say that this is why."""
+    state = container["State"]
+    limit = container["HostConfig"].get("Memory")
+    return bool(state["Status"] in _ENDED and limit and state["ExitCode"] and not state.get("OOMKilled"))
+
+
 def _note(state: Mapping[str, Any], code: int | None) -> str | None:
     if error := state.get("Error"):
         return str(error)
