@@ -13,10 +13,10 @@ from upshot.clock import Clock
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution
 from upshot.errors import Unavailable
-from upshot.ports.calls import Offload
+from upshot.ports.concurrency import RunInThread
 from upshot.ports.events import EventStore
 from upshot.ports.executions import Admission, ExecutionStore
-from upshot.ports.wire import EventFeed, EventPublisher, StreamEntry
+from upshot.ports.messaging import EventFeed, EventPublisher, StreamEntry
 
 log = structlog.get_logger("upshot.stream")
 
@@ -65,13 +65,18 @@ class Consumer:
     """
 
     def __init__(
-        self, feed: EventFeed, executions: ExecutionStore, reception: Reception, clock: Clock, offload: Offload
+        self,
+        feed: EventFeed,
+        executions: ExecutionStore,
+        reception: Reception,
+        clock: Clock,
+        run_in_thread: RunInThread,
     ) -> None:
         self._feed = feed
         self._executions = executions
         self._reception = reception
         self._clock = clock
-        self._offload = offload
+        self._run_in_thread = run_in_thread
         self._stopping = asyncio.Event()
         self.read_at: datetime | None = None  #: when the stream last answered
 
@@ -141,7 +146,7 @@ class Consumer:
     async def _admit(self, entries: Sequence[StreamEntry]) -> None:
         events = {entry.event.id: entry.event for entry in entries if entry.event is not None}
         admissions = [self._reception.answers(event) for event in events.values()]
-        new = await self._offload(self._executions.admit, admissions, self._clock.now())
+        new = await self._run_in_thread(self._executions.admit, admissions, self._clock.now())
         self._reception.take(
             (execution, events[admission.event])
             for admission in admissions
@@ -167,7 +172,7 @@ class Relay:
         events: EventStore,
         publisher: EventPublisher,
         clock: Clock,
-        offload: Offload,
+        run_in_thread: RunInThread,
         *,
         after: timedelta,
     ) -> None:
@@ -175,7 +180,7 @@ class Relay:
         self._events = events
         self._publisher = publisher
         self._clock = clock
-        self._offload = offload
+        self._run_in_thread = run_in_thread
         self._after = after
 
     async def relay(self) -> int:
@@ -185,12 +190,12 @@ class Relay:
         relayed = 0
         now = self._clock.now()
         while True:
-            events = await self._offload(
+            events = await self._run_in_thread(
                 self._events.take_unmatched, published_before=now - self._after, now=now, limit=LARGEST_RELAY
             )
             if not events:
                 return relayed
-            if not await self._offload(self._publisher.publish, events):
+            if not await self._run_in_thread(self._publisher.publish, events):
                 return relayed
             relayed += len(events)
             log.info("relay.published_again", events=len(events))

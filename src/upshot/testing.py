@@ -44,14 +44,14 @@ from upshot.domain.event import Actor, Event, EventKind
 from upshot.domain.execution import Execution, Receipt
 from upshot.domain.job import Job, JobCause, JobState
 from upshot.domain.registry import Version
-from upshot.engine.admission import Reception
-from upshot.engine.attempt import Bench
-from upshot.engine.compiled import Book
-from upshot.engine.executor import Engine
-from upshot.engine.sweeper import Sweeper
-from upshot.engine.transitions import cancel_by_person, retry_by_person
-from upshot.launch.job_events import job_event
-from upshot.launch.judgement import End, finished
+from upshot.execution.admission import Reception
+from upshot.execution.attempt import Bench
+from upshot.execution.compiled import Book
+from upshot.execution.executor import Engine
+from upshot.execution.sweeper import Sweeper
+from upshot.execution.transitions import cancel_by_person, retry_by_person
+from upshot.jobs.events import job_event
+from upshot.jobs.transitions import End, finished
 from upshot.ports.events import EventQuery, StoredEvent
 from upshot.ports.executions import ExecutionQuery
 from upshot.ports.jobs import JobProgress, JobQuery
@@ -333,7 +333,7 @@ class World:
 
     # --- for Worker -------------------------------------------------------------------------------
 
-    def make_engine(self, worker: str, offload: Callable[..., Any], egress: Any) -> tuple[Engine, Reception]:
+    def make_engine(self, worker: str, run_in_thread: Callable[..., Any], egress: Any) -> tuple[Engine, Reception]:
         """An engine on the running loop."""
         engine = Engine(
             bench=Bench(
@@ -353,7 +353,7 @@ class World:
             events=self.events,
             publisher=self.stream,
             book=Book(self._catalog, self._revisions, partial(rebuild, catalog=self._catalog)),
-            offload=offload,
+            run_in_thread=run_in_thread,
             in_flight=100,
             lease=timedelta(seconds=30),
         )
@@ -375,16 +375,21 @@ class Worker:
     def __init__(self, world: World, name: str, at_each_step: Callable[[], Awaitable[None]] | None = None) -> None:
         self._world = world
         self._at_each_step = at_each_step
-        self.engine, self._reception = world.make_engine(name, self._offload, self)
-        self._consumer = Consumer(world.stream, world.executions, self._reception, world.clock, self._offload)
+        self.engine, self._reception = world.make_engine(name, self._run_in_thread, self)
+        self._consumer = Consumer(world.stream, world.executions, self._reception, world.clock, self._run_in_thread)
         self._relay = Relay(
-            world.stream, world.events, world.stream, world.clock, self._offload, after=timedelta(seconds=5)
+            world.stream, world.events, world.stream, world.clock, self._run_in_thread, after=timedelta(seconds=5)
         )
         self.sweeper = Sweeper(
-            self.engine, world.executions, world.doorbell, world.clock, self._offload, after_outage=timedelta(seconds=6)
+            self.engine,
+            world.executions,
+            world.doorbell,
+            world.clock,
+            self._run_in_thread,
+            after_outage=timedelta(seconds=6),
         )
 
-    async def _offload(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    async def _run_in_thread(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         await self._step()
         result = work(*args, **kwargs)
         await self._step()

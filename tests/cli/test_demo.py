@@ -14,11 +14,12 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from tests.docker import HOW_TO, find_engine
+from tests.docker_engines import HOW_TO, find_engine
 from tests.waiting import until
-from upshot.cli import demo_jobs, main
-from upshot.cli.demo_story import Act, Story, shortcomings
+from upshot.cli import main
 from upshot.clock import SystemClock
+from upshot.demo import jobs as demo_jobs
+from upshot.demo.scenario import Act, Story, shortcomings
 from upshot.receivers import Receivers
 
 pytestmark = pytest.mark.live

@@ -12,9 +12,10 @@ from pathlib import PurePosixPath
 import pytest
 from click.testing import CliRunner
 
-from upshot.cli import demo_image, main
-from upshot.cli.demo_image import IMAGE, NoEngine, example_image
-from upshot.cli.sample_files import examples
+from upshot.cli import main
+from upshot.demo import image as demo_image
+from upshot.demo.image import IMAGE, NoEngine, example_image
+from upshot.demo.sample_files import examples
 from upshot.errors import Unavailable
 
 

@@ -17,13 +17,13 @@ import pytest
 import redis
 
 from tests.waiting import eventually, until
-from upshot.embedded.folder import DataFolder
-from upshot.embedded.part import Part
+from upshot.embedded.child_process import Part
+from upshot.embedded.data_dir import DataFolder
 from upshot.embedded.valkey import Valkey, stop_orphan
 
 pytestmark = pytest.mark.live
 
-_COMMAND = [sys.executable, "-m", "upshot.embedded.become_valkey"]
+_COMMAND = [sys.executable, "-m", "upshot.embedded.exec_valkey"]
 
 
 class Server:

@@ -9,9 +9,9 @@ from typing import Any, Self, TypeVar, cast
 
 from tests.kubernetes.stand_in import IMAGE, StandIn
 from tests.waiting import PATIENCE_SECONDS
+from upshot.backends.kubernetes import make
+from upshot.backends.protocol import LogRead, Order, Phase, Sighting, Started
 from upshot.domain.job import JobSpec, Pull
-from upshot.launch.kubernetes import make
-from upshot.launch.protocol import LogRead, Order, Phase, Sighting, Started
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from tests.kubernetes.server import KUBE_SYSTEM_UID, Rule
 from tests.kubernetes.stand_in import NAMESPACE, TOKEN, StandIn, documented_rules, write_kubeconfig
 from tests.kubernetes.store import JOB, POD, SECRET
 from tests.waiting import until
+from upshot.backends.kubernetes import api, make
+from upshot.backends.protocol import EngineUnavailable, OutputUnreadable, Phase, StartRefused
 from upshot.domain.job import JobCause, RegistryAuth
-from upshot.launch.kubernetes import api, make
-from upshot.launch.protocol import EngineUnavailable, OutputUnreadable, Phase, StartRefused
 
 EXPIRED = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}}
 STUBBORN = "trap '' TERM; echo begun; while :; do sleep 0.1; done"
@@ -499,7 +499,7 @@ def listen(hand: Hand, heard: list[str]) -> asyncio.Task[None]:
 )
 def test_a_watch_whose_version_is_too_old(hand, cluster, monkeypatch, fault):
     """When the server has forgotten what happened since, the watch begins again with what is there."""
-    monkeypatch.setattr("upshot.launch.kubernetes.cluster.WATCH_SECONDS", 1)
+    monkeypatch.setattr("upshot.backends.kubernetes.cluster.WATCH_SECONDS", 1)
     hand.begin()
 
     async def play() -> None:
@@ -521,7 +521,7 @@ def test_a_watch_whose_version_is_too_old(hand, cluster, monkeypatch, fault):
 
 def test_a_watch_goes_on_from_where_it_was(hand, cluster, monkeypatch):
     """The next watch asks for what happened since the last, and tells nothing twice."""
-    monkeypatch.setattr("upshot.launch.kubernetes.cluster.WATCH_SECONDS", 1)
+    monkeypatch.setattr("upshot.backends.kubernetes.cluster.WATCH_SECONDS", 1)
     hand.begin()
 
     async def play() -> None:
@@ -592,7 +592,7 @@ def test_nothing_is_loaded_without_need(tmp_path):
     import sys
 
     program = (
-        "import sys, upshot.launch.kubernetes, upshot.cli, upshot.launch.keeper;"
+        "import sys, upshot.backends.kubernetes, upshot.cli, upshot.jobs.supervisor;"
         "assert not [name for name in sys.modules if name.startswith('kubernetes_asyncio')]"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

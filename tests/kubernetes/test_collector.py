@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import until
+from upshot.backends.kubernetes.outputs_sidecar import MAX_SAID_BYTES, SCRIPT, read_said
+from upshot.backends.protocol import OutputUnreadable
 from upshot.domain.job import MAX_OUTPUTS_BYTES
-from upshot.launch.kubernetes.collector import MAX_SAID_BYTES, SCRIPT, read_said
-from upshot.launch.protocol import OutputUnreadable
 
 SHELLS = [["/bin/sh"], ["bash", "--posix"], ["busybox", "sh"]]
 

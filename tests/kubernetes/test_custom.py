@@ -14,9 +14,9 @@ from tests.kubernetes.server import KUBE_SYSTEM_UID
 from tests.kubernetes.stand_in import IMAGE, NAMESPACE, PAGE, StandIn, documented_rules
 from tests.kubernetes.store import SECRET, Kind
 from tests.waiting import until
+from upshot.backends.kubernetes.template import read_template
+from upshot.backends.protocol import EngineUnavailable, Phase, StartRefused
 from upshot.domain.job import JobCause
-from upshot.launch.kubernetes.template import read_template
-from upshot.launch.protocol import EngineUnavailable, Phase, StartRefused
 
 PYTORCH_JOB = Kind("kubeflow.org/v1", "PyTorchJob", "pytorchjobs")
 BEGUN, ENDED = "2026-01-01T12:00:00Z", "2026-01-01T12:05:00Z"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upshot.launch.kubernetes.log_lines import Line, Position, newest, parse, position_after, unread
+from upshot.backends.kubernetes.logs import Line, Position, newest, parse, position_after, unread
 
 START = 1_767_268_800 * 10**9  # 2026-01-01T12:00:00Z
 SECOND = 10**9

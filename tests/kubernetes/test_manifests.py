@@ -13,10 +13,10 @@ from tests.kubernetes.hand import order
 from tests.kubernetes.rules import objections
 from tests.kubernetes.schemas import problems
 from tests.kubernetes.store import JOB, SECRET
+from upshot.backends.kubernetes.manifests import author_options, job_manifest, secret_manifests
+from upshot.backends.kubernetes.options import read_options
+from upshot.backends.protocol import StartRefused
 from upshot.domain.job import Mount, Network, Pull, RegistryAuth
-from upshot.launch.kubernetes.manifests import author_options, job_manifest, secret_manifests
-from upshot.launch.kubernetes.options import read_options
-from upshot.launch.protocol import StartRefused
 
 MADE = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "upshot-01-1", "uid": "u-1"}}
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from upshot.backends.kubernetes import make
+from upshot.backends.kubernetes.options import read_author_options, read_options
 from upshot.errors import ConfigError
-from upshot.launch.kubernetes import make
-from upshot.launch.kubernetes.options import read_author_options, read_options
 
 CUSTOM = {"succeeded-when": {"type": "Succeeded"}, "failed-when": {"field": "status.phase", "value": "Failed"}}
 

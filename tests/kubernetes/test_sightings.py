@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.kubernetes.schemas import problems
+from upshot.backends.kubernetes.status import PATIENCE, Warnings, pod_of, sight
+from upshot.backends.protocol import Phase
 from upshot.domain.job import JobCause
-from upshot.launch.kubernetes.sightings import PATIENCE, Warnings, pod_of, sight
-from upshot.launch.protocol import Phase
 
 DIGEST = "sha256:" + "ab" * 32
 BEGUN, ENDED = "2026-01-01T12:00:00Z", "2026-01-01T12:05:00Z"

@@ -15,8 +15,8 @@ from tests.kubernetes.node import expand
 from tests.kubernetes.server import Rule
 from tests.kubernetes.stand_in import NAMESPACE, TOKEN, StandIn
 from tests.waiting import until
-from upshot.launch.kubernetes.manifests import job_manifest, secret_manifests
-from upshot.launch.kubernetes.options import AuthorOptions, Options
+from upshot.backends.kubernetes.manifests import job_manifest, secret_manifests
+from upshot.backends.kubernetes.options import AuthorOptions, Options
 
 JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"

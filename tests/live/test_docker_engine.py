@@ -31,14 +31,14 @@ import psutil
 import pytest
 import uvloop
 
-from tests.contract.backends.bench import Bench
 from tests.contract.backends.docker import DockerGround
-from tests.docker import HOW_TO, Dockerd, busybox_image, can_run_engines
+from tests.contract.backends.harness import Bench
+from tests.docker_engines import HOW_TO, Dockerd, busybox_image, can_run_engines
 from tests.servers import free_port
 from tests.waiting import until
+from upshot.backends.docker import make
+from upshot.backends.protocol import Backend, EngineUnavailable, Phase
 from upshot.domain.job import Network
-from upshot.launch.docker import make
-from upshot.launch.protocol import Backend, EngineUnavailable, Phase
 
 SSHD = "/usr/sbin/sshd"
 OFFLINE: dict[str, Any] = {"network": Network.NONE}  # an engine that touches no firewall has no bridge
@@ -412,7 +412,7 @@ def test_a_worker_that_is_killed_leaves_no_ssh_behind(ground: OwnGround, sshd: S
     """Its connection ends with it, though nobody could close it."""
     script = (
         "import asyncio, sys\n"
-        "from upshot.launch.docker import make\n"
+        "from upshot.backends.docker import make\n"
         "async def main():\n"
         "    print(await make({'host': sys.argv[1]}).identity(), flush=True)\n"
         "    await asyncio.sleep(600)\n"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.docker import HOW_TO, EngineApi, busybox_image, find_engine
-from tests.live.engine_door import EngineDoor
+from tests.docker_engines import HOW_TO, EngineApi, busybox_image, find_engine
+from tests.live.tcp_proxy import EngineDoor
 from tests.system import System
 from tests.waiting import until
 

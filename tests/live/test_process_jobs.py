@@ -26,13 +26,13 @@ import psutil
 import pytest
 
 from tests.waiting import until
+from upshot.backends.process import directories as process_folders
+from upshot.backends.process import make, shim
+from upshot.backends.process.cgroups import ControlGroup, NoControlGroups, find_hierarchies
+from upshot.backends.process.directories import Folders
+from upshot.backends.process.options import read_options
+from upshot.backends.protocol import Order, OutputUnreadable, Phase, Sighting, Started, StartRefused
 from upshot.domain.job import JobCause, JobSpec
-from upshot.launch.process import folders as process_folders
-from upshot.launch.process import make, shim
-from upshot.launch.process.cgroups import ControlGroup, NoControlGroups, find_hierarchies
-from upshot.launch.process.folders import Folders
-from upshot.launch.process.options import read_options
-from upshot.launch.protocol import Order, OutputUnreadable, Phase, Sighting, Started, StartRefused
 
 NAME = "upshot-01-1"
 IS_ROOT = os.geteuid() == 0
@@ -352,9 +352,9 @@ def test_a_job_that_is_stopped_before_it_began_never_begins(engine):
 WORKER = """
 import asyncio, json, sys
 from upshot.domain.job import JobSpec
-from upshot.launch.process import folders as process_folders
-from upshot.launch.process import make, shim
-from upshot.launch.protocol import Order
+from upshot.backends.process import directories as process_folders
+from upshot.backends.process import make, shim
+from upshot.backends.protocol import Order
 
 options, name, script, spec = json.loads(sys.argv[1])
 wanted = Order(name, "inst", "job_" + name, JobSpec(command=("sh", "-c", script), **spec), {}, b"{}", {})

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from upshot.domain.job import Mount, Network, Pull
-from upshot.domain.queues import Asked, BackendSettings, Ceilings, MountRule, QueueBook, QueueRules
 from upshot.errors import ConfigError
+from upshot.schema.queues import Asked, BackendSettings, Ceilings, MountRule, QueueBook, QueueRules
 from upshot.settings import Settings
 from upshot.wiring.jobs_file import load_queue_book, read_queue_book
 

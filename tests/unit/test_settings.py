@@ -4,7 +4,7 @@ from socket import gethostname
 
 import pytest
 
-from upshot.cli.configuration import settings_with
+from upshot.cli.settings import settings_with
 from upshot.errors import ConfigError
 from upshot.wiring.parts import base_url
 

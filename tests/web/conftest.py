@@ -28,7 +28,7 @@ from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.idempotency import SqlIdempotency
-from upshot.adapters.sql.job_desk import SqlJobDesk
+from upshot.adapters.sql.job_admin import SqlJobDesk
 from upshot.adapters.sql.jobs import SqlJobs
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.adapters.sql.schema import metadata
@@ -36,18 +36,18 @@ from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import FrozenClock
 from upshot.domain.event import Event
-from upshot.domain.queues import QueueBook
 from upshot.logs import configure
+from upshot.net import listen, url_of
 from upshot.ports.events import EventStore
 from upshot.ports.idempotency import IdempotencyStore
 from upshot.ports.jobs import Installation, JobDesk, JobStore
 from upshot.ports.registry import RegistryStore
 from upshot.ports.workers import Backlog, BacklogStore, WorkerStore
 from upshot.registry.service import Registry
+from upshot.schema.queues import QueueBook
 from upshot.settings import Settings
 from upshot.web.app import create_app
-from upshot.web.house import House
-from upshot.web.listening import listen, url_of
+from upshot.web.dependencies import House
 
 API = "/api/v1"
 COLLECTIONS = f"{API}/registries/model/collections"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, made, problem
 from upshot.errors import Unavailable
-from upshot.web.house import House
+from upshot.web.dependencies import House
 
 KEY = {"Idempotency-Key": "5b0e6a3c"}
 EVENTS = f"{API}/events"

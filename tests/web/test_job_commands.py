@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.web.conftest import Stores
-from tests.web.jobs import Shop
+from tests.web.jobs_api import Shop
 from upshot.cli import main
 from upshot.cli.jobs import _last_lines
-from upshot.cli.output import Output
+from upshot.client.output import Output
 from upshot.clock import SystemClock
 from upshot.domain import job_token
 from upshot.domain.job import JobCause, JobState

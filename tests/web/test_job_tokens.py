@@ -11,14 +11,14 @@ import pytest
 from fastapi.routing import APIRoute
 
 from tests.web.conftest import API, CHURN, Serve, made, problem
-from tests.web.jobs import Shop
+from tests.web.jobs_api import Shop
 from upshot.automations.matcher import Verdict
 from upshot.domain import job_token
 from upshot.domain.event import Event
 from upshot.domain.job import Job, JobState
 from upshot.errors import Unavailable
 from upshot.web.app import _ROUTERS
-from upshot.web.once import MAX_KEY_CHARS
+from upshot.web.idempotency import MAX_KEY_CHARS
 
 SERVER_TOKEN = "s3cret-token"
 EVENTS = f"{API}/events"

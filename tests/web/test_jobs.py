@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from tests.web.conftest import API, made, problem
-from tests.web.jobs import NONCE, Shop
+from tests.web.jobs_api import NONCE, Shop
 from tests.web.test_openapi import check
 from upshot.domain.job import DEFAULT_QUEUE, JobCause, JobSpec, JobState, Mount, RegistryAuth
 from upshot.ports.jobs import Place, QueueLimits
 from upshot.web.app import create_app
-from upshot.web.job_forms import JobSpecForm
-from upshot.web.job_waits import why_it_waits
+from upshot.web.schemas.jobs import JobSpecForm
+from upshot.web.wait_reason import why_it_waits
 
 JOBS = f"{API}/jobs"
 

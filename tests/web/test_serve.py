@@ -16,8 +16,8 @@ import pytest
 
 from tests.waiting import until
 from upshot.errors import ConfigError
+from upshot.net import listen
 from upshot.settings import Settings
-from upshot.web.listening import listen
 from upshot.web.serve import serve as run
 
 PROGRAM = """

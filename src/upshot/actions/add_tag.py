@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from upshot.actions.inputs import Finding, read_with
 from upshot.actions.protocol import Call, Outcome, Tools
 from upshot.actions.registry_changes import change, find_collection, find_version, told
-from upshot.actions.with_values import Finding, read_with
-from upshot.domain.with_blocks import AddTagWith
+from upshot.schema.action_inputs import AddTagWith
 
 
 class AddTag:

@@ -14,13 +14,13 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.actions.emit import Emit
 from upshot.actions.find_version import FindVersion
 from upshot.actions.github_dispatch import GithubDispatch
+from upshot.actions.inputs import Finding, not_usable
 from upshot.actions.launch import Launch
 from upshot.actions.protocol import Action, Call, Outcome, Tools
 from upshot.actions.require import Require
 from upshot.actions.slack import Slack
 from upshot.actions.webhook import Webhook
-from upshot.actions.with_values import Finding, not_usable
-from upshot.domain.queues import QueueBook
+from upshot.schema.queues import QueueBook
 
 GROUP = "upshot.actions"  #: each entry point's name is the action's; it loads a class or function that makes one
 

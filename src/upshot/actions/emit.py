@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from upshot.actions.inputs import Finding, read_with
 from upshot.actions.protocol import Call, Outcome, Tools
 from upshot.actions.registry_changes import change
-from upshot.actions.with_values import Finding, read_with
-from upshot.domain.with_blocks import EmitWith
 from upshot.ids import derived_event_id
+from upshot.schema.action_inputs import EmitWith
 
 
 class Emit:

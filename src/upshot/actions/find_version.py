@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from upshot.actions.inputs import Finding, read_with
 from upshot.actions.protocol import Call, Outcome, Tools
 from upshot.actions.registry_changes import find_version
-from upshot.actions.with_values import Finding, read_with
 from upshot.domain.registry import Version
-from upshot.domain.with_blocks import FindVersionWith
 from upshot.errors import NotFound, Refused, RegistryError, Unavailable, Unreachable
+from upshot.schema.action_inputs import FindVersionWith
 
 
 class FindVersion:

@@ -8,9 +8,8 @@ from typing import Any
 
 import orjson
 
-from upshot.actions.http_answers import excerpt, failure, is_success, refusal, retry_after_seconds, status_words
-from upshot.actions.protocol import Call, HttpAnswer, Outcome, Tools
-from upshot.actions.with_values import (
+from upshot.actions.http_responses import excerpt, failure, is_success, refusal, retry_after_seconds, status_words
+from upshot.actions.inputs import (
     Finding,
     UrlCheck,
     encode_json,
@@ -19,8 +18,9 @@ from upshot.actions.with_values import (
     written_secrets,
     written_url,
 )
-from upshot.domain.with_blocks import MAX_CLIENT_PAYLOAD_KEYS, GithubDispatchWith, has_template
+from upshot.actions.protocol import Call, HttpAnswer, Outcome, Tools
 from upshot.errors import ActionError, Refused, Unreachable
+from upshot.schema.action_inputs import MAX_CLIENT_PAYLOAD_KEYS, GithubDispatchWith, has_template
 
 MAX_CLIENT_PAYLOAD_BYTES = 64 * 1024  # GitHub's limit, exclusive
 API_VERSION = "2022-11-28"  # GitHub's default version of its REST API

@@ -7,10 +7,10 @@ from typing import Any
 
 from upshot.clock import format_time
 from upshot.domain.job import Job, JobSpec, JobState
-from upshot.domain.quantities import show_bytes, show_duration
-from upshot.domain.queues import ALL_GPUS
-from upshot.domain.secret_marks import SecretMarks
+from upshot.domain.secret_placeholders import SecretMarks
 from upshot.masking import MASK
+from upshot.schema.quantities import show_bytes, show_duration
+from upshot.schema.queues import ALL_GPUS
 
 MAX_LAST_LINE_CHARS = 200
 

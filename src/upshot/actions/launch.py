@@ -9,17 +9,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from upshot.actions.inputs import Finding, not_usable, read_with, written_secrets
 from upshot.actions.job_receipts import failure_reason, job_request, job_response
 from upshot.actions.protocol import Call, Held, Outcome, Tools
-from upshot.actions.with_values import Finding, not_usable, read_with, written_secrets
 from upshot.domain.automation import DEFAULT_ATTEMPTS, RetryPolicy
 from upshot.domain.job import DEFAULT_QUEUE, Job, JobSpec, JobState, Tries
-from upshot.domain.launch_with import LaunchWith
-from upshot.domain.queues import DOCKER, PROCESS, Objection, QueueBook
-from upshot.domain.secret_marks import SecretMarks
-from upshot.domain.with_blocks import is_template
+from upshot.domain.secret_placeholders import SecretMarks
 from upshot.errors import JobFailed, Refused, Unavailable, Unreachable
 from upshot.ids import job_id
+from upshot.schema.action_inputs import is_template
+from upshot.schema.launch_inputs import LaunchWith
+from upshot.schema.queues import DOCKER, PROCESS, Objection, QueueBook
 
 #: Where a job's secrets are filled in when it starts.
 SECRET_KEYS = ("command", "args", "env", "secret-files", "registry-auth")

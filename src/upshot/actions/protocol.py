@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from upshot.domain.automation import RetryPolicy
 from upshot.domain.event import Actor, Cause, Event
 from upshot.domain.job import Job
-from upshot.domain.secret_marks import SecretMarks
+from upshot.domain.secret_placeholders import SecretMarks
 from upshot.ports.jobs import JobDesk
 from upshot.ports.registry import RegistryChanges
 

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from upshot.actions.inputs import not_usable
 from upshot.actions.protocol import Outcome
-from upshot.actions.with_values import not_usable
 from upshot.domain.event import Event, EventKind
 from upshot.domain.registry import Change
-from upshot.domain.with_blocks import OfVersion
 from upshot.errors import Refused, RegistryError, TemplateInvalid, Unavailable, Unreachable
+from upshot.schema.action_inputs import OfVersion
 
 T = TypeVar("T")
 

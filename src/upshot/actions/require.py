@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from upshot.actions.inputs import Finding, read_with
 from upshot.actions.protocol import Call, Outcome, Tools
-from upshot.actions.with_values import Finding, read_with
-from upshot.domain.with_blocks import RequireWith
 from upshot.errors import Unmet
+from upshot.schema.action_inputs import RequireWith
 
 
 class Require:

@@ -7,11 +7,11 @@ from typing import Any
 
 import orjson
 
-from upshot.actions.http_answers import excerpt, failure, is_success, refusal, retry_after_seconds, status_words
+from upshot.actions.http_responses import excerpt, failure, is_success, refusal, retry_after_seconds, status_words
+from upshot.actions.inputs import Finding, UrlCheck, encode_json, read_with, written_secrets, written_url
 from upshot.actions.protocol import Call, HttpAnswer, Outcome, Tools
-from upshot.actions.with_values import Finding, UrlCheck, encode_json, read_with, written_secrets, written_url
-from upshot.domain.with_blocks import SlackWith
 from upshot.errors import ActionError, Refused, Unreachable
+from upshot.schema.action_inputs import SlackWith
 
 #: of `chat.postMessage`: these pass; all others are final
 _PASSING = frozenset({"ratelimited", "rate_limited", "internal_error", "service_unavailable", "request_timeout"})

@@ -8,10 +8,8 @@ from typing import Any
 import orjson
 
 from upshot.actions.egress_rules import read_url
-from upshot.actions.http_answers import failure, is_success
-from upshot.actions.protocol import Call, HttpAnswer, Outcome, Tools
-from upshot.actions.standard_webhooks import read_secret, sign
-from upshot.actions.with_values import (
+from upshot.actions.http_responses import failure, is_success
+from upshot.actions.inputs import (
     Finding,
     UrlCheck,
     encode_json,
@@ -20,9 +18,11 @@ from upshot.actions.with_values import (
     written_secrets,
     written_url,
 )
+from upshot.actions.protocol import Call, HttpAnswer, Outcome, Tools
+from upshot.actions.standard_webhooks import read_secret, sign
 from upshot.clock import format_time
 from upshot.domain.event import Event
-from upshot.domain.with_blocks import WebhookWith
+from upshot.schema.action_inputs import WebhookWith
 
 _WITHOUT_EVENT = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})  #: methods that say nothing unless told to
 

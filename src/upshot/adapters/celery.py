@@ -17,7 +17,7 @@ from kombu.transport import redis as kombu_redis
 log = structlog.get_logger("upshot.worker")
 
 RUN_TASK = "upshot.run"  # executions are due: their ids
-LAUNCH_TASK = "upshot.launch"  # jobs are queued
+LAUNCH_TASK = "upshot.jobs"  # jobs are queued
 QUEUE = "upshot"  # of executions, which any worker that answers events carries out
 _SOCKET_SECONDS = 3.0  # unset, a Redis that hangs blocks a publisher for as long as it hangs
 _VISIBILITY_SECONDS = 120  # a ring that a dead worker held comes again; the sweeper is earlier

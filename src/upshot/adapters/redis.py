@@ -21,7 +21,7 @@ from redis.retry import Retry
 from upshot.clock import stopwatch
 from upshot.domain.event import Event
 from upshot.errors import ConfigError, Unavailable
-from upshot.ports.wire import StreamEntry
+from upshot.ports.messaging import StreamEntry
 
 log = structlog.get_logger("upshot.stream")
 

@@ -15,7 +15,7 @@ from upshot.automations.filters import RenderError
 from upshot.automations.sandbox import Lookup, nearest
 from upshot.domain.event import SNAPSHOT_NAMES, Event, EventKind
 from upshot.domain.execution import StepRecord
-from upshot.domain.secret_marks import SecretMarks
+from upshot.domain.secret_placeholders import SecretMarks
 from upshot.ports.secrets import SecretSource
 
 #: W&B's names, for those who come from there.

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from upshot.automations.findings import Finding
 from upshot.automations.loader import (
     BrokenFile,
     Catalog,
@@ -18,6 +17,7 @@ from upshot.automations.loader import (
     missing_folder,
 )
 from upshot.automations.matcher import Matcher
+from upshot.automations.parser.diagnostics import Finding
 from upshot.domain.automation import Automation
 from upshot.errors import ConfigError
 

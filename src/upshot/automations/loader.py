@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from upshot.automations.document import MAX_FILE_BYTES, Document, decode, read_documents, with_lines
-from upshot.automations.findings import Finding, Findings
-from upshot.automations.reading import read_automation
-from upshot.automations.reading_step import Source
+from upshot.automations.parser.automation import read_automation
+from upshot.automations.parser.diagnostics import Finding, Findings
+from upshot.automations.parser.document import MAX_FILE_BYTES, Document, decode, read_documents, with_lines
+from upshot.automations.parser.steps import Source
 from upshot.domain.automation import ActionSpec, Automation
 from upshot.errors import AutomationInvalid, ConfigError
 

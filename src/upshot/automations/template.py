@@ -36,8 +36,8 @@ from upshot.automations.sandbox import (
     look_up,
     nearest,
 )
-from upshot.domain.with_blocks import is_template
 from upshot.errors import TemplateInvalid
+from upshot.schema.action_inputs import is_template
 
 MAX_TEMPLATE_CHARS = 64 * 1024
 

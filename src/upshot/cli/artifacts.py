@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from upshot.cli.client import Client, path_of, talks
-from upshot.cli.names import ARTIFACT, ARTIFACT_VERSION, OBJECT, assignments
-from upshot.cli.output import Output, when
+from upshot.cli.api_command import talks
+from upshot.cli.params import ARTIFACT, ARTIFACT_VERSION, OBJECT, assignments
+from upshot.client.http import Client, path_of
+from upshot.client.output import Output, when
 from upshot.domain.reference import Reference
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from upshot.cli.client import Client, path_of, talks
-from upshot.cli.output import Output
+from upshot.cli.api_command import talks
+from upshot.client.http import Client, path_of
+from upshot.client.output import Output
 
 
 @click.group()

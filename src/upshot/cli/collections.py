@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from upshot.cli.client import Client, path_of, talks
-from upshot.cli.names import COLLECTION
-from upshot.cli.output import Output, when
+from upshot.cli.api_command import talks
+from upshot.cli.params import COLLECTION
+from upshot.client.http import Client, path_of
+from upshot.client.output import Output, when
 
 
 @click.group()

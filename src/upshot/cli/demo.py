@@ -17,15 +17,15 @@ from typing import Any
 
 import click
 
-from upshot.cli.client import Client, path_of
-from upshot.cli.demo_image import IMAGE, example_image
-from upshot.cli.demo_jobs import plan_jobs
-from upshot.cli.demo_story import Act, Data, Story, shortcomings, watch
-from upshot.cli.demo_system import DemoSystem
-from upshot.cli.demo_telling import tell_act, tell_requests
-from upshot.cli.output import Output
-from upshot.cli.sample_files import examples
+from upshot.client.http import Client, path_of
+from upshot.client.output import Output
 from upshot.clock import SystemClock, stopwatch
+from upshot.demo.image import IMAGE, example_image
+from upshot.demo.jobs import plan_jobs
+from upshot.demo.report import tell_act, tell_requests
+from upshot.demo.sample_files import examples
+from upshot.demo.scenario import Act, Data, Story, shortcomings, watch
+from upshot.demo.system import DemoSystem
 from upshot.receivers import ReceiversThread
 
 

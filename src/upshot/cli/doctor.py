@@ -18,17 +18,17 @@ import click
 from upshot import __version__
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
-from upshot.adapters.redis_survey import survey_redis
+from upshot.adapters.redis_info import survey_redis
 from upshot.adapters.sql.database import Database
 from upshot.automations.loader import load_folder
 from upshot.automations.template import compile_leaf, template_leaves
-from upshot.cli.client import connect
-from upshot.cli.configuration import joined, settings_with
-from upshot.cli.output import Output
+from upshot.cli.api_command import connect
+from upshot.cli.settings import joined, settings_with
+from upshot.client.output import Output
 from upshot.clock import SystemClock, parse_time
 from upshot.domain.automation import Automation
-from upshot.domain.queues import QueueBook
 from upshot.errors import ConfigError, UpshotError
+from upshot.schema.queues import QueueBook
 from upshot.settings import Settings
 from upshot.wiring.jobs_file import EVENTS, jobs_file_of, load_queue_book
 from upshot.wiring.parts import database_url, make_secrets

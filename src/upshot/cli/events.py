@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from upshot.cli.client import Client, path_of, talks, talks_by
-from upshot.cli.names import OBJECT, assignments
-from upshot.cli.output import Output, when
+from upshot.cli.api_command import talks, talks_by
+from upshot.cli.params import OBJECT, assignments
+from upshot.client.http import Client, path_of
+from upshot.client.output import Output, when
 from upshot.clock import parse_time
 from upshot.errors import Unavailable
 from upshot.ids import new_id

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from upshot.cli.client import Client, Problem, path_of, talks
+from upshot.cli.api_command import talks
 from upshot.cli.jobs import standing
-from upshot.cli.output import Output, plain, when
+from upshot.client.http import Client, Problem, path_of
+from upshot.client.output import Output, plain, when
 
 _STATES = ("waiting", "running", "succeeded", "failed", "cancelled", "skipped")
 _GOES_ON = ("waiting", "running")

@@ -12,11 +12,12 @@ from typing import Any
 
 import click
 
-from upshot.cli.client import Client, path_of, talks
-from upshot.cli.output import Output, plain, when
+from upshot.cli.api_command import talks
+from upshot.client.http import Client, path_of
+from upshot.client.output import Output, plain, when
 from upshot.domain.job import JobState
-from upshot.domain.quantities import show_bytes, show_duration
 from upshot.errors import Unavailable
+from upshot.schema.quantities import show_bytes, show_duration
 
 _ASK_EVERY_SECONDS = 0.5
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from upshot import garbage
-from upshot.cli.configuration import joined, settings_with
-from upshot.embedded.lifeline import stop_when_stdin_ends
+from upshot import gc_tuning
+from upshot.cli.settings import joined, settings_with
+from upshot.embedded.parent_watchdog import stop_when_stdin_ends
 from upshot.logs import configure
 from upshot.settings import Settings
 
@@ -41,7 +41,7 @@ def serve(*, fds: tuple[int, ...], until_stdin_ends: bool, **options: Any) -> No
     from upshot.wiring.web import build_web
 
     house = build_web(settings)
-    garbage.settle()
+    gc_tuning.freeze_startup_objects()
     run_web(house, fds=fds)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from upshot.cli.configuration import settings_with
-from upshot.embedded.lifeline import stop_when_stdin_ends
+from upshot.cli.settings import settings_with
+from upshot.embedded.parent_watchdog import stop_when_stdin_ends
 from upshot.embedded.up import up as run_up
 
 _SPARE_SECONDS = 30.0  # beyond what its parts may take to stop one after the other

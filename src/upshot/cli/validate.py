@@ -10,9 +10,9 @@ import click
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.automations.loader import load_file, load_folder, merge
-from upshot.cli.configuration import settings_with
-from upshot.cli.output import Output
-from upshot.domain.queues import QueueBook
+from upshot.cli.settings import settings_with
+from upshot.client.output import Output
+from upshot.schema.queues import QueueBook
 from upshot.wiring.jobs_file import jobs_file_of, load_queue_book
 
 

@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from upshot import __version__
+from upshot.client.endpoint import Endpoint, read_endpoint, remove_endpoint, write_endpoint
 from upshot.clock import SystemClock, stopwatch
-from upshot.embedded.bridge import listen_on_bridge
-from upshot.embedded.endpoint import Endpoint, read_endpoint, remove_endpoint, write_endpoint
-from upshot.embedded.folder import DataFolder, PartsLock, SupervisorLock
-from upshot.embedded.part import Part
+from upshot.embedded.child_process import Part
+from upshot.embedded.data_dir import DataFolder, PartsLock, SupervisorLock
+from upshot.embedded.docker_bridge import listen_on_bridge
 from upshot.embedded.terminal import Terminal
 from upshot.embedded.valkey import Valkey, stop_orphan
 from upshot.errors import ConfigError, Unavailable
 from upshot.ids import new_id
+from upshot.net import is_loopback, listen, url_of
 from upshot.settings import Settings
-from upshot.web.listening import is_loopback, listen, url_of
 
 _PYTHON = (sys.executable, "-P", "-m")  # -P: the folder that we are started in is not searched for modules
 _POLL_SECONDS = 0.05
@@ -160,7 +160,7 @@ class _Supervisor:
         if self._valkey is None:
             return
         self._valkey.configure()
-        command = [*_PYTHON, "upshot.embedded.become_valkey", str(self._valkey.configuration)]
+        command = [*_PYTHON, "upshot.embedded.exec_valkey", str(self._valkey.configuration)]
         self._start("redis", [*command, str(os.getpid())], aloud=False)
         await self._until(self._valkey.answers, self._parts["redis"], "Redis")
 

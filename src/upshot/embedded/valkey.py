@@ -7,8 +7,8 @@ import contextlib
 import random
 import socket
 
-from upshot.embedded.endpoint import write_private
-from upshot.embedded.folder import DataFolder
+from upshot.client.endpoint import write_private
+from upshot.embedded.data_dir import DataFolder
 
 # Below the ports that systems give to outgoing connections (32768 and above): a client that tries
 # again and again to reach a server that is down could otherwise be given the server's own port.

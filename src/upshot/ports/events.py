@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from upshot.domain.event import Event
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 
 
 @dataclass(frozen=True, slots=True)

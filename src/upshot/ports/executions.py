@@ -12,7 +12,7 @@ from upshot.domain.automation import Automation
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.domain.job import Job
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from upshot.domain.event import Event
 from upshot.domain.job import Job, JobState
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 
 END_OF_EXECUTION = "the end of its execution"  #: who asked, where no person did
 

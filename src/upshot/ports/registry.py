@@ -16,7 +16,7 @@ from upshot.domain.registry import (
     RegistrySettings,
     Version,
 )
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 
 T = TypeVar("T")
 

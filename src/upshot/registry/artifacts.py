@@ -10,10 +10,9 @@ from upshot.domain.event import Actor, Cause, EventKind
 from upshot.domain.reference import LATEST, check_alias, check_name, version_number
 from upshot.domain.registry import Artifact, ArtifactVersion, Change
 from upshot.errors import Conflict, NotFound
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 from upshot.ports.registry import RegistryView
 from upshot.registry.aliases import give, is_protected, logged_holder, numbers_of, say_moves, say_removed
-from upshot.registry.desk import Desk, artifact_lock, collection_lock
 from upshot.registry.inputs import check_aliases, check_description, check_json, digest_of
 from upshot.registry.lookup import (
     find_artifact,
@@ -26,6 +25,7 @@ from upshot.registry.lookup import (
 )
 from upshot.registry.mutation import Mutation
 from upshot.registry.snapshots import artifact_context, artifact_form
+from upshot.registry.transaction import Desk, artifact_lock, collection_lock
 from upshot.registry.versions import described, say_described, unlink_version
 
 

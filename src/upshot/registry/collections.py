@@ -8,14 +8,14 @@ from upshot.domain.event import Actor, Cause, EventKind
 from upshot.domain.reference import check_name
 from upshot.domain.registry import Change, Collection, RegistrySettings
 from upshot.errors import AlreadyExists
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 from upshot.ports.registry import RegistryView
 from upshot.registry.aliases import check_may_touch
-from upshot.registry.desk import Desk, collection_lock, registry_lock
 from upshot.registry.inputs import check_description
 from upshot.registry.lookup import find_collection, find_registry
 from upshot.registry.mutation import Mutation
 from upshot.registry.snapshots import collection_context
+from upshot.registry.transaction import Desk, collection_lock, registry_lock
 
 
 class Collections(Desk):

@@ -9,13 +9,13 @@ from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.reference import check_name
 from upshot.domain.registry import HistoryEntry, RegistrySettings
 from upshot.errors import Forbidden
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 from upshot.registry.artifacts import Artifacts
 from upshot.registry.collections import Collections
-from upshot.registry.desk import registry_lock
 from upshot.registry.inputs import check_emitted, check_patterns
 from upshot.registry.mutation import Mutation
 from upshot.registry.tags import Tags
+from upshot.registry.transaction import registry_lock
 from upshot.registry.versions import Versions
 
 

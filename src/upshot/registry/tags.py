@@ -10,11 +10,11 @@ from upshot.domain.event import Actor, Cause, EventKind
 from upshot.domain.reference import check_name
 from upshot.domain.registry import ArtifactVersion, Change, Collection, Version
 from upshot.errors import InvalidInput, NotFound
-from upshot.registry.desk import Desk, artifact_lock, collection_lock
 from upshot.registry.inputs import MAX_TAGS
 from upshot.registry.lookup import find_artifact, find_collection, find_logged, hint
 from upshot.registry.mutation import Mutation
 from upshot.registry.snapshots import artifact_context, collection_context, version_context
+from upshot.registry.transaction import Desk, artifact_lock, collection_lock
 from upshot.registry.versions import lock_version
 
 

@@ -10,7 +10,7 @@ from upshot.domain.event import Actor, Cause, EventKind
 from upshot.domain.reference import LATEST, check_alias, check_name
 from upshot.domain.registry import ArtifactVersion, Change, Collection, Version
 from upshot.errors import Conflict
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 from upshot.registry.aliases import (
     check_may_move_by_itself,
     check_may_touch,
@@ -21,7 +21,6 @@ from upshot.registry.aliases import (
     say_removed,
 )
 from upshot.registry.collections import make_collection
-from upshot.registry.desk import Desk, artifact_lock, collection_lock
 from upshot.registry.inputs import check_aliases, check_description, check_json, merge_patch
 from upshot.registry.lookup import (
     find_artifact_version,
@@ -32,6 +31,7 @@ from upshot.registry.lookup import (
 )
 from upshot.registry.mutation import Mutation
 from upshot.registry.snapshots import metadata_changes, version_context
+from upshot.registry.transaction import Desk, artifact_lock, collection_lock
 
 
 class Versions(Desk):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from upshot.web import openapi, problems
-from upshot.web.access import API, Access, JobAccess
+from upshot.web.auth import API, Access, JobAccess
+from upshot.web.dependencies import House
 from upshot.web.docs import router as docs
-from upshot.web.gate import Gate
-from upshot.web.house import House
 from upshot.web.metrics import RequestMetrics, make_registry
+from upshot.web.middleware import Gate
 from upshot.web.routes import automations, collections, events, executions, health, jobs, projects, registries, versions
 
 _ROUTERS = (

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
-from upshot.web.access import API
+from upshot.web.auth import API
 
 router = APIRouter(include_in_schema=False)
 

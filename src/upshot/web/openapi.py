@@ -8,8 +8,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from upshot import __version__
-from upshot.web.access import API
-from upshot.web.once import HEADER, KEPT_HOURS, MAX_KEY_CHARS
+from upshot.web.auth import API
+from upshot.web.idempotency import HEADER, KEPT_HOURS, MAX_KEY_CHARS
 from upshot.web.problems import ProblemRecord, responses
 from upshot.web.routing import MUTATIONS
 

@@ -16,11 +16,11 @@ from upshot.domain.event import Actor, Cause
 from upshot.domain.job import Job
 from upshot.domain.reference import check_name
 from upshot.errors import NotFound
-from upshot.launch.job_events import actor_of, chain_of
-from upshot.web.access import ACTOR_HEADER, API
+from upshot.jobs.events import actor_of, chain_of
+from upshot.web.auth import ACTOR_HEADER, API
 from upshot.web.body import JsonRequest
-from upshot.web.house import House
-from upshot.web.once import HEADER, TakenKey, answer_once
+from upshot.web.dependencies import House
+from upshot.web.idempotency import HEADER, TakenKey, answer_once
 from upshot.web.problems import Finding, Problem, invalid
 
 DEFAULT_ACTOR = "admin"  #: who bears the token, as long as tokens have no names

@@ -13,11 +13,11 @@ import structlog
 import uvicorn
 
 from upshot.errors import Unavailable
-from upshot.web.access import check_exposure
+from upshot.net import listen, url_of
 from upshot.web.app import create_app
-from upshot.web.house import House
-from upshot.web.listening import listen, url_of
-from upshot.web.once import KEPT_HOURS
+from upshot.web.auth import check_exposure
+from upshot.web.dependencies import House
+from upshot.web.idempotency import KEPT_HOURS
 
 log = structlog.get_logger("upshot.web")
 

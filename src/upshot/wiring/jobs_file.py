@@ -12,12 +12,15 @@ from typing import Annotated, Any
 import orjson
 from pydantic import BeforeValidator, Field
 
-from upshot.automations.document import Block, Document, Items, Unreadable, decode, read_documents
-from upshot.automations.findings import Finding, Findings, kind_of
-from upshot.automations.record_findings import check_record, line_at
+from upshot.automations.parser.diagnostics import Finding, Findings, kind_of
+from upshot.automations.parser.document import Block, Document, Items, Unreadable, decode, read_documents
+from upshot.automations.parser.model_diagnostics import check_record, line_at
 from upshot.automations.sandbox import nearest
+from upshot.backends.catalog import GROUP as BACKENDS
 from upshot.domain.job import Network, Pull
-from upshot.domain.launch_with import (
+from upshot.errors import ConfigError
+from upshot.schema.action_inputs import Text, WithBlock, is_template, rule, wrong
+from upshot.schema.launch_inputs import (
     Count,
     Flag,
     Grace,
@@ -30,7 +33,7 @@ from upshot.domain.launch_with import (
     Timeout,
     judge_source,
 )
-from upshot.domain.queues import (
+from upshot.schema.queues import (
     ALL_GPUS,
     DEFAULT_PER_MACHINE,
     DEFAULT_TIMEOUT_CEILING_SECONDS,
@@ -44,9 +47,6 @@ from upshot.domain.queues import (
     QueueBook,
     QueueRules,
 )
-from upshot.domain.with_blocks import Text, WithBlock, is_template, rule, wrong
-from upshot.errors import ConfigError
-from upshot.launch.catalog import GROUP as BACKENDS
 from upshot.settings import Settings
 
 FILE_NAME = "jobs.yaml"  #: in the data folder, where no other file is named

@@ -11,12 +11,12 @@ from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.idempotency import SqlIdempotency
 from upshot.adapters.sql.installation import SqlInstallation
-from upshot.adapters.sql.job_desk import SqlJobDesk
+from upshot.adapters.sql.job_admin import SqlJobDesk
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import SystemClock
 from upshot.settings import Settings
-from upshot.web.house import House
+from upshot.web.dependencies import House
 from upshot.wiring.jobs_file import read_queue_book
 from upshot.wiring.parts import find_installation, make_registry, open_database, redis_url
 

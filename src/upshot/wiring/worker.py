@@ -17,30 +17,30 @@ from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.installation import SqlInstallation
-from upshot.adapters.sql.job_desk import SqlJobDesk
+from upshot.adapters.sql.job_admin import SqlJobDesk
 from upshot.adapters.sql.jobs import SqlJobs
 from upshot.adapters.sql.revisions import SqlRevisions
 from upshot.adapters.sql.workers import SqlWorkers
+from upshot.automations.active import InForce
 from upshot.automations.folder import AutomationFolder
 from upshot.automations.loader import rebuild
+from upshot.backends.catalog import make_backends
+from upshot.backends.protocol import Backend
 from upshot.clock import Clock, SystemClock
-from upshot.domain.queues import QueueBook
-from upshot.engine.admission import Reception
-from upshot.engine.attempt import Bench
-from upshot.engine.compiled import Book
-from upshot.engine.executor import Engine
-from upshot.engine.in_force import InForce
 from upshot.errors import ConfigError
-from upshot.launch.catalog import make_backends
-from upshot.launch.keeper import Keeper, KeeperSettings
-from upshot.launch.metrics import MetricsKeeper
-from upshot.launch.orders import Clerk
-from upshot.launch.protocol import Backend
-from upshot.ports.calls import Offload
+from upshot.execution.admission import Reception
+from upshot.execution.attempt import Bench
+from upshot.execution.compiled import Book
+from upshot.execution.executor import Engine
+from upshot.jobs.container_request import Clerk
+from upshot.jobs.supervisor import Keeper, KeeperSettings
+from upshot.jobs.version_metrics import MetricsKeeper
+from upshot.ports.concurrency import RunInThread
 from upshot.ports.jobs import Installation
+from upshot.ports.messaging import Doorbell, JobBell
 from upshot.ports.secrets import SecretSource
-from upshot.ports.wire import Doorbell, JobBell
 from upshot.registry.service import Registry
+from upshot.schema.queues import QueueBook
 from upshot.settings import Settings
 from upshot.wiring.jobs_file import read_queue_book
 from upshot.wiring.parts import (
@@ -97,7 +97,7 @@ class WorkerHouse:
         """The queues of jobs that it takes."""
         return frozenset(self.takes) - {EVENTS}
 
-    def make_engine(self, offload: Offload, job_bell: JobBell) -> tuple[Engine, Reception]:
+    def make_engine(self, run_in_thread: RunInThread, job_bell: JobBell) -> tuple[Engine, Reception]:
         """The engine and its reception, on the running loop."""
         settings = self.settings
         bench = Bench(
@@ -119,14 +119,14 @@ class WorkerHouse:
             events=self.events,
             publisher=self.publisher,
             book=Book(self.catalog, self.revisions, partial(rebuild, catalog=self.catalog)),
-            offload=offload,
+            run_in_thread=run_in_thread,
             in_flight=settings.worker_in_flight,
             lease=timedelta(seconds=settings.lease_seconds),
             job_bell=job_bell,
         )
         return engine, Reception(engine, self.automations.matcher, self.clock)
 
-    def make_keeper(self, offload: Offload, doorbell: Doorbell) -> Keeper:
+    def make_keeper(self, run_in_thread: RunInThread, doorbell: Doorbell) -> Keeper:
         """The keeper of jobs, on the running loop."""
         settings = self.settings
         return Keeper(
@@ -146,9 +146,9 @@ class WorkerHouse:
             doorbell=doorbell,
             clerk=Clerk(self.installation, self.secrets, jobs_url(settings)),
             book=self.book,
-            metrics=MetricsKeeper(self.registry, offload),
+            metrics=MetricsKeeper(self.registry, run_in_thread),
             clock=self.clock,
-            offload=offload,
+            run_in_thread=run_in_thread,
         )
 
     @property

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import structlog
 
-from upshot.engine.sweeper import Sweeper, repeat
 from upshot.errors import Unavailable
-from upshot.ports.wire import Doorbell, JobBell
+from upshot.execution.sweeper import Sweeper, repeat
+from upshot.ports.messaging import Doorbell, JobBell
 from upshot.ports.workers import WorkerRecord
 from upshot.stream import Consumer, Relay
 from upshot.wiring.worker import WorkerHouse
@@ -48,15 +48,15 @@ class WorkerLoop:
     def __init__(self, house: WorkerHouse, doorbell: Doorbell, job_bell: JobBell) -> None:
         self._house = house
         self._threads = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="database")
-        self._engine, reception = house.make_engine(self._offload, job_bell)
-        self._keeper = house.make_keeper(self._offload, doorbell)
-        self._consumer = Consumer(house.feed, house.executions, reception, house.clock, self._offload)
+        self._engine, reception = house.make_engine(self._run_in_thread, job_bell)
+        self._keeper = house.make_keeper(self._run_in_thread, doorbell)
+        self._consumer = Consumer(house.feed, house.executions, reception, house.clock, self._run_in_thread)
         self._sweeper = Sweeper(
             self._engine,
             house.executions,
             doorbell,
             house.clock,
-            self._offload,
+            self._run_in_thread,
             after_outage=timedelta(seconds=self._beat_seconds + RELOAD_SECONDS),
         )
         self._relay = Relay(
@@ -64,13 +64,13 @@ class WorkerLoop:
             house.events,
             house.publisher,
             house.clock,
-            self._offload,
+            self._run_in_thread,
             after=timedelta(seconds=house.settings.relay_seconds),
         )
         self._started_at = house.clock.now()
         self._stopping = asyncio.Event()
 
-    async def _offload(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    async def _run_in_thread(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
 
     def stop(self) -> None:
@@ -155,9 +155,9 @@ class WorkerLoop:
         predecessor = self._house.settings.worker_predecessor
         if predecessor:
             now = self._house.clock.now()
-            leases = await self._offload(self._house.executions.expire, predecessor, now)
-            leases += await self._offload(self._house.jobs.expire, predecessor, now)
-            await self._offload(self._house.workers.leave, predecessor)
+            leases = await self._run_in_thread(self._house.executions.expire, predecessor, now)
+            leases += await self._run_in_thread(self._house.jobs.expire, predecessor, now)
+            await self._run_in_thread(self._house.workers.leave, predecessor)
             log.info("worker.succeeds", predecessor=predecessor, leases=leases)
 
     async def _prepare(self) -> None:
@@ -174,7 +174,7 @@ class WorkerLoop:
 
     async def _beat(self) -> None:
         house, engine = self._house, self._engine
-        await self._offload(house.executions.renew, engine.in_hand, owner=engine.worker, until=engine.lease_end())
+        await self._run_in_thread(house.executions.renew, engine.in_hand, owner=engine.worker, until=engine.lease_end())
         await self._keeper.renew()
         record = WorkerRecord(
             id=engine.worker,
@@ -189,21 +189,23 @@ class WorkerLoop:
             queues=house.takes,
             engines=self._keeper.engines,
         )
-        await self._offload(house.workers.beat, record)
+        await self._run_in_thread(house.workers.beat, record)
 
     async def _reload(self) -> None:
-        await self._offload(self._house.automations.refresh)
+        await self._run_in_thread(self._house.automations.refresh)
 
     async def _prune(self) -> None:
         now, settings = self._house.clock.now(), self._house.settings
-        await self._offload(self._house.executions.prune, receipts_before=now - timedelta(days=settings.receipts_days))
-        await self._offload(self._house.job_desk.prune, finished_before=now - timedelta(days=settings.jobs_days))
+        await self._run_in_thread(
+            self._house.executions.prune, receipts_before=now - timedelta(days=settings.receipts_days)
+        )
+        await self._run_in_thread(self._house.job_desk.prune, finished_before=now - timedelta(days=settings.jobs_days))
 
     async def _leave(self) -> None:
         await self._house.feed.close(leave=True)
         await self._house.close()
         try:
-            await self._offload(self._house.workers.leave, self._engine.worker)
+            await self._run_in_thread(self._house.workers.leave, self._engine.worker)
         except Unavailable as error:
             log.warning("worker.left_without_a_word", error=str(error))
         self._threads.shutdown(wait=False)

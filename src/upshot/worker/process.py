@@ -11,7 +11,7 @@ import threading
 import structlog
 import uvloop
 
-from upshot import garbage
+from upshot import gc_tuning
 from upshot.adapters.celery import QUEUE, CeleryDoorbell, job_queue, make_app, run_worker
 from upshot.settings import Settings
 from upshot.wiring.worker import build_worker
@@ -37,7 +37,7 @@ def main(settings: Settings) -> int:
     bell = CeleryDoorbell(app)
     thread = EngineThread(WorkerLoop(house, bell, bell), patience_seconds=settings.stop_seconds)
     queues = [job_queue(name) for name in sorted(house.queues)]
-    garbage.settle()
+    gc_tuning.freeze_startup_objects()
     code = run_worker(
         app,
         name=worker,

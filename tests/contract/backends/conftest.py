@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from tests.contract.backends.bench import Bench, Ground, Provider
+from tests.contract.backends.harness import Bench, Ground, Provider
 from tests.contract.backends.providers import PROVIDERS
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.contract.backends.bench import Can
-from tests.docker import HOW_TO, PODMAN_HOW_TO, EngineApi, Podman, busybox_image, can_run_podman, find_engine
+from tests.contract.backends.harness import Can
+from tests.docker_engines import HOW_TO, PODMAN_HOW_TO, EngineApi, Podman, busybox_image, can_run_podman, find_engine
 from tests.servers import free_port
-from upshot.launch.docker import make
-from upshot.launch.docker.backend import DockerBackend
-from upshot.launch.docker.containers import INSTALLATION
-from upshot.launch.docker.options import read_settings
-from upshot.launch.protocol import Backend, Order
+from upshot.backends.docker import make
+from upshot.backends.docker.backend import DockerBackend
+from upshot.backends.docker.containers import INSTALLATION
+from upshot.backends.docker.options import read_settings
+from upshot.backends.protocol import Backend, Order
 
 
 class _Died(Exception):

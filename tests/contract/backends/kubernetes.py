@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from tests.contract.backends.bench import Bench, Can
+from tests.contract.backends.harness import Bench, Can
 from tests.kubernetes.stand_in import IMAGE, StandIn, write_kubeconfig
 from tests.servers import free_port
+from upshot.backends.kubernetes import make
+from upshot.backends.protocol import Backend, Order
 from upshot.domain.job import Pull
-from upshot.launch.kubernetes import make
-from upshot.launch.protocol import Backend, Order
 
 CLUSTERS_IMAGE = os.environ.get("TEST_CLUSTER_IMAGE")
 

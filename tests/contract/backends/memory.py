@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.contract.backends.bench import Can
+from tests.contract.backends.harness import Can
 from tests.contract.backends.process import ProcessGround, ProcessProvider
 from tests.waiting import until
 from upshot.adapters.memory.backend import MemoryBackend, MemoryJob
+from upshot.backends.protocol import Backend, EngineUnavailable, Order, OutputUnreadable, Phase, Sighting, StartRefused
 from upshot.clock import SystemClock
-from upshot.launch.protocol import Backend, EngineUnavailable, Order, OutputUnreadable, Phase, Sighting, StartRefused
 
 _TURN_SECONDS = 0.02
 _MANY_BYTES = 1024 * 1024

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.contract.backends.bench import Can
+from tests.contract.backends.harness import Can
+from upshot.backends.process import make
+from upshot.backends.process.cgroups import ControlGroup, Hierarchies, NoControlGroups, find_hierarchies
+from upshot.backends.process.directories import Folders
+from upshot.backends.process.options import read_options
+from upshot.backends.protocol import Backend, Order
 from upshot.domain.job import JobSpec
-from upshot.launch.process import make
-from upshot.launch.process.cgroups import ControlGroup, Hierarchies, NoControlGroups, find_hierarchies
-from upshot.launch.process.folders import Folders
-from upshot.launch.process.options import read_options
-from upshot.launch.protocol import Backend, Order
 
 HOW_TO = "run the tests as root, on a machine or in a container that may write to /sys/fs/cgroup"
 _USER = {"user": "nobody"} if os.geteuid() == 0 else {}

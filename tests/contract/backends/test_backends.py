@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.contract.backends.bench import Bench, Can
+from tests.contract.backends.harness import Bench, Can
 from tests.waiting import eventually
+from upshot.backends.protocol import EngineUnavailable, OutputUnreadable, Phase, StartRefused
 from upshot.domain.job import JobCause, Network, Pull
-from upshot.launch.protocol import EngineUnavailable, OutputUnreadable, Phase, StartRefused
 
 FOR_LONG = "echo begun; sleep 600"
 STUBBORN = "trap '' TERM; echo begun; while :; do sleep 0.1; done"

@@ -10,13 +10,13 @@ from uuid import uuid4
 
 import pytest
 
-from tests.contract.backends.bench import Bench
+from tests.contract.backends.harness import Bench
 from tests.contract.backends.registry import Registry
-from tests.docker import EngineApi, busybox_image, busybox_tar
+from tests.docker_engines import EngineApi, busybox_image, busybox_tar
 from tests.waiting import eventually
+from upshot.backends.docker import make
+from upshot.backends.protocol import EngineUnavailable, Phase, StartRefused
 from upshot.domain.job import JobCause, Mount, Pull, RegistryAuth
-from upshot.launch.docker import make
-from upshot.launch.protocol import EngineUnavailable, Phase, StartRefused
 
 pytestmark = pytest.mark.only("docker")
 

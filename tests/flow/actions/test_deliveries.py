@@ -10,8 +10,8 @@ import httpx
 import pytest
 from standardwebhooks.webhooks import Webhook as Verifier
 
-from tests.flow.actions.wire import door, run
-from tests.unit.actions.calls import RecordingRegistry, make_call
+from tests.flow.actions.raw_http import door, run
+from tests.unit.actions.action_calls import RecordingRegistry, make_call
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import Tools

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from tests.flow.actions.wire import OK, door, listening, post, read_request, run
+from tests.flow.actions.raw_http import OK, door, listening, post, read_request, run
 from upshot.errors import Ambiguous, Blocked, DestinationBusy, Refused, Unreachable
 from upshot.receivers import Receivers
 

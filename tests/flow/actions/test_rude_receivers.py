@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.flow.actions.wire import door, listening, post, read_request, run
+from tests.flow.actions.raw_http import door, listening, post, read_request, run
 from upshot.errors import Ambiguous, Refused
 
 DEADLINE = 1.0  # for those who would never end: all of it is waited for

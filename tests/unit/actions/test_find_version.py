@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.actions.calls import RecordingRegistry, perform
+from tests.unit.actions.action_calls import RecordingRegistry, perform
 from upshot.actions.find_version import FindVersion
 from upshot.domain.execution import ExecutionState
 from upshot.errors import InvalidInput, NotFound, Refused, Unavailable, Unreachable

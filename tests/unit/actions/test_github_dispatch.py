@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from tests.unit.actions.calls import NOW, ScriptedEgress, perform
+from tests.unit.actions.action_calls import NOW, ScriptedEgress, perform
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.github_dispatch import GithubDispatch
 from upshot.errors import Refused, TemplateInvalid, Unreachable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.actions.calls import NOW, make_answer
-from upshot.actions.http_answers import failure, is_success, retry_after_seconds
+from tests.unit.actions.action_calls import NOW, make_answer
+from upshot.actions.http_responses import failure, is_success, retry_after_seconds
 from upshot.errors import Refused, Unreachable
 
 

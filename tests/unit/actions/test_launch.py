@@ -8,14 +8,14 @@ from datetime import timedelta
 
 import pytest
 
-from tests.unit.actions.calls import CUSTOM_EVENT, NOW, RecordingRegistry, ScriptedEgress, make_call
+from tests.unit.actions.action_calls import CUSTOM_EVENT, NOW, RecordingRegistry, ScriptedEgress, make_call
 from upshot.actions.launch import Launch
 from upshot.actions.protocol import Held, Outcome, Tools
 from upshot.domain.automation import RetryPolicy
 from upshot.domain.job import Job, JobCause, JobSpec, JobState, MemoryGrowth, RegistryAuth, Tries
-from upshot.domain.queues import PROCESS, Asked, BackendSettings, Ceilings, MountRule, QueueBook, QueueRules
-from upshot.domain.secret_marks import SecretMarks
+from upshot.domain.secret_placeholders import SecretMarks
 from upshot.errors import JobFailed, Refused, TemplateInvalid, Unavailable, Unreachable
+from upshot.schema.queues import PROCESS, Asked, BackendSettings, Ceilings, MountRule, QueueBook, QueueRules
 
 MARKS = SecretMarks("NonceNonce12345678")
 TOKEN = MARKS.mark("TOKEN")

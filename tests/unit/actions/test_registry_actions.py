@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.actions.calls import CUSTOM_EVENT, EVENT, NOW, RecordingRegistry, perform
+from tests.unit.actions.action_calls import CUSTOM_EVENT, EVENT, NOW, RecordingRegistry, perform
 from upshot.actions.add_alias import AddAlias
 from upshot.actions.add_tag import AddTag
 from upshot.actions.emit import Emit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from tests.unit.actions.calls import ScriptedEgress, perform
+from tests.unit.actions.action_calls import ScriptedEgress, perform
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.slack import Slack
 from upshot.errors import Refused, TemplateInvalid, Unreachable

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks.webhooks import Webhook as Verifier
 
-from tests.unit.actions.calls import CUSTOM_EVENT, ScriptedEgress, perform
+from tests.unit.actions.action_calls import CUSTOM_EVENT, ScriptedEgress, perform
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.webhook import Webhook
 from upshot.errors import Refused, TemplateInvalid, Unreachable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from upshot.domain.with_blocks import (
+from upshot.schema.action_inputs import (
     RENDERED,
     AddAliasWith,
     AddTagWith,

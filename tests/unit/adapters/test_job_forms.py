@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upshot.adapters.job_forms import job_of, job_row, keepable, keepable_text
+from upshot.adapters.serialization.jobs import job_of, job_row
 from upshot.domain.job import Job, JobCause, JobSpec, MemoryGrowth, Mount, RegistryAuth, Tries
+from upshot.storable import to_storable, to_storable_text
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 JOB = Job(
@@ -62,7 +63,7 @@ def test_a_limit_beyond_every_number_is_the_largest_that_is_kept():
 )
 def test_what_cannot_be_kept_becomes_what_can(value, kept):
     """And what can be kept stays as it is."""
-    assert keepable(value) == kept
+    assert to_storable(value) == kept
 
 
 TEXTS = st.text(st.characters(exclude_categories=()))  # halves of characters, too
@@ -75,14 +76,14 @@ PLAIN = st.recursive(
 @given(PLAIN)
 def test_whatever_it_was_it_is_read_as_it_was_kept(value):
     """Through JSON and back, and a second time."""
-    kept = keepable(value)
+    kept = to_storable(value)
     assert orjson.loads(orjson.dumps(kept)) == kept
-    assert keepable(kept) == kept
+    assert to_storable(kept) == kept
 
 
 @given(TEXTS)
 def test_any_text_can_be_kept(text):
     """In UTF-8, without NUL."""
-    kept = keepable_text(text)
+    kept = to_storable_text(text)
     assert "\x00" not in kept
     assert kept.encode().decode() == kept

@@ -8,11 +8,11 @@ from typing import Any
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.automations.context import SecretsView, build_context
-from upshot.automations.document import Document, with_lines
-from upshot.automations.findings import Findings
 from upshot.automations.loader import load_text
-from upshot.automations.reading import read_automation
-from upshot.automations.reading_step import Source
+from upshot.automations.parser.automation import read_automation
+from upshot.automations.parser.diagnostics import Findings
+from upshot.automations.parser.document import Document, with_lines
+from upshot.automations.parser.steps import Source
 from upshot.domain.automation import Automation
 from upshot.domain.event import Actor, Cause, Event, EventKind
 

@@ -15,7 +15,7 @@ from upshot.automations.template import compile_tree
 from upshot.domain.execution import ExecutionState, StepRecord
 from upshot.domain.job import Job, JobSpec, JobState
 from upshot.errors import TemplateInvalid
-from upshot.launch.job_events import job_event
+from upshot.jobs.events import job_event
 from upshot.ports.events import EventQuery
 from upshot.testing import World
 

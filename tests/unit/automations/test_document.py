@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upshot.automations.document import MAX_DEPTH, MAX_DOCUMENT_CHARS, MAX_FILE_BYTES, MAX_NODES, decode, read_documents
+from upshot.automations.parser.document import (
+    MAX_DEPTH,
+    MAX_DOCUMENT_CHARS,
+    MAX_FILE_BYTES,
+    MAX_NODES,
+    decode,
+    read_documents,
+)
 
 
 def read(text):

@@ -9,8 +9,8 @@ from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.automations.loader import load_text, rebuild
 from upshot.domain.automation import Pattern, RetryPolicy
-from upshot.domain.queues import QueueBook, QueueRules
 from upshot.errors import AutomationInvalid, ConfigError
+from upshot.schema.queues import QueueBook, QueueRules
 
 WHOLE = """\
 # a comment

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from upshot.backends.kubernetes.options import AuthorOptions
 from upshot.domain.job import MemoryGrowth, Mount, Network, Pull, RegistryAuth
-from upshot.domain.launch_with import KubernetesWith, LaunchWith
-from upshot.domain.queues import ALL_GPUS, Asked
-from upshot.domain.with_blocks import RENDERED
-from upshot.launch.kubernetes.options import AuthorOptions
+from upshot.schema.action_inputs import RENDERED
+from upshot.schema.launch_inputs import KubernetesWith, LaunchWith
+from upshot.schema.queues import ALL_GPUS, Asked
 
 LEAST = {"image": "busybox"}
 MOST = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upshot.domain.quantities import (
+from upshot.schema.quantities import (
     MAX_BYTES,
     NotAQuantity,
     read_bytes,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upshot.domain.job import JobSpec, MemoryGrowth, Mount, Network, Pull
-from upshot.domain.queues import ALL_GPUS, Asked, BackendSettings, Ceilings, MountRule, QueueBook, QueueRules
+from upshot.schema.queues import ALL_GPUS, Asked, BackendSettings, Ceilings, MountRule, QueueBook, QueueRules
 
 GIB = 2**30
 

@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from upshot.clock import Clock
-from upshot.domain.job import JobCause
-from upshot.launch.protocol import (
+from upshot.backends.protocol import (
     EngineUnavailable,
     LogRead,
     Order,
@@ -19,6 +17,8 @@ from upshot.launch.protocol import (
     Started,
     StartRefused,
 )
+from upshot.clock import Clock
+from upshot.domain.job import JobCause
 
 _TERMINATED, _KILLED = 143, 137  # what an engine reports of a job that was told to end, or was killed
 

@@ -9,8 +9,8 @@ from datetime import datetime
 
 from upshot.adapters.cursor import event_after_cursor, make_cursor
 from upshot.domain.event import Event
-from upshot.ports.calls import Page
 from upshot.ports.events import EventQuery, StoredEvent
+from upshot.ports.paging import Page
 
 
 @dataclass(frozen=True, slots=True)

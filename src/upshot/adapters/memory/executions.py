@@ -9,16 +9,16 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from upshot.adapters.cursor import after_cursor, make_cursor
-from upshot.adapters.job_forms import kept
-from upshot.adapters.job_moves import asked_to_stop
+from upshot.adapters.serialization.jobs import kept
 from upshot.domain.automation import Automation
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.domain.job import Job
 from upshot.errors import NotFound
-from upshot.ports.calls import Page
+from upshot.jobs.scheduling import asked_to_stop
 from upshot.ports.executions import Admission, Claim, Due, ExecutionQuery, Progress
 from upshot.ports.jobs import END_OF_EXECUTION
+from upshot.ports.paging import Page
 from upshot.ports.workers import WorkerRecord
 
 

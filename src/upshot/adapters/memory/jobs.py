@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from upshot.adapters.cursor import after_cursor, make_cursor
-from upshot.adapters.job_forms import keepable, keepable_text, kept, rank_of
-from upshot.adapters.job_moves import (
+from upshot.adapters.memory.executions import MemoryExecutions
+from upshot.adapters.serialization.jobs import kept, rank_of
+from upshot.domain.job import Job, JobState
+from upshot.jobs.scheduling import (
     ActiveJobs,
     Candidate,
     Tally,
@@ -19,10 +21,9 @@ from upshot.adapters.job_moves import (
     dropped,
     no_such_job,
 )
-from upshot.adapters.memory.executions import MemoryExecutions
-from upshot.domain.job import Job, JobState
-from upshot.ports.calls import Page
 from upshot.ports.jobs import Installation, JobOffer, JobProgress, JobQuery, LogPiece, Place
+from upshot.ports.paging import Page
+from upshot.storable import to_storable, to_storable_text
 
 
 @dataclass(slots=True)
@@ -94,7 +95,7 @@ class MemoryJobs:
                     continue
                 self._put([_recorded(self._jobs[one.job.id], kept(one.job))])
                 for event in one.events:
-                    self._executions.accept(replace(event, data=keepable(event.data)))
+                    self._executions.accept(replace(event, data=to_storable(event.data)))
                 if one.wakes:
                     self._executions.wake(one.job.execution, one.job.finished_at or one.job.created_at)
             return frozenset({one.job.id for one in progress} - held)
@@ -149,10 +150,10 @@ class MemoryJobs:
             if job not in self._jobs:
                 return
             log = self._logs.setdefault(job, _Log())
-            log.position = keepable_text(position)
+            log.position = to_storable_text(position)
             if text:
                 log.last += 1
-                log.pieces.append(LogPiece(log.last, keepable_text(text)))
+                log.pieces.append(LogPiece(log.last, to_storable_text(text)))
                 log.kept_bytes += _size(log.pieces[-1])
             while log.kept_bytes > keep_bytes and len(log.pieces) > 1:
                 log.kept_bytes -= _size(log.pieces.popleft())

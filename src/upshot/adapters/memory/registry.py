@@ -11,7 +11,7 @@ from upshot.adapters.cursor import after_cursor, make_cursor, number_after_curso
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.domain.event import Event
 from upshot.domain.registry import Artifact, ArtifactVersion, Collection, HistoryEntry, RegistrySettings, Version
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 from upshot.ports.registry import NameKind, RegistryTransaction, RegistryView
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from upshot.domain.event import Event
 from upshot.errors import Unavailable
-from upshot.ports.wire import StreamEntry
+from upshot.ports.messaging import StreamEntry
 
 
 class MemoryStream:

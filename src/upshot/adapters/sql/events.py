@@ -13,8 +13,8 @@ from upshot.adapters.cursor import event_after_cursor, make_cursor
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import events, executions
 from upshot.domain.event import Event
-from upshot.ports.calls import Page
 from upshot.ports.events import EventQuery, StoredEvent
+from upshot.ports.paging import Page
 
 _INSERT = {
     "sqlite": sqlite.insert(events).on_conflict_do_nothing(),

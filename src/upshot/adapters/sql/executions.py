@@ -11,16 +11,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from upshot.adapters.cursor import after_cursor, make_cursor
-from upshot.adapters.execution_forms import receipt_form, receipt_of, step_of, steps_form
+from upshot.adapters.serialization.executions import receipt_form, receipt_of, step_of, steps_form
+from upshot.adapters.sql.bulk import change_many, insert_many
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
 from upshot.adapters.sql.job_rows import ask_jobs_of, insert_jobs, wake_if_finished
-from upshot.adapters.sql.many_rows import change_many, insert_many
 from upshot.adapters.sql.schema import events, executions, receipts
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
-from upshot.ports.calls import Page
 from upshot.ports.executions import Admission, Claim, Due, ExecutionQuery, Progress
+from upshot.ports.paging import Page
 
 _WAITING = ExecutionState.WAITING.value
 _RUNNING = ExecutionState.RUNNING.value

@@ -7,9 +7,9 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from upshot.adapters.job_forms import keepable_text
 from upshot.adapters.sql.schema import job_logs, jobs
 from upshot.ports.jobs import LogPiece
+from upshot.storable import to_storable_text
 
 _AT_ONCE = 100
 _LARGEST = 2**31 - 1  # INTEGER of PostgreSQL
@@ -47,13 +47,13 @@ def append_log(connection: Connection, job: str, text: str, *, position: str, no
         return
     number, kept_bytes = standing
     if text:
-        whole = keepable_text(text)
+        whole = to_storable_text(text)
         number += 1
         piece_bytes = len(whole.encode())
         kept_bytes += piece_bytes
         connection.execute(_INSERT, {"job": job, "number": number, "time": now, "bytes": piece_bytes, "text": whole})
     kept_bytes -= _remove_oldest(connection, job, last=number, too_many=kept_bytes - keep_bytes)
-    moved = {"job": job, "b_number": number, "b_bytes": kept_bytes, "b_position": keepable_text(position)}
+    moved = {"job": job, "b_number": number, "b_bytes": kept_bytes, "b_position": to_storable_text(position)}
     connection.execute(_MOVE_ON, moved)
 
 

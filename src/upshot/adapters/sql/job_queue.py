@@ -15,8 +15,8 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from upshot.adapters.job_moves import ActiveJobs, Candidate, Tally
 from upshot.adapters.sql.schema import is_active, is_queued, jobs
+from upshot.jobs.scheduling import ActiveJobs, Candidate, Tally
 from upshot.ports.jobs import JobOffer
 
 _AT_ONCE = 64

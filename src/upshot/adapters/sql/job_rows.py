@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from upshot.adapters.job_forms import job_row
+from upshot.adapters.serialization.jobs import job_row
 from upshot.adapters.sql.schema import executions, is_finished, jobs
 from upshot.domain.execution import ExecutionState
 from upshot.domain.job import Job

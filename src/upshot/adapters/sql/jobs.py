@@ -10,16 +10,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from upshot.adapters.job_forms import job_of, job_row, keepable
-from upshot.adapters.job_moves import claimed, dropped
+from upshot.adapters.serialization.jobs import job_of, job_row
 from upshot.adapters.sql.events import insert_events
-from upshot.adapters.sql.job_desk import SqlJobDesk
+from upshot.adapters.sql.job_admin import SqlJobDesk
 from upshot.adapters.sql.job_logs import append_log, log_position
 from upshot.adapters.sql.job_queue import choose_queued
 from upshot.adapters.sql.job_rows import change_jobs, lock_executions, wake
 from upshot.adapters.sql.schema import Moment, is_leased, is_queued, is_to_be_stopped, jobs
 from upshot.domain.job import Job, JobState
+from upshot.jobs.scheduling import claimed, dropped
 from upshot.ports.jobs import JobOffer, JobProgress
+from upshot.storable import to_storable
 
 _CLAIM_LOCK = 0x6A6F_6273  # "jobs": one worker at a time claims from a PostgreSQL
 _AT_ONCE = 500  # in one transaction, of what may be any number
@@ -131,7 +132,7 @@ class SqlJobs(SqlJobDesk):
                 if one.events and one.job.id in held:
                     insert_events(
                         connection,
-                        [replace(event, data=keepable(event.data)) for event in one.events],
+                        [replace(event, data=to_storable(event.data)) for event in one.events],
                         one.events[0].time,
                     )
             kept = {one.job.execution for one in progress if one.wakes and one.job.id in held}

@@ -36,7 +36,7 @@ from upshot.domain.registry import (
     RegistrySettings,
     Version,
 )
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 from upshot.ports.registry import NameKind, RegistryTransaction, RegistryView
 
 T = TypeVar("T")

@@ -11,9 +11,13 @@ from starlette.responses import Response
 from upshot.adapters.cursor import after_cursor, make_cursor
 from upshot.domain.automation import Automation
 from upshot.errors import NotFound
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 from upshot.registry.lookup import hint
-from upshot.web.forms import (
+from upshot.web.dependencies import House
+from upshot.web.problems import responses
+from upshot.web.routing import Here, make_router
+from upshot.web.schemas.requests import PageQuery
+from upshot.web.schemas.responses import (
     AutomationForm,
     AutomationsForm,
     automation_form,
@@ -22,10 +26,6 @@ from upshot.web.forms import (
     json_response,
     page_form,
 )
-from upshot.web.house import House
-from upshot.web.problems import responses
-from upshot.web.records import PageQuery
-from upshot.web.routing import Here, make_router
 
 router = make_router("automations")
 

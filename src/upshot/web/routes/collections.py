@@ -9,11 +9,19 @@ from fastapi import Query
 from starlette.responses import Response
 
 from upshot.domain.registry import Change, Collection
-from upshot.web.access import API
-from upshot.web.forms import CollectionForm, Effect, PageForm, collection_form, effect_form, json_response, page_form
+from upshot.web.auth import API
 from upshot.web.problems import responses
-from upshot.web.records import CollectionChange, NewCollection, PageQuery
 from upshot.web.routing import By, Here, make_router
+from upshot.web.schemas.requests import CollectionChange, NewCollection, PageQuery
+from upshot.web.schemas.responses import (
+    CollectionForm,
+    Effect,
+    PageForm,
+    collection_form,
+    effect_form,
+    json_response,
+    page_form,
+)
 
 router = make_router("collections")
 

@@ -13,8 +13,12 @@ from upshot.errors import NotFound
 from upshot.ids import execution_id
 from upshot.ports.events import EventQuery, StoredEvent
 from upshot.ports.executions import ExecutionQuery
-from upshot.web.access import API
-from upshot.web.forms import (
+from upshot.web.auth import API
+from upshot.web.dependencies import House
+from upshot.web.problems import responses
+from upshot.web.routing import By, Here, Key, make_router
+from upshot.web.schemas.requests import MAX_LIMIT, EventsQuery, NewEvents
+from upshot.web.schemas.responses import (
     AcceptedEventForm,
     AcceptedEventsForm,
     AnswerForm,
@@ -28,10 +32,6 @@ from upshot.web.forms import (
     json_response,
     page_form,
 )
-from upshot.web.house import House
-from upshot.web.problems import responses
-from upshot.web.records import MAX_LIMIT, EventsQuery, NewEvents
-from upshot.web.routing import By, Here, Key, make_router
 
 router = make_router("events")
 

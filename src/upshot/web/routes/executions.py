@@ -9,15 +9,22 @@ from fastapi import Query
 from starlette.responses import Response
 
 from upshot.domain.execution import Execution
-from upshot.engine.transitions import cancel_by_person, retry_by_person
 from upshot.errors import NotFound
+from upshot.execution.transitions import cancel_by_person, retry_by_person
 from upshot.ports.executions import ExecutionQuery
-from upshot.web.access import API
-from upshot.web.forms import ExecutionForm, PageForm, execution_form, execution_view, json_response, page_form
-from upshot.web.house import House
+from upshot.web.auth import API
+from upshot.web.dependencies import House
 from upshot.web.problems import responses
-from upshot.web.records import ExecutionsQuery
 from upshot.web.routing import By, Here, make_router
+from upshot.web.schemas.requests import ExecutionsQuery
+from upshot.web.schemas.responses import (
+    ExecutionForm,
+    PageForm,
+    execution_form,
+    execution_view,
+    json_response,
+    page_form,
+)
 
 router = make_router("executions")
 

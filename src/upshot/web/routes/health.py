@@ -10,10 +10,10 @@ from starlette.responses import PlainTextResponse, Response
 from typing_extensions import TypedDict
 
 from upshot.errors import Unavailable
-from upshot.ports.calls import Page
-from upshot.web.forms import PageForm, WorkerForm, json_response, page_form, worker_form
+from upshot.ports.paging import Page
 from upshot.web.problems import Problem, responses
 from upshot.web.routing import Here, make_router
+from upshot.web.schemas.responses import PageForm, WorkerForm, json_response, page_form, worker_form
 
 router = APIRouter(tags=["health"])
 api_router = make_router("health")

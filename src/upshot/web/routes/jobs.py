@@ -11,14 +11,14 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from upshot.domain.job import Job
 from upshot.errors import NotFound
 from upshot.ports.jobs import JobQuery
-from upshot.web.access import API
-from upshot.web.forms import PageForm, json_response, page_form
-from upshot.web.house import House
-from upshot.web.job_forms import JobForm, JobLogForm, JobView, job_form, job_view, log_form
-from upshot.web.job_waits import why_it_waits
+from upshot.web.auth import API
+from upshot.web.dependencies import House
 from upshot.web.problems import responses
-from upshot.web.records import JobsQuery, LogQuery
 from upshot.web.routing import By, Here, make_router
+from upshot.web.schemas.jobs import JobForm, JobLogForm, JobView, job_form, job_view, log_form
+from upshot.web.schemas.requests import JobsQuery, LogQuery
+from upshot.web.schemas.responses import PageForm, json_response, page_form
+from upshot.web.wait_reason import why_it_waits
 
 router = make_router("jobs")
 

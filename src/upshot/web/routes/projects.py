@@ -10,8 +10,11 @@ from starlette.responses import Response
 
 from upshot.domain.reference import Reference, check_name
 from upshot.domain.registry import ArtifactVersion, Change
-from upshot.web.access import API
-from upshot.web.forms import (
+from upshot.web.auth import API
+from upshot.web.problems import responses
+from upshot.web.routing import By, Here, make_router
+from upshot.web.schemas.requests import AliasTarget, NewArtifactVersion, PageQuery, VersionChange
+from upshot.web.schemas.responses import (
     ArtifactForm,
     ArtifactVersionForm,
     Effect,
@@ -22,9 +25,6 @@ from upshot.web.forms import (
     json_response,
     page_form,
 )
-from upshot.web.problems import responses
-from upshot.web.records import AliasTarget, NewArtifactVersion, PageQuery, VersionChange
-from upshot.web.routing import By, Here, make_router
 
 router = make_router("artifacts")
 

@@ -10,12 +10,20 @@ from starlette.responses import Response
 from upshot.domain.reference import check_name
 from upshot.domain.registry import RegistrySettings
 from upshot.errors import NotFound
-from upshot.ports.calls import Page
+from upshot.ports.paging import Page
 from upshot.registry.lookup import hint
-from upshot.web.forms import HistoryForm, PageForm, RegistryForm, history_form, json_response, page_form, registry_form
 from upshot.web.problems import responses
-from upshot.web.records import PageQuery, ProtectedAliases
 from upshot.web.routing import By, Here, make_router
+from upshot.web.schemas.requests import PageQuery, ProtectedAliases
+from upshot.web.schemas.responses import (
+    HistoryForm,
+    PageForm,
+    RegistryForm,
+    history_form,
+    json_response,
+    page_form,
+    registry_form,
+)
 
 router = make_router("registries")
 

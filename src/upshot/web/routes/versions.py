@@ -9,11 +9,19 @@ from fastapi import Query
 from starlette.responses import Response
 
 from upshot.domain.registry import Change, Version
-from upshot.web.access import API
-from upshot.web.forms import Effect, PageForm, VersionForm, effect_form, json_response, page_form, version_form
+from upshot.web.auth import API
 from upshot.web.problems import responses
-from upshot.web.records import AliasTarget, NewLink, PageQuery, VersionChange
 from upshot.web.routing import By, Here, make_router
+from upshot.web.schemas.requests import AliasTarget, NewLink, PageQuery, VersionChange
+from upshot.web.schemas.responses import (
+    Effect,
+    PageForm,
+    VersionForm,
+    effect_form,
+    json_response,
+    page_form,
+    version_form,
+)
 
 router = make_router("versions")
 

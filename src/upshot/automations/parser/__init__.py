@@ -1,0 +1,1 @@
+"""From YAML text to automations, with every error at its file and line."""

@@ -1,0 +1,1 @@
+"""The scenario that `upshot demo` plays."""

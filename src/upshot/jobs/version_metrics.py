@@ -1,0 +1,51 @@
+"""Writes what a job measured to the metadata of the version that its event is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from upshot.domain.event import Event, EventKind
+from upshot.domain.job import Job
+from upshot.domain.reference import parse_reference
+from upshot.errors import RegistryError
+from upshot.jobs.events import actor_of, chain_of
+from upshot.ports.concurrency import RunInThread
+from upshot.ports.registry import RegistryChanges
+
+
+class MetricsKeeper:
+    """
+    Saves metrics under the job's name, so that a gate or another automation can read them there.
+
+    Args:
+        registry: The registry.
+        run_in_thread: Runs its blocking calls.
+    """
+
+    def __init__(self, registry: RegistryChanges, run_in_thread: RunInThread) -> None:
+        self._registry = registry
+        self._run_in_thread = run_in_thread
+
+    async def save(self, job: Job, event: Event) -> str | None:
+        """Save the `metrics` of the job's outputs; returns why they could not be, or None."""
+        metrics = (job.outputs or {}).get("metrics")
+        if not metrics:
+            return "outputs.json holds no metrics to save"
+        data: Mapping[str, Any] = event.data if event.kind is not EventKind.CUSTOM else {}
+        version = data.get("version")
+        if not isinstance(version, Mapping):
+            return "the event is about no version whose metadata could hold the metrics"
+        named = parse_reference(version["reference"])
+        update = self._registry.update_version if "registry" in data else self._registry.update_artifact_version
+        try:
+            await self._run_in_thread(
+                update,
+                *(named.scope, named.name, named.version),
+                metadata={job.name: metrics},
+                actor=actor_of(job),
+                chain=chain_of(job, event),
+            )
+        except RegistryError as error:
+            return f"its metrics were not saved: {error}"
+        return None

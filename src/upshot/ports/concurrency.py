@@ -1,0 +1,16 @@
+"""Run blocking calls off the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class RunInThread(Protocol):
+    """Runs a blocking call off the event loop; tests run it in place."""
+
+    async def __call__(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Return the call's result, or raise its error."""
+        ...
