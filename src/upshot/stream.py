@@ -16,7 +16,7 @@ from upshot.errors import Unavailable
 from upshot.ports.concurrency import RunInThread
 from upshot.ports.events import EventStore
 from upshot.ports.executions import Admission, ExecutionStore
-from upshot.ports.messaging import EventFeed, EventPublisher, StreamEntry
+from upshot.ports.messaging import EventPublisher, EventStream, StreamEntry
 
 log = structlog.get_logger("upshot.stream")
 
@@ -31,27 +31,27 @@ LARGEST_RELAY = 500
 LONGEST_PAUSE_SECONDS = 2.0  # between two tries while Redis or the database does not answer
 
 
-class Reception(Protocol):
+class Admitter(Protocol):
     """What the consumer needs of the engine."""
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """How many more executions it takes."""
         ...
 
-    async def wait_for_room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Return when it takes more."""
         ...
 
-    def answers(self, event: Event) -> Admission:
+    def admit(self, event: Event) -> Admission:
         """Match: the executions that answer the event, leased for this worker, not yet kept."""
         ...
 
-    def take(self, admitted: Iterable[tuple[Execution, Event]]) -> None:
+    def start(self, admitted: Iterable[tuple[Execution, Event]]) -> None:
         """Carry out executions that are kept now."""
         ...
 
-    async def announce(self, events: Sequence[Event]) -> None:
+    async def publish(self, events: Sequence[Event]) -> None:
         """Publish events that were accepted with an admission."""
         ...
 
@@ -66,9 +66,9 @@ class Consumer:
 
     def __init__(
         self,
-        feed: EventFeed,
+        feed: EventStream,
         executions: ExecutionStore,
-        reception: Reception,
+        reception: Admitter,
         clock: Clock,
         run_in_thread: RunInThread,
     ) -> None:
@@ -97,11 +97,11 @@ class Consumer:
         self._stopping.set()
 
     async def _turn(self) -> None:
-        if self._reception.room == 0:
-            await self._until_stopped(self._reception.wait_for_room())
-        if self._reception.room < SMALL_ROOM:
+        if self._reception.capacity == 0:
+            await self._until_stopped(self._reception.wait_for_capacity())
+        if self._reception.capacity < SMALL_ROOM:
             await asyncio.sleep(SMALL_ROOM_PAUSE_SECONDS)
-        if (room := self._reception.room) == 0:
+        if (room := self._reception.capacity) == 0:
             return
         # Only the waiting is given up at a stop. What had been read by then is still this consumer's
         # to acknowledge, and comes again by the relay.
@@ -124,7 +124,7 @@ class Consumer:
 
     async def take_over_abandoned(self) -> None:
         """Consume what another worker read and did not acknowledge."""
-        room = min(self._reception.room, LARGEST_READ)
+        room = min(self._reception.capacity, LARGEST_READ)
         if room:
             await self.consume(await self._feed.take_over(idle_seconds=ABANDONED_SECONDS, limit=room))
 
@@ -145,10 +145,10 @@ class Consumer:
 
     async def _admit(self, entries: Sequence[StreamEntry]) -> None:
         events = {entry.event.id: entry.event for entry in entries if entry.event is not None}
-        admissions = [self._reception.answers(event) for event in events.values()]
+        admissions = [self._reception.admit(event) for event in events.values()]
         new = await self._run_in_thread(self._executions.admit, admissions, self._clock.now())
-        self._reception.take(
-            (execution, events[admission.event])
+        self._reception.start(
+            (execution, events[admission.event_id])
             for admission in admissions
             for execution in admission.executions
             if execution.id in new
@@ -156,7 +156,7 @@ class Consumer:
         await asyncio.sleep(0)  # what was handed over begins first; nobody waits for the acknowledgement
         await self._feed.acknowledge(entries)
         if caused := [event for admission in admissions for event in admission.events]:
-            await self._reception.announce(caused)
+            await self._reception.publish(caused)
 
 
 class Relay:
@@ -168,7 +168,7 @@ class Relay:
 
     def __init__(
         self,
-        feed: EventFeed,
+        feed: EventStream,
         events: EventStore,
         publisher: EventPublisher,
         clock: Clock,

@@ -30,31 +30,31 @@ from typing import Any, TypeVar
 
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
-from upshot.actions.protocol import HttpAnswer, Tools
+from upshot.actions.protocol import ActionContext, HttpResponse
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions, MemoryRevisions
 from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
-from upshot.adapters.memory.stream import MemoryDoorbell, MemoryStream
+from upshot.adapters.memory.stream import MemoryNotifier, MemoryStream
 from upshot.automations.loader import load_file, load_text, rebuild
 from upshot.automations.matcher import Matcher
 from upshot.clock import FrozenClock
 from upshot.domain.automation import Automation
 from upshot.domain.event import Actor, Event, EventKind
 from upshot.domain.execution import Execution, Receipt
-from upshot.domain.job import Job, JobCause, JobState
+from upshot.domain.job import FailureKind, Job, JobState
 from upshot.domain.registry import Version
-from upshot.execution.admission import Reception
-from upshot.execution.attempt import Bench
-from upshot.execution.compiled import Book
-from upshot.execution.executor import Engine
+from upshot.execution.admission import Admitter
+from upshot.execution.attempt import ExecutorContext
+from upshot.execution.compiled import RevisionCache
+from upshot.execution.executor import Executor
 from upshot.execution.sweeper import Sweeper
 from upshot.execution.transitions import cancel_by_person, retry_by_person
 from upshot.jobs.events import job_event
-from upshot.jobs.transitions import End, finished
+from upshot.jobs.transitions import JobOutcome, finish
 from upshot.ports.events import EventQuery, StoredEvent
 from upshot.ports.executions import ExecutionQuery
-from upshot.ports.jobs import JobProgress, JobQuery
+from upshot.ports.jobs import JobQuery, JobUpdate
 from upshot.registry.service import Registry
 from upshot.stream import Consumer, Relay
 
@@ -64,7 +64,7 @@ ANN = Actor("ann", role="admin")
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class SentRequest:
     """One request that left."""
 
     method: str
@@ -97,7 +97,7 @@ class RecordingEgress:
     """`Egress` that records what would leave, and answers as it was told; 200 where it was told nothing."""
 
     def __init__(self) -> None:
-        self.sent: list[Post] = []
+        self.sent: list[SentRequest] = []
         self._answers: list[_Answer] = []
 
     def answer(self, answer: _Answer) -> None:
@@ -117,13 +117,13 @@ class RecordingEgress:
         body: bytes,
         timeout_seconds: float,
         follow_redirects: bool = False,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         """Record the request and answer."""
-        self.sent.append(Post(method, url, dict(headers), body))
+        self.sent.append(SentRequest(method, url, dict(headers), body))
         answer = self._next(url)
         if answer.error is not None:
             raise answer.error
-        return HttpAnswer(
+        return HttpResponse(
             status=answer.status,
             headers=answer.headers,
             body=answer.body,
@@ -169,7 +169,7 @@ class World:
         self.clock = FrozenClock()
         self.events = MemoryEvents()
         self.stream = MemoryStream()
-        self.doorbell = MemoryDoorbell()
+        self.notifier = MemoryNotifier()
         self.executions = MemoryExecutions(self.events)
         self.jobs = MemoryJobs(self.executions)
         self.registry = Registry(MemoryRegistry(self.events), self.stream, self.clock)
@@ -256,7 +256,7 @@ class World:
         *,
         outputs: Mapping[str, Any] | None = None,
         exit_code: int = 0,
-        cause: JobCause | None = None,
+        failure: FailureKind | None = None,
         reason: str | None = None,
         step: str | None = None,
     ) -> Job:
@@ -270,17 +270,19 @@ class World:
             reason: In words.
             step: Of which step; None: there is only one job.
         """
-        waiting = [job for job in self.all_jobs() if not job.state.is_final and step in (None, job.step)]
+        waiting = [job for job in self.all_jobs() if not job.state.is_final and step in (None, job.step_id)]
         if len(waiting) != 1:
             raise AssertionError(f"there are {len(waiting)} jobs that could end, not one: {waiting}")
-        if exit_code and cause is None:
-            cause, reason = JobCause.EXITED, reason or f"it ended with exit code {exit_code}"
+        if exit_code and failure is None:
+            failure, reason = FailureKind.EXITED, reason or f"it ended with exit code {exit_code}"
         now = self.clock.now()
         running = dataclass_replace(waiting[0], state=JobState.RUNNING, due_at=None, machine="test", started_at=now)
-        ended = finished(dataclass_replace(running, exit_code=exit_code, outputs=outputs), End(cause, reason), now=now)
-        event = self.events.get([running.event])[running.event]
+        ended = finish(
+            dataclass_replace(running, exit_code=exit_code, outputs=outputs), JobOutcome(failure, reason), now=now
+        )
+        event = self.events.get([running.event_id])[running.event_id]
         told = [one for job in (running, ended) if (one := job_event(job, event, now))]
-        self.jobs.record([JobProgress(ended, tuple(told), wakes=True)])
+        self.jobs.record([JobUpdate(ended, tuple(told), wakes=True)])
         self.stream.publish(told)
         return ended
 
@@ -296,7 +298,7 @@ class World:
         await worker.settle()
 
     @property
-    def sent(self) -> list[Post]:
+    def sent(self) -> list[SentRequest]:
         """What left, in order."""
         return self.egress.sent
 
@@ -333,12 +335,12 @@ class World:
 
     # --- for Worker -------------------------------------------------------------------------------
 
-    def make_engine(self, worker: str, run_in_thread: Callable[..., Any], egress: Any) -> tuple[Engine, Reception]:
+    def make_engine(self, worker: str, run_in_thread: Callable[..., Any], egress: Any) -> tuple[Executor, Admitter]:
         """An engine on the running loop."""
-        engine = Engine(
-            bench=Bench(
-                worker=worker,
-                tools=Tools(
+        engine = Executor(
+            bench=ExecutorContext(
+                worker_id=worker,
+                tools=ActionContext(
                     egress=egress,
                     registry=self.registry,
                     github_api_url="https://api.github.com",
@@ -352,13 +354,13 @@ class World:
             executions=self.executions,
             events=self.events,
             publisher=self.stream,
-            book=Book(self._catalog, self._revisions, partial(rebuild, catalog=self._catalog)),
+            book=RevisionCache(self._catalog, self._revisions, partial(rebuild, catalog=self._catalog)),
             run_in_thread=run_in_thread,
             in_flight=100,
             lease=timedelta(seconds=30),
         )
         matcher = self.matcher
-        return engine, Reception(engine, lambda: matcher, self.clock)
+        return engine, Admitter(engine, lambda: matcher, self.clock)
 
 
 class Worker:
@@ -383,7 +385,7 @@ class Worker:
         self.sweeper = Sweeper(
             self.engine,
             world.executions,
-            world.doorbell,
+            world.notifier,
             world.clock,
             self._run_in_thread,
             after_outage=timedelta(seconds=6),
@@ -395,7 +397,7 @@ class Worker:
         await self._step()
         return result
 
-    async def send(self, *args: Any, **kwargs: Any) -> HttpAnswer:
+    async def send(self, *args: Any, **kwargs: Any) -> HttpResponse:
         """Send by the world's egress."""
         await self._step()
         answer = await self._world.egress.send(*args, **kwargs)
@@ -420,8 +422,8 @@ class Worker:
                     await self._consumer.consume(entries)
                     done += len(entries)
                 done += await self.sweeper.sweep()
-                rung, world.doorbell.rung = world.doorbell.rung, []
-                await self.engine.run(rung)
+                rung, world.notifier.notified = world.notifier.notified, []
+                await self.engine.execute(rung)
                 await self.engine.idle()
                 if not done:
                     return

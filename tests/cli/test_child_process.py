@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import eventually
-from upshot.embedded.child_process import Part
+from upshot.embedded.child_process import ChildProcess
 
 pytestmark = pytest.mark.live
 
@@ -27,7 +27,7 @@ class World:
         self.said: list[str] = []
         self.log = folder / "part.log"
         self.hurry = asyncio.Event()
-        self.part = Part(
+        self.part = ChildProcess(
             "worker", [sys.executable, "-c", program], log=self.log, say=self.said.append, on_start=self.pids.append
         )
 

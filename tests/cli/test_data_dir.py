@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from upshot.client.endpoint import Endpoint, endpoint_path, read_endpoint, remove_endpoint, write_endpoint
-from upshot.embedded.data_dir import DataFolder, PartsLock, SupervisorLock
+from upshot.embedded.data_dir import ChildrenLock, DataDir, SupervisorLock
 from upshot.errors import ConfigError
 
 ENDPOINT = Endpoint("http://127.0.0.1:8080", "secret", "redis://…", "sqlite:///…", {"web": 1, "worker": 2})
@@ -22,19 +22,19 @@ def mode(path) -> int:
 
 def test_secrets_are_made_once_and_are_closed_to_others(tmp_path):
     """Token and password stay the same over restarts, and other users cannot read them."""
-    folder = DataFolder(tmp_path / "data")
+    folder = DataDir(tmp_path / "data")
 
-    assert folder.token() == DataFolder(tmp_path / "data").token()
-    assert folder.redis_password() == DataFolder(tmp_path / "data").redis_password()
+    assert folder.token() == DataDir(tmp_path / "data").token()
+    assert folder.redis_password() == DataDir(tmp_path / "data").redis_password()
     assert mode(folder.path) == 0o700
     assert mode(folder.path / "token") == 0o600
 
 
 def test_the_data_folder_is_never_committed(tmp_path):
     """A data folder that is made inside a git repository ignores itself; in a user's own nothing is ignored."""
-    assert (DataFolder(tmp_path / "data").path / ".gitignore").read_text() == "*\n"
+    assert (DataDir(tmp_path / "data").path / ".gitignore").read_text() == "*\n"
 
-    DataFolder(tmp_path)
+    DataDir(tmp_path)
     assert not (tmp_path / ".gitignore").exists()
 
 
@@ -43,12 +43,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "data").write_text("a file")
 
     with pytest.raises(ConfigError, match=r"data.*--data"):
-        DataFolder(tmp_path / "data")
+        DataDir(tmp_path / "data")
 
 
 def test_a_second_supervisor_is_told_who_was_first(tmp_path):
     """The one that comes second learns process and address of the one that runs."""
-    folder = DataFolder(tmp_path)
+    folder = DataDir(tmp_path)
     SupervisorLock(folder).sign("http://127.0.0.1:8080")
 
     with pytest.raises(ConfigError, match=rf"process {os.getpid()}, http://127\.0\.0\.1:8080"):
@@ -57,15 +57,15 @@ def test_a_second_supervisor_is_told_who_was_first(tmp_path):
 
 def test_a_part_holds_the_folder_for_as_long_as_it_lives(tmp_path):
     """While a process of a killed supervisor still works, the next one can see that it does."""
-    folder = DataFolder(tmp_path)
-    lock = PartsLock(folder)
+    folder = DataDir(tmp_path)
+    lock = ChildrenLock(folder)
     assert lock.take()
     part = subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.descriptor], stderr=subprocess.DEVNULL
     )
     os.close(lock.descriptor)
 
-    next_one = PartsLock(folder)
+    next_one = ChildrenLock(folder)
     assert not next_one.take()
     part.communicate(b"\n")
     assert next_one.take()

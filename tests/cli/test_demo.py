@@ -19,7 +19,7 @@ from tests.waiting import until
 from upshot.cli import main
 from upshot.clock import SystemClock
 from upshot.demo import jobs as demo_jobs
-from upshot.demo.scenario import Act, Story, shortcomings
+from upshot.demo.scenario import Scenario, Stage, shortcomings
 from upshot.receivers import Receivers
 
 pytestmark = pytest.mark.live
@@ -120,14 +120,14 @@ def test_where_no_job_can_run_a_version_is_promoted_by_hand(tmp_path, monkeypatc
 def test_what_did_not_happen_is_told(holder, words):
     """A story that ends otherwise than it should is a failure, however well the rest went."""
     receivers = Receivers()
-    act = Act(
+    act = Stage(
         SystemClock().now(),
         is_promoted=True,
         version="model/fraud:v0",
         holders={"production": {"reference": f"model/fraud:{holder}", "metadata": {}}},
     )
 
-    missing = shortcomings(Story(act.began, receivers, with_jobs=True, acts=[act]))
+    missing = shortcomings(Scenario(act.began, receivers, with_jobs=True, acts=[act]))
 
     assert words in missing
     assert "model/fraud:v0 was not evaluated" in missing

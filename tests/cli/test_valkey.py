@@ -17,8 +17,8 @@ import pytest
 import redis
 
 from tests.waiting import eventually, until
-from upshot.embedded.child_process import Part
-from upshot.embedded.data_dir import DataFolder
+from upshot.embedded.child_process import ChildProcess
+from upshot.embedded.data_dir import DataDir
 from upshot.embedded.valkey import Valkey, stop_orphan
 
 pytestmark = pytest.mark.live
@@ -29,12 +29,12 @@ _COMMAND = [sys.executable, "-m", "upshot.embedded.exec_valkey"]
 class Server:
     """An embedded Redis that a `Part` keeps alive, as `upshot up` does."""
 
-    def __init__(self, folder: DataFolder) -> None:
+    def __init__(self, folder: DataDir) -> None:
         self.valkey = Valkey(folder)
         self.valkey.configure()
         self.pids: list[int] = []
         self.said: list[str] = []
-        self.part = Part(
+        self.part = ChildProcess(
             "redis",
             [*_COMMAND, str(self.valkey.configuration), str(os.getpid())],
             log=folder.logs / "redis.log",
@@ -51,7 +51,7 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: DataFolder) -> AsyncIterator[Server]:
+async def serving(folder: DataDir) -> AsyncIterator[Server]:
     server = Server(folder)
     server.part.start()
     try:
@@ -62,11 +62,11 @@ async def serving(folder: DataFolder) -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> DataFolder:
-    return DataFolder(tmp_path / "a folder with spaces")
+def folder(tmp_path: Path) -> DataDir:
+    return DataDir(tmp_path / "a folder with spaces")
 
 
-async def _scenario_kill(folder: DataFolder) -> None:
+async def _scenario_kill(folder: DataDir) -> None:
     async with serving(folder) as server:
         server.client().set("kept", "yes")
         os.kill(server.pids[0], signal.SIGKILL)
@@ -81,7 +81,7 @@ def test_a_killed_server_comes_back_with_its_data_at_the_same_address(folder):
     asyncio.run(_scenario_kill(folder))
 
 
-async def _scenario_restart(folder: DataFolder) -> None:
+async def _scenario_restart(folder: DataDir) -> None:
     async with serving(folder) as first:
         first.client().xadd("stream", {"event": "1"})
     async with serving(folder) as second:
@@ -93,7 +93,7 @@ def test_data_outlives_a_clean_stop(folder):
     asyncio.run(_scenario_restart(folder))
 
 
-async def _scenario_private(folder: DataFolder) -> None:
+async def _scenario_private(folder: DataDir) -> None:
     async with serving(folder) as server:
         command = psutil.Process(server.pids[0]).cmdline()
         password = folder.redis_password()

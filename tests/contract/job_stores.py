@@ -16,8 +16,8 @@ from upshot.adapters.sql.jobs import SqlJobs
 from upshot.domain.event import Actor, Event, EventKind
 from upshot.domain.execution import Execution, ExecutionState, StepRecord
 from upshot.domain.job import Job, JobSpec, JobState
-from upshot.ports.executions import Admission, Progress
-from upshot.ports.jobs import JobOffer, JobProgress, QueueLimits
+from upshot.ports.executions import Admission, ExecutionUpdate
+from upshot.ports.jobs import ConcurrencyLimits, JobUpdate, WorkerCapacity
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -37,16 +37,16 @@ class Stores:
 
     def queue(self, *jobs: Job) -> None:
         """Have each job queued by an execution that then waits for it; one execution for each `Job.execution`."""
-        wanted = {job.execution for job in jobs}
+        wanted = {job.execution_id for job in jobs}
         running = tuple(execution(name) for name in sorted(wanted) if self.executions.find(name) is None)
         self.executions.admit([Admission("evt_1", running)], NOW)
-        refused = self.executions.record([Progress(held(job), jobs=(job,)) for job in jobs])
+        refused = self.executions.record([ExecutionUpdate(held(job), jobs=(job,)) for job in jobs])
         assert refused == frozenset()
 
     def queue_again(self, wanted: Job) -> frozenset[str]:
         """Have the execution, whose fence may have grown, ask for a job and wait for it; ids that were refused."""
-        fence = self.execution(wanted.execution).fence
-        return self.executions.record([Progress(held(wanted, fence=fence), jobs=(wanted,))])
+        fence = self.execution(wanted.execution_id).fence
+        return self.executions.record([ExecutionUpdate(held(wanted, fence=fence), jobs=(wanted,))])
 
     def claim(self, now=NOW, until=LEASE, **changes) -> tuple[Job, ...]:
         """Claim by an offer that fits everything, but for the changes."""
@@ -54,7 +54,7 @@ class Stores:
 
     def record(self, job: Job, *events: Event, wakes=False) -> bool:
         """Write one state; tells whether it was accepted."""
-        return not self.jobs.record([JobProgress(job, events, wakes)])
+        return not self.jobs.record([JobUpdate(job, events, wakes)])
 
     def execution(self, name="exe_1") -> Execution:
         found = self.executions.find(name)
@@ -105,7 +105,7 @@ def execution(name="exe_1", **changes) -> Execution:
         id=name,
         automation="promote",
         revision="r1",
-        event="evt_1",
+        event_id="evt_1",
         state=ExecutionState.RUNNING,
         created_at=NOW,
         steps=(StepRecord("evaluate", "launch"),),
@@ -119,7 +119,7 @@ def execution(name="exe_1", **changes) -> Execution:
 def held(job: Job, **changes) -> Execution:
     """The execution that waits for the job."""
     waits = {"state": ExecutionState.WAITING, "lease_owner": None, "lease_until": None, "due_at": None}
-    return execution(job.execution, steps=(StepRecord("evaluate", "launch", job=job.id),), **(waits | changes))
+    return execution(job.execution_id, steps=(StepRecord("evaluate", "launch", job_id=job.id),), **(waits | changes))
 
 
 def job(name="job_1", **changes) -> Job:
@@ -127,9 +127,9 @@ def job(name="job_1", **changes) -> Job:
         id=name,
         name="evaluate",
         automation="promote",
-        execution=f"exe_{name.removeprefix('job_')}",
-        step="evaluate",
-        event="evt_1",
+        execution_id=f"exe_{name.removeprefix('job_')}",
+        step_id="evaluate",
+        event_id="evt_1",
         delivery_id=f"dlv_{name}",
         queue="default",
         backend="docker",
@@ -140,8 +140,10 @@ def job(name="job_1", **changes) -> Job:
     return replace(made, **changes)
 
 
-def offer(owner="w1", **changes) -> JobOffer:
-    made = JobOffer(owner=owner, machine="m1", engines={"docker": "engine-1"}, queues={"default": QueueLimits()})
+def offer(owner="w1", **changes) -> WorkerCapacity:
+    made = WorkerCapacity(
+        worker_id=owner, machine="m1", engines={"docker": "engine-1"}, queues={"default": ConcurrencyLimits()}
+    )
     return replace(made, **changes)
 
 

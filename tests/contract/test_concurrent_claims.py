@@ -17,8 +17,8 @@ from upshot.domain.execution import ExecutionState
 from upshot.domain.job import JobState
 from upshot.errors import Conflict
 from upshot.ids import new_id
-from upshot.ports.executions import Progress
-from upshot.ports.jobs import Installation, JobProgress, JobQuery
+from upshot.ports.executions import ExecutionUpdate
+from upshot.ports.jobs import Installation, JobQuery, JobUpdate
 
 MACHINES = ("m1", "m2", "m3")
 
@@ -41,7 +41,7 @@ def mixed_jobs(count):
         job(
             f"job_{number:03}",
             queue="abc"[number % 3],
-            step=steps[number % 4],
+            step_id=steps[number % 4],
             concurrency=limits[steps[number % 4]],
             priority=int(number % 5 == 0),
         )
@@ -70,8 +70,8 @@ def test_processes_and_threads_work_the_queues_dry(database, stores):
 
     done = stores.jobs.page(JobQuery(), cursor=None, limit=200).items
     assert Counter(one.state for one in done) == {JobState.SUCCEEDED: 120}
-    assert all(one.fence == one.try_number == 1 + one.priority for one in done)
-    assert all(stores.execution(one.execution).due_at == NOW + SECOND for one in done)
+    assert all(one.fence == one.attempt == 1 + one.priority for one in done)
+    assert all(stores.execution(one.execution_id).due_at == NOW + SECOND for one in done)
 
 
 def test_workers_that_claim_at_the_same_time_share_what_fits(database, stores):
@@ -88,7 +88,7 @@ def test_workers_that_claim_at_the_same_time_share_what_fits(database, stores):
         assert len(set(ids(claimed))) == len(claimed)
         assert breaches(database) == []
         assert [claim(number) for number in range(3)] == [(), (), ()]
-        assert stores.jobs.record([JobProgress(ended(one)) for one in claimed]) == frozenset()
+        assert stores.jobs.record([JobUpdate(ended(one)) for one in claimed]) == frozenset()
 
 
 def test_an_abandoned_job_is_taken_over_by_one(stores):
@@ -112,15 +112,15 @@ def test_the_end_of_a_job_and_the_beginning_of_the_wait_for_it_do_not_miss_each_
     rounds = 20
     stores.queue(*(job(f"job_{number}") for number in range(rounds)))
     for claimed in stores.claim():
-        name = claimed.execution
+        name = claimed.execution_id
         busy = {"state": ExecutionState.RUNNING, "lease_owner": "w1", "lease_until": LATER}
         stores.executions.amend(name, lambda one, busy=busy: replace(one, **busy))
         waits = replace(held(job(claimed.id)), fence=2)
 
         def work(turn, claimed=claimed, waits=waits):
             if turn:
-                return stores.jobs.record([JobProgress(ended(claimed), wakes=True)])
-            return stores.executions.record([Progress(waits)])
+                return stores.jobs.record([JobUpdate(ended(claimed), wakes=True)])
+            return stores.executions.record([ExecutionUpdate(waits)])
 
         assert at_once(work, count=2) == [frozenset(), frozenset()]
         assert stores.execution(name).due_at == NOW + SECOND
@@ -131,12 +131,12 @@ def test_whatever_people_and_workers_do_at_once_each_job_ends_once(stores):
     stores.queue(*(job(f"job_{number:02}") for number in range(40)))
 
     def claim_and_end(owner):
-        while claimed := stores.claim(owner=owner, most=3):
-            stores.jobs.record([JobProgress(ended(one), wakes=True) for one in claimed])
+        while claimed := stores.claim(owner=owner, max_jobs=3):
+            stores.jobs.record([JobUpdate(ended(one), wakes=True) for one in claimed])
 
     def stop(number):
         try:
-            stores.jobs.ask_stop(f"job_{number:02}", "ann", NOW)
+            stores.jobs.request_stop(f"job_{number:02}", "ann", NOW)
         except Conflict:
             return
 
@@ -151,14 +151,14 @@ def test_whatever_people_and_workers_do_at_once_each_job_ends_once(stores):
         for number in range(turn, 40, 4):
             stop(number)
             end_execution(number - 1)
-            stores.jobs.drop_idle(NOW)
+            stores.jobs.cancel_unneeded(NOW)
 
     at_once(work, count=6)
-    stores.jobs.drop_idle(NOW)
+    stores.jobs.cancel_unneeded(NOW)
     done = stores.jobs.page(JobQuery(), cursor=None, limit=100).items
     assert {one.state for one in done} <= {JobState.SUCCEEDED, JobState.CANCELLED}
     for one in done:
-        execution = stores.execution(one.execution)
+        execution = stores.execution(one.execution_id)
         assert execution.state.is_final or execution.due_at is not None
 
 

@@ -15,7 +15,7 @@ from upshot.adapters.sql.migrate import migrate
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepRecord
 from upshot.errors import Conflict, InvalidInput, NotFound
-from upshot.ports.executions import Admission, Claim, ExecutionQuery, Progress
+from upshot.ports.executions import Admission, Claim, ExecutionQuery, ExecutionUpdate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=30)
@@ -71,7 +71,7 @@ def execution(name="exe_1", **changes) -> Execution:
         id=name,
         automation="promote",
         revision="r1",
-        event="evt_1",
+        event_id="evt_1",
         state=ExecutionState.RUNNING,
         created_at=NOW,
         steps=(StepRecord("send", "webhook"), StepRecord("tell", "slack", phase="on-failure")),
@@ -89,14 +89,14 @@ def waiting(name="exe_1", **changes) -> Execution:
 
 def receipt(number=1, **changes) -> Receipt:
     made = Receipt(
-        execution="exe_1",
-        step="send",
-        number=number,
+        execution_id="exe_1",
+        step_id="send",
+        attempt=number,
         state=AttemptState.UNREACHABLE,
         delivery_id="dlv_1",
         started_at=NOW + timedelta(seconds=number),
         took_seconds=0.25,
-        worker="w1",
+        worker_id="w1",
         request={"method": "POST", "url": "https://example.com", "headers": {"a": "b"}, "body": "ü"},
         response={"status": 503, "body": "a\x00b"},
         error="503",
@@ -166,7 +166,7 @@ def test_a_lost_lease_can_be_claimed_and_names_who_lost_it(stores):
     """The fence grows, so the one that lost it is refused."""
     admit(stores, execution())
     (claim,) = stores.executions.claim(["exe_1"], owner="w2", now=MUCH_LATER, until=MUCH_LATER + timedelta(seconds=30))
-    assert claim.lost_by == "w1"
+    assert claim.lost_by_worker_id == "w1"
     assert (claim.execution.lease_owner, claim.execution.fence) == ("w2", 2)
     assert find(stores)[0] == claim.execution
 
@@ -179,7 +179,7 @@ def test_a_waiting_execution_is_claimed_when_it_is_due(stores):
     expected = waiting(
         state=ExecutionState.RUNNING, due_at=None, reason=None, lease_owner="w2", lease_until=MUCH_LATER, fence=2
     )
-    assert claim == Claim(expected, lost_by=None)
+    assert claim == Claim(expected, lost_by_worker_id=None)
 
 
 def test_a_claim_is_given_once(stores):
@@ -193,7 +193,7 @@ def test_progress_is_written_with_its_receipts(stores):
     """State and proof in one go."""
     admit(stores, execution())
     after = waiting(due_at=LATER)
-    assert stores.executions.record([Progress(after, (receipt(1),))]) == frozenset()
+    assert stores.executions.record([ExecutionUpdate(after, (receipt(1),))]) == frozenset()
     assert find(stores) == (after, (receipt(1),))
 
 
@@ -202,7 +202,7 @@ def test_a_write_behind_the_fence_is_refused_but_its_receipts_are_kept(stores):
     admit(stores, execution())
     (claim,) = stores.executions.claim(["exe_1"], owner="w2", now=MUCH_LATER, until=MUCH_LATER + timedelta(seconds=9))
     late = execution(state=ExecutionState.SUCCEEDED, finished_at=MUCH_LATER)
-    assert stores.executions.record([Progress(late, (receipt(1),))]) == {"exe_1"}
+    assert stores.executions.record([ExecutionUpdate(late, (receipt(1),))]) == {"exe_1"}
     assert find(stores) == (claim.execution, (receipt(1),))
 
 
@@ -212,8 +212,8 @@ def test_what_an_execution_gives_rise_to_is_accepted_with_its_state(stores):
     failed = {"state": ExecutionState.FAILED, "finished_at": LATER, "lease_owner": None, "lease_until": None}
     stores.executions.record(
         [
-            Progress(execution("exe_1", **failed), events=(event("evt_f1"),)),
-            Progress(execution("exe_2", fence=7, **failed), events=(event("evt_f2"),)),
+            ExecutionUpdate(execution("exe_1", **failed), events=(event("evt_f1"),)),
+            ExecutionUpdate(execution("exe_2", fence=7, **failed), events=(event("evt_f2"),)),
         ]
     )
     assert set(stores.events.get(["evt_f1", "evt_f2"])) == {"evt_f1"}
@@ -232,8 +232,8 @@ def test_what_failed_from_the_start_says_so_once(stores):
 def test_a_receipt_is_never_overwritten(stores):
     """A worker that was taken for dead cannot change what was kept of its attempt."""
     admit(stores, execution())
-    stores.executions.record([Progress(execution(), (receipt(1, error="first"),))])
-    stores.executions.record([Progress(execution(), (receipt(1, error="second"),))])
+    stores.executions.record([ExecutionUpdate(execution(), (receipt(1, error="first"),))])
+    stores.executions.record([ExecutionUpdate(execution(), (receipt(1, error="second"),))])
     assert [one.error for one in find(stores)[1]] == ["first"]
 
 
@@ -242,7 +242,7 @@ def test_a_batch_is_written_whole_though_one_is_refused(stores):
     admit(stores, execution("exe_1"), execution("exe_2"))
     done = {"state": ExecutionState.SUCCEEDED, "finished_at": LATER, "lease_owner": None, "lease_until": None}
     refused = stores.executions.record(
-        [Progress(execution("exe_2", **done)), Progress(execution("exe_1", fence=7, **done))]
+        [ExecutionUpdate(execution("exe_2", **done)), ExecutionUpdate(execution("exe_1", fence=7, **done))]
     )
     assert refused == {"exe_1"}
     assert find(stores, "exe_2")[0].state is ExecutionState.SUCCEEDED
@@ -268,15 +268,15 @@ def test_whatever_a_text_holds_it_is_kept_to_the_letter(stores):
         waiting(f"exe_{number}", reason=text, steps=(StepRecord("send", "webhook", outputs={"body": text}),))
         for number, text in enumerate(texts)
     ]
-    kept = [receipt(execution=one.id, response={"body": one.reason}) for one in after]
-    stores.executions.record([Progress(one, (proof,)) for one, proof in zip(after, kept, strict=True)])
+    kept = [receipt(execution_id=one.id, response={"body": one.reason}) for one in after]
+    stores.executions.record([ExecutionUpdate(one, (proof,)) for one, proof in zip(after, kept, strict=True)])
     assert [find(stores, one.id) for one in after] == [(one, (proof,)) for one, proof in zip(after, kept, strict=True)]
 
 
 def test_what_was_never_admitted_is_refused_and_not_made(stores):
     """Progress changes executions, whatever else is in the batch; it makes none."""
     admit(stores, execution())
-    batch = [Progress(waiting(due_at=LATER)), Progress(waiting("exe_2"))]
+    batch = [ExecutionUpdate(waiting(due_at=LATER)), ExecutionUpdate(waiting("exe_2"))]
     assert stores.executions.record(batch) == {"exe_2"}
     assert find(stores)[0] == waiting(due_at=LATER)
     assert find(stores, "exe_2") is None
@@ -303,9 +303,9 @@ def test_what_is_due_or_lost_is_found_once_until_nobody_came(stores):
         execution("exe_4", lease_until=MUCH_LATER),
     )
 
-    def take(now, rung_before):
-        found = stores.executions.take_due(now=now, rung_before=rung_before, limit=10)
-        return {(one.id, one.rung_before) for one in found}
+    def take(now, notified_before):
+        found = stores.executions.take_due(now=now, notified_before=notified_before, limit=10)
+        return {(one.execution_id, one.notified_before) for one in found}
 
     assert take(NOW, NOW - timedelta(seconds=5)) == {("exe_1", False), ("exe_3", False)}
     assert take(NOW, NOW - timedelta(seconds=5)) == set()
@@ -315,18 +315,18 @@ def test_what_is_due_or_lost_is_found_once_until_nobody_came(stores):
 def test_what_is_due_first_is_found_first(stores):
     """With a limit, the longest due come first."""
     admit(stores, *(waiting(f"exe_{number}", due_at=NOW - timedelta(seconds=number)) for number in range(5)))
-    found = stores.executions.take_due(now=NOW, rung_before=NOW, limit=2)
-    assert [one.id for one in found] == ["exe_4", "exe_3"]
+    found = stores.executions.take_due(now=NOW, notified_before=NOW, limit=2)
+    assert [one.execution_id for one in found] == ["exe_4", "exe_3"]
 
 
 def test_progress_forgets_the_ring(stores):
     """An execution that waits again is rung for again when it is due."""
     admit(stores, waiting())
-    stores.executions.take_due(now=NOW, rung_before=NOW, limit=1)
+    stores.executions.take_due(now=NOW, notified_before=NOW, limit=1)
     (claim,) = stores.executions.claim(["exe_1"], owner="w2", now=NOW, until=LATER)
-    stores.executions.record([Progress(waiting(fence=claim.execution.fence))])
-    (due,) = stores.executions.take_due(now=NOW, rung_before=NOW, limit=1)
-    assert not due.rung_before
+    stores.executions.record([ExecutionUpdate(waiting(fence=claim.execution.fence))])
+    (due,) = stores.executions.take_due(now=NOW, notified_before=NOW, limit=1)
+    assert not due.notified_before
 
 
 def test_a_person_changes_an_execution_and_its_worker_is_refused(stores):
@@ -337,7 +337,7 @@ def test_a_person_changes_an_execution_and_its_worker_is_refused(stores):
     )
     assert cancelled.fence == 2
     assert find(stores)[0] == cancelled
-    assert stores.executions.record([Progress(execution(state=ExecutionState.SUCCEEDED))]) == {"exe_1"}
+    assert stores.executions.record([ExecutionUpdate(execution(state=ExecutionState.SUCCEEDED))]) == {"exe_1"}
 
 
 def test_a_change_that_is_refused_writes_nothing(stores):
@@ -360,7 +360,7 @@ def test_a_dead_workers_leases_are_ended(stores):
     assert stores.executions.expire("w1", NOW) == 1
     soon = NOW + timedelta(milliseconds=1)
     claims = stores.executions.claim(["exe_1", "exe_2"], owner="w3", now=soon, until=LATER)
-    assert [(claim.execution.id, claim.lost_by) for claim in claims] == [("exe_1", "w1")]
+    assert [(claim.execution.id, claim.lost_by_worker_id) for claim in claims] == [("exe_1", "w1")]
 
 
 def test_executions_are_listed_newest_first_and_page_by_page(stores):
@@ -379,15 +379,15 @@ def test_executions_are_found_by_event_automation_and_state(stores):
     """Each filter alone and all together."""
     stores.accept("evt_2")
     admit(stores, execution("exe_1"), waiting("exe_2", automation="tell"))
-    stores.executions.admit([Admission("evt_2", (execution("exe_3", event="evt_2"),))], NOW)
+    stores.executions.admit([Admission("evt_2", (execution("exe_3", event_id="evt_2"),))], NOW)
 
     def found(**query):
         return {one.id for one in stores.executions.page(ExecutionQuery(**query), cursor=None, limit=9).items}
 
-    assert found(event="evt_1") == {"exe_1", "exe_2"}
+    assert found(event_id="evt_1") == {"exe_1", "exe_2"}
     assert found(automation="tell") == {"exe_2"}
     assert found(state=ExecutionState.RUNNING) == {"exe_1", "exe_3"}
-    assert found(event="evt_1", automation="promote", state=ExecutionState.RUNNING) == {"exe_1"}
+    assert found(event_id="evt_1", automation="promote", state=ExecutionState.RUNNING) == {"exe_1"}
 
 
 def test_old_receipts_of_final_executions_are_removed(stores):
@@ -396,8 +396,11 @@ def test_old_receipts_of_final_executions_are_removed(stores):
     admit(stores, execution("exe_1"), execution("exe_2"))
     done = execution("exe_1", state=ExecutionState.SUCCEEDED, lease_owner=None, lease_until=None)
     stores.executions.record(
-        [Progress(done, (receipt(1), receipt(2))), Progress(execution("exe_2"), (receipt(1, execution="exe_2"),))]
+        [
+            ExecutionUpdate(done, (receipt(1), receipt(2))),
+            ExecutionUpdate(execution("exe_2"), (receipt(1, execution_id="exe_2"),)),
+        ]
     )
     assert stores.executions.prune(receipts_before=NOW + timedelta(seconds=2)) == 1
-    assert [one.number for one in find(stores, "exe_1")[1]] == [2]
-    assert [one.number for one in find(stores, "exe_2")[1]] == [1]
+    assert [one.attempt for one in find(stores, "exe_1")[1]] == [2]
+    assert [one.attempt for one in find(stores, "exe_2")[1]] == [1]

@@ -21,19 +21,27 @@ from tests.contract.job_stores import (
 )
 from upshot.domain.execution import ExecutionState
 from upshot.domain.job import (
-    JobCause,
+    FailureKind,
+    ImagePullCredentials,
+    JobRetryPolicy,
     JobSpec,
     JobState,
     MemoryGrowth,
     Mount,
     Network,
     Pull,
-    RegistryAuth,
-    Tries,
 )
 from upshot.errors import Conflict, InvalidInput, NotFound
-from upshot.ports.executions import Admission, Progress
-from upshot.ports.jobs import END_OF_EXECUTION, Installation, JobProgress, JobQuery, LogPiece, Place, QueueLimits
+from upshot.ports.executions import Admission, ExecutionUpdate
+from upshot.ports.jobs import (
+    END_OF_EXECUTION,
+    ConcurrencyLimits,
+    Installation,
+    JobQuery,
+    JobUpdate,
+    LogChunk,
+    QueuePosition,
+)
 
 
 @pytest.fixture(params=["memory", *KINDS])
@@ -66,15 +74,15 @@ FULL = job(
         privileged=True,
         mounts=(Mount("/data", "/mnt"), Mount("volume", "/out", read_only=False)),
         pull=Pull.NEVER,
-        registry_auth=RegistryAuth("me", "mark"),
+        registry_auth=ImagePullCredentials("me", "mark"),
         labels={"team": "ml"},
         options={"node": {"selector": [1, None, True, 2.5]}},
     ),
     priority=-7,
     concurrency=3,
-    tries=Tries(5, 2.0, 60.0, MemoryGrowth(1.5, 2**34)),
+    retry=JobRetryPolicy(5, 2.0, 60.0, MemoryGrowth(1.5, 2**34)),
     save_metrics=True,
-    version="model/churn:v3",
+    version_reference="model/churn:v3",
     secrets=("KEY", "TOKEN"),
     nonce="Nx0",
     reason="why",
@@ -98,11 +106,11 @@ def test_what_a_try_has_found_out_comes_back(stores):
     after = ended(
         claimed,
         JobState.FAILED,
-        cause=JobCause.EXITED,
+        failure=FailureKind.EXITED,
         reason="exit code 3",
-        try_number=2,
+        attempt=2,
         machine="m2",
-        engine="engine-2",
+        engine_id="engine-2",
         handle="abc",
         image_digest="sha256:1",
         started_at=NOW,
@@ -119,7 +127,7 @@ def test_no_job_is_queued_by_a_worker_that_lost_its_execution(stores):
     """Never a job without its execution, and never one that another worker asks for in turn."""
     stores.executions.admit([Admission("evt_1", (execution(),))], NOW)
     late = replace(held(job()), fence=7)
-    assert stores.executions.record([Progress(late, jobs=(job(),))]) == {"exe_1"}
+    assert stores.executions.record([ExecutionUpdate(late, jobs=(job(),))]) == {"exe_1"}
     assert stores.jobs.find("job_1") is None
 
 
@@ -127,7 +135,7 @@ def test_queueing_a_job_again_changes_nothing(stores):
     """A worker that dies after the commit repeats the step, which asks for the same job."""
     stores.queue(job())
     (claimed,) = stores.claim()
-    stores.executions.record([Progress(held(job()), jobs=(job(priority=5),))])
+    stores.executions.record([ExecutionUpdate(held(job()), jobs=(job(priority=5),))])
     assert stores.jobs.find("job_1") == claimed
 
 
@@ -138,7 +146,7 @@ def test_an_execution_does_not_begin_to_wait_for_a_job_that_has_ended(stores):
     stores.executions.amend("exe_1", lambda one: replace(one, state=ExecutionState.RUNNING))
     assert stores.record(ended(claimed), wakes=True)
     assert stores.execution().state is ExecutionState.RUNNING
-    assert stores.executions.record([Progress(replace(held(job()), fence=2))]) == frozenset()
+    assert stores.executions.record([ExecutionUpdate(replace(held(job()), fence=2))]) == frozenset()
     assert stores.execution().due_at == NOW + SECOND
 
 
@@ -156,7 +164,7 @@ def test_a_claim_leases_what_is_queued(stores):
         reason=None,
         due_at=None,
         machine="m1",
-        engine="engine-1",
+        engine_id="engine-1",
         lease_owner="w1",
         lease_until=LEASE,
         seen_at=NOW,
@@ -175,8 +183,8 @@ def test_higher_priority_goes_first_then_the_older(stores):
         job("job_4", priority=5),
         job("job_5", queue="gpu"),
     )
-    queues = {"default": QueueLimits(), "gpu": QueueLimits()}
-    assert ids(stores.claim(queues=queues, most=3)) == ["job_2", "job_4", "job_1"]
+    queues = {"default": ConcurrencyLimits(), "gpu": ConcurrencyLimits()}
+    assert ids(stores.claim(queues=queues, max_jobs=3)) == ["job_2", "job_4", "job_1"]
     assert ids(stores.claim(queues=queues)) == ["job_5", "job_3"]
 
 
@@ -201,18 +209,18 @@ def test_only_what_the_offer_can_run_is_claimed(stores):
     assert stores.claim(engines={}) == ()
     assert ids(stores.claim()) == ["job_3"]
     (claimed,) = stores.claim(engines={"kubernetes": "cluster-1", "docker": "engine-1"})
-    assert (claimed.id, claimed.engine) == ("job_2", "cluster-1")
+    assert (claimed.id, claimed.engine_id) == ("job_2", "cluster-1")
 
 
 @pytest.mark.parametrize(
     ("limits", "on_m1", "on_m2"),
     [
-        pytest.param({"queues": {"default": QueueLimits(concurrency=3)}}, 3, 0, id="queue"),
-        pytest.param({"queues": {"default": QueueLimits(per_machine=2)}}, 2, 2, id="queue on a machine"),
-        pytest.param({"queues": {"default": QueueLimits(concurrency=3, per_machine=2)}}, 2, 1, id="both"),
-        pytest.param({"queues": {"default": QueueLimits(concurrency=0)}}, 0, 0, id="nothing"),
+        pytest.param({"queues": {"default": ConcurrencyLimits(concurrency=3)}}, 3, 0, id="queue"),
+        pytest.param({"queues": {"default": ConcurrencyLimits(per_machine=2)}}, 2, 2, id="queue on a machine"),
+        pytest.param({"queues": {"default": ConcurrencyLimits(concurrency=3, per_machine=2)}}, 2, 1, id="both"),
+        pytest.param({"queues": {"default": ConcurrencyLimits(concurrency=0)}}, 0, 0, id="nothing"),
         pytest.param({"machine_limit": 2}, 2, 2, id="machine"),
-        pytest.param({"most": 4}, 4, 2, id="at one time"),
+        pytest.param({"max_jobs": 4}, 4, 2, id="at one time"),
         pytest.param({}, 6, 0, id="none"),
     ],
 )
@@ -220,7 +228,7 @@ def test_limits_are_kept(stores, limits, on_m1, on_m2):
     """Counted over what is active, whichever worker holds it."""
     stores.queue(*(job(f"job_{number}") for number in range(6)))
     assert len(stores.claim(**limits)) == on_m1
-    if "most" not in limits:
+    if "max_jobs" not in limits:
         assert stores.claim(owner="w3", **limits) == ()
     assert len(stores.claim(owner="w2", machine="m2", **limits)) == on_m2
 
@@ -228,7 +236,7 @@ def test_limits_are_kept(stores, limits, on_m1, on_m2):
 def test_the_machines_limit_counts_all_queues(stores):
     """Also those that this worker does not take."""
     stores.queue(job("job_1", queue="gpu"), job("job_2"), job("job_3"))
-    assert len(stores.claim(queues={"gpu": QueueLimits()})) == 1
+    assert len(stores.claim(queues={"gpu": ConcurrencyLimits()})) == 1
     assert ids(stores.claim(owner="w2", machine_limit=2)) == ["job_2"]
 
 
@@ -236,11 +244,11 @@ def test_a_steps_own_limit_is_kept_over_all_machines(stores):
     """Jobs of another step, or of another automation, do not count; and one without a limit goes by."""
     stores.queue(
         *(job(f"job_{number}", concurrency=2) for number in range(1, 5)),
-        job("job_5", concurrency=2, step="other"),
+        job("job_5", concurrency=2, step_id="other"),
         job("job_6", concurrency=2, automation="other"),
         job("job_7"),
     )
-    assert ids(stores.claim(most=1)) == ["job_1"]
+    assert ids(stores.claim(max_jobs=1)) == ["job_1"]
     assert ids(stores.claim(machine="m2")) == ["job_2", "job_5", "job_6", "job_7"]
     assert stores.claim() == ()
     assert stores.record(ended(stores.jobs.find("job_1")))
@@ -252,7 +260,7 @@ def test_a_steps_own_limit_is_kept_over_all_machines(stores):
 def test_what_may_not_run_holds_up_nothing_behind_it(stores):
     """However long the line of a step that is full."""
     many = [job(f"job_{number:04}", concurrency=1, priority=1) for number in range(300)]
-    few = [job(f"job_9{number:03}", step="other", concurrency=2) for number in range(3)]
+    few = [job(f"job_9{number:03}", step_id="other", concurrency=2) for number in range(3)]
     stores.queue(*many, *few)
     assert ids(stores.claim()) == ["job_0000", "job_9000", "job_9001"]
     assert stores.claim() == ()
@@ -261,7 +269,7 @@ def test_what_may_not_run_holds_up_nothing_behind_it(stores):
 def test_a_place_is_free_when_a_job_ends_or_waits_for_its_next_try(stores):
     """And not before: what is being stopped still holds it."""
     stores.queue(job("job_1"), job("job_2"), job("job_3"))
-    limits = {"queues": {"default": QueueLimits(concurrency=1)}}
+    limits = {"queues": {"default": ConcurrencyLimits(concurrency=1)}}
     (first,) = stores.claim(**limits)
     for state in (JobState.RUNNING, JobState.STOPPING):
         assert stores.record(replace(first, state=state))
@@ -283,10 +291,10 @@ def test_the_end_of_a_job_wakes_its_execution_and_is_told(stores):
     assert stores.record(ended(claimed), event("evt_end"), wakes=True)
     assert set(stores.events.get(["evt_end"])) == {"evt_end"}
     assert stores.execution().due_at == NOW + SECOND
-    (due,) = stores.executions.take_due(now=NOW + SECOND, rung_before=NOW, limit=9)
-    assert due.id == "exe_1"
+    (due,) = stores.executions.take_due(now=NOW + SECOND, notified_before=NOW, limit=9)
+    assert due.execution_id == "exe_1"
     (claim,) = stores.executions.claim(["exe_1"], owner="w2", now=NOW + SECOND, until=LATER)
-    assert claim.execution.steps[0].job == "job_1"
+    assert claim.execution.steps[0].job_id == "job_1"
 
 
 def test_only_an_execution_that_waits_without_a_time_is_woken(stores):
@@ -297,8 +305,8 @@ def test_only_an_execution_that_waits_without_a_time_is_woken(stores):
     stores.executions.amend("exe_2", lambda one: replace(one, due_at=LATER))
     stores.executions.amend("exe_3", lambda one: replace(one, state=ExecutionState.CANCELLED, finished_at=NOW))
     before = [stores.execution(f"exe_{number}") for number in (1, 2, 3)]
-    stores.jobs.drop_idle(NOW)  # of the cancelled one
-    stores.jobs.record([JobProgress(ended(one), wakes=True) for one in stores.claim()])
+    stores.jobs.cancel_unneeded(NOW)  # of the cancelled one
+    stores.jobs.record([JobUpdate(ended(one), wakes=True) for one in stores.claim()])
     assert [stores.execution(f"exe_{number}") for number in (1, 2, 3)] == before
 
 
@@ -319,9 +327,9 @@ def test_a_batch_is_written_whole_though_one_is_refused(stores):
     first, second = stores.claim()
     refused = stores.jobs.record(
         [
-            JobProgress(ended(second), (event("evt_2"),), wakes=True),
-            JobProgress(replace(ended(first), fence=7), (event("evt_1x"),), wakes=True),
-            JobProgress(job("job_none"), (event("evt_none"),)),
+            JobUpdate(ended(second), (event("evt_2"),), wakes=True),
+            JobUpdate(replace(ended(first), fence=7), (event("evt_1x"),), wakes=True),
+            JobUpdate(job("job_none"), (event("evt_none"),)),
         ]
     )
     assert refused == {"job_1", "job_none"}
@@ -345,13 +353,13 @@ def test_a_job_goes_back_to_its_queue_for_another_try(stores):
     """It keeps its row and is claimed again, with a higher fence."""
     stores.queue(job())
     (claimed,) = stores.claim()
-    again = replace(claimed, state=JobState.QUEUED, try_number=2, due_at=LATER, machine=None, engine=None)
+    again = replace(claimed, state=JobState.QUEUED, attempt=2, due_at=LATER, machine=None, engine_id=None)
     assert stores.record(again)
     waiting = stores.jobs.find("job_1")
     assert (waiting.lease_owner, waiting.lease_until, waiting.state) == (None, None, JobState.QUEUED)
     assert stores.execution().due_at is None
     (second,) = stores.claim(now=LATER, owner="w2")
-    assert (second.try_number, second.fence) == (2, 2)
+    assert (second.attempt, second.fence) == (2, 2)
     assert not stores.record(again)
 
 
@@ -434,8 +442,8 @@ def test_an_abandoned_job_is_claimed_by_who_reaches_its_engine(stores):
 def test_what_has_ended_or_is_queued_is_not_abandoned(stores):
     """Nor lost."""
     stores.queue(job("job_1"), job("job_2"), job("job_3"))
-    stores.record(ended(stores.claim(most=1)[0]))
-    (second,) = stores.claim(most=1)
+    stores.record(ended(stores.claim(max_jobs=1)[0]))
+    (second,) = stores.claim(max_jobs=1)
     stores.record(replace(second, state=JobState.QUEUED, due_at=LATER))
     assert stores.jobs.claim_abandoned(["engine-1"], owner="w2", now=LATER, until=LATER + SECOND) == ()
     assert stores.jobs.claim_lost(seen_before=LATER, owner="w2", now=LATER, until=LATER + SECOND) == ()
@@ -453,15 +461,15 @@ def test_a_lost_job_is_claimed_by_anybody(stores):
     assert claim(now=LEASE) == ()
     assert claim(seen_before=NOW) == ()
     (lost,) = claim()
-    assert (lost.id, lost.lease_owner, lost.fence, lost.engine) == ("job_1", "w2", 2, "engine-1")
+    assert (lost.id, lost.lease_owner, lost.fence, lost.engine_id) == ("job_1", "w2", 2, "engine-1")
     assert claim() == ()
 
 
 def test_a_dead_workers_leases_are_ended(stores):
     """They can be claimed a moment later, without waiting for their end."""
     stores.queue(job("job_1"), job("job_2"), job("job_3"))
-    stores.claim(most=1)
-    (second,) = stores.claim(most=1)
+    stores.claim(max_jobs=1)
+    (second,) = stores.claim(max_jobs=1)
     stores.record(ended(second))
     stores.claim(owner="w2")
     assert stores.jobs.expire("w1", NOW + SECOND) == 1
@@ -476,14 +484,14 @@ def test_a_dead_workers_leases_are_ended(stores):
 def test_a_queued_job_is_stopped_at_once(stores):
     """Its execution goes on, and a write that is still under way cannot bring it back."""
     stores.queue(job())
-    stopped = stores.jobs.ask_stop("job_1", "ann", LATER)
+    stopped = stores.jobs.request_stop("job_1", "ann", LATER)
     assert stopped == stores.jobs.find("job_1")
-    assert (stopped.state, stopped.cause, stopped.reason) == (
+    assert (stopped.state, stopped.failure, stopped.reason) == (
         JobState.CANCELLED,
-        JobCause.CANCELLED,
+        FailureKind.CANCELLED,
         "cancelled by ann",
     )
-    assert (stopped.finished_at, stopped.due_at, stopped.stop_asked_by) == (LATER, None, "ann")
+    assert (stopped.finished_at, stopped.due_at, stopped.stop_requested_by) == (LATER, None, "ann")
     assert stores.execution().due_at == LATER
     assert stores.claim(now=LATER) == ()
     assert not stores.record(job())
@@ -493,18 +501,18 @@ def test_an_active_job_is_stopped_by_its_worker(stores):
     """The wish is kept, the first one, beside what the worker goes on writing."""
     stores.queue(job())
     (claimed,) = stores.claim()
-    asked = stores.jobs.ask_stop("job_1", "ann", LATER)
-    assert asked == replace(claimed, stop_asked_at=LATER, stop_asked_by="ann")
-    assert stores.jobs.ask_stop("job_1", "bob", LATER + SECOND) == asked
+    asked = stores.jobs.request_stop("job_1", "ann", LATER)
+    assert asked == replace(claimed, stop_requested_at=LATER, stop_requested_by="ann")
+    assert stores.jobs.request_stop("job_1", "bob", LATER + SECOND) == asked
     assert stores.execution().due_at is None
-    assert stores.jobs.asked_to_stop(["job_1", "job_none"]) == {"job_1": "ann"}
+    assert stores.jobs.stop_requests(["job_1", "job_none"]) == {"job_1": "ann"}
 
-    assert stores.record(replace(claimed, state=JobState.STOPPING, cause=JobCause.CANCELLED))
+    assert stores.record(replace(claimed, state=JobState.STOPPING, failure=FailureKind.CANCELLED))
     found = stores.jobs.find("job_1")
-    assert (found.state, found.stop_asked_at, found.stop_asked_by) == (JobState.STOPPING, LATER, "ann")
-    assert stores.jobs.drop_idle(LATER) == 0
+    assert (found.state, found.stop_requested_at, found.stop_requested_by) == (JobState.STOPPING, LATER, "ann")
+    assert stores.jobs.cancel_unneeded(LATER) == 0
     assert stores.record(ended(found, JobState.CANCELLED))
-    assert stores.jobs.asked_to_stop(["job_1"]) == {}
+    assert stores.jobs.stop_requests(["job_1"]) == {}
 
 
 def test_a_job_that_cannot_be_stopped_says_why(stores):
@@ -514,9 +522,9 @@ def test_a_job_that_cannot_be_stopped_says_why(stores):
     stores.record(ended(claimed))
     before = stores.jobs.find("job_1")
     with pytest.raises(Conflict, match="job job_1 is succeeded and cannot be stopped"):
-        stores.jobs.ask_stop("job_1", "ann", LATER)
+        stores.jobs.request_stop("job_1", "ann", LATER)
     with pytest.raises(NotFound, match="there is no job 'job_none'; see `upshot jobs list`"):
-        stores.jobs.ask_stop("job_none", "ann", LATER)
+        stores.jobs.request_stop("job_none", "ann", LATER)
     assert stores.jobs.find("job_1") == before
 
 
@@ -524,10 +532,10 @@ def test_a_job_that_waits_for_its_next_try_when_it_is_asked_to_stop_is_dropped(s
     """The wish came while it ran; its engine was lost before it could be stopped."""
     stores.queue(job())
     (claimed,) = stores.claim()
-    stores.jobs.ask_stop("job_1", "a\x00nn", NOW)
-    assert stores.record(replace(claimed, state=JobState.QUEUED, due_at=NOW, try_number=2))
+    stores.jobs.request_stop("job_1", "a\x00nn", NOW)
+    assert stores.record(replace(claimed, state=JobState.QUEUED, due_at=NOW, attempt=2))
     assert stores.claim() == ()
-    assert stores.jobs.drop_idle(LATER) == 1
+    assert stores.jobs.cancel_unneeded(LATER) == 1
     dropped = stores.jobs.find("job_1")
     assert (dropped.state, dropped.reason, dropped.finished_at) == (
         JobState.CANCELLED,
@@ -535,7 +543,7 @@ def test_a_job_that_waits_for_its_next_try_when_it_is_asked_to_stop_is_dropped(s
         LATER,
     )
     assert stores.execution().due_at == LATER
-    assert stores.jobs.drop_idle(LATER) == 0
+    assert stores.jobs.cancel_unneeded(LATER) == 0
 
 
 def cancel(stores):
@@ -546,20 +554,20 @@ def cancel(stores):
 
 def fail(stores):
     failed = held(job(), state=ExecutionState.FAILED, finished_at=LATER)
-    assert stores.executions.record([Progress(failed)]) == frozenset()
+    assert stores.executions.record([ExecutionUpdate(failed)]) == frozenset()
 
 
 @pytest.mark.parametrize("end", [cancel, fail])
 def test_the_end_of_an_execution_stops_its_jobs(stores, end):
     """Nobody waits for what they would give; the jobs of other executions go on."""
-    stores.queue(job("job_1"), job("job_1b", execution="exe_1"), job("job_2"))
-    (active,) = stores.claim(most=1)
+    stores.queue(job("job_1"), job("job_1b", execution_id="exe_1"), job("job_2"))
+    (active,) = stores.claim(max_jobs=1)
     end(stores)
-    assert stores.claim(most=1)[0].id == "job_2"
-    assert stores.jobs.asked_to_stop(["job_1", "job_2"]) == {"job_1": END_OF_EXECUTION}
+    assert stores.claim(max_jobs=1)[0].id == "job_2"
+    assert stores.jobs.stop_requests(["job_1", "job_2"]) == {"job_1": END_OF_EXECUTION}
     assert stores.record(replace(active, state=JobState.RUNNING))
     before = stores.execution()
-    assert stores.jobs.drop_idle(LATER) == 1
+    assert stores.jobs.cancel_unneeded(LATER) == 1
     dropped = stores.jobs.find("job_1b")
     assert (dropped.state, dropped.reason) == (JobState.CANCELLED, f"cancelled by {END_OF_EXECUTION}")
     assert stores.execution() == before
@@ -569,10 +577,10 @@ def test_who_asked_first_is_remembered(stores):
     """Also when the execution ends afterwards."""
     stores.queue(job())
     stores.claim()
-    stores.jobs.ask_stop("job_1", "ann", NOW)
+    stores.jobs.request_stop("job_1", "ann", NOW)
     cancel(stores)
-    assert stores.jobs.asked_to_stop(["job_1"]) == {"job_1": "ann"}
-    assert stores.jobs.find("job_1").stop_asked_at == NOW
+    assert stores.jobs.stop_requests(["job_1"]) == {"job_1": "ann"}
+    assert stores.jobs.find("job_1").stop_requested_at == NOW
 
 
 def test_an_execution_that_is_retried_leaves_its_old_jobs_behind(stores):
@@ -582,7 +590,7 @@ def test_an_execution_that_is_retried_leaves_its_old_jobs_behind(stores):
     cancel(stores)
     waiting = {"state": ExecutionState.WAITING, "finished_at": None, "due_at": LATER}
     stores.executions.amend("exe_1", lambda one: replace(one, **waiting))
-    assert stores.jobs.asked_to_stop(["job_1"]) == {"job_1": END_OF_EXECUTION}
+    assert stores.jobs.stop_requests(["job_1"]) == {"job_1": END_OF_EXECUTION}
 
 
 # --- the desk -------------------------------------------------------------------------------------
@@ -607,7 +615,7 @@ def test_jobs_are_listed_newest_first_and_page_by_page(stores):
 def test_jobs_are_found_by_state_queue_automation_and_execution(stores):
     """Each filter alone and all together."""
     stores.queue(job("job_1"), job("job_2", queue="gpu"), job("job_3", automation="tell"), job("job_4"))
-    stores.claim(most=1)
+    stores.claim(max_jobs=1)
 
     def found(**query):
         return ids(stores.jobs.page(JobQuery(**query), cursor=None, limit=9).items)
@@ -615,43 +623,43 @@ def test_jobs_are_found_by_state_queue_automation_and_execution(stores):
     assert found(state=JobState.STARTING) == ["job_1"]
     assert found(queue="gpu") == ["job_2"]
     assert found(automation="tell") == ["job_3"]
-    assert found(execution="exe_4") == ["job_4"]
-    assert found(state=JobState.QUEUED, queue="default", automation="promote", execution="exe_4") == ["job_4"]
+    assert found(execution_id="exe_4") == ["job_4"]
+    assert found(state=JobState.QUEUED, queue="default", automation="promote", execution_id="exe_4") == ["job_4"]
     assert found(state=JobState.FAILED) == found(queue="none") == []
 
 
 def test_a_queued_job_knows_its_place(stores):
     """How many go first, and how many of its queue hold a place; not what other queues do."""
     stores.queue(job("job_1"), job("job_2"), job("job_3"), job("job_4", priority=1), job("job_5", queue="gpu"))
-    stores.claim(most=1)  # job_4
-    assert stores.jobs.place(job("job_1")) == Place(ahead=0, active=1)
-    assert stores.jobs.place(job("job_3")) == Place(ahead=2, active=1)
-    assert stores.jobs.place(job("job_5", queue="gpu")) == Place(ahead=0, active=0)
-    assert stores.jobs.place(job("job_4")) is None
-    assert stores.jobs.place(job("job_none")) is None
+    stores.claim(max_jobs=1)  # job_4
+    assert stores.jobs.queue_position(job("job_1")) == QueuePosition(ahead=0, active=1)
+    assert stores.jobs.queue_position(job("job_3")) == QueuePosition(ahead=2, active=1)
+    assert stores.jobs.queue_position(job("job_5", queue="gpu")) == QueuePosition(ahead=0, active=0)
+    assert stores.jobs.queue_position(job("job_4")) is None
+    assert stores.jobs.queue_position(job("job_none")) is None
 
 
 def test_old_jobs_go_with_their_logs_when_their_execution_has_ended(stores):
     """Not those that ended lately, nor those whose execution goes on."""
-    stores.queue(*(job(f"job_{number}", execution=f"exe_{number % 2}") for number in range(4)), job("job_5"))
-    for claimed in stores.claim(most=4):
+    stores.queue(*(job(f"job_{number}", execution_id=f"exe_{number % 2}") for number in range(4)), job("job_5"))
+    for claimed in stores.claim(max_jobs=4):
         age = SECOND if claimed.id in {"job_0", "job_1", "job_2"} else 10 * SECOND
         stores.record(replace(ended(claimed), finished_at=NOW + age))
         stores.jobs.append_log(claimed.id, "said", position="1", now=NOW, keep_bytes=10)
-    done = held(job("job_0", execution="exe_0"), state=ExecutionState.SUCCEEDED, finished_at=NOW)
-    stores.executions.record([Progress(done)])
+    done = held(job("job_0", execution_id="exe_0"), state=ExecutionState.SUCCEEDED, finished_at=NOW)
+    stores.executions.record([ExecutionUpdate(done)])
     assert stores.jobs.prune(finished_before=NOW + 5 * SECOND) == 2
     left = {one.id for one in stores.jobs.page(JobQuery(), cursor=None, limit=9).items}
     assert left == {"job_1", "job_3", "job_5"}
     assert stores.jobs.log("job_0", after=0, limit=9) == ()
-    assert stores.jobs.log("job_1", after=0, limit=9) == (LogPiece(1, "said"),)
+    assert stores.jobs.log("job_1", after=0, limit=9) == (LogChunk(1, "said"),)
     assert stores.jobs.prune(finished_before=NOW + 5 * SECOND) == 0
 
 
 def test_any_number_of_old_jobs_goes(stores):
     """More than fit in one transaction."""
-    stores.queue(*(job(f"job_{number:03}", execution="exe_1") for number in range(120)))
-    stores.jobs.record([JobProgress(ended(one)) for one in stores.claim(most=200)])
+    stores.queue(*(job(f"job_{number:03}", execution_id="exe_1") for number in range(120)))
+    stores.jobs.record([JobUpdate(ended(one)) for one in stores.claim(max_jobs=200)])
     stores.executions.amend("exe_1", lambda one: replace(one, state=ExecutionState.SUCCEEDED, finished_at=NOW))
     assert stores.jobs.prune(finished_before=LATER) == 120
 
@@ -736,7 +744,7 @@ def test_a_log_is_no_matter_of_the_fence(stores):
     (claimed,) = stores.claim()
     append(stores, "one", position="1:a")
     assert stores.record(replace(claimed, state=JobState.RUNNING))
-    stores.jobs.ask_stop("job_1", "ann", NOW)
+    stores.jobs.request_stop("job_1", "ann", NOW)
     append(stores, "two", position="1:b")
     assert (read(stores), stores.jobs.log_position("job_1")) == ([(1, "one"), (2, "two")], "1:b")
     assert stores.jobs.find("job_1").state is JobState.RUNNING

@@ -12,9 +12,9 @@ from tests.contract.job_stores import NOW, ended, event, ids, job, memory_stores
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.migrate import migrate
 from upshot.domain.execution import ExecutionState
-from upshot.domain.job import JobCause, JobState
+from upshot.domain.job import FailureKind, JobState
 from upshot.errors import RegistryError
-from upshot.ports.jobs import JobProgress, JobQuery, QueueLimits
+from upshot.ports.jobs import ConcurrencyLimits, JobQuery, JobUpdate
 
 JOBS = st.integers(1, 6).map(lambda number: f"job_{number}")
 EXECUTIONS = st.integers(1, 3).map(lambda number: f"exe_{number}")
@@ -56,14 +56,14 @@ class SameStory(RuleBasedStateMachine):
     @rule(
         name=JOBS,
         queue=QUEUES,
-        step=st.sampled_from(["s", "t"]),
+        step_id=st.sampled_from(["s", "t"]),
         priority=st.integers(-1, 1),
         concurrency=st.none() | st.integers(1, 2),
         backend=st.sampled_from(["docker", "process"]),
     )
     def queue(self, name, **fields):
         execution = f"exe_{int(name[-1]) % 3 + 1}"  # a job's id is derived from its execution's
-        wanted = job(name, execution=execution, **fields)
+        wanted = job(name, execution_id=execution, **fields)
         found = self.both(lambda stores: stores.executions.find(execution))
         if found is None or found[0].state is ExecutionState.WAITING:
             self.both(lambda stores: stores.queue(wanted) if found is None else stores.queue_again(wanted))
@@ -83,9 +83,9 @@ class SameStory(RuleBasedStateMachine):
     @rule(
         owner=OWNERS,
         machine=st.sampled_from(["m1", "m2"]),
-        queues=st.dictionaries(QUEUES, st.builds(QueueLimits, LIMITS, LIMITS)),
+        queues=st.dictionaries(QUEUES, st.builds(ConcurrencyLimits, LIMITS, LIMITS)),
         machine_limit=LIMITS,
-        most=st.integers(1, 4),
+        max_jobs=st.integers(1, 4),
         engines=st.sampled_from([{"docker": "e1"}, {"docker": "e1", "process": "e2"}]),
     )
     def claim(self, owner, **changes):
@@ -116,13 +116,13 @@ class SameStory(RuleBasedStateMachine):
         held = replace(standing, fence=standing.fence - behind)
         if to in {"running", "stopping"}:
             # What the holder believes of its lease and of wishes is old.
-            after = replace(held, state=JobState(to), lease_until=NOW, seen_at=None, stop_asked_at=None)
+            after = replace(held, state=JobState(to), lease_until=NOW, seen_at=None, stop_requested_at=None)
         elif to == "queued":
-            after = replace(held, state=JobState.QUEUED, due_at=self.now, try_number=held.try_number + 1)
+            after = replace(held, state=JobState.QUEUED, due_at=self.now, attempt=held.attempt + 1)
         else:
-            after = replace(ended(held, JobState(to), cause=JobCause.EXITED), finished_at=self.now, outputs={"a": 1})
+            after = replace(ended(held, JobState(to), failure=FailureKind.EXITED), finished_at=self.now, outputs={"a": 1})
         events = (event(f"evt_{name}_{to}_{standing.fence}"),) if tells else ()
-        progress = [JobProgress(after, events, wakes=after.state.is_final)]
+        progress = [JobUpdate(after, events, wakes=after.state.is_final)]
         self.both(lambda stores: stores.jobs.record(progress))
         self.both(lambda stores: stores.events.get([one.id for one in events]))
 
@@ -143,11 +143,11 @@ class SameStory(RuleBasedStateMachine):
 
     @rule(name=JOBS, who=st.sampled_from(["ann", "bob"]))
     def ask_stop(self, name, who):
-        self.both(lambda stores: stores.jobs.ask_stop(name, who, self.now))
+        self.both(lambda stores: stores.jobs.request_stop(name, who, self.now))
 
     @rule()
     def drop_idle(self):
-        self.both(lambda stores: stores.jobs.drop_idle(self.now))
+        self.both(lambda stores: stores.jobs.cancel_unneeded(self.now))
 
     @rule(age=SECONDS)
     def prune(self, age):
@@ -160,12 +160,12 @@ class SameStory(RuleBasedStateMachine):
         everything = self.both(lambda stores: stores.jobs.page(JobQuery(), cursor=None, limit=100)).items
         for one in everything:
             found = self.both(lambda stores, one=one: stores.jobs.find(one.id))
-            self.both(lambda stores, one=one: stores.jobs.place(one))
+            self.both(lambda stores, one=one: stores.jobs.queue_position(one))
             self.both(lambda stores, one=one: stores.jobs.log(one.id, after=0, limit=100))
             self.both(lambda stores, one=one: stores.jobs.log_position(one.id))
             self.both(lambda stores, one=one: stores.executions.find(one.execution))
             assert found.state.is_active == (found.lease_until is not None), "whoever is active has a holder"
-        self.both(lambda stores: stores.jobs.asked_to_stop(ids(everything)))
+        self.both(lambda stores: stores.jobs.stop_requests(ids(everything)))
 
     @invariant()
     def what_has_ended_stays_as_it_is(self):
@@ -179,8 +179,8 @@ class SameStory(RuleBasedStateMachine):
     def nobody_waits_for_what_has_ended(self):
         stores = self.both_stores[1]
         for name in self.final:
-            execution = stores.execution(self.final[name].execution)
-            assert execution.waits_for_job != name
+            execution = stores.execution(self.final[name].execution_id)
+            assert execution.awaited_job_id != name
 
 
 def test_memory_and_sql_tell_the_same_story():

@@ -3,8 +3,6 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -13,9 +11,8 @@ from alembic.migration import MigrationContext
 
 from tests.contract.databases import KINDS, empty_database
 from upshot.adapters.sql.database import Database
-from upshot.adapters.sql.migrate import FORMS, VERSION_TABLE, _upgrade, migrate
+from upshot.adapters.sql.migrate import REVISIONS, UNRELEASED, VERSION_TABLE, migrate
 from upshot.adapters.sql.schema import metadata
-from upshot.adapters.sql.workers import SqlWorkers
 from upshot.errors import ConfigError
 
 MIGRATE = """
@@ -96,27 +93,20 @@ def test_many_processes_may_migrate_at_once(url):
     assert [process.returncode for process in started] == [0] * 4, "\n".join(errors)
 
 
-def test_a_database_of_an_earlier_upshot_keeps_what_it_has(url):
-    """And a worker that still runs its code goes on saying that it is alive."""
-    database = Database(url)
-    database.write(partial(_upgrade, to="0001"))
-    beat = sa.text(
-        "INSERT INTO workers (id, host, pid, started_at, seen_at, in_hand, automations) "
-        "VALUES (:id, 'here', 1, 0, 0, 0, 0)"
+@pytest.mark.parametrize("revision", sorted(UNRELEASED))
+def test_a_database_of_a_development_version_is_refused(database, revision):
+    """A database made before the first release is refused with a sentence that says so and what to do."""
+    database.write(
+        lambda connection: connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'"))
     )
-    database.write(lambda connection: connection.execute(beat, {"id": "before"}))
-    migrate(database)
-    database.write(lambda connection: connection.execute(beat, {"id": "after"}))
-    found = SqlWorkers(database).list(seen_since=datetime(1970, 1, 1, tzinfo=UTC))
-    assert [(one.id, one.machine, one.queues, one.engines) for one in sorted(found, key=lambda one: one.id)] == [
-        ("after", "", (), {}),
-        ("before", "", (), {}),
-    ]
-    database.close()
+    with pytest.raises(ConfigError, match="made by a development version of Upshot.* UPSHOT_DATABASE_URL"):
+        migrate(database)
 
 
 def test_a_database_of_a_later_upshot_is_refused(database):
-    """Rather than written to by code that does not know its form."""
+    """A database of a newer Upshot is refused rather than written to."""
     database.write(lambda connection: connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")))
-    with pytest.raises(ConfigError, match=f"form 9999, and this Upshot knows forms up to {FORMS[-1]}"):
+    with pytest.raises(
+        ConfigError, match=f"schema revision 9999, and this Upshot knows revisions up to {REVISIONS[-1]}"
+    ):
         migrate(database)

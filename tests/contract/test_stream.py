@@ -11,7 +11,7 @@ import pytest
 
 from tests.waiting import until
 from upshot.adapters.memory.stream import MemoryStream
-from upshot.adapters.redis import RedisFeed, RedisPublisher
+from upshot.adapters.redis import RedisEventStream, RedisPublisher
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.errors import Unavailable
 
@@ -65,7 +65,7 @@ def wire(request):
             yield Wire(stream, stream, runner)
             return
         server = request.getfixturevalue("redis_server")
-        publisher, feed = RedisPublisher(server.url), RedisFeed(server.url, "worker-1")
+        publisher, feed = RedisPublisher(server.url), RedisEventStream(server.url, "worker-1")
         yield Wire(publisher, feed, runner)
         runner.run(feed.close(leave=True))
         publisher.close()
@@ -149,7 +149,7 @@ def test_a_redis_that_hangs_costs_one_time_out_and_one_caller_at_a_time(redis_se
 def test_a_flushed_redis_gets_its_group_again_from_the_beginning(redis_server):
     """What was published before anybody made the group again is not passed over."""
     with asyncio.Runner() as runner:
-        wire = Wire(RedisPublisher(redis_server.url), RedisFeed(redis_server.url, "worker-1"), runner)
+        wire = Wire(RedisPublisher(redis_server.url), RedisEventStream(redis_server.url, "worker-1"), runner)
         wire.publish(events(1))
         assert len(wire.read()) == 1
         redis_server.flush()
@@ -161,7 +161,7 @@ def test_a_flushed_redis_gets_its_group_again_from_the_beginning(redis_server):
 def test_a_redis_that_is_away_is_unavailable_and_comes_back(redis_server):
     """The same feed goes on when Redis is there again."""
     with asyncio.Runner() as runner:
-        wire = Wire(RedisPublisher(redis_server.url), RedisFeed(redis_server.url, "worker-1"), runner)
+        wire = Wire(RedisPublisher(redis_server.url), RedisEventStream(redis_server.url, "worker-1"), runner)
         wire.publish(events(1))
         wire.read()
         redis_server.kill()
@@ -178,7 +178,7 @@ def test_an_entry_that_is_not_ours_is_passed_on_as_unreadable(redis_server):
     import redis
 
     with asyncio.Runner() as runner, redis.Redis.from_url(redis_server.url) as client:
-        wire = Wire(RedisPublisher(redis_server.url), RedisFeed(redis_server.url, "worker-1"), runner)
+        wire = Wire(RedisPublisher(redis_server.url), RedisEventStream(redis_server.url, "worker-1"), runner)
         client.xadd("upshot:events", {"event": "{not json"})
         client.xadd("upshot:events", {"something": "else"})
         wire.publish([EVENT])

@@ -27,7 +27,7 @@ def worker(name="w1", **changes) -> WorkerRecord:
         pid=7,
         started_at=NOW,
         seen_at=NOW,
-        in_hand=4,
+        in_progress=4,
         stream_read_at=None,
         automations=2,
         machine="gpu-1",
@@ -39,13 +39,13 @@ def worker(name="w1", **changes) -> WorkerRecord:
 
 def test_a_worker_that_beats_is_listed_as_it_said_last(workers):
     """Every field, the oldest worker first, and none that has fallen silent or left."""
-    workers.beat(worker("w1", started_at=NOW + SECOND))
-    workers.beat(worker("w2"))
-    workers.beat(worker("silent", seen_at=NOW - SECOND))
-    workers.beat(worker("left"))
-    workers.leave("left")
-    again = worker("w2", in_hand=0, stream_read_at=NOW, queues=(), engines={})
-    workers.beat(again)
+    workers.heartbeat(worker("w1", started_at=NOW + SECOND))
+    workers.heartbeat(worker("w2"))
+    workers.heartbeat(worker("silent", seen_at=NOW - SECOND))
+    workers.heartbeat(worker("left"))
+    workers.deregister("left")
+    again = worker("w2", in_progress=0, stream_read_at=NOW, queues=(), engines={})
+    workers.heartbeat(again)
     assert workers.list(seen_since=NOW) == (again, worker("w1", started_at=NOW + SECOND))
 
 
@@ -63,7 +63,7 @@ def test_everything_that_stands_is_counted(database):
 
     stores = sql_stores(database)
     stores.queue(job("job_1"), job("job_2"), job("job_3", queue="gpu"), job("job_4", queue="gpu"), job("job_5"))
-    first, _ = stores.claim(most=2)
+    first, _ = stores.claim(max_jobs=2)
     stores.record(ended(first), wakes=True)
     stores.executions.admit([Admission("evt_1", (execution("exe_9"),))], NOW)
     stores.accept("evt_2")

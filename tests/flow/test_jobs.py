@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from upshot.domain.execution import AttemptState, ExecutionState
-from upshot.domain.job import JobCause, JobState
+from upshot.domain.job import FailureKind, JobState
 from upshot.testing import World
 
 EVALUATE = """
@@ -95,7 +95,7 @@ def test_a_job_that_fails_fails_the_step_and_on_failure_runs(world):
 
 def test_a_person_who_retries_gets_another_job(world):
     """With a name of its own; the old one stays as it ended."""
-    world.finish_job(cause=JobCause.OUT_OF_MEMORY, reason="it ran out of memory")
+    world.finish_job(failure=FailureKind.OUT_OF_MEMORY, reason="it ran out of memory")
     world.settle()
     world.retry(world.execution().id)
     world.settle()
@@ -112,7 +112,7 @@ def test_cancelling_the_execution_asks_its_job_to_stop(world):
     world.cancel(world.execution().id)
 
     (job,) = world.all_jobs()
-    assert job.stop_asked_by == "the end of its execution"
+    assert job.stop_requested_by == "the end of its execution"
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ steps:
     uses: require
     with: {that: steps.score.outputs.body.score >= vars.bar, otherwise: "score is below {{ vars.bar }}"}
   - id: optional
-    if: event.data.announce | default(false)
+    if: event.data.publish | default(false)
     uses: webhook
     with: {url: "https://announce.example.com"}
   - id: deliver

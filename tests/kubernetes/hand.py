@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, cast
 from tests.kubernetes.stand_in import IMAGE, StandIn
 from tests.waiting import PATIENCE_SECONDS
 from upshot.backends.kubernetes import make
-from upshot.backends.protocol import LogRead, Order, Phase, Sighting, Started
+from upshot.backends.protocol import ContainerRequest, ContainerStatus, LogRead, Phase, StartedContainer
 from upshot.domain.job import JobSpec, Pull
 
 T = TypeVar("T")
@@ -20,13 +20,15 @@ NAME = "upshot-01-1"
 FOR_LONG = "echo begun; while :; do sleep 0.1; done"
 
 
-def order(script: str = "true", *, name: str = NAME, env: dict[str, str] | None = None, **spec: Any) -> Order:
+def order(
+    script: str = "true", *, name: str = NAME, env: dict[str, str] | None = None, **spec: Any
+) -> ContainerRequest:
     """An order for a shell script."""
     given = {"image": IMAGE, "command": ("/bin/sh", "-c", script), "pull": Pull.MISSING, **spec}
-    return Order(
+    return ContainerRequest(
         name=name,
         installation=INSTALLATION,
-        job=f"job_{name}",
+        job_id=f"job_{name}",
         spec=JobSpec(**given),
         env=env or {},
         event=b'{"kind": "alias-added"}',
@@ -59,37 +61,37 @@ class Hand:
         """Run it to its end."""
         return self._runner.run(work)
 
-    def start(self, script: str = "true", **how: Any) -> Started:
+    def start(self, script: str = "true", **how: Any) -> StartedContainer:
         return self.do(self.backend.start(order(script, **how)))
 
     def hints(self) -> aclosing[AsyncGenerator[str, None]]:
         """What it hears of all its jobs."""
-        return aclosing(cast("AsyncGenerator[str, None]", self.backend.watch(INSTALLATION)))
+        return aclosing(cast("AsyncGenerator[str, None]", self.backend.watch_events(INSTALLATION)))
 
-    def look(self) -> dict[str, Sighting]:
-        return dict(self.do(self.backend.look(INSTALLATION)))
+    def look(self) -> dict[str, ContainerStatus]:
+        return dict(self.do(self.backend.list_containers(INSTALLATION)))
 
-    def seen(self, name: str = NAME) -> Sighting | None:
+    def seen(self, name: str = NAME) -> ContainerStatus | None:
         return self.look().get(name)
 
-    def seen_as(self, wanted: Phase | Callable[[Sighting], object], name: str = NAME) -> Sighting:
+    def seen_as(self, wanted: Phase | Callable[[ContainerStatus], object], name: str = NAME) -> ContainerStatus:
         """What the cluster says as soon as it is so far."""
 
-        async def wait() -> Sighting:
+        async def wait() -> ContainerStatus:
             sighting = None
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while True:
-                    sighting = (await self.backend.look(INSTALLATION)).get(name)
+                    sighting = (await self.backend.list_containers(INSTALLATION)).get(name)
                     if sighting and (sighting.phase is wanted if isinstance(wanted, Phase) else wanted(sighting)):
                         return sighting
                     await asyncio.sleep(0.02)
 
         return self.do(wait())
 
-    def ended(self, name: str = NAME) -> Sighting:
-        return self.seen_as(Phase.ENDED, name)
+    def ended(self, name: str = NAME) -> ContainerStatus:
+        return self.seen_as(Phase.EXITED, name)
 
-    def run(self, script: str, **how: Any) -> Sighting:
+    def run(self, script: str, **how: Any) -> ContainerStatus:
         self.start(script, **how)
         return self.ended(how.get("name", NAME))
 

@@ -17,7 +17,7 @@ from tests.kubernetes.store import JOB, POD, SECRET
 from tests.waiting import until
 from upshot.backends.kubernetes import api, make
 from upshot.backends.protocol import EngineUnavailable, OutputUnreadable, Phase, StartRefused
-from upshot.domain.job import JobCause, RegistryAuth
+from upshot.domain.job import FailureKind, ImagePullCredentials
 
 EXPIRED = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}}
 STUBBORN = "trap '' TERM; echo begun; while :; do sleep 0.1; done"
@@ -28,7 +28,7 @@ STUBBORN = "trap '' TERM; echo begun; while :; do sleep 0.1; done"
 
 def test_what_is_left_in_the_cluster(hand, cluster):
     """A try is one Job with its Secrets, and nothing is left of it when it was removed."""
-    hand.run("true", registry_auth=RegistryAuth("me", "pass"))
+    hand.run("true", registry_auth=ImagePullCredentials("me", "pass"))
     kept = {kind.kind: len(cluster.do(cluster.store.all, kind)) for kind in (JOB, POD, SECRET)}
     assert kept == {"Job": 1, "Pod": 1, "Secret": 3}
 
@@ -49,7 +49,7 @@ def test_a_start_that_is_refused_leaves_nothing(hand, cluster, where):
     with pytest.raises(StartRefused, match="exceeded quota: small") as refused:
         hand.start()
 
-    assert refused.value.cause is JobCause.REFUSED
+    assert refused.value.failure is FailureKind.REFUSED
     assert hand.look() == {}
     assert not cluster.do(cluster.store.all, SECRET)
 
@@ -116,7 +116,7 @@ def test_a_job_that_waits_for_a_gpu(hand, cluster):
     assert (seen.phase, seen.started_at) == (Phase.PENDING, None)
     assert "Insufficient nvidia.com/gpu" in seen.note
 
-    cluster.node.room["nvidia.com/gpu"] = 1
+    cluster.node.capacity["nvidia.com/gpu"] = 1
 
     assert hand.ended().exit_code == 0
 
@@ -140,7 +140,7 @@ def test_an_image_that_is_not_there(hand, cluster):
 
     cluster.do(cluster.controllers.warn, cluster.pods(NAME)[0], "Failed", "Error: ImagePullBackOff", minutes=2.1)
 
-    assert hand.ended().cause is JobCause.IMAGE_MISSING
+    assert hand.ended().failure is FailureKind.IMAGE_MISSING
     assert hand.log().data == b""
     hand.remove()
     assert hand.look() == {}
@@ -176,7 +176,7 @@ def test_a_job_that_ends_in_time_though_nobody_watches(connect):
 
     seen = hand.ended()
 
-    assert (seen.cause, seen.exit_code) == (JobCause.TIMED_OUT, 9)
+    assert (seen.cause, seen.exit_code) == (FailureKind.TIMED_OUT, 9)
     assert hand.log().data == b"begun\nlate\n"
 
 
@@ -187,7 +187,7 @@ def test_a_job_that_is_evicted(hand, cluster):
     cluster.evict(NAME)
 
     seen = hand.ended()
-    assert (seen.cause, seen.note) == (JobCause.EVICTED, "The node was low on resource: memory.")
+    assert (seen.cause, seen.note) == (FailureKind.EVICTED, "The node was low on resource: memory.")
     assert hand.log().data == b"begun\n"
 
 
@@ -197,7 +197,7 @@ def test_a_pod_that_somebody_deletes(hand, cluster):
 
     cluster.delete_pod(NAME)
 
-    assert hand.ended().cause is JobCause.EVICTED
+    assert hand.ended().failure is FailureKind.EVICTED
     assert hand.log().data == b""
     with pytest.raises(OutputUnreadable, match="went with its pod"):
         hand.outputs()
@@ -271,7 +271,7 @@ def test_a_stop_that_does_not_help(hand):
     hand.stop(grace_seconds=0)
 
     seen = hand.ended()
-    assert (seen.exit_code, seen.cause) == (None, JobCause.CANCELLED)
+    assert (seen.exit_code, seen.cause) == (None, FailureKind.CANCELLED)
 
 
 def test_a_stop_on_a_node_that_is_silent(hand, cluster, monkeypatch):
@@ -300,10 +300,10 @@ def test_a_stop_before_it_has_begun(hand, cluster, spec):
     hand.stop()
 
     seen = hand.ended()
-    assert (seen.cause, seen.exit_code) == (JobCause.CANCELLED, None)
+    assert (seen.cause, seen.exit_code) == (FailureKind.CANCELLED, None)
     until(lambda: not cluster.pods(NAME))
     hand.start("echo ran", **spec)  # a worker that did not hear of it
-    assert hand.seen().phase is Phase.ENDED
+    assert hand.seen().phase is Phase.EXITED
     assert not cluster.pods(NAME)
 
 
@@ -316,7 +316,7 @@ def test_a_stop_before_its_pod_is_made(hand, cluster):
     cluster.controllers.makes_pods = True
     cluster.do(cluster.controllers.reconcile, cluster.job(NAME))
 
-    assert hand.ended().cause is JobCause.CANCELLED
+    assert hand.ended().failure is FailureKind.CANCELLED
     assert not cluster.pods(NAME)
 
 
@@ -325,16 +325,16 @@ def test_a_stop_before_its_pod_is_made(hand, cluster):
 
 def test_the_name_of_the_cluster(hand, connect):
     """It is the cluster's own, with the namespace; another namespace is another engine."""
-    assert hand.do(hand.backend.identity()) == f"kubernetes:{KUBE_SYSTEM_UID}/{NAMESPACE}"
+    assert hand.do(hand.backend.engine_id()) == f"kubernetes:{KUBE_SYSTEM_UID}/{NAMESPACE}"
     other = connect(namespace="other")
-    assert other.do(other.backend.identity()) == f"kubernetes:{KUBE_SYSTEM_UID}/other"
+    assert other.do(other.backend.engine_id()) == f"kubernetes:{KUBE_SYSTEM_UID}/other"
 
 
 def test_the_name_of_a_cluster_that_may_not_be_asked(tmp_path):
     """Where the account may not look at kube-system, the address is the name."""
     rules = [rule for rule in documented_rules() if "namespaces" not in rule.resources]
     with StandIn(rules=rules) as cluster, Hand(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as hand:
-        assert hand.do(hand.backend.identity()) == f"kubernetes:{cluster.url}/{NAMESPACE}"
+        assert hand.do(hand.backend.engine_id()) == f"kubernetes:{cluster.url}/{NAMESPACE}"
 
 
 def test_an_account_that_may_nothing(tmp_path):
@@ -359,7 +359,7 @@ def test_an_account_without_events(tmp_path):
 
 def test_the_roles_on_the_page_are_exact(hand, cluster):
     """All that is needed is in the Role and the ClusterRole for Jobs, and nothing else is."""
-    hand.do(hand.backend.identity())
+    hand.do(hand.backend.engine_id())
     hand.run("true")
     hand.log()
     hand.outputs()
@@ -429,7 +429,7 @@ def test_a_context(cluster, tmp_path):
     config.write_text(yaml.safe_dump(both))
 
     with Hand(cluster, {"kubeconfig": str(config), "context": "other"}) as hand:
-        assert hand.do(hand.backend.identity()).endswith("/elsewhere")
+        assert hand.do(hand.backend.engine_id()).endswith("/elsewhere")
     with (
         Hand(cluster, {"kubeconfig": str(config), "context": "none"}) as hand,
         pytest.raises(EngineUnavailable, match="none"),
@@ -450,9 +450,9 @@ def test_an_account_of_its_own(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(api, "load_incluster_config", load)
 
     with Hand(cluster, {}) as hand:
-        assert hand.do(hand.backend.identity()) == f"kubernetes:{KUBE_SYSTEM_UID}/ours"
+        assert hand.do(hand.backend.engine_id()) == f"kubernetes:{KUBE_SYSTEM_UID}/ours"
     with Hand(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as hand:
-        assert hand.do(hand.backend.identity()).endswith(f"/{NAMESPACE}")
+        assert hand.do(hand.backend.engine_id()).endswith(f"/{NAMESPACE}")
 
 
 def test_a_cluster_that_answers_nonsense(hand, cluster):

@@ -16,7 +16,7 @@ from tests.kubernetes.store import SECRET, Kind
 from tests.waiting import until
 from upshot.backends.kubernetes.template import read_template
 from upshot.backends.protocol import EngineUnavailable, Phase, StartRefused
-from upshot.domain.job import JobCause
+from upshot.domain.job import FailureKind
 
 PYTORCH_JOB = Kind("kubeflow.org/v1", "PyTorchJob", "pytorchjobs")
 BEGUN, ENDED = "2026-01-01T12:00:00Z", "2026-01-01T12:05:00Z"
@@ -142,7 +142,7 @@ def test_its_life(hand, cluster):
     say(cluster, ("Running", BEGUN), ("Succeeded", ENDED))
 
     seen = hand.seen()
-    assert (seen.phase, seen.exit_code, seen.cause) == (Phase.ENDED, 0, None)
+    assert (seen.phase, seen.exit_code, seen.cause) == (Phase.EXITED, 0, None)
     assert seen.finished_at == datetime(2026, 1, 1, 12, 5, tzinfo=UTC)
     assert hand.outputs() is None
 
@@ -162,7 +162,7 @@ def test_its_failure(hand, cluster, status, note):
     say(cluster, *status.pop("conditions", ()), **status)
 
     seen = hand.seen()
-    assert (seen.phase, seen.cause, seen.exit_code, seen.note) == (Phase.ENDED, JobCause.EXITED, None, note)
+    assert (seen.phase, seen.cause, seen.exit_code, seen.note) == (Phase.EXITED, FailureKind.EXITED, None, note)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_conditions(cluster, connect, tmp_path, when, status, holds):
 
     cluster.change(PYTORCH_JOB, NAME, status=status)
 
-    assert hand.seen().phase is (Phase.ENDED if holds else Phase.RUNNING)
+    assert hand.seen().phase is (Phase.EXITED if holds else Phase.RUNNING)
 
 
 def pod(cluster: StandIn, script: str, name: str = "master-0") -> None:
@@ -297,7 +297,7 @@ def test_a_kind_that_the_cluster_does_not_know(tmp_path, cluster, connect):
 
 def test_it_is_another_engine_than_jobs(hand):
     """Nobody takes up its jobs for those of another kind."""
-    identity = hand.do(hand.backend.identity())
+    identity = hand.do(hand.backend.engine_id())
 
     assert identity == f"kubernetes:{KUBE_SYSTEM_UID}/{NAMESPACE}/PyTorchJob.kubeflow.org"
 
@@ -314,7 +314,7 @@ def test_the_role_on_the_page_is_exact(hand, cluster):
     hand.start()
 
     async def first_hint() -> None:
-        async for _ in hand.backend.watch(INSTALLATION):
+        async for _ in hand.backend.watch_events(INSTALLATION):
             return
 
     hand.do(first_hint())

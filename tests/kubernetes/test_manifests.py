@@ -16,7 +16,7 @@ from tests.kubernetes.store import JOB, SECRET
 from upshot.backends.kubernetes.manifests import author_options, job_manifest, secret_manifests
 from upshot.backends.kubernetes.options import read_options
 from upshot.backends.protocol import StartRefused
-from upshot.domain.job import Mount, Network, Pull, RegistryAuth
+from upshot.domain.job import ImagePullCredentials, Mount, Network, Pull
 
 MADE = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "upshot-01-1", "uid": "u-1"}}
 
@@ -226,7 +226,7 @@ def test_nothing_secret_is_in_the_job():
     one = order(
         env={"UPSHOT_TOKEN": "upj_1"},
         files={"key": "pem", "event.json": "mine"},
-        registry_auth=RegistryAuth("me", "pass-1"),
+        registry_auth=ImagePullCredentials("me", "pass-1"),
         image="ghcr.io/acme/x:1",
     )
     manifest = json.dumps(job_manifest(one, read_options({}), author_options(one)))
@@ -256,7 +256,7 @@ def test_nothing_secret_is_in_the_job():
 )
 def test_the_login_is_for_the_images_registry(image, registry):
     """It is written under the name that container runtimes look for, and the pod is told of it."""
-    one = order(image=image, registry_auth=RegistryAuth("me", "pass"))
+    one = order(image=image, registry_auth=ImagePullCredentials("me", "pass"))
     config = json.loads(secrets(one)["upshot-01-1-pull"][".dockerconfigjson"])
 
     assert config["auths"][registry] == {

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.kubernetes.schemas import problems
-from upshot.backends.kubernetes.status import PATIENCE, Warnings, pod_of, sight
+from upshot.backends.kubernetes.status import PATIENCE, WarningEvents, pod_of, sight
 from upshot.backends.protocol import Phase
-from upshot.domain.job import JobCause
+from upshot.domain.job import FailureKind
 
 DIGEST = "sha256:" + "ab" * 32
 BEGUN, ENDED = "2026-01-01T12:00:00Z", "2026-01-01T12:05:00Z"
@@ -83,7 +83,7 @@ def test_a_pod_that_runs():
     """It runs from when its command began, in the image that its node has."""
     seen = sight(job(), pod(running(), helper=running()))
 
-    assert (seen.phase, seen.name, seen.job, seen.handle) == (Phase.RUNNING, "upshot-01-1", "job_01", "u-1")
+    assert (seen.phase, seen.name, seen.job_id, seen.handle) == (Phase.RUNNING, "upshot-01-1", "job_01", "u-1")
     assert seen.started_at == datetime(2026, 1, 1, 12, tzinfo=UTC)
     assert seen.image_digest == DIGEST
 
@@ -91,41 +91,41 @@ def test_a_pod_that_runs():
 def test_a_pod_whose_outputs_are_being_told():
     """Its command has ended; it is not over before its outputs are told."""
     assert sight(job(), pod(DONE, helper=running())).phase is Phase.RUNNING
-    assert sight(job(), pod(DONE, helper=terminated(143, "Error"))).phase is Phase.ENDED
+    assert sight(job(), pod(DONE, helper=terminated(143, "Error"))).phase is Phase.EXITED
 
 
 def test_a_pod_that_has_ended():
     """Code and times are the container's."""
     seen = sight(job(), pod(terminated(3, "Error"), helper=DONE, phase="Failed"))
 
-    assert (seen.phase, seen.exit_code, seen.cause) == (Phase.ENDED, 3, None)
+    assert (seen.phase, seen.exit_code, seen.failure) == (Phase.EXITED, 3, None)
     assert seen.finished_at == datetime(2026, 1, 1, 12, 5, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
     ("main", "status", "cause", "code", "note"),
     [
-        pytest.param(terminated(137, "OOMKilled"), {}, JobCause.OUT_OF_MEMORY, 137, "", id="out of memory"),
-        pytest.param(terminated(7, "OOMKilled"), {}, JobCause.OUT_OF_MEMORY, 7, "", id="a child out of memory"),
+        pytest.param(terminated(137, "OOMKilled"), {}, FailureKind.OUT_OF_MEMORY, 137, "", id="out of memory"),
+        pytest.param(terminated(7, "OOMKilled"), {}, FailureKind.OUT_OF_MEMORY, 7, "", id="a child out of memory"),
         pytest.param(terminated(0, "OOMKilled"), {}, None, 0, "", id="a child out of memory, coped with"),
         pytest.param(
             terminated(137, "Error"),
             {"reason": "Evicted", "message": "The node was low on resource: memory."},
-            JobCause.EVICTED,
+            FailureKind.EVICTED,
             137,
             "low on resource",
             id="evicted",
         ),
-        pytest.param(TOLD, {"conditions": [DISRUPTED]}, JobCause.EVICTED, 143, "preempted", id="preempted"),
-        pytest.param(running(), {"reason": "NodeLost"}, JobCause.EVICTED, None, "NodeLost", id="node lost"),
-        pytest.param(running(), {"conditions": [DISRUPTED]}, JobCause.EVICTED, None, "preempted", id="node deleted"),
-        pytest.param(None, {"reason": "NodeShutdown"}, JobCause.EVICTED, None, "NodeShutdown", id="node shut down"),
-        pytest.param(None, {"reason": "OutOfmemory", "message": "full"}, JobCause.EVICTED, None, "full", id="no room"),
+        pytest.param(TOLD, {"conditions": [DISRUPTED]}, FailureKind.EVICTED, 143, "preempted", id="preempted"),
+        pytest.param(running(), {"reason": "NodeLost"}, FailureKind.EVICTED, None, "NodeLost", id="node lost"),
+        pytest.param(running(), {"conditions": [DISRUPTED]}, FailureKind.EVICTED, None, "preempted", id="node deleted"),
+        pytest.param(None, {"reason": "NodeShutdown"}, FailureKind.EVICTED, None, "NodeShutdown", id="node shut down"),
+        pytest.param(None, {"reason": "OutOfmemory", "message": "full"}, FailureKind.EVICTED, None, "full", id="no room"),
         pytest.param(
-            terminated(137, "ContainerStatusUnknown"), {}, JobCause.ENGINE_LOST, 137, "", id="node came back without it"
+            terminated(137, "ContainerStatusUnknown"), {}, FailureKind.ENGINE_LOST, 137, "", id="node came back without it"
         ),
-        pytest.param(TOLD, {"reason": "DeadlineExceeded"}, JobCause.TIMED_OUT, 143, "", id="timed out"),
-        pytest.param(DONE, {"reason": "DeadlineExceeded"}, JobCause.TIMED_OUT, 0, "", id="timed out, and ended well"),
+        pytest.param(TOLD, {"reason": "DeadlineExceeded"}, FailureKind.TIMED_OUT, 143, "", id="timed out"),
+        pytest.param(DONE, {"reason": "DeadlineExceeded"}, FailureKind.TIMED_OUT, 0, "", id="timed out, and ended well"),
         pytest.param(DONE, {"conditions": [DISRUPTED]}, None, 0, "", id="ended before it was preempted"),
         pytest.param(
             terminated(128, "StartError", 'exec: "evil": executable file not found in $PATH'),
@@ -139,7 +139,7 @@ def test_a_pod_that_has_ended():
             terminated(128, "StartError", "permission denied"), {}, None, 126, "may not be", id="no program"
         ),
         pytest.param(
-            terminated(128, "StartError", "no GPU driver"), {}, JobCause.REFUSED, 128, "no GPU driver", id="no start"
+            terminated(128, "StartError", "no GPU driver"), {}, FailureKind.REFUSED, 128, "no GPU driver", id="no start"
         ),
         pytest.param(None, {"reason": "Weird"}, None, None, "Weird", id="nobody knows"),
     ],
@@ -148,7 +148,7 @@ def test_how_a_pod_ended(main, status, cause, code, note):
     """Where the cluster knows more than the code, the cause is told, in its words."""
     seen = sight(job(), pod(main, helper=DONE, phase="Failed", **status))
 
-    assert (seen.phase, seen.cause, seen.exit_code) == (Phase.ENDED, cause, code)
+    assert (seen.phase, seen.failure, seen.exit_code) == (Phase.EXITED, cause, code)
     assert note in (seen.note or "")
 
 
@@ -162,7 +162,7 @@ def test_a_pod_that_we_stopped(status):
     """Its end is ours, not its deadline's, nor the cluster's."""
     seen = sight(job(stopped=True), pod(terminated(143, "Error"), helper=DONE, phase="Failed", **status))
 
-    assert (seen.phase, seen.cause, seen.exit_code) == (Phase.ENDED, None, 143)
+    assert (seen.phase, seen.failure, seen.exit_code) == (Phase.EXITED, None, 143)
 
 
 @pytest.mark.parametrize(
@@ -170,20 +170,20 @@ def test_a_pod_that_we_stopped(status):
     [
         pytest.param(job(suspend=True), Phase.CREATED, None, None, id="never begun"),
         pytest.param(job(), Phase.PENDING, None, None, id="not made yet"),
-        pytest.param(job(suspend=True, stopped=True), Phase.ENDED, JobCause.CANCELLED, None, id="stopped before"),
-        pytest.param(job(stopped=True), Phase.ENDED, JobCause.CANCELLED, None, id="stopped"),
-        pytest.param(job(condition={"type": "Complete"}), Phase.ENDED, None, 0, id="deleted after its end"),
+        pytest.param(job(suspend=True, stopped=True), Phase.EXITED, FailureKind.CANCELLED, None, id="stopped before"),
+        pytest.param(job(stopped=True), Phase.EXITED, FailureKind.CANCELLED, None, id="stopped"),
+        pytest.param(job(condition={"type": "Complete"}), Phase.EXITED, None, 0, id="deleted after its end"),
         pytest.param(
             job(condition={"type": "Failed", "reason": "BackoffLimitExceeded", "message": "…"}),
-            Phase.ENDED,
-            JobCause.EVICTED,
+            Phase.EXITED,
+            FailureKind.EVICTED,
             None,
             id="deleted by somebody",
         ),
         pytest.param(
             job(condition={"type": "Failed", "reason": "DeadlineExceeded", "message": "…"}),
-            Phase.ENDED,
-            JobCause.TIMED_OUT,
+            Phase.EXITED,
+            FailureKind.TIMED_OUT,
             None,
             id="deleted by a deadline of the Job's",
         ),
@@ -193,7 +193,7 @@ def test_a_job_without_a_pod(given, phase, cause, code):
     """Whether it never had one, or has it no more, the Job tells."""
     seen = sight(given, None)
 
-    assert (seen.phase, seen.cause, seen.exit_code) == (phase, cause, code)
+    assert (seen.phase, seen.failure, seen.exit_code) == (phase, cause, code)
 
 
 # --- waiting --------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_a_job_without_a_pod(given, phase, cause, code):
 
 def warnings(
     thing: dict[str, Any], *, minutes: float = 0, reason: str = "Failed", message: str = "pull: 403"
-) -> Warnings:
+) -> WarningEvents:
     event = {
         "metadata": {"name": "e"},
         "involvedObject": {"uid": thing["metadata"]["uid"]},
@@ -212,7 +212,7 @@ def warnings(
         "lastTimestamp": f"2026-01-01T12:{int(minutes):02d}:{round(minutes % 1 * 60):02d}Z",
     }
     assert not problems("v1/Event", event)
-    return Warnings.of([event])
+    return WarningEvents.of([event])
 
 
 def test_a_pod_that_waits_for_a_node():
@@ -237,7 +237,7 @@ def test_an_image_that_cannot_be_pulled(reason):
     one = pod(waiting(reason, "not found"), phase="Pending")
     seen = sight(job(), one, warnings(one, minutes=PATIENCE.total_seconds() / 60 + 0.1))
 
-    assert (seen.phase, seen.cause, seen.note) == (Phase.ENDED, JobCause.IMAGE_MISSING, f"{reason}: not found")
+    assert (seen.phase, seen.failure, seen.note) == (Phase.EXITED, FailureKind.IMAGE_MISSING, f"{reason}: not found")
 
 
 @pytest.mark.parametrize("reason", ["ErrImageNeverPull", "InvalidImageName"])
@@ -245,7 +245,7 @@ def test_an_image_that_nobody_needs_to_wait_for(reason):
     """It is missing at once."""
     seen = sight(job(), pod(waiting(reason, "why"), phase="Pending"))
 
-    assert (seen.phase, seen.cause, seen.note) == (Phase.ENDED, JobCause.IMAGE_MISSING, f"{reason}: why")
+    assert (seen.phase, seen.failure, seen.note) == (Phase.EXITED, FailureKind.IMAGE_MISSING, f"{reason}: why")
 
 
 def test_a_helper_image_that_cannot_be_pulled():
@@ -253,7 +253,7 @@ def test_a_helper_image_that_cannot_be_pulled():
     one = pod(waiting("PodInitializing"), helper=waiting("ErrImagePull", "not found"), phase="Pending")
     seen = sight(job(), one, warnings(one, minutes=3))
 
-    assert seen.cause is JobCause.IMAGE_MISSING
+    assert seen.failure is FailureKind.IMAGE_MISSING
     assert "`helper-image`" in seen.note
 
 
@@ -262,7 +262,7 @@ def test_a_helper_image_without_a_shell():
     one = pod(waiting("PodInitializing"), helper=waiting("CrashLoopBackOff", "back-off 1m"), phase="Pending")
 
     assert sight(job(), one, warnings(one, minutes=1, reason="BackOff")).phase is Phase.PENDING
-    assert sight(job(), one, warnings(one, minutes=3, reason="BackOff")).cause is JobCause.REFUSED
+    assert sight(job(), one, warnings(one, minutes=3, reason="BackOff")).failure is FailureKind.REFUSED
 
 
 def test_a_container_that_cannot_be_made():
@@ -270,7 +270,7 @@ def test_a_container_that_cannot_be_made():
     one = pod(waiting("CreateContainerConfigError", "image has non-numeric user"), phase="Pending")
 
     assert sight(job(), one, warnings(one, minutes=1)).phase is Phase.PENDING
-    assert sight(job(), one, warnings(one, minutes=3)).cause is JobCause.REFUSED
+    assert sight(job(), one, warnings(one, minutes=3)).failure is FailureKind.REFUSED
 
 
 def test_a_volume_that_does_not_come():
@@ -301,7 +301,7 @@ def test_events_of_the_newer_kind():
         "series": {"count": 9, "lastObservedTime": "2026-01-01T12:03:00.000000Z"},
     }
 
-    assert sight(job(), one, Warnings.of([event])).phase is Phase.ENDED
+    assert sight(job(), one, WarningEvents.of([event])).phase is Phase.EXITED
 
 
 def test_the_pod_of_a_job():

@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers import Redis
 from tests.waiting import until
-from upshot.adapters.celery import CeleryDoorbell, make_app
+from upshot.adapters.celery import CeleryNotifier, make_app
 
 Said = Callable[[], str]
 
@@ -33,15 +33,15 @@ def test_a_worker_that_is_busy_survives_a_restart_of_its_broker(
 ) -> None:
     """It holds messages when Redis goes away, notices, reconnects, and takes what comes then, in the same process."""
     process, said = slow_worker
-    doorbell = CeleryDoorbell(make_app(redis_server.url))
+    doorbell = CeleryNotifier(make_app(redis_server.url))
     until(lambda: "started" in said(), "the worker has started")
     for number in range(4):
-        assert doorbell.ring([f"before-{number}"])
+        assert doorbell.notify_executions([f"before-{number}"])
     until(lambda: "busy before-0" in said(), "the worker is busy")
     redis_server.kill()
-    assert not doorbell.ring(["meanwhile"])
+    assert not doorbell.notify_executions(["meanwhile"])
     until(lambda: process.poll() is not None or "Connection to broker lost" in said(), "the worker notices")
     redis_server.start()
-    until(lambda: doorbell.ring(["afterwards"]), "the broker takes messages again")
+    until(lambda: doorbell.notify_executions(["afterwards"]), "the broker takes messages again")
     until(lambda: "busy afterwards" in said(), "the worker goes on")
     assert process.poll() is None

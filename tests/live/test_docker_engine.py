@@ -93,7 +93,7 @@ def test_an_engine_goes_down_and_comes_back(ground: OwnGround, how: str, codes: 
 
     async def story() -> None:
         async with Bench(ground) as bench:
-            name = await bench.backend.identity()
+            name = await bench.backend.engine_id()
             dies, ends_well, stubborn = [
                 await bench.start(script, **OFFLINE) for script in (FOR_LONG, ENDS_WELL, STUBBORN)
             ]
@@ -103,8 +103,8 @@ def test_an_engine_goes_down_and_comes_back(ground: OwnGround, how: str, codes: 
 
             await asyncio.to_thread(getattr(ground.daemon, how))
             for verb in (
-                bench.backend.look(bench.installation),
-                bench.backend.identity(),
+                bench.backend.list_containers(bench.installation),
+                bench.backend.engine_id(),
                 bench.backend.start(bench.order("true")),
                 bench.log(dies),
                 bench.outputs(done.name),
@@ -115,7 +115,7 @@ def test_an_engine_goes_down_and_comes_back(ground: OwnGround, how: str, codes: 
                     await verb
             await asyncio.to_thread(ground.daemon.start)
 
-            assert await bench.backend.identity() == name
+            assert await bench.backend.engine_id() == name
             ended = [await bench.ended(job) for job in (dies, ends_well, stubborn)]
             assert tuple(one.exit_code for one in ended) == codes
             assert all((one.finished_at is None) == (one.exit_code == 255) for one in ended)
@@ -150,7 +150,7 @@ def test_a_watch_ends_with_its_engine(ground: OwnGround):
 
 async def _listen(bench: Bench, *, once: bool = False) -> list[str]:
     heard = []
-    async for name in bench.backend.watch(bench.installation):
+    async for name in bench.backend.watch_events(bench.installation):
         heard.append(name)
         if once:
             break
@@ -167,7 +167,7 @@ def test_an_engine_that_hangs(ground: OwnGround):
         name = await bench.start(FOR_LONG, **OFFLINE)
         ground.daemon.pause()
         try:
-            asked = [bench.backend.look(bench.installation) for _ in range(20)]
+            asked = [bench.backend.list_containers(bench.installation) for _ in range(20)]
             said = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 20)
             assert {type(one) for one in said} == {EngineUnavailable}
             assert "within 2 s" in str(said[0])
@@ -240,7 +240,7 @@ def test_an_engine_over_tls(tmp_path: Path):
     async def refused(options: Mapping[str, Any]) -> str:
         backend = make(options)
         with pytest.raises(EngineUnavailable) as said:
-            await backend.identity()
+            await backend.engine_id()
         await backend.close()
         return str(said.value)
 
@@ -257,7 +257,7 @@ def test_an_engine_over_tls(tmp_path: Path):
             assert "certificate" in await refused({"host": host, "tls": {"ca": pem["ca"]}})
             assert "HTTP request to an HTTPS server" in await refused({"host": host})
             trusting = make({"host": host, "tls": {**ours, "ca": pem["other-ca"], "verify": False}})
-            assert await trusting.identity()
+            assert await trusting.engine_id()
             await trusting.close()
 
         play(story)
@@ -357,7 +357,7 @@ def test_an_engine_over_ssh(ground: OwnGround, sshd: Sshd):
             assert await bench.outputs(seen.name) == b"{}\n"
             name = await bench.start(STUBBORN, **OFFLINE)
             await bench.said(name, b"begun")
-            await asyncio.gather(*(bench.backend.look(bench.installation) for _ in range(30)))
+            await asyncio.gather(*(bench.backend.list_containers(bench.installation) for _ in range(30)))
             assert len(sshd.connections()) == 1
 
             await bench.backend.stop(name, grace_seconds=1)
@@ -390,7 +390,7 @@ def test_a_machine_that_does_not_let_us_in(sshd: Sshd, tmp_path: Path):
     async def refused(address: str) -> str:
         backend: Backend = make({"host": address})
         with pytest.raises(EngineUnavailable) as said:
-            await backend.identity()
+            await backend.engine_id()
         await backend.close()
         return str(said.value)
 

@@ -210,7 +210,7 @@ def test_a_worker_killed_while_it_starts_a_job_neither_loses_nor_doubles_it(syst
     system.start_worker("second")
     job = job_in(system, "succeeded", "failed")
 
-    assert (job["state"], job["try_number"], job["outputs"]) == ("succeeded", 1, {"said": "it"})
+    assert (job["state"], job["attempt"], job["outputs"]) == ("succeeded", 1, {"said": "it"})
     assert starts.of(job["id"]) == 1
     execution_in(system, "succeeded")
     until(lambda: not containers(job["id"], "--all"), "the container is removed")
@@ -275,7 +275,7 @@ def test_an_engine_that_is_gone_for_too_long_loses_its_job_and_is_cleared_when_i
     again = job_in(system, "running")
 
     assert "engine" in lost["reason"]
-    assert again["try_number"] == 2
+    assert again["attempt"] == 2
     until(lambda: len(containers(job["id"], "--all")) == 1, "what the first try left is removed")
     system.api.post(f"/jobs/{job['id']}/cancel").raise_for_status()
     job_in(system, "cancelled")
@@ -293,7 +293,7 @@ def test_a_short_outage_of_the_engine_changes_nothing(system, door, starts):
     until(lambda: system.log("worker").count("engine.reached") > 1, "the engine is reached again")
     system.api.post(f"/jobs/{job['id']}/cancel").raise_for_status()
 
-    assert job_in(system, "cancelled")["try_number"] == 1
+    assert job_in(system, "cancelled")["attempt"] == 1
     assert starts.of(job["id"]) == 1
 
 

@@ -28,23 +28,30 @@ import pytest
 from tests.waiting import until
 from upshot.backends.process import directories as process_folders
 from upshot.backends.process import make, shim
-from upshot.backends.process.cgroups import ControlGroup, NoControlGroups, find_hierarchies
-from upshot.backends.process.directories import Folders
+from upshot.backends.process.cgroups import Cgroup, CgroupsUnavailable, find_hierarchies
+from upshot.backends.process.directories import JobDirectories
 from upshot.backends.process.options import read_options
-from upshot.backends.protocol import Order, OutputUnreadable, Phase, Sighting, Started, StartRefused
-from upshot.domain.job import JobCause, JobSpec
+from upshot.backends.protocol import (
+    ContainerRequest,
+    ContainerStatus,
+    OutputUnreadable,
+    Phase,
+    StartedContainer,
+    StartRefused,
+)
+from upshot.domain.job import FailureKind, JobSpec
 
 NAME = "upshot-01-1"
 IS_ROOT = os.geteuid() == 0
 GROUP = f"upshot-tests-{os.getpid()}"
 
 
-def order(*command: str, name: str = NAME, env: dict[str, str] | None = None, **spec) -> Order:
+def order(*command: str, name: str = NAME, env: dict[str, str] | None = None, **spec) -> ContainerRequest:
     spec = {"timeout_seconds": 50.0, "grace_seconds": 5.0, **spec}
-    return Order(
+    return ContainerRequest(
         name=name,
         installation="inst",
-        job=f"job_{name}",
+        job_id=f"job_{name}",
         spec=JobSpec(command=command, **spec),
         env=env or {},
         event=b'{"id": "evt_1"}',
@@ -52,7 +59,7 @@ def order(*command: str, name: str = NAME, env: dict[str, str] | None = None, **
     )
 
 
-def shell(script: str, **more) -> Order:
+def shell(script: str, **more) -> ContainerRequest:
     return order("sh", "-c", dedent(script), **more)
 
 
@@ -82,16 +89,16 @@ class Engine:
 
         return asyncio.run(ask())
 
-    def start(self, wanted: Order) -> None:
+    def start(self, wanted: ContainerRequest) -> None:
         self("start", wanted)
 
     def seen(self, name: str = NAME) -> Any:
         return self("look", "inst").get(name)
 
-    def ended(self, name: str = NAME) -> Sighting:
-        def look() -> Sighting | None:
+    def ended(self, name: str = NAME) -> ContainerStatus:
+        def look() -> ContainerStatus | None:
             seen = self.seen(name)
-            return seen if seen is not None and seen.phase is Phase.ENDED else None
+            return seen if seen is not None and seen.phase is Phase.EXITED else None
 
         return until(look, f"the end of {name}")
 
@@ -277,7 +284,7 @@ def test_what_cannot_be_run_is_refused(engine, wanted, finding):
     with pytest.raises(StartRefused, match=re.escape(finding)) as refused:
         engine.start(wanted)
 
-    assert refused.value.cause is JobCause.REFUSED
+    assert refused.value.failure is FailureKind.REFUSED
     assert not engine.left()
 
 
@@ -291,7 +298,7 @@ def test_starts_at_the_same_time_run_one_process(engine, folder):
     ran.chmod(0o666)
     wanted = shell(f"echo once >> {ran}; exec sleep 50")
 
-    async def start_all() -> list[Started]:
+    async def start_all() -> list[StartedContainer]:
         backends = [make(engine.options) for _ in range(3)]
         started = await asyncio.gather(*(backend.start(wanted) for backend in backends for _ in range(3)))
         for backend in backends:
@@ -323,7 +330,7 @@ def test_a_start_after_the_end_starts_nothing(engine, folder):
 def test_a_job_whose_maker_died_before_it_began(engine):
     """Its folder is seen as made and not started; the next start begins it."""
     options = read_options(engine.options)
-    folders = Folders(options.folder, options.account)
+    folders = JobDirectories(options.folder, options.account)
     folders.prepare()
     folders.make(shell("echo begun"))
     assert engine.seen().phase is Phase.CREATED
@@ -337,14 +344,14 @@ def test_a_job_whose_maker_died_before_it_began(engine):
 def test_a_job_that_is_stopped_before_it_began_never_begins(engine):
     """Neither a start that comes late nor one that was under way runs it."""
     options = read_options(engine.options)
-    folders = Folders(options.folder, options.account)
+    folders = JobDirectories(options.folder, options.account)
     folders.prepare()
     folders.make(shell("echo begun"))
 
     engine("stop", NAME, grace_seconds=1)
     engine.start(shell("echo begun"))
 
-    assert engine.seen().phase is Phase.ENDED
+    assert engine.seen().phase is Phase.EXITED
     assert engine.seen().note == "it was stopped before it began"
     assert engine.log().data == b""
 
@@ -429,7 +436,7 @@ def test_the_deadline_holds_while_no_worker_lives(engine):
 
     seen = engine.seen()
 
-    assert (seen.phase, seen.cause, seen.exit_code) == (Phase.ENDED, JobCause.TIMED_OUT, 137)
+    assert (seen.phase, seen.cause, seen.exit_code) == (Phase.EXITED, FailureKind.TIMED_OUT, 137)
     assert (seen.finished_at - seen.started_at).total_seconds() >= 0.8
     assert not engine.processes()
 
@@ -467,7 +474,7 @@ def test_a_killed_watcher_takes_the_command_with_it(engine):
     engine.shim().kill()
 
     seen = engine.ended()
-    assert (seen.cause, seen.exit_code) == (JobCause.ENGINE_LOST, None)
+    assert (seen.cause, seen.exit_code) == (FailureKind.ENGINE_LOST, None)
     assert seen.note == "its watcher was killed, and the command with it"
     assert not engine.processes()
     assert engine.seen() == seen
@@ -477,14 +484,14 @@ def test_a_killed_watcher_takes_the_command_with_it(engine):
 def test_a_watcher_that_fails_ends_the_command_and_says_so(engine):
     """Where its own work cannot be done, nothing runs on unwatched."""
     options = read_options(engine.options)
-    folders = Folders(options.folder, options.account)
+    folders = JobDirectories(options.folder, options.account)
     folders.prepare()
     folders.make(shell("sleep 50"))
     (engine.folder / NAME / "log").rmdir()
 
     engine.start(shell("sleep 50"))
 
-    assert engine.ended().cause is JobCause.ENGINE_LOST
+    assert engine.ended().failure is FailureKind.ENGINE_LOST
     assert "its watcher failed: FileNotFoundError" in engine.seen().note
     assert not engine.processes()
 
@@ -500,7 +507,7 @@ def test_a_machine_that_was_started_again_has_lost_the_job(engine):
 
     seen = engine.seen()
 
-    assert (seen.phase, seen.cause) == (Phase.ENDED, JobCause.ENGINE_LOST)
+    assert (seen.phase, seen.cause) == (Phase.EXITED, FailureKind.ENGINE_LOST)
     assert seen.note == "the machine was started again while it ran"
 
 
@@ -511,7 +518,7 @@ def test_a_watcher_that_is_told_to_end_says_that_the_machine_went_down(engine):
 
     engine.shim().terminate()
 
-    assert (engine.ended().cause, engine.ended().exit_code) == (JobCause.ENGINE_LOST, 143)
+    assert (engine.ended().cause, engine.ended().exit_code) == (FailureKind.ENGINE_LOST, 143)
 
 
 # --- ended by us ----------------------------------------------------------------------------------
@@ -562,7 +569,7 @@ def test_a_watcher_that_hangs_does_not_keep_a_job_from_its_end(engine):
 
     engine("stop", NAME, grace_seconds=0)
 
-    assert engine.ended().phase is Phase.ENDED
+    assert engine.ended().phase is Phase.EXITED
     assert not engine.processes()
 
 
@@ -678,7 +685,7 @@ def test_a_fork_bomb_ends_at_its_limit(engine, grows):
         most = max(most, len(engine.processes()))
 
     assert 1 < most < 200  # the limit is a crude one: what the user ran at the start counts
-    assert engine.ended().phase is Phase.ENDED
+    assert engine.ended().phase is Phase.EXITED
     assert not engine.processes()
 
 
@@ -707,9 +714,9 @@ def grouped(folder) -> Iterator[Engine]:
     """An engine with control groups, and root's commands."""
     try:
         hierarchies = find_hierarchies(Path("/proc/self/mountinfo").read_text())
-        probe = ControlGroup(hierarchies, GROUP, "probe")
+        probe = Cgroup(hierarchies, GROUP, "probe")
         probe.make(JobSpec())
-    except NoControlGroups as error:
+    except CgroupsUnavailable as error:
         pytest.skip(f"{error}: run the tests as root, on a machine or in a container that may write to /sys/fs/cgroup")
     probe.remove()
     made = Engine(folder / "jobs", cgroup=GROUP, **({"user": "root"} if IS_ROOT else {}))
@@ -726,7 +733,7 @@ def test_a_job_that_runs_out_of_memory_is_told_apart(grouped):
 
     seen = grouped.ended()
 
-    assert (seen.cause, seen.exit_code) == (JobCause.OUT_OF_MEMORY, 137)
+    assert (seen.cause, seen.exit_code) == (FailureKind.OUT_OF_MEMORY, 137)
 
 
 def test_a_fork_bomb_of_root_ends_at_its_groups_limit(grouped):
@@ -751,7 +758,7 @@ def test_in_a_control_group_nobody_escapes_a_killed_watcher(grouped):
 
     grouped.shim().kill()
 
-    assert grouped.ended().cause is JobCause.ENGINE_LOST
+    assert grouped.ended().failure is FailureKind.ENGINE_LOST
     assert not [one for one in escaped if lives(one)]
 
 
@@ -764,7 +771,7 @@ def test_a_log_is_read_while_it_grows(engine):
     said, position, is_over = b"", None, False
 
     while not is_over:
-        is_over = engine.seen().phase is Phase.ENDED
+        is_over = engine.seen().phase is Phase.EXITED
         read = engine.log(position=position)
         said, position = said + read.data, read.position
         assert not read.skipped
@@ -873,7 +880,7 @@ def test_a_job_that_plays_with_its_own_records_harms_itself_alone(open_engine):
 
     assert open_engine.ended("honest").exit_code == 0
     open_engine("stop", f"trick-{len(tricks) - 1}", grace_seconds=0)
-    until(lambda: all(one.phase is Phase.ENDED for one in open_engine("look", "inst").values()))
+    until(lambda: all(one.phase is Phase.EXITED for one in open_engine("look", "inst").values()))
     for number in range(len(tricks)):
         with suppress(OutputUnreadable):
             open_engine.outputs(f"trick-{number}")
@@ -885,7 +892,7 @@ def test_a_worker_that_cannot_tell_gives_no_job_up(engine):
     """Where the worker has no files left to open, it does not know whether a job is watched, and does not say no."""
     engine.start(shell("echo up; exec sleep 50"))
     engine.says("up")
-    folders = Folders(engine.folder, read_options(engine.options).account)
+    folders = JobDirectories(engine.folder, read_options(engine.options).account)
 
     with folders.open(NAME) as job:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -922,7 +929,7 @@ def test_hints_come_when_a_job_begins_and_when_it_ends(engine, folder):
 
     async def watch() -> list[str]:
         backend, heard = make(engine.options), []
-        async with aclosing(backend.watch("inst")) as hints:  # type: ignore[type-var]  # it is a generator
+        async with aclosing(backend.watch_events("inst")) as hints:  # type: ignore[type-var]  # it is a generator
             first = asyncio.ensure_future(anext(hints))
             await asyncio.sleep(0)
             await backend.start(shell(f"until test -e {gate}; do sleep 0.02; done"))
@@ -944,7 +951,7 @@ def test_a_start_that_nobody_waits_for_any_more_is_over_before_a_removal(engine)
         await asyncio.sleep(0.001)
         start.cancel()
         await backend.remove(NAME)
-        assert await backend.look("inst") == {}
+        assert await backend.list_containers("inst") == {}
         await backend.close()
 
     asyncio.run(give_up())
@@ -959,7 +966,7 @@ def test_what_a_dead_worker_left_half_made_is_swept(engine):
     for half_made in (old, young):
         half_made.mkdir()
         (half_made / "secret").write_text("s3cr3t")
-    sweeper = Folders(engine.folder, read_options(engine.options).account)
+    sweeper = JobDirectories(engine.folder, read_options(engine.options).account)
     sweeper.sweep(datetime.now(UTC))
     assert old.exists()
     sweeper.sweep(datetime.now(UTC) + timedelta(hours=1))

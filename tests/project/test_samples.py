@@ -10,7 +10,7 @@ from tests.project.repository import PAGES, ROOT
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.automations.loader import load_folder
-from upshot.automations.matcher import Matcher, Verdict
+from upshot.automations.matcher import Matcher, MatchResult
 from upshot.domain.event import Event
 
 SAMPLES = ROOT / "automations"
@@ -36,7 +36,9 @@ def test_the_event_of_a_sample_fires_it(name):
     event = Event.from_dict(json.loads((SAMPLES / "events" / f"{name}.json").read_text()))
 
     answers = [
-        match.automation.name for match in Matcher(LOADED.automations).match(event) if match.verdict is Verdict.MATCHED
+        match.automation.name
+        for match in Matcher(LOADED.automations).match(event)
+        if match.verdict is MatchResult.MATCHED
     ]
 
     assert name in answers

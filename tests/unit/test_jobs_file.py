@@ -8,7 +8,7 @@ import pytest
 
 from upshot.domain.job import Mount, Network, Pull
 from upshot.errors import ConfigError
-from upshot.schema.queues import Asked, BackendSettings, Ceilings, MountRule, QueueBook, QueueRules
+from upshot.schema.queues import BackendSettings, JobOptions, JobsConfig, MountRule, QueueConfig, QueueLimits
 from upshot.settings import Settings
 from upshot.wiring.jobs_file import load_queue_book, read_queue_book
 
@@ -63,7 +63,7 @@ def test_a_whole_file_is_read(tmp_path):
     path = (tmp_path / "jobs.yaml").as_posix()
 
     assert errors == ()
-    assert book == QueueBook(
+    assert book == JobsConfig(
         machine_limit=8,
         backends={
             "docker": BackendSettings("docker"),
@@ -71,17 +71,17 @@ def test_a_whole_file_is_read(tmp_path):
             "process": BackendSettings("process", {"user": "jobs"}, f"{path}:4"),
         },
         queues={
-            "default": QueueRules(
+            "default": QueueConfig(
                 "default",
                 description="small jobs",
-                defaults=Asked(
+                defaults=JobOptions(
                     cpus=2.0,
                     memory_bytes=4 * 2**30,
                     timeout_seconds=3600.0,
                     mounts=(Mount("/srv/models", "/models"),),
                 ),
                 priority=1,
-                ceilings=Ceilings(
+                ceilings=QueueLimits(
                     cpus=8.0,
                     memory_bytes=32 * 2**30,
                     gpus=0,
@@ -101,9 +101,11 @@ def test_a_whole_file_is_read(tmp_path):
                 ),
                 source=f"{path}:14",
             ),
-            "gpu-a100": QueueRules("gpu-a100", concurrency=4, per_machine=None, backend="cluster", source=f"{path}:27"),
-            "both": QueueRules("both", concurrency=4, per_machine=2, source=f"{path}:28"),
-            "least": QueueRules("least", source=f"{path}:29"),
+            "gpu-a100": QueueConfig(
+                "gpu-a100", concurrency=4, per_machine=None, backend="cluster", source=f"{path}:27"
+            ),
+            "both": QueueConfig("both", concurrency=4, per_machine=2, source=f"{path}:28"),
+            "least": QueueConfig("least", source=f"{path}:29"),
         },
         source=path,
     )
@@ -211,7 +213,7 @@ def test_a_queue_that_cannot_be_read_is_not_taken_for_missing(tmp_path):
     book, errors = loaded(tmp_path, "queues: {gpu: {x: 1}}")
 
     assert errors
-    spec = book.complete(Asked(image="busybox", privileged=True, mounts=(Mount("/etc", "/e"),)), "gpu")
+    spec = book.complete(JobOptions(image="busybox", privileged=True, mounts=(Mount("/etc", "/e"),)), "gpu")
     assert book.objections(spec, "gpu") == ()
 
 
@@ -220,7 +222,7 @@ def test_a_queue_that_cannot_be_read_is_not_taken_for_missing(tmp_path):
 
 def test_without_a_file_there_is_what_is_built_in(tmp_path):
     """Nothing has to be written."""
-    assert read_queue_book(Settings(data=tmp_path)) == QueueBook()
+    assert read_queue_book(Settings(data=tmp_path)) == JobsConfig()
 
 
 def test_the_data_folder_s_file_counts_where_none_is_named(tmp_path):

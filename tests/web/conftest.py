@@ -28,7 +28,7 @@ from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.idempotency import SqlIdempotency
-from upshot.adapters.sql.job_admin import SqlJobDesk
+from upshot.adapters.sql.job_admin import SqlJobAdmin
 from upshot.adapters.sql.jobs import SqlJobs
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.adapters.sql.schema import metadata
@@ -40,14 +40,14 @@ from upshot.logs import configure
 from upshot.net import listen, url_of
 from upshot.ports.events import EventStore
 from upshot.ports.idempotency import IdempotencyStore
-from upshot.ports.jobs import Installation, JobDesk, JobStore
+from upshot.ports.jobs import Installation, JobAdmin, JobStore
 from upshot.ports.registry import RegistryStore
 from upshot.ports.workers import Backlog, BacklogStore, WorkerStore
 from upshot.registry.service import Registry
-from upshot.schema.queues import QueueBook
+from upshot.schema.queues import JobsConfig
 from upshot.settings import Settings
 from upshot.web.app import create_app
-from upshot.web.dependencies import House
+from upshot.web.dependencies import WebDependencies
 
 API = "/api/v1"
 COLLECTIONS = f"{API}/registries/model/collections"
@@ -66,11 +66,11 @@ class Bell:
     """Remembers who was rung for."""
 
     def __init__(self) -> None:
-        self.rung: list[str] = []
+        self.notified: list[str] = []
 
-    def ring(self, execution_ids: Sequence[str]) -> bool:
+    def notify_executions(self, execution_ids: Sequence[str]) -> bool:
         """Taken."""
-        self.rung += execution_ids
+        self.notified += execution_ids
         return True
 
 
@@ -95,7 +95,7 @@ class Stores:
     events: EventStore
     executions: MemoryExecutions | SqlExecutions
     jobs: JobStore
-    job_desk: JobDesk
+    job_desk: JobAdmin
     workers: WorkerStore
     backlog: BacklogStore
     idempotency: IdempotencyStore
@@ -125,7 +125,7 @@ def sql_stores(database: Database) -> Stores:
         events=SqlEvents(database),
         executions=SqlExecutions(database),
         jobs=SqlJobs(database),
-        job_desk=SqlJobDesk(database),
+        job_desk=SqlJobAdmin(database),
         workers=SqlWorkers(database),
         backlog=SqlBacklog(database),
         idempotency=SqlIdempotency(database),
@@ -184,16 +184,16 @@ PROMOTE = dedent(
 
 
 @pytest.fixture
-def house(stores: Stores, clock: FrozenClock, folder: AutomationFolder) -> House:
+def house(stores: Stores, clock: FrozenClock, folder: AutomationFolder) -> WebDependencies:
     """A house without a token, on loopback."""
-    return House(
+    return WebDependencies(
         settings=Settings(host="127.0.0.1"),
         clock=clock,
         registry=Registry(stores.registry, SilentPublisher(), clock),
         events=stores.events,
         executions=stores.executions,
         jobs=stores.job_desk,
-        book=QueueBook(),
+        book=JobsConfig(),
         installation=Installation("ins_1", bytes(range(32))),
         doorbell=Bell(),
         automations=folder,
@@ -224,7 +224,7 @@ class Host:
         await self._app(scope, receive, send)
 
     @contextmanager
-    def serving(self, house: House) -> Iterator[httpx.Client]:
+    def serving(self, house: WebDependencies) -> Iterator[httpx.Client]:
         """A client while the server answers for the house."""
         before, self._app = self._app, create_app(house)
         try:
@@ -251,7 +251,7 @@ Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 
 @pytest.fixture
-def serve(server: Host, house: House) -> Serve:
+def serve(server: Host, house: WebDependencies) -> Serve:
     """Gives a client of a house with other settings (`token=…`) or parts (`registry=…`) than the usual ones."""
 
     def with_changes(**changes: Any) -> AbstractContextManager[httpx.Client]:
@@ -263,7 +263,7 @@ def serve(server: Host, house: House) -> Serve:
 
 
 @pytest.fixture
-def web(server: Host, house: House) -> Iterator[httpx.Client]:
+def web(server: Host, house: WebDependencies) -> Iterator[httpx.Client]:
     """A client of a server without a token."""
     with server.serving(house) as client:
         yield client

@@ -12,11 +12,11 @@ import httpx
 from tests.web.conftest import API, Stores, made
 from upshot.clock import FrozenClock
 from upshot.domain.execution import Execution, ExecutionState, StepRecord
-from upshot.domain.job import Job, JobSpec, JobState, RegistryAuth
-from upshot.domain.secret_placeholders import SecretMarks
+from upshot.domain.job import ImagePullCredentials, Job, JobSpec, JobState
+from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.ids import delivery_id, execution_id, job_id
-from upshot.ports.executions import Admission, Progress
-from upshot.ports.jobs import JobOffer, JobProgress, QueueLimits
+from upshot.ports.executions import Admission, ExecutionUpdate
+from upshot.ports.jobs import ConcurrencyLimits, JobUpdate, WorkerCapacity
 from upshot.ports.workers import WorkerRecord
 
 NONCE = "Nx0123456789abcdef0123456789abcdef"
@@ -37,14 +37,14 @@ class Shop:
             event = made(self.web.post(f"{API}/events", json={"name": "go"}))["id"]
         execution = execution_id(event, automation)
         delivery = delivery_id(execution, "evaluate")
-        marks = SecretMarks(NONCE)
+        marks = SecretPlaceholders(NONCE)
         job = Job(
             id=job_id(delivery, 1, self.clock.now()),
             name="evaluate",
             automation=automation,
-            execution=execution,
-            step="evaluate",
-            event=event,
+            execution_id=execution,
+            step_id="evaluate",
+            event_id=event,
             delivery_id=delivery,
             queue="default",
             backend="docker",
@@ -52,7 +52,7 @@ class Shop:
                 image="acme/evaluate:1",
                 env={"API_KEY": f"Bearer {marks.mark('API_KEY')}", "MODE": "fast"},
                 files={"key.pem": marks.mark("KEY")},
-                registry_auth=RegistryAuth("robot", marks.mark("PULL")),
+                registry_auth=ImagePullCredentials("robot", marks.mark("PULL")),
             ),
             secrets=("API_KEY", "KEY", "PULL"),
             nonce=NONCE,
@@ -66,10 +66,10 @@ class Shop:
     def _admit(self, job: Job) -> None:
         now = self.clock.now()
         running = Execution(
-            id=job.execution,
+            id=job.execution_id,
             automation=job.automation,
             revision="r1",
-            event=job.event,
+            event_id=job.event_id,
             state=ExecutionState.RUNNING,
             created_at=now,
             steps=(StepRecord("evaluate", "launch"),),
@@ -77,28 +77,28 @@ class Shop:
             lease_until=now,
             fence=1,
         )
-        self.stores.executions.admit([Admission(job.event, (running,))], now)
+        self.stores.executions.admit([Admission(job.event_id, (running,))], now)
         held = replace(
             running,
             state=ExecutionState.WAITING,
             reason="step evaluate: waits for its job",
             lease_owner=None,
             lease_until=None,
-            steps=(StepRecord("evaluate", "launch", job=job.id, reason="waits for its job", started_at=now),),
+            steps=(StepRecord("evaluate", "launch", job_id=job.id, reason="waits for its job", started_at=now),),
         )
-        assert not self.stores.executions.record([Progress(held, jobs=(job,))])
+        assert not self.stores.executions.record([ExecutionUpdate(held, jobs=(job,))])
 
     def claim(self, *queues: str) -> tuple[Job, ...]:
         """Take what is queued, as a worker does."""
         now = self.clock.now()
-        limits = dict.fromkeys(queues or ("default",), QueueLimits())
-        offer = JobOffer("w1", "machine-1", ENGINES, limits)
+        limits = dict.fromkeys(queues or ("default",), ConcurrencyLimits())
+        offer = WorkerCapacity("w1", "machine-1", ENGINES, limits)
         return self.stores.jobs.claim_queued(offer, now=now, until=now + timedelta(seconds=30))
 
     def move(self, job: Job, state: JobState, **changes: Any) -> Job:
         """Record a job's state, as the worker that holds it does."""
         moved = replace(job, state=state, **changes)
-        assert not self.stores.jobs.record([JobProgress(moved, wakes=state.is_final)])
+        assert not self.stores.jobs.record([JobUpdate(moved, wakes=state.is_final)])
         return moved
 
     def running(self, **changes: Any) -> Job:
@@ -121,4 +121,4 @@ class Shop:
             queues=("events", "default"),
             engines=ENGINES,
         )
-        self.stores.workers.beat(replace(record, **changes))
+        self.stores.workers.heartbeat(replace(record, **changes))

@@ -11,7 +11,7 @@ from tests.web.conftest import API, made, problem
 from upshot.errors import ConfigError
 from upshot.settings import Settings
 from upshot.web.app import create_app
-from upshot.web.auth import Access, check_exposure
+from upshot.web.auth import TokenAuth, check_exposure
 from upshot.web.problems import Problem
 
 TOKEN = "s3cret-token"
@@ -67,7 +67,7 @@ def test_metrics_are_open_on_loopback_alone(serve, host, status):
 @pytest.mark.parametrize(("reached_at", "is_open"), [("127.0.0.1", True), ("::1", True), ("172.17.0.1", False)])
 def test_containers_of_this_machine_need_the_token_for_metrics(reached_at, is_open):
     """A server on loopback that listens for containers as well tells the two apart."""
-    access = Access(Settings(host="127.0.0.1", token=TOKEN), bytes(32))
+    access = TokenAuth(Settings(host="127.0.0.1", token=TOKEN), bytes(32))
 
     def ask() -> None:
         access.check("/metrics", Headers({}), reached_at)

@@ -9,7 +9,7 @@ import pytest
 from tests.web.conftest import API, made, problem
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepRecord
 from upshot.ids import execution_id
-from upshot.ports.executions import Admission, Progress
+from upshot.ports.executions import Admission, ExecutionUpdate
 
 EXECUTIONS = f"{API}/executions"
 
@@ -22,7 +22,7 @@ def failed(web, stores, clock):
         id=execution_id(event, "promote"),
         automation="promote",
         revision="r1",
-        event=event,
+        event_id=event,
         state=ExecutionState.RUNNING,
         created_at=clock.now(),
         steps=(StepRecord("say", "webhook"), StepRecord("tell", "slack")),
@@ -45,14 +45,14 @@ def failed(web, stores, clock):
     )
     receipts = tuple(
         Receipt(
-            execution=running.id,
-            step="say",
-            number=number,
+            execution_id=running.id,
+            step_id="say",
+            attempt=number,
             state=state,
             delivery_id="dlv_1",
             started_at=clock.now(),
             took_seconds=0.25,
-            worker="w1",
+            worker_id="w1",
             request={"method": "POST", "url": "https://example.com", "body": "{}"},
             response={"status": 404},
             error="not found",
@@ -61,7 +61,7 @@ def failed(web, stores, clock):
         )
         for number, state, wait in ((1, AttemptState.UNREACHABLE, 1.5), (2, AttemptState.REFUSED, None))
     )
-    stores.executions.record([Progress(stopped, receipts)])
+    stores.executions.record([ExecutionUpdate(stopped, receipts)])
     return stopped
 
 
@@ -122,7 +122,7 @@ def test_a_failed_execution_can_be_retried(web, house, failed):
 
     assert (form["state"], form["steps"][0]["attempt_count"]) == ("waiting", 2)
     assert form["due_at"]
-    assert house.doorbell.rung == [failed.id]
+    assert house.notifier.notified == [failed.id]
 
 
 def test_a_retry_of_what_did_not_fail_is_a_conflict(web, failed):
@@ -136,13 +136,13 @@ def test_a_retry_of_what_did_not_fail_is_a_conflict(web, failed):
 def test_a_waiting_execution_can_be_cancelled(web, house, failed):
     """It ends, says by whom, and nobody is called."""
     made(web.post(f"{EXECUTIONS}/{failed.id}/retry"))
-    house.doorbell.rung.clear()
+    house.notifier.notified.clear()
 
     form = made(web.post(f"{EXECUTIONS}/{failed.id}/cancel", headers={"X-Upshot-Actor": "ada"}))
 
     assert form["state"] == "cancelled"
     assert "ada" in form["reason"]
-    assert house.doorbell.rung == []
+    assert house.notifier.notified == []
 
 
 def test_a_final_execution_cannot_be_cancelled(web, failed):

@@ -17,7 +17,7 @@ from upshot.ports.workers import WorkerRecord
 def worker(clock, name: str = "w1", *, silent_seconds: float = 0) -> WorkerRecord:
     now = clock.now()
     seen = now - timedelta(seconds=silent_seconds)
-    return WorkerRecord(name, "here", 1, now, seen, in_hand=4, stream_read_at=None, automations=2)
+    return WorkerRecord(name, "here", 1, now, seen, in_progress=4, stream_read_at=None, automations=2)
 
 
 def samples(text: str) -> dict[str, float]:
@@ -68,8 +68,8 @@ def test_a_process_whose_threads_are_all_stuck_is_not_healthy(serve, monkeypatch
 
 def test_readiness_reports_redis_workers_and_backlog(web, stores, clock):
     """Of workers, those that were seen in the last 15 seconds."""
-    stores.workers.beat(worker(clock))
-    stores.workers.beat(worker(clock, "gone", silent_seconds=16))
+    stores.workers.heartbeat(worker(clock))
+    stores.workers.heartbeat(worker(clock, "gone", silent_seconds=16))
 
     assert made(web.get("/readyz")) == {
         "status": "ready",
@@ -101,7 +101,7 @@ def test_without_the_database_the_process_is_not_ready(serve, how):
 
 def test_metrics_tell_what_stands(web, stores, clock):
     """The backlog, the workers and the automations, as Prometheus reads them."""
-    stores.workers.beat(worker(clock))
+    stores.workers.heartbeat(worker(clock))
 
     found = samples(web.get("/metrics").text)
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, made, problem
 from upshot.errors import Unavailable
-from upshot.web.dependencies import House
+from upshot.web.dependencies import WebDependencies
 
 KEY = {"Idempotency-Key": "5b0e6a3c"}
 EVENTS = f"{API}/events"
@@ -34,7 +34,7 @@ class Registry:
         return getattr(self._registry, name)
 
 
-def with_verb(house: House, **verbs: Callable[..., Any]) -> Any:
+def with_verb(house: WebDependencies, **verbs: Callable[..., Any]) -> Any:
     return Registry(house.registry, **verbs)
 
 

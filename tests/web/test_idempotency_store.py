@@ -14,10 +14,10 @@ from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.idempotency import SqlIdempotency
 from upshot.adapters.sql.schema import metadata
 from upshot.clock import FrozenClock
-from upshot.ports.idempotency import IdempotencyStore, KeptAnswer, KeptRequest
+from upshot.ports.idempotency import IdempotencyRecord, IdempotencyStore, StoredResponse
 
 NOW = FrozenClock().now()
-ANSWER = KeptAnswer(201, {"content-type": "application/json", "location": "/x"}, b'{"a": "\xc3\xa9"}')
+ANSWER = StoredResponse(201, {"content-type": "application/json", "location": "/x"}, b'{"a": "\xc3\xa9"}')
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -36,7 +36,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Idempotenc
 
 def reserve(
     store: IdempotencyStore, holder: str, *, fingerprint: str = "f", after_seconds: float = 0, key: str = "k"
-) -> KeptRequest:
+) -> IdempotencyRecord:
     now = NOW + timedelta(seconds=after_seconds)
     return store.reserve(
         key,
@@ -50,7 +50,7 @@ def reserve(
 
 def test_the_first_call_has_the_key(store):
     """And the key knows since when."""
-    assert reserve(store, "one") == KeptRequest("k", "f", NOW, "one", None)
+    assert reserve(store, "one") == IdempotencyRecord("k", "f", NOW, "one", None)
 
 
 def test_a_second_call_finds_the_first_at_work(store):
@@ -66,7 +66,7 @@ def test_an_answer_is_kept_as_it_was(store):
     reserve(store, "one")
     store.answer("k", "one", ANSWER)
 
-    assert reserve(store, "two", after_seconds=3600) == KeptRequest("k", "f", NOW, "one", ANSWER)
+    assert reserve(store, "two", after_seconds=3600) == IdempotencyRecord("k", "f", NOW, "one", ANSWER)
 
 
 def test_a_dead_call_is_followed_by_the_same_request(store):
@@ -74,7 +74,7 @@ def test_a_dead_call_is_followed_by_the_same_request(store):
     reserve(store, "one")
 
     assert reserve(store, "two", after_seconds=59).holder == "one"
-    assert reserve(store, "two", after_seconds=61) == KeptRequest("k", "f", NOW, "two", None)
+    assert reserve(store, "two", after_seconds=61) == IdempotencyRecord("k", "f", NOW, "two", None)
 
 
 def test_a_dead_call_is_not_followed_by_another_request(store):
@@ -99,7 +99,7 @@ def test_a_key_that_is_given_back_is_free_for_the_same_request(store):
     store.give_back("k", "one")
 
     assert reserve(store, "two", fingerprint="g").holder is None
-    assert reserve(store, "two", after_seconds=1) == KeptRequest("k", "f", NOW, "two", None)
+    assert reserve(store, "two", after_seconds=1) == IdempotencyRecord("k", "f", NOW, "two", None)
 
 
 def test_a_key_that_is_forgotten_is_free_for_any_request(store):

@@ -20,7 +20,7 @@ from upshot.cli.jobs import _last_lines
 from upshot.client.output import Output
 from upshot.clock import SystemClock
 from upshot.domain import job_token
-from upshot.domain.job import JobCause, JobState
+from upshot.domain.job import FailureKind, JobState
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_an_ended_job_shows_how_and_what_it_gave(line, shop):
     job = shop.move(
         shop.running(),
         JobState.FAILED,
-        cause=JobCause.EXITED,
+        failure=FailureKind.EXITED,
         reason="it ended with exit code 3",
         exit_code=3,
         outputs={"accuracy": 0.5},

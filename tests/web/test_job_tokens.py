@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 
 from tests.web.conftest import API, CHURN, Serve, made, problem
 from tests.web.jobs_api import Shop
-from upshot.automations.matcher import Verdict
+from upshot.automations.matcher import MatchResult
 from upshot.domain import job_token
 from upshot.domain.event import Event
 from upshot.domain.job import Job, JobState
@@ -50,7 +50,7 @@ def job(shop) -> Job:
     made(shop.web.post(f"{API}/projects/demo/artifacts", json={"name": "churn", "type": "model", "digest": "sha256:0"}))
     made(shop.web.post(f"{CHURN}/versions", json={"artifact": "demo/churn:v0", "aliases": ["production"]}))
     (event,) = made(shop.web.get(EVENTS, params={"kind": "alias-added", "limit": 1}))["items"]
-    running: Job = shop.running(event=event["id"], version="model/churn:v0")
+    running: Job = shop.running(event_id=event["id"], version_reference="model/churn:v0")
     return running
 
 
@@ -164,13 +164,13 @@ def test_a_job_does_not_set_its_own_automation_off_again(house, open_web, inside
 
     (match,) = house.automations.current.matcher.match(event)
 
-    assert match.verdict is Verdict.LOOP
+    assert match.verdict is MatchResult.LOOP
 
 
 def test_what_led_to_its_event_led_to_the_job(house, shop, open_web, inside, job):
     """A chain grows with every job, oldest first."""
     event = made(inside.post(EVENTS, json={"name": "evaluated"}))["id"]
-    second = shop.running(event=event, automation="notify")
+    second = shop.running(event_id=event, automation="notify")
     token = job_token.make(house.installation.key, second.id)
 
     told = made(open_web.post(EVENTS, json={"name": "notified"}, headers=bearing(token)))

@@ -11,8 +11,8 @@ import pytest
 from tests.web.conftest import API, made, problem
 from tests.web.jobs_api import NONCE, Shop
 from tests.web.test_openapi import check
-from upshot.domain.job import DEFAULT_QUEUE, JobCause, JobSpec, JobState, Mount, RegistryAuth
-from upshot.ports.jobs import Place, QueueLimits
+from upshot.domain.job import DEFAULT_QUEUE, FailureKind, ImagePullCredentials, JobSpec, JobState, Mount
+from upshot.ports.jobs import ConcurrencyLimits, QueuePosition
 from upshot.web.app import create_app
 from upshot.web.schemas.jobs import JobSpecForm
 from upshot.web.wait_reason import why_it_waits
@@ -83,11 +83,11 @@ def test_a_wrong_question_is_told(web, query, place):
 
 def test_a_job_shows_all_that_people_may_know(web, shop):
     """What it runs, where it is, how it ended and what it gave."""
-    running = shop.running(version="model/churn:v3", priority=2, concurrency=1)
+    running = shop.running(version_reference="model/churn:v3", priority=2, concurrency=1)
     ended = shop.move(
         running,
         JobState.FAILED,
-        cause=JobCause.OUT_OF_MEMORY,
+        failure=FailureKind.OUT_OF_MEMORY,
         reason="it ran out of memory of 64 MiB",
         exit_code=137,
         outputs={"metrics": {"accuracy": 0.9}},
@@ -110,7 +110,7 @@ def test_a_job_shows_all_that_people_may_know(web, shop):
         "state": "failed",
         "cause": "out-of-memory",
         "reason": "it ran out of memory of 64 MiB",
-        "try_number": 1,
+        "attempt": 1,
         "machine": "machine-1",
         "engine": "engine-1",
         "handle": "c0ffee",
@@ -133,7 +133,9 @@ def test_answers_about_jobs_have_the_documented_form(web, house, shop):
     """Lists, views, logs: each key that the document names, and no other."""
     document = create_app(house).openapi()
     mount = Mount("/data", "/data")
-    job = shop.running(spec=JobSpec(image="x", mounts=(mount,), registry_auth=RegistryAuth("robot", "typed-in")))
+    job = shop.running(
+        spec=JobSpec(image="x", mounts=(mount,), registry_auth=ImagePullCredentials("robot", "typed-in"))
+    )
     shop.say(job, "hello\n")
     queued = shop.job(automation="other")
 
@@ -158,7 +160,9 @@ def test_secrets_are_shown_as_the_templates_that_name_them(web, shop):
     job = shop.job()
     mark = job.spec.files["key.pem"]
     shop.claim()
-    literal = shop.job(automation="other", spec=JobSpec(image="x", registry_auth=RegistryAuth("robot", "typed-in")))
+    literal = shop.job(
+        automation="other", spec=JobSpec(image="x", registry_auth=ImagePullCredentials("robot", "typed-in"))
+    )
 
     form = view(web, job)
     assert form["spec"]["env"] == {"API_KEY": "Bearer {{ secrets.API_KEY }}", "MODE": "fast"}
@@ -199,47 +203,66 @@ WORKER: dict[str, Any] = {"machine": "m1", "queues": ("default",), "engines": {"
 @pytest.mark.parametrize(
     ("changes", "place", "limits", "workers", "words"),
     [
-        pytest.param({}, Place(0, 0), QueueLimits(), [WORKER], "next in queue default; 0 of its jobs run", id="next"),
         pytest.param(
-            {}, Place(2, 4), QueueLimits(4), [WORKER], "3rd in queue default; 4 of 4 places are taken", id="queue full"
+            {},
+            QueuePosition(0, 0),
+            ConcurrencyLimits(),
+            [WORKER],
+            "next in queue default; 0 of its jobs run",
+            id="next",
         ),
         pytest.param(
-            *({"concurrency": 1}, Place(11, 1), QueueLimits(4), [WORKER]),
+            {},
+            QueuePosition(2, 4),
+            ConcurrencyLimits(4),
+            [WORKER],
+            "3rd in queue default; 4 of 4 places are taken",
+            id="queue full",
+        ),
+        pytest.param(
+            *({"concurrency": 1}, QueuePosition(11, 1), ConcurrencyLimits(4), [WORKER]),
             "12th in queue default; 1 of 4 places are taken; at most 1 of this step at the same time",
             id="few of its step",
         ),
         pytest.param(
-            *({}, Place(1, 4), QueueLimits(10, 2)),
+            *({}, QueuePosition(1, 4), ConcurrencyLimits(10, 2)),
             [WORKER, WORKER, {**WORKER, "machine": "m2"}, {**WORKER, "machine": "m3", "engines": {}}],
             "2nd in queue default; 4 of 4 places are taken",
             id="machines full",
         ),
-        pytest.param({}, Place(0, 0), QueueLimits(), [], "no worker is alive; start `upshot worker`", id="no worker"),
         pytest.param(
-            *({"queue": "gpu-a100"}, Place(0, 0), QueueLimits(), [WORKER]),
+            {},
+            QueuePosition(0, 0),
+            ConcurrencyLimits(),
+            [],
+            "no worker is alive; start `upshot worker`",
+            id="no worker",
+        ),
+        pytest.param(
+            *({"queue": "gpu-a100"}, QueuePosition(0, 0), ConcurrencyLimits(), [WORKER]),
             "no worker takes queue gpu-a100; start `upshot worker --queues gpu-a100`",
             id="nobody takes the queue",
         ),
         pytest.param(
-            *({"backend": "cluster"}, Place(0, 0), QueueLimits(), [WORKER, {**WORKER, "machine": "m0"}]),
+            *({"backend": "cluster"}, QueuePosition(0, 0), ConcurrencyLimits(), [WORKER, {**WORKER, "machine": "m0"}]),
             "no worker reaches backend cluster; look at its engine, or at the worker's log on m0, m1",
             id="nobody reaches the backend",
         ),
         pytest.param(
-            *({"backend": "cluster"}, Place(0, 0), QueueLimits()),
+            *({"backend": "cluster"}, QueuePosition(0, 0), ConcurrencyLimits()),
             [WORKER, {"machine": "m2", "queues": (), "engines": {"cluster": "e2"}}],
             "no worker reaches backend cluster; look at its engine, or at the worker's log on m1",
             id="only a worker of other queues reaches it",
         ),
         pytest.param(
-            {"try_number": 2, "due_in": 60, "reason": "try 1 of 3 ended: evicted"},
-            *(Place(0, 0), QueueLimits(), []),
+            {"attempt": 2, "due_in": 60, "reason": "try 1 of 3 ended: evicted"},
+            *(QueuePosition(0, 0), ConcurrencyLimits(), []),
             "waits for its 2nd try until 2026-01-01T12:01:00.000000Z; try 1 of 3 ended: evicted",
             id="another try",
         ),
         pytest.param(
             {"due_in": 60, "reason": "its version is being copied"},
-            *(Place(0, 0), QueueLimits(), [WORKER]),
+            *(QueuePosition(0, 0), ConcurrencyLimits(), [WORKER]),
             "waits until 2026-01-01T12:01:00.000000Z; its version is being copied",
             id="a time",
         ),
@@ -258,7 +281,7 @@ def test_why_it_waits_is_said_in_words(shop, clock, changes, place, limits, work
 
 def test_only_a_queued_job_waits(shop, clock):
     """One that runs has nothing to say."""
-    assert why_it_waits(shop.running(), None, limits=QueueLimits(), workers=[], now=clock.now()) is None
+    assert why_it_waits(shop.running(), None, limits=ConcurrencyLimits(), workers=[], now=clock.now()) is None
 
 
 def test_a_queue_that_is_not_declared_any_more_has_no_limits(web, shop):
@@ -320,7 +343,7 @@ def test_a_queued_job_is_cancelled_at_once(web, house, shop):
     form = made(web.post(f"{JOBS}/{job.id}/cancel", headers={"X-Upshot-Actor": "ada"}))
 
     assert (form["state"], form["cause"], form["reason"]) == ("cancelled", "cancelled", "cancelled by ada")
-    assert house.doorbell.rung == [job.execution]
+    assert house.notifier.notified == [job.execution]
     execution = made(web.get(f"{API}/executions/{job.execution}"))
     assert execution["due_at"] is not None
 
@@ -331,9 +354,9 @@ def test_a_running_job_is_asked_to_stop(web, house, shop):
 
     form = made(web.post(f"{JOBS}/{job.id}/cancel", headers={"X-Upshot-Actor": "ada"}))
 
-    assert (form["state"], form["stop_asked_by"]) == ("running", "ada")
+    assert (form["state"], form["stop_requested_by"]) == ("running", "ada")
     assert shop.stores.jobs.asked_to_stop([job.id]) == {job.id: "ada"}
-    assert house.doorbell.rung == []
+    assert house.notifier.notified == []
 
 
 def test_a_job_that_has_ended_cannot_be_cancelled(web, shop):
@@ -351,8 +374,8 @@ def test_cancelling_an_execution_stops_its_job(web, shop, take):
     made(web.post(f"{API}/executions/{job.execution}/cancel"))
 
     form = view(web, job)
-    assert form["stop_asked_by"] == "the end of its execution"
-    assert form["stop_asked_at"]
+    assert form["stop_requested_by"] == "the end of its execution"
+    assert form["stop_requested_at"]
     assert form["waits"] == (None if take else "is about to be cancelled, by the end of its execution")
 
 

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from upshot.actions.inputs import Finding, read_with
-from upshot.actions.protocol import Call, Outcome, Tools
+from upshot.actions.protocol import ActionCall, ActionContext, Outcome
 from upshot.actions.registry_changes import change, find_collection, find_version, told
-from upshot.schema.action_inputs import AddTagWith
+from upshot.schema.action_inputs import AddTagInputs
 
 
 class AddTag:
@@ -20,7 +20,7 @@ class AddTag:
     """
 
     uses = "add-tag"
-    with_record = AddTagWith
+    with_record = AddTagInputs
     expressions: frozenset[str] = frozenset()
 
     def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
@@ -28,9 +28,9 @@ class AddTag:
         if with_.get("on") == "collection" and "version" in with_:
             yield "version", "is given, but `on: collection` tags the collection; leave one of them out"
 
-    async def perform(self, call: Call, tools: Tools) -> Outcome:
+    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
         """Tag it."""
-        given = read_with(AddTagWith, call)
+        given = read_with(AddTagInputs, call)
         version: str | None = None
         if given.on_ == "version":
             registry, collection, version = find_version(given, call.event)

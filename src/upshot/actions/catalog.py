@@ -16,16 +16,16 @@ from upshot.actions.find_version import FindVersion
 from upshot.actions.github_dispatch import GithubDispatch
 from upshot.actions.inputs import Finding, not_usable
 from upshot.actions.launch import Launch
-from upshot.actions.protocol import Action, Call, Outcome, Tools
+from upshot.actions.protocol import Action, ActionCall, ActionContext, Outcome
 from upshot.actions.require import Require
 from upshot.actions.slack import Slack
 from upshot.actions.webhook import Webhook
-from upshot.schema.queues import QueueBook
+from upshot.schema.queues import JobsConfig
 
 GROUP = "upshot.actions"  #: each entry point's name is the action's; it loads a class or function that makes one
 
 
-class _AnyWith(BaseModel):
+class _UnvalidatedInputs(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
@@ -36,7 +36,7 @@ class BrokenAction:
     So the other actions work, and whoever uses this one reads why it does not; `upshot doctor` lists them.
     """
 
-    with_record = _AnyWith
+    with_record = _UnvalidatedInputs
     expressions: frozenset[str] = frozenset()
 
     def __init__(self, uses: str, finding: str) -> None:
@@ -47,12 +47,12 @@ class BrokenAction:
         """Why it cannot be used."""
         yield "", self.finding
 
-    async def perform(self, call: Call, tools: Tools) -> Outcome:
+    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
         """Nothing can be done with it."""
         raise not_usable(self.finding)
 
 
-def load_catalog(rules: EgressRules, book: QueueBook | None = None) -> Mapping[str, Action]:
+def load_catalog(rules: EgressRules, book: JobsConfig | None = None) -> Mapping[str, Action]:
     """
     All actions by the name that YAML uses.
 
@@ -70,7 +70,7 @@ def load_catalog(rules: EgressRules, book: QueueBook | None = None) -> Mapping[s
         AddAlias(),
         AddTag(),
         Emit(),
-        Launch(book or QueueBook()),
+        Launch(book or JobsConfig()),
     )
     installed = {point.name: _load(point) for point in entry_points(group=GROUP)}
     return installed | {action.uses: action for action in built_in}

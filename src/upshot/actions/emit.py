@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 from upshot.actions.inputs import Finding, read_with
-from upshot.actions.protocol import Call, Outcome, Tools
+from upshot.actions.protocol import ActionCall, ActionContext, Outcome
 from upshot.actions.registry_changes import change
 from upshot.ids import derived_event_id
-from upshot.schema.action_inputs import EmitWith
+from upshot.schema.action_inputs import EmitInputs
 
 
 class Emit:
@@ -21,16 +21,16 @@ class Emit:
     """
 
     uses = "emit"
-    with_record = EmitWith
+    with_record = EmitInputs
     expressions: frozenset[str] = frozenset()
 
     def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
         """Nothing beyond the record's rules."""
         return ()
 
-    async def perform(self, call: Call, tools: Tools) -> Outcome:
+    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
         """Emit it."""
-        given = read_with(EmitWith, call)
+        given = read_with(EmitInputs, call)
         event_id = derived_event_id(call.execution, call.delivery_id, call.execution_created_at)
         asked = {"name": given.name, "data": given.data, "event": event_id}
         emit = partial(

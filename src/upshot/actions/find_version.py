@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from upshot.actions.inputs import Finding, read_with
-from upshot.actions.protocol import Call, Outcome, Tools
+from upshot.actions.protocol import ActionCall, ActionContext, Outcome
 from upshot.actions.registry_changes import find_version
 from upshot.domain.registry import Version
 from upshot.errors import NotFound, Refused, RegistryError, Unavailable, Unreachable
-from upshot.schema.action_inputs import FindVersionWith
+from upshot.schema.action_inputs import FindVersionInputs
 
 
 class FindVersion:
@@ -24,16 +24,16 @@ class FindVersion:
     """
 
     uses = "find-version"
-    with_record = FindVersionWith
+    with_record = FindVersionInputs
     expressions: frozenset[str] = frozenset()
 
     def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
         """Nothing beyond the record's rules."""
         return ()
 
-    async def perform(self, call: Call, tools: Tools) -> Outcome:
+    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
         """Look it up."""
-        given = read_with(FindVersionWith, call)
+        given = read_with(FindVersionInputs, call)
         registry, collection, version = find_version(given, call.event)
         asked = {"registry": registry, "collection": collection, "version": version, "optional": given.optional}
         try:

@@ -18,9 +18,9 @@ from upshot.actions.inputs import (
     written_secrets,
     written_url,
 )
-from upshot.actions.protocol import Call, HttpAnswer, Outcome, Tools
+from upshot.actions.protocol import ActionCall, ActionContext, HttpResponse, Outcome
 from upshot.errors import ActionError, Refused, Unreachable
-from upshot.schema.action_inputs import MAX_CLIENT_PAYLOAD_KEYS, GithubDispatchWith, has_template
+from upshot.schema.action_inputs import MAX_CLIENT_PAYLOAD_KEYS, GithubDispatchInputs, has_template
 
 MAX_CLIENT_PAYLOAD_BYTES = 64 * 1024  # GitHub's limit, exclusive
 API_VERSION = "2022-11-28"  # GitHub's default version of its REST API
@@ -45,7 +45,7 @@ class GithubDispatch:
     """
 
     uses = "github-dispatch"
-    with_record = GithubDispatchWith
+    with_record = GithubDispatchInputs
     expressions: frozenset[str] = frozenset()
 
     def __init__(self, check_url: UrlCheck) -> None:
@@ -61,9 +61,9 @@ class GithubDispatch:
             if size >= MAX_CLIENT_PAYLOAD_BYTES:
                 yield "client-payload", _too_large(size)
 
-    async def perform(self, call: Call, tools: Tools) -> Outcome:
+    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
         """Send it."""
-        given = read_with(GithubDispatchWith, call)
+        given = read_with(GithubDispatchInputs, call)
         api = (given.api_url or tools.github_api_url).rstrip("/")
         body = _body(given, call.delivery_id)
         answer = await tools.egress.send(
@@ -95,7 +95,7 @@ class GithubDispatch:
         )
 
 
-def _body(given: GithubDispatchWith, delivery_id: str) -> bytes:
+def _body(given: GithubDispatchInputs, delivery_id: str) -> bytes:
     payload = given.client_payload
     bare = {"event_type": given.event_type, "client_payload": payload}
     size = len(encode_json(payload, key="client-payload"))
@@ -113,7 +113,7 @@ def _too_large(size: int) -> str:
     return f"has {size} bytes as JSON; GitHub takes less than {MAX_CLIENT_PAYLOAD_BYTES}, so send a reference instead"
 
 
-def _failure(answer: HttpAnswer, repository: str, call: Call) -> ActionError:
+def _failure(answer: HttpResponse, repository: str, call: ActionCall) -> ActionError:
     limited = _rate_limit_seconds(answer, call.now, call.attempt)
     if limited is not None:
         said = f"GitHub's rate limit: it answered {status_words(answer.status)}{_message(answer)}"
@@ -124,7 +124,7 @@ def _failure(answer: HttpAnswer, repository: str, call: Call) -> ActionError:
     return failure(answer, receiver=f"{repository}: GitHub", now=call.now)
 
 
-def _rate_limit_seconds(answer: HttpAnswer, now: datetime, attempt: int) -> float | None:
+def _rate_limit_seconds(answer: HttpResponse, now: datetime, attempt: int) -> float | None:
     """
     How long to wait when this answer means "too much"; None when it means "not allowed" or something else.
 
@@ -144,7 +144,7 @@ def _rate_limit_seconds(answer: HttpAnswer, now: datetime, attempt: int) -> floa
     return min(MIN_RATE_LIMIT_SECONDS * 2.0 ** min(attempt - 1, 10), MAX_RATE_LIMIT_SECONDS)
 
 
-def _message(answer: HttpAnswer) -> str:
+def _message(answer: HttpResponse) -> str:
     """What GitHub says in `message` and `errors`; the beginning of the body where it says nothing there."""
     try:
         said = orjson.loads(answer.body)

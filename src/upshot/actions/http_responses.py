@@ -6,7 +6,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from upshot.actions.protocol import HttpAnswer
+from upshot.actions.protocol import HttpResponse
 from upshot.errors import ActionError, Refused, Unreachable
 
 MAX_RETRY_AFTER_SECONDS = 24 * 3600.0  #: a longer wish is a mistake, or malice
@@ -14,7 +14,7 @@ MAX_RETRY_AFTER_SECONDS = 24 * 3600.0  #: a longer wish is a mistake, or malice
 _PASSING = frozenset({408, 425, 429})
 
 
-def is_success(answer: HttpAnswer) -> bool:
+def is_success(answer: HttpResponse) -> bool:
     """The receiver took it."""
     return 200 <= answer.status < 300  # noqa: PLR2004 - the class of successes
 
@@ -27,13 +27,13 @@ def status_words(status: int) -> str:
         return str(status)
 
 
-def excerpt(answer: HttpAnswer) -> str:
+def excerpt(answer: HttpResponse) -> str:
     """The beginning of the answer's body on one line, for a message; empty when there is none."""
     text = " ".join(answer.text[:400].split())
     return f": {text[:200]}{'…' if len(text) > 200 else ''}" if text else ""  # noqa: PLR2004 - a line's worth
 
 
-def retry_after_seconds(answer: HttpAnswer, now: datetime) -> float | None:
+def retry_after_seconds(answer: HttpResponse, now: datetime) -> float | None:
     """Seconds that the receiver asks for in `Retry-After`, as a number or as an HTTP date; None when it does not."""
     wish = answer.headers.get("retry-after", "").strip()
     if wish.isascii() and wish.isdigit():
@@ -45,7 +45,7 @@ def retry_after_seconds(answer: HttpAnswer, now: datetime) -> float | None:
     return min(max(0.0, seconds), MAX_RETRY_AFTER_SECONDS)
 
 
-def failure(answer: HttpAnswer, *, receiver: str, now: datetime) -> ActionError:
+def failure(answer: HttpResponse, *, receiver: str, now: datetime) -> ActionError:
     """
     The error that an answer without success stands for.
 
@@ -66,7 +66,7 @@ def failure(answer: HttpAnswer, *, receiver: str, now: datetime) -> ActionError:
 
 
 def refusal(
-    kind: type[ActionError], message: str, answer: HttpAnswer, *, retry_after_seconds: float | None = None
+    kind: type[ActionError], message: str, answer: HttpResponse, *, retry_after_seconds: float | None = None
 ) -> ActionError:
     """An error that carries what was sent and what came back into the receipt."""
     return kind(message, request=answer.request, response=answer.as_response(), retry_after_seconds=retry_after_seconds)

@@ -8,16 +8,16 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import ValidationError
 
-from upshot.actions.protocol import Call
+from upshot.actions.protocol import ActionCall
 from upshot.errors import TemplateInvalid
-from upshot.schema.action_inputs import RENDERED, WithBlock, is_template
+from upshot.schema.action_inputs import RENDERED, ActionInputs, is_template
 
-Record = TypeVar("Record", bound=WithBlock)
+Record = TypeVar("Record", bound=ActionInputs)
 Finding = tuple[str, str]  #: dotted path in `with`, message
 UrlCheck = Callable[[str], str | None]  #: what is wrong with a URL as far as is known without a look-up, or None
 
 
-def read_with(record: type[Record], call: Call) -> Record:
+def read_with(record: type[Record], call: ActionCall) -> Record:
     """
     Read a rendered `with` block.
 

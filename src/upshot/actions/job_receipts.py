@@ -7,7 +7,7 @@ from typing import Any
 
 from upshot.clock import format_time
 from upshot.domain.job import Job, JobSpec, JobState
-from upshot.domain.secret_placeholders import SecretMarks
+from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.masking import MASK
 from upshot.schema.quantities import show_bytes, show_duration
 from upshot.schema.queues import ALL_GPUS
@@ -17,7 +17,7 @@ MAX_LAST_LINE_CHARS = 200
 
 def job_request(job: Job) -> Mapping[str, Any]:
     """What was asked for, in the words of the file, defaults filled in; secrets as the templates that give them."""
-    spec, marks = job.spec, SecretMarks(job.nonce)
+    spec, marks = job.spec, SecretPlaceholders(job.nonce)
     request = {
         "image": spec.image,
         "command": spec.command,
@@ -69,13 +69,13 @@ def job_response(job: Job) -> Mapping[str, Any]:
     return {
         "job": job.id,
         "state": job.state.value,
-        "cause": job.cause and job.cause.value,
+        "cause": job.failure and job.failure.value,
         "reason": job.reason,
         "exit_code": job.exit_code,
         "image_digest": job.image_digest,
         "machine": job.machine,
-        "engine": job.engine,
-        "try": job.try_number,
+        "engine": job.engine_id,
+        "try": job.attempt,
         "started_at": job.started_at and format_time(job.started_at),
         "finished_at": job.finished_at and format_time(job.finished_at),
         "took": took,
@@ -86,9 +86,13 @@ def job_response(job: Job) -> Mapping[str, Any]:
 def failure_reason(job: Job) -> str:
     """Why it did not succeed, for people, with the last thing that it said."""
     how = (
-        "was cancelled" if job.state is JobState.CANCELLED else f"failed ({job.cause.value})" if job.cause else "failed"
+        "was cancelled"
+        if job.state is JobState.CANCELLED
+        else f"failed ({job.failure.value})"
+        if job.failure
+        else "failed"
     )
-    tried = f", at try {job.try_number} of {job.tries.most}" if job.try_number > 1 else ""
+    tried = f", at try {job.attempt} of {job.retry.max_attempts}" if job.attempt > 1 else ""
     reason = f": {job.reason}" if job.reason else ""
     lines = [line for line in job.log_tail.splitlines() if line.strip()]
     said = f"; its last line: {lines[-1].strip()[:MAX_LAST_LINE_CHARS]}" if lines else ""

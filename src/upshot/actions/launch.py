@@ -11,15 +11,15 @@ from pydantic import ValidationError
 
 from upshot.actions.inputs import Finding, not_usable, read_with, written_secrets
 from upshot.actions.job_receipts import failure_reason, job_request, job_response
-from upshot.actions.protocol import Call, Held, Outcome, Tools
+from upshot.actions.protocol import ActionCall, ActionContext, Deferred, Outcome
 from upshot.domain.automation import DEFAULT_ATTEMPTS, RetryPolicy
-from upshot.domain.job import DEFAULT_QUEUE, Job, JobSpec, JobState, Tries
-from upshot.domain.secret_placeholders import SecretMarks
+from upshot.domain.job import DEFAULT_QUEUE, Job, JobRetryPolicy, JobSpec, JobState
+from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.errors import JobFailed, Refused, Unavailable, Unreachable
 from upshot.ids import job_id
 from upshot.schema.action_inputs import is_template
-from upshot.schema.launch_inputs import LaunchWith
-from upshot.schema.queues import DOCKER, PROCESS, Objection, QueueBook
+from upshot.schema.launch_inputs import LaunchInputs
+from upshot.schema.queues import DOCKER, PROCESS, JobsConfig, Violation
 
 #: Where a job's secrets are filled in when it starts.
 SECRET_KEYS = ("command", "args", "env", "secret-files", "registry-auth")
@@ -38,12 +38,12 @@ class Launch:
     """
 
     uses = "launch"
-    with_record = LaunchWith
+    with_record = LaunchInputs
     expressions: frozenset[str] = frozenset()
     defers_secrets = True
     has_own_time = True
 
-    def __init__(self, book: QueueBook) -> None:
+    def __init__(self, book: JobsConfig) -> None:
         self._book = book
 
     # --- as written -------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ class Launch:
             if place.partition(".")[0] not in broken and not _is_open(with_, place):
                 yield place, finding
 
-    def _objections(self, given: LaunchWith, *, rendered: bool) -> Iterator[Objection]:
+    def _objections(self, given: LaunchInputs, *, rendered: bool) -> Iterator[Violation]:
         """What speaks against it, as far as it is known."""
         queue = given.queue or DEFAULT_QUEUE
         if not rendered and is_template(queue):
@@ -74,7 +74,7 @@ class Launch:
         spec = self._book.complete(given.asked(rendered=rendered), queue)
         yield from self._book.objections_by_place(spec, queue)
 
-    def _backend_objections(self, given: LaunchWith, backend: str) -> Iterator[Objection]:
+    def _backend_objections(self, given: LaunchInputs, backend: str) -> Iterator[Violation]:
         if unknown := self._book.unknown_backend(backend):
             yield "backend", unknown
             return
@@ -94,24 +94,24 @@ class Launch:
 
     # --- as rendered ------------------------------------------------------------------------------
 
-    async def perform(self, call: Call, tools: Tools) -> Outcome | Held:
+    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome | Deferred:
         """Ask for the job; when its end has woken the step, say what came of it."""
         if call.job is None:
             return self._asked(call)
         return await _looked_at(call.job, tools)
 
-    def _asked(self, call: Call) -> Held:
+    def _asked(self, call: ActionCall) -> Deferred:
         if call.marks is None:
             raise not_usable("the secrets of a job are filled in where it starts, and there are no marks for them")
         if misplaced := [key for key in call.with_ if key not in SECRET_KEYS and call.marks.names(call.with_[key])]:
             raise not_usable("; ".join(f"with.{key}: {_NO_SECRET}" for key in misplaced))
-        given = read_with(LaunchWith, call)
+        given = read_with(LaunchInputs, call)
         if objections := [f"{place}: {finding}" for place, finding in self._objections(given, rendered=True)]:
             raise Refused("; ".join(objections), request=call.marks.show(call.with_))
         job = self._job(given, call, call.marks)
-        return Held(f"waits for job {job.id}, in queue {job.queue}", job)
+        return Deferred(f"waits for job {job.id}, in queue {job.queue}", job)
 
-    def _job(self, given: LaunchWith, call: Call, marks: SecretMarks) -> Job:
+    def _job(self, given: LaunchInputs, call: ActionCall, marks: SecretPlaceholders) -> Job:
         queue = given.queue or DEFAULT_QUEUE
         rules = self._book.queues[queue]
         spec = self._book.complete(given.asked(rendered=True), queue)
@@ -119,9 +119,9 @@ class Launch:
             id=job_id(call.delivery_id, call.attempt, call.execution_created_at),
             name=given.name or call.step,
             automation=call.automation,
-            execution=call.execution,
-            step=call.step,
-            event=call.event.id,
+            execution_id=call.execution,
+            step_id=call.step,
+            event_id=call.event.id,
             delivery_id=call.delivery_id,
             queue=queue,
             backend=given.backend or rules.backend,
@@ -129,21 +129,21 @@ class Launch:
             created_at=call.now,
             priority=rules.priority if given.priority is None else given.priority,
             concurrency=given.concurrency,
-            tries=_tries(call.retry, given),
+            retry=_tries(call.retry, given),
             save_metrics=given.save_metrics,
-            version=call.event.version_reference,
+            version_reference=call.event.version_reference,
             secrets=_secrets_of(spec, marks),
             nonce=marks.nonce,
             due_at=call.now,
         )
 
 
-def _sound_part(with_: Mapping[str, Any]) -> tuple[LaunchWith | None, frozenset[str]]:
+def _sound_part(with_: Mapping[str, Any]) -> tuple[LaunchInputs | None, frozenset[str]]:
     """What can be held against the queue though some keys are wrong, which others report; None where nothing can."""
     broken: frozenset[str] = frozenset()
     for _ in range(2):
         try:
-            return LaunchWith.model_validate({key: with_[key] for key in with_ if key not in broken}), broken
+            return LaunchInputs.model_validate({key: with_[key] for key in with_ if key not in broken}), broken
         except ValidationError as error:
             broken = frozenset(str(found["loc"][0]) for found in error.errors() if found["loc"])
         if not broken.isdisjoint(("queue", "backend")):
@@ -190,23 +190,23 @@ def _is_open(with_: Mapping[str, Any], place: str) -> bool:
     return isinstance(value, Mapping) and any(is_template(value.get(key)) for key in ("source", "read-only"))
 
 
-def _secrets_of(spec: JobSpec, marks: SecretMarks) -> tuple[str, ...]:
+def _secrets_of(spec: JobSpec, marks: SecretPlaceholders) -> tuple[str, ...]:
     """Names of the secrets that are filled in when the job starts, each once."""
     auth = spec.registry_auth
     texts = [spec.command, spec.args, spec.env, spec.files, auth and (auth.username, auth.password)]
     return tuple(dict.fromkeys(name for text in texts for name in marks.names(text)))
 
 
-def _tries(retry: RetryPolicy, given: LaunchWith) -> Tries:
+def _tries(retry: RetryPolicy, given: LaunchInputs) -> JobRetryPolicy:
     """How often a job is tried: 15 containers, which is what a step gets that says nothing, nobody wants."""
-    most = Tries().most if retry.attempts == DEFAULT_ATTEMPTS else retry.attempts
-    return Tries(most, retry.first_seconds, retry.cap_seconds, given.growth)
+    most = JobRetryPolicy().max_attempts if retry.attempts == DEFAULT_ATTEMPTS else retry.attempts
+    return JobRetryPolicy(most, retry.first_seconds, retry.cap_seconds, given.growth)
 
 
 # --- its end --------------------------------------------------------------------------------------
 
 
-async def _looked_at(wanted: str, tools: Tools) -> Outcome | Held:
+async def _looked_at(wanted: str, tools: ActionContext) -> Outcome | Deferred:
     try:
         job = await asyncio.to_thread(tools.jobs.find, wanted)
     except Unavailable as error:
@@ -214,7 +214,7 @@ async def _looked_at(wanted: str, tools: Tools) -> Outcome | Held:
     if job is None:
         raise JobFailed(f"job {wanted} is not in the database any more; retry the execution to launch it again")
     if not job.state.is_final:
-        return Held(f"waits for job {job.id}, in queue {job.queue}")
+        return Deferred(f"waits for job {job.id}, in queue {job.queue}")
     request, response = job_request(job), job_response(job)
     if job.state is not JobState.SUCCEEDED:
         raise JobFailed(failure_reason(job), request=request, response=response)

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from upshot.domain.automation import RetryPolicy
 from upshot.domain.event import Actor, Cause, Event
 from upshot.domain.job import Job
-from upshot.domain.secret_placeholders import SecretMarks
-from upshot.ports.jobs import JobDesk
+from upshot.domain.secret_placeholders import SecretPlaceholders
+from upshot.ports.jobs import JobAdmin
 from upshot.ports.registry import RegistryChanges
 
 
 @dataclass(frozen=True, slots=True)
-class HttpAnswer:
+class HttpResponse:
     """What a receiver answered."""
 
     status: int
@@ -55,7 +55,7 @@ class Egress(Protocol):
         body: bytes,
         timeout_seconds: float,
         follow_redirects: bool = False,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         """
         Send one request and read the answer, whatever its status.
 
@@ -79,7 +79,7 @@ class Egress(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ActionCall:
     """One attempt of one step, rendered and ready to be performed."""
 
     with_: Mapping[str, Any]  #: rendered, plain data, secrets filled in; of an expression, its value
@@ -98,7 +98,7 @@ class Call:
     body: bytes | None = None  #: the rendered `body-file`, if the step has one
     retry: RetryPolicy = field(default_factory=RetryPolicy)  #: the step's
     job: str | None = None  #: id of the job that the step waits for; None at the step's first turn
-    marks: SecretMarks | None = None  #: what stands for secrets, of an action that defers them
+    marks: SecretPlaceholders | None = None  #: what stands for secrets, of an action that defers them
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Deferred:
     """
     The step goes on outside, and the execution waits, held by no worker, until the job's end wakes it.
 
@@ -125,14 +125,14 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class ActionContext:
     """What actions act with."""
 
     egress: Egress
     registry: RegistryChanges
     github_api_url: str
     slack_api_url: str
-    jobs: JobDesk
+    jobs: JobAdmin
 
 
 class Action(Protocol):
@@ -155,6 +155,6 @@ class Action(Protocol):
         """Findings at load time beyond the record's: pairs of (dotted path in `with`, message)."""
         ...
 
-    async def perform(self, call: Call, tools: Tools) -> Outcome | Held:
+    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome | Deferred:
         """Do it, or have it done."""
         ...

@@ -11,12 +11,12 @@ from upshot.actions.protocol import Outcome
 from upshot.domain.event import Event, EventKind
 from upshot.domain.registry import Change
 from upshot.errors import Refused, RegistryError, TemplateInvalid, Unavailable, Unreachable
-from upshot.schema.action_inputs import OfVersion
+from upshot.schema.action_inputs import VersionSelector
 
 T = TypeVar("T")
 
 
-def find_collection(given: OfVersion, event: Event) -> tuple[str, str]:
+def find_collection(given: VersionSelector, event: Event) -> tuple[str, str]:
     """
     Tell which collection is meant: what the step says, and the event's where it says nothing.
 
@@ -34,7 +34,7 @@ def find_collection(given: OfVersion, event: Event) -> tuple[str, str]:
     return registry, collection
 
 
-def find_version(given: OfVersion, event: Event) -> tuple[str, str, str]:
+def find_version(given: VersionSelector, event: Event) -> tuple[str, str, str]:
     """
     Tell which version is meant, as `find_collection` does.
 

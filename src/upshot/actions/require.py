@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from upshot.actions.inputs import Finding, read_with
-from upshot.actions.protocol import Call, Outcome, Tools
+from upshot.actions.protocol import ActionCall, ActionContext, Outcome
 from upshot.errors import Unmet
-from upshot.schema.action_inputs import RequireWith
+from upshot.schema.action_inputs import RequireInputs
 
 
 class Require:
@@ -19,16 +19,16 @@ class Require:
     """
 
     uses = "require"
-    with_record = RequireWith
+    with_record = RequireInputs
     expressions: frozenset[str] = frozenset({"that"})
 
     def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
         """Nothing beyond the record's rules."""
         return ()
 
-    async def perform(self, call: Call, tools: Tools) -> Outcome:
+    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
         """Look at the value."""
-        given = read_with(RequireWith, call)
+        given = read_with(RequireInputs, call)
         if not given.that:
             raise Unmet(given.otherwise, request={"that": given.that})
         return Outcome(outputs={"value": given.that})

@@ -9,9 +9,9 @@ import orjson
 
 from upshot.actions.http_responses import excerpt, failure, is_success, refusal, retry_after_seconds, status_words
 from upshot.actions.inputs import Finding, UrlCheck, encode_json, read_with, written_secrets, written_url
-from upshot.actions.protocol import Call, HttpAnswer, Outcome, Tools
+from upshot.actions.protocol import ActionCall, ActionContext, HttpResponse, Outcome
 from upshot.errors import ActionError, Refused, Unreachable
-from upshot.schema.action_inputs import SlackWith
+from upshot.schema.action_inputs import SlackInputs
 
 #: of `chat.postMessage`: these pass; all others are final
 _PASSING = frozenset({"ratelimited", "rate_limited", "internal_error", "service_unavailable", "request_timeout"})
@@ -51,7 +51,7 @@ class Slack:
     """
 
     uses = "slack"
-    with_record = SlackWith
+    with_record = SlackInputs
     expressions: frozenset[str] = frozenset()
 
     def __init__(self, check_url: UrlCheck) -> None:
@@ -62,9 +62,9 @@ class Slack:
         yield from written_url(with_, "webhook", self._check_url)
         yield from written_secrets(with_, "token")
 
-    async def perform(self, call: Call, tools: Tools) -> Outcome:
+    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
         """Post it."""
-        given = read_with(SlackWith, call)
+        given = read_with(SlackInputs, call)
         message: dict[str, Any] = {"text": given.text, "blocks": given.blocks}
         headers = {"Content-Type": "application/json; charset=utf-8", "webhook-id": call.delivery_id}
         if given.webhook is not None:
@@ -85,14 +85,14 @@ class Slack:
         )
 
 
-def _read_webhook_answer(answer: HttpAnswer, call: Call) -> dict[str, Any]:
+def _read_webhook_answer(answer: HttpResponse, call: ActionCall) -> dict[str, Any]:
     """Nothing to keep; raises what the plain text of an incoming webhook's answer stands for."""
     if not is_success(answer):
         raise _error(answer, answer.text.strip(), call)
     return {}
 
 
-def _read_api_answer(answer: HttpAnswer, call: Call) -> dict[str, Any]:
+def _read_api_answer(answer: HttpResponse, call: ActionCall) -> dict[str, Any]:
     """Where the message stands; `chat.postMessage` answers 200 also when it says no."""
     try:
         said = orjson.loads(answer.body)
@@ -110,7 +110,7 @@ def _read_api_answer(answer: HttpAnswer, call: Call) -> dict[str, Any]:
     return {"ts": said.get("ts"), "channel": said.get("channel")}
 
 
-def _error(answer: HttpAnswer, code: str, call: Call, *, needed: Any = None) -> ActionError:
+def _error(answer: HttpResponse, code: str, call: ActionCall, *, needed: Any = None) -> ActionError:
     """The error that Slack's word for it stands for; by the status where the word says nothing."""
     if code in _PASSING:
         wait = retry_after_seconds(answer, call.now)

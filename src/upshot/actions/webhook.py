@@ -18,11 +18,11 @@ from upshot.actions.inputs import (
     written_secrets,
     written_url,
 )
-from upshot.actions.protocol import Call, HttpAnswer, Outcome, Tools
+from upshot.actions.protocol import ActionCall, ActionContext, HttpResponse, Outcome
 from upshot.actions.standard_webhooks import read_secret, sign
 from upshot.clock import format_time
 from upshot.domain.event import Event
-from upshot.schema.action_inputs import WebhookWith
+from upshot.schema.action_inputs import WebhookInputs
 
 _WITHOUT_EVENT = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})  #: methods that say nothing unless told to
 
@@ -36,7 +36,7 @@ class Webhook:
     """
 
     uses = "webhook"
-    with_record = WebhookWith
+    with_record = WebhookInputs
     expressions: frozenset[str] = frozenset()
 
     def __init__(self, check_url: UrlCheck) -> None:
@@ -47,9 +47,9 @@ class Webhook:
         yield from written_url(with_, "url", self._check_url)
         yield from written_secrets(with_, "signing-secret")
 
-    async def perform(self, call: Call, tools: Tools) -> Outcome:
+    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
         """Send it."""
-        given = read_with(WebhookWith, call)
+        given = read_with(WebhookInputs, call)
         method = given.method.upper()
         body, content_type = _body(given, method, call)
         headers = {"webhook-id": call.delivery_id, **given.headers}
@@ -77,7 +77,7 @@ def _keys(secrets: str | list[str]) -> list[bytes]:
         raise not_usable(f"with.signing-secret: {error}") from error
 
 
-def _body(given: WebhookWith, method: str, call: Call) -> tuple[bytes, str]:
+def _body(given: WebhookInputs, method: str, call: ActionCall) -> tuple[bytes, str]:
     """What to send, and its content type."""
     if given.gives_json:
         return encode_json(given.json_, key="json"), "application/json"
@@ -88,7 +88,7 @@ def _body(given: WebhookWith, method: str, call: Call) -> tuple[bytes, str]:
     return encode_json(cloud_event(call.event, call), key="json"), "application/cloudevents+json"
 
 
-def cloud_event(event: Event, call: Call) -> dict[str, Any]:
+def cloud_event(event: Event, call: ActionCall) -> dict[str, Any]:
     """The event as a structured CloudEvent 1.0; our own attributes are `actor`, `automation` and `mutationid`."""
     return {
         "specversion": "1.0",
@@ -105,7 +105,7 @@ def cloud_event(event: Event, call: Call) -> dict[str, Any]:
     }
 
 
-def _content(answer: HttpAnswer) -> Any:
+def _content(answer: HttpResponse) -> Any:
     """The answer's body as data where it is JSON as a whole, else as text."""
     if not answer.truncated and answer.body:
         try:

@@ -16,8 +16,8 @@ from kombu.transport import redis as kombu_redis
 
 log = structlog.get_logger("upshot.worker")
 
-RUN_TASK = "upshot.run"  # executions are due: their ids
-LAUNCH_TASK = "upshot.jobs"  # jobs are queued
+EXECUTE_TASK = "upshot.run"  # executions are due: their ids
+JOBS_TASK = "upshot.jobs"  # jobs are queued
 QUEUE = "upshot"  # of executions, which any worker that answers events carries out
 _SOCKET_SECONDS = 3.0  # unset, a Redis that hangs blocks a publisher for as long as it hangs
 _VISIBILITY_SECONDS = 120  # a ring that a dead worker held comes again; the sweeper is earlier
@@ -83,19 +83,19 @@ def _guard_transport() -> None:
     channel._connparams = guarded  # type: ignore[method-assign]  # noqa: SLF001 - see above
 
 
-class CeleryDoorbell:
+class CeleryNotifier:
     """Rings with a task that carries execution ids."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def ring(self, execution_ids: Sequence[str]) -> bool:
+    def notify_executions(self, execution_ids: Sequence[str]) -> bool:
         """Tell whether the broker took it."""
-        return not execution_ids or self._send(RUN_TASK, execution_ids, QUEUE)
+        return not execution_ids or self._send(EXECUTE_TASK, execution_ids, QUEUE)
 
-    def ring_for_jobs(self, queue: str, job_ids: Sequence[str]) -> bool:
+    def notify_jobs(self, queue: str, job_ids: Sequence[str]) -> bool:
         """Tell whether the broker took it."""
-        return self._send(LAUNCH_TASK, job_ids, job_queue(queue))
+        return self._send(JOBS_TASK, job_ids, job_queue(queue))
 
     def _send(self, task: str, ids: Sequence[str], queue: str) -> bool:
         try:
@@ -139,11 +139,11 @@ def run_worker(
         shutting_down: Called from the signal handler as soon as a stop is asked for; must return at once.
     """
 
-    @app.task(name=RUN_TASK)
+    @app.task(name=EXECUTE_TASK)
     def run_task(execution_ids: list[str]) -> None:
         run(execution_ids)
 
-    @app.task(name=LAUNCH_TASK)
+    @app.task(name=JOBS_TASK)
     def launch_task(_job_ids: list[str]) -> None:
         launch()
 

@@ -29,7 +29,7 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from upshot.actions.egress_rules import EgressRules, Target, UrlProblem, read_url
-from upshot.actions.protocol import HttpAnswer
+from upshot.actions.protocol import HttpResponse
 from upshot.clock import stopwatch
 from upshot.errors import ActionError, Ambiguous, Blocked, DestinationBusy, Refused, Unreachable
 
@@ -67,7 +67,7 @@ class _Exchange:
     started: float = field(default_factory=stopwatch)
     connected: float | None = None  #: from here on the receiver may have read something
 
-    def follow(self, answer: HttpAnswer) -> bool:
+    def follow(self, answer: HttpResponse) -> bool:
         """Turn to where the answer sends us, if it may; method and body stay the same."""
         moved = _moved_to(answer, self.target) if self.redirects else None
         if moved is None:
@@ -110,7 +110,7 @@ class _GuardedResolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class _PatientReader(ResponseHandler):
+class _BoundedResponseHandler(ResponseHandler):
     """aiohttp's reader of answers, whose patience with interim answers ends."""
 
     _interim = 0
@@ -149,7 +149,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
         )
         self._rules = rules
         # aiohttp has no public way to bound interim answers; a test floods us with them.
-        self._factory = partial(_PatientReader, loop=self._loop)  # type: ignore[assignment]  # a subclass of theirs
+        self._factory = partial(_BoundedResponseHandler, loop=self._loop)  # type: ignore[assignment]  # a subclass of theirs
 
     def _open_socket(self, address: AddrInfoType) -> socket.socket:
         family, kind, proto, _, (dialled, port, *_) = address
@@ -164,14 +164,14 @@ class _GuardedConnector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
-        while isinstance(connection.protocol, _PatientReader) and connection.protocol.is_stale:
+        while isinstance(connection.protocol, _BoundedResponseHandler) and connection.protocol.is_stale:
             connection.close()
             connection = await super().connect(req, traces, timeout)
         _exchange.get().connected = stopwatch()
         return connection
 
 
-class _Places:
+class _ConcurrencyLimit:
     """The share of requests that one destination may have in flight; as many again may wait, in order."""
 
     def __init__(self, destination: str, limit: int) -> None:
@@ -223,7 +223,7 @@ class GuardedEgress:
         self._rules = rules
         self._resolver = _GuardedResolver(rules)
         self._limit = destination_in_flight
-        self._places: dict[str, _Places] = {}
+        self._places: dict[str, _ConcurrencyLimit] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def send(
@@ -235,7 +235,7 @@ class GuardedEgress:
         body: bytes,
         timeout_seconds: float,
         follow_redirects: bool = False,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         """Send one request and read the answer, whatever its status; see `actions.protocol.Egress`."""
         request = _describe(method, url, headers, body)
         try:
@@ -245,7 +245,7 @@ class GuardedEgress:
         destination = target.destination
         places = self._places.get(destination)
         if places is None:
-            places = self._places[destination] = _Places(destination, self._limit)
+            places = self._places[destination] = _ConcurrencyLimit(destination, self._limit)
         await places.take()
         try:
             exchange = _Exchange(target, request, headers, body, MAX_REDIRECTS if follow_redirects else 0)
@@ -261,7 +261,7 @@ class GuardedEgress:
             await self._session.close()
         await self._resolver.close()
 
-    async def _perform(self, exchange: _Exchange, timeout_seconds: float) -> HttpAnswer:
+    async def _perform(self, exchange: _Exchange, timeout_seconds: float) -> HttpResponse:
         token = _exchange.set(exchange)
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -274,7 +274,7 @@ class GuardedEgress:
         finally:
             _exchange.reset(token)
 
-    async def _ask(self, exchange: _Exchange) -> HttpAnswer:
+    async def _ask(self, exchange: _Exchange) -> HttpResponse:
         session = self._session
         if session is None:
             session = self._session = self._open_session()
@@ -288,7 +288,7 @@ class GuardedEgress:
             headers = _read_headers(response)
             kept, size, whole = await _read_body(response)
         connected = exchange.connected or exchange.started
-        return HttpAnswer(
+        return HttpResponse(
             status=response.status,
             headers=headers,
             body=kept,
@@ -357,7 +357,7 @@ async def _read_body(response: aiohttp.ClientResponse) -> tuple[bytes, int, bool
     return kept, size, size <= KEPT_BODY_BYTES
 
 
-def _moved_to(answer: HttpAnswer, target: Target) -> Target | None:
+def _moved_to(answer: HttpResponse, target: Target) -> Target | None:
     """Where to ask again, when the answer says so and stays on the same scheme, host and port."""
     location = answer.headers.get("location")
     if answer.status not in _REDIRECTS or not location:

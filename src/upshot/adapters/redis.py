@@ -124,7 +124,7 @@ class RedisPublisher:
         self._redis.close()
 
 
-class RedisFeed:
+class RedisEventStream:
     """
     The consumer group's side, on the engine's loop.
 

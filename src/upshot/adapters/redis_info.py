@@ -13,7 +13,7 @@ _SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class RedisSurvey:
+class RedisInfo:
     """A Redis as it describes itself."""
 
     name: str  #: Redis or Valkey, with its version
@@ -23,7 +23,7 @@ class RedisSurvey:
     time: datetime  #: by its clock, in UTC
 
 
-def survey_redis(url: str) -> RedisSurvey:
+def survey_redis(url: str) -> RedisInfo:
     """
     Ask a Redis about itself.
 
@@ -39,7 +39,7 @@ def survey_redis(url: str) -> RedisSurvey:
     except (redis.RedisError, OSError, ValueError) as error:
         raise Unavailable(f"Redis does not answer: {error}") from error
     kind = "Valkey" if "valkey_version" in facts else "Redis"
-    return RedisSurvey(
+    return RedisInfo(
         name=f"{kind} {facts.get('valkey_version') or facts['redis_version']}",
         version=tuple(int(part) for part in str(facts["redis_version"]).split(".")),
         keeps_on_disk=bool(facts.get("aof_enabled")),

@@ -15,7 +15,7 @@ from upshot.ports.executions import RevisionStore
 log = structlog.get_logger("upshot.automations")
 
 
-class Edition(Protocol):
+class AutomationSet(Protocol):
     """The folder of automations as it was read at one time."""
 
     @property
@@ -38,7 +38,7 @@ class Folder(Protocol):
     """The folder of automations."""
 
     @property
-    def current(self) -> Edition:
+    def current(self) -> AutomationSet:
         """As it was last read."""
         ...
 
@@ -47,7 +47,7 @@ class Folder(Protocol):
         ...
 
 
-class InForce:
+class ActiveAutomations:
     """
     The edition that a worker matches with.
 

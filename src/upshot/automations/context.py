@@ -15,7 +15,7 @@ from upshot.automations.filters import RenderError
 from upshot.automations.sandbox import Lookup, nearest
 from upshot.domain.event import SNAPSHOT_NAMES, Event, EventKind
 from upshot.domain.execution import StepRecord
-from upshot.domain.secret_placeholders import SecretMarks
+from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.ports.secrets import SecretSource
 
 #: W&B's names, for those who come from there.
@@ -84,7 +84,7 @@ class DeferredSecrets(SecretsView):
         marks: Of the job.
     """
 
-    def __init__(self, source: SecretSource, marks: SecretMarks) -> None:
+    def __init__(self, source: SecretSource, marks: SecretPlaceholders) -> None:
         super().__init__(source)
         self._marks = marks
         self.looked_up: Counter[str] = Counter()  #: how often each was named since this was emptied
@@ -96,7 +96,7 @@ class DeferredSecrets(SecretsView):
         return self._marks.mark(name)
 
 
-class _Blank(dict[str, Any]):
+class _EmptyStrings(dict[str, Any]):
     """`artifact_metadata` of an event without a version: every key is the empty string."""
 
     def __contains__(self, key: object) -> bool:
@@ -131,7 +131,7 @@ def _wandb_context(event: Event, context: Mapping[str, Any]) -> dict[str, Any]:
         "artifact_version": version.get("artifact", ""),  # what was logged, where the next one is its link
         "artifact_version_string": version.get("reference", ""),
         "artifact_version_index": version.get("name", ""),
-        "artifact_metadata": version["metadata"] if "metadata" in version else _Blank(),
+        "artifact_metadata": version["metadata"] if "metadata" in version else _EmptyStrings(),
         "run_name": run.get("name", ""),
         "run_status": run.get("state", ""),
         "metric_name": metric.get("name", ""),

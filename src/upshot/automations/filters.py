@@ -53,7 +53,7 @@ class RenderError(Exception):
     """A template asks something of a value that cannot be given; the text names finding and remedy, never a value."""
 
 
-class Meter(threading.local):
+class RenderBudget(threading.local):
     """Counts what one render has used up; each thread renders one at a time."""
 
     work = MAX_WORK
@@ -77,7 +77,7 @@ class Meter(threading.local):
             raise RenderError(f"the result is longer than {MAX_OUTPUT_BYTES // 1024} KB; send less of it")
 
 
-METER = Meter()
+BUDGET = RenderBudget()
 
 
 def describe(value: Any) -> str:
@@ -126,19 +126,19 @@ def plain_copy(value: Any) -> Any:
     if value is None or isinstance(value, bool | float):
         return value
     encoded = _json(value)
-    METER.emit(len(encoded))
+    BUDGET.emit(len(encoded))
     return value if isinstance(value, str | int) else orjson.loads(encoded)
 
 
 def weigh(value: Any) -> Any:
     """Let a value through that is about to be compared, counting all that the comparison may look at."""
     if isinstance(value, str):
-        METER.spend(1 + len(value) // _CHARS_PER_UNIT)
+        BUDGET.spend(1 + len(value) // _CHARS_PER_UNIT)
     elif isinstance(value, dict | list | tuple):
         pending: list[Any] = [value]
         while pending:
             container = pending.pop()
-            METER.spend(1 + len(container))
+            BUDGET.spend(1 + len(container))
             members = container.values() if isinstance(container, dict) else container
             pending.extend(member for member in members if isinstance(member, dict | list | tuple))
     elif value is not None and not isinstance(value, bool | int | float):
@@ -155,7 +155,7 @@ def each(value: Any, body_nodes: int) -> Iterable[Any]:
         body_nodes: How many nodes of the template are evaluated in each round.
     """
     elements = _elements(value)
-    METER.spend(len(elements) * body_nodes)
+    BUDGET.spend(len(elements) * body_nodes)
     return elements
 
 
@@ -175,7 +175,7 @@ def _json(value: Any, *, indent: bool = False) -> bytes:
 
 def _expect_length(chars: int) -> None:
     """Refuse a text before it is made."""
-    METER.spend(1 + chars // _CHARS_PER_UNIT)
+    BUDGET.spend(1 + chars // _CHARS_PER_UNIT)
     if chars > MAX_OUTPUT_BYTES:
         raise RenderError(f"this would make a text longer than {MAX_OUTPUT_BYTES // 1024} KB")
 
@@ -205,7 +205,7 @@ def _pluck(element: Any, path: str) -> Any:
 def _values(value: Any, attribute: str | None) -> list[Any]:
     """The elements, or one field of each; only such as can be compared without looking deeper."""
     elements = _elements(value)
-    METER.spend(len(elements))
+    BUDGET.spend(len(elements))
     found = list(elements) if attribute is None else [_pluck(element, attribute) for element in elements]
     if any(isinstance(element, dict | list | tuple) for element in found):
         raise RenderError('the elements are mappings or lists; name a field of theirs with `attribute="…"`')
@@ -438,7 +438,7 @@ def _matches(value: Any, glob: Any) -> bool:
     text, pattern = text_of(value), text_of(glob)
     if len(pattern) > _MAX_GLOB_CHARS:
         raise RenderError(f"a glob has at most {_MAX_GLOB_CHARS} characters")
-    METER.spend(len(text) * (1 + pattern.count("*")) // _CHARS_PER_GLOB_UNIT)
+    BUDGET.spend(len(text) * (1 + pattern.count("*")) // _CHARS_PER_GLOB_UNIT)
     return fnmatchcase(text, pattern)
 
 
@@ -471,7 +471,7 @@ def add(left: Any, right: Any) -> Any:
     if isinstance(left, str) and isinstance(right, str):
         return concat(left, right)
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        METER.spend(len(left) + len(right))
+        BUDGET.spend(len(left) + len(right))
         return [*left, *right]
     return _compute(operator.add, "+", left, right)
 

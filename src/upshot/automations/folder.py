@@ -17,7 +17,7 @@ from upshot.automations.loader import (
     missing_folder,
 )
 from upshot.automations.matcher import Matcher
-from upshot.automations.parser.diagnostics import Finding
+from upshot.automations.parser.diagnostics import Diagnostic
 from upshot.domain.automation import Automation
 from upshot.errors import ConfigError
 
@@ -25,7 +25,7 @@ Signature = tuple[tuple[str, int, int, int], ...]  #: of each file: path, time o
 
 
 @dataclass(frozen=True, slots=True)
-class Edition:
+class FolderSnapshot:
     """The folder as it was read at one time."""
 
     loaded: Loaded
@@ -42,7 +42,7 @@ class Edition:
         return self.loaded.broken
 
     @property
-    def errors(self) -> tuple[Finding, ...]:
+    def errors(self) -> tuple[Diagnostic, ...]:
         """Everything that is wrong with those."""
         return self.loaded.errors
 
@@ -71,7 +71,7 @@ class AutomationFolder:
         self._catalog = catalog
         self._files: Mapping[str, _Read] = {}
         self._missing = ""  #: why the folder cannot be read; empty when it can
-        self.current = Edition(Loaded((), ()), Matcher(()))  #: as it was last read
+        self.current = FolderSnapshot(Loaded((), ()), Matcher(()))  #: as it was last read
         self.refresh()
 
     def refresh(self) -> bool:
@@ -96,7 +96,7 @@ class AutomationFolder:
         if files == self._files and missing == self._missing:
             return False
         self._files, self._missing = files, missing
-        self.current = Edition(loaded, Matcher(loaded.automations))
+        self.current = FolderSnapshot(loaded, Matcher(loaded.automations))
         return True
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from upshot.automations.parser.automation import read_automation
-from upshot.automations.parser.diagnostics import Finding, Findings
+from upshot.automations.parser.diagnostics import Diagnostic, Diagnostics
 from upshot.automations.parser.document import MAX_FILE_BYTES, Document, decode, read_documents, with_lines
-from upshot.automations.parser.steps import Source
+from upshot.automations.parser.steps import ParseContext
 from upshot.domain.automation import ActionSpec, Automation
 from upshot.errors import AutomationInvalid, ConfigError
 
@@ -33,7 +33,7 @@ class BrokenFile:
     """A file that keeps its automations out."""
 
     path: str  #: as the user named it
-    errors: tuple[Finding, ...]  #: everything that is wrong with it, in the order of lines
+    errors: tuple[Diagnostic, ...]  #: everything that is wrong with it, in the order of lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class LoadedFile:
 
     path: str  #: as the user named it
     automations: tuple[Automation, ...]  #: none when there are errors
-    errors: tuple[Finding, ...]
+    errors: tuple[Diagnostic, ...]
     body_files: tuple[Path, ...] = ()  #: files that it names, whether they exist or not
 
 
@@ -54,7 +54,7 @@ class Loaded:
     broken: tuple[BrokenFile, ...]
 
     @property
-    def errors(self) -> tuple[Finding, ...]:
+    def errors(self) -> tuple[Diagnostic, ...]:
         """All findings, in the order of paths and lines."""
         return tuple(error for file in self.broken for error in file.errors)
 
@@ -119,7 +119,7 @@ def load_file(folder: Path, path: str, catalog: Catalog) -> LoadedFile:
         wanted.append(target.parent / written)
         return _read_inside(folder, target.parent / written, MAX_BODY_FILE_BYTES)
 
-    findings = Findings(shown)
+    findings = Diagnostics(shown)
     try:
         text = _read_file(folder, folder / path, findings)
     except ConfigError as error:
@@ -129,7 +129,7 @@ def load_file(folder: Path, path: str, catalog: Catalog) -> LoadedFile:
     return _loaded_file(findings, automations, tuple(wanted))
 
 
-def _read_file(folder: Path, target: Path, findings: Findings) -> str | None:
+def _read_file(folder: Path, target: Path, findings: Diagnostics) -> str | None:
     return decode(_read_bytes(folder, target, MAX_FILE_BYTES), findings.add)
 
 
@@ -174,7 +174,7 @@ def load_text(text: str, path: str, catalog: Catalog, read_body_file: Callable[[
         catalog: The actions that steps can use.
         read_body_file: Gives the text of a body file, or raises ConfigError with the reason.
     """
-    findings = Findings(path)
+    findings = Diagnostics(path)
     automations = _read_text(text, path, catalog, read_body_file or _no_body_file, findings)
     return _loaded_file(findings, automations, ())
 
@@ -184,7 +184,7 @@ def _no_body_file(written: str) -> str:
 
 
 def _read_text(
-    text: str, path: str, catalog: Catalog, read_body_file: Callable[[str], str], findings: Findings
+    text: str, path: str, catalog: Catalog, read_body_file: Callable[[str], str], findings: Diagnostics
 ) -> tuple[Automation, ...]:
     documents = read_documents(text, findings.add)
     filled = [document for document in documents if document.value is not None]
@@ -192,13 +192,15 @@ def _read_text(
         findings.add(None, "the file is empty; write an automation, or remove the file")
     automations = []
     for document in filled:
-        automation = read_automation(document, path, Source(catalog, read_body_file, {}, findings))
+        automation = read_automation(document, path, ParseContext(catalog, read_body_file, {}, findings))
         if automation is not None:
             automations.append(automation)
     return tuple(automations)
 
 
-def _loaded_file(findings: Findings, automations: tuple[Automation, ...], body_files: tuple[Path, ...]) -> LoadedFile:
+def _loaded_file(
+    findings: Diagnostics, automations: tuple[Automation, ...], body_files: tuple[Path, ...]
+) -> LoadedFile:
     errors = findings.errors
     loaded = LoadedFile(findings.path, () if errors else automations, errors, body_files)
     return _without_repeated_names([loaded])[0]
@@ -226,7 +228,7 @@ def _without_repeated_names(files: Iterable[LoadedFile]) -> list[LoadedFile]:
     return checked
 
 
-def _repeated(file: LoadedFile, automation: Automation, other_file: LoadedFile, other: Automation) -> Finding:
+def _repeated(file: LoadedFile, automation: Automation, other_file: LoadedFile, other: Automation) -> Diagnostic:
     return AutomationInvalid(
         file.path,
         automation.line,
@@ -250,9 +252,11 @@ def rebuild(
     Raises:
         ConfigError: The rules have changed since, or an action is gone.
     """
-    findings = Findings(path)
+    findings = Diagnostics(path)
     document = Document(with_lines(source), 0)
-    automation = read_automation(document, path, Source(catalog, body_files.__getitem__, {}, findings, is_kept=True))
+    automation = read_automation(
+        document, path, ParseContext(catalog, body_files.__getitem__, {}, findings, is_kept=True)
+    )
     if automation is None:
         raise ConfigError(f"automation {name!r}, as it was kept, is no longer understood: {findings.errors[0]}")
     return automation

@@ -23,7 +23,7 @@ from upshot.domain.event import MAX_CHAIN_DEPTH, Event, EventKind
 from upshot.errors import TemplateInvalid
 
 
-class Verdict(StrEnum):
+class MatchResult(StrEnum):
     """What becomes of an automation that an event speaks to."""
 
     MATCHED = "matched"  #: it answers
@@ -36,7 +36,7 @@ class Match:
     """An automation that an event speaks to."""
 
     automation: Automation
-    verdict: Verdict
+    verdict: MatchResult
     reason: str | None = None  #: why not, for a person; None when it answers
 
 
@@ -75,13 +75,13 @@ class Matcher:
         }
         if not found:
             return ()
-        names = _LazyNames(event)
+        names = _LazyContext(event)
         judged = (_judge(found[place], event, names) for place in sorted(found))
         return tuple(match for match in judged if isinstance(match, Match))
 
     def explain(self, event: Event) -> tuple[Explanation, ...]:
         """What each automation makes of the event, whether it answers or not."""
-        names = _LazyNames(event)
+        names = _LazyContext(event)
         return tuple(_explain(candidate, event, names) for candidate in self._candidates)
 
 
@@ -150,23 +150,23 @@ _AUTOMATIC = "latest moved by itself, which only the filter `alias: latest` answ
 # --- index ----------------------------------------------------------------------------------------
 
 
-class _Handle(NamedTuple):
+class _IndexKey(NamedTuple):
     """By what a pattern can be found: the whole value, its beginning, or its end."""
 
     part: str  #: "whole", "start" or "end"
     text: str
 
 
-def _handle(pattern: str) -> _Handle | None:
+def _handle(pattern: str) -> _IndexKey | None:
     """How to find a pattern; None when it begins and ends with a wildcard."""
     if not is_glob(pattern):
-        return _Handle("whole", pattern)
+        return _IndexKey("whole", pattern)
     wild = [place for place, mark in enumerate(pattern) if mark in "*?["]
     if start := pattern[: wild[0]]:
-        return _Handle("start", start)
+        return _IndexKey("start", start)
     # An end after `]` could belong to a set of characters; only what follows a `*` or `?` is surely literal.
     end = pattern[max(pattern.rfind("*"), pattern.rfind("?")) + 1 :]
-    return _Handle("end", end) if end and "]" not in end and "[" not in end else None
+    return _IndexKey("end", end) if end and "]" not in end and "[" not in end else None
 
 
 class _FieldIndex:
@@ -182,7 +182,7 @@ class _FieldIndex:
         self._start_lengths: set[int] = set()
         self._end_lengths: set[int] = set()
 
-    def put(self, handle: _Handle, entry: _Entry) -> None:
+    def put(self, handle: _IndexKey, entry: _Entry) -> None:
         """Let the entry be found by this handle."""
         if handle.part == "whole":
             self._whole[handle.text].append(entry)
@@ -232,7 +232,7 @@ class _Index:
             yield from index.look_up(event)
 
 
-def _handles(entry: _Entry) -> Iterator[tuple[str, frozenset[_Handle]]]:
+def _handles(entry: _Entry) -> Iterator[tuple[str, frozenset[_IndexKey]]]:
     """The fields by which an entry can be found: those whose every alternative has a handle."""
     for filter_ in entry.filters:
         found = [_handle(pattern) for pattern in filter_.pattern.any_of]
@@ -243,7 +243,7 @@ def _handles(entry: _Entry) -> Iterator[tuple[str, frozenset[_Handle]]]:
 # --- judgement ------------------------------------------------------------------------------------
 
 
-class _LazyNames:
+class _LazyContext:
     """The names of an event, made when the first `if` asks for them."""
 
     __slots__ = ("_event", "_names")
@@ -258,7 +258,7 @@ class _LazyNames:
         return self._names
 
 
-def _judge(candidate: _Candidate, event: Event, names: _LazyNames) -> Match | str:
+def _judge(candidate: _Candidate, event: Event, names: _LazyContext) -> Match | str:
     """Look at `if` and at loops; a text says why the automation does not answer."""
     automation = candidate.automation
     try:
@@ -268,23 +268,23 @@ def _judge(candidate: _Candidate, event: Event, names: _LazyNames) -> Match | st
             if not condition.evaluate(context):
                 return f"if: {automation.condition} is false"
     except TemplateInvalid as error:
-        return Match(automation, Verdict.ERROR, f"if: {error}")
+        return Match(automation, MatchResult.ERROR, f"if: {error}")
     loop = _loop(automation, event)
-    return Match(automation, Verdict.MATCHED if loop is None else Verdict.LOOP, loop)
+    return Match(automation, MatchResult.MATCHED if loop is None else MatchResult.LOOP, loop)
 
 
 def _loop(automation: Automation, event: Event) -> str | None:
     version = event.version_reference
     for cause in event.chain:
-        if cause.automation == automation.name and cause.version == version:
-            return f"this event was caused by this automation itself, in execution {cause.execution}"
+        if cause.automation == automation.name and cause.version_reference == version:
+            return f"this event was caused by this automation itself, in execution {cause.execution_id}"
     if len(event.chain) >= MAX_CHAIN_DEPTH:
         names = " → ".join(cause.automation for cause in event.chain)
         return f"{len(event.chain)} executions led to this event, and a chain stops there: {names}"
     return None
 
 
-def _explain(candidate: _Candidate, event: Event, names: _LazyNames) -> Explanation:
+def _explain(candidate: _Candidate, event: Event, names: _LazyContext) -> Explanation:
     automation = candidate.automation
     if not automation.enabled:
         return Explanation(automation, answers=False, reason="disabled by `enabled: false`")
@@ -294,7 +294,7 @@ def _explain(candidate: _Candidate, event: Event, names: _LazyNames) -> Explanat
     judged = _judge(candidate, event, names)
     if isinstance(judged, str):
         return Explanation(automation, answers=False, reason=judged)
-    if judged.verdict is Verdict.MATCHED:
+    if judged.verdict is MatchResult.MATCHED:
         return Explanation(automation, answers=True, reason=f"on {event.kind}, and all that it asks for is so")
     return Explanation(automation, answers=False, reason=judged.reason or "")
 

@@ -22,7 +22,7 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from upshot.automations import filters
-from upshot.automations.filters import METER, RenderError, describe
+from upshot.automations.filters import BUDGET, RenderError, describe
 
 MAX_NODES = 4_000  # a template of so many nodes takes about 0.2 s to compile, once
 MAX_NESTING = 40  # Python's own compiler gives up at about 100 nested brackets
@@ -72,7 +72,7 @@ class Lookup:
         raise NotImplementedError
 
 
-class Fault(Exception):
+class TemplateNotAllowed(Exception):
     """A template is not allowed; the line counts from 1 within the template."""
 
     def __init__(self, reason: str, line: int | None) -> None:
@@ -82,7 +82,7 @@ class Fault(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class PathUsed:
+class PathReference:
     """A name with the fields that a template looks up below it, such as ("steps", "gate", "outputs")."""
 
     parts: tuple[str, ...]
@@ -161,7 +161,7 @@ def _guarded(function: Callable[..., Any], *, takes_unknown: bool = False) -> Ca
             value = None
         expect_known(value, *args, *options.values())
         result = function(value, *args, **options)
-        METER.spend(1 + _size(value) + _size(result))
+        BUDGET.spend(1 + _size(value) + _size(result))
         return result
 
     return call
@@ -202,7 +202,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         expect_known(left, right)
-        METER.spend(1)
+        BUDGET.spend(1)
         return filters.OPERATORS[operator](left, right)
 
     # What the allow-list lets through reaches none of these; they hold if it should ever fail.
@@ -231,11 +231,11 @@ _SIGNATURES = {
 # --- the allow-list -------------------------------------------------------------------------------
 
 
-class Inspection:
+class TemplateInspector:
     """Walks over a parsed template: refuses what is not allowed, and collects the paths that it uses."""
 
     def __init__(self) -> None:
-        self.paths: list[PathUsed] = []
+        self.paths: list[PathReference] = []
         self.assigned: set[str] = set()
         self._nodes = 0
 
@@ -243,7 +243,7 @@ class Inspection:
         """Check a node and all below it; raises Fault."""
         self._nodes += 1
         if self._nodes > MAX_NODES or depth > MAX_NESTING or blocks > MAX_NESTED_BLOCKS:
-            raise Fault("this template is too large or too deeply nested; take a simpler one", node.lineno)
+            raise TemplateNotAllowed("this template is too large or too deeply nested; take a simpler one", node.lineno)
         if type(node) not in _ALLOWED_NODES:
             _refuse(node)
         if isinstance(node, nodes.Name):
@@ -256,7 +256,7 @@ class Inspection:
             _check_use("test", node, SANDBOX.tests)
         elif isinstance(node, nodes.For):
             if node.recursive:
-                raise Fault("a loop cannot be recursive", node.lineno)
+                raise TemplateNotAllowed("a loop cannot be recursive", node.lineno)
             self.assigned.add("loop")
         inside = blocks + isinstance(node, nodes.For | nodes.If)
         for child in node.iter_child_nodes():
@@ -264,18 +264,18 @@ class Inspection:
 
     def _name(self, node: nodes.Name) -> None:
         if node.name.startswith("_"):
-            raise Fault(f"{node.name!r}: names that begin with `_` are out of reach", node.lineno)
+            raise TemplateNotAllowed(f"{node.name!r}: names that begin with `_` are out of reach", node.lineno)
         if node.ctx == "load":
-            self.paths.append(PathUsed((node.name,), node.lineno))
+            self.paths.append(PathReference((node.name,), node.lineno))
         else:
             self.assigned.add(node.name)
 
     def _field(self, node: nodes.Getattr | nodes.Getitem) -> None:
         key = _constant_key(node)
         if isinstance(key, str) and key.startswith("_"):
-            raise Fault(f"{key!r}: names that begin with `_` are out of reach", node.lineno)
+            raise TemplateNotAllowed(f"{key!r}: names that begin with `_` are out of reach", node.lineno)
         if parts := _parts(node):
-            self.paths.append(PathUsed(parts, node.lineno))
+            self.paths.append(PathReference(parts, node.lineno))
 
 
 def _constant_key(node: nodes.Getattr | nodes.Getitem) -> Any:
@@ -308,14 +308,16 @@ def _spell(node: nodes.Node) -> str:
 
 def _check_use(what: str, node: nodes.Filter | nodes.Test, known: Collection[str]) -> None:
     if node.name not in known:
-        raise Fault(f"unknown {what} {node.name!r}{nearest(node.name, known) or _list_of(known)}", node.lineno)
+        raise TemplateNotAllowed(
+            f"unknown {what} {node.name!r}{nearest(node.name, known) or _list_of(known)}", node.lineno
+        )
     if node.dyn_args is not None or node.dyn_kwargs is not None:
-        raise Fault(f"{what} {node.name!r}: `*` and `**` are not allowed", node.lineno)
+        raise TemplateNotAllowed(f"{what} {node.name!r}: `*` and `**` are not allowed", node.lineno)
     try:
         given = dict.fromkeys(str(option.key) for option in node.kwargs)
         _SIGNATURES[what, node.name].bind(None, *node.args, **given)
     except TypeError as error:
-        raise Fault(f"{what} {node.name!r}: {error}", node.lineno) from None
+        raise TemplateNotAllowed(f"{what} {node.name!r}: {error}", node.lineno) from None
 
 
 def _list_of(known: Collection[str]) -> str:
@@ -337,12 +339,12 @@ def _refuse(node: nodes.Node) -> NoReturn:
     if isinstance(node, nodes.Call):
         called = node.node.attr if isinstance(node.node, nodes.Getattr) else _spell(node.node)
         instead = _INSTEAD_OF_CALLS.get(called, "a filter")
-        raise Fault(f"`{called}(…)`: calls are not allowed; write {instead} instead", node.lineno)
+        raise TemplateNotAllowed(f"`{called}(…)`: calls are not allowed; write {instead} instead", node.lineno)
     if isinstance(node, nodes.Pow):
-        raise Fault("`**` is not allowed", node.lineno)
+        raise TemplateNotAllowed("`**` is not allowed", node.lineno)
     kind = type(node).__name__
     word = _TAGS.get(kind, kind.lower())
-    raise Fault(f"`{word}` is not allowed; templates have `if`, `for`, `set` and expressions", node.lineno)
+    raise TemplateNotAllowed(f"`{word}` is not allowed; templates have `if`, `for`, `set` and expressions", node.lineno)
 
 
 def instrument(node: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from upshot.automations.context import EVENT_NAMES, STEP_NAMES
-from upshot.automations.sandbox import PathUsed, nearest
+from upshot.automations.sandbox import PathReference, nearest
 from upshot.automations.template import Leaf
 
 _FAILURE = "failure"
@@ -56,7 +56,7 @@ class Scope:
             if reason is not None:
                 yield line, reason
 
-    def _finding(self, used: PathUsed) -> str | None:
+    def _finding(self, used: PathReference) -> str | None:
         root, *fields = used.parts
         if root not in self.names:
             return self._unknown_root(root)

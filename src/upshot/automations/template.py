@@ -24,13 +24,13 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 
 from upshot.automations import filters
-from upshot.automations.filters import METER, RenderError
+from upshot.automations.filters import BUDGET, RenderError
 from upshot.automations.sandbox import (
     MAX_NESTING,
     SANDBOX,
-    Fault,
-    Inspection,
-    PathUsed,
+    PathReference,
+    TemplateInspector,
+    TemplateNotAllowed,
     expect_known,
     instrument,
     look_up,
@@ -67,7 +67,7 @@ class _PlainText:
 
     __slots__ = ("_pieces", "paths", "roots")
 
-    def __init__(self, pieces: tuple[str | _Path, ...], paths: tuple[PathUsed, ...]) -> None:
+    def __init__(self, pieces: tuple[str | _Path, ...], paths: tuple[PathReference, ...]) -> None:
         self._pieces = pieces
         self.paths = paths
         self.roots = frozenset(used.parts[0] for used in paths)
@@ -95,7 +95,7 @@ class _PlainExpression:
 
     def __init__(self, parts: tuple[str, ...]) -> None:
         self._path = _Path(parts)
-        self.paths = (PathUsed(parts, 1),)
+        self.paths = (PathReference(parts, 1),)
         self.roots = frozenset(parts[:1])
 
     def evaluate(self, context: Mapping[str, Any]) -> Any:
@@ -112,7 +112,7 @@ class _Program:
     __slots__ = ("_parse", "_template", "paths", "roots")
 
     def __init__(self, parse: Callable[[], nodes.Template | nodes.Expr]) -> None:
-        inspection = Inspection()
+        inspection = TemplateInspector()
         inspection.walk(parse())
         self._parse = parse  # parsed again when first rendered: keeping the tree would cost more memory than time
         self._template: Template | None = None
@@ -134,7 +134,7 @@ class _Program:
         for piece in self._run(context)[1]:
             room -= len(piece)
             if room < 0:
-                METER.emit(filters.MAX_OUTPUT_BYTES + 1)  # fails
+                BUDGET.emit(filters.MAX_OUTPUT_BYTES + 1)  # fails
             pieces.append(piece)
         return "".join(pieces)
 
@@ -177,7 +177,7 @@ def _plain_parts(path: str) -> tuple[str, ...] | None:
 @lru_cache(maxsize=50_000)
 def _text_program(text: str) -> _PlainText | _Program:
     pieces: list[str | _Path] = []
-    paths: list[PathUsed] = []
+    paths: list[PathReference] = []
     line = 1
     for place, piece in enumerate(_HOLE.split(text)):
         if place % 2 == 0:
@@ -187,7 +187,7 @@ def _text_program(text: str) -> _PlainText | _Program:
             line += piece.count("\n")
         elif parts := _plain_parts(piece):
             pieces.append(_Path(parts))
-            paths.append(PathUsed(parts, line))
+            paths.append(PathReference(parts, line))
         else:
             break
     else:
@@ -201,7 +201,7 @@ def _expression_program(text: str) -> _PlainExpression | _Program:
     if _PLAIN_PATH.fullmatch(stripped) and (parts := _plain_parts(stripped)):
         return _PlainExpression(parts)
     if stripped.startswith(("{{", "${{")):
-        raise Fault("this is an expression already; write it without the braces", 1)
+        raise TemplateNotAllowed("this is an expression already; write it without the braces", 1)
     return _program(text, lambda: _parse_expression(text))
 
 
@@ -216,25 +216,25 @@ def _parse_expression(text: str) -> nodes.Expr:
 
 def _program(text: str, parse: Callable[[], nodes.Template | nodes.Expr]) -> _Program:
     if len(text) > MAX_TEMPLATE_CHARS:
-        raise Fault(f"a template has at most {MAX_TEMPLATE_CHARS // 1024} KB", 1)
+        raise TemplateNotAllowed(f"a template has at most {MAX_TEMPLATE_CHARS // 1024} KB", 1)
     try:
         return _Program(parse)
     except TemplateSyntaxError as error:
         reason = (error.message or "this cannot be read").rstrip(".")
         for jinja, plain in _JINJA_WORDS.items():
             reason = reason.replace(jinja, plain)
-        raise Fault(reason, error.lineno) from None
+        raise TemplateNotAllowed(reason, error.lineno) from None
     except RecursionError:
-        raise Fault("this template is too deeply nested; take a simpler one", 1) from None
+        raise TemplateNotAllowed("this template is too deeply nested; take a simpler one", 1) from None
     except (ValueError, OverflowError) as error:  # a number of five thousand digits, for one
-        raise Fault(f"this cannot be read: {error}", 1) from None
+        raise TemplateNotAllowed(f"this cannot be read: {error}", 1) from None
 
 
 # --- what the loader and the engine use -----------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class SourceLocation:
     """Where a template stands, for messages."""
 
     path: str
@@ -248,7 +248,7 @@ class _Place:
 
 class _Checked(Protocol):
     @property
-    def paths(self) -> tuple[PathUsed, ...]: ...
+    def paths(self) -> tuple[PathReference, ...]: ...
     @property
     def roots(self) -> frozenset[str]: ...
     def failing_line(self, error: Exception, context: Mapping[str, Any]) -> int: ...
@@ -260,15 +260,15 @@ P = TypeVar("P", bound=_Checked)
 class _Compiled(Generic[P]):
     """A program at its place."""
 
-    def __init__(self, make: Callable[[str], P], text: str, place: _Place) -> None:
+    def __init__(self, make: Callable[[str], P], text: str, place: SourceLocation) -> None:
         try:
             self._program = make(text)
-        except Fault as fault:
+        except TemplateNotAllowed as fault:
             raise place.invalid(fault.reason, fault.line) from None
         self._place = place
 
     @property
-    def paths(self) -> tuple[PathUsed, ...]:
+    def paths(self) -> tuple[PathReference, ...]:
         """The paths that it uses."""
         return self._program.paths
 
@@ -297,7 +297,7 @@ class CompiledText(_Compiled[_PlainText | _Program]):
         Raises:
             TemplateInvalid: It cannot be rendered with this context; place, finding and remedy.
         """
-        METER.reset()
+        BUDGET.reset()
         return self.render_part(context)
 
     def render_part(self, context: Mapping[str, Any]) -> str:
@@ -307,7 +307,7 @@ class CompiledText(_Compiled[_PlainText | _Program]):
 
     def _render_and_count(self, context: Mapping[str, Any]) -> str:
         text = self._program.render(context)
-        METER.emit(len(text.encode()))
+        BUDGET.emit(len(text.encode()))
         return text
 
 
@@ -321,7 +321,7 @@ class CompiledExpression(_Compiled[_PlainExpression | _Program]):
         Raises:
             TemplateInvalid: It cannot be evaluated with this context; place, finding and remedy.
         """
-        METER.reset()
+        BUDGET.reset()
         return self.evaluate_part(context)
 
     def evaluate_part(self, context: Mapping[str, Any]) -> Any:
@@ -360,12 +360,12 @@ def compile_text(text: str, *, path: str, line: int | None = 1) -> CompiledText:
     Raises:
         TemplateInvalid: It cannot be read, or is not allowed.
     """
-    return CompiledText(_text_program, text, _Place(path, line))
+    return CompiledText(_text_program, text, SourceLocation(path, line))
 
 
 def compile_expression(text: str, *, path: str, line: int | None = None) -> CompiledExpression:
     """Compile an expression, such as an `if`; arguments and errors as `compile_text`."""
-    return CompiledExpression(_expression_program, text, _Place(path, line))
+    return CompiledExpression(_expression_program, text, SourceLocation(path, line))
 
 
 Leaf = CompiledText | CompiledExpression
@@ -374,7 +374,7 @@ LineOf = Callable[[str], int | None]
 
 def compile_leaf(text: str, *, path: str, line: int | None, leaf: str, is_expression: bool = False) -> Leaf:
     """Compile one leaf of a tree; arguments and errors as `compile_tree`."""
-    place = _Place(path, line, leaf)
+    place = SourceLocation(path, line, leaf)
     if is_expression:
         return CompiledExpression(_expression_program, text, place)
     typed = _KEEPS_TYPE.fullmatch(text)
@@ -423,7 +423,7 @@ class CompiledTree:
         Raises:
             TemplateInvalid: A leaf cannot be rendered with this context; place, finding and remedy.
         """
-        METER.reset()
+        BUDGET.reset()
         return self._tree if self._render is None else self._render(context)
 
 

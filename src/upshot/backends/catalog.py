@@ -14,7 +14,7 @@ from typing import Any
 
 from upshot.backends.protocol import Backend
 from upshot.errors import ConfigError
-from upshot.schema.queues import PROCESS, BackendSettings, QueueBook
+from upshot.schema.queues import PROCESS, BackendSettings, JobsConfig
 
 #: Each entry point's name is the backend's; it loads a function that makes one of its options.
 GROUP = "upshot.backends"
@@ -28,7 +28,7 @@ _BUILT_IN = {
 Make = Callable[[Mapping[str, Any]], Backend]  #: raises ConfigError for options that cannot be meant
 
 
-def make_backends(book: QueueBook, data: Path) -> Mapping[str, Backend]:
+def make_backends(book: JobsConfig, data: Path) -> Mapping[str, Backend]:
     """
     The backends that are declared, by the names that queues use.
 

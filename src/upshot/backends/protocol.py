@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from upshot.domain.job import JobCause, JobSpec
+from upshot.domain.job import FailureKind, JobSpec
 from upshot.errors import UpshotError
 
 
@@ -25,9 +25,9 @@ class StartRefused(UpshotError):
         reason: Finding and remedy, for a person.
     """
 
-    def __init__(self, cause: JobCause, reason: str) -> None:
+    def __init__(self, cause: FailureKind, reason: str) -> None:
         super().__init__(reason)
-        self.cause = cause
+        self.failure = cause
 
 
 class Phase(StrEnum):
@@ -36,16 +36,16 @@ class Phase(StrEnum):
     CREATED = "created"  #: made, and not started; whoever made it died, or is about to start it
     PENDING = "pending"  #: the engine has it and waits for a place, an image or a node
     RUNNING = "running"
-    ENDED = "ended"
+    EXITED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ContainerRequest:
     """A try of a job, ready to be started: secrets filled in, kept nowhere."""
 
     name: str  #: of the container; unique, a DNS label
     installation: str  #: label `upshot.installation`
-    job: str  #: label `upshot.job`
+    job_id: str  #: label `upshot.job`
     spec: JobSpec  #: texts hold the secrets themselves
     env: Mapping[str, str]  #: all of it: the author's, and UPSHOT_URL, UPSHOT_TOKEN, UPSHOT_JOB, UPSHOT_EVENT
     event: bytes  #: content of `EVENT_FILE`
@@ -53,7 +53,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedContainer:
     """A container that runs, or that the engine will run."""
 
     handle: str  #: the engine's own id
@@ -62,18 +62,20 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class ContainerStatus:
     """What the engine says of one container of ours."""
 
     name: str
-    job: str  #: its label
+    job_id: str  #: its label
     phase: Phase
     handle: str
     image_digest: str | None = None
     started_at: datetime | None = None  #: by the engine's clock, here and below
     finished_at: datetime | None = None
     exit_code: int | None = None  #: of an ended one; None where the engine does not know
-    cause: JobCause | None = None  #: where the engine knows more than the code: OUT_OF_MEMORY, EVICTED, TIMED_OUT, …
+    failure: FailureKind | None = (
+        None  #: where the engine knows more than the code: OUT_OF_MEMORY, EVICTED, TIMED_OUT, …
+    )
     note: str | None = None  #: in the engine's words: why it is pending, or how it ended
 
 
@@ -99,11 +101,11 @@ class Backend(Protocol):
     `EngineUnavailable`, within about ten seconds; none lets an error of its library through.
     """
 
-    async def identity(self) -> str:
+    async def engine_id(self) -> str:
         """Names the engine itself, the same from every machine that reaches it: a daemon's id, a cluster's."""
         ...
 
-    async def start(self, order: Order) -> Started:
+    async def start(self, request: ContainerRequest) -> StartedContainer:
         """
         Pull as the spec says, make and start the container; one that has the name already is left as
         it is, started if it never was.
@@ -113,7 +115,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def look(self, installation: str) -> Mapping[str, Sighting]:
+    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
         """All containers of the installation, by name, ended ones included."""
         ...
 
@@ -152,7 +154,7 @@ class Backend(Protocol):
         """Remove the container and all that belongs to it, running or not; one that is not there is fine."""
         ...
 
-    def watch(self, installation: str) -> AsyncIterator[str]:
+    def watch_events(self, installation: str) -> AsyncIterator[str]:
         """
         Names of containers to which something happens, as it happens: hints, none of which has to arrive.
 

@@ -24,7 +24,7 @@ from upshot.demo.image import IMAGE, example_image
 from upshot.demo.jobs import plan_jobs
 from upshot.demo.report import tell_act, tell_requests
 from upshot.demo.sample_files import examples
-from upshot.demo.scenario import Act, Data, Story, shortcomings, watch
+from upshot.demo.scenario import Data, Scenario, Stage, shortcomings, watch
 from upshot.demo.system import DemoSystem
 from upshot.receivers import ReceiversThread
 
@@ -80,7 +80,7 @@ def _play(output: Output, data: Path | None, began: float) -> list[str]:
         output.line(f"it listens on {system.endpoint.url} after {stopwatch() - began:.1f} s")
         output.line(plan.words)
         client = stack.enter_context(Client(system.endpoint.url, system.endpoint.token, is_local=True))
-        story = Story(SystemClock().now(), receivers, plan.with_jobs)
+        story = Scenario(SystemClock().now(), receivers, plan.with_jobs)
         for play in (_first, _worse, _better) if plan.with_jobs else (_by_hand,):
             act = play(client, story)
             watch(client, act)
@@ -92,25 +92,25 @@ def _play(output: Output, data: Path | None, began: float) -> list[str]:
 # --- what a person or a training script would do, through the REST API -------------------------------
 
 
-def _first(client: Client, story: Story) -> Act:
+def _first(client: Client, story: Scenario) -> Stage:
     act = story.begin_act(is_promoted=True)
     _link(client, act, "first", "a model", alias="candidate")
     return act
 
 
-def _worse(client: Client, story: Story) -> Act:
+def _worse(client: Client, story: Scenario) -> Stage:
     act = story.begin_act(is_promoted=False)
     _link(client, act, "simpler", "a simpler model, which is worse,", alias="candidate")
     return act
 
 
-def _better(client: Client, story: Story) -> Act:
+def _better(client: Client, story: Scenario) -> Stage:
     act = story.begin_act(is_promoted=True)
     _link(client, act, "better", "a better model", alias="candidate")
     return act
 
 
-def _by_hand(client: Client, story: Story) -> Act:
+def _by_hand(client: Client, story: Scenario) -> Stage:
     act = story.begin_act(is_promoted=True)
     version = _link(client, act, "first", "a model", alias="staging")
     moment = SystemClock().now()
@@ -121,7 +121,7 @@ def _by_hand(client: Client, story: Story) -> Act:
     return act
 
 
-def _link(client: Client, act: Act, model: str, what: str, *, alias: str) -> Any:
+def _link(client: Client, act: Stage, model: str, what: str, *, alias: str) -> Any:
     """Log a model of the examples, and link it under an alias."""
     metadata: Data = json.loads((examples() / "evaluate" / "models" / f"{model}.json").read_text())
     moment = SystemClock().now()

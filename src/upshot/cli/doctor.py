@@ -28,7 +28,7 @@ from upshot.client.output import Output
 from upshot.clock import SystemClock, parse_time
 from upshot.domain.automation import Automation
 from upshot.errors import ConfigError, UpshotError
-from upshot.schema.queues import QueueBook
+from upshot.schema.queues import JobsConfig
 from upshot.settings import Settings
 from upshot.wiring.jobs_file import EVENTS, jobs_file_of, load_queue_book
 from upshot.wiring.parts import database_url, make_secrets
@@ -41,7 +41,7 @@ _SKEW = timedelta(seconds=2)  # between machines that share leases of half a min
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at."""
 
     state: str  #: ok, warn or fail
@@ -73,84 +73,86 @@ def doctor(as_json: bool, data: Path | None, automations: Path | None) -> None:
     sys.exit(1 if any(finding.state == "fail" for finding in findings) else 0)
 
 
-Check = Callable[[Settings], Iterator[Finding]]
+Check = Callable[[Settings], Iterator[CheckResult]]
 
 
-def _safely(check: Check, settings: Settings) -> Iterator[Finding]:
+def _safely(check: Check, settings: Settings) -> Iterator[CheckResult]:
     try:
         yield from check(settings)
     except UpshotError as error:
-        yield Finding("fail", _subject(check), str(error))
+        yield CheckResult("fail", _subject(check), str(error))
     except Exception as error:  # noqa: BLE001 - however a check breaks, it has found something, and the others go on
-        yield Finding("fail", _subject(check), f"{type(error).__name__}: {error}")
+        yield CheckResult("fail", _subject(check), f"{type(error).__name__}: {error}")
 
 
 def _subject(check: Check) -> str:
     return check.__name__.strip("_").replace("_", " ")
 
 
-def _program(_settings: Settings) -> Iterator[Finding]:
-    yield Finding("ok", "program", f"Upshot {__version__} on Python {platform.python_version()}, {platform.platform()}")
+def _program(_settings: Settings) -> Iterator[CheckResult]:
+    yield CheckResult(
+        "ok", "program", f"Upshot {__version__} on Python {platform.python_version()}, {platform.platform()}"
+    )
 
 
-def _data_folder(settings: Settings) -> Iterator[Finding]:
+def _data_folder(settings: Settings) -> Iterator[CheckResult]:
     folder = settings.data.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK):
-        yield Finding("fail", "data folder", f"{existing} cannot be written to", "choose another with UPSHOT_DATA")
+        yield CheckResult("fail", "data folder", f"{existing} cannot be written to", "choose another with UPSHOT_DATA")
         return
     free = shutil.disk_usage(existing).free
     detail = f"{folder}, {free / 1e9:.1f} GB free"
     if free < _FREE_BYTES:
-        yield Finding("warn", "data folder", detail, "make room: Redis and the database stop when the disk is full")
+        yield CheckResult("warn", "data folder", detail, "make room: Redis and the database stop when the disk is full")
     else:
-        yield Finding("ok", "data folder", detail)
+        yield CheckResult("ok", "data folder", detail)
 
 
-def _database(settings: Settings) -> Iterator[Finding]:
+def _database(settings: Settings) -> Iterator[CheckResult]:
     if settings.database_url is None and not settings.sqlite_path.exists():
-        yield Finding("ok", "database", "SQLite; the first start makes it")
+        yield CheckResult("ok", "database", "SQLite; the first start makes it")
         return
     database = Database(database_url(settings))
     try:
         question = "select sqlite_version()" if database.is_sqlite else "show server_version"
         version = database.read(lambda connection: connection.exec_driver_sql(question).scalar_one())
-        yield Finding("ok", "database", f"{'SQLite' if database.is_sqlite else 'PostgreSQL'} {version} answers")
+        yield CheckResult("ok", "database", f"{'SQLite' if database.is_sqlite else 'PostgreSQL'} {version} answers")
     finally:
         database.close()
 
 
-def _redis(settings: Settings) -> Iterator[Finding]:
+def _redis(settings: Settings) -> Iterator[CheckResult]:
     if settings.redis_url is None:
-        yield Finding("ok", "redis", "`upshot up` brings its own; UPSHOT_REDIS_URL names another")
+        yield CheckResult("ok", "redis", "`upshot up` brings its own; UPSHOT_REDIS_URL names another")
         return
     facts = survey_redis(settings.redis_url)
     if facts.version < _OLDEST_REDIS:
-        yield Finding("fail", "redis", f"{facts.name} is too old", "use Redis 6.2 or newer, or Valkey")
+        yield CheckResult("fail", "redis", f"{facts.name} is too old", "use Redis 6.2 or newer, or Valkey")
     else:
-        yield Finding("ok", "redis", f"{facts.name} answers")
+        yield CheckResult("ok", "redis", f"{facts.name} answers")
     if not facts.keeps_on_disk:
-        yield Finding(
+        yield CheckResult(
             *("warn", "redis", "its append-only file is off; a restart empties it, which delays and loses nothing"),
             "set `appendonly yes` and `appendfsync everysec`",
         )
     if facts.eviction not in {"noeviction", "unknown"}:
-        yield Finding(
+        yield CheckResult(
             *("warn", "redis", f"it throws data away when its memory is full (maxmemory-policy {facts.eviction})"),
             "set `maxmemory-policy noeviction`",
         )
     yield _clock_finding("redis", facts.time)
 
 
-def _service(settings: Settings) -> Iterator[Finding]:
+def _service(settings: Settings) -> Iterator[CheckResult]:
     try:
         client = connect(None if settings.url else settings.data)
     except ConfigError:
-        yield Finding("warn", "service", f"nothing runs on {settings.data}", "start `upshot up`, or set UPSHOT_URL")
+        yield CheckResult("warn", "service", f"nothing runs on {settings.data}", "start `upshot up`, or set UPSHOT_URL")
         return
     with client:
         workers = client.get("/workers")["items"]
-        yield Finding("ok", "service", f"{client.url} answers")
+        yield CheckResult("ok", "service", f"{client.url} answers")
         yield from _workers(workers)
         yield from _engines(workers)
         queued = client.items("/jobs", state="queued", limit=_MANY_JOBS)
@@ -159,13 +161,13 @@ def _service(settings: Settings) -> Iterator[Finding]:
             yield _clock_finding("service", client.server_time)
 
 
-def _workers(workers: list[dict[str, Any]]) -> Iterator[Finding]:
+def _workers(workers: list[dict[str, Any]]) -> Iterator[CheckResult]:
     if not workers:
-        yield Finding(
+        yield CheckResult(
             "fail", "worker", "none was seen lately; events wait", "start `upshot worker`, or look at its log"
         )
     elif not any(EVENTS in one["queues"] for one in workers):
-        yield Finding(
+        yield CheckResult(
             *("fail", "worker", "all that are alive take jobs alone; events wait"),
             f"start one without --queues, or with {EVENTS} among them",
         )
@@ -174,91 +176,97 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Finding]:
         detail += f"; takes {', '.join(one['queues'])}"
         heard = parse_time(one["stream_read_at"] or one["started_at"])
         if EVENTS in one["queues"] and SystemClock().now() - heard > _SILENCE:
-            yield Finding("warn", "worker", f"{detail}; Redis does not answer it", "look at Redis and the worker's log")
+            yield CheckResult(
+                "warn", "worker", f"{detail}; Redis does not answer it", "look at Redis and the worker's log"
+            )
         else:
-            yield Finding("ok", "worker", detail)
+            yield CheckResult("ok", "worker", detail)
 
 
-def _engines(workers: list[dict[str, Any]]) -> Iterator[Finding]:
+def _engines(workers: list[dict[str, Any]]) -> Iterator[CheckResult]:
     machines: dict[str, set[str]] = {}
     for worker in workers:
         for backend in worker["engines"]:
             machines.setdefault(backend, set()).add(worker["machine"])
     for backend, reached_from in sorted(machines.items()):
-        yield Finding("ok", "backend", f"{backend} is reached from {', '.join(sorted(reached_from))}")
+        yield CheckResult("ok", "backend", f"{backend} is reached from {', '.join(sorted(reached_from))}")
     if not machines:
-        yield Finding("ok", "backend", "no worker reaches an engine that runs jobs")
+        yield CheckResult("ok", "backend", "no worker reaches an engine that runs jobs")
 
 
-def _queues(declared: Iterable[str], jobs: list[dict[str, Any]], workers: list[dict[str, Any]]) -> Iterator[Finding]:
+def _queues(
+    declared: Iterable[str], jobs: list[dict[str, Any]], workers: list[dict[str, Any]]
+) -> Iterator[CheckResult]:
     """Queues that nobody takes, and jobs that nobody will take as things stand."""
     waiting = Counter((job["queue"], job["backend"]) for job in jobs)
     taken = {queue for worker in workers for queue in worker["queues"]}
     idle = set(declared) - taken - {queue for queue, _ in waiting}
     for queue in sorted(idle) if workers else ():
-        yield Finding("warn", f"queue {queue}", "no worker takes it", _take(queue))
+        yield CheckResult("warn", f"queue {queue}", "no worker takes it", _take(queue))
     for (queue, backend), count in sorted(waiting.items()):
         wait = f"{'1 job waits' if count == 1 else f'{count} jobs wait'} in it"
         takers = [worker for worker in workers if queue in worker["queues"]]
         if not takers:
-            yield Finding("fail", f"queue {queue}", f"no worker takes it, and {wait}", _take(queue))
+            yield CheckResult("fail", f"queue {queue}", f"no worker takes it, and {wait}", _take(queue))
         elif not any(backend in worker["engines"] for worker in takers):
             detail = f"no worker that takes it reaches backend {backend}, and {wait}"
-            yield Finding("fail", f"queue {queue}", detail, "look at that engine, or at the worker's log")
+            yield CheckResult("fail", f"queue {queue}", detail, "look at that engine, or at the worker's log")
 
 
 def _take(queue: str) -> str:
     return f"start `upshot worker --queues {queue}` where its jobs can run"
 
 
-def _clock_finding(subject: str, their_time: datetime) -> Finding:
+def _clock_finding(subject: str, their_time: datetime) -> CheckResult:
     skew = SystemClock().now() - their_time
     if abs(skew) <= _SKEW:
-        return Finding("ok", f"{subject} clock", "agrees with this machine's")
-    return Finding(
+        return CheckResult("ok", f"{subject} clock", "agrees with this machine's")
+    return CheckResult(
         *("fail", f"{subject} clock", f"differs from this machine's by {abs(skew).total_seconds():.0f} s"),
         "run a time service (chrony, systemd-timesyncd) on every machine: leases and signatures count on it",
     )
 
 
-def _book(settings: Settings) -> QueueBook:
+def _book(settings: Settings) -> JobsConfig:
     """The operator's rules; what is wrong with their file is found on its own."""
     path = jobs_file_of(settings)
-    return load_queue_book(path)[0] if path else QueueBook()
+    return load_queue_book(path)[0] if path else JobsConfig()
 
 
-def _jobs_file(settings: Settings) -> Iterator[Finding]:
+def _jobs_file(settings: Settings) -> Iterator[CheckResult]:
     path = jobs_file_of(settings)
     if path is None:
-        yield Finding("ok", "jobs file", "none; jobs have one queue, `default`, on Docker")
+        yield CheckResult("ok", "jobs file", "none; jobs have one queue, `default`, on Docker")
         return
     book, errors = load_queue_book(path)
     if not errors:
         engines = ", ".join(f"{name} ({settings.uses})" for name, settings in book.backends.items())
-        yield Finding("ok", "jobs file", f"{path}: queues {', '.join(book.queues)}; backends {engines}")
+        yield CheckResult("ok", "jobs file", f"{path}: queues {', '.join(book.queues)}; backends {engines}")
     for error in errors:
-        yield Finding("fail", "jobs file", str(error))
+        yield CheckResult("fail", "jobs file", str(error))
 
 
-def _automations(settings: Settings) -> Iterator[Finding]:
+def _automations(settings: Settings) -> Iterator[CheckResult]:
     if not settings.automations.is_dir():
-        yield Finding("warn", "automations", f"{settings.automations} is not there", "name their folder: --automations")
+        yield CheckResult(
+            "warn", "automations", f"{settings.automations} is not there", "name their folder: --automations"
+        )
         return
     rules = EgressRules.parse(settings.egress_allow)
     loaded = load_folder(settings.automations, load_catalog(rules, _book(settings)))
-    yield Finding("ok", "automations", f"{len(loaded.automations)} are sound in {settings.automations}")
+    yield CheckResult("ok", "automations", f"{len(loaded.automations)} are sound in {settings.automations}")
     for error in loaded.errors:
-        yield Finding("fail", "automations", str(error))
+        yield CheckResult("fail", "automations", str(error))
     secrets = make_secrets(settings)
     for name, users in sorted(_secrets_named(loaded.automations).items()):
         value = secrets.get(name)
         if value is None:
-            yield Finding(
+            yield CheckResult(
                 *("fail", "secrets", f"{name} is not set, and {', '.join(users)} would fail without it"),
                 f"set UPSHOT_SECRET_{name}, or put a file {name} into UPSHOT_SECRETS_DIR",
             )
         elif value.startswith(("http://", "https://")) and (blocked := rules.check_url(value)):
-            yield Finding("fail", "secrets", f"the URL in {name}: {blocked}")
+            yield CheckResult("fail", "secrets", f"the URL in {name}: {blocked}")
 
 
 def _secrets_named(automations: tuple[Automation, ...]) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ import click
 
 from upshot.cli.api_command import talks
 from upshot.cli.jobs import standing
-from upshot.client.http import Client, Problem, path_of
+from upshot.client.http import ApiError, Client, path_of
 from upshot.client.output import Output, plain, when
 
 _STATES = ("waiting", "running", "succeeded", "failed", "cancelled", "skipped")
@@ -102,7 +102,7 @@ def _about_job(client: Client, step: Mapping[str, Any]) -> str:
     waits = step["state"] in _GOES_ON
     try:
         job = client.get(path_of("jobs", step["job"]))
-    except Problem:  # jobs are kept for a time
+    except ApiError:  # jobs are kept for a time
         return f"job {step['job']}, which is not kept any more"
     return f"{'waits for job' if waits else 'job'} {job['id']} ({standing(job)})"
 

@@ -12,7 +12,7 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.automations.loader import load_file, load_folder, merge
 from upshot.cli.settings import settings_with
 from upshot.client.output import Output
-from upshot.schema.queues import QueueBook
+from upshot.schema.queues import JobsConfig
 from upshot.wiring.jobs_file import jobs_file_of, load_queue_book
 
 
@@ -31,7 +31,7 @@ def validate(where: Path | None, as_json: bool) -> None:
     settings = settings_with(automations=one_file.parent if one_file else where)
     named = settings.automations
     jobs_file = jobs_file_of(settings)
-    book, jobs_errors = load_queue_book(jobs_file) if jobs_file else (QueueBook(), ())
+    book, jobs_errors = load_queue_book(jobs_file) if jobs_file else (JobsConfig(), ())
     catalog = load_catalog(EgressRules.parse(settings.egress_allow), book)
     loaded = merge([load_file(named, one_file.name, catalog)]) if one_file else load_folder(named, catalog)
     errors = (*jobs_errors, *loaded.errors)

@@ -23,7 +23,7 @@ _TRIES = 3  # of one request whose connection broke: the web process may just ha
 _PAGE = 200  # items asked for at once: the most that the API gives
 
 
-class Problem(UpshotError):
+class ApiError(UpshotError):
     """The server said no; its own words."""
 
     def __init__(self, status: int, detail: str) -> None:
@@ -124,7 +124,7 @@ class Client:
         if answer.is_success:
             return data
         detail = data.get("detail") if isinstance(data, dict) else None
-        raise Problem(answer.status_code, str(detail or f"{answer.request.url}: {answer.status_code}"))
+        raise ApiError(answer.status_code, str(detail or f"{answer.request.url}: {answer.status_code}"))
 
     def _not_upshot(self, path: str) -> Unavailable:
         return Unavailable(f"what answers at {self.url} ({path}) is no Upshot; check UPSHOT_URL")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from upshot.backends.docker.client import DockerEngine, Refusal
+from upshot.backends.docker.client import DockerApiError, DockerClient
 from upshot.backends.docker.options import DEFAULT_SOCKET, read_settings
 from upshot.backends.protocol import EngineUnavailable
 from upshot.clock import stopwatch
@@ -84,13 +84,13 @@ async def _example_image(host: str, say: Callable[[str], None]) -> ExampleImage:
             raise NoEngine(f"no Docker engine answers: {error}") from error
         try:
             return await _find_or_make(engine, say)
-        except (EngineUnavailable, Refusal) as error:
+        except (EngineUnavailable, DockerApiError) as error:
             raise Unavailable(f"the image of the sample jobs cannot be made: {error}") from error
 
 
 @asynccontextmanager
-async def _engine(host: str) -> AsyncIterator[DockerEngine]:
-    engine = DockerEngine(read_settings({"host": host}))
+async def _engine(host: str) -> AsyncIterator[DockerClient]:
+    engine = DockerClient(read_settings({"host": host}))
     try:
         yield engine
     finally:
@@ -99,7 +99,7 @@ async def _engine(host: str) -> AsyncIterator[DockerEngine]:
 
 def remove_containers(label: str) -> None:
     """Remove all containers with a label (`name=value`), and their volumes, as far as the engine answers."""
-    with suppress(EngineUnavailable, Refusal):
+    with suppress(EngineUnavailable, DockerApiError):
         asyncio.run(_remove_containers(label))
 
 
@@ -115,7 +115,7 @@ def engine_host() -> str:
     return os.environ.get("DOCKER_HOST") or DEFAULT_HOST  # noqa: TID251 - no setting of ours
 
 
-async def _find_or_make(engine: DockerEngine, say: Callable[[str], None]) -> ExampleImage:
+async def _find_or_make(engine: DockerClient, say: Callable[[str], None]) -> ExampleImage:
     began = stopwatch()
     scripts = job_files()
     name = f"{REPOSITORY}:{_key(scripts)}"
@@ -153,17 +153,17 @@ def _key(scripts: Mapping[PurePosixPath, Path]) -> str:
     return key.hexdigest()[:12]
 
 
-async def _find(engine: DockerEngine, name: str) -> str | None:
+async def _find(engine: DockerClient, name: str) -> str | None:
     try:
         return str((await engine.ask(f"images/{name}/json"))["Id"])
-    except Refusal as refusal:
+    except DockerApiError as refusal:
         if refusal.is_missing:
             return None
         raise
 
 
 async def _send(
-    engine: DockerEngine, path: str, archive: bytes | AsyncIterator[bytes], params: Mapping[str, str] | None = None
+    engine: DockerClient, path: str, archive: bytes | AsyncIterator[bytes], params: Mapping[str, str] | None = None
 ) -> None:
     """Have the engine make an image of an archive; what goes wrong it says in the middle of its answer."""
     async with engine.answer(
@@ -182,7 +182,7 @@ async def _send(
 # --- from this machine's Python ---------------------------------------------------------------------
 
 
-async def _load(engine: DockerEngine, name: str, scripts: Mapping[PurePosixPath, Path]) -> None:
+async def _load(engine: DockerClient, name: str, scripts: Mapping[PurePosixPath, Path]) -> None:
     """Load an archive as `docker save` writes it: two layers, of which the scripts' is small."""
     python = python_files()
     with tempfile.TemporaryFile() as below, tempfile.TemporaryFile() as above:
@@ -271,7 +271,7 @@ def _packed(name: str, file: _File) -> Iterator[bytes]:
 # --- where containers cannot run this machine's programs --------------------------------------------
 
 
-async def _build(engine: DockerEngine, name: str, scripts: Mapping[PurePosixPath, Path]) -> None:
+async def _build(engine: DockerClient, name: str, scripts: Mapping[PurePosixPath, Path]) -> None:
     dockerfile = f"FROM {_BASE}\nWORKDIR {JOB_FOLDER}\nCOPY *.py *.csv ./\n".encode()
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w:gz") as tar:

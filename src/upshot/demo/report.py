@@ -6,7 +6,7 @@ from itertools import groupby
 
 from upshot.client.output import Output, plain
 from upshot.clock import parse_time
-from upshot.demo.scenario import Act, Data, Story, stand_in
+from upshot.demo.scenario import Data, Scenario, Stage, stand_in
 from upshot.receivers import Received
 
 _SHOWN_CHARS = 200  # of a body
@@ -16,7 +16,7 @@ _NAMED = ("alias-", "tag-")  # beginnings of kinds that are about a word
 _INDENT = " " * 14
 
 
-def tell_act(output: Output, story: Story, act: Act) -> None:
+def tell_act(output: Output, story: Scenario, act: Stage) -> None:
     """What the user did and what it set off, mutation by mutation."""
     words = {event: mutation.words for mutation in act.mutations for event in mutation.events}
     for _, group in groupby(act.events, key=lambda event: event["mutation_id"]):
@@ -33,7 +33,7 @@ def tell_act(output: Output, story: Story, act: Act) -> None:
             output.line(output.faint(f"{_INDENT}{', '.join(unanswered)}: nobody answers"))
 
 
-def tell_requests(output: Output, story: Story) -> None:
+def tell_requests(output: Output, story: Scenario) -> None:
     """What arrived at the stand-ins."""
     output.line()
     output.line("what arrived at the stand-ins, in order:")
@@ -57,7 +57,7 @@ def _title(event: Data) -> str:
     return f"{event['kind']}{about} {event['subject']}"
 
 
-def _tell_event(output: Output, event: Data, act: Act, *, with_misses: bool) -> None:
+def _tell_event(output: Output, event: Data, act: Stage, *, with_misses: bool) -> None:
     output.line(f"{_INDENT}event {_title(event)}")
     for answer in event["explanation"]:
         if answer["answered"]:
@@ -67,7 +67,7 @@ def _tell_event(output: Output, event: Data, act: Act, *, with_misses: bool) -> 
             output.line(output.faint(f"{_INDENT}  not by {miss['automation']}: {miss['reason']}"))
 
 
-def _tell_execution(output: Output, act: Act, execution: Data) -> None:
+def _tell_execution(output: Output, act: Stage, execution: Data) -> None:
     reason = f": {execution['reason']}" if execution["state"] == "failed" else ""
     output.line(f"{_INDENT}  answered by {execution['automation']}: ", output.state(execution["state"]), reason)
     for step in execution["steps"]:
@@ -106,7 +106,7 @@ def _tell_job(output: Output, job: Data) -> None:
         output.line(f"{_INDENT}      outputs {plain(job['outputs'])}")
 
 
-def _tell_request(output: Output, story: Story, request: Received) -> None:
+def _tell_request(output: Output, story: Scenario, request: Received) -> None:
     verdict = output.state("verified") if request.verified else f"not verified: {request.reason}"
     output.line(
         f"{story.moment(request.time)}  {stand_in(request)} received {request.method} {request.path}, "

@@ -35,7 +35,7 @@ class Mutation:
 
 
 @dataclass(slots=True)
-class Act:
+class Stage:
     """A version that somebody links, and all that came of it."""
 
     began: datetime
@@ -58,13 +58,13 @@ class Act:
 
 
 @dataclass(slots=True)
-class Story:
+class Scenario:
     """Everything that was seen."""
 
     began: datetime
     receivers: Receivers
     with_jobs: bool
-    acts: list[Act] = field(default_factory=list)
+    acts: list[Stage] = field(default_factory=list)
 
     @property
     def requests(self) -> list[Received]:
@@ -75,9 +75,9 @@ class Story:
         """A time as seconds since the story began."""
         return f"{(time_ - self.began).total_seconds():+8.3f} s"
 
-    def begin_act(self, *, is_promoted: bool) -> Act:
+    def begin_act(self, *, is_promoted: bool) -> Stage:
         """Of what happens from now on."""
-        self.acts.append(Act(SystemClock().now(), is_promoted))
+        self.acts.append(Stage(SystemClock().now(), is_promoted))
         return self.acts[-1]
 
 
@@ -86,7 +86,7 @@ def stand_in(request: Received) -> str:
     return next((name for beginning, name in _STAND_INS.items() if request.path.startswith(beginning)), "somebody")
 
 
-def watch(client: Client, act: Act) -> None:
+def watch(client: Client, act: Stage) -> None:
     """Follow an act until every event is matched and every execution has ended, or for a minute at most."""
     deadline = stopwatch() + _ACT_SECONDS
     while stopwatch() < deadline and not _has_settled(client, act):
@@ -100,7 +100,7 @@ def watch(client: Client, act: Act) -> None:
     }
 
 
-def _has_settled(client: Client, act: Act) -> bool:
+def _has_settled(client: Client, act: Stage) -> bool:
     act.events = _events(client, act.began)
     answers = [execution for event in act.events for execution in event["executions"]]
     act.executions = {one: client.get(path_of("executions", one)) for one in answers}
@@ -124,13 +124,13 @@ def _ids_of_events(client: Client, since: datetime) -> list[str]:
 # --- judged ---------------------------------------------------------------------------------------
 
 
-def shortcomings(story: Story) -> list[str]:
+def shortcomings(story: Scenario) -> list[str]:
     """What should have happened and did not, in plain words; nothing when all is well."""
     found = [line for act in story.acts for line in (*_unfinished(act), *_not_decided(story, act))]
     return [*found, *_not_received(story), *_not_verified(story)]
 
 
-def _unfinished(act: Act) -> Iterator[str]:
+def _unfinished(act: Stage) -> Iterator[str]:
     for event in act.events:
         if not event["matched_at"]:
             yield f"event {event['kind']} of {event['subject']} was not matched: no worker took it"
@@ -141,7 +141,7 @@ def _unfinished(act: Act) -> Iterator[str]:
             yield f"{execution['automation']} of {act.version} is {execution['state']}: {execution['reason']}"
 
 
-def _not_decided(story: Story, act: Act) -> Iterator[str]:
+def _not_decided(story: Scenario, act: Stage) -> Iterator[str]:
     """Hold what the registry says now against what the act should have led to."""
     in_production = act.holders.get("production", {}).get("reference")
     if (in_production == act.version) != act.is_promoted:
@@ -160,7 +160,7 @@ def _dispatches(request: Received, version: str) -> bool:
     return f"model/{payload['model']}:{payload['version']}" == version
 
 
-def _not_worked(act: Act) -> Iterator[str]:
+def _not_worked(act: Stage) -> Iterator[str]:
     """Hold what the jobs gave against what the registry and the gate say."""
     steps = {step["id"]: step for step in act.evaluation["steps"]} if act.evaluation else {}
     if "evaluate" not in steps or not steps["evaluate"]["outputs"]:
@@ -184,7 +184,7 @@ def _is_of_job(event: Data, version: str) -> bool:
     return bool(event["kind"] == "version-linked" and event["subject"] == version and event["actor"]["kind"] == "job")
 
 
-def _not_received(story: Story) -> Iterator[str]:
+def _not_received(story: Scenario) -> Iterator[str]:
     """Compare the receipts with what the stand-ins saw, both ways."""
     sent = {
         attempt["delivery_id"]: f"{step['uses']} of {execution['automation']}"
@@ -203,7 +203,7 @@ def _not_received(story: Story) -> Iterator[str]:
             yield f"delivery {delivery} ({sent.get(delivery, 'of no receipt')}) arrived {got[delivery]} times"
 
 
-def _not_verified(story: Story) -> Iterator[str]:
+def _not_verified(story: Scenario) -> Iterator[str]:
     for request in story.requests:
         if not request.verified:
             yield f"{request.method} {request.path} arrived and was not verified: {request.reason}"

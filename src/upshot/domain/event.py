@@ -58,9 +58,9 @@ class Cause:
     """One link of the chain that led to an event: an execution that acted."""
 
     automation: str
-    execution: str  #: id of the execution
-    event: str  #: id of the event that it answered
-    version: str | None  #: immutable reference of the version that event was about
+    execution_id: str  #: id of the execution
+    event_id: str  #: id of the event that it answered
+    version_reference: str | None  #: immutable reference of the version that event was about
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,12 @@ class Event:
             "mutation_id": self.mutation_id,
             "sequence": self.sequence,
             "chain": [
-                {"automation": c.automation, "execution": c.execution, "event": c.event, "version": c.version}
+                {
+                    "automation": c.automation,
+                    "execution": c.execution_id,
+                    "event": c.event_id,
+                    "version": c.version_reference,
+                }
                 for c in self.chain
             ],
             "data": dict(self.data),

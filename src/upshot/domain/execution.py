@@ -54,7 +54,7 @@ class StepRecord:
     outputs: Mapping[str, Any] | None = None  #: what later steps read as `steps.ID.outputs`
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    job: str | None = None  #: id of the job that it waits for, or that it was
+    job_id: str | None = None  #: id of the job that it waits for, or that it was
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Execution:
     id: str
     automation: str
     revision: str
-    event: str  #: id of the event
+    event_id: str  #: id of the event
     state: ExecutionState
     created_at: datetime
     steps: tuple[StepRecord, ...] = ()  #: main steps in order, then the on-failure steps that were due
@@ -76,11 +76,11 @@ class Execution:
     fence: int = 0  #: grows with every claim; a write with an older one is refused
 
     @property
-    def waits_for_job(self) -> str | None:
+    def awaited_job_id(self) -> str | None:
         """Id of the job whose end wakes it; None when it waits for something else, or not at all."""
         if self.state is not ExecutionState.WAITING or self.due_at is not None:
             return None
-        return next((step.job for step in self.steps if step.job and not step.state.is_final), None)
+        return next((step.job_id for step in self.steps if step.job_id and not step.state.is_final), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,14 @@ class Receipt:
     headers, body (text, first 16 KB), body_bytes, truncated. Other actions keep what they changed.
     """
 
-    execution: str
-    step: str
-    number: int  #: counted from 1 over all rounds of the step
+    execution_id: str
+    step_id: str
+    attempt: int  #: counted from 1 over all rounds of the step
     state: AttemptState
     delivery_id: str
     started_at: datetime
     took_seconds: float
-    worker: str
+    worker_id: str
     request: Mapping[str, Any] | None = None
     response: Mapping[str, Any] | None = None
     error: str | None = None

@@ -44,7 +44,7 @@ class JobState(StrEnum):
         return self in (JobState.STARTING, JobState.RUNNING, JobState.STOPPING)
 
 
-class JobCause(StrEnum):
+class FailureKind(StrEnum):
     """Why a try of a job did not succeed."""
 
     EXITED = "exited"  #: the command ended with another code than 0
@@ -60,7 +60,7 @@ class JobCause(StrEnum):
     @property
     def is_worth_retrying(self) -> bool:
         """Another try may go well; running out of memory is, too, where more memory is asked for then."""
-        return self in (JobCause.ENGINE_LOST, JobCause.EVICTED)
+        return self in (FailureKind.ENGINE_LOST, FailureKind.EVICTED)
 
 
 class Network(StrEnum):
@@ -89,7 +89,7 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
-class RegistryAuth:
+class ImagePullCredentials:
     """With what an image is pulled."""
 
     username: str
@@ -132,16 +132,16 @@ class JobSpec:
     privileged: bool = False
     mounts: tuple[Mount, ...] = ()
     pull: Pull = Pull.MISSING
-    registry_auth: RegistryAuth | None = None
+    registry_auth: ImagePullCredentials | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)  #: what only its backend understands
 
 
 @dataclass(frozen=True, slots=True)
-class Tries:
+class JobRetryPolicy:
     """How often a job is tried where that is worth it, and what the next try gets."""
 
-    most: int = 3
+    max_attempts: int = 3
     first_seconds: float = 1.0  #: wait before the second try; doubles
     cap_seconds: float = 3600.0
     memory_growth: MemoryGrowth | None = None  #: None: running out of memory is not tried again
@@ -159,9 +159,9 @@ class Job:
     id: str
     name: str  #: as written, or the step's id: under it metrics go to the version
     automation: str
-    execution: str
-    step: str
-    event: str  #: id of the event that the execution answers
+    execution_id: str
+    step_id: str
+    event_id: str  #: id of the event that the execution answers
     delivery_id: str
     queue: str
     backend: str
@@ -169,19 +169,19 @@ class Job:
     created_at: datetime
     priority: int = 0  #: higher first
     concurrency: int | None = None  #: jobs of this step that run at the same time; None: the queue's limits alone
-    tries: Tries = Tries()
+    retry: JobRetryPolicy = JobRetryPolicy()
     save_metrics: bool = False  #: `metrics` of the outputs go to the version's metadata
-    version: str | None = None  #: reference of the version that the event is about
+    version_reference: str | None = None  #: reference of the version that the event is about
     secrets: tuple[str, ...] = ()  #: names of the secrets that marks stand for
     nonce: str = ""  #: part of every mark of this job, so that no event can forge one
 
     state: JobState = JobState.QUEUED
-    cause: JobCause | None = None
+    failure: FailureKind | None = None
     reason: str | None = None  #: why it waits, or how it ended
-    try_number: int = 1  #: of the present or last try
+    attempt: int = 1  #: of the present or last try
     due_at: datetime | None = None  #: a queued job may start then; None when it is not queued
     machine: str | None = None  #: of the worker that started the try
-    engine: str | None = None  #: identity of the engine that has it: only who reaches that engine can watch it
+    engine_id: str | None = None  #: identity of the engine that has it: only who reaches that engine can watch it
     handle: str | None = None  #: the engine's own id of it
     image_digest: str | None = None
     started_at: datetime | None = None  #: by the engine's clock
@@ -189,8 +189,8 @@ class Job:
     exit_code: int | None = None
     outputs: Mapping[str, Any] | None = None
     log_tail: str = ""  #: the last 64 KB, secrets masked
-    stop_asked_at: datetime | None = None
-    stop_asked_by: str | None = None
+    stop_requested_at: datetime | None = None
+    stop_requested_by: str | None = None
     seen_at: datetime | None = None  #: when its engine last answered for it
     lease_owner: str | None = None  #: worker that watches it
     lease_until: datetime | None = None
@@ -199,7 +199,7 @@ class Job:
     @property
     def container(self) -> str:
         """Name of the present try's container; a DNS label, as Kubernetes asks."""
-        return f"upshot-{self.id.removeprefix('job_')}-{self.try_number}"
+        return f"upshot-{self.id.removeprefix('job_')}-{self.attempt}"
 
     @property
     def deadline(self) -> datetime | None:

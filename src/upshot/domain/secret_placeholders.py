@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-class SecretMarks:
+class SecretPlaceholders:
     """
     The marks of one job.
 

@@ -21,7 +21,7 @@ _LOG_BYTES = 20_000_000  # of one log file; one older one is kept
 _LONGEST_LINE_BYTES = 65_536
 
 
-class Part:
+class ChildProcess:
     """
     A process and its restarts.
 

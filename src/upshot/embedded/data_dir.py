@@ -20,7 +20,7 @@ from upshot.client.endpoint import write_private
 from upshot.errors import ConfigError
 
 
-class DataFolder:
+class DataDir:
     """
     Files of one installation; makes the folder, closed to other users.
 
@@ -82,7 +82,7 @@ class SupervisorLock:
         ConfigError: Another `upshot up` has it; names that one's process and address.
     """
 
-    def __init__(self, folder: DataFolder) -> None:
+    def __init__(self, folder: DataDir) -> None:
         path = folder.path / "lock"
         self._descriptor = _open(path)
         if not _take(self._descriptor):
@@ -99,10 +99,10 @@ class SupervisorLock:
         os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "url": url}).encode(), 0)
 
 
-class PartsLock:
+class ChildrenLock:
     """The lock that every started process inherits (`descriptor`), so that it is held until the last has ended."""
 
-    def __init__(self, folder: DataFolder) -> None:
+    def __init__(self, folder: DataDir) -> None:
         self.descriptor = _open(folder.path / "lock.parts")
 
     def take(self) -> bool:

@@ -25,8 +25,8 @@ from typing import Any
 from upshot import __version__
 from upshot.client.endpoint import Endpoint, read_endpoint, remove_endpoint, write_endpoint
 from upshot.clock import SystemClock, stopwatch
-from upshot.embedded.child_process import Part
-from upshot.embedded.data_dir import DataFolder, PartsLock, SupervisorLock
+from upshot.embedded.child_process import ChildProcess
+from upshot.embedded.data_dir import ChildrenLock, DataDir, SupervisorLock
 from upshot.embedded.docker_bridge import listen_on_bridge
 from upshot.embedded.terminal import Terminal
 from upshot.embedded.valkey import Valkey, stop_orphan
@@ -63,9 +63,9 @@ class _Supervisor:
     def __init__(self, settings: Settings, terminal: Terminal) -> None:
         self._settings = settings
         self._say = terminal.say
-        self._folder = DataFolder(settings.data)
+        self._folder = DataDir(settings.data)
         self._lock = SupervisorLock(self._folder)
-        self._parts_lock = PartsLock(self._folder)
+        self._parts_lock = ChildrenLock(self._folder)
         self._socket = listen(settings.host, settings.port)
         self._url = url_of(self._socket)
         self._bridge, self._jobs_url = self._reach_containers()
@@ -73,7 +73,7 @@ class _Supervisor:
         self._token = settings.token.get_secret_value() if settings.token else self._folder.token()
         self._valkey = None if settings.redis_url else Valkey(self._folder)
         self._redis_url = settings.redis_url or (self._valkey.url if self._valkey else "")
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, ChildProcess] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._pids: dict[str, int] = {}
         self._is_ready = False
@@ -173,7 +173,7 @@ class _Supervisor:
         inherit: Sequence[int] = (),
         aloud: bool = True,
     ) -> None:
-        self._parts[name] = part = Part(
+        self._parts[name] = part = ChildProcess(
             name,
             command,
             environment=environment or self._environment,
@@ -205,7 +205,7 @@ class _Supervisor:
 
     # --- ready ------------------------------------------------------------------------------------
 
-    async def _until(self, is_true: Callable[[], Awaitable[bool]], part: Part, what: str) -> None:
+    async def _until(self, is_true: Callable[[], Awaitable[bool]], part: ChildProcess, what: str) -> None:
         """
         Wait for it.
 

@@ -8,7 +8,7 @@ import random
 import socket
 
 from upshot.client.endpoint import write_private
-from upshot.embedded.data_dir import DataFolder
+from upshot.embedded.data_dir import DataDir
 
 # Below the ports that systems give to outgoing connections (32768 and above): a client that tries
 # again and again to reach a server that is down could otherwise be given the server's own port.
@@ -24,7 +24,7 @@ class Valkey:
         folder: Where its files live; the port is chosen now and stays, the password stays for ever.
     """
 
-    def __init__(self, folder: DataFolder) -> None:
+    def __init__(self, folder: DataDir) -> None:
         self._folder = folder
         self._password = folder.redis_password()
         self._port = free_port()
@@ -61,7 +61,7 @@ class Valkey:
         return "+PONG" in await _ask(self._port, request, until="PONG")
 
 
-async def stop_orphan(folder: DataFolder) -> None:
+async def stop_orphan(folder: DataDir) -> None:
     """Stop the server that a killed supervisor left behind on this data, if one still answers to our password."""
     with contextlib.suppress(FileNotFoundError):
         text = (folder.redis / "valkey.conf").read_text()

@@ -12,12 +12,12 @@ from typing import Any
 
 import structlog
 
-from upshot.actions.protocol import Call, Held, Outcome, Tools
+from upshot.actions.protocol import ActionCall, ActionContext, Deferred, Outcome
 from upshot.automations.context import DeferredSecrets, SecretsView, build_context
 from upshot.clock import Clock, stopwatch
 from upshot.domain.event import Actor, Cause, Event
 from upshot.domain.execution import AttemptState, Execution, Receipt, StepRecord
-from upshot.domain.secret_placeholders import SecretMarks
+from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.errors import (
     ActionError,
     Ambiguous,
@@ -31,12 +31,12 @@ from upshot.errors import (
     Unreachable,
 )
 from upshot.execution import transitions
-from upshot.execution.backoff import Parking
+from upshot.execution.backoff import BusyBackoff
 from upshot.execution.compiled import CompiledAutomation
 from upshot.execution.retry import wait_before_next
 from upshot.ids import delivery_id, new_nonce
 from upshot.masking import Mask
-from upshot.ports.executions import Progress
+from upshot.ports.executions import ExecutionUpdate
 from upshot.ports.secrets import SecretSource
 
 log = structlog.get_logger("upshot.execution")
@@ -57,7 +57,7 @@ _ATTEMPT_STATES: tuple[tuple[type[ActionError], AttemptState], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ClaimedExecution:
     """An execution that this worker holds, with all that carrying it out needs."""
 
     execution: Execution
@@ -66,15 +66,15 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class ExecutorContext:
     """What every attempt of this worker is made with."""
 
-    worker: str
-    tools: Tools
+    worker_id: str
+    tools: ActionContext
     secrets: SecretSource
     clock: Clock
     event_source: str  #: CloudEvents `source`
-    parking: Parking = field(default_factory=Parking)
+    backoff: BusyBackoff = field(default_factory=BusyBackoff)
 
 
 class Attempt:
@@ -87,22 +87,24 @@ class Attempt:
         bench: What it is made with.
     """
 
-    def __init__(self, work: Work, record: StepRecord, bench: Bench) -> None:
+    def __init__(self, work: ClaimedExecution, record: StepRecord, bench: ExecutorContext) -> None:
         self._work = work
         self._record = record
         self._bench = bench
         self._compiled = work.compiled.steps[record.id]
         # An action of somebody else's package says so only if it needs it.
-        self._marks = SecretMarks(new_nonce()) if getattr(self._compiled.action, "defers_secrets", False) else None
+        self._marks = (
+            SecretPlaceholders(new_nonce()) if getattr(self._compiled.action, "defers_secrets", False) else None
+        )
         self._secrets = DeferredSecrets(bench.secrets, self._marks) if self._marks else SecretsView(bench.secrets)
         self._delivery = delivery_id(work.execution.id, record.id)
         self._started_at = bench.clock.now()
         self._started = stopwatch()
-        if record.job is not None and record.started_at is not None:  # it began when the job was asked for
+        if record.job_id is not None and record.started_at is not None:  # it began when the job was asked for
             self._started -= (self._started_at - record.started_at).total_seconds()
             self._started_at = record.started_at
 
-    async def make(self) -> Progress:
+    async def make(self) -> ExecutionUpdate:
         """
         Do it; every way in which it can end is a Progress.
 
@@ -112,7 +114,7 @@ class Attempt:
         try:
             context = self._context()
             condition = self._compiled.condition
-            if condition is not None and self._record.job is None and not condition.evaluate(context):
+            if condition is not None and self._record.job_id is None and not condition.evaluate(context):
                 return self._skipped(f"if: {self._compiled.step.condition} is false")
             outcome = await self._perform(self._call(context))
         except DestinationBusy as busy:
@@ -126,9 +128,9 @@ class Attempt:
             log.exception("action.broke", execution=self._work.execution.id, uses=self._record.uses)
             broke = f"{self._record.uses} broke: {type(error).__name__}: {error}"
             return self._failed(Ambiguous(broke), AttemptState.AMBIGUOUS)
-        return self._held(outcome) if isinstance(outcome, Held) else self._succeeded(outcome)
+        return self._held(outcome) if isinstance(outcome, Deferred) else self._succeeded(outcome)
 
-    async def _perform(self, call: Call) -> Outcome | Held:
+    async def _perform(self, call: ActionCall) -> Outcome | Deferred:
         timeout_seconds = self._compiled.step.timeout_seconds
         limit = timeout_seconds + GRACE_SECONDS
         try:
@@ -152,11 +154,11 @@ class Attempt:
             failure={"step": failure.id, "reason": failure.reason} if failure else None,
         )
 
-    def _call(self, context: Mapping[str, Any]) -> Call:
+    def _call(self, context: Mapping[str, Any]) -> ActionCall:
         execution, event, compiled = self._work.execution, self._work.event, self._compiled
         cause = Cause(execution.automation, execution.id, event.id, event.version_reference)
-        return Call(
-            with_={} if self._record.job else self._render(context),
+        return ActionCall(
+            with_={} if self._record.job_id else self._render(context),
             body=compiled.body.render(context).encode() if compiled.body else None,
             event=event,
             automation=execution.automation,
@@ -171,7 +173,7 @@ class Attempt:
             chain=(*event.chain, cause),
             event_source=self._bench.event_source,
             retry=compiled.step.retry,
-            job=self._record.job,
+            job=self._record.job_id,
             marks=self._marks,
         )
 
@@ -196,26 +198,26 @@ class Attempt:
 
     # --- what came of it --------------------------------------------------------------------------
 
-    def _skipped(self, reason: str) -> Progress:
+    def _skipped(self, reason: str) -> ExecutionUpdate:
         now = self._bench.clock.now()
-        return Progress(transitions.step_skipped(self._work.execution, self._record, reason=reason, now=now))
+        return ExecutionUpdate(transitions.step_skipped(self._work.execution, self._record, reason=reason, now=now))
 
-    def _held(self, held: Held) -> Progress:
-        job = held.job.id if held.job else self._record.job
+    def _held(self, held: Deferred) -> ExecutionUpdate:
+        job = held.job.id if held.job else self._record.job_id
         if job is None:
             broke = f"{self._record.uses} broke: it waits for a job that it does not name"
             return self._failed(Refused(broke), AttemptState.REFUSED)
         execution = transitions.step_held(
             self._work.execution, self._record, job=job, reason=held.reason, started_at=self._started_at
         )
-        return Progress(execution, jobs=(held.job,) if held.job else ())
+        return ExecutionUpdate(execution, jobs=(held.job,) if held.job else ())
 
-    def _put_off(self, busy: DestinationBusy) -> Progress:
-        wait_seconds = self._bench.parking.wait_seconds(busy.destination)
+    def _put_off(self, busy: DestinationBusy) -> ExecutionUpdate:
+        wait_seconds = self._bench.backoff.wait_seconds(busy.destination)
         due_at = self._bench.clock.now() + timedelta(seconds=wait_seconds)
-        return Progress(transitions.put_back(self._work.execution, reason=str(busy), due_at=due_at))
+        return ExecutionUpdate(transitions.reschedule(self._work.execution, reason=str(busy), due_at=due_at))
 
-    def _succeeded(self, outcome: Outcome) -> Progress:
+    def _succeeded(self, outcome: Outcome) -> ExecutionUpdate:
         mask = Mask(self._secrets.used.values())
         execution = transitions.step_succeeded(
             self._work.execution,
@@ -232,7 +234,7 @@ class Attempt:
         )
         return _logged(execution, receipt)
 
-    def _failed(self, error: ActionError, state: AttemptState) -> Progress:
+    def _failed(self, error: ActionError, state: AttemptState) -> ExecutionUpdate:
         step, record, now = self._compiled.step, self._record, self._bench.clock.now()
         mask = Mask(self._secrets.used.values())
         reason = _plain(mask.text(str(error)))
@@ -265,7 +267,7 @@ class Attempt:
         )
         return _logged(execution, receipt)
 
-    def interrupted(self) -> Progress:
+    def interrupted(self) -> ExecutionUpdate:
         """The worker stops before the answer came: due at once for another, with the same delivery id."""
         reason = "its worker stopped before an answer came"
         execution = transitions.step_waits(
@@ -289,14 +291,14 @@ class Attempt:
         timings: Mapping[str, float] | None = None,
     ) -> Receipt:
         return Receipt(
-            execution=self._work.execution.id,
-            step=self._record.id,
-            number=self._number,
+            execution_id=self._work.execution.id,
+            step_id=self._record.id,
+            attempt=self._number,
             state=state,
             delivery_id=self._delivery,
             started_at=self._started_at,
             took_seconds=round(stopwatch() - self._started, 6),
-            worker=self._bench.worker,
+            worker_id=self._bench.worker_id,
             request=request,
             response=response,
             error=error,
@@ -305,20 +307,20 @@ class Attempt:
         )
 
 
-def lost_attempt(execution: Execution, worker: str, now: datetime) -> Progress:
+def lost_attempt(execution: Execution, worker: str, now: datetime) -> ExecutionUpdate:
     """Keep the attempt of a worker that fell silent as ambiguous, and go on from there (see `lease_lost`)."""
     after, record = transitions.lease_lost(execution, worker=worker, now=now)
     if record is None:
-        return Progress(after)
+        return ExecutionUpdate(after)
     receipt = Receipt(
-        execution=execution.id,
-        step=record.id,
-        number=record.attempts + 1,
+        execution_id=execution.id,
+        step_id=record.id,
+        attempt=record.attempts + 1,
         state=AttemptState.AMBIGUOUS,
         delivery_id=delivery_id(execution.id, record.id),
         started_at=now,
         took_seconds=0.0,
-        worker=worker,
+        worker_id=worker,
         error="the worker fell silent; whether it had sent anything is not known",
         wait_seconds=0.0,
     )
@@ -334,16 +336,16 @@ def _plain(text: str) -> str:
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")[:MAX_REASON_CHARS]
 
 
-def _logged(execution: Execution, receipt: Receipt) -> Progress:
+def _logged(execution: Execution, receipt: Receipt) -> ExecutionUpdate:
     log.info(
         "attempt.finished",
         execution=execution.id,
         automation=execution.automation,
-        step=receipt.step,
-        attempt=receipt.number,
+        step=receipt.step_id,
+        attempt=receipt.attempt,
         state=receipt.state.value,
         wait_seconds=receipt.wait_seconds,
         took_seconds=round(receipt.took_seconds, 4),
         error=receipt.error,
     )
-    return Progress(execution, (receipt,))
+    return ExecutionUpdate(execution, (receipt,))

@@ -12,7 +12,7 @@ SHORTEST_SECONDS = 2.0
 RETURNS_A_SECOND = 50.0  # to one destination, about; each costs a claim and a write, and most find it busy still
 
 
-class Parking:
+class BusyBackoff:
     """
     Spreads the returns to a busy destination, so that a long queue at one costs the others nothing.
 

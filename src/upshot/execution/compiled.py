@@ -77,7 +77,7 @@ def _compile_step(automation: Automation, step: Step, actions: Mapping[str, Acti
     )
 
 
-class Book:
+class RevisionCache:
     """
     Finds the revision that an execution was admitted with, though the file may have changed since.
 
@@ -98,7 +98,7 @@ class Book:
         self._rebuild = rebuild
         self._kept: OrderedDict[tuple[str, str], CompiledAutomation] = OrderedDict()
 
-    def compiled(self, automation: Automation) -> CompiledAutomation:
+    def get_or_compile(self, automation: Automation) -> CompiledAutomation:
         """Of an automation that is at hand; raises as `compile_automation` does."""
         key = (automation.name, automation.revision)
         found = self._kept.get(key)
@@ -108,11 +108,11 @@ class Book:
                 self._kept.popitem(last=False)
         return found
 
-    def known(self, name: str, revision: str) -> CompiledAutomation | None:
+    def get(self, name: str, revision: str) -> CompiledAutomation | None:
         """Of a revision that is compiled already; None when it has to be fetched."""
         return self._kept.get((name, revision))
 
-    def fetch(self, name: str, revision: str) -> CompiledAutomation:
+    def load(self, name: str, revision: str) -> CompiledAutomation:
         """
         Of a kept revision, read from the store.
 
@@ -123,4 +123,4 @@ class Book:
         if kept is None:
             raise ConfigError(f"automation {name!r}: revision {revision} is not kept in the database")
         source, body_files, path = kept
-        return self.compiled(self._rebuild(name, source, body_files, path))
+        return self.get_or_compile(self._rebuild(name, source, body_files, path))

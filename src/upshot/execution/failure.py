@@ -9,7 +9,7 @@ from upshot.domain.event import SNAPSHOT_NAMES, Actor, Cause, Event, EventKind
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.execution.transitions import failed_step
 from upshot.ids import derived_event_id
-from upshot.ports.executions import Admission, Progress
+from upshot.ports.executions import Admission, ExecutionUpdate
 
 
 def failure_event(execution: Execution, event: Event) -> Event:
@@ -54,7 +54,7 @@ def _carried(event: Event) -> list[str]:
     return [name for name in SNAPSHOT_NAMES if name in event.data]
 
 
-def with_failure(progress: Progress, event: Event) -> Progress:
+def with_failure(progress: ExecutionUpdate, event: Event) -> ExecutionUpdate:
     """The progress, and if it ends in a failure, the event that says so, to be kept together."""
     if progress.execution.state is not ExecutionState.FAILED:
         return progress

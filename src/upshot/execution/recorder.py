@@ -10,7 +10,7 @@ import structlog
 
 from upshot.domain.execution import ExecutionState
 from upshot.errors import Unavailable
-from upshot.ports.executions import Progress
+from upshot.ports.executions import ExecutionUpdate
 
 log = structlog.get_logger("upshot.execution")
 
@@ -26,12 +26,12 @@ class Recorder:
         write: Writes one batch durably and returns the ids that were refused (`ExecutionStore.record`).
     """
 
-    def __init__(self, write: Callable[[Sequence[Progress]], Awaitable[frozenset[str]]]) -> None:
+    def __init__(self, write: Callable[[Sequence[ExecutionUpdate]], Awaitable[frozenset[str]]]) -> None:
         self._write = write
-        self._queue: list[tuple[Progress, asyncio.Future[bool]]] = []
+        self._queue: list[tuple[ExecutionUpdate, asyncio.Future[bool]]] = []
         self._arrived = asyncio.Event()
 
-    async def record(self, progress: Progress) -> bool:
+    async def record(self, progress: ExecutionUpdate) -> bool:
         """
         Write durably.
 
@@ -55,13 +55,13 @@ class Recorder:
                     if not done.done():
                         done.set_result(progress.execution.id not in refused)
 
-    async def _write_until_done(self, batch: Sequence[Progress]) -> frozenset[str]:
+    async def _write_until_done(self, batch: Sequence[ExecutionUpdate]) -> frozenset[str]:
         try:
             return await self._write_when_possible(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, these records must not come to nothing
             return await self._write_apart(batch, error)
 
-    async def _write_when_possible(self, batch: Sequence[Progress]) -> frozenset[str]:
+    async def _write_when_possible(self, batch: Sequence[ExecutionUpdate]) -> frozenset[str]:
         pause_seconds = 0.1
         while True:
             try:
@@ -71,7 +71,7 @@ class Recorder:
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
 
-    async def _write_apart(self, batch: Sequence[Progress], error: Exception) -> frozenset[str]:
+    async def _write_apart(self, batch: Sequence[ExecutionUpdate], error: Exception) -> frozenset[str]:
         """
         Keep one record that the database will not take from holding up, or repeating, any other.
 
@@ -93,7 +93,7 @@ class Recorder:
             lease_until=None,
         )
         try:
-            return await self._write_when_possible([Progress(failed)])
+            return await self._write_when_possible([ExecutionUpdate(failed)])
         except Exception:
             # Not even that: it comes again when its lease runs out. Whoever else waits must be written all the same.
             log.exception("recorder.gave_up", execution=execution.id)

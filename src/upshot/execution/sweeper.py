@@ -11,10 +11,10 @@ import structlog
 
 from upshot.clock import Clock
 from upshot.errors import Unavailable
-from upshot.execution.executor import Engine
+from upshot.execution.executor import Executor
 from upshot.ports.concurrency import RunInThread
 from upshot.ports.executions import Due, ExecutionStore
-from upshot.ports.messaging import Doorbell
+from upshot.ports.messaging import Notifier
 
 log = structlog.get_logger("upshot.execution")
 
@@ -38,9 +38,9 @@ class Sweeper:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Executor,
         executions: ExecutionStore,
-        doorbell: Doorbell,
+        doorbell: Notifier,
         clock: Clock,
         run_in_thread: RunInThread,
         *,
@@ -64,15 +64,15 @@ class Sweeper:
         if self._clock.now() < self._not_before:
             return 0
         found = 0
-        while limit := min(self._engine.room, 5 * RING_SIZE):
+        while limit := min(self._engine.capacity, 5 * RING_SIZE):
             due = await self._take(limit)
-            unheard = [one.id for one in due if one.rung_before]
-            fresh = [one.id for one in due if not one.rung_before]
+            unheard = [one.execution_id for one in due if one.notified_before]
+            fresh = [one.execution_id for one in due if not one.notified_before]
             for start in range(0, len(fresh), RING_SIZE):
                 ids = fresh[start : start + RING_SIZE]
-                if not await self._run_in_thread(self._doorbell.ring, ids):
+                if not await self._run_in_thread(self._doorbell.notify_executions, ids):
                     unheard += ids
-            await self._engine.run(unheard)
+            await self._engine.execute(unheard)
             found += len(due)
             if len(due) < limit:
                 break
@@ -82,7 +82,7 @@ class Sweeper:
         now = self._clock.now()
         unheard = now - timedelta(seconds=UNHEARD_SECONDS)
         try:
-            return await self._run_in_thread(self._executions.take_due, now=now, rung_before=unheard, limit=limit)
+            return await self._run_in_thread(self._executions.take_due, now=now, notified_before=unheard, limit=limit)
         except Unavailable:
             self._was_away = True
             raise

@@ -35,7 +35,7 @@ def admit(
         id=execution_id,
         automation=automation.name,
         revision=automation.revision,
-        event=event,
+        event_id=event,
         state=ExecutionState.RUNNING,
         created_at=now,
         steps=_records(automation),
@@ -57,7 +57,7 @@ def admit_final(
         id=execution_id,
         automation=automation.name,
         revision=automation.revision,
-        event=event,
+        event_id=event,
         state=state,
         reason=reason,
         created_at=now,
@@ -176,12 +176,12 @@ def step_waits(
         failures=record.failures + 1,
         started_at=record.started_at or started_at,
     )
-    return put_back(_with_step(execution, waiting), reason=reason, due_at=now + timedelta(seconds=wait_seconds))
+    return reschedule(_with_step(execution, waiting), reason=reason, due_at=now + timedelta(seconds=wait_seconds))
 
 
 def step_held(execution: Execution, record: StepRecord, *, job: str, reason: str, started_at: datetime) -> Execution:
     """The step goes on outside: the lease is given back, and nothing is due until the job's end wakes it."""
-    held = replace(record, job=job, reason=reason, started_at=record.started_at or started_at)
+    held = replace(record, job_id=job, reason=reason, started_at=record.started_at or started_at)
     return replace(
         _with_step(execution, held),
         state=ExecutionState.WAITING,
@@ -192,7 +192,7 @@ def step_held(execution: Execution, record: StepRecord, *, job: str, reason: str
     )
 
 
-def put_back(execution: Execution, *, reason: str, due_at: datetime) -> Execution:
+def reschedule(execution: Execution, *, reason: str, due_at: datetime) -> Execution:
     """Nothing was attempted; the lease is given back and the execution is due then."""
     return replace(
         execution,
@@ -326,4 +326,4 @@ def cancel_by_person(execution: Execution, now: datetime, who: str) -> Execution
 
 def _attempts_begun(record: StepRecord) -> int:
     """Attempts, the one included that waited for a job: its job ends with it, and the next has one of its own."""
-    return record.attempts + (record.job is not None)
+    return record.attempts + (record.job_id is not None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from upshot.backends.protocol import Order, StartRefused
+from upshot.backends.protocol import ContainerRequest, StartRefused
 from upshot.domain import job_token
 from upshot.domain.event import Event
 from upshot.domain.job import (
@@ -14,11 +14,11 @@ from upshot.domain.job import (
     INPUT_FOLDER,
     OUTPUT_FOLDER,
     SECRETS_FOLDER,
+    FailureKind,
+    ImagePullCredentials,
     Job,
-    JobCause,
-    RegistryAuth,
 )
-from upshot.domain.secret_placeholders import SecretMarks
+from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.jobs.events import job_context
 from upshot.masking import Mask
 from upshot.ports.jobs import Installation
@@ -26,7 +26,7 @@ from upshot.ports.secrets import SecretSource
 
 
 @dataclass(frozen=True, slots=True)
-class Clerk:
+class ContainerRequestBuilder:
     """
     Fills in orders.
 
@@ -45,14 +45,14 @@ class Clerk:
         values = [value for name in job.secrets if (value := self.secrets.get(name))]
         return Mask([*values, self._token(job)])
 
-    def order(self, job: Job, event: Event) -> Order:
+    def order(self, job: Job, event: Event) -> ContainerRequest:
         """
         Fill in.
 
         Raises:
             StartRefused: A secret is not there.
         """
-        marks = SecretMarks(job.nonce)
+        marks = SecretPlaceholders(job.nonce)
 
         def fill(text: str) -> str:
             return marks.fill(text, self._secret)
@@ -65,7 +65,7 @@ class Clerk:
             args=None if spec.args is None else tuple(map(fill, spec.args)),
             env={name: fill(value) for name, value in spec.env.items()},
             files={name: fill(value) for name, value in spec.files.items()},
-            registry_auth=RegistryAuth(fill(auth.username), fill(auth.password)) if auth else None,
+            registry_auth=ImagePullCredentials(fill(auth.username), fill(auth.password)) if auth else None,
         )
         ours = {
             "UPSHOT_URL": self.url,
@@ -78,10 +78,10 @@ class Clerk:
             "UPSHOT_OUTPUT": OUTPUT_FOLDER,
             "UPSHOT_SECRETS": SECRETS_FOLDER,
         }
-        return Order(
+        return ContainerRequest(
             name=job.container,
             installation=self.installation.id,
-            job=job.id,
+            job_id=job.id,
             spec=spec,
             env={**spec.env, **ours},
             event=orjson.dumps(event.as_dict(), option=orjson.OPT_INDENT_2),
@@ -95,7 +95,7 @@ class Clerk:
         value = self.secrets.get(name)
         if value is None:
             raise StartRefused(
-                JobCause.REFUSED,
+                FailureKind.REFUSED,
                 f"there is no secret {name!r} on this worker; set UPSHOT_SECRET_{name} in its environment, "
                 f"or put a file {name} into its folder UPSHOT_SECRETS_DIR",
             )

@@ -20,12 +20,12 @@ _KINDS = {
 
 def actor_of(job: Job) -> Actor:
     """In whose name a job changes the registry: its own."""
-    return Actor(f"{job.automation}/{job.step}", "job")
+    return Actor(f"{job.automation}/{job.step_id}", "job")
 
 
 def chain_of(job: Job, event: Event) -> tuple[Cause, ...]:
     """What led to whatever the job causes."""
-    return (*event.chain, Cause(job.automation, job.execution, event.id, event.version_reference))
+    return (*event.chain, Cause(job.automation, job.execution_id, event.id, event.version_reference))
 
 
 def job_event(job: Job, event: Event, moment: datetime) -> Event | None:
@@ -53,10 +53,10 @@ def job_event(job: Job, event: Event, moment: datetime) -> Event | None:
     }
     return Event(
         # Once for each try's start and each end, whoever writes it again after a crash.
-        id=derived_event_id(job.id, f"{kind.value} at try {job.try_number}", moment),
+        id=derived_event_id(job.id, f"{kind.value} at try {job.attempt}", moment),
         kind=kind,
         time=moment,
-        subject=f"{job.automation}/{job.step}",
+        subject=f"{job.automation}/{job.step_id}",
         actor=actor_of(job),
         mutation_id=job.id,
         sequence=int(job.state is not JobState.RUNNING),
@@ -71,16 +71,16 @@ def job_context(job: Job) -> Mapping[str, Any]:
         "id": job.id,
         "name": job.name,
         "automation": job.automation,
-        "step": job.step,
-        "execution": job.execution,
+        "step": job.step_id,
+        "execution": job.execution_id,
         "queue": job.queue,
         "backend": job.backend,
         "image": job.spec.image,
         "image_digest": job.image_digest,
         "machine": job.machine,
-        "try": job.try_number,
+        "try": job.attempt,
         "state": job.state.value,
-        "cause": job.cause.value if job.cause else None,
+        "cause": job.failure.value if job.failure else None,
         "reason": job.reason,
         "exit_code": job.exit_code,
         "outputs": dict(job.outputs) if job.outputs is not None else None,

@@ -72,10 +72,10 @@ class JobLog:
         """Go on from where another worker, or this one before a restart, has read."""
         kept = await self._run_in_thread(self._jobs.log_position, self._job.id)
         number, _, position = (kept or "").partition(":")
-        if position and number == str(self._job.try_number):
+        if position and number == str(self._job.attempt):
             self._position = position
         elif kept is not None:
-            await self._keep(f"--- try {self._job.try_number} ---\n".encode(), "", self._job.created_at)
+            await self._keep(f"--- try {self._job.attempt} ---\n".encode(), "", self._job.created_at)
         self._is_begun = True
 
     async def _keep(self, data: bytes, position: str, now: datetime, *, skipped: bool = False) -> None:
@@ -86,7 +86,7 @@ class JobLog:
             self._jobs.append_log,
             self._job.id,
             text,
-            position=f"{self._job.try_number}:{position}",
+            position=f"{self._job.attempt}:{position}",
             now=now,
             keep_bytes=self._keep_bytes,
         )

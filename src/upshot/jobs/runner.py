@@ -10,19 +10,26 @@ from typing import Any
 
 import structlog
 
-from upshot.backends.protocol import EngineUnavailable, OutputUnreadable, Phase, Sighting, Started, StartRefused
+from upshot.backends.protocol import (
+    ContainerStatus,
+    EngineUnavailable,
+    OutputUnreadable,
+    Phase,
+    StartedContainer,
+    StartRefused,
+)
 from upshot.clock import Clock
 from upshot.domain.event import Event
-from upshot.domain.job import MAX_OUTPUTS_BYTES, Job, JobCause, JobState
-from upshot.jobs.container_request import Clerk
-from upshot.jobs.engine_monitor import Look, Lookout, Pace
+from upshot.domain.job import MAX_OUTPUTS_BYTES, FailureKind, Job, JobState
+from upshot.jobs.container_request import ContainerRequestBuilder
+from upshot.jobs.engine_monitor import EngineMonitor, EngineSnapshot, PollIntervals
 from upshot.jobs.events import job_event
 from upshot.jobs.logs import JobLog
 from upshot.jobs.outputs import OutputsInvalid, read_outputs
-from upshot.jobs.transitions import End, finished, judge, next_try
+from upshot.jobs.transitions import JobOutcome, classify_exit, finish, next_attempt
 from upshot.ports.concurrency import RunInThread
-from upshot.ports.jobs import JobProgress, JobStore
-from upshot.schema.queues import QueueBook
+from upshot.ports.jobs import JobStore, JobUpdate
+from upshot.schema.queues import JobsConfig
 
 log = structlog.get_logger("upshot.jobs")
 
@@ -30,28 +37,28 @@ KILL_AGAIN_SECONDS = 30.0  # beyond its grace: a stop that did not end it is sai
 GONE_LOOKS = 2  # looks in which a started container is missing before it is taken for gone
 
 
-class TakenAway(Exception):
+class LeaseLost(Exception):
     """Another worker holds the job now."""
 
 
 @dataclass(frozen=True, slots=True)
-class Office:
+class RunnerContext:
     """What every watch of this worker works with."""
 
     jobs: JobStore
-    clerk: Clerk
-    book: QueueBook
+    clerk: ContainerRequestBuilder
+    book: JobsConfig
     clock: Clock
     run_in_thread: RunInThread
     lost_after: timedelta  #: an engine that was not reached for so long has lost its jobs
     log_bytes: int  #: kept of a job's whole log
-    told: Callable[[JobProgress], Awaitable[None]]  #: publishes events, rings for the execution, after the commit
+    told: Callable[[JobUpdate], Awaitable[None]]  #: publishes events, rings for the execution, after the commit
     save_metrics: Callable[[Job, Event], Awaitable[str | None]]  #: returns why they could not be saved
     asked_to_stop: Callable[[str], str | None]  #: who asked for the job's end
-    pace: Pace
+    pace: PollIntervals
 
 
-class JobWatch:
+class JobRunner:
     """
     One try of one job that this worker holds.
 
@@ -62,7 +69,7 @@ class JobWatch:
         office: What it works with.
     """
 
-    def __init__(self, job: Job, event: Event, lookout: Lookout, office: Office) -> None:
+    def __init__(self, job: Job, event: Event, lookout: EngineMonitor, office: RunnerContext) -> None:
         self.job = job
         self._event = event
         self._lookout = lookout
@@ -87,23 +94,23 @@ class JobWatch:
             if self.job.state is JobState.STARTING and not await self._start():
                 return
             seen = self._lookout.last.number
-            self._lookout.look_now()
+            self._lookout.poll_now()
             while not self.job.state.is_final and self.job.state is not JobState.QUEUED:
-                look = await self._lookout.next_look(seen, within_seconds=self._office.pace.turn)
+                look = await self._lookout.next_snapshot(seen, within_seconds=self._office.pace.turn)
                 await self._turn(look, is_new=look.number > seen)
                 seen = look.number
         except StartRefused as refused:
-            await self._end(End(refused.cause, self._mask.text(str(refused))))
+            await self._end(JobOutcome(refused.failure, self._mask.text(str(refused))))
 
     # --- start ------------------------------------------------------------------------------------
 
     async def _start(self) -> bool:
         """Have the container made and started; tells whether there is something to follow."""
         if who := self._office.asked_to_stop(self.job.id):
-            await self._end(End(JobCause.CANCELLED, f"cancelled by {who}"))
+            await self._end(JobOutcome(FailureKind.CANCELLED, f"cancelled by {who}"))
             return False
         if objections := self._office.book.objections(self.job.spec, self.job.queue):
-            raise StartRefused(JobCause.REFUSED, "; ".join(objections))
+            raise StartRefused(FailureKind.REFUSED, "; ".join(objections))
         order = self._office.clerk.order(self.job, self._event)
         try:
             started = await self._unless_stopped(self._backend.start(order))
@@ -118,7 +125,7 @@ class JobWatch:
         )
         return True
 
-    async def _unless_stopped(self, starting: Coroutine[Any, Any, Started]) -> Started | None:
+    async def _unless_stopped(self, starting: Coroutine[Any, Any, StartedContainer]) -> StartedContainer | None:
         """Start, which may pull for long; None when the job was asked to stop meanwhile, and was."""
         task = asyncio.ensure_future(starting)
         try:
@@ -126,7 +133,7 @@ class JobWatch:
                 if who := self._office.asked_to_stop(self.job.id):
                     task.cancel()
                     await asyncio.wait([task])
-                    await self._end(End(JobCause.CANCELLED, f"cancelled by {who}"))
+                    await self._end(JobOutcome(FailureKind.CANCELLED, f"cancelled by {who}"))
                     return None
             return task.result()
         finally:
@@ -134,11 +141,11 @@ class JobWatch:
 
     # --- each turn --------------------------------------------------------------------------------
 
-    async def _turn(self, look: Look, *, is_new: bool) -> None:
+    async def _turn(self, look: EngineSnapshot, *, is_new: bool) -> None:
         if look.error is not None:
             await self._while_away(look.error)
             return
-        sighting = look.sightings.get(self.job.container)
+        sighting = look.statuses.get(self.job.container)
         if sighting is None:
             if is_new:
                 await self._while_missing()
@@ -148,14 +155,16 @@ class JobWatch:
             await self._seen(sighting, look)
         except EngineUnavailable as error:
             log.info("job.engine_away", job=self.job.id, error=str(error))
-            self._lookout.look_now()
+            self._lookout.poll_now()
 
     async def _while_away(self, error: str) -> None:
         away_since = max(filter(None, (self._lookout.reached_at, self.job.seen_at)), default=self.job.created_at)
         away = self._office.clock.now() - away_since
         if away > self._office.lost_after:
             await self._end(
-                End(JobCause.ENGINE_LOST, f"its engine was not reached for {away.total_seconds():.0f} s: {error}")
+                JobOutcome(
+                    FailureKind.ENGINE_LOST, f"its engine was not reached for {away.total_seconds():.0f} s: {error}"
+                )
             )
         else:
             await self._note(f"{self._lookout.name} does not answer: {error}")
@@ -166,17 +175,17 @@ class JobWatch:
             return
         self._missing += 1
         if self._missing < GONE_LOOKS:
-            self._lookout.look_now()
-        elif self.job.state is JobState.STOPPING and self.job.cause is not None:
-            await self._end(End(self.job.cause, self.job.reason))
+            self._lookout.poll_now()
+        elif self.job.state is JobState.STOPPING and self.job.failure is not None:
+            await self._end(JobOutcome(self.job.failure, self.job.reason))
         else:
-            await self._end(End(JobCause.ENGINE_LOST, "its container is gone, and not by our doing"))
+            await self._end(JobOutcome(FailureKind.ENGINE_LOST, "its container is gone, and not by our doing"))
 
-    async def _seen(self, sighting: Sighting, look: Look) -> None:
+    async def _seen(self, sighting: ContainerStatus, look: EngineSnapshot) -> None:
         if sighting.phase is Phase.CREATED:
             await self._start()
             return
-        if sighting.phase is Phase.ENDED:
+        if sighting.phase is Phase.EXITED:
             await self._collect(sighting, look)
             return
         if sighting.phase is Phase.PENDING:
@@ -187,7 +196,7 @@ class JobWatch:
         await self._log.read_on(self._office.clock.now())
         await self._stop_if_due()
 
-    async def _running(self, sighting: Sighting) -> None:
+    async def _running(self, sighting: ContainerStatus) -> None:
         started_at = sighting.started_at or self._office.clock.now()
         running = replace(
             self.job,
@@ -199,7 +208,7 @@ class JobWatch:
         )
         await self._record(running, tell=True)
         log.info(
-            "job.started", job=running.id, automation=running.automation, step=running.step, machine=running.machine
+            "job.started", job=running.id, automation=running.automation, step=running.step_id, machine=running.machine
         )
 
     async def _stop_if_due(self) -> None:
@@ -214,9 +223,9 @@ class JobWatch:
                 await self._backend.stop(job.container, grace_seconds=grace)
             return
         if who := self._office.asked_to_stop(job.id):
-            stopping = replace(job, cause=JobCause.CANCELLED, reason=f"cancelled by {who}")
+            stopping = replace(job, failure=FailureKind.CANCELLED, reason=f"cancelled by {who}")
         elif job.deadline is not None and now > job.deadline:
-            stopping = replace(job, cause=JobCause.TIMED_OUT, reason="it runs for longer than its timeout")
+            stopping = replace(job, failure=FailureKind.TIMED_OUT, reason="it runs for longer than its timeout")
         else:
             return
         await self._record(replace(stopping, state=JobState.STOPPING))
@@ -225,19 +234,19 @@ class JobWatch:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    async def _collect(self, sighting: Sighting, look: Look) -> None:
+    async def _collect(self, sighting: ContainerStatus, look: EngineSnapshot) -> None:
         if self.job.state is JobState.STARTING and sighting.started_at is not None:
             await self._running(sighting)  # it was quick: it has run all the same
         await self._log.read_to_the_end(self._office.clock.now())
         tail = await self._log.tail()
-        end = judge(self.job, sighting, engine_was_away=look.outages > self._outages)
+        end = classify_exit(self.job, sighting, engine_was_away=look.outages > self._outages)
         outputs = None
-        if end.cause is None:
+        if end.failure is None:
             try:
                 content = await self._backend.read_outputs(self.job.container, limit_bytes=MAX_OUTPUTS_BYTES)
                 outputs = self._mask.data(read_outputs(content))
             except (OutputUnreadable, OutputsInvalid) as error:
-                end = End(JobCause.OUTPUT_INVALID, self._mask.text(str(error)))
+                end = JobOutcome(FailureKind.OUTPUT_INVALID, self._mask.text(str(error)))
         reason = None if end.reason is None else self._mask.text(end.reason)
         self.job = replace(
             self.job,
@@ -246,15 +255,15 @@ class JobWatch:
             log_tail=tail,
             outputs=outputs,
         )
-        await self._end(End(end.cause, reason))
+        await self._end(JobOutcome(end.failure, reason))
 
-    async def _end(self, end: End) -> None:
+    async def _end(self, end: JobOutcome) -> None:
         """Record the end of the try, or of the job; then remove the container."""
         now, job = self._office.clock.now(), self.job
         grown = None
-        if end.cause is JobCause.OUT_OF_MEMORY and job.tries.memory_growth is not None:
-            grown = self._office.book.grow(job.spec, job.tries.memory_growth, job.queue)
-        after = next_try(job, end, grown=grown, now=now) or finished(job, end, now=now)
+        if end.failure is FailureKind.OUT_OF_MEMORY and job.retry.memory_growth is not None:
+            grown = self._office.book.grow(job.spec, job.retry.memory_growth, job.queue)
+        after = next_attempt(job, end, grown=grown, now=now) or finish(job, end, now=now)
         if after.state is JobState.SUCCEEDED and after.save_metrics:
             after = replace(after, reason=await self._office.save_metrics(after, self._event))
         container = job.container
@@ -263,11 +272,11 @@ class JobWatch:
             "job.ended",
             job=job.id,
             automation=job.automation,
-            step=job.step,
+            step=job.step_id,
             state=after.state.value,
-            cause=end.cause.value if end.cause else None,
+            cause=end.failure.value if end.failure else None,
             reason=after.reason,
-            attempt=job.try_number,
+            attempt=job.attempt,
         )
         try:
             await self._backend.remove(container)
@@ -283,8 +292,8 @@ class JobWatch:
 
     async def _record(self, job: Job, *, tell: bool = False) -> None:
         event = job_event(job, self._event, self._office.clock.now()) if tell else None
-        progress = JobProgress(job, (event,) if event else (), wakes=job.state.is_final)
+        progress = JobUpdate(job, (event,) if event else (), wakes=job.state.is_final)
         if await self._office.run_in_thread(self._office.jobs.record, [progress]):
-            raise TakenAway(job.id)
+            raise LeaseLost(job.id)
         self.job = job
         await self._office.told(progress)

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from upshot.domain.job import Job, JobCause, JobState
+from upshot.domain.job import FailureKind, Job, JobState
 from upshot.errors import Conflict, NotFound
-from upshot.ports.jobs import JobOffer
+from upshot.ports.jobs import WorkerCapacity
 from upshot.storable import to_storable_text
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Candidate:
+class QueuedJob:
     """What a claim looks at of a queued job; sorts in the order of their turns."""
 
     rank: int  #: its priority turned round
@@ -36,7 +36,7 @@ class ActiveJobs:
     count: int = 1
 
 
-class Tally:
+class SlotCounter:
     """
     Counts active jobs against the limits of an offer.
 
@@ -45,13 +45,13 @@ class Tally:
         active: All jobs that are active, on every machine.
     """
 
-    def __init__(self, offer: JobOffer, active: Iterable[ActiveJobs]) -> None:
+    def __init__(self, offer: WorkerCapacity, active: Iterable[ActiveJobs]) -> None:
         self._offer = offer
         self._of_queue: Counter[str] = Counter()
         self._of_queue_here: Counter[str] = Counter()
         self._of_step: Counter[tuple[str, str]] = Counter()
         self._here = 0
-        self._left = offer.most
+        self._left = offer.max_jobs
         #: Steps found full, with the limit that they had.
         self.full: set[tuple[str, str, int]] = set()
         for one in active:
@@ -77,7 +77,7 @@ class Tally:
             limits.per_machine, self._of_queue_here[queue]
         )
 
-    def choose(self, candidates: Iterable[Candidate]) -> list[str]:
+    def choose(self, candidates: Iterable[QueuedJob]) -> list[str]:
         """Ids of those that fit, and count them as active; the candidates come in the order of their turns."""
         chosen = []
         for one in candidates:
@@ -89,7 +89,7 @@ class Tally:
                 chosen.append(one.id)
         return chosen
 
-    def _has_step_room(self, one: Candidate) -> bool:
+    def _has_step_room(self, one: QueuedJob) -> bool:
         if one.concurrency is None or self._of_step[one.automation, one.step] < one.concurrency:
             return True
         self.full.add((one.automation, one.step, one.concurrency))
@@ -100,7 +100,7 @@ def _is_reached(limit: int | None, count: int) -> bool:
     return limit is not None and count >= limit
 
 
-def claimed(job: Job, offer: JobOffer, *, now: datetime, until: datetime) -> Job:
+def claim(job: Job, offer: WorkerCapacity, *, now: datetime, until: datetime) -> Job:
     """A queued job as whoever made the offer holds it."""
     return replace(
         job,
@@ -108,28 +108,28 @@ def claimed(job: Job, offer: JobOffer, *, now: datetime, until: datetime) -> Job
         reason=None,
         due_at=None,
         machine=offer.machine,
-        engine=offer.engines[job.backend],
-        lease_owner=offer.owner,
+        engine_id=offer.engines[job.backend],
+        lease_owner=offer.worker_id,
         lease_until=until,
         seen_at=now,
         fence=job.fence + 1,
     )
 
 
-def asked_to_stop(job: Job, who: str, now: datetime) -> Job:
+def with_stop_request(job: Job, who: str, now: datetime) -> Job:
     """A job whose end somebody wants; who asked first counts."""
-    if job.stop_asked_at is not None:
+    if job.stop_requested_at is not None:
         return job
-    return replace(job, stop_asked_at=now, stop_asked_by=to_storable_text(who))
+    return replace(job, stop_requested_at=now, stop_requested_by=to_storable_text(who))
 
 
-def dropped(job: Job, now: datetime) -> Job:
+def cancel_queued(job: Job, now: datetime) -> Job:
     """A queued job that was asked to stop; with a new fence, for a write may still be under way that queued it."""
     return replace(
         job,
         state=JobState.CANCELLED,
-        cause=JobCause.CANCELLED,
-        reason=f"cancelled by {job.stop_asked_by}",
+        failure=FailureKind.CANCELLED,
+        reason=f"cancelled by {job.stop_requested_by}",
         due_at=None,
         finished_at=now,
         fence=job.fence + 1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from upshot.domain.event import Event, EventKind
@@ -14,7 +14,7 @@ from upshot.ports.concurrency import RunInThread
 from upshot.ports.registry import RegistryChanges
 
 
-class MetricsKeeper:
+class VersionMetricsWriter:
     """
     Saves metrics under the job's name, so that a gate or another automation can read them there.
 
@@ -37,7 +37,9 @@ class MetricsKeeper:
         if not isinstance(version, Mapping):
             return "the event is about no version whose metadata could hold the metrics"
         named = parse_reference(version["reference"])
-        update = self._registry.update_version if "registry" in data else self._registry.update_artifact_version
+        update: Callable[..., object] = (
+            self._registry.update_version if "registry" in data else self._registry.update_artifact_version
+        )
         try:
             await self._run_in_thread(
                 update,

@@ -29,7 +29,7 @@ class StoredEvent:
 
     event: Event
     matched_at: datetime | None  #: when it was matched; None while it waits for a worker
-    executions: tuple[str, ...] = ()  #: ids of the executions that answer it
+    execution_ids: tuple[str, ...] = ()  #: ids of the executions that answer it
 
 
 class EventStore(Protocol):

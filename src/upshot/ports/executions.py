@@ -19,7 +19,7 @@ from upshot.ports.paging import Page
 class Admission:
     """What matching made of one event: its executions, leased by the worker that matched it, maybe none."""
 
-    event: str
+    event_id: str
     executions: tuple[Execution, ...]
     events: tuple[Event, ...] = ()  #: accepted with those that failed from the start; each names its execution last
 
@@ -29,19 +29,19 @@ class Claim:
     """An execution that this worker now holds, with a new fence."""
 
     execution: Execution
-    lost_by: str | None  #: worker whose lease had run out; None when it was waiting
+    lost_by_worker_id: str | None  #: worker whose lease had run out; None when it was waiting
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
     """An execution that somebody should see to."""
 
-    id: str
-    rung_before: bool  #: the doorbell was rung for it already, and nobody came
+    execution_id: str
+    notified_before: bool  #: the doorbell was rung for it already, and nobody came
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ExecutionUpdate:
     """The new state of an execution and the receipts that prove it; written if the fence still holds."""
 
     execution: Execution
@@ -54,7 +54,7 @@ class Progress:
 class ExecutionQuery:
     """Which executions to list; None means any."""
 
-    event: str | None = None
+    event_id: str | None = None
     automation: str | None = None
     state: ExecutionState | None = None
 
@@ -75,7 +75,7 @@ class ExecutionStore(Protocol):
         """Lease those of the executions that are due or whose lease has run out; the others are left out."""
         ...
 
-    def record(self, progress: Sequence[Progress]) -> frozenset[str]:
+    def record(self, progress: Sequence[ExecutionUpdate]) -> frozenset[str]:
         """
         Write states and receipts of a batch, in one transaction.
 
@@ -88,7 +88,7 @@ class ExecutionStore(Protocol):
         """Prolong the leases that the owner still holds."""
         ...
 
-    def take_due(self, *, now: datetime, rung_before: datetime, limit: int) -> tuple[Due, ...]:
+    def take_due(self, *, now: datetime, notified_before: datetime, limit: int) -> tuple[Due, ...]:
         """
         Take for ringing: executions that are due, or whose lease has run out; marked as rung now.
 
@@ -100,7 +100,7 @@ class ExecutionStore(Protocol):
         ...
 
 
-class ExecutionDesk(Protocol):
+class ExecutionAdmin(Protocol):
     """What people ask about executions and do to them."""
 
     def find(self, execution_id: str) -> tuple[Execution, tuple[Receipt, ...]] | None:

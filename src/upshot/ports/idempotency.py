@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAnswer:
+class StoredResponse:
     """What a mutation answered, as it is said again."""
 
     status: int
@@ -18,14 +18,14 @@ class KeptAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptRequest:
+class IdempotencyRecord:
     """A mutation that came with an idempotency key."""
 
     key: str
     fingerprint: str  #: names method, address and body: the same key with another fingerprint is a mistake
     first_at: datetime  #: when the key first came; stays when the request is taken up again
     holder: str | None  #: names the call that works on it, or did when it was answered; None: given back
-    answer: KeptAnswer | None  #: None while it is worked on
+    answer: StoredResponse | None  #: None while it is worked on
 
 
 class IdempotencyStore(Protocol):
@@ -33,7 +33,7 @@ class IdempotencyStore(Protocol):
 
     def reserve(
         self, key: str, fingerprint: str, *, holder: str, now: datetime, stale_before: datetime, kept_since: datetime
-    ) -> KeptRequest:
+    ) -> IdempotencyRecord:
         """
         Take the key for this call, if nobody has it.
 
@@ -50,7 +50,7 @@ class IdempotencyStore(Protocol):
         """
         ...
 
-    def answer(self, key: str, holder: str, answer: KeptAnswer) -> None:
+    def answer(self, key: str, holder: str, answer: StoredResponse) -> None:
         """Keep what was answered; nothing happens if another call has taken the key since."""
         ...
 

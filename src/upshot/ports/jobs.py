@@ -15,7 +15,7 @@ END_OF_EXECUTION = "the end of its execution"  #: who asked, where no person did
 
 
 @dataclass(frozen=True, slots=True)
-class QueueLimits:
+class ConcurrencyLimits:
     """How many jobs of a queue are active at the same time; None: any number."""
 
     concurrency: int | None = None  #: over all machines
@@ -23,19 +23,19 @@ class QueueLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class JobOffer:
+class WorkerCapacity:
     """What a worker can take now."""
 
-    owner: str  #: the worker
+    worker_id: str  #: the worker
     machine: str
     engines: Mapping[str, str]  #: by backend, identity of the engine that answers here
-    queues: Mapping[str, QueueLimits]  #: that this worker takes
+    queues: Mapping[str, ConcurrencyLimits]  #: that this worker takes
     machine_limit: int | None = None  #: jobs active on this machine, over all queues; None: any number
-    most: int = 50  #: at one time
+    max_jobs: int = 50  #: at one time
 
 
 @dataclass(frozen=True, slots=True)
-class JobProgress:
+class JobUpdate:
     """The new state of a job; written if the fence still holds."""
 
     job: Job
@@ -50,11 +50,11 @@ class JobQuery:
     state: JobState | None = None
     queue: str | None = None
     automation: str | None = None
-    execution: str | None = None
+    execution_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class QueuePosition:
     """Where a queued job stands."""
 
     ahead: int  #: queued jobs of its queue that go first
@@ -62,7 +62,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class LogPiece:
+class LogChunk:
     """A piece of a job's log."""
 
     number: int  #: counted from 1 over the job; a gap is what the cap removed
@@ -77,7 +77,7 @@ class JobStore(Protocol):
     has ended, or was retried by a person, counts as asked to stop, by `END_OF_EXECUTION`.
     """
 
-    def claim_queued(self, offer: JobOffer, *, now: datetime, until: datetime) -> tuple[Job, ...]:
+    def claim_queued(self, offer: WorkerCapacity, *, now: datetime, until: datetime) -> tuple[Job, ...]:
         """
         Lease due jobs that fit the offer, as STARTING: higher priority first, then older.
 
@@ -97,7 +97,7 @@ class JobStore(Protocol):
         """Lease active jobs whose lease has run out and whose engine nobody has reached since then."""
         ...
 
-    def record(self, progress: Sequence[JobProgress]) -> frozenset[str]:
+    def record(self, progress: Sequence[JobUpdate]) -> frozenset[str]:
         """
         Write states, accept events, wake executions, in one transaction.
 
@@ -114,11 +114,11 @@ class JobStore(Protocol):
         """Prolong leases that the owner still holds (`seen_at` None: leave as it is); returns those ids."""
         ...
 
-    def asked_to_stop(self, ids: Collection[str]) -> Mapping[str, str]:
+    def stop_requests(self, ids: Collection[str]) -> Mapping[str, str]:
         """Who asked, by id: a person, or the end of the execution that the job belongs to."""
         ...
 
-    def drop_idle(self, now: datetime) -> int:
+    def cancel_unneeded(self, now: datetime) -> int:
         """End queued jobs that nobody waits for: those asked to stop, those whose execution is final; how many."""
         ...
 
@@ -149,7 +149,7 @@ class JobStore(Protocol):
         ...
 
 
-class JobDesk(Protocol):
+class JobAdmin(Protocol):
     """What people ask about jobs and do to them."""
 
     def find(self, job_id: str) -> Job | None:
@@ -160,15 +160,15 @@ class JobDesk(Protocol):
         """Jobs, newest first, without their outputs and log tails, which may be large."""
         ...
 
-    def place(self, job: Job) -> Place | None:
+    def queue_position(self, job: Job) -> QueuePosition | None:
         """Where a queued job stands; None when it is not queued."""
         ...
 
-    def log(self, job_id: str, *, after: int, limit: int) -> tuple[LogPiece, ...]:
+    def log(self, job_id: str, *, after: int, limit: int) -> tuple[LogChunk, ...]:
         """Pieces of the log after that number, in order."""
         ...
 
-    def ask_stop(self, job_id: str, who: str, now: datetime) -> Job:
+    def request_stop(self, job_id: str, who: str, now: datetime) -> Job:
         """
         Ask a job to stop. A queued one is CANCELLED at once and wakes its execution; an active one is
         stopped by the worker that watches it.

@@ -25,7 +25,7 @@ class StreamEntry:
     event: Event | None
 
 
-class EventFeed(Protocol):
+class EventStream(Protocol):
     """The consumer group's side of the stream; each may raise `Unavailable`."""
 
     async def read(self, *, limit: int, wait_seconds: float) -> tuple[StreamEntry, ...]:
@@ -49,17 +49,17 @@ class EventFeed(Protocol):
         ...
 
 
-class Doorbell(Protocol):
+class Notifier(Protocol):
     """Calls a worker to executions that are due; losing a ring loses nothing."""
 
-    def ring(self, execution_ids: Sequence[str]) -> bool:
+    def notify_executions(self, execution_ids: Sequence[str]) -> bool:
         """Tell whether the broker took it; False: the caller runs them itself."""
         ...
 
 
-class JobBell(Protocol):
+class JobNotifier(Protocol):
     """Calls the workers of a queue to jobs that are queued; unheard, they look about every second."""
 
-    def ring_for_jobs(self, queue: str, job_ids: Sequence[str]) -> bool:
+    def notify_jobs(self, queue: str, job_ids: Sequence[str]) -> bool:
         """Tell whether the broker took it."""
         ...

@@ -17,7 +17,7 @@ class WorkerRecord:
     pid: int
     started_at: datetime
     seen_at: datetime
-    in_hand: int  #: executions that it holds
+    in_progress: int  #: executions that it holds
     stream_read_at: datetime | None  #: when Redis last answered its read
     automations: int
     machine: str = ""  #: that its jobs run on
@@ -28,11 +28,11 @@ class WorkerRecord:
 class WorkerStore(Protocol):
     """Who is working."""
 
-    def beat(self, worker: WorkerRecord) -> None:
+    def heartbeat(self, worker: WorkerRecord) -> None:
         """Say that the worker is alive."""
         ...
 
-    def leave(self, worker_id: str) -> None:
+    def deregister(self, worker_id: str) -> None:
         """Say that the worker has stopped."""
         ...
 

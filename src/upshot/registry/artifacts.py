@@ -25,11 +25,11 @@ from upshot.registry.lookup import (
 )
 from upshot.registry.mutation import Mutation
 from upshot.registry.snapshots import artifact_context, artifact_form
-from upshot.registry.transaction import Desk, artifact_lock, collection_lock
+from upshot.registry.transaction import RegistryTransactions, artifact_lock, collection_lock
 from upshot.registry.versions import described, say_described, unlink_version
 
 
-class Artifacts(Desk):
+class Artifacts(RegistryTransactions):
     """The verbs that concern artifacts."""
 
     def log_artifact(

@@ -15,10 +15,10 @@ from upshot.registry.inputs import check_description
 from upshot.registry.lookup import find_collection, find_registry
 from upshot.registry.mutation import Mutation
 from upshot.registry.snapshots import collection_context
-from upshot.registry.transaction import Desk, collection_lock, registry_lock
+from upshot.registry.transaction import RegistryTransactions, collection_lock, registry_lock
 
 
-class Collections(Desk):
+class Collections(RegistryTransactions):
     """The verbs that concern collections."""
 
     def create_collection(

@@ -14,11 +14,11 @@ from upshot.registry.inputs import MAX_TAGS
 from upshot.registry.lookup import find_artifact, find_collection, find_logged, hint
 from upshot.registry.mutation import Mutation
 from upshot.registry.snapshots import artifact_context, collection_context, version_context
-from upshot.registry.transaction import Desk, artifact_lock, collection_lock
+from upshot.registry.transaction import RegistryTransactions, artifact_lock, collection_lock
 from upshot.registry.versions import lock_version
 
 
-class Tags(Desk):
+class Tags(RegistryTransactions):
     """The verbs that concern tags."""
 
     def add_tag(

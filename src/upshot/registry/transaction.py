@@ -37,7 +37,7 @@ def registry_lock(registry: str) -> str:
     return f"registry {registry}"
 
 
-class Desk:
+class RegistryTransactions:
     """
     Where mutations are made.
 

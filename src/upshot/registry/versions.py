@@ -31,10 +31,10 @@ from upshot.registry.lookup import (
 )
 from upshot.registry.mutation import Mutation
 from upshot.registry.snapshots import metadata_changes, version_context
-from upshot.registry.transaction import Desk, artifact_lock, collection_lock
+from upshot.registry.transaction import RegistryTransactions, artifact_lock, collection_lock
 
 
-class Versions(Desk):
+class Versions(RegistryTransactions):
     """The verbs that concern versions and their aliases."""
 
     def link(

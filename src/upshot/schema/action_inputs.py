@@ -181,7 +181,7 @@ def _kebab(name: str) -> str:
     return name.rstrip("_").replace("_", "-")
 
 
-class WithBlock(BaseModel):
+class ActionInputs(BaseModel):
     """What all `with` blocks have in common: frozen, strict, with the keys as YAML writes them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=_kebab)
@@ -191,7 +191,7 @@ def _exactly_one(*given: bool) -> bool:
     return sum(given) == 1
 
 
-class WebhookWith(WithBlock):
+class WebhookInputs(ActionInputs):
     """An HTTP request of the author's own."""
 
     url: Text
@@ -231,7 +231,7 @@ class WebhookWith(WithBlock):
         return self
 
 
-class GithubDispatchWith(WithBlock):
+class GithubDispatchInputs(ActionInputs):
     """GitHub's `repository_dispatch`."""
 
     repository: Annotated[str, rule(_judge_repository)]
@@ -251,7 +251,7 @@ class GithubDispatchWith(WithBlock):
         return payload
 
 
-class SlackWith(WithBlock):
+class SlackInputs(ActionInputs):
     """A message to Slack, through an incoming webhook or as a bot."""
 
     webhook: Text | None = None
@@ -281,7 +281,7 @@ class SlackWith(WithBlock):
         return self
 
 
-class RequireWith(WithBlock):
+class RequireInputs(ActionInputs):
     """A condition without which the execution does not go on."""
 
     that: Any  #: an expression as written; its value once it is evaluated
@@ -295,7 +295,7 @@ class RequireWith(WithBlock):
         return that
 
 
-class OfVersion(WithBlock):
+class VersionSelector(ActionInputs):
     """Which version is meant; what is left out is the event's."""
 
     registry: Text | None = None
@@ -303,26 +303,26 @@ class OfVersion(WithBlock):
     version: Text | None = None  #: `v3`, or an alias
 
 
-class FindVersionWith(OfVersion):
+class FindVersionInputs(VersionSelector):
     """A version to look up."""
 
     optional: bool = False  #: go on where there is none, with `found` false
 
 
-class AddAliasWith(OfVersion):
+class AddAliasInputs(VersionSelector):
     """An alias to give to a version."""
 
     alias: Annotated[str, rule(_judge_alias)]
 
 
-class AddTagWith(OfVersion):
+class AddTagInputs(VersionSelector):
     """A tag to give to a version, or to a collection."""
 
     tag: Annotated[str, rule(_judge_tag)]
     on_: Literal["version", "collection"] = "version"
 
 
-class EmitWith(WithBlock):
+class EmitInputs(ActionInputs):
     """A custom event to make."""
 
     name: Text

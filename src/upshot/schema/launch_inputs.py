@@ -28,10 +28,10 @@ from pydantic import (
 )
 
 from upshot.domain.image import judge_image
-from upshot.domain.job import MemoryGrowth, Mount, Network, Pull, RegistryAuth
-from upshot.schema.action_inputs import Items, Text, WithBlock, is_rendered, is_template, rule, wrong
-from upshot.schema.quantities import NotAQuantity, read_bytes, read_cpus, read_duration, show_bytes, show_duration
-from upshot.schema.queues import ALL_GPUS, Asked
+from upshot.domain.job import ImagePullCredentials, MemoryGrowth, Mount, Network, Pull
+from upshot.schema.action_inputs import ActionInputs, Items, Text, is_rendered, is_template, rule, wrong
+from upshot.schema.quantities import InvalidQuantity, read_bytes, read_cpus, read_duration, show_bytes, show_duration
+from upshot.schema.queues import ALL_GPUS, JobOptions
 
 MAX_TIMEOUT_SECONDS = 7 * 86_400.0
 MIN_TIMEOUT_SECONDS = 1.0
@@ -72,7 +72,7 @@ def _quantity(read: Callable[[Any], Any], at_least: float, at_most: float, show:
             return value
         try:
             amount = read(value)
-        except NotAQuantity as error:
+        except InvalidQuantity as error:
             raise wrong(f"{_shown(value)} {error}") from error
         if not at_least <= amount <= at_most:
             raise wrong(f"must be from {show(at_least)} to {show(at_most)}, and this is {_shown(value)}")
@@ -93,7 +93,7 @@ def _read_whole(value: Any) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:  # noqa: PLR2004 - 64 bits
         return int(value)  # of a template, which gives text
     if isinstance(value, bool) or not isinstance(value, int):
-        raise NotAQuantity("is not a whole number", "write one such as 4")
+        raise InvalidQuantity("is not a whole number", "write one such as 4")
     return value
 
 
@@ -102,10 +102,10 @@ def _read_gpus(value: Any) -> int:
         return ALL_GPUS
     try:
         count = _read_whole(value)
-    except NotAQuantity:
+    except InvalidQuantity:
         count = -1
     if count < 0:
-        raise NotAQuantity("is not a number of GPUs", "write 1, or all")
+        raise InvalidQuantity("is not a number of GPUs", "write 1, or all")
     return count
 
 
@@ -115,7 +115,7 @@ def _read_priority(value: Any) -> int:
 
 def _read_factor(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise NotAQuantity("is not a number", "write 2 or 1.5")
+        raise InvalidQuantity("is not a number", "write 2 or 1.5")
     return float(value)
 
 
@@ -238,7 +238,7 @@ Factor = Annotated[float, _quantity(_read_factor, 1.01, MAX_GROWTH, str)]
 # --- records --------------------------------------------------------------------------------------
 
 
-class ResourcesWith(WithBlock):
+class ResourcesInputs(ActionInputs):
     """How much of its machine a job may use."""
 
     cpus: Cpus | None = None
@@ -248,7 +248,7 @@ class ResourcesWith(WithBlock):
     pids: Pids | None = None  #: processes and threads
 
 
-class MountWith(WithBlock):
+class MountInputs(ActionInputs):
     """A folder of the machine, or a volume, in the container."""
 
     source: Annotated[str, rule(judge_source)]
@@ -256,21 +256,21 @@ class MountWith(WithBlock):
     read_only: Flag = True
 
 
-class RegistryAuthWith(WithBlock):
+class ImagePullCredentialsInputs(ActionInputs):
     """With what the image is pulled."""
 
     username: Text
     password: Text
 
 
-class MemoryGrowthWith(WithBlock):
+class MemoryGrowthInputs(ActionInputs):
     """More memory for another try, after one ran out of it."""
 
     factor: Factor = 2.0
     up_to: Size | None = None  #: bytes; None: the queue's ceiling
 
 
-class KubernetesWith(WithBlock):
+class KubernetesInputs(ActionInputs):
     """What only that backend understands; each key as Kubernetes has it, checked by its API server."""
 
     node_selector: Labels = Field(default_factory=dict)
@@ -279,15 +279,15 @@ class KubernetesWith(WithBlock):
     annotations: Labels = Field(default_factory=dict)
 
 
-Resources = Annotated[ResourcesWith, OR_TEMPLATE]
-Mounts = Annotated[list[Annotated[MountWith, OR_TEMPLATE]], OR_TEMPLATE]
+Resources = Annotated[ResourcesInputs, OR_TEMPLATE]
+Mounts = Annotated[list[Annotated[MountInputs, OR_TEMPLATE]], OR_TEMPLATE]
 
 
-class JobWith(WithBlock):
+class JobInputs(ActionInputs):
     """What both authors and a queue's defaults can say of a job."""
 
     env: Variables = Field(default_factory=dict)
-    resources: Resources = ResourcesWith()
+    resources: Resources = ResourcesInputs()
     timeout: Timeout | None = None  #: seconds, from the container's start
     grace: Grace | None = None  #: seconds between the signal to end and the kill
     network: NetworkName | None = None
@@ -297,17 +297,17 @@ class JobWith(WithBlock):
     pull: PullName | None = None
     labels: Labels = Field(default_factory=dict)
     priority: Priority | None = None
-    kubernetes: Annotated[KubernetesWith, OR_TEMPLATE] | None = None
+    kubernetes: Annotated[KubernetesInputs, OR_TEMPLATE] | None = None
 
     @field_validator("mounts")
     @classmethod
     def _check_targets(cls, mounts: Any) -> Any:
-        targets = [mount.target for mount in mounts if isinstance(mount, MountWith)]
+        targets = [mount.target for mount in mounts if isinstance(mount, MountInputs)]
         if twice := {one for one in targets if targets.count(one) > 1 and not is_template(one)}:
             raise wrong(f"two mounts have the target {min(twice)}; give each its own")
         return mounts
 
-    def asked(self, *, rendered: bool) -> Asked:
+    def asked(self, *, rendered: bool) -> JobOptions:
         """
         What it says, as far as it is known.
 
@@ -318,9 +318,9 @@ class JobWith(WithBlock):
         def known(value: Any) -> Any:
             return None if not rendered and is_template(value) else value
 
-        resources = known(self.resources) or ResourcesWith()
+        resources = known(self.resources) or ResourcesInputs()
         network, pull, kubernetes = known(self.network), known(self.pull), known(self.kubernetes)
-        return Asked(
+        return JobOptions(
             env=known(self.env) or {},
             cpus=known(resources.cpus),
             memory_bytes=known(resources.memory),
@@ -339,8 +339,8 @@ class JobWith(WithBlock):
         )
 
 
-def _mount(written: MountWith, known: Callable[[Any], Any]) -> Mount:
-    mount = known(written) or MountWith(source="{{ unknown }}", target="{{ unknown }}")  # keeps its place in the list
+def _mount(written: MountInputs, known: Callable[[Any], Any]) -> Mount:
+    mount = known(written) or MountInputs(source="{{ unknown }}", target="{{ unknown }}")  # keeps its place in the list
     is_read_only = known(mount.read_only)
     return Mount(
         source=posixpath.normpath(mount.source) if mount.source.startswith("/") else mount.source,
@@ -349,7 +349,7 @@ def _mount(written: MountWith, known: Callable[[Any], Any]) -> Mount:
     )
 
 
-class ProgramWith(WithBlock):
+class ProgramInputs(ActionInputs):
     """What is to run."""
 
     image: Annotated[str, rule(judge_image)] | None = None  #: None on a backend without containers only
@@ -359,15 +359,15 @@ class ProgramWith(WithBlock):
     workdir: Path | None = None
 
 
-class LaunchWith(JobWith, ProgramWith):
+class LaunchInputs(JobInputs, ProgramInputs):
     """A container job."""
 
     privileged: Flag | None = None
-    registry_auth: Annotated[RegistryAuthWith, OR_TEMPLATE] | None = None
+    registry_auth: Annotated[ImagePullCredentialsInputs, OR_TEMPLATE] | None = None
     queue: Name | None = None
     backend: Name | None = None  #: None: the queue's
     concurrency: Count | None = None  #: jobs of this step at the same time; None: the queue's limits alone
-    memory_growth: Annotated[MemoryGrowthWith, OR_TEMPLATE] | None = None
+    memory_growth: Annotated[MemoryGrowthInputs, OR_TEMPLATE] | None = None
     name: Name | None = None  #: under it metrics are saved; None: the step's id
     save_metrics: Flag = False  #: `metrics` of the outputs go to the version's metadata
 
@@ -381,13 +381,13 @@ class LaunchWith(JobWith, ProgramWith):
     @model_validator(mode="after")
     def _check_growth(self) -> Self:
         growth, resources = self.memory_growth, self.resources
-        if not isinstance(growth, MemoryGrowthWith) or not isinstance(resources, ResourcesWith):
+        if not isinstance(growth, MemoryGrowthInputs) or not isinstance(resources, ResourcesInputs):
             return self
         if _is_no_more(growth.up_to, resources.memory):
             raise wrong("memory-growth: up-to must be more than resources.memory, or there is nothing to grow into")
         return self
 
-    def asked(self, *, rendered: bool) -> Asked:
+    def asked(self, *, rendered: bool) -> JobOptions:
         """What it says, as far as it is known; see `JobWith.asked`."""
 
         def known(value: Any) -> Any:
@@ -402,7 +402,7 @@ class LaunchWith(JobWith, ProgramWith):
             files=known(self.secret_files) or {},
             workdir=known(self.workdir),
             privileged=known(self.privileged),
-            registry_auth=auth and RegistryAuth(auth.username, auth.password),
+            registry_auth=auth and ImagePullCredentials(auth.username, auth.password),
         )
 
     @property

@@ -29,7 +29,7 @@ _CPUS = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,6})?")
 _MILLICPUS = re.compile(r"([0-9]{1,7})m")
 
 
-class NotAQuantity(ValueError):
+class InvalidQuantity(ValueError):
     """
     A value that is no quantity; the text is a finding on it: "is not a size; write 4GiB".
 
@@ -56,7 +56,7 @@ def read_duration(value: Any) -> float:
     found = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         remedy = f"write {value}s" if _is_whole(value) else "write 500ms, 30s, 5m, 1h or 2d"
-        raise NotAQuantity("is not a duration", remedy)
+        raise InvalidQuantity("is not a duration", remedy)
     return float(found[1]) * _UNIT_SECONDS[found[2]]
 
 
@@ -70,14 +70,14 @@ def read_bytes(value: Any) -> int:
     found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
         remedy = f"write {show_bytes(value)}" if _is_whole(value) and value > 0 else "write 512MiB, 4GiB or 2GB"
-        raise NotAQuantity("is not a size", remedy)
+        raise InvalidQuantity("is not a size", remedy)
     number, unit = found[1], found[2] or "B"
     if unit not in _UNIT_BYTES:
         near = _OTHER_UNITS.get(unit) or next((u for u in _UNIT_BYTES if u.casefold() == unit.casefold()), None)
-        raise NotAQuantity("is not a size", f"write {number}{near}" if near else "write 512MiB, 4GiB or 2GB")
+        raise InvalidQuantity("is not a size", f"write {number}{near}" if near else "write 512MiB, 4GiB or 2GB")
     size = float(number) * _UNIT_BYTES[unit] if "." in number else int(number) * _UNIT_BYTES[unit]
     if not 1 <= size <= MAX_BYTES:
-        raise NotAQuantity("is not a size that a machine has", "write one such as 512MiB or 4GiB")
+        raise InvalidQuantity("is not a size that a machine has", "write one such as 512MiB or 4GiB")
     return round(size)
 
 
@@ -92,11 +92,11 @@ def read_cpus(value: Any) -> float:
     if not is_number and not (isinstance(value, str) and _CPUS.fullmatch(value)):
         thousandths = _MILLICPUS.fullmatch(value) if isinstance(value, str) else None
         remedy = f"write {int(thousandths[1]) / 1000:g}" if thousandths else "write 2 or 0.5"
-        raise NotAQuantity("is not a number of processors", remedy)
+        raise InvalidQuantity("is not a number of processors", remedy)
     if isinstance(value, str):
         value = float(value)
     if not 0 < value <= MAX_CPUS:  # what is no number at all fails this, too
-        raise NotAQuantity("is not a number of processors that a machine has", f"write one up to {MAX_CPUS}")
+        raise InvalidQuantity("is not a number of processors that a machine has", f"write one up to {MAX_CPUS}")
     return float(value)
 
 

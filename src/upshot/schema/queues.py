@@ -21,12 +21,12 @@ from upshot.domain.job import (
     DEFAULT_PIDS,
     DEFAULT_QUEUE,
     DEFAULT_TIMEOUT_SECONDS,
+    ImagePullCredentials,
     JobSpec,
     MemoryGrowth,
     Mount,
     Network,
     Pull,
-    RegistryAuth,
 )
 from upshot.schema.quantities import show_bytes, show_duration
 
@@ -37,13 +37,13 @@ DEFAULT_PER_MACHINE = 4
 DEFAULT_TIMEOUT_CEILING_SECONDS = 86_400.0
 ALL_GPUS = -1
 
-Objection = tuple[str, str]  #: dotted path in `with`, and the finding
+Violation = tuple[str, str]  #: dotted path in `with`, and the finding
 
 _ENGINE_SOCKETS = frozenset({"docker.sock", "podman.sock", "containerd.sock", "crio.sock"})
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class JobOptions:
     """What an author says of a job, or a queue's defaults do; None, or an empty mapping, says nothing."""
 
     image: str | None = None
@@ -65,7 +65,7 @@ class Asked:
     privileged: bool | None = None
     mounts: tuple[Mount, ...] = ()
     pull: Pull | None = None
-    registry_auth: RegistryAuth | None = None
+    registry_auth: ImagePullCredentials | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -107,7 +107,7 @@ def _path(source: str) -> PurePosixPath:
 
 
 @dataclass(frozen=True, slots=True)
-class Ceilings:
+class QueueLimits:
     """What an author cannot exceed; None: no limit."""
 
     cpus: float | None = None
@@ -138,16 +138,16 @@ class BackendSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueRules:
+class QueueConfig:
     """One queue."""
 
     name: str
     concurrency: int | None = None  #: jobs at the same time over all machines; None: any number
     per_machine: int | None = DEFAULT_PER_MACHINE  #: and on each; None: any number
     backend: str = DOCKER
-    defaults: Asked = Asked()
+    defaults: JobOptions = JobOptions()
     priority: int = 0  #: of a job whose author says none
-    ceilings: Ceilings = Ceilings()
+    ceilings: QueueLimits = QueueLimits()
     description: str = ""
     source: str | None = None  #: place of the ceilings in the operator's file; None: built in
 
@@ -159,12 +159,12 @@ class QueueRules:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueBook:
+class JobsConfig:
     """All queues and backends of an installation; as it is without an operator's file, unless said otherwise."""
 
     machine_limit: int | None = None  #: jobs at the same time on each machine, over all queues; None: any number
     backends: Mapping[str, BackendSettings] = field(default_factory=lambda: {DOCKER: BackendSettings(DOCKER)})
-    queues: Mapping[str, QueueRules] = field(default_factory=lambda: {DEFAULT_QUEUE: QueueRules(DEFAULT_QUEUE)})
+    queues: Mapping[str, QueueConfig] = field(default_factory=lambda: {DEFAULT_QUEUE: QueueConfig(DEFAULT_QUEUE)})
     source: str | None = None  #: the operator's file; None: there is none
 
     def unknown_queue(self, name: str) -> str | None:
@@ -193,7 +193,7 @@ class QueueBook:
         settings = self.backends.get(backend)
         return settings is None or settings.uses != PROCESS
 
-    def complete(self, asked: Asked, queue: str) -> JobSpec:
+    def complete(self, asked: JobOptions, queue: str) -> JobSpec:
         """
         Fill in what the author leaves open: the queue's defaults, and where it has none, its ceilings.
 
@@ -217,7 +217,7 @@ class QueueBook:
         """What the queue forbids of a job, each with its ceiling, where that is set, and what to do."""
         return tuple(f"{place}: {finding}" for place, finding in self.objections_by_place(spec, queue))
 
-    def objections_by_place(self, spec: JobSpec, queue: str) -> tuple[Objection, ...]:
+    def objections_by_place(self, spec: JobSpec, queue: str) -> tuple[Violation, ...]:
         """The same, by dotted path in `with`."""
         if unknown := self.unknown_queue(queue):
             return (("queue", unknown),)
@@ -234,7 +234,7 @@ class QueueBook:
         given = (mount for rules in self.queues.values() for mount in rules.defaults.mounts if not mount.read_only)
         return (*allowed, *(MountRule(mount.source, writable=True) for mount in given))
 
-    def choice_objections(self, queue: str, backend: str, priority: int) -> tuple[Objection, ...]:
+    def choice_objections(self, queue: str, backend: str, priority: int) -> tuple[Violation, ...]:
         """What a queue forbids beyond the spec: a backend that is not its own, a priority above its ceiling."""
         rules = self.queues[queue]
         found = []
@@ -258,7 +258,7 @@ class QueueBook:
 # --- filled in ------------------------------------------------------------------------------------
 
 
-def _said(asked: Asked) -> dict[str, Any]:
+def _said(asked: JobOptions) -> dict[str, Any]:
     return {one.name: value for one in fields(asked) if (value := getattr(asked, one.name)) is not None}
 
 
@@ -267,7 +267,7 @@ def _not_taken(defaults: tuple[Mount, ...], asked: tuple[Mount, ...]) -> tuple[M
     return tuple(mount for mount in defaults if mount.target not in taken)
 
 
-def _open(ceilings: Ceilings) -> dict[str, Any]:
+def _open(ceilings: QueueLimits) -> dict[str, Any]:
     """What a job has that neither its author nor its queue says anything of."""
     return {
         "cpus": ceilings.cpus,
@@ -291,7 +291,7 @@ _LESS = "ask for less, or ask whoever operates the queue to raise it"
 _Finding = tuple[str, str, str]  #: place, what is wrong, remedy
 
 
-def _objections(spec: JobSpec, rules: QueueRules, written: tuple[MountRule, ...]) -> Iterator[_Finding]:
+def _objections(spec: JobSpec, rules: QueueConfig, written: tuple[MountRule, ...]) -> Iterator[_Finding]:
     yield from _amounts(spec, rules.ceilings)
     yield from _rights(spec, rules.ceilings)
     yield from _images(spec, rules.ceilings)
@@ -300,7 +300,7 @@ def _objections(spec: JobSpec, rules: QueueRules, written: tuple[MountRule, ...]
     yield from _options(spec, rules)
 
 
-def _amounts(spec: JobSpec, ceilings: Ceilings) -> Iterator[_Finding]:
+def _amounts(spec: JobSpec, ceilings: QueueLimits) -> Iterator[_Finding]:
     amounts: tuple[tuple[str, float | None, float | None, Callable[[float], str]], ...] = (
         ("resources.cpus", spec.cpus, ceilings.cpus, "{:g} processors".format),
         ("resources.memory", spec.memory_bytes, ceilings.memory_bytes, _show_size),
@@ -326,7 +326,7 @@ def _show_size(size: float) -> str:
     return show_bytes(int(size))
 
 
-def _rights(spec: JobSpec, ceilings: Ceilings) -> Iterator[_Finding]:
+def _rights(spec: JobSpec, ceilings: QueueLimits) -> Iterator[_Finding]:
     if spec.privileged and not ceilings.privileged:
         yield "privileged", "a privileged job is root on the machine, and is not allowed", _OPERATOR
     if spec.network not in ceilings.networks:
@@ -344,13 +344,13 @@ def _is_other_than_root(user: str | None) -> bool:
     return number.isascii() and number.isdigit() and int(number) != 0
 
 
-def _images(spec: JobSpec, ceilings: Ceilings) -> Iterator[_Finding]:
+def _images(spec: JobSpec, ceilings: QueueLimits) -> Iterator[_Finding]:
     if spec.image and ceilings.images is not None and not any(is_meant(spec.image, one) for one in ceilings.images):
         allowed = _one_of(ceilings.images) if ceilings.images else "none"
         yield "image", f"{spec.image} is not allowed; {allowed} is", "use one of those, or ask for this one"
 
 
-def _mount(mount: Mount, place: str, rules: QueueRules, written: tuple[MountRule, ...]) -> Iterator[_Finding]:
+def _mount(mount: Mount, place: str, rules: QueueConfig, written: tuple[MountRule, ...]) -> Iterator[_Finding]:
     allowed, source = rules.ceilings.mounts, posixpath.normpath(mount.source)
     if mount in rules.defaults.mounts:
         return
@@ -373,7 +373,7 @@ def _not_mounted(source: str, allowed: Iterable[MountRule]) -> str:
     return f"{source} may not be mounted; {_one_of(rule.source for rule in allowed) or 'nothing'} may"
 
 
-def _options(spec: JobSpec, rules: QueueRules) -> Iterator[_Finding]:
+def _options(spec: JobSpec, rules: QueueConfig) -> Iterator[_Finding]:
     may_set, defaults = rules.ceilings.options, rules.defaults.options
     for key, value in spec.options.items():
         if may_set is None or key in may_set or (key in defaults and defaults[key] == value):

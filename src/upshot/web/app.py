@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from upshot.web import openapi, problems
-from upshot.web.auth import API, Access, JobAccess
-from upshot.web.dependencies import House
+from upshot.web.auth import API, JobTokenAuth, TokenAuth
+from upshot.web.dependencies import WebDependencies
 from upshot.web.docs import router as docs
 from upshot.web.metrics import RequestMetrics, make_registry
 from upshot.web.middleware import Gate
@@ -27,7 +27,7 @@ _ROUTERS = (
 )
 
 
-def create_app(house: House) -> FastAPI:
+def create_app(house: WebDependencies) -> FastAPI:
     """
     The ASGI application of a house.
 
@@ -46,8 +46,8 @@ def create_app(house: House) -> FastAPI:
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign] # FastAPI's documented way
     app.add_middleware(
         Gate,
-        access=Access(house.settings, house.installation.key),
-        job_access=JobAccess(house.jobs),
+        access=TokenAuth(house.settings, house.installation.key),
+        job_access=JobTokenAuth(house.jobs),
         metrics=RequestMetrics(app.state.metrics),
     )
     return app

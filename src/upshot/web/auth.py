@@ -19,7 +19,7 @@ from upshot.domain import job_token
 from upshot.domain.job import Job
 from upshot.errors import ConfigError
 from upshot.net import is_loopback
-from upshot.ports.jobs import JobDesk
+from upshot.ports.jobs import JobAdmin
 from upshot.settings import Settings
 from upshot.web.problems import Problem
 
@@ -91,7 +91,7 @@ def _is_of(origin: str, host: str) -> bool:
     return bool(scheme and separator) and netloc.lower() == host.lower()
 
 
-class Access:
+class TokenAuth:
     """
     The rule, made from the settings.
 
@@ -181,7 +181,7 @@ class Access:
             )
 
 
-class JobAccess:
+class JobTokenAuth:
     """
     The rule for jobs: each as itself, while it is active, and within `JOB_SCOPE`.
 
@@ -189,7 +189,7 @@ class JobAccess:
         jobs: Where they are kept.
     """
 
-    def __init__(self, jobs: JobDesk) -> None:
+    def __init__(self, jobs: JobAdmin) -> None:
         self._jobs = jobs
 
     def check(self, job_id: str, method: str, path: str, headers: Headers) -> Job:
@@ -217,7 +217,7 @@ class JobAccess:
 
 def _may_ask(job: Job, method: str, path: str) -> bool:
     for under, methods in JOB_SCOPE:
-        allowed = API + under.format(event=job.event, job=job.id)
+        allowed = API + under.format(event=job.event_id, job=job.id)
         if method in methods and (path == allowed or path.startswith(f"{allowed}/")):
             return True
     return False

@@ -20,7 +20,7 @@ _INTEGERS = range(-(2**63), 2**64)  #: what JSON encoders for 64 bits can write
 _LONGEST_INTEGER = 20  #: digits of the largest of these, sign included
 
 
-class _Unkeepable(ValueError):
+class NotStorable(ValueError):
     """JSON, but not to be kept without changing it."""
 
 
@@ -64,7 +64,7 @@ def read_json(body: bytes) -> Any:
         raise Problem(400, "malformed-body", f"body: {place}: not JSON: {error.msg}") from error
     except RecursionError as error:
         raise Problem(422, "invalid-input", f"body: {_TOO_DEEP}") from error
-    except _Unkeepable as error:
+    except NotStorable as error:
         raise Problem(422, "invalid-input", f"body: {error}") from error
     return data
 
@@ -78,14 +78,14 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _integer(digits: str) -> int:
     if len(digits) > _LONGEST_INTEGER or (number := int(digits)) not in _INTEGERS:
-        raise _Unkeepable(f"the number {digits[:30]} does not fit into 64 bits; write it as a string")
+        raise NotStorable(f"the number {digits[:30]} does not fit into 64 bits; write it as a string")
     return number
 
 
 def _float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise _Unkeepable(f"the number {digits[:30]} is too large; write it as a string")
+        raise NotStorable(f"the number {digits[:30]} is too large; write it as a string")
     return number
 
 
@@ -93,7 +93,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise _Unkeepable(f"the key {twice[:100]!r} stands twice in one object; keep one")
+        raise NotStorable(f"the key {twice[:100]!r} stands twice in one object; keep one")
     return data
 
 
@@ -118,15 +118,15 @@ def _check_deeply(data: Any) -> None:
             elif isinstance(item, list):
                 below.extend(item)
         if depth > MAX_DEPTH and any(isinstance(item, dict | list) for item in level):
-            raise _Unkeepable(_TOO_DEEP)
+            raise NotStorable(_TOO_DEEP)
         level = below
 
 
 def _check_text(text: str) -> None:
     if "\x00" in text:
-        raise _Unkeepable("a string holds the character U+0000, which databases refuse; leave it out")
+        raise NotStorable("a string holds the character U+0000, which databases refuse; leave it out")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         found = f"U+{ord(text[error.start]):04X}"
-        raise _Unkeepable(f"a string holds {found}, half of a surrogate pair; write the whole character") from error
+        raise NotStorable(f"a string holds {found}, half of a surrogate pair; write the whole character") from error

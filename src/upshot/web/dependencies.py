@@ -9,31 +9,31 @@ from datetime import timedelta
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import Clock
 from upshot.ports.events import EventStore
-from upshot.ports.executions import ExecutionDesk
+from upshot.ports.executions import ExecutionAdmin
 from upshot.ports.idempotency import IdempotencyStore
-from upshot.ports.jobs import Installation, JobDesk, QueueLimits
-from upshot.ports.messaging import Doorbell
+from upshot.ports.jobs import ConcurrencyLimits, Installation, JobAdmin
+from upshot.ports.messaging import Notifier
 from upshot.ports.workers import BacklogStore, WorkerRecord, WorkerStore
 from upshot.registry.service import Registry
-from upshot.schema.queues import QueueBook
+from upshot.schema.queues import JobsConfig
 from upshot.settings import Settings
 
 WORKER_SILENT_SECONDS = 15.0  #: a worker that said nothing for so long is taken for gone
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class WebDependencies:
     """The parts that requests are answered with."""
 
     settings: Settings
     clock: Clock
     registry: Registry
     events: EventStore
-    executions: ExecutionDesk
-    jobs: JobDesk
-    book: QueueBook
+    executions: ExecutionAdmin
+    jobs: JobAdmin
+    book: JobsConfig
     installation: Installation
-    doorbell: Doorbell | None  #: None: the sweeper finds what a person has set going
+    doorbell: Notifier | None  #: None: the sweeper finds what a person has set going
     automations: AutomationFolder
     backlog: BacklogStore
     workers: WorkerStore
@@ -45,7 +45,7 @@ class House:
         """The workers that have said lately that they are alive."""
         return self.workers.list(seen_since=self.clock.now() - timedelta(seconds=WORKER_SILENT_SECONDS))
 
-    def limits_of(self, queue: str) -> QueueLimits:
+    def limits_of(self, queue: str) -> ConcurrencyLimits:
         """How many jobs of a queue are active at the same time; any number in one that is not declared any more."""
         rules = self.book.queues.get(queue)
-        return QueueLimits(rules.concurrency, rules.per_machine) if rules else QueueLimits()
+        return ConcurrencyLimits(rules.concurrency, rules.per_machine) if rules else ConcurrencyLimits()

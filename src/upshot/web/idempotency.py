@@ -25,8 +25,8 @@ from starlette.responses import Response
 from upshot.domain.job import Job
 from upshot.errors import RegistryError, Unavailable
 from upshot.ids import derived_event_id, new_id
-from upshot.ports.idempotency import KeptAnswer, KeptRequest
-from upshot.web.dependencies import House
+from upshot.ports.idempotency import IdempotencyRecord, StoredResponse
+from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import RETRY_AFTER_SECONDS, Problem
 
 HEADER = "Idempotency-Key"
@@ -41,7 +41,7 @@ _CHANGED_NOTHING = (RegistryError, RequestValidationError, HTTPException)
 
 
 @dataclass(frozen=True, slots=True)
-class TakenKey:
+class ReservedKey:
     """The key that this call holds."""
 
     key: str
@@ -53,7 +53,7 @@ class TakenKey:
 
 
 async def answer_once(
-    house: House, given: str, request: Request, handle: Callable[[Request], Awaitable[Response]]
+    house: WebDependencies, given: str, request: Request, handle: Callable[[Request], Awaitable[Response]]
 ) -> Response:
     """
     Answer as the first request with this key was answered, or do it and keep the answer.
@@ -76,7 +76,7 @@ async def answer_once(
     )
     if kept.holder != holder:
         return _of_another(kept, await _fingerprint(request), given)
-    request.state.taken_key = TakenKey(key, kept.first_at)
+    request.state.taken_key = ReservedKey(key, kept.first_at)
     try:
         response = await handle(request)
     except Exception as error:
@@ -88,16 +88,16 @@ async def answer_once(
     return response
 
 
-async def _keep(house: House, key: str, holder: str, response: Response) -> None:
+async def _keep(house: WebDependencies, key: str, holder: str, response: Response) -> None:
     headers = {name: value for name, value in response.headers.items() if name != "content-length"}
-    answer = KeptAnswer(response.status_code, headers, bytes(response.body))
+    answer = StoredResponse(response.status_code, headers, bytes(response.body))
     try:
         await run_in_threadpool(house.idempotency.answer, key, holder, answer)
     except Unavailable as error:
         log.warning("request.answer-not-kept", key=key, reason=str(error))  # it is done, and that must be said
 
 
-def _of_another(kept: KeptRequest, fingerprint: str, given: str) -> Response:
+def _of_another(kept: IdempotencyRecord, fingerprint: str, given: str) -> Response:
     if kept.fingerprint != fingerprint:
         raise Problem(
             422,

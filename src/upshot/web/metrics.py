@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from upshot.errors import Unavailable
-from upshot.web.dependencies import House
+from upshot.web.dependencies import WebDependencies
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 _BUCKETS_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -38,10 +38,10 @@ class RequestMetrics:
         self._seconds.labels(known, route).observe(took_seconds)
 
 
-class Standing(Collector):
+class DatabaseStateCollector(Collector):
     """Measures the backlog and the workers when it is scraped."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: WebDependencies) -> None:
         self._house = house
 
     def describe(self) -> Iterable[Metric]:
@@ -90,16 +90,16 @@ class Standing(Collector):
             "executions_due_oldest_seconds", "How late the latest of them is.", age_seconds(backlog.oldest_due_at)
         )
         yield _gauge("workers", "Workers that are alive.", len(workers))
-        yield _gauge("workers_in_hand", "Executions that workers hold.", sum(worker.in_hand for worker in workers))
+        yield _gauge("workers_in_hand", "Executions that workers hold.", sum(worker.in_progress for worker in workers))
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:
     return GaugeMetricFamily(f"upshot_{name}", meaning, value)
 
 
-def make_registry(house: House) -> CollectorRegistry:
+def make_registry(house: WebDependencies) -> CollectorRegistry:
     """What `/metrics` shows of this process and house."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    registry.register(Standing(house))
+    registry.register(DatabaseStateCollector(house))
     return registry

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from upshot.clock import stopwatch
 from upshot.errors import UpshotError
-from upshot.web.auth import Access, JobAccess
+from upshot.web.auth import JobTokenAuth, TokenAuth
 from upshot.web.body import MAX_BODY_BYTES
 from upshot.web.metrics import RequestMetrics
 from upshot.web.problems import Problem, problem_of, unexpected
@@ -35,7 +35,7 @@ class Gate:
         metrics: Counts requests.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, job_access: JobAccess, metrics: RequestMetrics) -> None:
+    def __init__(self, app: ASGIApp, access: TokenAuth, job_access: JobTokenAuth, metrics: RequestMetrics) -> None:
         self._app = app
         self._access = access
         self._job_access = job_access

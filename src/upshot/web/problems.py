@@ -39,7 +39,7 @@ RETRY_AFTER_SECONDS = 1  #: when a store that does not answer may be asked again
 log = structlog.get_logger("upshot.web")
 
 
-class Finding(BaseModel):
+class FieldError(BaseModel):
     """One thing that is wrong with a request."""
 
     place: str = Field(description="Where: `body.aliases.0`, `query.limit`, `path.version`, `header.…`.")
@@ -53,7 +53,7 @@ class ProblemRecord(BaseModel):
     title: str = Field(description="Kind of problem, in words.")
     status: int = Field(description="The HTTP status.")
     detail: str = Field(description="What happened here, and what can be done.")
-    errors: list[Finding] | None = Field(None, description="Everything that is wrong with the request.")
+    errors: list[FieldError] | None = Field(None, description="Everything that is wrong with the request.")
 
 
 class Problem(HTTPException):
@@ -76,7 +76,7 @@ class Problem(HTTPException):
         kind: str,
         detail: str,
         *,
-        errors: Sequence[Finding] = (),
+        errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> None:
@@ -101,7 +101,7 @@ class Problem(HTTPException):
         )
 
 
-def invalid(errors: Sequence[Finding]) -> Problem:
+def invalid(errors: Sequence[FieldError]) -> Problem:
     """A request that breaks a rule, in one or several places."""
     first = f"{errors[0].place}: {errors[0].detail}"
     others = f" (and {len(errors) - 1} more, see errors)" if len(errors) > 1 else ""
@@ -150,15 +150,15 @@ _SAID_PLAINLY = {
 }
 
 
-def _finding(error: Mapping[str, Any]) -> Finding:
+def _finding(error: Mapping[str, Any]) -> FieldError:
     """One of pydantic's findings; where it lists the words that are allowed, with the nearest of them."""
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "enum":
         words = [word.strip("'") for word in re.split(", | or ", error["ctx"]["expected"])]
         given = str(error["input"])[:_SHOWN_CHARS]
-        return Finding(place=place, detail=f"{given!r} is not known{hint(given, words)}")
+        return FieldError(place=place, detail=f"{given!r} is not known{hint(given, words)}")
     message = _SAID_PLAINLY.get(error["type"]) or error["msg"]
-    return Finding(place=place, detail=message[:1].lower() + message[1:])
+    return FieldError(place=place, detail=message[:1].lower() + message[1:])
 
 
 def _methods_of(request: Request) -> list[str]:

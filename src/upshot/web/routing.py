@@ -19,9 +19,9 @@ from upshot.errors import NotFound
 from upshot.jobs.events import actor_of, chain_of
 from upshot.web.auth import ACTOR_HEADER, API
 from upshot.web.body import JsonRequest
-from upshot.web.dependencies import House
-from upshot.web.idempotency import HEADER, TakenKey, answer_once
-from upshot.web.problems import Finding, Problem, invalid
+from upshot.web.dependencies import WebDependencies
+from upshot.web.idempotency import HEADER, ReservedKey, answer_once
+from upshot.web.problems import FieldError, Problem, invalid
 
 DEFAULT_ACTOR = "admin"  #: who bears the token, as long as tokens have no names
 MUTATIONS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -66,7 +66,7 @@ def _check_query(request: Request) -> None:
     if twice := [name for name, count in counted.items() if count > 1]:
         raise invalid(
             [
-                Finding(place=f"query.{name[:_SHOWN_CHARS]}", detail="is given twice; give it once")
+                FieldError(place=f"query.{name[:_SHOWN_CHARS]}", detail="is given twice; give it once")
                 for name in twice[:_SHOWN]
             ]
         )
@@ -98,14 +98,14 @@ def make_router(tag: str) -> APIRouter:
 # Both are coroutines: FastAPI would send a plain function to a thread.
 
 
-async def _house(request: Request) -> House:
-    house: House = request.app.state.house
+async def _house(request: Request) -> WebDependencies:
+    house: WebDependencies = request.app.state.house
     return house
 
 
 async def _caller(
     request: Request,
-    house: Annotated[House, Depends(_house)],
+    house: Annotated[WebDependencies, Depends(_house)],
     name: Annotated[
         str | None,
         Header(alias=ACTOR_HEADER, description="Who does this, for events and history; `admin` if left out."),
@@ -123,18 +123,18 @@ async def _caller(
     return Caller(actor=Actor(check_name(name, f"header.{ACTOR_HEADER}"), role="admin"), chain=())
 
 
-def _as_itself(house: House, job: Job) -> Caller:
+def _as_itself(house: WebDependencies, job: Job) -> Caller:
     """A job, and what led to it: its execution, and the executions that led to the event which that answers."""
-    stored = house.events.find(job.event)
+    stored = house.events.find(job.event_id)
     if stored is None:
-        raise NotFound(f"event {job.event!r}, which job {job.id} answers, is not kept any more")
+        raise NotFound(f"event {job.event_id!r}, which job {job.id} answers, is not kept any more")
     return Caller(actor=actor_of(job), chain=chain_of(job, stored.event))
 
 
-async def _taken_key(request: Request) -> TakenKey | None:
+async def _taken_key(request: Request) -> ReservedKey | None:
     return getattr(request.state, "taken_key", None)
 
 
-Here = Annotated[House, Depends(_house)]
-By = Annotated[Caller, Depends(_caller)]
-Key = Annotated[TakenKey | None, Depends(_taken_key)]
+Deps = Annotated[WebDependencies, Depends(_house)]
+CallerDep = Annotated[Caller, Depends(_caller)]
+IdempotencyKeyDep = Annotated[ReservedKey | None, Depends(_taken_key)]

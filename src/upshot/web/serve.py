@@ -16,7 +16,7 @@ from upshot.errors import Unavailable
 from upshot.net import listen, url_of
 from upshot.web.app import create_app
 from upshot.web.auth import check_exposure
-from upshot.web.dependencies import House
+from upshot.web.dependencies import WebDependencies
 from upshot.web.idempotency import KEPT_HOURS
 
 log = structlog.get_logger("upshot.web")
@@ -27,7 +27,7 @@ _KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep connections: th
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def serve(house: House, *, fds: Sequence[int] = (), on_ready: Callable[[str], None] | None = None) -> None:
+def serve(house: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable[[str], None] | None = None) -> None:
     """
     Serve until SIGTERM or SIGINT; requests in flight are then finished, for `stop_seconds` at most.
 
@@ -63,13 +63,13 @@ def serve(house: House, *, fds: Sequence[int] = (), on_ready: Callable[[str], No
     )
     stopped = threading.Event()
     chores = [
-        _Chore("refresh", house.automations.refresh, _REFRESH_SECONDS, stopped),
-        _Chore("prune", lambda: _prune(house), _PRUNE_SECONDS, stopped),
+        PeriodicThread("refresh", house.automations.refresh, _REFRESH_SECONDS, stopped),
+        PeriodicThread("prune", lambda: _prune(house), _PRUNE_SECONDS, stopped),
     ]
     for chore in chores:
         chore.start()
     try:
-        with _SignalsTaken():
+        with SignalGuard():
             _Server(config, announce).run(sockets=bound)
     finally:
         stopped.set()
@@ -77,7 +77,7 @@ def serve(house: House, *, fds: Sequence[int] = (), on_ready: Callable[[str], No
             chore.join()
 
 
-def _prune(house: House) -> None:
+def _prune(house: WebDependencies) -> None:
     house.idempotency.prune(kept_since=house.clock.now() - timedelta(hours=KEPT_HOURS))
 
 
@@ -93,7 +93,7 @@ class _Server(uvicorn.Server):
         self._on_ready()
 
 
-class _SignalsTaken:
+class SignalGuard:
     """
     Lets `serve` return after a signal.
 
@@ -115,7 +115,7 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
     """The signal has done its work."""
 
 
-class _Chore(threading.Thread):
+class PeriodicThread(threading.Thread):
     """Does something every so often; what fails is logged and tried again at the next turn."""
 
     def __init__(self, name: str, work: Callable[[], object], seconds: float, stopped: threading.Event) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from upshot.clock import format_time
 from upshot.domain.job import Job, JobState
-from upshot.ports.jobs import Place, QueueLimits
+from upshot.ports.jobs import ConcurrencyLimits, QueuePosition
 from upshot.ports.workers import WorkerRecord
 
 _TEENS = range(11, 14)  # 11th, 12th, 13th
@@ -15,7 +15,7 @@ _ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 
 
 def why_it_waits(
-    job: Job, place: Place | None, *, limits: QueueLimits, workers: Sequence[WorkerRecord], now: datetime
+    job: Job, place: QueuePosition | None, *, limits: ConcurrencyLimits, workers: Sequence[WorkerRecord], now: datetime
 ) -> str | None:
     """
     Say what a job waits for: its end, a time, a worker, its place.
@@ -37,14 +37,14 @@ def why_it_waits(
 
 
 def _stop(job: Job) -> str | None:
-    return f"is about to be cancelled, by {job.stop_asked_by}" if job.stop_asked_at else None
+    return f"is about to be cancelled, by {job.stop_requested_by}" if job.stop_requested_at else None
 
 
 def _time(job: Job, now: datetime) -> str | None:
     if job.due_at is None or job.due_at <= now:
         return None
     until = f"until {format_time(job.due_at)}"
-    return f"waits for its {_ordinal(job.try_number)} try {until}" if job.try_number > 1 else f"waits {until}"
+    return f"waits for its {_ordinal(job.attempt)} try {until}" if job.attempt > 1 else f"waits {until}"
 
 
 def _worker(job: Job, workers: Sequence[WorkerRecord]) -> str | None:
@@ -59,7 +59,7 @@ def _worker(job: Job, workers: Sequence[WorkerRecord]) -> str | None:
     return None
 
 
-def _turn(job: Job, place: Place, limits: QueueLimits, workers: Sequence[WorkerRecord]) -> Iterator[str]:
+def _turn(job: Job, place: QueuePosition, limits: ConcurrencyLimits, workers: Sequence[WorkerRecord]) -> Iterator[str]:
     yield f"{_ordinal(place.ahead + 1)} in queue {job.queue}" if place.ahead else f"next in queue {job.queue}"
     machines = {worker.machine for worker in _takers(job, workers) if job.backend in worker.engines}
     places = _places(limits, len(machines))
@@ -71,7 +71,7 @@ def _turn(job: Job, place: Place, limits: QueueLimits, workers: Sequence[WorkerR
         yield f"at most {job.concurrency} of this step at the same time"
 
 
-def _places(limits: QueueLimits, machines: int) -> int | None:
+def _places(limits: ConcurrencyLimits, machines: int) -> int | None:
     """How many jobs of the queue can be active at the same time; None: any number."""
     on_all = None if limits.per_machine is None else limits.per_machine * machines
     return min((limit for limit in (limits.concurrency, on_all) if limit is not None), default=None)

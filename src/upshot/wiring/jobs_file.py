@@ -12,24 +12,24 @@ from typing import Annotated, Any
 import orjson
 from pydantic import BeforeValidator, Field
 
-from upshot.automations.parser.diagnostics import Finding, Findings, kind_of
-from upshot.automations.parser.document import Block, Document, Items, Unreadable, decode, read_documents
+from upshot.automations.parser.diagnostics import Diagnostic, Diagnostics, kind_of
+from upshot.automations.parser.document import Document, Invalid, YamlMapping, YamlSequence, decode, read_documents
 from upshot.automations.parser.model_diagnostics import check_record, line_at
 from upshot.automations.sandbox import nearest
 from upshot.backends.catalog import GROUP as BACKENDS
 from upshot.domain.job import Network, Pull
 from upshot.errors import ConfigError
-from upshot.schema.action_inputs import Text, WithBlock, is_template, rule, wrong
+from upshot.schema.action_inputs import ActionInputs, Text, is_template, rule, wrong
 from upshot.schema.launch_inputs import (
     Count,
     Flag,
     Grace,
-    JobWith,
+    JobInputs,
     Name,
     NetworkName,
     Priority,
     PullName,
-    ResourcesWith,
+    ResourcesInputs,
     Timeout,
     judge_source,
 )
@@ -40,12 +40,12 @@ from upshot.schema.queues import (
     DOCKER,
     KUBERNETES,
     PROCESS,
-    Asked,
     BackendSettings,
-    Ceilings,
+    JobOptions,
+    JobsConfig,
     MountRule,
-    QueueBook,
-    QueueRules,
+    QueueConfig,
+    QueueLimits,
 )
 from upshot.settings import Settings
 
@@ -86,12 +86,12 @@ def _listed(default: tuple[str, ...]) -> Any:
     return Field(default_factory=lambda: list(default))
 
 
-class _MachineForm(WithBlock):
+class _MachineForm(ActionInputs):
     parallel: Count | None = None
 
 
-class _CeilingsForm(WithBlock):
-    resources: ResourcesWith = ResourcesWith()
+class _LimitsSchema(ActionInputs):
+    resources: ResourcesInputs = ResourcesInputs()
     timeout: Timeout = DEFAULT_TIMEOUT_CEILING_SECONDS
     grace: Grace | None = None
     networks: Annotated[list[NetworkName], BeforeValidator(_as_choice)] = _listed(("none", "bridge"))
@@ -104,10 +104,10 @@ class _CeilingsForm(WithBlock):
     backends: Annotated[list[Name], BeforeValidator(_as_list)] = _listed(())
     kubernetes: Annotated[list[Text], BeforeValidator(_as_list)] | None = None
 
-    def ceilings(self) -> Ceilings:
+    def ceilings(self) -> QueueLimits:
         """As the rules have it."""
         resources = self.resources
-        return Ceilings(
+        return QueueLimits(
             cpus=resources.cpus,
             memory_bytes=resources.memory,
             gpus=None if resources.gpus == ALL_GPUS else resources.gpus,
@@ -132,23 +132,23 @@ def _mount_rule(text: str) -> MountRule:
     return MountRule(posixpath.normpath(source) if source.startswith("/") else source, writable=mode == "rw")
 
 
-class _QueueForm(WithBlock):
+class _QueueForm(ActionInputs):
     description: str = ""
     concurrency: Count | None = None
     per_machine: Count | None = None
     backend: Name = DOCKER
-    defaults: JobWith = JobWith()
-    ceilings: _CeilingsForm = _CeilingsForm()
+    defaults: JobInputs = JobInputs()
+    ceilings: _LimitsSchema = _LimitsSchema()
 
 
-class _JobsForm(WithBlock):
+class _JobsForm(ActionInputs):
     machine: _MachineForm = _MachineForm()
     backends: Annotated[Mapping[Name, Any], _mapping("of names and engines")] = Field(default_factory=dict)
     queues: Annotated[Mapping[Name, Any], _mapping("of names and queues")] = Field(default_factory=dict)
 
 
 #: Of a queue that cannot be read: automations that use it are not blamed for it.
-_OPEN = Ceilings(
+_OPEN = QueueLimits(
     timeout_seconds=None,
     networks=frozenset(Network),
     mounts=(MountRule("/", writable=True),),
@@ -167,7 +167,7 @@ def jobs_file_of(settings: Settings) -> Path | None:
     return in_data if in_data.exists() else None
 
 
-def read_queue_book(settings: Settings) -> QueueBook:
+def read_queue_book(settings: Settings) -> JobsConfig:
     """
     All queues and backends of this installation.
 
@@ -176,22 +176,22 @@ def read_queue_book(settings: Settings) -> QueueBook:
     """
     path = jobs_file_of(settings)
     if path is None:
-        return QueueBook()
+        return JobsConfig()
     book, errors = load_queue_book(path)
     if errors:
         raise ConfigError("\n".join(map(str, errors)))
     return book
 
 
-def load_queue_book(path: Path) -> tuple[QueueBook, tuple[Finding, ...]]:
+def load_queue_book(path: Path) -> tuple[JobsConfig, tuple[Diagnostic, ...]]:
     """What the file says, and all that is wrong with it; where something is, the queues are not to be used."""
-    findings = Findings(path.as_posix())
+    findings = Diagnostics(path.as_posix())
     block = _only_block(path, findings)
-    book = QueueBook() if block is None else _book(block, findings)
+    book = JobsConfig() if block is None else _book(block, findings)
     return book, findings.errors
 
 
-def _only_block(path: Path, findings: Findings) -> Block | None:
+def _only_block(path: Path, findings: Diagnostics) -> YamlMapping | None:
     try:
         text = decode(path.read_bytes(), findings.add)
     except FileNotFoundError:
@@ -206,8 +206,8 @@ def _only_block(path: Path, findings: Findings) -> Block | None:
     return _block_of(documents, findings)
 
 
-def _block_of(documents: list[Document], findings: Findings) -> Block | None:
-    if len(documents) != 1 or not isinstance(documents[0].value, Block):
+def _block_of(documents: list[Document], findings: Diagnostics) -> YamlMapping | None:
+    if len(documents) != 1 or not isinstance(documents[0].value, YamlMapping):
         line = documents[-1].line if documents else None
         this = kind_of(documents[0].value if documents else None)
         what = f"here are {len(documents)} documents" if len(documents) > 1 else f"this is {this}"
@@ -216,7 +216,7 @@ def _block_of(documents: list[Document], findings: Findings) -> Block | None:
     return documents[0].value
 
 
-def _book(block: Block, findings: Findings) -> QueueBook:
+def _book(block: YamlMapping, findings: Diagnostics) -> JobsConfig:
     """Every queue is read on its own, so that a mistake in one does not hide those of another."""
     for place, line in _templates(block.get("queues"), ("queues",), block.line):  # a backend may have its own
         findings.add(line, f"{place}: templates are filled in in automations only; write the value")
@@ -224,41 +224,41 @@ def _book(block: Block, findings: Findings) -> QueueBook:
     if not isinstance(form, _JobsForm):
         form = _JobsForm()
     backends = {DOCKER: BackendSettings(DOCKER), **_backends(block, findings)}
-    book = QueueBook(form.machine.parallel, backends, source=findings.path)
+    book = JobsConfig(form.machine.parallel, backends, source=findings.path)
     queues = dict(_queues(block, book, findings))
     return replace(book, queues=queues) if queues else book
 
 
 def _templates(value: Any, place: tuple[str, ...], line: int) -> Iterator[tuple[str, int]]:
     members: Iterator[tuple[str, Any, int]]
-    if isinstance(value, Block):
+    if isinstance(value, YamlMapping):
         members = ((key, value[key], value.value_lines[key]) for key in value)
-    elif isinstance(value, Items):
+    elif isinstance(value, YamlSequence):
         members = ((str(number), value[number], value.lines[number]) for number in range(len(value)))
     else:
-        if is_template(value) and not isinstance(value, Unreadable):
+        if is_template(value) and not isinstance(value, Invalid):
             yield ".".join(place), line
         return
     for key, member, below in members:
         yield from _templates(member, (*place, key), below)
 
 
-def _members(block: Block, key: str, findings: Findings) -> Iterator[tuple[str, Block, int]]:
+def _members(block: YamlMapping, key: str, findings: Diagnostics) -> Iterator[tuple[str, YamlMapping, int]]:
     """Name, settings and line of what stands under a key."""
     holder = block.get(key)
-    if not isinstance(holder, Block):
+    if not isinstance(holder, YamlMapping):
         return  # reported, or there is none
     for name, settings in holder.items():
         line = holder.key_lines[name]
         if settings is None:
-            yield name, Block(line), line
-        elif isinstance(settings, Block):
+            yield name, YamlMapping(line), line
+        elif isinstance(settings, YamlMapping):
             yield name, settings, line
-        elif not isinstance(settings, Unreadable):
+        elif not isinstance(settings, Invalid):
             findings.add(line, f"{key}.{name}: should be a mapping, and this is {kind_of(settings)}")
 
 
-def _backends(block: Block, findings: Findings) -> dict[str, BackendSettings]:
+def _backends(block: YamlMapping, findings: Diagnostics) -> dict[str, BackendSettings]:
     backends = {}
     for name, settings, line in _members(block, "backends", findings):
         uses = findings.text(settings, "uses")
@@ -278,17 +278,17 @@ def _known_backends() -> tuple[str, ...]:
     return (*BUILT_IN_BACKENDS, *sorted(point.name for point in entry_points(group=BACKENDS)))
 
 
-def _queues(block: Block, book: QueueBook, findings: Findings) -> Iterator[tuple[str, QueueRules]]:
+def _queues(block: YamlMapping, book: JobsConfig, findings: Diagnostics) -> Iterator[tuple[str, QueueConfig]]:
     for name, settings, line in _members(block, "queues", findings):
         place = f"queues.{name}"
         if name == EVENTS:
             findings.add(line, f"{place}: `{EVENTS}` is what a worker takes that answers events; choose another name")
         form = check_record(_QueueForm, settings, line, findings, holder="a queue", root=place, rendered=True)
         if not isinstance(form, _QueueForm):
-            yield name, QueueRules(name, ceilings=_OPEN)
+            yield name, QueueConfig(name, ceilings=_OPEN)
             continue
         ceilings_line = settings.key_lines.get("ceilings", line)
-        rules = QueueRules(
+        rules = QueueConfig(
             name=name,
             concurrency=form.concurrency,
             per_machine=form.per_machine or (None if form.concurrency else DEFAULT_PER_MACHINE),
@@ -305,13 +305,13 @@ def _queues(block: Block, book: QueueBook, findings: Findings) -> Iterator[tuple
         yield name, rules
 
 
-def _contradictions(rules: QueueRules, book: QueueBook) -> Iterator[tuple[str, str]]:
+def _contradictions(rules: QueueConfig, book: JobsConfig) -> Iterator[tuple[str, str]]:
     """What cannot be meant together: an engine that there is not, a default above its ceiling."""
     for place, name in (("backend", rules.backend), *(("ceilings.backends", one) for one in rules.ceilings.backends)):
         if unknown := book.unknown_backend(name):
             yield place, unknown
     alone = replace(book, queues={rules.name: rules})
-    spec = alone.complete(Asked(), rules.name)
+    spec = alone.complete(JobOptions(), rules.name)
     objections = (
         *alone.objections_by_place(spec, rules.name),
         *alone.choice_objections(rules.name, rules.backend, rules.priority),

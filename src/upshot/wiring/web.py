@@ -11,29 +11,29 @@ from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.idempotency import SqlIdempotency
 from upshot.adapters.sql.installation import SqlInstallation
-from upshot.adapters.sql.job_admin import SqlJobDesk
+from upshot.adapters.sql.job_admin import SqlJobAdmin
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import SystemClock
 from upshot.settings import Settings
-from upshot.web.dependencies import House
+from upshot.web.dependencies import WebDependencies
 from upshot.wiring.jobs_file import read_queue_book
 from upshot.wiring.parts import find_installation, make_registry, open_database, redis_url
 
 
-def build_web(settings: Settings) -> House:
+def build_web(settings: Settings) -> WebDependencies:
     """Everything that the web process is made of; raises as `open_database`, `redis_url`, `read_queue_book` do."""
     url = redis_url(settings)
     book = read_queue_book(settings)
     database = open_database(settings)
     clock = SystemClock()
-    return House(
+    return WebDependencies(
         settings=settings,
         clock=clock,
         registry=make_registry(settings, database, RedisPublisher(url), clock),
         events=SqlEvents(database),
         executions=SqlExecutions(database),
-        jobs=SqlJobDesk(database),
+        jobs=SqlJobAdmin(database),
         book=book,
         installation=find_installation(SqlInstallation(database), clock),
         doorbell=None,  # what a person sets going, the workers' sweepers find within a second

@@ -10,37 +10,37 @@ from socket import gethostname
 
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
-from upshot.actions.protocol import Action, Tools
+from upshot.actions.protocol import Action, ActionContext
 from upshot.adapters.egress import GuardedEgress
-from upshot.adapters.redis import RedisFeed, RedisPublisher
+from upshot.adapters.redis import RedisEventStream, RedisPublisher
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.installation import SqlInstallation
-from upshot.adapters.sql.job_admin import SqlJobDesk
+from upshot.adapters.sql.job_admin import SqlJobAdmin
 from upshot.adapters.sql.jobs import SqlJobs
 from upshot.adapters.sql.revisions import SqlRevisions
 from upshot.adapters.sql.workers import SqlWorkers
-from upshot.automations.active import InForce
+from upshot.automations.active import ActiveAutomations
 from upshot.automations.folder import AutomationFolder
 from upshot.automations.loader import rebuild
 from upshot.backends.catalog import make_backends
 from upshot.backends.protocol import Backend
 from upshot.clock import Clock, SystemClock
 from upshot.errors import ConfigError
-from upshot.execution.admission import Reception
-from upshot.execution.attempt import Bench
-from upshot.execution.compiled import Book
-from upshot.execution.executor import Engine
-from upshot.jobs.container_request import Clerk
-from upshot.jobs.supervisor import Keeper, KeeperSettings
-from upshot.jobs.version_metrics import MetricsKeeper
+from upshot.execution.admission import Admitter
+from upshot.execution.attempt import ExecutorContext
+from upshot.execution.compiled import RevisionCache
+from upshot.execution.executor import Executor
+from upshot.jobs.container_request import ContainerRequestBuilder
+from upshot.jobs.supervisor import JobSupervisor, SupervisorSettings
+from upshot.jobs.version_metrics import VersionMetricsWriter
 from upshot.ports.concurrency import RunInThread
 from upshot.ports.jobs import Installation
-from upshot.ports.messaging import Doorbell, JobBell
+from upshot.ports.messaging import JobNotifier, Notifier
 from upshot.ports.secrets import SecretSource
 from upshot.registry.service import Registry
-from upshot.schema.queues import QueueBook
+from upshot.schema.queues import JobsConfig
 from upshot.settings import Settings
 from upshot.wiring.jobs_file import read_queue_book
 from upshot.wiring.parts import (
@@ -57,7 +57,7 @@ EVENTS = "events"  #: among the queues that a worker takes: it answers events
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerHouse:
+class WorkerDependencies:
     """Everything that a worker process is made of."""
 
     settings: Settings
@@ -70,15 +70,15 @@ class WorkerHouse:
     workers: SqlWorkers
     revisions: SqlRevisions
     publisher: RedisPublisher
-    feed: RedisFeed
-    automations: InForce
+    feed: RedisEventStream
+    automations: ActiveAutomations
     catalog: Mapping[str, Action]
     egress: GuardedEgress
     registry: Registry
     secrets: SecretSource
     jobs: SqlJobs
-    job_desk: SqlJobDesk
-    book: QueueBook
+    job_desk: SqlJobAdmin
+    book: JobsConfig
     backends: Mapping[str, Backend]
     installation: Installation
 
@@ -97,12 +97,12 @@ class WorkerHouse:
         """The queues of jobs that it takes."""
         return frozenset(self.takes) - {EVENTS}
 
-    def make_engine(self, run_in_thread: RunInThread, job_bell: JobBell) -> tuple[Engine, Reception]:
+    def make_engine(self, run_in_thread: RunInThread, job_bell: JobNotifier) -> tuple[Executor, Admitter]:
         """The engine and its reception, on the running loop."""
         settings = self.settings
-        bench = Bench(
-            worker=self.worker,
-            tools=Tools(
+        bench = ExecutorContext(
+            worker_id=self.worker,
+            tools=ActionContext(
                 egress=self.egress,
                 registry=self.registry,
                 github_api_url=settings.github_api_url,
@@ -113,25 +113,25 @@ class WorkerHouse:
             clock=self.clock,
             event_source=base_url(settings),
         )
-        engine = Engine(
+        engine = Executor(
             bench=bench,
             executions=self.executions,
             events=self.events,
             publisher=self.publisher,
-            book=Book(self.catalog, self.revisions, partial(rebuild, catalog=self.catalog)),
+            book=RevisionCache(self.catalog, self.revisions, partial(rebuild, catalog=self.catalog)),
             run_in_thread=run_in_thread,
             in_flight=settings.worker_in_flight,
             lease=timedelta(seconds=settings.lease_seconds),
             job_bell=job_bell,
         )
-        return engine, Reception(engine, self.automations.matcher, self.clock)
+        return engine, Admitter(engine, self.automations.matcher, self.clock)
 
-    def make_keeper(self, run_in_thread: RunInThread, doorbell: Doorbell) -> Keeper:
+    def make_keeper(self, run_in_thread: RunInThread, doorbell: Notifier) -> JobSupervisor:
         """The keeper of jobs, on the running loop."""
         settings = self.settings
-        return Keeper(
-            KeeperSettings(
-                worker=self.worker,
+        return JobSupervisor(
+            SupervisorSettings(
+                worker_id=self.worker,
                 machine=self.machine,
                 queues=self.queues,
                 lease=timedelta(seconds=settings.lease_seconds),
@@ -144,9 +144,9 @@ class WorkerHouse:
             events=self.events,
             publisher=self.publisher,
             doorbell=doorbell,
-            clerk=Clerk(self.installation, self.secrets, jobs_url(settings)),
+            clerk=ContainerRequestBuilder(self.installation, self.secrets, jobs_url(settings)),
             book=self.book,
-            metrics=MetricsKeeper(self.registry, run_in_thread),
+            metrics=VersionMetricsWriter(self.registry, run_in_thread),
             clock=self.clock,
             run_in_thread=run_in_thread,
         )
@@ -162,7 +162,7 @@ class WorkerHouse:
         self.publisher.close()
 
 
-def build_worker(settings: Settings, worker: str) -> WorkerHouse:
+def build_worker(settings: Settings, worker: str) -> WorkerDependencies:
     """
     Everything that a worker process is made of.
 
@@ -178,7 +178,7 @@ def build_worker(settings: Settings, worker: str) -> WorkerHouse:
     catalog = load_catalog(rules, book)
     revisions = SqlRevisions(database)
     publisher = RedisPublisher(url)
-    return WorkerHouse(
+    return WorkerDependencies(
         settings=settings,
         worker=worker,
         redis_url=url,
@@ -189,21 +189,21 @@ def build_worker(settings: Settings, worker: str) -> WorkerHouse:
         workers=SqlWorkers(database),
         revisions=revisions,
         publisher=publisher,
-        feed=RedisFeed(url, worker),
-        automations=InForce(AutomationFolder(settings.automations, catalog), revisions, clock),
+        feed=RedisEventStream(url, worker),
+        automations=ActiveAutomations(AutomationFolder(settings.automations, catalog), revisions, clock),
         catalog=catalog,
         egress=GuardedEgress(rules, destination_in_flight=settings.destination_in_flight),
         registry=make_registry(settings, database, publisher, clock),
         secrets=make_secrets(settings),
         jobs=SqlJobs(database),
-        job_desk=SqlJobDesk(database),
+        job_desk=SqlJobAdmin(database),
         book=book,
         backends=make_backends(book, settings.data),
         installation=find_installation(SqlInstallation(database), clock),
     )
 
 
-def _check_queues(settings: Settings, book: QueueBook) -> None:
+def _check_queues(settings: Settings, book: JobsConfig) -> None:
     """
     Refuse queues that nobody has declared: a worker that waits for them would wait for ever.
 

@@ -15,10 +15,10 @@ import structlog
 
 from upshot.errors import Unavailable
 from upshot.execution.sweeper import Sweeper, repeat
-from upshot.ports.messaging import Doorbell, JobBell
+from upshot.ports.messaging import JobNotifier, Notifier
 from upshot.ports.workers import WorkerRecord
 from upshot.stream import Consumer, Relay
-from upshot.wiring.worker import WorkerHouse
+from upshot.wiring.worker import WorkerDependencies
 
 log = structlog.get_logger("upshot.worker")
 
@@ -45,7 +45,7 @@ class WorkerLoop:
         job_bell: Calls workers to jobs that are queued.
     """
 
-    def __init__(self, house: WorkerHouse, doorbell: Doorbell, job_bell: JobBell) -> None:
+    def __init__(self, house: WorkerDependencies, doorbell: Notifier, job_bell: JobNotifier) -> None:
         self._house = house
         self._threads = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="database")
         self._engine, reception = house.make_engine(self._run_in_thread, job_bell)
@@ -79,14 +79,14 @@ class WorkerLoop:
         self._consumer.stop()
         self._keeper.wake()
 
-    def launch(self) -> None:
+    def wake_jobs(self) -> None:
         """Look at the queues of jobs now."""
         self._keeper.wake()
 
     async def run(self, execution_ids: Sequence[str]) -> None:
         """Carry out what a Celery task brought; what cannot be claimed now is left to the sweeper."""
         try:
-            await self._engine.run(execution_ids)
+            await self._engine.execute(execution_ids)
         except Unavailable as error:
             log.warning("task.left_to_the_sweeper", executions=len(execution_ids), error=str(error))
 
@@ -103,7 +103,7 @@ class WorkerLoop:
         started()
         log.info(
             "worker.started",
-            worker=self._engine.worker,
+            worker=self._engine.worker_id,
             automations=len(self._house.automations.automations),
             takes=",".join(self._house.takes),
         )
@@ -113,7 +113,7 @@ class WorkerLoop:
         writing = asyncio.create_task(self._engine.write_records())
 
         await self._stopping.wait()
-        log.info("worker.stopping", in_hand=len(self._engine.in_hand))
+        log.info("worker.stopping", in_hand=len(self._engine.in_progress))
         await asyncio.wait(intake, timeout=INTAKE_END_SECONDS)
         await self._engine.stop(within_seconds=self._house.settings.stop_seconds)
         await self._keeper.stop()
@@ -125,7 +125,9 @@ class WorkerLoop:
     def _begin_intake(self) -> list[asyncio.Task[None]]:
         settings, stopping = self._house.settings, self._stopping
         intake = [
-            self._repeat("engines", AFTER_BREAK_SECONDS, partial(self._keeper.watch_engines, stopping), until=stopping),
+            self._repeat(
+                "engines", AFTER_BREAK_SECONDS, partial(self._keeper.monitor_engines, stopping), until=stopping
+            ),
             self._repeat("jobs", SHORTEST_PAUSE_SECONDS, self._keep_jobs, until=stopping),
             self._repeat("prune", PRUNE_SECONDS, self._prune, until=stopping),
         ]
@@ -141,7 +143,7 @@ class WorkerLoop:
         ]
 
     async def _keep_jobs(self) -> None:
-        await self._keeper.keep()
+        await self._keeper.reconcile()
         await self._keeper.wait_for_work(self._house.settings.sweep_seconds)
 
     @staticmethod
@@ -157,7 +159,7 @@ class WorkerLoop:
             now = self._house.clock.now()
             leases = await self._run_in_thread(self._house.executions.expire, predecessor, now)
             leases += await self._run_in_thread(self._house.jobs.expire, predecessor, now)
-            await self._run_in_thread(self._house.workers.leave, predecessor)
+            await self._run_in_thread(self._house.workers.deregister, predecessor)
             log.info("worker.succeeds", predecessor=predecessor, leases=leases)
 
     async def _prepare(self) -> None:
@@ -174,22 +176,24 @@ class WorkerLoop:
 
     async def _beat(self) -> None:
         house, engine = self._house, self._engine
-        await self._run_in_thread(house.executions.renew, engine.in_hand, owner=engine.worker, until=engine.lease_end())
+        await self._run_in_thread(
+            house.executions.renew, engine.in_progress, owner=engine.worker_id, until=engine.lease_end()
+        )
         await self._keeper.renew()
         record = WorkerRecord(
-            id=engine.worker,
+            id=engine.worker_id,
             host=socket.gethostname(),
             pid=os.getpid(),
             started_at=self._started_at,
             seen_at=house.clock.now(),
-            in_hand=len(engine.in_hand),
+            in_progress=len(engine.in_progress),
             stream_read_at=self._consumer.read_at,
             automations=len(house.automations.automations),
             machine=house.machine,
             queues=house.takes,
             engines=self._keeper.engines,
         )
-        await self._run_in_thread(house.workers.beat, record)
+        await self._run_in_thread(house.workers.heartbeat, record)
 
     async def _reload(self) -> None:
         await self._run_in_thread(self._house.automations.refresh)
@@ -205,8 +209,8 @@ class WorkerLoop:
         await self._house.feed.close(leave=True)
         await self._house.close()
         try:
-            await self._run_in_thread(self._house.workers.leave, self._engine.worker)
+            await self._run_in_thread(self._house.workers.deregister, self._engine.worker_id)
         except Unavailable as error:
             log.warning("worker.left_without_a_word", error=str(error))
         self._threads.shutdown(wait=False)
-        log.info("worker.stopped", worker=self._engine.worker)
+        log.info("worker.stopped", worker=self._engine.worker_id)

@@ -12,7 +12,7 @@ import structlog
 import uvloop
 
 from upshot import gc_tuning
-from upshot.adapters.celery import QUEUE, CeleryDoorbell, job_queue, make_app, run_worker
+from upshot.adapters.celery import QUEUE, CeleryNotifier, job_queue, make_app, run_worker
 from upshot.settings import Settings
 from upshot.wiring.worker import build_worker
 from upshot.worker.loop import WorkerLoop
@@ -34,8 +34,8 @@ def main(settings: Settings) -> int:
     worker = settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
     house = build_worker(settings, worker)
     app = make_app(house.redis_url)
-    bell = CeleryDoorbell(app)
-    thread = EngineThread(WorkerLoop(house, bell, bell), patience_seconds=settings.stop_seconds)
+    bell = CeleryNotifier(app)
+    thread = ExecutorThread(WorkerLoop(house, bell, bell), patience_seconds=settings.stop_seconds)
     queues = [job_queue(name) for name in sorted(house.queues)]
     gc_tuning.freeze_startup_objects()
     code = run_worker(
@@ -43,7 +43,7 @@ def main(settings: Settings) -> int:
         name=worker,
         queues=[QUEUE, *queues] if house.answers_events else queues,
         run=thread.run,
-        launch=thread.launch,
+        launch=thread.wake_jobs,
         start=thread.start,
         stop=thread.stop,
         shutting_down=thread.begin_to_stop,
@@ -52,7 +52,7 @@ def main(settings: Settings) -> int:
     return code
 
 
-class EngineThread:
+class ExecutorThread:
     """
     Lives the worker's loop in a thread of its own.
 
@@ -79,10 +79,10 @@ class EngineThread:
         if self._loop is not None and not self._ended.is_set():
             asyncio.run_coroutine_threadsafe(self._worker_loop.run(execution_ids), self._loop)
 
-    def launch(self) -> None:
+    def wake_jobs(self) -> None:
         """Say that jobs are queued; returns at once."""
         if self._loop is not None and not self._ended.is_set():
-            self._loop.call_soon_threadsafe(self._worker_loop.launch)
+            self._loop.call_soon_threadsafe(self._worker_loop.wake_jobs)
 
     def begin_to_stop(self) -> None:
         """Ask the engine to stop; returns at once, for it is called from a signal handler."""

@@ -19,7 +19,7 @@ from upshot.backends.docker import make
 from upshot.backends.docker.backend import DockerBackend
 from upshot.backends.docker.containers import INSTALLATION
 from upshot.backends.docker.options import read_settings
-from upshot.backends.protocol import Backend, Order
+from upshot.backends.protocol import Backend, ContainerRequest
 
 
 class _Died(Exception):
@@ -60,11 +60,11 @@ class DockerGround:
             yield make({"host": f"tcp://127.0.0.1:{free_port()}"})
             yield make({"host": f"unix://{folder}/silent.sock", "timeout": "2s"})
 
-    async def leave_created(self, order: Order) -> None:
+    async def leave_created(self, order: ContainerRequest) -> None:
         """Die between the engine's word that it is made, and the next question."""
         backend = DockerBackend(read_settings(self.options))
 
-        async def die(order: Order, handle: str, user: str) -> None:
+        async def die(order: ContainerRequest, handle: str, user: str) -> None:
             raise _Died
 
         backend._begin = die  # type: ignore[method-assign]  # from outside, the moment cannot be hit

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 from uuid import uuid4
 
 from tests.waiting import PATIENCE_SECONDS
-from upshot.backends.protocol import Backend, LogRead, Order, Phase, Sighting, Started
+from upshot.backends.protocol import Backend, ContainerRequest, ContainerStatus, LogRead, Phase, StartedContainer
 from upshot.domain.job import EVENT_FILE, INPUT_FOLDER, OUTPUT_FOLDER, SECRETS_FOLDER, JobSpec, Pull
 
 OUTPUTS_LIMIT = 64 * 1024
@@ -54,7 +54,7 @@ class Ground(Protocol):
         """Backends whose engine cannot be reached, in each way that there is."""
         ...
 
-    async def leave_created(self, order: Order) -> None:
+    async def leave_created(self, order: ContainerRequest) -> None:
         """Make what `start` makes, and die before it is started."""
         ...
 
@@ -118,7 +118,7 @@ class Bench:
         env: Mapping[str, str] | None = None,
         event: Mapping[str, Any] | None = None,
         **spec: Any,
-    ) -> Order:
+    ) -> ContainerRequest:
         """An order for a shell script; everything else as a job has it that asks for nothing."""
         given = {"image": self.ground.image, "command": ("/bin/sh", "-c", script), "pull": Pull.NEVER, **spec}
         ours = {
@@ -129,10 +129,10 @@ class Bench:
             "UPSHOT_SECRETS": SECRETS_FOLDER,
         }
         name = name or f"upshot-{uuid4().hex[:16]}-1"
-        return Order(
+        return ContainerRequest(
             name=name,
             installation=self.installation,
-            job=f"job_{name}",
+            job_id=f"job_{name}",
             spec=JobSpec(**given),
             env={**(env or {}), **ours},
             event=json.dumps(event or {"kind": "alias-added"}).encode(),
@@ -145,24 +145,24 @@ class Bench:
         await self.backend.start(order)
         return order.name
 
-    async def started(self, script: str, **how: Any) -> tuple[Order, Started]:
+    async def started(self, script: str, **how: Any) -> tuple[ContainerRequest, StartedContainer]:
         """Start a script; the order, and what the backend said."""
         order = self.order(script, **how)
         return order, await self.backend.start(order)
 
-    async def run(self, script: str, **how: Any) -> Sighting:
+    async def run(self, script: str, **how: Any) -> ContainerStatus:
         """Start a script and wait for its end."""
         return await self.ended(await self.start(script, **how))
 
-    async def seen(self, name: str) -> Sighting | None:
+    async def seen(self, name: str) -> ContainerStatus | None:
         """What the engine says of a job now."""
-        return (await self.backend.look(self.installation)).get(name)
+        return (await self.backend.list_containers(self.installation)).get(name)
 
-    async def ended(self, name: str) -> Sighting:
+    async def ended(self, name: str) -> ContainerStatus:
         """What the engine says of a job when it has ended."""
-        return await self.seen_as(name, Phase.ENDED)
+        return await self.seen_as(name, Phase.EXITED)
 
-    async def seen_as(self, name: str, phase: Phase) -> Sighting:
+    async def seen_as(self, name: str, phase: Phase) -> ContainerStatus:
         """What the engine says of a job as soon as it is so far."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (sighting := await self.seen(name)) is None or sighting.phase is not phase:

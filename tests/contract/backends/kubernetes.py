@@ -21,7 +21,7 @@ from tests.contract.backends.harness import Bench, Can
 from tests.kubernetes.stand_in import IMAGE, StandIn, write_kubeconfig
 from tests.servers import free_port
 from upshot.backends.kubernetes import make
-from upshot.backends.protocol import Backend, Order
+from upshot.backends.protocol import Backend, ContainerRequest
 from upshot.domain.job import Pull
 
 CLUSTERS_IMAGE = os.environ.get("TEST_CLUSTER_IMAGE")
@@ -56,7 +56,7 @@ class KubernetesGround:
             for path in (nobody, mute, str(folder / "broken")):
                 yield make({"kubeconfig": path})
 
-    async def leave_created(self, order: Order) -> None:
+    async def leave_created(self, order: ContainerRequest) -> None:
         """Die between the Job and its Secrets."""
         backend = make(self.options)
 
@@ -77,7 +77,7 @@ class KubernetesGround:
 
         async def remove() -> None:
             backend = make(self.options)
-            for name in await backend.look(installation):
+            for name in await backend.list_containers(installation):
                 await backend.remove(name)
             await backend.close()
 

@@ -14,7 +14,15 @@ from tests.contract.backends.harness import Can
 from tests.contract.backends.process import ProcessGround, ProcessProvider
 from tests.waiting import until
 from upshot.adapters.memory.backend import MemoryBackend, MemoryJob
-from upshot.backends.protocol import Backend, EngineUnavailable, Order, OutputUnreadable, Phase, Sighting, StartRefused
+from upshot.backends.protocol import (
+    Backend,
+    ContainerRequest,
+    ContainerStatus,
+    EngineUnavailable,
+    OutputUnreadable,
+    Phase,
+    StartRefused,
+)
 from upshot.clock import SystemClock
 
 _TURN_SECONDS = 0.02
@@ -22,10 +30,10 @@ _MANY_BYTES = 1024 * 1024
 
 
 class _Engine(MemoryBackend):
-    async def look(self, installation: str) -> Mapping[str, Sighting]:
+    async def look(self, installation: str) -> Mapping[str, ContainerStatus]:
         """Give the players a turn, as a question to a real engine does."""
         await asyncio.sleep(0)
-        return await super().look(installation)
+        return await super().list_containers(installation)
 
 
 class MemoryGround:
@@ -56,7 +64,7 @@ class MemoryGround:
         away.away = True
         yield away
 
-    async def leave_created(self, order: Order) -> None:
+    async def leave_created(self, order: ContainerRequest) -> None:
         """Break off before the job begins."""
         steps = iter((False, True))
 
@@ -83,7 +91,7 @@ class MemoryGround:
 
     # --- a job, played by a process ---------------------------------------------------------------
 
-    def _enter(self, order: Order) -> None:
+    def _enter(self, order: ContainerRequest) -> None:
         playing = self._play(self._engine.jobs[order.name])
         task = asyncio.get_running_loop().create_task(playing)
         self._playing.setdefault(order.installation, []).append(task)
@@ -96,11 +104,11 @@ class MemoryGround:
         except StartRefused:
             self._engine.finish(name, 127, note="its command is not there")  # in the words of containers
         while self._engine.jobs.get(name) is job and job.phase is Phase.RUNNING:
-            seen = (await player.look(job.order.installation))[name]
+            seen = (await player.list_containers(job.order.installation))[name]
             read = await player.read_log(name, position, limit_bytes=_MANY_BYTES)
             position = read.position
             job.log += read.data
-            if seen.phase is Phase.ENDED and not read.data:
+            if seen.phase is Phase.EXITED and not read.data:
                 await self._leave(job, seen, player)
             elif job.killed_at is not None and not is_told:
                 is_told = True
@@ -108,7 +116,7 @@ class MemoryGround:
             await asyncio.sleep(_TURN_SECONDS)
         await player.close()
 
-    async def _leave(self, job: MemoryJob, seen: Sighting, player: Backend) -> None:
+    async def _leave(self, job: MemoryJob, seen: ContainerStatus, player: Backend) -> None:
         outputs, unreadable = None, None
         try:
             outputs = await player.read_outputs(seen.name, limit_bytes=_MANY_BYTES)

@@ -14,10 +14,10 @@ import pytest
 
 from tests.contract.backends.harness import Can
 from upshot.backends.process import make
-from upshot.backends.process.cgroups import ControlGroup, Hierarchies, NoControlGroups, find_hierarchies
-from upshot.backends.process.directories import Folders
+from upshot.backends.process.cgroups import Cgroup, CgroupMounts, CgroupsUnavailable, find_hierarchies
+from upshot.backends.process.directories import JobDirectories
 from upshot.backends.process.options import read_options
-from upshot.backends.protocol import Backend, Order
+from upshot.backends.protocol import Backend, ContainerRequest
 from upshot.domain.job import JobSpec
 
 HOW_TO = "run the tests as root, on a machine or in a container that may write to /sys/fs/cgroup"
@@ -52,13 +52,13 @@ class ProcessGround:
         for place in ("file", "file/jobs", "open"):
             yield make({**self.options, "folder": str(self._folder / place)})
 
-    async def leave_created(self, order: Order) -> None:
+    async def leave_created(self, order: ContainerRequest) -> None:
         """Make its folder, and die before the shim has heard anything."""
         await asyncio.to_thread(self._leave_created, order)
 
-    def _leave_created(self, order: Order) -> None:
+    def _leave_created(self, order: ContainerRequest) -> None:
         options = read_options(self.options)
-        folders = Folders(options.folder, options.account)
+        folders = JobDirectories(options.folder, options.account)
         folders.prepare()
         folders.make(order)
 
@@ -71,7 +71,7 @@ class ProcessGround:
 
         async def remove() -> None:
             backend = make(self.options)
-            for name in await backend.look(installation):
+            for name in await backend.list_containers(installation):
                 await backend.remove(name)
             await backend.close()
 
@@ -118,12 +118,12 @@ class GroupedProcessProvider(ProcessProvider):
             folder.parent.rmdir()
 
 
-def _usable_hierarchies(group: str) -> Hierarchies:
+def _usable_hierarchies(group: str) -> CgroupMounts:
     try:
         hierarchies = find_hierarchies(Path("/proc/self/mountinfo").read_text())
-        probe = ControlGroup(hierarchies, group, "probe")
+        probe = Cgroup(hierarchies, group, "probe")
         probe.make(JobSpec())
-    except NoControlGroups as error:
+    except CgroupsUnavailable as error:
         pytest.skip(f"{error}: {HOW_TO}")
     probe.remove()
     return hierarchies

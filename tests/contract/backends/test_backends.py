@@ -12,7 +12,7 @@ import pytest
 from tests.contract.backends.harness import Bench, Can
 from tests.waiting import eventually
 from upshot.backends.protocol import EngineUnavailable, OutputUnreadable, Phase, StartRefused
-from upshot.domain.job import JobCause, Network, Pull
+from upshot.domain.job import FailureKind, Network, Pull
 
 FOR_LONG = "echo begun; sleep 600"
 STUBBORN = "trap '' TERM; echo begun; while :; do sleep 0.1; done"
@@ -28,7 +28,7 @@ async def test_a_job_that_ends_well(bench: Bench):
     order, started = await bench.started("""echo '{"accuracy": 0.93}' > $UPSHOT_OUTPUT/outputs.json; echo done""")
     seen = await bench.ended(order.name)
 
-    assert (seen.exit_code, seen.cause, seen.job) == (0, None, order.job)
+    assert (seen.exit_code, seen.failure, seen.job_id) == (0, None, order.job_id)
     assert seen.handle == started.handle
     assert await bench.outputs(order.name) == b'{"accuracy": 0.93}\n'
     assert (await bench.log(order.name)).data == b"done\n"
@@ -40,7 +40,7 @@ async def test_a_job_that_fails(bench: Bench):
     """Its exit code is told, and no other cause than the code."""
     seen = await bench.run("echo broken >&2; exit 3")
 
-    assert (seen.exit_code, seen.cause) == (3, None)
+    assert (seen.exit_code, seen.failure) == (3, None)
     assert (await bench.log(seen.name)).data == b"broken\n"
 
 
@@ -59,7 +59,7 @@ async def test_a_command_that_is_not_there(bench: Bench):
         assert "not there" in (seen.note or "") or b"such" in (await bench.log(order.name)).data
     else:
         assert "upshot-no-such-command" in refusal
-        assert await bench.backend.look(bench.installation) == {}
+        assert await bench.backend.list_containers(bench.installation) == {}
 
 
 async def test_what_a_job_is_given(bench: Bench):
@@ -161,10 +161,10 @@ async def test_an_image_that_is_not_there(bench: Bench, pull):
     with pytest.raises(StartRefused) as refused:
         await bench.start("true", image=image, pull=pull)
 
-    assert refused.value.cause is JobCause.IMAGE_MISSING
+    assert refused.value.failure is FailureKind.IMAGE_MISSING
     assert image in str(refused.value)
     assert ("pull: never" in str(refused.value)) == (pull is Pull.NEVER)
-    assert await bench.backend.look(bench.installation) == {}
+    assert await bench.backend.list_containers(bench.installation) == {}
 
 
 @pytest.mark.needs(Can.IMAGES)
@@ -338,7 +338,7 @@ async def test_increments_of_a_log_add_up_to_it(bench: Bench):
 
     has_ended = False
     while not has_ended:
-        has_ended = (seen := await bench.seen(name)) is not None and seen.phase is Phase.ENDED
+        has_ended = (seen := await bench.seen(name)) is not None and seen.phase is Phase.EXITED
         read = await bench.log(name, position)
         assert not read.skipped
         pieces.append(read.data)
@@ -409,7 +409,7 @@ async def test_long_lines_and_those_without_an_end(bench: Bench):
 
     has_ended = False
     while not has_ended:
-        has_ended = (seen := await bench.seen(name)) is not None and seen.phase is Phase.ENDED
+        has_ended = (seen := await bench.seen(name)) is not None and seen.phase is Phase.EXITED
         read = await bench.log(name, position)
         pieces.append(read.data)
         position = read.position
@@ -440,7 +440,7 @@ async def test_a_gigabyte_of_log(bench: Bench):
 
     has_ended = False
     while not has_ended:
-        has_ended = (await bench.seen(name)).phase is Phase.ENDED
+        has_ended = (await bench.seen(name)).phase is Phase.EXITED
         read = await bench.log(name, position, limit_bytes=100_000)
         assert len(read.data) <= 100_000
         position, newest, reads = read.position, read.data or newest, reads + 1
@@ -460,7 +460,7 @@ async def test_out_of_memory(bench: Bench):
     """A job that takes more than it may is ended, and the cause is told."""
     seen = await bench.run("tail /dev/zero", memory_bytes=32 * 1024**2)
 
-    assert (seen.cause, seen.exit_code) == (JobCause.OUT_OF_MEMORY, 137)
+    assert (seen.failure, seen.exit_code) == (FailureKind.OUT_OF_MEMORY, 137)
 
 
 @pytest.mark.needs(Can.MEMORY)
@@ -468,7 +468,7 @@ async def test_a_child_out_of_memory(bench: Bench):
     """It is the cause as well where a child ran out, and the job failed for that with a code of its own."""
     seen = await bench.run("sh -c 'tail /dev/zero' || exit 7", memory_bytes=32 * 1024**2)
 
-    assert (seen.cause, seen.exit_code) == (JobCause.OUT_OF_MEMORY, 7)
+    assert (seen.failure, seen.exit_code) == (FailureKind.OUT_OF_MEMORY, 7)
 
 
 @pytest.mark.needs(Can.MEMORY)
@@ -476,7 +476,7 @@ async def test_a_child_out_of_memory_that_was_coped_with(bench: Bench):
     """A job that lost a child and ended well has ended well."""
     seen = await bench.run("sh -c 'tail /dev/zero'; exit 0", memory_bytes=32 * 1024**2)
 
-    assert (seen.cause, seen.exit_code) == (None, 0)
+    assert (seen.failure, seen.exit_code) == (None, 0)
 
 
 @pytest.mark.needs(Can.PIDS)
@@ -594,7 +594,7 @@ async def test_started_twice_is_one_job(bench: Bench):
     await other.close()
 
     assert second.handle == first.handle
-    assert set(await bench.backend.look(bench.installation)) == {order.name}
+    assert set(await bench.backend.list_containers(bench.installation)) == {order.name}
     assert (await bench.log(order.name)).data == b"begun\n"
 
 
@@ -642,7 +642,7 @@ async def test_what_was_made_and_not_started_can_be_stopped_and_removed(bench: B
     await bench.backend.stop(order.name, grace_seconds=1)
     await bench.backend.remove(order.name)
 
-    assert await bench.backend.look(bench.installation) == {}
+    assert await bench.backend.list_containers(bench.installation) == {}
 
 
 async def test_a_name_that_is_taken_by_a_stranger(bench: Bench):
@@ -669,8 +669,8 @@ async def test_only_our_installation_is_seen(bench: Bench):
         their_name = await theirs.start(FOR_LONG)
         our_name = await bench.start(FOR_LONG)
 
-        assert set(await bench.backend.look(bench.installation)) == {our_name}
-        assert set(await theirs.backend.look(theirs.installation)) == {their_name}
+        assert set(await bench.backend.list_containers(bench.installation)) == {our_name}
+        assert set(await theirs.backend.list_containers(theirs.installation)) == {their_name}
 
 
 async def test_many_jobs_are_seen_at_once(bench: Bench):
@@ -681,7 +681,7 @@ async def test_many_jobs_are_seen_at_once(bench: Bench):
         await bench.ended(name)
 
     other = bench.ground.connect()
-    seen = await other.look(bench.installation)
+    seen = await other.list_containers(bench.installation)
     await other.close()
 
     assert [seen[name].exit_code for name in ended] == list(range(6))
@@ -697,7 +697,7 @@ async def test_what_is_removed_is_gone(bench: Bench):
     for name in (running, ended, ended, "upshot-none-1"):
         await bench.backend.remove(name)
 
-    assert await bench.backend.look(bench.installation) == {}
+    assert await bench.backend.list_containers(bench.installation) == {}
     assert (await bench.log(ended)).data == b""
 
 
@@ -721,7 +721,7 @@ async def test_an_end_is_hinted_at(bench: Bench):
     heard: set[str] = set()
 
     async def listen() -> None:
-        async with aclosing(bench.backend.watch(bench.installation)) as hints:  # type: ignore[type-var]
+        async with aclosing(bench.backend.watch_events(bench.installation)) as hints:  # type: ignore[type-var]
             async for name in hints:
                 heard.add(name)
 
@@ -741,7 +741,7 @@ async def test_an_end_is_hinted_at(bench: Bench):
 async def test_the_engine_has_a_name(bench: Bench):
     """It is the same from every connection."""
     other = bench.ground.connect()
-    names = {await bench.backend.identity(), await other.identity(), await other.identity()}
+    names = {await bench.backend.engine_id(), await other.engine_id(), await other.engine_id()}
     await other.close()
 
     assert len(names) == 1
@@ -754,14 +754,14 @@ async def test_an_engine_that_cannot_be_reached(bench: Bench):
     for backend in bench.ground.connect_to_nothing():
         order = bench.order("true")
         verbs = [
-            backend.identity(),
+            backend.engine_id(),
             backend.start(order),
-            backend.look(bench.installation),
+            backend.list_containers(bench.installation),
             backend.read_log(order.name, None, limit_bytes=100),
             backend.read_outputs(order.name, limit_bytes=100),
             backend.stop(order.name, grace_seconds=1),
             backend.remove(order.name),
-            anext(aiter(backend.watch(bench.installation))),
+            anext(aiter(backend.watch_events(bench.installation))),
         ]
         said = await asyncio.wait_for(asyncio.gather(*verbs, return_exceptions=True), 60)
         assert {type(one) for one in said} == {EngineUnavailable}, said

@@ -16,7 +16,7 @@ from tests.docker_engines import EngineApi, busybox_image, busybox_tar
 from tests.waiting import eventually
 from upshot.backends.docker import make
 from upshot.backends.protocol import EngineUnavailable, Phase, StartRefused
-from upshot.domain.job import JobCause, Mount, Pull, RegistryAuth
+from upshot.domain.job import FailureKind, ImagePullCredentials, Mount, Pull
 
 pytestmark = pytest.mark.only("docker")
 
@@ -82,7 +82,7 @@ async def test_an_image_is_asked_for_each_time(bench: Bench, registry: Registry)
         assert registry.asked
     with pytest.raises(StartRefused, match="cannot be pulled") as refused:
         await bench.start("true", image=registry.image, pull=Pull.ALWAYS)
-    assert refused.value.cause is JobCause.IMAGE_MISSING
+    assert refused.value.failure is FailureKind.IMAGE_MISSING
 
 
 async def test_an_image_by_its_digest_or_without_a_tag(bench: Bench, registry: Registry):
@@ -98,13 +98,13 @@ async def test_an_image_by_its_digest_or_without_a_tag(bench: Bench, registry: R
 async def test_a_registry_that_wants_a_password(bench: Bench, private_registry: Registry):
     """It gets the job's credentials; without them, or with others, the job is refused and told why."""
     async with private_registry as registry:
-        for auth in (None, RegistryAuth("robot", "wrong")):
+        for auth in (None, ImagePullCredentials("robot", "wrong")):
             with pytest.raises(StartRefused) as refused:
                 await bench.start("true", image=registry.image, pull=Pull.MISSING, registry_auth=auth)
-            assert refused.value.cause is JobCause.IMAGE_MISSING
+            assert refused.value.failure is FailureKind.IMAGE_MISSING
             assert "auth" in str(refused.value)
 
-        auth = RegistryAuth("robot", "pass:wörd")
+        auth = ImagePullCredentials("robot", "pass:wörd")
         seen = await bench.run("true", image=registry.image, pull=Pull.MISSING, registry_auth=auth)
 
         assert seen.exit_code == 0
@@ -119,7 +119,7 @@ async def test_a_pull_that_is_broken_off(bench: Bench, registry: Registry):
         await eventually(registry.is_asked_for_blobs)
         starting.cancel()
         await asyncio.wait([starting])
-        assert await bench.backend.look(bench.installation) == {}
+        assert await bench.backend.list_containers(bench.installation) == {}
 
         registry.goes_on.set()
         await bench.backend.start(order)
@@ -134,7 +134,7 @@ async def test_what_is_no_image(bench: Bench, image: str):
     with pytest.raises(StartRefused) as refused:
         await bench.start("true", image=image, pull=Pull.MISSING)
 
-    assert refused.value.cause is JobCause.REFUSED
+    assert refused.value.failure is FailureKind.REFUSED
     assert "image" in str(refused.value)
 
 
@@ -191,7 +191,7 @@ async def test_labels(bench: Bench, api: EngineApi, ground):
 
     assert api.inspect(order.name)["Config"]["Labels"] == {
         OURS: bench.installation,
-        "upshot.job": order.job,
+        "upshot.job": order.job_id,
         "upshot.container": order.name,
         "team": "ml",
         "cost-centre": "7",
@@ -285,7 +285,7 @@ async def test_what_the_engine_will_not_make(bench: Bench, api: EngineApi, asked
     with pytest.raises(StartRefused, match=said) as refused:
         await bench.start("true", **asked)
 
-    assert refused.value.cause is JobCause.REFUSED
+    assert refused.value.failure is FailureKind.REFUSED
     assert api.containers(f"{OURS}={bench.installation}") == []
     assert len(api.volumes(f"{OURS}={bench.installation}")) == volumes == 0
 
@@ -335,7 +335,7 @@ async def test_an_image_that_is_gone_since(bench: Bench, api: EngineApi):
         api.ask("DELETE", f"/images/{image}", params={"force": "1"})
 
         other = bench.ground.connect()
-        seen = (await other.look(bench.installation))[name]
+        seen = (await other.list_containers(bench.installation))[name]
         await other.close()
 
         assert seen.image_digest.startswith("sha256:")
@@ -346,5 +346,5 @@ async def test_somebody_who_is_no_engine(bench: Bench):
     async with Registry(busybox_tar()) as other:
         backend = make({"host": f"tcp://127.0.0.1:{other.port}"})
         with pytest.raises(EngineUnavailable, match=r"404|Docker"):
-            await backend.look(bench.installation)
+            await backend.list_containers(bench.installation)
         await backend.close()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from upshot.actions.egress_rules import EgressRules
-from upshot.actions.protocol import HttpAnswer
+from upshot.actions.protocol import HttpResponse
 from upshot.adapters.egress import GuardedEgress
 
 T = TypeVar("T")
@@ -68,6 +68,6 @@ async def door(allow: str = "127.0.0.0/8,::1/128", *, in_flight: int = 100) -> A
 
 async def post(
     egress: GuardedEgress, url: str, body: bytes = b"{}", *, timeout_seconds: float = 10, **more: Any
-) -> HttpAnswer:
+) -> HttpResponse:
     """Send one POST."""
     return await egress.send("POST", url, headers={}, body=body, timeout_seconds=timeout_seconds, **more)

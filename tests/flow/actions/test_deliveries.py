@@ -14,7 +14,7 @@ from tests.flow.actions.raw_http import door, run
 from tests.unit.actions.action_calls import RecordingRegistry, make_call
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
-from upshot.actions.protocol import Tools
+from upshot.actions.protocol import ActionContext
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.jobs import MemoryJobs
@@ -38,7 +38,7 @@ def _perform(uses, make_with, *, prepare=lambda _: None, **changes) -> Any:
         async with Receivers() as receivers, door() as egress:
             prepare(receivers)
             jobs = MemoryJobs(MemoryExecutions(MemoryEvents()))
-            tools = Tools(egress, RecordingRegistry(), receivers.github_api_url, receivers.slack_api_url, jobs)
+            tools = ActionContext(egress, RecordingRegistry(), receivers.github_api_url, receivers.slack_api_url, jobs)
             call = make_call(make_with(receivers), now=datetime.now(UTC), **changes)
             (result,) = await asyncio.gather(CATALOG[uses].perform(call, tools), return_exceptions=True)
             return result, receivers.requests

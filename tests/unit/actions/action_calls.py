@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from upshot.actions.protocol import Action, Call, HttpAnswer, Outcome, Tools
+from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpResponse, Outcome
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.jobs import MemoryJobs
@@ -46,7 +46,7 @@ CUSTOM_EVENT = Event(
 )
 
 
-def make_call(with_: Mapping[str, Any], **changes: Any) -> Call:
+def make_call(with_: Mapping[str, Any], **changes: Any) -> ActionCall:
     """The first attempt of a step of automation `promote`, with a rendered `with` block."""
     known: dict[str, Any] = {
         "event": EVENT,
@@ -62,7 +62,7 @@ def make_call(with_: Mapping[str, Any], **changes: Any) -> Call:
         "chain": (Cause("promote", "exe_1", "evt_1", "model/churn:v3"),),
         "event_source": "https://upshot.example",
     }
-    return Call(with_=with_, **(known | changes))
+    return ActionCall(with_=with_, **(known | changes))
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,15 @@ class ScriptedEgress:
         body: bytes,
         timeout_seconds: float,
         follow_redirects: bool = False,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         """Remember the request and answer as told."""
         self.sent.append(Sent(method, url, headers, body, follow_redirects))
         return make_answer(self.status, self.headers, self.body)
 
 
-def make_answer(status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> HttpAnswer:
+def make_answer(status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> HttpResponse:
     """An answer as the egress client gives it."""
-    return HttpAnswer(
+    return HttpResponse(
         status=status,
         headers=headers or {},
         body=body,
@@ -202,7 +202,7 @@ def perform(
     **changes: Any,
 ) -> Outcome:
     """Perform one attempt and give what it gave."""
-    tools = Tools(
+    tools = ActionContext(
         egress=egress or ScriptedEgress(),
         registry=registry or RecordingRegistry(),
         github_api_url="https://api.github.com",

@@ -10,27 +10,27 @@ import pytest
 
 from tests.unit.actions.action_calls import CUSTOM_EVENT, NOW, RecordingRegistry, ScriptedEgress, make_call
 from upshot.actions.launch import Launch
-from upshot.actions.protocol import Held, Outcome, Tools
+from upshot.actions.protocol import ActionContext, Deferred, Outcome
 from upshot.domain.automation import RetryPolicy
-from upshot.domain.job import Job, JobCause, JobSpec, JobState, MemoryGrowth, RegistryAuth, Tries
-from upshot.domain.secret_placeholders import SecretMarks
+from upshot.domain.job import FailureKind, ImagePullCredentials, Job, JobRetryPolicy, JobSpec, JobState, MemoryGrowth
+from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.errors import JobFailed, Refused, TemplateInvalid, Unavailable, Unreachable
-from upshot.schema.queues import PROCESS, Asked, BackendSettings, Ceilings, MountRule, QueueBook, QueueRules
+from upshot.schema.queues import PROCESS, BackendSettings, JobOptions, JobsConfig, MountRule, QueueConfig, QueueLimits
 
-MARKS = SecretMarks("NonceNonce12345678")
+MARKS = SecretPlaceholders("NonceNonce12345678")
 TOKEN = MARKS.mark("TOKEN")
-OPEN = QueueBook()
-STRICT = QueueBook(
+OPEN = JobsConfig()
+STRICT = JobsConfig(
     backends={"docker": BackendSettings("docker"), "local": BackendSettings(PROCESS)},
     queues={
-        "default": QueueRules(
+        "default": QueueConfig(
             "default",
-            defaults=Asked(memory_bytes=2**30),
+            defaults=JobOptions(memory_bytes=2**30),
             priority=3,
-            ceilings=Ceilings(memory_bytes=4 * 2**30, images=("ghcr.io/acme/*",), mounts=(MountRule("/data"),)),
+            ceilings=QueueLimits(memory_bytes=4 * 2**30, images=("ghcr.io/acme/*",), mounts=(MountRule("/data"),)),
             source="jobs.yaml:7",
         ),
-        "scripts": QueueRules("scripts", backend="local"),
+        "scripts": QueueConfig("scripts", backend="local"),
     },
     source="jobs.yaml",
 )
@@ -51,7 +51,7 @@ class Desk:
 
 def perform(with_, *, book=OPEN, desk=None, **changes):
     """One turn of the step."""
-    tools = Tools(
+    tools = ActionContext(
         egress=ScriptedEgress(),
         registry=RecordingRegistry(),
         github_api_url="https://api.github.com",
@@ -64,7 +64,7 @@ def perform(with_, *, book=OPEN, desk=None, **changes):
 def asked(with_, **changes) -> Job:
     """The job that the first turn asks for."""
     held = perform(with_, **changes)
-    assert isinstance(held, Held)
+    assert isinstance(held, Deferred)
     assert held.job is not None
     return held.job
 
@@ -95,9 +95,9 @@ def test_the_first_turn_asks_for_a_job_and_lets_the_step_wait():
         id=held.job.id,
         name="evaluate",
         automation="promote",
-        execution="exe_1",
-        step="evaluate",
-        event="evt_1",
+        execution_id="exe_1",
+        step_id="evaluate",
+        event_id="evt_1",
         delivery_id="dlv_1",
         queue="default",
         backend="docker",
@@ -106,13 +106,13 @@ def test_the_first_turn_asks_for_a_job_and_lets_the_step_wait():
             command=("sh", "-c", f"curl -H 'Authorization: {TOKEN}'"),
             env={"AGAIN": TOKEN},
             files={"key": MARKS.mark("KEY")},
-            registry_auth=RegistryAuth("me", MARKS.mark("PULL")),
+            registry_auth=ImagePullCredentials("me", MARKS.mark("PULL")),
         ),
         created_at=NOW,
         concurrency=2,
-        tries=Tries(most=3, memory_growth=MemoryGrowth(3.0)),
+        retry=JobRetryPolicy(max_attempts=3, memory_growth=MemoryGrowth(3.0)),
         save_metrics=True,
-        version="model/churn:v3",
+        version_reference="model/churn:v3",
         secrets=("TOKEN", "KEY", "PULL"),
         nonce=MARKS.nonce,
         due_at=NOW,
@@ -139,20 +139,20 @@ def test_the_queue_fills_in_what_the_step_leaves_open():
 @pytest.mark.parametrize(
     ("retry", "tries"),
     [
-        pytest.param(RetryPolicy(), Tries(3, 1.0, 3600.0), id="nothing said"),
-        pytest.param(RetryPolicy(first_seconds=5.0), Tries(3, 5.0, 3600.0), id="only the pause"),
-        pytest.param(RetryPolicy(1), Tries(1, 1.0, 3600.0), id="once"),
-        pytest.param(RetryPolicy(8, 2.0, 60.0), Tries(8, 2.0, 60.0), id="all said"),
+        pytest.param(RetryPolicy(), JobRetryPolicy(3, 1.0, 3600.0), id="nothing said"),
+        pytest.param(RetryPolicy(first_seconds=5.0), JobRetryPolicy(3, 5.0, 3600.0), id="only the pause"),
+        pytest.param(RetryPolicy(1), JobRetryPolicy(1, 1.0, 3600.0), id="once"),
+        pytest.param(RetryPolicy(8, 2.0, 60.0), JobRetryPolicy(8, 2.0, 60.0), id="all said"),
     ],
 )
 def test_a_job_is_tried_three_times_unless_the_step_says_otherwise(retry, tries):
     """Fifteen containers, as a step that says nothing tries requests, nobody wants."""
-    assert asked({"image": "busybox"}, retry=retry).tries == tries
+    assert asked({"image": "busybox"}, retry=retry).retry == tries
 
 
 def test_an_event_without_a_version_launches_jobs_too():
     """A custom event is about none."""
-    assert asked({"image": "busybox"}, event=CUSTOM_EVENT).version is None
+    assert asked({"image": "busybox"}, event=CUSTOM_EVENT).version_reference is None
 
 
 @pytest.mark.parametrize(
@@ -301,9 +301,9 @@ JOB = Job(
     id="job_1",
     name="evaluate",
     automation="promote",
-    execution="exe_1",
-    step="evaluate",
-    event="evt_1",
+    execution_id="exe_1",
+    step_id="evaluate",
+    event_id="evt_1",
     delivery_id="dlv_1",
     queue="default",
     backend="docker",
@@ -312,14 +312,14 @@ JOB = Job(
         env={"T": TOKEN},
         memory_bytes=2**30,
         timeout_seconds=90.0,
-        registry_auth=RegistryAuth("me", "plain"),
+        registry_auth=ImagePullCredentials("me", "plain"),
     ),
     created_at=NOW,
     nonce=MARKS.nonce,
     state=JobState.SUCCEEDED,
-    try_number=2,
+    attempt=2,
     machine="m1",
-    engine="e1",
+    engine_id="e1",
     image_digest="sha256:abc",
     started_at=NOW,
     finished_at=NOW + timedelta(seconds=12.5),
@@ -361,16 +361,16 @@ def test_a_job_that_succeeded_gives_its_outputs_and_a_receipt():
     ("end", "says"),
     [
         pytest.param(
-            {"state": JobState.FAILED, "cause": JobCause.EXITED, "reason": "it ended with exit code 3"},
+            {"state": JobState.FAILED, "failure": FailureKind.EXITED, "reason": "it ended with exit code 3"},
             "job job_1 failed (exited), at try 2 of 3: it ended with exit code 3; its last line: done",
             id="failed",
         ),
         pytest.param(
             {
                 "state": JobState.CANCELLED,
-                "cause": JobCause.CANCELLED,
+                "failure": FailureKind.CANCELLED,
                 "reason": "cancelled by ada",
-                "try_number": 1,
+                "attempt": 1,
                 "log_tail": "",
             },
             "job job_1 was cancelled: cancelled by ada",
@@ -393,7 +393,7 @@ def test_a_step_that_is_woken_early_goes_on_waiting(state):
     """It keeps the job that it has."""
     held = perform({}, job="job_1", desk=Desk(replace(JOB, state=state)))
 
-    assert held == Held("waits for job job_1, in queue default")
+    assert held == Deferred("waits for job job_1, in queue default")
 
 
 def test_a_job_that_is_gone_fails_the_step():

@@ -53,7 +53,7 @@ def test_an_alias_goes_to_the_version_that_is_meant(with_, version):
 
     where, collection, name = version
     assert registry.changes == [("alias", where, collection, "production", name, "promote")]
-    assert registry.chains[0][0].execution == "exe_1"
+    assert registry.chains[0][0].execution_id == "exe_1"
     assert outcome.outputs == {"reference": f"{where}/{collection}:{name}", "alias": "production", "changed": True}
 
 

@@ -7,13 +7,13 @@ from pydantic import ValidationError
 
 from upshot.schema.action_inputs import (
     RENDERED,
-    AddAliasWith,
-    AddTagWith,
-    EmitWith,
-    GithubDispatchWith,
-    RequireWith,
-    SlackWith,
-    WebhookWith,
+    AddAliasInputs,
+    AddTagInputs,
+    EmitInputs,
+    GithubDispatchInputs,
+    RequireInputs,
+    SlackInputs,
+    WebhookInputs,
 )
 
 DISPATCH = {"repository": "acme/deploy", "token": "{{ secrets.T }}", "event-type": "promoted"}
@@ -30,35 +30,37 @@ def _find(record, with_, **context):
 @pytest.mark.parametrize(
     ("record", "with_"),
     [
-        pytest.param(WebhookWith, HOOK, id="webhook, least"),
+        pytest.param(WebhookInputs, HOOK, id="webhook, least"),
         pytest.param(
-            WebhookWith,
+            WebhookInputs,
             HOOK
             | {"method": "put", "headers": {"X-A": "{{ alias }}"}, "json": None, "signing-secret": ["{{ secrets.A }}"]},
             id="webhook, most",
         ),
-        pytest.param(WebhookWith, HOOK | {"body-file": "payloads/x.json.j2"}, id="webhook with a body file"),
-        pytest.param(WebhookWith, {"url": "{{ vars.url }}", "method": "{{ vars.method }}"}, id="webhook of templates"),
-        pytest.param(GithubDispatchWith, DISPATCH, id="dispatch, least"),
+        pytest.param(WebhookInputs, HOOK | {"body-file": "payloads/x.json.j2"}, id="webhook with a body file"),
         pytest.param(
-            GithubDispatchWith,
+            WebhookInputs, {"url": "{{ vars.url }}", "method": "{{ vars.method }}"}, id="webhook of templates"
+        ),
+        pytest.param(GithubDispatchInputs, DISPATCH, id="dispatch, least"),
+        pytest.param(
+            GithubDispatchInputs,
             DISPATCH | {"client-payload": {str(n): n for n in range(10)}, "api-url": "https://ghe.example/api/v3"},
             id="dispatch, most",
         ),
         pytest.param(
-            GithubDispatchWith, DISPATCH | {"client-payload": "{{= event.data }}"}, id="payload as an expression"
+            GithubDispatchInputs, DISPATCH | {"client-payload": "{{= event.data }}"}, id="payload as an expression"
         ),
-        pytest.param(GithubDispatchWith, DISPATCH | {"event-type": "{{ '%s' }}" % ("x" * 200)}, id="long template"),
-        pytest.param(SlackWith, {"webhook": "{{ secrets.S }}", "text": "hello"}, id="slack webhook"),
+        pytest.param(GithubDispatchInputs, DISPATCH | {"event-type": "{{ '%s' }}" % ("x" * 200)}, id="long template"),
+        pytest.param(SlackInputs, {"webhook": "{{ secrets.S }}", "text": "hello"}, id="slack webhook"),
         pytest.param(
-            SlackWith,
+            SlackInputs,
             {"token": "{{ secrets.S }}", "channel": "C1", "blocks": "{{= vars.blocks }}", "thread-ts": "1.2"},
             id="slack bot",
         ),
-        pytest.param(RequireWith, {"that": "a >= 1", "otherwise": "no"}, id="require"),
-        pytest.param(AddAliasWith, {"alias": "production"}, id="add-alias"),
-        pytest.param(AddTagWith, {"tag": "ok", "on": "collection", "registry": "r", "collection": "c"}, id="add-tag"),
-        pytest.param(EmitWith, {"name": "done", "data": {"a": [1, None]}}, id="emit"),
+        pytest.param(RequireInputs, {"that": "a >= 1", "otherwise": "no"}, id="require"),
+        pytest.param(AddAliasInputs, {"alias": "production"}, id="add-alias"),
+        pytest.param(AddTagInputs, {"tag": "ok", "on": "collection", "registry": "r", "collection": "c"}, id="add-tag"),
+        pytest.param(EmitInputs, {"name": "done", "data": {"a": [1, None]}}, id="emit"),
     ],
 )
 def test_what_authors_write_is_taken(record, with_):
@@ -69,67 +71,81 @@ def test_what_authors_write_is_taken(record, with_):
 @pytest.mark.parametrize(
     ("record", "with_", "place", "message"),
     [
-        pytest.param(WebhookWith, {}, "url", "Field required", id="no url"),
-        pytest.param(WebhookWith, HOOK | {"uri": "x"}, "uri", "Extra inputs are not permitted", id="unknown key"),
-        pytest.param(WebhookWith, HOOK | {"body_file": "x"}, "body_file", "Extra inputs", id="snake case"),
-        pytest.param(WebhookWith, {"url": 5}, "url", "valid string", id="url is a number"),
-        pytest.param(WebhookWith, {"url": " "}, "url", "is empty", id="empty url"),
-        pytest.param(WebhookWith, HOOK | {"method": "P OST"}, "method", "not a method", id="method with a space"),
-        pytest.param(WebhookWith, HOOK | {"method": "CONNECT"}, "method", "not a method", id="CONNECT"),
+        pytest.param(WebhookInputs, {}, "url", "Field required", id="no url"),
+        pytest.param(WebhookInputs, HOOK | {"uri": "x"}, "uri", "Extra inputs are not permitted", id="unknown key"),
+        pytest.param(WebhookInputs, HOOK | {"body_file": "x"}, "body_file", "Extra inputs", id="snake case"),
+        pytest.param(WebhookInputs, {"url": 5}, "url", "valid string", id="url is a number"),
+        pytest.param(WebhookInputs, {"url": " "}, "url", "is empty", id="empty url"),
+        pytest.param(WebhookInputs, HOOK | {"method": "P OST"}, "method", "not a method", id="method with a space"),
+        pytest.param(WebhookInputs, HOOK | {"method": "CONNECT"}, "method", "not a method", id="CONNECT"),
         pytest.param(
-            WebhookWith, HOOK | {"headers": {"X-N": 5}}, "headers.X-N", "valid string", id="number in a header"
+            WebhookInputs, HOOK | {"headers": {"X-N": 5}}, "headers.X-N", "valid string", id="number in a header"
         ),
         pytest.param(
-            WebhookWith, HOOK | {"headers": {"X A": "b"}}, "headers", "not a header name", id="space in a name"
+            WebhookInputs, HOOK | {"headers": {"X A": "b"}}, "headers", "not a header name", id="space in a name"
         ),
         pytest.param(
-            WebhookWith, HOOK | {"headers": {"A\r\nB": "c"}}, "headers", "not a header name", id="break in a name"
+            WebhookInputs, HOOK | {"headers": {"A\r\nB": "c"}}, "headers", "not a header name", id="break in a name"
         ),
         pytest.param(
-            WebhookWith, HOOK | {"headers": {"A": "b\r\nC: d"}}, "headers.A", "line break", id="break in a value"
+            WebhookInputs, HOOK | {"headers": {"A": "b\r\nC: d"}}, "headers.A", "line break", id="break in a value"
         ),
         pytest.param(
-            WebhookWith, HOOK | {"headers": {"A": "b\x00"}}, "headers.A", "control character", id="NUL in a value"
+            WebhookInputs, HOOK | {"headers": {"A": "b\x00"}}, "headers.A", "control character", id="NUL in a value"
         ),
-        pytest.param(WebhookWith, HOOK | {"headers": {"A": "x", "a": "y"}}, "headers", "twice", id="header twice"),
+        pytest.param(WebhookInputs, HOOK | {"headers": {"A": "x", "a": "y"}}, "headers", "twice", id="header twice"),
         pytest.param(
-            WebhookWith, HOOK | {"headers": {"X A": "b", "Host": "x"}}, "headers", "name; Host is set", id="two headers"
+            WebhookInputs,
+            HOOK | {"headers": {"X A": "b", "Host": "x"}},
+            "headers",
+            "name; Host is set",
+            id="two headers",
         ),
-        pytest.param(WebhookWith, HOOK | {"headers": {"Host": "x"}}, "headers", "set by Upshot", id="Host"),
-        pytest.param(WebhookWith, HOOK | {"headers": {"content-length": "1"}}, "headers", "set by Upshot", id="length"),
-        pytest.param(WebhookWith, HOOK | {"headers": {"Webhook-Id": "x"}}, "headers", "set by Upshot", id="webhook-id"),
-        pytest.param(WebhookWith, HOOK | {"json": 1, "body-file": "x"}, "", "keep one", id="two bodies"),
-        pytest.param(WebhookWith, HOOK | {"signing-secret": []}, "signing-secret", "a list of texts", id="no secrets"),
+        pytest.param(WebhookInputs, HOOK | {"headers": {"Host": "x"}}, "headers", "set by Upshot", id="Host"),
         pytest.param(
-            GithubDispatchWith, DISPATCH | {"repository": "deploy"}, "repository", "owner/name", id="no owner"
-        ),
-        pytest.param(GithubDispatchWith, DISPATCH | {"repository": "a/b/c"}, "repository", "owner/name", id="a path"),
-        pytest.param(GithubDispatchWith, DISPATCH | {"repository": "a/.."}, "repository", "owner/name", id="dots"),
-        pytest.param(GithubDispatchWith, DISPATCH | {"repository": "a/b?c"}, "repository", "owner/name", id="a query"),
-        pytest.param(
-            GithubDispatchWith, DISPATCH | {"event-type": "x" * 101}, "event-type", "GitHub takes 100", id="long type"
+            WebhookInputs, HOOK | {"headers": {"content-length": "1"}}, "headers", "set by Upshot", id="length"
         ),
         pytest.param(
-            GithubDispatchWith,
+            WebhookInputs, HOOK | {"headers": {"Webhook-Id": "x"}}, "headers", "set by Upshot", id="webhook-id"
+        ),
+        pytest.param(WebhookInputs, HOOK | {"json": 1, "body-file": "x"}, "", "keep one", id="two bodies"),
+        pytest.param(
+            WebhookInputs, HOOK | {"signing-secret": []}, "signing-secret", "a list of texts", id="no secrets"
+        ),
+        pytest.param(
+            GithubDispatchInputs, DISPATCH | {"repository": "deploy"}, "repository", "owner/name", id="no owner"
+        ),
+        pytest.param(GithubDispatchInputs, DISPATCH | {"repository": "a/b/c"}, "repository", "owner/name", id="a path"),
+        pytest.param(GithubDispatchInputs, DISPATCH | {"repository": "a/.."}, "repository", "owner/name", id="dots"),
+        pytest.param(
+            GithubDispatchInputs, DISPATCH | {"repository": "a/b?c"}, "repository", "owner/name", id="a query"
+        ),
+        pytest.param(
+            GithubDispatchInputs, DISPATCH | {"event-type": "x" * 101}, "event-type", "GitHub takes 100", id="long type"
+        ),
+        pytest.param(
+            GithubDispatchInputs,
             DISPATCH | {"client-payload": {str(n): n for n in range(11)}},
             "client-payload",
             "GitHub takes 10",
             id="eleven keys",
         ),
-        pytest.param(SlackWith, {"text": "x"}, "", "either webhook", id="no way to Slack"),
-        pytest.param(SlackWith, {"webhook": "u", "token": "t", "text": "x"}, "", "either webhook", id="two ways"),
-        pytest.param(SlackWith, {"token": "t", "text": "x"}, "", "go together", id="token without channel"),
+        pytest.param(SlackInputs, {"text": "x"}, "", "either webhook", id="no way to Slack"),
+        pytest.param(SlackInputs, {"webhook": "u", "token": "t", "text": "x"}, "", "either webhook", id="two ways"),
+        pytest.param(SlackInputs, {"token": "t", "text": "x"}, "", "go together", id="token without channel"),
         pytest.param(
-            SlackWith, {"webhook": "u", "channel": "c", "text": "x"}, "", "go together", id="webhook and channel"
+            SlackInputs, {"webhook": "u", "channel": "c", "text": "x"}, "", "go together", id="webhook and channel"
         ),
-        pytest.param(SlackWith, {"webhook": "u", "thread-ts": "1", "text": "x"}, "", "thread-ts", id="thread, webhook"),
-        pytest.param(SlackWith, {"webhook": "u"}, "", "message is empty", id="nothing to say"),
-        pytest.param(SlackWith, {"webhook": "u", "text": "x" * 40_001}, "text", "40000", id="long text"),
-        pytest.param(SlackWith, {"webhook": "u", "blocks": [{}] * 51}, "blocks", "takes 50", id="many blocks"),
-        pytest.param(RequireWith, {"that": True}, "that", "not an expression", id="not an expression"),
-        pytest.param(RequireWith, {"that": ""}, "that", "not an expression", id="empty expression"),
-        pytest.param(AddTagWith, {"tag": "x", "on": "both"}, "on", "'version' or 'collection'", id="tag on both"),
-        pytest.param(EmitWith, {"data": {}}, "name", "Field required", id="event without a name"),
+        pytest.param(
+            SlackInputs, {"webhook": "u", "thread-ts": "1", "text": "x"}, "", "thread-ts", id="thread, webhook"
+        ),
+        pytest.param(SlackInputs, {"webhook": "u"}, "", "message is empty", id="nothing to say"),
+        pytest.param(SlackInputs, {"webhook": "u", "text": "x" * 40_001}, "text", "40000", id="long text"),
+        pytest.param(SlackInputs, {"webhook": "u", "blocks": [{}] * 51}, "blocks", "takes 50", id="many blocks"),
+        pytest.param(RequireInputs, {"that": True}, "that", "not an expression", id="not an expression"),
+        pytest.param(RequireInputs, {"that": ""}, "that", "not an expression", id="empty expression"),
+        pytest.param(AddTagInputs, {"tag": "x", "on": "both"}, "on", "'version' or 'collection'", id="tag on both"),
+        pytest.param(EmitInputs, {"data": {}}, "name", "Field required", id="event without a name"),
     ],
 )
 def test_what_cannot_be_meant_is_found_with_its_place(record, with_, place, message):
@@ -143,13 +159,13 @@ def test_what_cannot_be_meant_is_found_with_its_place(record, with_, place, mess
 @pytest.mark.parametrize(
     ("record", "with_", "place"),
     [
-        pytest.param(WebhookWith, {"url": ""}, "url", id="url came out empty"),
-        pytest.param(WebhookWith, HOOK | {"headers": {"A": "model\nname"}}, "headers.A", id="line break came in"),
-        pytest.param(WebhookWith, HOOK | {"headers": {"A": 5}}, "headers.A", id="number came in"),
-        pytest.param(WebhookWith, HOOK | {"method": "{{ x }}"}, "method", id="braces came out of a value"),
-        pytest.param(GithubDispatchWith, DISPATCH | {"client-payload": "text {{"}, "client-payload", id="no mapping"),
-        pytest.param(GithubDispatchWith, DISPATCH | {"event-type": "{{" + "x" * 100}, "event-type", id="long type"),
-        pytest.param(EmitWith, {"name": "x", "data": [1]}, "data", id="list as data"),
+        pytest.param(WebhookInputs, {"url": ""}, "url", id="url came out empty"),
+        pytest.param(WebhookInputs, HOOK | {"headers": {"A": "model\nname"}}, "headers.A", id="line break came in"),
+        pytest.param(WebhookInputs, HOOK | {"headers": {"A": 5}}, "headers.A", id="number came in"),
+        pytest.param(WebhookInputs, HOOK | {"method": "{{ x }}"}, "method", id="braces came out of a value"),
+        pytest.param(GithubDispatchInputs, DISPATCH | {"client-payload": "text {{"}, "client-payload", id="no mapping"),
+        pytest.param(GithubDispatchInputs, DISPATCH | {"event-type": "{{" + "x" * 100}, "event-type", id="long type"),
+        pytest.param(EmitInputs, {"name": "x", "data": [1]}, "data", id="list as data"),
     ],
 )
 def test_rendered_values_keep_every_rule(record, with_, place):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upshot.adapters.serialization.jobs import job_of, job_row
-from upshot.domain.job import Job, JobCause, JobSpec, MemoryGrowth, Mount, RegistryAuth, Tries
+from upshot.adapters.serialization.jobs import job_from_row, job_to_row
+from upshot.domain.job import FailureKind, ImagePullCredentials, Job, JobRetryPolicy, JobSpec, MemoryGrowth, Mount
 from upshot.storable import to_storable, to_storable_text
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -16,31 +16,31 @@ JOB = Job(
     id="job_1",
     name="evaluate",
     automation="promote",
-    execution="exe_1",
-    step="evaluate",
-    event="evt_1",
+    execution_id="exe_1",
+    step_id="evaluate",
+    event_id="evt_1",
     delivery_id="dlv_1",
     queue="default",
     backend="docker",
-    spec=JobSpec(mounts=(Mount("/a", "/b"),), registry_auth=RegistryAuth("a", "b")),
-    tries=Tries(memory_growth=MemoryGrowth()),
+    spec=JobSpec(mounts=(Mount("/a", "/b"),), registry_auth=ImagePullCredentials("a", "b")),
+    retry=JobRetryPolicy(memory_growth=MemoryGrowth()),
     created_at=NOW,
 )
 
 
 def test_what_a_later_upshot_has_written_can_be_read():
     """While workers are brought up to date one after the other, those of before go on with what they know."""
-    row = job_row(JOB)
-    form = row["form"]
-    for record in (form, form["spec"], form["spec"]["mounts"][0], form["spec"]["registry_auth"], form["tries"]):
+    row = job_to_row(JOB)
+    form = row["details"]
+    for record in (form, form["spec"], form["spec"]["mounts"][0], form["spec"]["registry_auth"], form["retry"]):
         record["of_tomorrow"] = {"some": "thing"}
-    form["tries"]["memory_growth"]["of_tomorrow"] = 1
-    assert job_of(row | {"column_of_tomorrow": 1}) == JOB
+    form["retry"]["memory_growth"]["of_tomorrow"] = 1
+    assert job_from_row(row | {"column_of_tomorrow": 1}) == JOB
 
 
 def test_a_limit_beyond_every_number_is_the_largest_that_is_kept():
     """An author's 10^30 means: any number."""
-    row = job_row(Job(**{name: getattr(JOB, name) for name in JOB.__slots__} | {"concurrency": 10**30}))
+    row = job_to_row(Job(**{name: getattr(JOB, name) for name in JOB.__slots__} | {"concurrency": 10**30}))
     assert row["concurrency"] == 2**31 - 1
 
 
@@ -58,7 +58,7 @@ def test_a_limit_beyond_every_number_is_the_largest_that_is_kept():
         pytest.param({1: (2, [3])}, {"1": [2, [3]]}, id="keys are texts"),
         pytest.param(date(2026, 1, 1), "2026-01-01", id="what is no data"),
         pytest.param(NOW, "2026-01-01T00:00:00.000000Z", id="a time"),
-        pytest.param(JobCause.TIMED_OUT, "timed-out", id="a word"),
+        pytest.param(FailureKind.TIMED_OUT, "timed-out", id="a word"),
     ],
 )
 def test_what_cannot_be_kept_becomes_what_can(value, kept):

@@ -10,9 +10,9 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.automations.context import SecretsView, build_context
 from upshot.automations.loader import load_text
 from upshot.automations.parser.automation import read_automation
-from upshot.automations.parser.diagnostics import Findings
+from upshot.automations.parser.diagnostics import Diagnostics
 from upshot.automations.parser.document import Document, with_lines
-from upshot.automations.parser.steps import Source
+from upshot.automations.parser.steps import ParseContext
 from upshot.domain.automation import Automation
 from upshot.domain.event import Actor, Cause, Event, EventKind
 
@@ -119,10 +119,10 @@ def automation(text: str) -> Automation:
 def answering(on: Any, *, name: str = "a", **keys: Any) -> Automation:
     """An automation with these triggers, as plain data."""
     source = {"name": name, "on": on, "steps": [{"uses": "emit", "with": {"name": "x"}}]} | keys
-    findings = Findings("a.yaml")
+    findings = Diagnostics("a.yaml")
     bodies: dict[str, str] = {}
     found = read_automation(
-        Document(with_lines(source), 1), "a.yaml", Source(CATALOG, bodies.__getitem__, {}, findings)
+        Document(with_lines(source), 1), "a.yaml", ParseContext(CATALOG, bodies.__getitem__, {}, findings)
     )
     assert found is not None, [str(error) for error in findings.errors]
     return found

@@ -188,7 +188,7 @@ def test_the_known_fields_of_jobs_are_those_that_their_events_carry():
     """As for the registry's."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     names: dict[str, Any] = dict.fromkeys(
-        ("id", "name", "automation", "execution", "step", "event", "delivery_id", "queue"), "x"
+        ("id", "name", "automation", "execution_id", "step_id", "event_id", "delivery_id", "queue"), "x"
     )
     job = Job(**names, backend="docker", spec=JobSpec(), created_at=now, state=JobState.RUNNING)
     event = job_event(job, make_event(), now)

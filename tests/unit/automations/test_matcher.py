@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.automations.factories import answering, custom_event, make_event
-from upshot.automations.matcher import Matcher, Verdict
+from upshot.automations.matcher import Matcher, MatchResult
 from upshot.domain.event import MAX_CHAIN_DEPTH, Cause, EventKind
 
 
@@ -160,7 +160,7 @@ def test_an_if_that_fails_is_visible():
     (match,) = Matcher([found]).match(PROMOTED)
     (explanation,) = Matcher([found]).explain(PROMOTED)
 
-    assert match.verdict is Verdict.ERROR
+    assert match.verdict is MatchResult.ERROR
     assert "'version.metadata' has no 'acuracy'; did you mean 'accuracy'?" in str(match.reason)
     assert (explanation.answers, explanation.reason) == (False, match.reason)
 
@@ -181,21 +181,21 @@ def test_an_automation_does_not_answer_itself():
     """Not on the same version, however many others lie between; the stop is visible."""
     for chain in ((cause(),), (cause(), cause("other", "model/fraud:v9"))):
         (match,) = Matcher([answering("alias-added")]).match(make_event(chain=chain))
-        assert match.verdict is Verdict.LOOP
+        assert match.verdict is MatchResult.LOOP
         assert "caused by this automation itself, in execution exe_1" in str(match.reason)
 
 
 def test_an_automation_answers_what_it_caused_on_another_version():
     """That is no loop."""
     assert matches("alias-added", make_event(chain=(cause(version="model/fraud:v2"),)))
-    assert Matcher([answering("alias-added")]).match(make_event(chain=(cause("b"),)))[0].verdict is Verdict.MATCHED
+    assert Matcher([answering("alias-added")]).match(make_event(chain=(cause("b"),)))[0].verdict is MatchResult.MATCHED
 
 
 def test_a_custom_event_does_not_answer_itself():
     """An event about no version is about the same as another about no version."""
     (match,) = Matcher([answering("custom")]).match(custom_event(chain=(cause(version=None),)))
 
-    assert match.verdict is Verdict.LOOP
+    assert match.verdict is MatchResult.LOOP
 
 
 def test_a_chain_ends():
@@ -203,9 +203,9 @@ def test_a_chain_ends():
     chain = tuple(cause(f"b{place}", f"model/fraud:v{place}") for place in range(MAX_CHAIN_DEPTH))
     matcher = Matcher([answering("alias-added")])
 
-    assert matcher.match(make_event(number=99, chain=chain[1:]))[0].verdict is Verdict.MATCHED
+    assert matcher.match(make_event(number=99, chain=chain[1:]))[0].verdict is MatchResult.MATCHED
     (match,) = matcher.match(make_event(number=99, chain=chain))
-    assert match.verdict is Verdict.LOOP
+    assert match.verdict is MatchResult.LOOP
     assert match.reason == (
         "8 executions led to this event, and a chain stops there: b0 → b1 → b2 → b3 → b4 → b5 → b6 → b7"
     )

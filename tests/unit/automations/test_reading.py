@@ -10,7 +10,7 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.automations.loader import load_text, rebuild
 from upshot.domain.automation import Pattern, RetryPolicy
 from upshot.errors import AutomationInvalid, ConfigError
-from upshot.schema.queues import QueueBook, QueueRules
+from upshot.schema.queues import JobsConfig, QueueConfig
 
 WHOLE = """\
 # a comment
@@ -128,7 +128,7 @@ def test_a_kept_revision_whose_action_is_gone_says_so():
 def test_a_kept_revision_is_not_asked_about_again():
     """Rules that an operator has tightened since hold for new jobs; what waits for one must be able to go on."""
     text = "name: a\non: custom\nsteps: [{uses: launch, with: {image: a, queue: gpu}}]\n"
-    then = load_catalog(EgressRules(), QueueBook(queues={"gpu": QueueRules("gpu")}))
+    then = load_catalog(EgressRules(), JobsConfig(queues={"gpu": QueueConfig("gpu")}))
     (found,) = load_text(text, "a.yaml", then).automations
 
     assert rebuild(found.name, found.source, {}, "a.yaml", CATALOG).revision == found.revision

@@ -13,7 +13,7 @@ from tests.unit.automations.factories import CATALOG, Secrets
 from upshot.actions.protocol import Action
 from upshot.automations.context import SecretsView, build_context
 from upshot.automations.loader import load_folder
-from upshot.automations.matcher import Matcher, Verdict
+from upshot.automations.matcher import Matcher, MatchResult
 from upshot.automations.template import compile_tree
 from upshot.domain.event import Event
 from upshot.domain.execution import ExecutionState, StepRecord
@@ -49,7 +49,7 @@ def test_a_sample_answers_its_event(automation):
     """The event beside it fires it."""
     matches = Matcher(LOADED.automations).match(event_of(automation.name))
 
-    assert (automation.name, Verdict.MATCHED) in [(match.automation.name, match.verdict) for match in matches]
+    assert (automation.name, MatchResult.MATCHED) in [(match.automation.name, match.verdict) for match in matches]
 
 
 @pytest.mark.parametrize("automation", LOADED.automations, ids=lambda automation: automation.name)

@@ -6,10 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from upshot.backends.kubernetes.options import AuthorOptions
-from upshot.domain.job import MemoryGrowth, Mount, Network, Pull, RegistryAuth
+from upshot.domain.job import ImagePullCredentials, MemoryGrowth, Mount, Network, Pull
 from upshot.schema.action_inputs import RENDERED
-from upshot.schema.launch_inputs import KubernetesWith, LaunchWith
-from upshot.schema.queues import ALL_GPUS, Asked
+from upshot.schema.launch_inputs import KubernetesInputs, LaunchInputs
+from upshot.schema.queues import ALL_GPUS, JobOptions
 
 LEAST = {"image": "busybox"}
 MOST = {
@@ -43,16 +43,16 @@ MOST = {
 
 def _find(with_, **context):
     with pytest.raises(ValidationError) as raised:
-        LaunchWith.model_validate(with_, context=context)
+        LaunchInputs.model_validate(with_, context=context)
     (found, *_) = raised.value.errors()
     return ".".join(map(str, found["loc"])), found["msg"]
 
 
 def test_the_whole_block_says_what_it_says():
     """Every key arrives where the rules of queues look for it, quantities as numbers."""
-    given = LaunchWith.model_validate(MOST, context={RENDERED: True})
+    given = LaunchInputs.model_validate(MOST, context={RENDERED: True})
 
-    assert given.asked(rendered=True) == Asked(
+    assert given.asked(rendered=True) == JobOptions(
         image="ghcr.io/acme/evaluate:1.4",
         command=("python", "eval.py"),
         args=(),
@@ -72,7 +72,7 @@ def test_the_whole_block_says_what_it_says():
         privileged=True,
         mounts=(Mount("/data", "/data"), Mount("cache", "/c", read_only=False)),
         pull=Pull.ALWAYS,
-        registry_auth=RegistryAuth("me", "p"),
+        registry_auth=ImagePullCredentials("me", "p"),
         labels={"team": "ml"},
         options={"node-selector": {"gpu": "a100"}},
     )
@@ -84,12 +84,12 @@ def test_settings_for_kubernetes_are_those_that_its_backend_takes():
     """What is let through when a file is loaded is what a job can be started with, and nothing more."""
     backend = {name.replace("_", "-") for name in AuthorOptions.model_fields}
 
-    assert set(KubernetesWith.model_json_schema()["properties"]) == backend
+    assert set(KubernetesInputs.model_json_schema()["properties"]) == backend
 
 
 def test_a_block_that_says_little_leaves_the_rest_to_its_queue():
     """Nothing is invented here."""
-    assert LaunchWith.model_validate(LEAST).asked(rendered=False) == Asked(image="busybox")
+    assert LaunchInputs.model_validate(LEAST).asked(rendered=False) == JobOptions(image="busybox")
 
 
 def test_a_template_may_stand_wherever_a_value_does():
@@ -118,20 +118,20 @@ def test_a_template_may_stand_wherever_a_value_does():
         "save-metrics": template,
         "kubernetes": template,
     }
-    asked = LaunchWith.model_validate(written).asked(rendered=False)
+    asked = LaunchInputs.model_validate(written).asked(rendered=False)
 
     assert (asked.image, asked.command, asked.memory_bytes, asked.network, asked.privileged) == (None,) * 5
     assert len(asked.mounts) == 2
 
     rendered = {"image": "a", "resources": {"cpus": "2", "memory": "1GiB", "gpus": "1", "pids": "9"}, "priority": "-5"}
-    given = LaunchWith.model_validate(rendered, context={RENDERED: True})
+    given = LaunchInputs.model_validate(rendered, context={RENDERED: True})
     asked = given.asked(rendered=True)
     assert (asked.cpus, asked.memory_bytes, asked.gpus, asked.pids, given.priority) == (2.0, 2**30, 1, 9, -5)
 
 
 def test_what_came_out_of_a_template_is_taken_as_it_is():
     """Braces that came with an event are an argument like any other, not another template."""
-    given = LaunchWith.model_validate(LEAST | {"command": ["echo", "{{ x }}"]}, context={RENDERED: True})
+    given = LaunchInputs.model_validate(LEAST | {"command": ["echo", "{{ x }}"]}, context={RENDERED: True})
 
     assert given.asked(rendered=True).command == ("echo", "{{ x }}")
 

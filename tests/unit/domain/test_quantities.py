@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from upshot.schema.quantities import (
     MAX_BYTES,
-    NotAQuantity,
+    InvalidQuantity,
     read_bytes,
     read_cpus,
     read_duration,
@@ -64,7 +64,7 @@ def test_what_people_write_is_read(read, written, amount):
 )
 def test_what_is_no_quantity_is_met_with_what_to_write(read, written, says):
     """The finding says what would be right, as near to what was written as can be."""
-    with pytest.raises(NotAQuantity) as raised:
+    with pytest.raises(InvalidQuantity) as raised:
         read(written)
 
     assert says in str(raised.value)

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upshot.domain.job import JobSpec, MemoryGrowth, Mount, Network, Pull
-from upshot.schema.queues import ALL_GPUS, Asked, BackendSettings, Ceilings, MountRule, QueueBook, QueueRules
+from upshot.schema.queues import ALL_GPUS, BackendSettings, JobOptions, JobsConfig, MountRule, QueueConfig, QueueLimits
 
 GIB = 2**30
 
 
-def book(*, defaults=Asked(), source="jobs.yaml:7", **ceilings):  # noqa: B008 - frozen
+def book(*, defaults=JobOptions(), source="jobs.yaml:7", **ceilings):  # noqa: B008 - frozen
     """A book with one queue."""
-    rules = QueueRules("gpu", defaults=defaults, ceilings=Ceilings(**ceilings), source=source)
-    return QueueBook(queues={"gpu": rules}, source="jobs.yaml")
+    rules = QueueConfig("gpu", defaults=defaults, ceilings=QueueLimits(**ceilings), source=source)
+    return JobsConfig(queues={"gpu": rules}, source="jobs.yaml")
 
 
 def objections(spec, **ceilings):
@@ -32,7 +32,7 @@ def test_what_an_author_leaves_open_is_the_queue_s():
     """Defaults are filled in, what the author says stands, and mappings and mounts are put together."""
     shared, scratch = Mount("/data/models", "/models"), Mount("/data/scratch", "/scratch")
     mine = Mount("cache", "/scratch", read_only=False)
-    defaults = Asked(
+    defaults = JobOptions(
         cpus=2.0,
         memory_bytes=4 * GIB,
         timeout_seconds=600.0,
@@ -40,7 +40,7 @@ def test_what_an_author_leaves_open_is_the_queue_s():
         env={"A": "1", "B": "2"},
         mounts=(shared, scratch),
     )
-    asked = Asked(image="busybox", cpus=1.0, env={"B": "3"}, mounts=(mine,))
+    asked = JobOptions(image="busybox", cpus=1.0, env={"B": "3"}, mounts=(mine,))
 
     spec = book(defaults=defaults).complete(asked, "gpu")
 
@@ -52,14 +52,14 @@ def test_what_an_author_leaves_open_is_the_queue_s():
 
 def test_where_nobody_says_anything_a_job_is_as_it_is_without_rules():
     """No rule adds anything of its own."""
-    rules = QueueBook(queues={"default": QueueRules("default", ceilings=Ceilings(timeout_seconds=None))})
+    rules = JobsConfig(queues={"default": QueueConfig("default", ceilings=QueueLimits(timeout_seconds=None))})
 
-    assert rules.complete(Asked(), "default") == JobSpec()
+    assert rules.complete(JobOptions(), "default") == JobSpec()
 
 
 @given(
     st.builds(
-        Ceilings,
+        QueueLimits,
         cpus=st.none() | st.floats(0.01, 64),
         memory_bytes=st.none() | st.integers(2**20, 2**40),
         gpus=st.none() | st.integers(0, 8),
@@ -73,9 +73,9 @@ def test_where_nobody_says_anything_a_job_is_as_it_is_without_rules():
 )
 def test_saying_nothing_is_no_way_around_a_ceiling_and_no_way_into_one(ceilings):
     """Whatever the ceilings are, a job that asks for nothing is within them: no limit would be more than any."""
-    rules = QueueBook(queues={"q": QueueRules("q", ceilings=ceilings)})
+    rules = JobsConfig(queues={"q": QueueConfig("q", ceilings=ceilings)})
 
-    assert rules.objections(rules.complete(Asked(image="busybox"), "q"), "q") == ()
+    assert rules.objections(rules.complete(JobOptions(image="busybox"), "q"), "q") == ()
 
 
 # --- what is not let pass -------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_what_reaches_a_ceiling_is_within_it():
             Mount("vol", "/v", read_only=False),
         ),
     )
-    ceilings = Ceilings(
+    ceilings = QueueLimits(
         cpus=8.0,
         memory_bytes=GIB,
         gpus=2,
@@ -155,7 +155,7 @@ def test_what_reaches_a_ceiling_is_within_it():
         mounts=(MountRule("/data/models"), MountRule("/scratch", writable=True), MountRule("vol", writable=True)),
     )
 
-    assert QueueBook(queues={"q": QueueRules("q", ceilings=ceilings)}).objections(spec, "q") == ()
+    assert JobsConfig(queues={"q": QueueConfig("q", ceilings=ceilings)}).objections(spec, "q") == ()
 
 
 @pytest.mark.parametrize(
@@ -207,14 +207,18 @@ def test_whatever_the_path_only_what_lies_below_is_allowed(path):
 @pytest.mark.parametrize(
     "writers",
     [
-        pytest.param(QueueRules("w", ceilings=Ceilings(mounts=(MountRule("/data/w", writable=True),))), id="allowed"),
-        pytest.param(QueueRules("w", defaults=Asked(mounts=(Mount("/data/w", "/w", read_only=False),))), id="given"),
+        pytest.param(
+            QueueConfig("w", ceilings=QueueLimits(mounts=(MountRule("/data/w", writable=True),))), id="allowed"
+        ),
+        pytest.param(
+            QueueConfig("w", defaults=JobOptions(mounts=(Mount("/data/w", "/w", read_only=False),))), id="given"
+        ),
     ],
 )
 def test_what_jobs_of_another_queue_may_write_to_is_no_way_out_either(writers):
     """A link that one queue's job leaves is not followed by another's."""
-    readers = QueueRules("r", ceilings=Ceilings(mounts=(MountRule("/data"),)))
-    rules = QueueBook(queues={"w": writers, "r": readers})
+    readers = QueueConfig("r", ceilings=QueueLimits(mounts=(MountRule("/data"),)))
+    rules = JobsConfig(queues={"w": writers, "r": readers})
 
     assert rules.objections(JobSpec(mounts=(Mount("/data/w/link", "/m"),)), "r")
     assert rules.objections(JobSpec(mounts=(Mount("/data/w", "/m"), Mount("/data/x", "/x"))), "r") == ()
@@ -223,15 +227,15 @@ def test_what_jobs_of_another_queue_may_write_to_is_no_way_out_either(writers):
 def test_a_mount_of_the_queue_s_own_needs_no_leave():
     """What the operator gives to every job need not be allowed to authors as well."""
     shared = Mount("/srv/models", "/models")
-    rules = book(defaults=Asked(mounts=(shared,)))
+    rules = book(defaults=JobOptions(mounts=(shared,)))
 
-    assert rules.objections(rules.complete(Asked(image="busybox"), "gpu"), "gpu") == ()
+    assert rules.objections(rules.complete(JobOptions(image="busybox"), "gpu"), "gpu") == ()
     assert rules.objections(JobSpec(mounts=(replace(shared, read_only=False),)), "gpu")
 
 
 def test_without_an_operator_s_file_there_is_one_careful_queue():
     """Docker, four at a time on a machine; no privileges, nothing of the machine, no host network, a day at most."""
-    rules = QueueBook()
+    rules = JobsConfig()
 
     assert (list(rules.queues), list(rules.backends)) == (["default"], ["docker"])
     assert rules.queues["default"].per_machine == 4
@@ -264,8 +268,8 @@ def test_a_queue_that_there_is_not_forbids_everything():
 def test_a_queue_s_jobs_run_where_and_when_it_says(backend, priority, places):
     """An author cannot take a job to another engine, nor push it to the front."""
     backends = {name: BackendSettings("docker") for name in ("docker", "spare", "cluster")}
-    rules = QueueRules("gpu", ceilings=Ceilings(backends=frozenset({"spare"}), priority=10))
-    found = QueueBook(backends=backends, queues={"gpu": rules}).choice_objections("gpu", backend, priority)
+    rules = QueueConfig("gpu", ceilings=QueueLimits(backends=frozenset({"spare"}), priority=10))
+    found = JobsConfig(backends=backends, queues={"gpu": rules}).choice_objections("gpu", backend, priority)
 
     assert [place for place, _ in found] == places
 

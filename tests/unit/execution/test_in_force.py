@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from tests.unit.automations.factories import CATALOG
 from upshot.adapters.memory.executions import MemoryRevisions
-from upshot.automations.active import InForce
+from upshot.automations.active import ActiveAutomations
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import FrozenClock
 
@@ -21,7 +21,7 @@ def test_a_mistake_is_told_when_the_file_is_saved_and_not_again(tmp_path):
     """With file, line and remedy, as `validate` says it; a change of another file does not repeat it."""
     (tmp_path / "a.yaml").write_text(GOOD)
     with capture_logs() as logs:
-        in_force = InForce(AutomationFolder(tmp_path, CATALOG), MemoryRevisions(), FrozenClock())
+        in_force = ActiveAutomations(AutomationFolder(tmp_path, CATALOG), MemoryRevisions(), FrozenClock())
         assert mistakes(logs) == []
 
         (tmp_path / "b.yaml").write_text(GOOD.replace("emit", "emti"))
@@ -38,7 +38,7 @@ def test_a_worker_that_starts_tells_what_it_found(tmp_path):
     (tmp_path / "b.yaml").write_text("name: b\n")
 
     with capture_logs() as logs:
-        InForce(AutomationFolder(tmp_path, CATALOG), MemoryRevisions(), FrozenClock())
+        ActiveAutomations(AutomationFolder(tmp_path, CATALOG), MemoryRevisions(), FrozenClock())
 
     assert mistakes(logs) == [
         f"{tmp_path.as_posix()}/b.yaml:1: `on` is missing",

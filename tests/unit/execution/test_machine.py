@@ -140,7 +140,7 @@ class EngineMachine(RuleBasedStateMachine):
     def stream_goes(self, down: bool) -> None:
         """Redis goes away, or comes back."""
         self.world.stream.is_down = down
-        self.world.doorbell.is_down = down
+        self.world.notifier.is_down = down
 
     @precondition(lambda self: self.accepted)
     @rule(data=st.data())
@@ -180,7 +180,7 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def one_execution_for_each_event(self) -> None:
         """However often an event comes."""
-        events = [one.event for one in self.world.all_executions()]
+        events = [one.event_id for one in self.world.all_executions()]
         assert len(events) == len(set(events))
         assert set(events) <= set(self.accepted)
 
@@ -199,18 +199,18 @@ class EngineMachine(RuleBasedStateMachine):
         for one in self.world.all_executions():
             numbers = defaultdict(list)
             for receipt in self.world.receipts(one):
-                numbers[receipt.step].append(receipt.number)
+                numbers[receipt.step_id].append(receipt.attempt)
             for step in one.steps:
                 assert set(range(1, step.attempts + 1)) <= set(numbers[step.id])
 
     def teardown(self) -> None:
         """All is well again: everything accepted is answered, and what succeeded had arrived."""
-        self.world.stream.is_down = self.world.doorbell.is_down = False
+        self.world.stream.is_down = self.world.notifier.is_down = False
         self.world.egress.forget_answers()
         for _ in range(30):
             self.world.settle()
             self.world.clock.advance(40)
-        answered = {one.event: one for one in self.world.all_executions()}
+        answered = {one.event_id: one for one in self.world.all_executions()}
         assert set(answered) == set(self.accepted)
         for number, event in enumerate(self.accepted):
             one = answered[event]
@@ -218,7 +218,7 @@ class EngineMachine(RuleBasedStateMachine):
             arrived = {post.url for post in self.world.sent if post.json["number"] == number}
             if one.state is ExecutionState.SUCCEEDED:
                 assert arrived >= {"https://first.example.com", "https://second.example.com"}
-                proofs = [r.step for r in self.world.receipts(one) if r.state is AttemptState.SUCCEEDED]
+                proofs = [r.step_id for r in self.world.receipts(one) if r.state is AttemptState.SUCCEEDED]
                 assert {"first", "second"} <= set(proofs)
             elif one.state is ExecutionState.FAILED:
                 assert one.reason

@@ -9,24 +9,24 @@ from datetime import UTC, datetime
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.errors import Unavailable
 from upshot.execution.recorder import Recorder
-from upshot.ports.executions import Progress
+from upshot.ports.executions import ExecutionUpdate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def progress(name: str) -> Progress:
-    return Progress(Execution(name, "promote", "r1", "evt_1", ExecutionState.SUCCEEDED, NOW, fence=1))
+def progress(name: str) -> ExecutionUpdate:
+    return ExecutionUpdate(Execution(name, "promote", "r1", "evt_1", ExecutionState.SUCCEEDED, NOW, fence=1))
 
 
 class Database:
     """Keeps what it is given, but for records that it will not take."""
 
     def __init__(self, *, refuses: Sequence[str] = (), never_takes: Sequence[str] = (), outages: int = 0) -> None:
-        self.kept: dict[str, Progress] = {}
+        self.kept: dict[str, ExecutionUpdate] = {}
         self.batches: list[int] = []
         self._refuses, self._never_takes, self._outages = refuses, never_takes, outages
 
-    async def write(self, batch: Sequence[Progress]) -> frozenset[str]:
+    async def write(self, batch: Sequence[ExecutionUpdate]) -> frozenset[str]:
         await asyncio.sleep(0)
         if self._outages:
             self._outages -= 1

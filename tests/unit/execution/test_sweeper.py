@@ -41,7 +41,7 @@ def test_after_an_outage_of_the_database_nothing_is_taken_at_once():
         nonlocal away
         engine = Worker(world, "worker-9").engine
         sweeper = Sweeper(
-            engine, world.executions, world.doorbell, world.clock, run_in_thread, after_outage=timedelta(seconds=6)
+            engine, world.executions, world.notifier, world.clock, run_in_thread, after_outage=timedelta(seconds=6)
         )
         with pytest.raises(Unavailable):
             await sweeper.sweep()
@@ -64,7 +64,7 @@ def test_a_ring_that_nobody_hears_is_answered_by_whoever_rang():
         worker = Worker(world, "worker-9")
         writing = asyncio.create_task(worker.engine.write_records())
         await worker.sweeper.sweep()
-        assert world.doorbell.rung == [world.execution().id]
+        assert world.notifier.notified == [world.execution().id]
         world.clock.advance(seconds=6)
         await worker.sweeper.sweep()
         await worker.engine.idle()
@@ -77,6 +77,6 @@ def test_a_ring_that_nobody_hears_is_answered_by_whoever_rang():
 def test_without_a_broker_the_sweeper_does_it_itself():
     """Celery is a doorbell, never the record."""
     world = waiting_world()
-    world.doorbell.is_down = True
+    world.notifier.is_down = True
     world.settle()
     assert world.execution().state == "succeeded"

@@ -180,7 +180,7 @@ def test_a_retried_step_whose_job_ended_with_its_execution_is_another_attempt(en
 
     again = transitions.retry_by_person(end(held), NOW).steps[0]
 
-    assert (again.id, again.job, again.attempts) == ("one", None, 1)
+    assert (again.id, again.job_id, again.attempts) == ("one", None, 1)
 
 
 def test_a_skipped_step_passes_the_turn_on():

@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from upshot.schema.queues import QueueBook, QueueRules
+from upshot.schema.queues import JobsConfig, QueueConfig
 
 
 @pytest.fixture
-def book() -> QueueBook:
+def book() -> JobsConfig:
     """One queue, with more places than any test fills."""
-    return QueueBook(queues={"default": QueueRules("default", per_machine=50)})
+    return JobsConfig(queues={"default": QueueConfig("default", per_machine=50)})
 
 
 @pytest.fixture
-def limited_to_four() -> QueueBook:
+def limited_to_four() -> JobsConfig:
     """One queue with four places over all machines."""
-    return QueueBook(queues={"default": QueueRules("default", concurrency=4, per_machine=None)})
+    return JobsConfig(queues={"default": QueueConfig("default", concurrency=4, per_machine=None)})

@@ -15,28 +15,28 @@ from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
-from upshot.adapters.memory.stream import MemoryDoorbell, MemoryStream
+from upshot.adapters.memory.stream import MemoryNotifier, MemoryStream
 from upshot.clock import FrozenClock
 from upshot.domain.automation import Automation, Step
 from upshot.domain.event import Actor, Event, EventKind
 from upshot.domain.execution import Execution
-from upshot.domain.job import Job, JobSpec, JobState, Tries
+from upshot.domain.job import Job, JobRetryPolicy, JobSpec, JobState
 from upshot.execution import transitions
 from upshot.ids import execution_id, job_id
-from upshot.jobs.container_request import Clerk
-from upshot.jobs.engine_monitor import Pace
-from upshot.jobs.supervisor import Keeper, KeeperSettings
-from upshot.jobs.version_metrics import MetricsKeeper
+from upshot.jobs.container_request import ContainerRequestBuilder
+from upshot.jobs.engine_monitor import PollIntervals
+from upshot.jobs.supervisor import JobSupervisor, SupervisorSettings
+from upshot.jobs.version_metrics import VersionMetricsWriter
 from upshot.ports.events import EventQuery
-from upshot.ports.executions import Admission, Progress
+from upshot.ports.executions import Admission, ExecutionUpdate
 from upshot.ports.jobs import Installation
 from upshot.registry.service import Registry
-from upshot.schema.queues import QueueBook
+from upshot.schema.queues import JobsConfig
 from upshot.testing import Secrets
 
 T = TypeVar("T")
 
-QUICK = Pace(look=0.01, shortest=0.0, unreached=0.01, idle=0.01, turn=0.01, settled=0.01, after_trouble=0.01)
+QUICK = PollIntervals(look=0.01, shortest=0.0, unreached=0.01, idle=0.01, turn=0.01, settled=0.01, after_trouble=0.01)
 INSTALLATION = Installation("ins_test", b"k" * 32)
 ANN = Actor("ann", role="admin")
 
@@ -56,18 +56,18 @@ class Office:
         secrets: What the workers know.
     """
 
-    def __init__(self, book: QueueBook, secrets: Mapping[str, str]) -> None:
+    def __init__(self, book: JobsConfig, secrets: Mapping[str, str]) -> None:
         self.clock = FrozenClock()
         self.events = MemoryEvents()
         self.executions = MemoryExecutions(self.events)
         self.jobs = MemoryJobs(self.executions)
         self.stream = MemoryStream()
-        self.doorbell = MemoryDoorbell()
+        self.notifier = MemoryNotifier()
         self.registry = Registry(MemoryRegistry(self.events), self.stream, self.clock)
         self.engine = MemoryBackend(self.clock)
         self.book = book
         self.secrets = Secrets(secrets)
-        self._running: list[tuple[Keeper, asyncio.Event, list[asyncio.Task[None]]]] = []
+        self._running: list[tuple[JobSupervisor, asyncio.Event, list[asyncio.Task[None]]]] = []
         self._count = 0
 
     # --- what a test sets going -------------------------------------------------------------------
@@ -91,32 +91,32 @@ class Office:
             id=job_id(name, 1, now),
             name="evaluate",
             automation=automation.name,
-            execution=name,
-            step="evaluate",
-            event=event.id,
+            execution_id=name,
+            step_id="evaluate",
+            event_id=event.id,
             delivery_id="dlv_1",
             queue="default",
             backend="docker",
             spec=spec or JobSpec(image="evaluate:1"),
             created_at=now,
             due_at=now,
-            tries=Tries(most=3, first_seconds=1),
+            retry=JobRetryPolicy(max_attempts=3, first_seconds=1),
         )
         job = replace(job, **fields)
         held = transitions.step_held(execution, execution.steps[0], job=job.id, reason="a job", started_at=now)
-        self.executions.record([Progress(held, jobs=(job,))])
+        self.executions.record([ExecutionUpdate(held, jobs=(job,))])
         return job
 
     # --- keepers ----------------------------------------------------------------------------------
 
     def open(
         self, worker: str = "w1", *, engines: Mapping[str, MemoryBackend] | None = None, **settings: Any
-    ) -> Keeper:
+    ) -> JobSupervisor:
         """Let a keeper begin its work."""
-        keeper = Keeper(
-            KeeperSettings(
+        keeper = JobSupervisor(
+            SupervisorSettings(
                 **{
-                    "worker": worker,
+                    "worker_id": worker,
                     "machine": "m1",
                     "queues": None,
                     "lease": timedelta(seconds=30),
@@ -131,28 +131,28 @@ class Office:
             jobs=self.jobs,
             events=self.events,
             publisher=self.stream,
-            doorbell=self.doorbell,
-            clerk=Clerk(INSTALLATION, self.secrets, "http://upshot.test"),
+            doorbell=self.notifier,
+            clerk=ContainerRequestBuilder(INSTALLATION, self.secrets, "http://upshot.test"),
             book=self.book,
-            metrics=MetricsKeeper(self.registry, run_in_thread),
+            metrics=VersionMetricsWriter(self.registry, run_in_thread),
             clock=self.clock,
             run_in_thread=run_in_thread,
         )
         until = asyncio.Event()
-        tasks = [asyncio.create_task(keeper.watch_engines(until)), asyncio.create_task(_keep_on(keeper))]
+        tasks = [asyncio.create_task(keeper.monitor_engines(until)), asyncio.create_task(_keep_on(keeper))]
         self._running.append((keeper, until, tasks))
         return keeper
 
-    async def kill(self, keeper: Keeper) -> None:
+    async def kill(self, keeper: JobSupervisor) -> None:
         """End a keeper as kill -9 does: it says nothing more, and hands nothing back."""
         for one in [one for one in self._running if one[0] is keeper]:
             self._running.remove(one)
-            held = [held.task for held in keeper._held.values()]
+            held = [held.task for held in keeper._supervised.values()]
             for task in (*one[2], *held):
                 task.cancel()
             await asyncio.wait((*one[2], *held))
 
-    async def pause(self, keeper: Keeper) -> None:
+    async def pause(self, keeper: JobSupervisor) -> None:
         """Let a keeper take nothing more; what it follows it goes on following."""
         for _, _, tasks in [one for one in self._running if one[0] is keeper]:
             tasks[-1].cancel()
@@ -177,7 +177,7 @@ class Office:
 
     def execution(self, job: Job) -> Execution:
         """That it belongs to."""
-        found = self.executions.find(job.execution)
+        found = self.executions.find(job.execution_id)
         assert found is not None
         return found[0]
 
@@ -208,14 +208,14 @@ class Office:
         await asyncio.sleep(seconds)
 
 
-async def _keep_on(keeper: Keeper) -> None:
+async def _keep_on(keeper: JobSupervisor) -> None:
     while True:
-        await keeper.keep()
+        await keeper.reconcile()
         await keeper.wait_for_work(0.01)
 
 
 @asynccontextmanager
-async def _office(book: QueueBook, secrets: Mapping[str, str]) -> AsyncIterator[Office]:
+async def _office(book: JobsConfig, secrets: Mapping[str, str]) -> AsyncIterator[Office]:
     office = Office(book, secrets)
     try:
         yield office
@@ -224,7 +224,7 @@ async def _office(book: QueueBook, secrets: Mapping[str, str]) -> AsyncIterator[
 
 
 def play(
-    story: Callable[[Office], Awaitable[None]], *, book: QueueBook, secrets: Mapping[str, str] | None = None
+    story: Callable[[Office], Awaitable[None]], *, book: JobsConfig, secrets: Mapping[str, str] | None = None
 ) -> None:
     """Play a story in an office of its own."""
 

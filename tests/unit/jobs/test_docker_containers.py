@@ -4,12 +4,12 @@ import pytest
 
 from upshot.backends.docker.containers import container_config
 from upshot.backends.docker.options import DockerSettings
-from upshot.backends.protocol import Order
+from upshot.backends.protocol import ContainerRequest
 from upshot.domain.job import JobSpec, Mount, Network
 
 
 def config(*, is_podman: bool = False, **spec):
-    order = Order("upshot-1-1", "inst", "job_1", JobSpec(image="a", **spec), {"A": "b=c"}, b"{}", {})
+    order = ContainerRequest("upshot-1-1", "inst", "job_1", JobSpec(image="a", **spec), {"A": "b=c"}, b"{}", {})
     return container_config(order, DockerSettings(), is_podman=is_podman)
 
 

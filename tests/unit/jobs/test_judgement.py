@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from upshot.backends.protocol import Phase, Sighting
-from upshot.domain.job import Job, JobCause, JobSpec, JobState, Tries
-from upshot.jobs.transitions import End, finished, judge, next_try
+from upshot.backends.protocol import ContainerStatus, Phase
+from upshot.domain.job import FailureKind, Job, JobRetryPolicy, JobSpec, JobState
+from upshot.jobs.transitions import JobOutcome, classify_exit, finish, next_attempt
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 JOB = Job(
     id="job_0000000001abcdefghjkmnpqrs",
     name="evaluate",
     automation="evaluate-candidate",
-    execution="exe_1",
-    step="evaluate",
-    event="evt_1",
+    execution_id="exe_1",
+    step_id="evaluate",
+    event_id="evt_1",
     delivery_id="dlv_1",
     queue="default",
     backend="docker",
@@ -30,12 +30,12 @@ JOB = Job(
 )
 
 
-def ended(code: int | None = 0, *, after: float = 10, **known: Any) -> Sighting:
+def ended(code: int | None = 0, *, after: float = 10, **known: Any) -> ContainerStatus:
     return replace(
-        Sighting(
+        ContainerStatus(
             name=JOB.container,
-            job=JOB.id,
-            phase=Phase.ENDED,
+            job_id=JOB.id,
+            phase=Phase.EXITED,
             handle="c1",
             started_at=START,
             finished_at=START + timedelta(seconds=after),
@@ -50,87 +50,93 @@ def ended(code: int | None = 0, *, after: float = 10, **known: Any) -> Sighting:
     [
         pytest.param(ended(0), False, None, None, id="well"),
         pytest.param(ended(0), True, None, None, id="well, though the engine was away"),
-        pytest.param(ended(3), False, JobCause.EXITED, "exit code 3", id="by itself"),
-        pytest.param(ended(139), False, JobCause.EXITED, "SIGSEGV", id="by a signal of its own"),
-        pytest.param(ended(137), False, JobCause.EXITED, "SIGKILL", id="killed by somebody"),
-        pytest.param(ended(137), True, JobCause.ENGINE_LOST, "engine stopped", id="killed with its engine"),
-        pytest.param(ended(3), True, JobCause.EXITED, "exit code 3", id="its own failure while the engine was away"),
-        pytest.param(ended(None), True, JobCause.ENGINE_LOST, "engine stopped", id="lost with its engine"),
-        pytest.param(ended(137, cause=JobCause.OUT_OF_MEMORY), False, JobCause.OUT_OF_MEMORY, "64 MiB", id="memory"),
-        pytest.param(ended(0, after=62), False, JobCause.TIMED_OUT, "60 s", id="too long, while nobody watched"),
-        pytest.param(ended(137, after=62), True, JobCause.TIMED_OUT, "60 s", id="too long, whoever ended it"),
+        pytest.param(ended(3), False, FailureKind.EXITED, "exit code 3", id="by itself"),
+        pytest.param(ended(139), False, FailureKind.EXITED, "SIGSEGV", id="by a signal of its own"),
+        pytest.param(ended(137), False, FailureKind.EXITED, "SIGKILL", id="killed by somebody"),
+        pytest.param(ended(137), True, FailureKind.ENGINE_LOST, "engine stopped", id="killed with its engine"),
+        pytest.param(ended(3), True, FailureKind.EXITED, "exit code 3", id="its own failure while the engine was away"),
+        pytest.param(ended(None), True, FailureKind.ENGINE_LOST, "engine stopped", id="lost with its engine"),
+        pytest.param(
+            ended(137, failure=FailureKind.OUT_OF_MEMORY), False, FailureKind.OUT_OF_MEMORY, "64 MiB", id="memory"
+        ),
+        pytest.param(ended(0, after=62), False, FailureKind.TIMED_OUT, "60 s", id="too long, while nobody watched"),
+        pytest.param(ended(137, after=62), True, FailureKind.TIMED_OUT, "60 s", id="too long, whoever ended it"),
         pytest.param(ended(0, after=60.5), False, None, None, id="in time, by the engine's clock"),
     ],
 )
 def test_the_engine_says_how_a_try_ended(sighting, away, cause, words):
     """Code, cause, times and the engine's absence together say why."""
-    end = judge(JOB, sighting, engine_was_away=away)
+    end = classify_exit(JOB, sighting, engine_was_away=away)
 
-    assert end.cause == cause
+    assert end.failure == cause
     assert (words or "") in (end.reason or "")
 
 
 def test_a_job_that_was_stopped_ended_for_the_reason_that_it_was_stopped_for():
     """Whatever exit code it had then, and though it says 0."""
     stopping = replace(JOB, state=JobState.STOPPING)
-    cancelled = replace(stopping, cause=JobCause.CANCELLED, reason="cancelled by ann")
+    cancelled = replace(stopping, failure=FailureKind.CANCELLED, reason="cancelled by ann")
 
-    assert judge(cancelled, ended(0), engine_was_away=False) == End(JobCause.CANCELLED, "cancelled by ann")
-    assert judge(replace(stopping, cause=JobCause.TIMED_OUT), ended(143, after=60.2), engine_was_away=False).cause is (
-        JobCause.TIMED_OUT
+    assert classify_exit(cancelled, ended(0), engine_was_away=False) == JobOutcome(
+        FailureKind.CANCELLED, "cancelled by ann"
     )
+    assert classify_exit(
+        replace(stopping, failure=FailureKind.TIMED_OUT), ended(143, after=60.2), engine_was_away=False
+    ).failure is (FailureKind.TIMED_OUT)
 
 
-@pytest.mark.parametrize("cause", list(JobCause))
+@pytest.mark.parametrize("cause", list(FailureKind))
 def test_only_what_is_worth_it_is_tried_again(cause):
     """A lost engine and an eviction are; the job's own failures are not."""
-    again = next_try(JOB, End(cause, "so"), grown=None, now=START)
+    again = next_attempt(JOB, JobOutcome(cause, "so"), grown=None, now=START)
 
-    assert (again is not None) == (cause in (JobCause.ENGINE_LOST, JobCause.EVICTED))
+    assert (again is not None) == (cause in (FailureKind.ENGINE_LOST, FailureKind.EVICTED))
 
 
 def test_another_try_is_another_container_that_waits_a_while():
     """Its number, its name and its time are new; what the old try had is forgotten."""
-    job = replace(JOB, engine="docker:1", machine="a", handle="c1", tries=Tries(most=3, first_seconds=4))
+    job = replace(
+        JOB, engine_id="docker:1", machine="a", handle="c1", retry=JobRetryPolicy(max_attempts=3, first_seconds=4)
+    )
 
-    again = next_try(job, End(JobCause.EVICTED, "evicted"), grown=None, now=START, chance=1.0)
+    again = next_attempt(job, JobOutcome(FailureKind.EVICTED, "evicted"), grown=None, now=START, chance=1.0)
 
     assert again.state is JobState.QUEUED
-    assert again.try_number == 2
+    assert again.attempt == 2
     assert again.container != job.container
     assert again.due_at == START + timedelta(seconds=4)
-    assert (again.engine, again.machine, again.handle, again.started_at) == (None, None, None, None)
+    assert (again.engine_id, again.machine, again.handle, again.started_at) == (None, None, None, None)
     assert "try 1 of 3" in again.reason
 
 
 def test_tries_end():
     """The last one is final."""
-    job = replace(JOB, try_number=3, tries=Tries(most=3))
+    job = replace(JOB, attempt=3, retry=JobRetryPolicy(max_attempts=3))
 
-    assert next_try(job, End(JobCause.ENGINE_LOST, "gone"), grown=None, now=START) is None
+    assert next_attempt(job, JobOutcome(FailureKind.ENGINE_LOST, "gone"), grown=None, now=START) is None
 
 
 def test_out_of_memory_is_tried_again_with_more_where_more_is_to_be_had():
     """Without more memory it would end the same way."""
-    end = End(JobCause.OUT_OF_MEMORY, "too little")
+    end = JobOutcome(FailureKind.OUT_OF_MEMORY, "too little")
     more = replace(JOB.spec, memory_bytes=128 * 2**20)
 
-    assert next_try(JOB, end, grown=None, now=START) is None
-    assert next_try(JOB, end, grown=more, now=START).spec == more
+    assert next_attempt(JOB, end, grown=None, now=START) is None
+    assert next_attempt(JOB, end, grown=more, now=START).spec == more
 
 
 @pytest.mark.parametrize(
     ("cause", "state"),
     [
         pytest.param(None, JobState.SUCCEEDED, id="well"),
-        pytest.param(JobCause.CANCELLED, JobState.CANCELLED, id="cancelled"),
-        pytest.param(JobCause.TIMED_OUT, JobState.FAILED, id="failed"),
+        pytest.param(FailureKind.CANCELLED, JobState.CANCELLED, id="cancelled"),
+        pytest.param(FailureKind.TIMED_OUT, JobState.FAILED, id="failed"),
     ],
 )
 def test_an_end_is_a_state_that_nobody_holds(cause, state):
     """Final, with its time, and without a lease."""
     held = replace(JOB, lease_owner="w1", lease_until=START)
 
-    after = finished(held, End(cause, "so"), now=START)
+    after = finish(held, JobOutcome(cause, "so"), now=START)
 
-    assert (after.state, after.cause, after.finished_at, after.lease_owner) == (state, cause, START, None)
+    assert (after.state, after.failure, after.finished_at, after.lease_owner) == (state, cause, START, None)

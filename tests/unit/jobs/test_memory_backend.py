@@ -5,17 +5,17 @@ from contextlib import aclosing
 
 import pytest
 
-from upshot.adapters.memory.backend import Ends, MemoryBackend
-from upshot.backends.protocol import EngineUnavailable, Order, OutputUnreadable, Phase, StartRefused
+from upshot.adapters.memory.backend import MemoryBackend, ScriptedExit
+from upshot.backends.protocol import ContainerRequest, EngineUnavailable, OutputUnreadable, Phase, StartRefused
 from upshot.clock import FrozenClock
-from upshot.domain.job import JobCause, JobSpec
+from upshot.domain.job import FailureKind, JobSpec
 
 NAME = "upshot-1-1"
 
 
-def order(name: str = NAME, **spec) -> Order:
-    return Order(
-        name=name, installation="inst", job=f"job_{name}", spec=JobSpec(**spec), env={}, event=b"{}", fields={}
+def order(name: str = NAME, **spec) -> ContainerRequest:
+    return ContainerRequest(
+        name=name, installation="inst", job_id=f"job_{name}", spec=JobSpec(**spec), env={}, event=b"{}", fields={}
     )
 
 
@@ -34,7 +34,7 @@ def run(work):
 
 
 def seen(backend: MemoryBackend, name: str = NAME):
-    return run(backend.look("inst"))[name]
+    return run(backend.list_containers("inst"))[name]
 
 
 def test_a_job_runs_until_it_is_told_otherwise(backend, clock):
@@ -46,7 +46,7 @@ def test_a_job_runs_until_it_is_told_otherwise(backend, clock):
 
     backend.finish(NAME, 3, outputs=b"{}")
 
-    assert seen(backend).phase is Phase.ENDED
+    assert seen(backend).phase is Phase.EXITED
     assert seen(backend).exit_code == 3
     assert (seen(backend).finished_at - seen(backend).started_at).total_seconds() == 5
     assert run(backend.read_outputs(NAME, limit_bytes=10)) == b"{}"
@@ -55,12 +55,14 @@ def test_a_job_runs_until_it_is_told_otherwise(backend, clock):
 
 def test_a_plan_ends_each_job_as_it_starts(backend):
     """What the plan says of an order is how its job ends."""
-    backend.plan = lambda one: Ends(1, log=b"no\n", cause=JobCause.OUT_OF_MEMORY) if one.name == NAME else None
+    backend.plan = lambda one: (
+        ScriptedExit(1, log=b"no\n", failure=FailureKind.OUT_OF_MEMORY) if one.name == NAME else None
+    )
 
     run(backend.start(order()))
     run(backend.start(order("other")))
 
-    assert seen(backend).cause is JobCause.OUT_OF_MEMORY
+    assert seen(backend).failure is FailureKind.OUT_OF_MEMORY
     assert backend.running == ("other",)
 
 
@@ -72,7 +74,7 @@ def test_starting_twice_begins_once(backend):
     run(backend.start(order()))
 
     assert [one.name for one in backend.begun] == [NAME]
-    assert seen(backend).phase is Phase.ENDED
+    assert seen(backend).phase is Phase.EXITED
 
 
 def test_a_start_that_breaks_off_leaves_a_container_that_was_never_started(backend):
@@ -108,11 +110,11 @@ def test_a_held_back_job_is_pending(backend):
 
 def test_refusals_leave_nothing_behind(backend):
     """A refused start makes nothing; refused once, the next one goes well."""
-    backend.refuse(StartRefused(JobCause.IMAGE_MISSING, "no such image"), times=1)
+    backend.refuse(StartRefused(FailureKind.IMAGE_MISSING, "no such image"), times=1)
 
     with pytest.raises(StartRefused, match="no such image"):
         run(backend.start(order()))
-    assert run(backend.look("inst")) == {}
+    assert run(backend.list_containers("inst")) == {}
 
     run(backend.start(order()))
     assert backend.running == (NAME,)
@@ -124,9 +126,9 @@ def test_an_engine_that_is_away_answers_nothing(backend):
     backend.away = True
 
     for verb in (
-        backend.identity(),
+        backend.engine_id(),
         backend.start(order()),
-        backend.look("inst"),
+        backend.list_containers("inst"),
         backend.read_log(NAME, None, limit_bytes=1),
         backend.read_outputs(NAME, limit_bytes=1),
         backend.stop(NAME, grace_seconds=1),
@@ -169,7 +171,7 @@ def test_an_engine_may_keep_deadlines_itself(backend, clock):
 
     clock.advance(3600)
 
-    assert seen(backend).cause is JobCause.TIMED_OUT
+    assert seen(backend).failure is FailureKind.TIMED_OUT
     assert (seen(backend).finished_at - seen(backend).started_at).total_seconds() == 60
 
 
@@ -202,7 +204,7 @@ def test_hints_arrive_until_the_engine_goes_away(backend):
 
     async def watch() -> list[str]:
         heard = []
-        async with aclosing(backend.watch("inst")) as hints:
+        async with aclosing(backend.watch_events("inst")) as hints:
             waiting = asyncio.ensure_future(anext(hints))
             await asyncio.sleep(0)
             await backend.start(order())
@@ -221,7 +223,7 @@ def test_a_lost_or_removed_job_is_not_seen(backend):
     """Neither is there any more, and removing or stopping again is fine."""
     run(backend.start(order()))
     backend.lose(NAME)
-    assert run(backend.look("inst")) == {}
+    assert run(backend.list_containers("inst")) == {}
 
     run(backend.remove(NAME))
     run(backend.stop(NAME, grace_seconds=1))

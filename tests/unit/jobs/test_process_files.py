@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upshot.backends.process.logs import read_log
-from upshot.backends.process.safe_files import NotPlain, empty, opened, read_plain
+from upshot.backends.process.safe_files import NotRegularFile, empty, opened, read_plain
 from upshot.backends.process.shim import LOG, LogWriter, Process, descendants, publish, read_process
 
 
@@ -91,7 +91,7 @@ def test_a_plain_file_is_read(folder, tmp_path):
 
     assert read_plain(folder, "a", limit_bytes=5) == b"12345"
     assert read_plain(folder, "b", limit_bytes=5) is None
-    with pytest.raises(NotPlain, match="has 5 bytes, and at most 4 are taken"):
+    with pytest.raises(NotRegularFile, match="has 5 bytes, and at most 4 are taken"):
         read_plain(folder, "a", limit_bytes=4)
 
 
@@ -114,7 +114,7 @@ def test_what_is_no_plain_file_is_not_opened(folder, tmp_path, make):
     """Links, folders, FIFOs, sockets and files of two names are refused, and none is waited for."""
     make(tmp_path / "a")
 
-    with pytest.raises(NotPlain):
+    with pytest.raises(NotRegularFile):
         read_plain(folder, "a", limit_bytes=100)
 
 

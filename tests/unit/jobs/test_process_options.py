@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from upshot.backends.catalog import make_backends
-from upshot.backends.process.cgroups import ControlGroup, NoControlGroups, find_hierarchies
+from upshot.backends.process.cgroups import Cgroup, CgroupsUnavailable, find_hierarchies
 from upshot.backends.process.options import Account, ProcessOptions, read_options
 from upshot.backends.process.request import errand, refuse
-from upshot.backends.protocol import Order, StartRefused
-from upshot.domain.job import JobCause, JobSpec, Mount, Network
+from upshot.backends.protocol import ContainerRequest, StartRefused
+from upshot.domain.job import FailureKind, JobSpec, Mount, Network
 from upshot.errors import ConfigError
-from upshot.schema.queues import PROCESS, BackendSettings, QueueBook
+from upshot.schema.queues import PROCESS, BackendSettings, JobsConfig
 
 US = pwd.getpwuid(os.geteuid()).pw_name
 ACCOUNT = Account("jobs", 990, 991, (991, 44), "/var/lib/jobs", is_us=False)
@@ -32,9 +32,9 @@ VERSION_1 = """\
 VERSION_2 = "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n"
 
 
-def order(**spec) -> Order:
+def order(**spec) -> ContainerRequest:
     spec = {"command": ("train", "--all"), **spec}
-    return Order("upshot-01-1", "inst", "job_1", JobSpec(**spec), {"MINE": "1"}, b"{}", {})
+    return ContainerRequest("upshot-01-1", "inst", "job_1", JobSpec(**spec), {"MINE": "1"}, b"{}", {})
 
 
 # --- the operator's ------------------------------------------------------------------------------
@@ -82,9 +82,9 @@ def test_mistakes_are_named(written, finding):
 
 def test_each_declared_backend_has_a_folder_of_its_own(tmp_path):
     """Two process backends are two engines, in the data folder, without a word on folders."""
-    book = QueueBook(backends={name: BackendSettings(PROCESS, {"user": US}) for name in ("one", "two")})
+    book = JobsConfig(backends={name: BackendSettings(PROCESS, {"user": US}) for name in ("one", "two")})
 
-    identities = {asyncio.run(backend.identity()) for backend in make_backends(book, tmp_path).values()}
+    identities = {asyncio.run(backend.engine_id()) for backend in make_backends(book, tmp_path).values()}
 
     assert len(identities) == 2
     assert sorted(path.name for path in (tmp_path / "processes").iterdir()) == ["one", "two"]
@@ -136,7 +136,7 @@ def test_what_a_process_cannot_have_is_refused(spec, finding):
     with pytest.raises(StartRefused, match=re.escape(finding)) as refused:
         refuse(order(**spec), OPTIONS)
 
-    assert refused.value.cause is JobCause.REFUSED
+    assert refused.value.failure is FailureKind.REFUSED
 
 
 def test_all_objections_are_said_at_once():
@@ -179,7 +179,7 @@ def test_without_a_control_group_limits_are_crude():
     """Memory is held by addresses, processes by all that the user runs; in a group neither is needed."""
     spec = {"memory_bytes": 1 << 30, "pids": 50}
     place = Path("/srv/jobs/upshot-01-1")
-    group = ControlGroup(find_hierarchies(VERSION_2), "upshot", "upshot-01-1")
+    group = Cgroup(find_hierarchies(VERSION_2), "upshot", "upshot-01-1")
 
     alone, grouped = errand(order(**spec), OPTIONS, place, None), errand(order(**spec), OPTIONS, place, group)
 
@@ -210,7 +210,7 @@ def test_control_groups_are_found():
 @pytest.mark.parametrize("mountinfo", ["", VERSION_1.replace("cgroup rw,memory", "cgroup rw,devices")])
 def test_a_machine_without_a_controller(mountinfo):
     """Control groups are all three controllers, or not used."""
-    with pytest.raises(NoControlGroups, match="leave `cgroup` out"):
+    with pytest.raises(CgroupsUnavailable, match="leave `cgroup` out"):
         find_hierarchies(mountinfo)
 
 
@@ -224,7 +224,7 @@ def test_the_limits_of_version_2_are_written(tmp_path):
     (job / "memory.swap.max").write_text("max")
     hierarchies = find_hierarchies(VERSION_2.replace("/sys/fs/cgroup", str(tmp_path)))
 
-    ControlGroup(hierarchies, "up", "job").make(JobSpec(memory_bytes=1 << 20, cpus=1.5, pids=7))
+    Cgroup(hierarchies, "up", "job").make(JobSpec(memory_bytes=1 << 20, cpus=1.5, pids=7))
 
     assert (parent / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"
     assert {path.name: path.read_text() for path in job.iterdir()} == {
@@ -241,5 +241,5 @@ def test_control_groups_that_may_not_be_made(tmp_path):
     (tmp_path / "up").write_text("in the way")
     hierarchies = find_hierarchies(VERSION_2.replace("/sys/fs/cgroup", str(tmp_path)))
 
-    with pytest.raises(NoControlGroups, match="Delegate=yes"):
-        ControlGroup(hierarchies, "up", "job").make(JobSpec())
+    with pytest.raises(CgroupsUnavailable, match="Delegate=yes"):
+        Cgroup(hierarchies, "up", "job").make(JobSpec())

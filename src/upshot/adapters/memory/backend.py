@@ -8,29 +8,29 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from upshot.backends.protocol import (
+    ContainerRequest,
+    ContainerStatus,
     EngineUnavailable,
     LogRead,
-    Order,
     OutputUnreadable,
     Phase,
-    Sighting,
-    Started,
+    StartedContainer,
     StartRefused,
 )
 from upshot.clock import Clock
-from upshot.domain.job import JobCause
+from upshot.domain.job import FailureKind
 
 _TERMINATED, _KILLED = 143, 137  # what an engine reports of a job that was told to end, or was killed
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
+class ScriptedExit:
     """How a job ends."""
 
     exit_code: int | None = 0
     outputs: bytes | None = None  #: content of its `outputs.json`; None: it wrote none
     log: bytes = b""  #: what it says before
-    cause: JobCause | None = None  #: where the engine knows more than the code
+    failure: FailureKind | None = None  #: where the engine knows more than the code
     note: str | None = None
     unreadable: str | None = None  #: why its outputs cannot be taken: a link, a folder
 
@@ -39,12 +39,12 @@ class Ends:
 class MemoryJob:
     """A container that exists in this engine."""
 
-    order: Order
+    order: ContainerRequest
     phase: Phase = Phase.CREATED
     note: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    end: Ends | None = None
+    end: ScriptedExit | None = None
     log: bytearray = field(default_factory=bytearray)
     killed_at: datetime | None = None  #: when its grace is over; None: nobody told it to end
 
@@ -52,9 +52,9 @@ class MemoryJob:
         """Run."""
         self.phase, self.note, self.started_at = Phase.RUNNING, None, now
 
-    def finish(self, end: Ends, now: datetime) -> None:
+    def finish(self, end: ScriptedExit, now: datetime) -> None:
         """End so."""
-        self.phase, self.end, self.finished_at = Phase.ENDED, end, now
+        self.phase, self.end, self.finished_at = Phase.EXITED, end, now
         self.log += end.log
 
     def catch_up(self, now: datetime, *, keeps_deadline: bool) -> None:
@@ -63,21 +63,21 @@ class MemoryJob:
             return
         deadline = self.started_at + timedelta(seconds=self.order.spec.timeout_seconds)
         if self.killed_at is not None and self.killed_at <= now:
-            self.finish(Ends(_KILLED), self.killed_at)
+            self.finish(ScriptedExit(_KILLED), self.killed_at)
         elif keeps_deadline and deadline <= now:
-            self.finish(Ends(_KILLED, cause=JobCause.TIMED_OUT), deadline)
+            self.finish(ScriptedExit(_KILLED, failure=FailureKind.TIMED_OUT), deadline)
 
-    def sighting(self) -> Sighting:
+    def sighting(self) -> ContainerStatus:
         """What the engine says of it."""
-        return Sighting(
+        return ContainerStatus(
             name=self.order.name,
-            job=self.order.job,
+            job_id=self.order.job_id,
             phase=self.phase,
             handle=f"memory-{self.order.name}",
             started_at=self.started_at,
             finished_at=self.finished_at,
             exit_code=self.end.exit_code if self.end else None,
-            cause=self.end.cause if self.end else None,
+            failure=self.end.failure if self.end else None,
             note=self.end.note if self.end else self.note,
         )
 
@@ -96,8 +96,10 @@ class MemoryBackend:
 
     def __init__(self, clock: Clock, name: str = "memory:engine") -> None:
         self.jobs: dict[str, MemoryJob] = {}  #: that exist now, by name
-        self.begun: list[Order] = []  #: of every job that ever began to run, in order
-        self.plan: Callable[[Order], Ends | None] = lambda _: None  #: how a job ends as it starts; None: it runs on
+        self.begun: list[ContainerRequest] = []  #: of every job that ever began to run, in order
+        self.plan: Callable[[ContainerRequest], ScriptedExit | None] = lambda _: (
+            None
+        )  #: how a job ends as it starts; None: it runs on
         self.ignores_stop = False  #: jobs end only when their grace is over
         self.keeps_deadlines = False  #: this engine ends what runs for too long by itself
         self.holds_back: str | None = None  #: why it begins nothing: started jobs are pending until `begin`
@@ -154,7 +156,7 @@ class MemoryBackend:
         exit_code: int | None = 0,
         *,
         outputs: bytes | None = None,
-        cause: JobCause | None = None,
+        cause: FailureKind | None = None,
         note: str | None = None,
         unreadable: str | None = None,
     ) -> None:
@@ -163,7 +165,7 @@ class MemoryBackend:
         job = self.jobs[name]
         if job.phase is not Phase.RUNNING:
             raise AssertionError(f"{name} is {job.phase}, not running")
-        end = Ends(exit_code, outputs=outputs, cause=cause, note=note, unreadable=unreadable)
+        end = ScriptedExit(exit_code, outputs=outputs, failure=cause, note=note, unreadable=unreadable)
         job.finish(end, self._clock.now())
         self._hint(name)
 
@@ -174,31 +176,31 @@ class MemoryBackend:
 
     # --- Backend ----------------------------------------------------------------------------------
 
-    async def identity(self) -> str:
+    async def engine_id(self) -> str:
         """Its name."""
         self._check()
         return self._name
 
-    async def start(self, order: Order) -> Started:
+    async def start(self, request: ContainerRequest) -> StartedContainer:
         """Make it and let it begin, if it is not there already."""
         self._check()
         await self._step()
-        if order.name not in self.jobs:
+        if request.name not in self.jobs:
             if refusal := self._refusals.pop() if self._refusals else self._refuses:
                 raise refusal
-            self.jobs[order.name] = MemoryJob(order)
+            self.jobs[request.name] = MemoryJob(request)
         await self._step()
-        job = self.jobs[order.name]
-        if job.order.installation != order.installation:
-            raise StartRefused(JobCause.REFUSED, f"there is a job {order.name} of another installation")
+        job = self.jobs[request.name]
+        if job.order.installation != request.installation:
+            raise StartRefused(FailureKind.REFUSED, f"there is a job {request.name} of another installation")
         if job.phase is Phase.CREATED and self.holds_back is not None:
             job.phase, job.note = Phase.PENDING, self.holds_back
         elif job.phase is Phase.CREATED:
             self._begin(job)
         await self._step()
-        return Started(f"memory-{order.name}", note=job.note)
+        return StartedContainer(f"memory-{request.name}", note=job.note)
 
-    async def look(self, installation: str) -> Mapping[str, Sighting]:
+    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
         """What is there of the installation."""
         self._check()
         self._catch_up()
@@ -229,11 +231,11 @@ class MemoryBackend:
         """End it at once, or when its grace is over."""
         self._check()
         job = self.jobs.get(name)
-        if job is None or job.phase is Phase.ENDED:
+        if job is None or job.phase is Phase.EXITED:
             return
         now = self._clock.now()
         if job.phase is not Phase.RUNNING or not self.ignores_stop:
-            job.finish(Ends(_TERMINATED), now)
+            job.finish(ScriptedExit(_TERMINATED), now)
         else:
             killed_at = now + timedelta(seconds=grace_seconds)
             job.killed_at = killed_at if job.killed_at is None else min(killed_at, job.killed_at)
@@ -245,7 +247,7 @@ class MemoryBackend:
         if self.jobs.pop(name, None) is not None:
             self._hint(name)
 
-    async def watch(self, installation: str) -> AsyncIterator[str]:
+    async def watch_events(self, installation: str) -> AsyncIterator[str]:
         """Names, as something happens; of whatever installation."""
         self._check()
         hints: asyncio.Queue[str | None] = asyncio.Queue()

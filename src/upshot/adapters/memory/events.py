@@ -14,7 +14,7 @@ from upshot.ports.paging import Page
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _Stored:
     event: Event
     published_at: datetime
     matched_at: datetime | None = None
@@ -25,13 +25,13 @@ class MemoryEvents:
     """`EventStore` in memory; the registry adds to it, and the executions say what is matched."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, _Stored] = {}
         self.lock = threading.RLock()
 
     def add(self, events: Sequence[Event], now: datetime) -> tuple[str, ...]:
         """Accept events, published as of now; returns the ids of those that were not accepted before."""
         with self.lock:
-            new = {event.id: _Kept(event, now) for event in events if event.id not in self._kept}
+            new = {event.id: _Stored(event, now) for event in events if event.id not in self._kept}
             self._kept.update(new)
             return tuple(new)
 

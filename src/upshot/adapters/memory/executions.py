@@ -9,14 +9,14 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from upshot.adapters.cursor import after_cursor, make_cursor
-from upshot.adapters.serialization.jobs import kept
+from upshot.adapters.serialization.jobs import roundtrip
 from upshot.domain.automation import Automation
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.domain.job import Job
 from upshot.errors import NotFound
-from upshot.jobs.scheduling import asked_to_stop
-from upshot.ports.executions import Admission, Claim, Due, ExecutionQuery, Progress
+from upshot.jobs.scheduling import with_stop_request
+from upshot.ports.executions import Admission, Claim, Due, ExecutionQuery, ExecutionUpdate
 from upshot.ports.jobs import END_OF_EXECUTION
 from upshot.ports.paging import Page
 from upshot.ports.workers import WorkerRecord
@@ -59,10 +59,10 @@ class MemoryExecutions:
             new = {name: one for name, one in wanted.items() if name not in self._executions}
             self._executions.update(new)
             self._events.mark_matched(
-                {admission.event: [one.id for one in admission.executions] for admission in admissions}, now
+                {admission.event_id: [one.id for one in admission.executions] for admission in admissions}, now
             )
             caused = [event for admission in admissions for event in admission.events]
-            self._events.add([event for event in caused if event.chain[-1].execution in new], now)
+            self._events.add([event for event in caused if event.chain[-1].execution_id in new], now)
             return frozenset(new)
 
     def claim(self, ids: Collection[str], *, owner: str, now: datetime, until: datetime) -> tuple[Claim, ...]:
@@ -87,13 +87,13 @@ class MemoryExecutions:
                 claims.append(Claim(leased, lost_by))
             return tuple(claims)
 
-    def record(self, progress: Sequence[Progress]) -> frozenset[str]:
+    def record(self, progress: Sequence[ExecutionUpdate]) -> frozenset[str]:
         """Write states and receipts of a batch; returns the ids whose state was refused."""
         with self.lock:
             refused = set()
             for one in progress:
                 for receipt in one.receipts:
-                    self._receipts.setdefault((receipt.execution, receipt.step, receipt.number), receipt)
+                    self._receipts.setdefault((receipt.execution_id, receipt.step_id, receipt.attempt), receipt)
                 standing = self._executions.get(one.execution.id)
                 if standing is None or standing.fence != one.execution.fence:
                     refused.add(one.execution.id)
@@ -104,21 +104,21 @@ class MemoryExecutions:
                     self._see_to_jobs(one)
             return frozenset(refused)
 
-    def _see_to_jobs(self, progress: Progress) -> None:
+    def _see_to_jobs(self, progress: ExecutionUpdate) -> None:
         """Queue new jobs; ask those of an ended execution to stop; let nothing wait for a job that has ended."""
         for job in progress.jobs:
-            self.jobs.setdefault(job.id, kept(job))
+            self.jobs.setdefault(job.id, roundtrip(job))
         execution = progress.execution
         if execution.finished_at is not None:
             self._ask_jobs_of(execution.id, execution.finished_at)
-        waited_for = self.jobs.get(execution.waits_for_job or "")
+        waited_for = self.jobs.get(execution.awaited_job_id or "")
         if waited_for is not None and waited_for.finished_at is not None:
             self.wake(execution.id, waited_for.finished_at)
 
     def _ask_jobs_of(self, execution: str, ended_at: datetime) -> None:
         for job in list(self.jobs.values()):
-            if job.execution == execution and not job.state.is_final:
-                self.jobs[job.id] = asked_to_stop(job, END_OF_EXECUTION, ended_at)
+            if job.execution_id == execution and not job.state.is_final:
+                self.jobs[job.id] = with_stop_request(job, END_OF_EXECUTION, ended_at)
 
     def renew(self, ids: Collection[str], *, owner: str, until: datetime) -> None:
         """Prolong the leases that the owner still holds."""
@@ -128,17 +128,17 @@ class MemoryExecutions:
                 if execution and execution.lease_owner == owner and execution.state is ExecutionState.RUNNING:
                     self._executions[one] = replace(execution, lease_until=until)
 
-    def take_due(self, *, now: datetime, rung_before: datetime, limit: int) -> tuple[Due, ...]:
+    def take_due(self, *, now: datetime, notified_before: datetime, limit: int) -> tuple[Due, ...]:
         """Take for ringing: executions that are due, or whose lease has run out; marked as rung now."""
         with self.lock:
             free = [
                 one
                 for one in self._executions.values()
-                if _is_free(one, now) and (one.id not in self._rung_at or self._rung_at[one.id] < rung_before)
+                if _is_free(one, now) and (one.id not in self._rung_at or self._rung_at[one.id] < notified_before)
             ]
             free.sort(key=lambda one: (one.due_at or one.lease_until or now, one.id))
-            due = tuple(Due(one.id, rung_before=one.id in self._rung_at) for one in free[:limit])
-            self._rung_at.update((one.id, now) for one in due)
+            due = tuple(Due(one.id, notified_before=one.id in self._rung_at) for one in free[:limit])
+            self._rung_at.update((one.execution_id, now) for one in due)
             return due
 
     def _put(self, execution: Execution) -> None:
@@ -154,7 +154,7 @@ class MemoryExecutions:
             if execution is None:
                 return None
             kept = [receipt for key, receipt in self._receipts.items() if key[0] == execution_id]
-            return execution, tuple(sorted(kept, key=lambda receipt: (receipt.started_at, receipt.number)))
+            return execution, tuple(sorted(kept, key=lambda receipt: (receipt.started_at, receipt.attempt)))
 
     def page(self, query: ExecutionQuery, *, cursor: str | None, limit: int) -> Page[Execution]:
         """Executions, newest event first."""
@@ -165,7 +165,7 @@ class MemoryExecutions:
                     one
                     for one in self._executions.values()
                     if (before is None or one.id < before)
-                    and query.event in (None, one.event)
+                    and query.event_id in (None, one.event_id)
                     and query.automation in (None, one.automation)
                     and query.state in (None, one.state)
                 ),
@@ -260,11 +260,11 @@ class MemoryWorkers:
     def __init__(self) -> None:
         self._workers: dict[str, WorkerRecord] = {}
 
-    def beat(self, worker: WorkerRecord) -> None:
+    def heartbeat(self, worker: WorkerRecord) -> None:
         """Say that the worker is alive."""
         self._workers[worker.id] = worker
 
-    def leave(self, worker_id: str) -> None:
+    def deregister(self, worker_id: str) -> None:
         """Say that the worker has stopped."""
         self._workers.pop(worker_id, None)
 

@@ -6,36 +6,36 @@ import threading
 from dataclasses import replace
 from datetime import datetime
 
-from upshot.ports.idempotency import KeptAnswer, KeptRequest
+from upshot.ports.idempotency import IdempotencyRecord, StoredResponse
 
 
 class MemoryIdempotency:
     """`IdempotencyStore` in memory."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, KeptRequest] = {}
+        self._kept: dict[str, IdempotencyRecord] = {}
         self._taken_at: dict[str, datetime] = {}
         self._lock = threading.Lock()
 
     def reserve(
         self, key: str, fingerprint: str, *, holder: str, now: datetime, stale_before: datetime, kept_since: datetime
-    ) -> KeptRequest:
+    ) -> IdempotencyRecord:
         """Take the key for this call, if nobody has it."""
         with self._lock:
             kept = self._kept.get(key)
             if kept is None or kept.first_at < kept_since:
-                return self._take(KeptRequest(key, fingerprint, now, holder, None), now)
+                return self._take(IdempotencyRecord(key, fingerprint, now, holder, None), now)
             is_free = kept.holder is None or self._taken_at[key] < stale_before
             if kept.fingerprint == fingerprint and kept.answer is None and is_free:
                 return self._take(replace(kept, holder=holder), now)
             return kept
 
-    def _take(self, taken: KeptRequest, now: datetime) -> KeptRequest:
+    def _take(self, taken: IdempotencyRecord, now: datetime) -> IdempotencyRecord:
         self._kept[taken.key] = taken
         self._taken_at[taken.key] = now
         return taken
 
-    def answer(self, key: str, holder: str, answer: KeptAnswer) -> None:
+    def answer(self, key: str, holder: str, answer: StoredResponse) -> None:
         """Keep what was answered; nothing happens if another call has taken the key since."""
         with self._lock:
             if self._is_held(key, holder):

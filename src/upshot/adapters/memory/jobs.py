@@ -9,26 +9,26 @@ from datetime import datetime
 
 from upshot.adapters.cursor import after_cursor, make_cursor
 from upshot.adapters.memory.executions import MemoryExecutions
-from upshot.adapters.serialization.jobs import kept, rank_of
+from upshot.adapters.serialization.jobs import rank_of, roundtrip
 from upshot.domain.job import Job, JobState
 from upshot.jobs.scheduling import (
     ActiveJobs,
-    Candidate,
-    Tally,
-    asked_to_stop,
+    QueuedJob,
+    SlotCounter,
+    cancel_queued,
     cannot_be_stopped,
-    claimed,
-    dropped,
+    claim,
     no_such_job,
+    with_stop_request,
 )
-from upshot.ports.jobs import Installation, JobOffer, JobProgress, JobQuery, LogPiece, Place
+from upshot.ports.jobs import Installation, JobQuery, JobUpdate, LogChunk, QueuePosition, WorkerCapacity
 from upshot.ports.paging import Page
 from upshot.storable import to_storable, to_storable_text
 
 
 @dataclass(slots=True)
 class _Log:
-    pieces: deque[LogPiece] = field(default_factory=deque)
+    pieces: deque[LogChunk] = field(default_factory=deque)
     kept_bytes: int = 0
     last: int = 0
     position: str | None = None
@@ -50,20 +50,22 @@ class MemoryJobs:
 
     # --- JobStore: claims -------------------------------------------------------------------------
 
-    def claim_queued(self, offer: JobOffer, *, now: datetime, until: datetime) -> tuple[Job, ...]:
+    def claim_queued(self, offer: WorkerCapacity, *, now: datetime, until: datetime) -> tuple[Job, ...]:
         """Lease due jobs that fit the offer, as STARTING: higher priority first, then older."""
         with self._lock:
             active = (one for one in self._jobs.values() if one.state.is_active)
-            tally = Tally(offer, (ActiveJobs(one.queue, one.machine, one.automation, one.step) for one in active))
+            tally = SlotCounter(
+                offer, (ActiveJobs(one.queue, one.machine, one.automation, one.step_id) for one in active)
+            )
             ids = tally.choose(sorted(_candidate(one) for one in self._jobs.values() if _fits(one, offer, now)))
-            return self._put(claimed(self._jobs[one], offer, now=now, until=until) for one in ids)
+            return self._put(claim(self._jobs[one], offer, now=now, until=until) for one in ids)
 
     def claim_abandoned(
         self, engines: Collection[str], *, owner: str, now: datetime, until: datetime
     ) -> tuple[Job, ...]:
         """Lease active jobs of these engines whose lease has run out; state and engine stay."""
         with self._lock:
-            found = [job for job in self._run_out(now) if job.engine in engines]
+            found = [job for job in self._run_out(now) if job.engine_id in engines]
             return self._take_over(found, owner, until)
 
     def claim_lost(self, *, seen_before: datetime, owner: str, now: datetime, until: datetime) -> tuple[Job, ...]:
@@ -86,18 +88,18 @@ class MemoryJobs:
 
     # --- JobStore: states -------------------------------------------------------------------------
 
-    def record(self, progress: Sequence[JobProgress]) -> frozenset[str]:
+    def record(self, progress: Sequence[JobUpdate]) -> frozenset[str]:
         """Write states, accept events, wake executions; returns the ids whose state was refused."""
         with self._lock:
             held = {one.job.id for one in progress if self._is_held(one.job)}
             for one in progress:
                 if one.job.id not in held:
                     continue
-                self._put([_recorded(self._jobs[one.job.id], kept(one.job))])
+                self._put([_recorded(self._jobs[one.job.id], roundtrip(one.job))])
                 for event in one.events:
                     self._executions.accept(replace(event, data=to_storable(event.data)))
                 if one.wakes:
-                    self._executions.wake(one.job.execution, one.job.finished_at or one.job.created_at)
+                    self._executions.wake(one.job.execution_id, one.job.finished_at or one.job.created_at)
             return frozenset({one.job.id for one in progress} - held)
 
     def _is_held(self, job: Job) -> bool:
@@ -120,21 +122,21 @@ class MemoryJobs:
 
     # --- JobStore: wishes to stop -----------------------------------------------------------------
 
-    def asked_to_stop(self, ids: Collection[str]) -> Mapping[str, str]:
+    def stop_requests(self, ids: Collection[str]) -> Mapping[str, str]:
         """Who asked, by id: a person, or the end of the execution that the job belongs to."""
         with self._lock:
             found = [job for one in ids if (job := self._jobs.get(one)) and not job.state.is_final]
-            return {job.id: job.stop_asked_by for job in found if job.stop_asked_by is not None}
+            return {job.id: job.stop_requested_by for job in found if job.stop_requested_by is not None}
 
-    def drop_idle(self, now: datetime) -> int:
+    def cancel_unneeded(self, now: datetime) -> int:
         """End queued jobs that nobody waits for; returns how many."""
         with self._lock:
-            idle = [one for one in self._jobs.values() if one.state is JobState.QUEUED and one.stop_asked_at]
+            idle = [one for one in self._jobs.values() if one.state is JobState.QUEUED and one.stop_requested_at]
             return len([self._drop(job, now) for job in idle])
 
     def _drop(self, job: Job, now: datetime) -> Job:
-        (ended,) = self._put([dropped(job, now)])
-        self._executions.wake(job.execution, now)
+        (ended,) = self._put([cancel_queued(job, now)])
+        self._executions.wake(job.execution_id, now)
         return ended
 
     # --- JobStore: reading and logs ---------------------------------------------------------------
@@ -153,7 +155,7 @@ class MemoryJobs:
             log.position = to_storable_text(position)
             if text:
                 log.last += 1
-                log.pieces.append(LogPiece(log.last, to_storable_text(text)))
+                log.pieces.append(LogChunk(log.last, to_storable_text(text)))
                 log.kept_bytes += _size(log.pieces[-1])
             while log.kept_bytes > keep_bytes and len(log.pieces) > 1:
                 log.kept_bytes -= _size(log.pieces.popleft())
@@ -179,25 +181,25 @@ class MemoryJobs:
         items = tuple(replace(one, outputs=None, log_tail="") for one in found[:limit])
         return Page(items, make_cursor(items[-1].id) if len(found) > limit else None)
 
-    def place(self, job: Job) -> Place | None:
+    def queue_position(self, job: Job) -> QueuePosition | None:
         """Where a queued job stands; None when it is not queued."""
         with self._lock:
             standing = self._jobs.get(job.id)
             if standing is None or standing.state is not JobState.QUEUED:
                 return None
             others = [one for one in self._jobs.values() if one.queue == standing.queue]
-            return Place(
+            return QueuePosition(
                 ahead=sum(one.state is JobState.QUEUED and _turn(one) < _turn(standing) for one in others),
                 active=sum(one.state.is_active for one in others),
             )
 
-    def log(self, job_id: str, *, after: int, limit: int) -> tuple[LogPiece, ...]:
+    def log(self, job_id: str, *, after: int, limit: int) -> tuple[LogChunk, ...]:
         """Pieces of the log after that number, in order."""
         with self._lock:
             log = self._logs.get(job_id, _Log())
             return tuple(piece for piece in log.pieces if piece.number > after)[:limit]
 
-    def ask_stop(self, job_id: str, who: str, now: datetime) -> Job:
+    def request_stop(self, job_id: str, who: str, now: datetime) -> Job:
         """Ask a job to stop; a queued one is CANCELLED at once and wakes its execution."""
         with self._lock:
             job = self._jobs.get(job_id)
@@ -205,7 +207,7 @@ class MemoryJobs:
                 raise no_such_job(job_id)
             if job.state.is_final:
                 raise cannot_be_stopped(job)
-            (asked,) = self._put([asked_to_stop(job, who, now)])
+            (asked,) = self._put([with_stop_request(job, who, now)])
             return self._drop(asked, now) if asked.state is JobState.QUEUED else asked
 
     def prune(self, *, finished_before: datetime) -> int:
@@ -216,7 +218,7 @@ class MemoryJobs:
                 for one in self._jobs.values()
                 if one.finished_at is not None
                 and one.finished_at < finished_before
-                and self._executions.has_ended(one.execution)
+                and self._executions.has_ended(one.execution_id)
             ]
             for one in old:
                 del self._jobs[one]
@@ -228,12 +230,12 @@ def _turn(job: Job) -> tuple[int, str]:
     return rank_of(job), job.id
 
 
-def _candidate(job: Job) -> Candidate:
-    return Candidate(rank_of(job), job.id, job.queue, job.automation, job.step, job.concurrency)
+def _candidate(job: Job) -> QueuedJob:
+    return QueuedJob(rank_of(job), job.id, job.queue, job.automation, job.step_id, job.concurrency)
 
 
-def _fits(job: Job, offer: JobOffer, now: datetime) -> bool:
-    waits = job.state is JobState.QUEUED and job.stop_asked_at is None
+def _fits(job: Job, offer: WorkerCapacity, now: datetime) -> bool:
+    waits = job.state is JobState.QUEUED and job.stop_requested_at is None
     return (
         waits
         and (job.due_at is None or job.due_at <= now)
@@ -255,8 +257,8 @@ def _recorded(standing: Job, wanted: Job) -> Job:
         lease_owner=standing.lease_owner if goes_on else None,
         lease_until=standing.lease_until if goes_on else None,
         seen_at=standing.seen_at,
-        stop_asked_at=standing.stop_asked_at,
-        stop_asked_by=standing.stop_asked_by,
+        stop_requested_at=standing.stop_requested_at,
+        stop_requested_by=standing.stop_requested_by,
     )
 
 
@@ -265,11 +267,11 @@ def _answers(job: Job, query: JobQuery) -> bool:
         query.state in (None, job.state)
         and query.queue in (None, job.queue)
         and query.automation in (None, job.automation)
-        and query.execution in (None, job.execution)
+        and query.execution_id in (None, job.execution_id)
     )
 
 
-def _size(piece: LogPiece) -> int:
+def _size(piece: LogChunk) -> int:
     return len(piece.text.encode())
 
 

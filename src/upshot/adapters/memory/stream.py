@@ -72,16 +72,16 @@ class MemoryStream:
         """Nothing to let go of."""
 
 
-class MemoryDoorbell:
+class MemoryNotifier:
     """`Doorbell` that keeps what was rung for; `is_down` makes it deaf."""
 
     def __init__(self) -> None:
         self.is_down = False
-        self.rung: list[str] = []
+        self.notified: list[str] = []
 
-    def ring(self, execution_ids: Sequence[str]) -> bool:
+    def notify_executions(self, execution_ids: Sequence[str]) -> bool:
         """Tell whether it was heard."""
         if self.is_down:
             return False
-        self.rung += execution_ids
+        self.notified += execution_ids
         return True

@@ -10,14 +10,14 @@ from upshot.clock import format_time, parse_time
 from upshot.domain.execution import AttemptState, ExecutionState, Receipt, StepRecord
 
 
-def steps_form(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
+def dump_steps(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
     """What is kept of an execution's steps; fields that say nothing are left out, for this is written often."""
-    return [_step_form(step) for step in steps]
+    return [_dump_step(step) for step in steps]
 
 
-def _step_form(step: StepRecord) -> dict[str, Any]:
+def _dump_step(step: StepRecord) -> dict[str, Any]:
     form: dict[str, Any] = {"id": step.id, "uses": step.uses, "phase": step.phase, "state": step.state.value}
-    for name in ("reason", "attempts", "failures", "losses", "continued", "outputs", "job"):
+    for name in ("reason", "attempts", "failures", "losses", "continued", "outputs", "job_id"):
         if value := getattr(step, name):
             form[name] = value
     for name in ("started_at", "finished_at"):
@@ -26,7 +26,7 @@ def _step_form(step: StepRecord) -> dict[str, Any]:
     return form
 
 
-def step_of(form: Mapping[str, Any]) -> StepRecord:
+def load_step(form: Mapping[str, Any]) -> StepRecord:
     """Read what `steps_form` wrote."""
     return StepRecord(
         id=form["id"],
@@ -39,7 +39,7 @@ def step_of(form: Mapping[str, Any]) -> StepRecord:
         losses=form.get("losses", 0),
         continued=form.get("continued", False),
         outputs=form.get("outputs"),
-        job=form.get("job"),
+        job_id=form.get("job_id"),
         started_at=parse_time(form["started_at"]) if "started_at" in form else None,
         finished_at=parse_time(form["finished_at"]) if "finished_at" in form else None,
     )
@@ -48,7 +48,7 @@ def step_of(form: Mapping[str, Any]) -> StepRecord:
 _RECEIPT_FIELDS = (
     "delivery_id",
     "took_seconds",
-    "worker",
+    "worker_id",
     "request",
     "response",
     "error",
@@ -57,15 +57,20 @@ _RECEIPT_FIELDS = (
 )
 
 
-def receipt_form(receipt: Receipt) -> dict[str, Any]:
+def dump_receipt(receipt: Receipt) -> dict[str, Any]:
     """What is kept of a receipt beside its key, state and start."""
     return {name: value for name in _RECEIPT_FIELDS if (value := getattr(receipt, name)) is not None}
 
 
-def receipt_of(
-    form: Mapping[str, Any], *, execution: str, step: str, number: int, state: str, started_at: datetime
+def load_receipt(
+    form: Mapping[str, Any], *, execution_id: str, step_id: str, attempt: int, state: str, started_at: datetime
 ) -> Receipt:
     """Read what `receipt_form` wrote."""
     return Receipt(
-        execution=execution, step=step, number=number, state=AttemptState(state), started_at=started_at, **form
+        execution_id=execution_id,
+        step_id=step_id,
+        attempt=attempt,
+        state=AttemptState(state),
+        started_at=started_at,
+        **form,
     )

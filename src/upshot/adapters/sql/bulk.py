@@ -20,7 +20,7 @@ Insert = sqlite.Insert | postgresql.Insert
 _POSTGRESQL: sa.Dialect = postgresql.dialect()  # type: ignore[no-untyped-call] # as SQLAlchemy has it
 
 
-class ManyRows:
+class BulkStatement:
     """
     A statement that is given at least one row.
 
@@ -52,19 +52,19 @@ def _rows_in_json(columns: Sequence[sa.Column[Any]]) -> sa.Select[Any]:
     return sa.select(sa.func.json_to_recordset(text).table_valued(*named).render_derived(with_types=True))
 
 
-def insert_many(table: sa.Table, columns: Sequence[str], *, returning: str | None = None) -> ManyRows:
+def insert_many(table: sa.Table, columns: Sequence[str], *, returning: str | None = None) -> BulkStatement:
     """Insert rows, and return this column of those that are new; one whose key exists is left as it is."""
 
     def finish(insert: Insert) -> Insert:
         insert = insert.on_conflict_do_nothing()
         return insert.returning(table.c[returning]) if returning else insert  # type: ignore[return-value] # it is one
 
-    return ManyRows(table, columns, finish)
+    return BulkStatement(table, columns, finish)
 
 
 def change_many(
     table: sa.Table, columns: Sequence[str], *, changed: Sequence[str], cleared: Sequence[str], same: str
-) -> ManyRows:
+) -> BulkStatement:
     """
     Change rows that exist.
 
@@ -87,4 +87,4 @@ def change_many(
             where=table.c[same] == insert.excluded[same],
         )
 
-    return ManyRows(table, columns, finish)
+    return BulkStatement(table, columns, finish)

@@ -20,14 +20,14 @@ _INSERT = {
     "sqlite": sqlite.insert(events).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(events).on_conflict_do_nothing(),
 }
-_BY_ID = sa.select(events.c.form).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
-_FIND = sa.select(events.c.form, events.c.matched_at).where(events.c.id == sa.bindparam("id"))
-_EXECUTIONS = sa.select(executions.c.id).where(executions.c.event == sa.bindparam("id")).order_by(executions.c.id)
-_LIST = sa.select(events.c.id, events.c.form, events.c.matched_at)
+_BY_ID = sa.select(events.c.document).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
+_FIND = sa.select(events.c.document, events.c.matched_at).where(events.c.id == sa.bindparam("id"))
+_EXECUTIONS = sa.select(executions.c.id).where(executions.c.event_id == sa.bindparam("id")).order_by(executions.c.id)
+_LIST = sa.select(events.c.id, events.c.document, events.c.matched_at)
 _is_unmatched = sa.and_(events.c.matched_at.is_(None), events.c.published_at < sa.bindparam("before"))
 _ANY_UNMATCHED = sa.select(events.c.id).where(_is_unmatched).limit(1)
 _UNMATCHED = (
-    sa.select(events.c.id, events.c.form)
+    sa.select(events.c.id, events.c.document)
     .where(_is_unmatched)
     .order_by(events.c.published_at, events.c.id)
     .limit(sa.bindparam("limit"))
@@ -50,7 +50,7 @@ def insert_events(connection: Connection, accepted: Sequence[Event], now: dateti
             "subject": event.subject,
             "time": event.time,
             "mutation_id": event.mutation_id,
-            "form": event.as_dict(),
+            "document": event.as_dict(),
             "published_at": now,
         }
         for event in accepted
@@ -68,7 +68,7 @@ class SqlEvents:
         """The events of these ids; those that do not exist are left out."""
 
         def work(connection: Connection) -> dict[str, Event]:
-            found = (Event.from_dict(form) for form in connection.execute(_BY_ID, {"ids": list(ids)}).scalars())
+            found = (Event.from_dict(document) for document in connection.execute(_BY_ID, {"ids": list(ids)}).scalars())
             return {event.id: event for event in found}
 
         return self._database.read(work)
@@ -81,7 +81,7 @@ class SqlEvents:
             if row is None:
                 return None
             answers = connection.execute(_EXECUTIONS, {"id": event_id}).scalars()
-            return StoredEvent(Event.from_dict(row.form), row.matched_at, tuple(answers))
+            return StoredEvent(Event.from_dict(row.document), row.matched_at, tuple(answers))
 
         return self._database.read(work)
 
@@ -95,7 +95,7 @@ class SqlEvents:
         select = select.order_by(events.c.id if oldest_first else events.c.id.desc()).limit(limit + 1)
 
         rows = self._database.read(lambda connection: connection.execute(select).all())
-        items = tuple(StoredEvent(Event.from_dict(row.form), row.matched_at) for row in rows[:limit])
+        items = tuple(StoredEvent(Event.from_dict(row.document), row.matched_at) for row in rows[:limit])
         return Page(items, make_cursor(items[-1].event.id) if len(rows) > limit else None)
 
     def take_unmatched(self, *, published_before: datetime, now: datetime, limit: int) -> tuple[Event, ...]:
@@ -108,7 +108,7 @@ class SqlEvents:
             rows = connection.execute(_UNMATCHED, {"before": published_before, "limit": limit}).all()
             if rows:
                 connection.execute(_PUBLISHED, {"ids": [row.id for row in rows], "now": now})
-            return tuple(Event.from_dict(row.form) for row in rows)
+            return tuple(Event.from_dict(row.document) for row in rows)
 
         # Most rounds find nothing: they shall not take SQLite's one writing place.
         return self._database.write(work) if self._database.read(any_unmatched) else ()

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from upshot.adapters.cursor import after_cursor, make_cursor
-from upshot.adapters.serialization.executions import receipt_form, receipt_of, step_of, steps_form
+from upshot.adapters.serialization.executions import dump_receipt, dump_steps, load_receipt, load_step
 from upshot.adapters.sql.bulk import change_many, insert_many
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
@@ -19,7 +19,7 @@ from upshot.adapters.sql.job_rows import ask_jobs_of, insert_jobs, wake_if_finis
 from upshot.adapters.sql.schema import events, executions, receipts
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
-from upshot.ports.executions import Admission, Claim, Due, ExecutionQuery, Progress
+from upshot.ports.executions import Admission, Claim, Due, ExecutionQuery, ExecutionUpdate
 from upshot.ports.paging import Page
 
 _WAITING = ExecutionState.WAITING.value
@@ -53,7 +53,7 @@ _LEASE = (
         lease_owner=sa.bindparam("owner"),
         lease_until=sa.bindparam("until"),
         fence=executions.c.fence + 1,
-        rung_at=None,
+        notified_at=None,
     )
 )
 _RENEW = (
@@ -61,28 +61,28 @@ _RENEW = (
     .where(_AMONG, executions.c.lease_owner == sa.bindparam("owner"), executions.c.state == _RUNNING)
     .values(lease_until=sa.bindparam("until"))
 )
-_UNHEARD = sa.or_(executions.c.rung_at.is_(None), executions.c.rung_at < sa.bindparam("rung_before"))
+_UNHEARD = sa.or_(executions.c.notified_at.is_(None), executions.c.notified_at < sa.bindparam("rung_before"))
 _DUE = (
-    sa.select(executions.c.id, executions.c.rung_at)
+    sa.select(executions.c.id, executions.c.notified_at)
     .where(executions.c.state == _WAITING, executions.c.due_at <= sa.bindparam("now"), _UNHEARD)
     .order_by(executions.c.due_at)
     .limit(sa.bindparam("limit"))
 )
 _LOST = (
-    sa.select(executions.c.id, executions.c.rung_at)
+    sa.select(executions.c.id, executions.c.notified_at)
     .where(executions.c.state == _RUNNING, executions.c.lease_until < sa.bindparam("now"), _UNHEARD)
     .order_by(executions.c.lease_until)
     .limit(sa.bindparam("limit"))
 )
 _LOCKED = tuple(select.with_for_update(skip_locked=True) for select in (_DUE, _LOST))
-_RING = sa.update(executions).where(_AMONG).values(rung_at=sa.bindparam("now"))
+_RING = sa.update(executions).where(_AMONG).values(notified_at=sa.bindparam("now"))
 # In one order everywhere, so that two workers never wait for each other in a circle.
 _FENCES = sa.select(executions.c.id, executions.c.fence).where(_AMONG).order_by(executions.c.id).with_for_update()
 _CHANGED = ("state", "reason", "due_at", "finished_at", "lease_owner", "lease_until", "steps")
-_ROW = ("id", "automation", "revision", "event", "created_at", "fence", *_CHANGED)
+_ROW = ("id", "automation", "revision", "event_id", "created_at", "fence", *_CHANGED)
 _INSERT = insert_many(executions, _ROW, returning="id")
-_CHANGE = change_many(executions, _ROW, changed=_CHANGED, cleared=("rung_at",), same="fence")
-_INSERT_RECEIPTS = insert_many(receipts, ("execution", "step", "number", "state", "started_at", "form"))
+_CHANGE = change_many(executions, _ROW, changed=_CHANGED, cleared=("notified_at",), same="fence")
+_INSERT_RECEIPTS = insert_many(receipts, ("execution_id", "step_id", "attempt", "state", "started_at", "details"))
 
 
 def _row(execution: Execution) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _row(execution: Execution) -> dict[str, Any]:
         "id": execution.id,
         "automation": execution.automation,
         "revision": execution.revision,
-        "event": execution.event,
+        "event_id": execution.event_id,
         "state": execution.state.value,
         "reason": execution.reason,
         "due_at": execution.due_at,
@@ -99,7 +99,7 @@ def _row(execution: Execution) -> dict[str, Any]:
         "lease_owner": execution.lease_owner,
         "lease_until": execution.lease_until,
         "fence": execution.fence,
-        "steps": steps_form(execution.steps),
+        "steps": dump_steps(execution.steps),
     }
 
 
@@ -108,7 +108,7 @@ def _execution(row: RowMapping) -> Execution:
         id=row["id"],
         automation=row["automation"],
         revision=row["revision"],
-        event=row["event"],
+        event_id=row["event_id"],
         state=ExecutionState(row["state"]),
         reason=row["reason"],
         due_at=row["due_at"],
@@ -117,7 +117,7 @@ def _execution(row: RowMapping) -> Execution:
         lease_owner=row["lease_owner"],
         lease_until=row["lease_until"],
         fence=row["fence"],
-        steps=tuple(step_of(form) for form in row["steps"]),
+        steps=tuple(load_step(form) for form in row["steps"]),
     )
 
 
@@ -133,13 +133,13 @@ class SqlExecutions:
         """Insert the executions of a batch and mark its events as matched; returns the ids that are new."""
         rows = [_row(one) for admission in admissions for one in admission.executions]
         rows.sort(key=lambda row: str(row["id"]))  # in one order everywhere, as in _FENCES
-        matched = {"ids": sorted(admission.event for admission in admissions), "now": now}
+        matched = {"ids": sorted(admission.event_id for admission in admissions), "now": now}
         caused = [event for admission in admissions for event in admission.events]
 
         def work(connection: Connection) -> frozenset[str]:
             new = frozenset(_INSERT.execute(connection, rows).scalars()) if rows else frozenset[str]()
             connection.execute(_MARK_MATCHED, matched)
-            if accepted := [event for event in caused if event.chain[-1].execution in new]:
+            if accepted := [event for event in caused if event.chain[-1].execution_id in new]:
                 insert_events(connection, accepted, now)
             return new
 
@@ -157,7 +157,7 @@ class SqlExecutions:
 
         return self._database.write(work)
 
-    def record(self, progress: Sequence[Progress]) -> frozenset[str]:
+    def record(self, progress: Sequence[ExecutionUpdate]) -> frozenset[str]:
         """Write states and receipts of a batch; returns the ids whose state was refused."""
         kept = [_receipt_row(receipt) for one in progress for receipt in one.receipts]
         changes = {one.execution.id: _row(one.execution) for one in progress}
@@ -183,9 +183,9 @@ class SqlExecutions:
             held = {"ids": list(ids), "owner": owner, "until": until}
             self._database.write(lambda connection: connection.execute(_RENEW, held) and None)
 
-    def take_due(self, *, now: datetime, rung_before: datetime, limit: int) -> tuple[Due, ...]:
+    def take_due(self, *, now: datetime, notified_before: datetime, limit: int) -> tuple[Due, ...]:
         """Take for ringing: executions that are due, or whose lease has run out; marked as rung now."""
-        asked = {"now": now, "rung_before": rung_before, "limit": limit}
+        asked = {"now": now, "rung_before": notified_before, "limit": limit}
 
         def any_due(connection: Connection) -> bool:
             return any(connection.execute(select, asked | {"limit": 1}).first() for select in (_DUE, _LOST))
@@ -193,7 +193,7 @@ class SqlExecutions:
         def work(connection: Connection) -> tuple[Due, ...]:
             found = [row for select in _LOCKED for row in connection.execute(select, asked)][:limit]
             connection.execute(_RING, {"ids": [row.id for row in found], "now": now})
-            return tuple(Due(row.id, rung_before=row.rung_at is not None) for row in found)
+            return tuple(Due(row.id, notified_before=row.notified_at is not None) for row in found)
 
         # Most sweeps find nothing: they shall not take SQLite's one writing place.
         return self._database.write(work) if self._database.read(any_due) else ()
@@ -207,8 +207,8 @@ class SqlExecutions:
             row = connection.execute(sa.select(executions).where(executions.c.id == execution_id)).mappings().first()
             if row is None:
                 return None
-            kept = sa.select(receipts).where(receipts.c.execution == execution_id)
-            kept = kept.order_by(receipts.c.started_at, receipts.c.number)
+            kept = sa.select(receipts).where(receipts.c.execution_id == execution_id)
+            kept = kept.order_by(receipts.c.started_at, receipts.c.attempt)
             return _execution(row), tuple(_receipt(one) for one in connection.execute(kept).mappings())
 
         return self._database.read(work)
@@ -218,8 +218,8 @@ class SqlExecutions:
         select = sa.select(executions).order_by(executions.c.id.desc()).limit(limit + 1)
         if cursor is not None:
             select = select.where(executions.c.id < after_cursor(cursor))
-        if query.event is not None:
-            select = select.where(executions.c.event == query.event)
+        if query.event_id is not None:
+            select = select.where(executions.c.event_id == query.event_id)
         if query.automation is not None:
             select = select.where(executions.c.automation == query.automation)
         if query.state is not None:
@@ -239,7 +239,7 @@ class SqlExecutions:
             before = _execution(row)
             after = replace(change(before), fence=before.fence + 1)
             connection.execute(
-                sa.update(executions).where(executions.c.id == execution_id).values(**_row(after), rung_at=None)
+                sa.update(executions).where(executions.c.id == execution_id).values(**_row(after), notified_at=None)
             )
             if ended_at := after.finished_at or before.finished_at:  # retried: it shall have new jobs, not both
                 ask_jobs_of(connection, {execution_id: ended_at})
@@ -259,16 +259,18 @@ class SqlExecutions:
     def prune(self, *, receipts_before: datetime) -> int:
         """Remove receipts older than that of executions that are final; returns how many."""
         final = sa.select(executions.c.id).where(executions.c.state.not_in([_WAITING, _RUNNING]))
-        statement = sa.delete(receipts).where(receipts.c.started_at < receipts_before, receipts.c.execution.in_(final))
+        statement = sa.delete(receipts).where(
+            receipts.c.started_at < receipts_before, receipts.c.execution_id.in_(final)
+        )
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
 
 
-def _see_to_jobs(connection: Connection, progress: Sequence[Progress]) -> None:
+def _see_to_jobs(connection: Connection, progress: Sequence[ExecutionUpdate]) -> None:
     """Queue new jobs; ask those of executions that have ended to stop; let nothing wait for a job that has ended."""
     insert_jobs(connection, (job for one in progress for job in one.jobs))
-    with_jobs = [one.execution for one in progress if any(step.job for step in one.execution.steps)]
+    with_jobs = [one.execution for one in progress if any(step.job_id for step in one.execution.steps)]
     ask_jobs_of(connection, {one.id: one.finished_at for one in with_jobs if one.finished_at})
-    wake_if_finished(connection, sorted(job for one in with_jobs if (job := one.waits_for_job)))
+    wake_if_finished(connection, sorted(job for one in with_jobs if (job := one.awaited_job_id)))
 
 
 def _claim(before: Execution, owner: str, until: datetime) -> Claim:
@@ -282,26 +284,26 @@ def _claim(before: Execution, owner: str, until: datetime) -> Claim:
         lease_until=until,
         fence=before.fence + 1,
     )
-    return Claim(leased, lost_by=before.lease_owner if before.state is ExecutionState.RUNNING else None)
+    return Claim(leased, lost_by_worker_id=before.lease_owner if before.state is ExecutionState.RUNNING else None)
 
 
 def _receipt_row(receipt: Receipt) -> dict[str, Any]:
     return {
-        "execution": receipt.execution,
-        "step": receipt.step,
-        "number": receipt.number,
+        "execution_id": receipt.execution_id,
+        "step_id": receipt.step_id,
+        "attempt": receipt.attempt,
         "state": receipt.state.value,
         "started_at": receipt.started_at,
-        "form": receipt_form(receipt),
+        "details": dump_receipt(receipt),
     }
 
 
 def _receipt(row: RowMapping) -> Receipt:
-    return receipt_of(
-        row["form"],
-        execution=row["execution"],
-        step=row["step"],
-        number=row["number"],
+    return load_receipt(
+        row["details"],
+        execution_id=row["execution_id"],
+        step_id=row["step_id"],
+        attempt=row["attempt"],
         state=row["state"],
         started_at=row["started_at"],
     )

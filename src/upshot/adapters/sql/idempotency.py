@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import idempotency_keys as keys
-from upshot.ports.idempotency import KeptAnswer, KeptRequest
+from upshot.ports.idempotency import IdempotencyRecord, StoredResponse
 
 
 class SqlIdempotency:
@@ -24,20 +24,20 @@ class SqlIdempotency:
 
     def reserve(
         self, key: str, fingerprint: str, *, holder: str, now: datetime, stale_before: datetime, kept_since: datetime
-    ) -> KeptRequest:
+    ) -> IdempotencyRecord:
         """Take the key for this call, if nobody has it."""
-        taken = {"holder": holder, "taken_at": now}
+        taken = {"holder": holder, "reserved_at": now}
         fresh = {"key": key, "fingerprint": fingerprint, "first_at": now, **taken}
         forgotten = sa.delete(keys).where(keys.c.key == key, keys.c.first_at < kept_since)
         takeover = (
             sa.update(keys)
             .where(keys.c.key == key, keys.c.fingerprint == fingerprint, keys.c.status.is_(None))
-            .where(keys.c.holder.is_(None) | (keys.c.taken_at < stale_before))
+            .where(keys.c.holder.is_(None) | (keys.c.reserved_at < stale_before))
             .values(taken)
         )
         standing = sa.select(keys).where(keys.c.key == key)
 
-        def work(connection: Connection) -> KeptRequest:
+        def work(connection: Connection) -> IdempotencyRecord:
             connection.execute(forgotten)
             connection.execute(self._insert, fresh)
             connection.execute(takeover)
@@ -45,7 +45,7 @@ class SqlIdempotency:
 
         return self._database.write(work)
 
-    def answer(self, key: str, holder: str, answer: KeptAnswer) -> None:
+    def answer(self, key: str, holder: str, answer: StoredResponse) -> None:
         """Keep what was answered; nothing happens if another call has taken the key since."""
         kept = {"status": answer.status, "headers": dict(answer.headers), "body": answer.body}
         self._change(sa.update(keys).where(keys.c.key == key, keys.c.holder == holder).values(kept))
@@ -66,6 +66,6 @@ class SqlIdempotency:
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
 
 
-def _kept(row: sa.Row[Any]) -> KeptRequest:
-    answer = None if row.status is None else KeptAnswer(row.status, row.headers, row.body)
-    return KeptRequest(row.key, row.fingerprint, row.first_at, row.holder, answer)
+def _kept(row: sa.Row[Any]) -> IdempotencyRecord:
+    answer = None if row.status is None else StoredResponse(row.status, row.headers, row.body)
+    return IdempotencyRecord(row.key, row.fingerprint, row.first_at, row.holder, answer)

@@ -8,15 +8,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from upshot.adapters.cursor import after_cursor, make_cursor
-from upshot.adapters.serialization.jobs import job_of
+from upshot.adapters.serialization.jobs import job_from_row
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.job_logs import read_log
 from upshot.adapters.sql.job_rows import change_jobs, lock_executions, wake
 from upshot.adapters.sql.schema import executions, is_active, is_queued, job_logs, jobs
 from upshot.domain.execution import ExecutionState
 from upshot.domain.job import Job, JobState
-from upshot.jobs.scheduling import asked_to_stop, cannot_be_stopped, dropped, no_such_job
-from upshot.ports.jobs import JobQuery, LogPiece, Place
+from upshot.jobs.scheduling import cancel_queued, cannot_be_stopped, no_such_job, with_stop_request
+from upshot.ports.jobs import JobQuery, LogChunk, QueuePosition
 from upshot.ports.paging import Page
 
 _PRUNED_AT_ONCE = 50  # the log of each may be megabytes
@@ -24,7 +24,7 @@ _PRUNED_AT_ONCE = 50  # the log of each may be megabytes
 _FIND = sa.select(jobs).where(jobs.c.id == sa.bindparam("id"))
 _LIST = sa.select(*(column for column in jobs.c if column.name not in {"outputs", "log_tail"}))
 _LOCK = _FIND.with_for_update()
-_EXECUTION = sa.select(jobs.c.execution).where(jobs.c.id == sa.bindparam("id"))
+_EXECUTION = sa.select(jobs.c.execution_id).where(jobs.c.id == sa.bindparam("id"))
 _STANDING = sa.select(jobs.c.queue, jobs.c.rank).where(jobs.c.id == sa.bindparam("id"), is_queued)
 _AHEAD = sa.select(sa.func.count()).where(
     is_queued,
@@ -36,7 +36,7 @@ _AHEAD = sa.select(sa.func.count()).where(
 _ACTIVE = sa.select(jobs.c.queue, sa.func.count()).where(is_active).group_by(jobs.c.queue)
 _PRUNABLE = (
     sa.select(jobs.c.id)
-    .join(executions, executions.c.id == jobs.c.execution)
+    .join(executions, executions.c.id == jobs.c.execution_id)
     .where(
         jobs.c.finished_at < sa.bindparam("before"),
         executions.c.state.not_in([ExecutionState.WAITING.value, ExecutionState.RUNNING.value]),
@@ -45,11 +45,11 @@ _PRUNABLE = (
     .limit(_PRUNED_AT_ONCE)
     .with_for_update(of=jobs, skip_locked=True)
 )
-_REMOVE_LOGS = sa.delete(job_logs).where(job_logs.c.job.in_(sa.bindparam("ids", expanding=True)))
+_REMOVE_LOGS = sa.delete(job_logs).where(job_logs.c.job_id.in_(sa.bindparam("ids", expanding=True)))
 _REMOVE = sa.delete(jobs).where(jobs.c.id.in_(sa.bindparam("ids", expanding=True)))
 
 
-class SqlJobDesk:
+class SqlJobAdmin:
     """`JobDesk` on one database."""
 
     def __init__(self, database: Database) -> None:
@@ -58,7 +58,7 @@ class SqlJobDesk:
     def find(self, job_id: str) -> Job | None:
         """One job."""
         row = self._database.read(lambda connection: connection.execute(_FIND, {"id": job_id}).mappings().first())
-        return job_of(row) if row else None
+        return job_from_row(row) if row else None
 
     def page(self, query: JobQuery, *, cursor: str | None, limit: int) -> Page[Job]:
         """Jobs, newest first, without their outputs and log tails."""
@@ -67,32 +67,32 @@ class SqlJobDesk:
             select = select.where(jobs.c.id < after_cursor(cursor))
         if query.state is not None:
             select = select.where(jobs.c.state == query.state.value)
-        for name in ("queue", "automation", "execution"):
+        for name in ("queue", "automation", "execution_id"):
             if (wanted := getattr(query, name)) is not None:
                 select = select.where(jobs.c[name] == wanted)
         rows = self._database.read(lambda connection: connection.execute(select).mappings().all())
-        items = tuple(job_of(row) for row in rows[:limit])
+        items = tuple(job_from_row(row) for row in rows[:limit])
         return Page(items, make_cursor(items[-1].id) if len(rows) > limit else None)
 
-    def place(self, job: Job) -> Place | None:
+    def queue_position(self, job: Job) -> QueuePosition | None:
         """Where a queued job stands; None when it is not queued."""
 
-        def work(connection: Connection) -> Place | None:
+        def work(connection: Connection) -> QueuePosition | None:
             standing = connection.execute(_STANDING, {"id": job.id}).first()
             if standing is None:
                 return None
             asked = {"id": job.id, "queue": standing.queue, "rank": standing.rank}
             ahead = connection.execute(_AHEAD, asked).scalar_one()
             active = {row[0]: row[1] for row in connection.execute(_ACTIVE)}
-            return Place(ahead=ahead, active=active.get(standing.queue, 0))
+            return QueuePosition(ahead=ahead, active=active.get(standing.queue, 0))
 
         return self._database.read(work)
 
-    def log(self, job_id: str, *, after: int, limit: int) -> tuple[LogPiece, ...]:
+    def log(self, job_id: str, *, after: int, limit: int) -> tuple[LogChunk, ...]:
         """Pieces of the log after that number, in order."""
         return self._database.read(lambda connection: read_log(connection, job_id, after=after, limit=limit))
 
-    def ask_stop(self, job_id: str, who: str, now: datetime) -> Job:
+    def request_stop(self, job_id: str, who: str, now: datetime) -> Job:
         """Ask a job to stop; a queued one is CANCELLED at once and wakes its execution."""
 
         def work(connection: Connection) -> Job:
@@ -100,12 +100,12 @@ class SqlJobDesk:
             if execution is None:
                 raise no_such_job(job_id)
             lock_executions(connection, [execution])
-            job = job_of(connection.execute(_LOCK, {"id": job_id}).mappings().one())
+            job = job_from_row(connection.execute(_LOCK, {"id": job_id}).mappings().one())
             if job.state.is_final:
                 raise cannot_be_stopped(job)
-            asked = asked_to_stop(job, who, now)
+            asked = with_stop_request(job, who, now)
             if job.state is JobState.QUEUED:
-                asked = dropped(asked, now)
+                asked = cancel_queued(asked, now)
                 wake(connection, {execution: now})
             if asked != job:
                 change_jobs(connection, [asked])

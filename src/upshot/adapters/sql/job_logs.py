@@ -8,13 +8,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from upshot.adapters.sql.schema import job_logs, jobs
-from upshot.ports.jobs import LogPiece
+from upshot.ports.jobs import LogChunk
 from upshot.storable import to_storable_text
 
 _AT_ONCE = 100
 _LARGEST = 2**31 - 1  # INTEGER of PostgreSQL
 
-_of_job = job_logs.c.job == sa.bindparam("job")
+_of_job = job_logs.c.job_id == sa.bindparam("job")
 _STANDING = sa.select(jobs.c.log_number, jobs.c.log_bytes).where(jobs.c.id == sa.bindparam("job")).with_for_update()
 _INSERT = sa.insert(job_logs)
 _OLDEST = (
@@ -51,7 +51,7 @@ def append_log(connection: Connection, job: str, text: str, *, position: str, no
         number += 1
         piece_bytes = len(whole.encode())
         kept_bytes += piece_bytes
-        connection.execute(_INSERT, {"job": job, "number": number, "time": now, "bytes": piece_bytes, "text": whole})
+        connection.execute(_INSERT, {"job_id": job, "number": number, "time": now, "bytes": piece_bytes, "text": whole})
     kept_bytes -= _remove_oldest(connection, job, last=number, too_many=kept_bytes - keep_bytes)
     moved = {"job": job, "b_number": number, "b_bytes": kept_bytes, "b_position": to_storable_text(position)}
     connection.execute(_MOVE_ON, moved)
@@ -78,7 +78,7 @@ def log_position(connection: Connection, job: str) -> str | None:
     return connection.execute(_POSITION, {"job": job}).scalar_one_or_none()
 
 
-def read_log(connection: Connection, job: str, *, after: int, limit: int) -> tuple[LogPiece, ...]:
+def read_log(connection: Connection, job: str, *, after: int, limit: int) -> tuple[LogChunk, ...]:
     """Pieces after that number, in order."""
     asked = {"job": job, "after": min(after, _LARGEST), "limit": limit}
-    return tuple(LogPiece(row.number, row.text) for row in connection.execute(_PIECES, asked))
+    return tuple(LogChunk(row.number, row.text) for row in connection.execute(_PIECES, asked))

@@ -10,16 +10,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from upshot.adapters.serialization.jobs import job_of, job_row
+from upshot.adapters.serialization.jobs import job_from_row, job_to_row
 from upshot.adapters.sql.events import insert_events
-from upshot.adapters.sql.job_admin import SqlJobDesk
+from upshot.adapters.sql.job_admin import SqlJobAdmin
 from upshot.adapters.sql.job_logs import append_log, log_position
 from upshot.adapters.sql.job_queue import choose_queued
 from upshot.adapters.sql.job_rows import change_jobs, lock_executions, wake
-from upshot.adapters.sql.schema import Moment, is_leased, is_queued, is_to_be_stopped, jobs
+from upshot.adapters.sql.schema import UtcTimestamp, is_leased, is_queued, is_to_be_stopped, jobs
 from upshot.domain.job import Job, JobState
-from upshot.jobs.scheduling import claimed, dropped
-from upshot.ports.jobs import JobOffer, JobProgress
+from upshot.jobs.scheduling import cancel_queued, claim
+from upshot.ports.jobs import JobUpdate, WorkerCapacity
 from upshot.storable import to_storable
 
 _CLAIM_LOCK = 0x6A6F_6273  # "jobs": one worker at a time claims from a PostgreSQL
@@ -29,12 +29,12 @@ _AMONG = jobs.c.id.in_(sa.bindparam("ids", expanding=True))
 _GET = sa.select(jobs).where(_AMONG)
 _QUEUED = (
     sa.select(jobs)
-    .where(_AMONG, is_queued, jobs.c.stop_asked_at.is_(None))
+    .where(_AMONG, is_queued, jobs.c.stop_requested_at.is_(None))
     .order_by(jobs.c.rank, jobs.c.id)
     .with_for_update(skip_locked=True)
 )
 _has_run_out = jobs.c.lease_until < sa.bindparam("now")
-_ABANDONED = sa.select(jobs).where(_has_run_out, jobs.c.engine.in_(sa.bindparam("engines", expanding=True)))
+_ABANDONED = sa.select(jobs).where(_has_run_out, jobs.c.engine_id.in_(sa.bindparam("engines", expanding=True)))
 _LOST = sa.select(jobs).where(_has_run_out, jobs.c.seen_at < sa.bindparam("seen_before"))
 _LEASE = (
     sa.update(jobs)
@@ -50,13 +50,24 @@ _RENEW = (
     .where(jobs.c.id.in_(_OWN_LOCKED))
     .values(
         lease_until=sa.bindparam("until"),
-        seen_at=sa.func.coalesce(sa.bindparam("seen_at", type_=Moment), jobs.c.seen_at),
+        seen_at=sa.func.coalesce(sa.bindparam("seen_at", type_=UtcTimestamp), jobs.c.seen_at),
     )
     .returning(jobs.c.id)
 )
 _UNEXPIRED = _OWN.where(jobs.c.lease_until > sa.bindparam("now"))
 _EXPIRE = sa.update(jobs).where(jobs.c.id.in_(_OWN_LOCKED)).values(lease_until=sa.bindparam("now"))
-_RECORDED = ("state", "cause", "reason", "due_at", "finished_at", "machine", "engine", "form", "outputs", "log_tail")
+_RECORDED = (
+    "state",
+    "failure",
+    "reason",
+    "due_at",
+    "finished_at",
+    "machine",
+    "engine_id",
+    "details",
+    "outputs",
+    "log_tail",
+)
 # What the holder knows of its lease is old, for it is prolonged meanwhile: a record ends it, or leaves it as it is.
 _lease_goes_on = sa.bindparam("b_is_active", type_=sa.Boolean)
 _RECORD = (
@@ -65,17 +76,17 @@ _RECORD = (
     .values({name: sa.bindparam(f"b_{name}") for name in _RECORDED})
     .values({name: sa.case((_lease_goes_on, jobs.c[name])) for name in ("lease_owner", "lease_until")})
 )
-_ASKED = sa.select(jobs.c.id, jobs.c.stop_asked_by).where(_AMONG, is_to_be_stopped)
-_TO_BE_STOPPED = sa.select(jobs.c.id, jobs.c.execution, jobs.c.state).where(is_to_be_stopped)
+_ASKED = sa.select(jobs.c.id, jobs.c.stop_requested_by).where(_AMONG, is_to_be_stopped)
+_TO_BE_STOPPED = sa.select(jobs.c.id, jobs.c.execution_id, jobs.c.state).where(is_to_be_stopped)
 _DROPPED = sa.select(jobs).where(_AMONG, is_queued).order_by(jobs.c.id).with_for_update()
 
 
-class SqlJobs(SqlJobDesk):
+class SqlJobs(SqlJobAdmin):
     """`JobStore` and `JobDesk` on one database."""
 
     # --- claims -----------------------------------------------------------------------------------
 
-    def claim_queued(self, offer: JobOffer, *, now: datetime, until: datetime) -> tuple[Job, ...]:
+    def claim_queued(self, offer: WorkerCapacity, *, now: datetime, until: datetime) -> tuple[Job, ...]:
         """Lease due jobs that fit the offer, as STARTING: higher priority first, then older."""
 
         def work(connection: Connection) -> tuple[Job, ...]:
@@ -83,7 +94,7 @@ class SqlJobs(SqlJobDesk):
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CLAIM_LOCK)))
             ids = choose_queued(connection, offer, now)
             rows = connection.execute(_QUEUED, {"ids": ids}).mappings().all() if ids else ()
-            taken = tuple(claimed(job_of(row), offer, now=now, until=until) for row in rows)
+            taken = tuple(claim(job_from_row(row), offer, now=now, until=until) for row in rows)
             change_jobs(connection, taken)
             return taken
 
@@ -107,7 +118,7 @@ class SqlJobs(SqlJobDesk):
         locked = select.order_by(jobs.c.lease_until, jobs.c.id).limit(_AT_ONCE).with_for_update(skip_locked=True)
 
         def work(connection: Connection) -> tuple[Job, ...]:
-            found = [job_of(row) for row in connection.execute(locked, asked).mappings()]
+            found = [job_from_row(row) for row in connection.execute(locked, asked).mappings()]
             if found:
                 connection.execute(_LEASE, {"ids": [job.id for job in found], "owner": owner, "until": until})
             return tuple(replace(job, lease_owner=owner, lease_until=until, fence=job.fence + 1) for job in found)
@@ -117,10 +128,10 @@ class SqlJobs(SqlJobDesk):
 
     # --- states -----------------------------------------------------------------------------------
 
-    def record(self, progress: Sequence[JobProgress]) -> frozenset[str]:
+    def record(self, progress: Sequence[JobUpdate]) -> frozenset[str]:
         """Write states, accept events, wake executions; returns the ids whose state was refused."""
         changes = {one.job.id: _changes(one.job) for one in progress}
-        woken = {one.job.execution: one.job.finished_at or one.job.created_at for one in progress if one.wakes}
+        woken = {one.job.execution_id: one.job.finished_at or one.job.created_at for one in progress if one.wakes}
 
         def work(connection: Connection) -> frozenset[str]:
             lock_executions(connection, woken)
@@ -135,7 +146,7 @@ class SqlJobs(SqlJobDesk):
                         [replace(event, data=to_storable(event.data)) for event in one.events],
                         one.events[0].time,
                     )
-            kept = {one.job.execution for one in progress if one.wakes and one.job.id in held}
+            kept = {one.job.execution_id for one in progress if one.wakes and one.job.id in held}
             wake(connection, {execution: woken[execution] for execution in kept})
             return frozenset(changes.keys() - held)
 
@@ -160,12 +171,12 @@ class SqlJobs(SqlJobDesk):
 
     # --- wishes to stop ---------------------------------------------------------------------------
 
-    def asked_to_stop(self, ids: Collection[str]) -> Mapping[str, str]:
+    def stop_requests(self, ids: Collection[str]) -> Mapping[str, str]:
         """Who asked, by id: a person, or the end of the execution that the job belongs to."""
         rows = self._database.read(lambda connection: connection.execute(_ASKED, {"ids": list(ids)}).all())
-        return {row.id: row.stop_asked_by for row in rows}
+        return {row.id: row.stop_requested_by for row in rows}
 
-    def drop_idle(self, now: datetime) -> int:
+    def cancel_unneeded(self, now: datetime) -> int:
         """End queued jobs that nobody waits for; returns how many."""
 
         def queued(connection: Connection) -> list[Any]:
@@ -174,11 +185,11 @@ class SqlJobs(SqlJobDesk):
 
         def work(connection: Connection) -> int:
             idle = queued(connection)
-            lock_executions(connection, {row.execution for row in idle})
+            lock_executions(connection, {row.execution_id for row in idle})
             rows = connection.execute(_DROPPED, {"ids": [row.id for row in idle]}).mappings()
-            ended = [dropped(job_of(row), now) for row in rows]
+            ended = [cancel_queued(job_from_row(row), now) for row in rows]
             change_jobs(connection, ended)
-            wake(connection, {job.execution: now for job in ended})
+            wake(connection, {job.execution_id: now for job in ended})
             return len(ended)
 
         return self._database.write(work) if self._database.read(queued) else 0
@@ -188,7 +199,7 @@ class SqlJobs(SqlJobDesk):
     def get(self, ids: Collection[str]) -> Mapping[str, Job]:
         """The jobs of these ids; those that do not exist are left out."""
         rows = self._database.read(lambda connection: connection.execute(_GET, {"ids": list(ids)}).mappings().all())
-        return {row["id"]: job_of(row) for row in rows}
+        return {row["id"]: job_from_row(row) for row in rows}
 
     def append_log(self, job: str, text: str, *, position: str, now: datetime, keep_bytes: int) -> None:
         """Add a piece to a job's log, and remove its oldest pieces beyond so many bytes."""
@@ -202,6 +213,6 @@ class SqlJobs(SqlJobDesk):
 
 
 def _changes(job: Job) -> dict[str, Any]:
-    row = job_row(job)
+    row = job_to_row(job)
     names = ("id", "fence", *_RECORDED)
     return {f"b_{name}": row[name] for name in names} | {"b_is_active": job.state.is_active}

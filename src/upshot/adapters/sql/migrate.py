@@ -1,4 +1,4 @@
-"""Brings a database to the form that this code needs; every process may do so when it starts."""
+"""Migrate a database to the schema that this code needs. Any process may do it when it starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from sqlalchemy.engine import Connection
 from upshot.adapters.sql.database import Database
 from upshot.errors import ConfigError
 
-FORMS = ("0001", "0002")  #: every form that the database has had, the present one last
+REVISIONS = ("1",)  #: every released revision of the schema, the newest last
+UNRELEASED = frozenset({"0001", "0002"})  #: revisions of development versions, which are not migrated
 VERSION_TABLE = "upshot_version"  # not Alembic's default, which others (MLflow) use in a shared database
 
 _LOCK = 0x7570_7368_6F74  # "upshot": one process migrates a PostgreSQL at a time
@@ -19,38 +20,43 @@ _SELECT = sa.select(sa.column("version_num", sa.String)).select_from(sa.table(VE
 
 def migrate(database: Database) -> None:
     """
-    Make or change the tables where that is needed; an up-to-date database costs two questions.
+    Create or migrate the tables if needed; an up-to-date database costs two queries.
 
-    Several processes may do so at the same time: one works, the others wait and find it done.
+    Several processes may call this at the same time: one migrates, the others wait and find it done.
 
     Raises:
-        ConfigError: The database has a later form than this code knows.
+        ConfigError: The database was made by a newer Upshot, or by a development version before the first release.
         Unavailable: The database does not answer.
     """
-    if database.read(_form) != FORMS[-1]:
+    if database.read(_revision) != REVISIONS[-1]:
         database.write(_upgrade)
 
 
-def _form(connection: Connection) -> str | None:
-    """The form that the database has; None before the first."""
+def _revision(connection: Connection) -> str | None:
+    """Return the revision of the database, or None if it has no tables yet."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
-    form = connection.execute(_SELECT).scalar_one_or_none()
-    if form is not None and form not in FORMS:
+    revision = connection.execute(_SELECT).scalar_one_or_none()
+    if revision in UNRELEASED:
         raise ConfigError(
-            f"the database has form {form}, and this Upshot knows forms up to {FORMS[-1]}: a later Upshot has "
-            "migrated it; install that version, or go back to a copy of the database from before"
+            "the database was made by a development version of Upshot, before the first release, and cannot be "
+            "migrated: set UPSHOT_DATABASE_URL to an empty database, or start `upshot up` with an empty data folder"
         )
-    return form
+    if revision is not None and revision not in REVISIONS:
+        raise ConfigError(
+            f"the database has schema revision {revision}, and this Upshot knows revisions up to {REVISIONS[-1]}: "
+            "a newer Upshot has migrated it; install that version, or restore a copy of the database from before"
+        )
+    return revision
 
 
-def _upgrade(connection: Connection, to: str = FORMS[-1]) -> None:
+def _upgrade(connection: Connection, to: str = REVISIONS[-1]) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-    if _form(connection) == to:
-        return  # another process was quicker
+    if _revision(connection) == to:
+        return  # another process was faster
 
-    from alembic import command  # noqa: PLC0415 - takes 0.2 s to import, which an up-to-date database need not wait for
+    from alembic import command  # noqa: PLC0415 - takes 0.2 s to import, which an up-to-date database does not need
     from alembic.config import Config  # noqa: PLC0415 - the same
 
     config = Config(attributes={"connection": connection, "version_table": VERSION_TABLE})

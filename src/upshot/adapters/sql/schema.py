@@ -26,7 +26,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-class Moment(TypeDecorator[datetime]):
+class UtcTimestamp(TypeDecorator[datetime]):
     """A time in UTC, kept as whole microseconds: it sorts, compares and indexes alike everywhere."""
 
     impl = sa.BigInteger
@@ -72,11 +72,11 @@ events = sa.Table(
     sa.Column("kind", sa.String(40), nullable=False),
     sa.Column("name", sa.String(128)),
     sa.Column("subject", _sorted_text(300), nullable=False),
-    sa.Column("time", Moment, nullable=False),
+    sa.Column("time", UtcTimestamp, nullable=False),
     sa.Column("mutation_id", sa.String(40), nullable=False),
-    sa.Column("form", Json, nullable=False),  # Event.as_dict
-    sa.Column("published_at", Moment, nullable=False),  # last put on the stream, or tried to
-    sa.Column("matched_at", Moment),
+    sa.Column("document", Json, nullable=False),  # Event.as_dict
+    sa.Column("published_at", UtcTimestamp, nullable=False),  # last put on the stream, or tried to
+    sa.Column("matched_at", UtcTimestamp),
     sa.Index("ix_events_kind_id", "kind", "id"),
     sa.Index("ix_events_subject_id", "subject", "id"),
     sa.Index("ix_events_mutation_id", "mutation_id"),
@@ -94,18 +94,18 @@ executions = sa.Table(
     sa.Column("id", sa.String(40), primary_key=True),
     sa.Column("automation", sa.String(128), nullable=False),
     sa.Column("revision", sa.String(16), nullable=False),
-    sa.Column("event", sa.String(40), sa.ForeignKey("events.id"), nullable=False),
+    sa.Column("event_id", sa.String(40), sa.ForeignKey("events.id"), nullable=False),
     sa.Column("state", sa.String(12), nullable=False),
     sa.Column("reason", sa.Text),
-    sa.Column("due_at", Moment),
-    sa.Column("created_at", Moment, nullable=False),
-    sa.Column("finished_at", Moment),
+    sa.Column("due_at", UtcTimestamp),
+    sa.Column("created_at", UtcTimestamp, nullable=False),
+    sa.Column("finished_at", UtcTimestamp),
     sa.Column("lease_owner", sa.String(80)),
-    sa.Column("lease_until", Moment),
+    sa.Column("lease_until", UtcTimestamp),
     sa.Column("fence", sa.Integer, nullable=False),
-    sa.Column("rung_at", Moment),  # last ring of the doorbell since it was due
+    sa.Column("notified_at", UtcTimestamp),  # last ring of the doorbell since it was due
     sa.Column("steps", Json, nullable=False),
-    sa.Index("ix_executions_event", "event"),
+    sa.Index("ix_executions_event_id", "event_id"),
     sa.Index("ix_executions_automation_id", "automation", "id"),
 )
 sa.Index(
@@ -124,12 +124,12 @@ sa.Index(
 receipts = sa.Table(
     "receipts",
     metadata,
-    sa.Column("execution", sa.String(40), primary_key=True),
-    sa.Column("step", sa.String(128), primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("execution_id", sa.String(40), primary_key=True),
+    sa.Column("step_id", sa.String(128), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
     sa.Column("state", sa.String(12), nullable=False),
-    sa.Column("started_at", Moment, nullable=False),
-    sa.Column("form", Json, nullable=False),  # all other fields of Receipt
+    sa.Column("started_at", UtcTimestamp, nullable=False),
+    sa.Column("details", Json, nullable=False),  # all other fields of Receipt
 )
 
 revisions = sa.Table(
@@ -140,7 +140,7 @@ revisions = sa.Table(
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("source", Json, nullable=False),
     sa.Column("body_files", Json, nullable=False),
-    sa.Column("saved_at", Moment, nullable=False),
+    sa.Column("saved_at", UtcTimestamp, nullable=False),
 )
 
 workers = sa.Table(
@@ -149,15 +149,14 @@ workers = sa.Table(
     sa.Column("id", sa.String(80), primary_key=True),
     sa.Column("host", sa.String(255), nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("started_at", Moment, nullable=False),
-    sa.Column("seen_at", Moment, nullable=False),
-    sa.Column("in_hand", sa.Integer, nullable=False),
-    sa.Column("stream_read_at", Moment),
+    sa.Column("started_at", UtcTimestamp, nullable=False),
+    sa.Column("seen_at", UtcTimestamp, nullable=False),
+    sa.Column("in_progress", sa.Integer, nullable=False),
+    sa.Column("stream_read_at", UtcTimestamp),
     sa.Column("automations", sa.Integer, nullable=False),
-    # Their defaults let a worker of the form before go on beating while others are brought up to date.
-    sa.Column("machine", sa.Text, nullable=False, server_default=""),
-    sa.Column("queues", Json, nullable=False, server_default="[]"),
-    sa.Column("engines", Json, nullable=False, server_default="{}"),
+    sa.Column("machine", sa.Text, nullable=False),
+    sa.Column("queues", Json, nullable=False),
+    sa.Column("engines", Json, nullable=False),
 )
 
 # --- jobs -----------------------------------------------------------------------------------------
@@ -166,34 +165,34 @@ jobs = sa.Table(
     "jobs",
     metadata,
     sa.Column("id", _sorted_text(40), primary_key=True),
-    sa.Column("execution", sa.String(40), sa.ForeignKey("executions.id"), nullable=False),
+    sa.Column("execution_id", sa.String(40), sa.ForeignKey("executions.id"), nullable=False),
     sa.Column("automation", sa.String(128), nullable=False),
-    sa.Column("step", sa.String(128), nullable=False),
+    sa.Column("step_id", sa.String(128), nullable=False),
     sa.Column("queue", sa.Text, nullable=False),
     sa.Column("backend", sa.Text, nullable=False),
     sa.Column("rank", sa.Integer, nullable=False),  # the priority turned round: what is lower goes first
     sa.Column("concurrency", sa.Integer),
     sa.Column("state", sa.String(12), nullable=False),
-    sa.Column("cause", sa.String(20)),
+    sa.Column("failure", sa.String(20)),
     sa.Column("reason", sa.Text),
-    sa.Column("created_at", Moment, nullable=False),
-    sa.Column("due_at", Moment),
-    sa.Column("finished_at", Moment),
+    sa.Column("created_at", UtcTimestamp, nullable=False),
+    sa.Column("due_at", UtcTimestamp),
+    sa.Column("finished_at", UtcTimestamp),
     sa.Column("machine", sa.Text),
-    sa.Column("engine", sa.Text),
+    sa.Column("engine_id", sa.Text),
     sa.Column("lease_owner", sa.String(80)),
-    sa.Column("lease_until", Moment),
-    sa.Column("seen_at", Moment),
+    sa.Column("lease_until", UtcTimestamp),
+    sa.Column("seen_at", UtcTimestamp),
     sa.Column("fence", sa.Integer, nullable=False),
-    sa.Column("stop_asked_at", Moment),
-    sa.Column("stop_asked_by", sa.Text),
+    sa.Column("stop_requested_at", UtcTimestamp),
+    sa.Column("stop_requested_by", sa.Text),
     sa.Column("log_number", sa.Integer, nullable=False),  # of the last piece; only ever grows
     sa.Column("log_bytes", sa.BigInteger, nullable=False),  # of all pieces that are kept
     sa.Column("log_position", sa.Text),
-    sa.Column("form", Json, nullable=False),  # all other fields of Job but the next two, which lists leave out
+    sa.Column("details", Json, nullable=False),  # all other fields of Job but the next two, which lists leave out
     sa.Column("outputs", Json),
     sa.Column("log_tail", sa.Text, nullable=False),
-    sa.Index("ix_jobs_execution", "execution"),
+    sa.Index("ix_jobs_execution_id", "execution_id"),
     sa.Index("ix_jobs_automation_id", "automation", "id"),
     sa.Index("ix_jobs_queue_id", "queue", "id"),
     sa.Index("ix_jobs_state_id", "state", "id"),
@@ -203,7 +202,7 @@ is_queued = jobs.c.state == sa.literal_column("'queued'")
 is_active = jobs.c.state.in_([sa.literal_column(f"'{state}'") for state in ("starting", "running", "stopping")])
 is_leased = jobs.c.lease_until.is_not(None)  # as exactly the active jobs are
 is_finished = jobs.c.finished_at.is_not(None)
-is_to_be_stopped = sa.and_(jobs.c.stop_asked_at.is_not(None), jobs.c.finished_at.is_(None))
+is_to_be_stopped = sa.and_(jobs.c.stop_requested_at.is_not(None), jobs.c.finished_at.is_(None))
 for _name, _columns, _condition in (
     ("ix_jobs_queued", (jobs.c.queue, jobs.c.backend, jobs.c.rank, jobs.c.id), is_queued),
     ("ix_jobs_leased", (jobs.c.lease_until,), is_leased),
@@ -215,9 +214,9 @@ for _name, _columns, _condition in (
 job_logs = sa.Table(
     "job_logs",
     metadata,
-    sa.Column("job", _sorted_text(40), sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("job_id", _sorted_text(40), sa.ForeignKey("jobs.id"), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("time", Moment, nullable=False),
+    sa.Column("time", UtcTimestamp, nullable=False),
     sa.Column("bytes", sa.Integer, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
 )
@@ -237,8 +236,8 @@ idempotency_keys = sa.Table(
     metadata,
     sa.Column("key", sa.String(200), primary_key=True),
     sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("first_at", Moment, nullable=False),
-    sa.Column("taken_at", Moment, nullable=False),
+    sa.Column("first_at", UtcTimestamp, nullable=False),
+    sa.Column("reserved_at", UtcTimestamp, nullable=False),
     sa.Column("holder", sa.String(40)),
     sa.Column("status", sa.Integer),  # of the answer; null while there is none
     sa.Column("headers", Json),
@@ -265,7 +264,7 @@ collections = sa.Table(
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("tags", Json, nullable=False),
     sa.Column("next_number", sa.Integer, nullable=False),  # of the next version; only ever grows
-    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("created_at", UtcTimestamp, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
     sa.Column("deleted", sa.Boolean, nullable=False),  # the row stays, so that numbers are not used twice
 )
@@ -291,7 +290,7 @@ artifact_versions = sa.Table(
     sa.Column("metadata", Json, nullable=False),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("tags", Json, nullable=False),
-    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("created_at", UtcTimestamp, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
     sa.ForeignKeyConstraint(["project", "artifact"], ["artifacts.project", "artifacts.name"]),
 )
@@ -333,7 +332,7 @@ versions = sa.Table(
     sa.Column("project", _Name, nullable=False),
     sa.Column("artifact", _Name, nullable=False),
     sa.Column("artifact_number", sa.Integer, nullable=False),
-    sa.Column("linked_at", Moment, nullable=False),
+    sa.Column("linked_at", UtcTimestamp, nullable=False),
     sa.Column("linked_by", sa.Text, nullable=False),
     sa.ForeignKeyConstraint(["registry", "collection"], ["collections.registry", "collections.name"]),
     sa.ForeignKeyConstraint(
@@ -360,7 +359,7 @@ history = sa.Table(
     "history",
     metadata,
     sa.Column("id", sa.String(40), primary_key=True),
-    sa.Column("time", Moment, nullable=False),
+    sa.Column("time", UtcTimestamp, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("action", sa.String(40), nullable=False),
     sa.Column("subject", sa.String(300), nullable=False),

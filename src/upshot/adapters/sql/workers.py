@@ -16,7 +16,7 @@ from upshot.domain.job import JobState
 from upshot.ports.workers import Backlog, WorkerRecord
 
 _FIELDS = (
-    *("id", "host", "pid", "started_at", "seen_at", "in_hand", "stream_read_at", "automations"),
+    *("id", "host", "pid", "started_at", "seen_at", "in_progress", "stream_read_at", "automations"),
     *("machine", "queues", "engines"),
 )
 
@@ -30,12 +30,12 @@ class SqlWorkers:
         changes = {name: insert.excluded[name] for name in _FIELDS if name != "id"}
         self._upsert = insert.on_conflict_do_update(index_elements=["id"], set_=changes)
 
-    def beat(self, worker: WorkerRecord) -> None:
+    def heartbeat(self, worker: WorkerRecord) -> None:
         """Say that the worker is alive."""
         row = {name: getattr(worker, name) for name in _FIELDS}
         self._database.write(lambda connection: connection.execute(self._upsert, row) and None)
 
-    def leave(self, worker_id: str) -> None:
+    def deregister(self, worker_id: str) -> None:
         """Say that the worker has stopped."""
         statement = sa.delete(workers).where(workers.c.id == worker_id)
         self._database.write(lambda connection: connection.execute(statement) and None)

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from upshot.automations.parser.diagnostics import Findings, kind_of
-from upshot.automations.parser.document import Block, Document, Items, Unreadable
-from upshot.automations.parser.steps import Source, read_condition, read_step, read_step_id
+from upshot.automations.parser.diagnostics import Diagnostics, kind_of
+from upshot.automations.parser.document import Document, Invalid, YamlMapping, YamlSequence
+from upshot.automations.parser.steps import ParseContext, read_condition, read_step, read_step_id
 from upshot.automations.parser.triggers import read_triggers
 from upshot.automations.scope import scope_of_condition, scope_of_step
 from upshot.domain.automation import Automation, Step
@@ -33,7 +33,7 @@ def revision_of(source: Mapping[str, Any], body_files: Mapping[str, str]) -> str
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def read_automation(document: Document, path: str, source: Source) -> Automation | None:
+def read_automation(document: Document, path: str, source: ParseContext) -> Automation | None:
     """
     Read one document.
 
@@ -46,9 +46,9 @@ def read_automation(document: Document, path: str, source: Source) -> Automation
         The automation, or None when something is wrong, which the findings then say.
     """
     block, findings = document.value, source.findings
-    if isinstance(block, Unreadable):
+    if isinstance(block, Invalid):
         return None
-    if not isinstance(block, Block):
+    if not isinstance(block, YamlMapping):
         findings.add(
             document.line,
             f"an automation is a mapping with `name`, `on` and `steps`, and this is {kind_of(block)}; "
@@ -60,7 +60,7 @@ def read_automation(document: Document, path: str, source: Source) -> Automation
     return automation if findings.count == before else None
 
 
-def _read_block(block: Block, path: str, source: Source) -> Automation:
+def _read_block(block: YamlMapping, path: str, source: ParseContext) -> Automation:
     findings = source.findings
     findings.check_keys(block, KEYS, LATER_KEYS, "an automation")
     for key in ("name", "on", "steps"):
@@ -86,7 +86,7 @@ def _read_block(block: Block, path: str, source: Source) -> Automation:
     )
 
 
-def _read_name(block: Block, findings: Findings) -> str:
+def _read_name(block: YamlMapping, findings: Diagnostics) -> str:
     name = findings.text(block, "name")
     if name is None:
         return ""
@@ -99,8 +99,8 @@ def _read_name(block: Block, findings: Findings) -> str:
     return name
 
 
-def _read_vars(block: Block, findings: Findings) -> Block:
-    variables = findings.block(block, "vars", "of names and plain values") or Block(block.line)
+def _read_vars(block: YamlMapping, findings: Diagnostics) -> YamlMapping:
+    variables = findings.block(block, "vars", "of names and plain values") or YamlMapping(block.line)
     for name, value in variables.items():
         line = variables.key_lines[name]
         if not _VARIABLE.fullmatch(name):
@@ -110,12 +110,12 @@ def _read_vars(block: Block, findings: Findings) -> Block:
                 f"variable {name!r} cannot be written as vars.NAME in a template: it takes letters, digits and "
                 f"underscores, a letter first" + (f"; write {remedy}" if _VARIABLE.fullmatch(remedy) else ""),
             )
-        if has_template(value) and not isinstance(value, Unreadable):
+        if has_template(value) and not isinstance(value, Invalid):
             findings.add(line, f"variable {name!r} is plain data; templates are rendered in `with` only")
     return variables
 
 
-def _read_steps(block: Block, variables: Block, source: Source) -> tuple[list[Step], list[Step]]:
+def _read_steps(block: YamlMapping, variables: YamlMapping, source: ParseContext) -> tuple[list[Step], list[Step]]:
     main = _step_blocks(block, "steps", "step", source.findings)
     on_failure = _step_blocks(block, "on-failure", "on-failure", source.findings)
     if len(main) + len(on_failure) > MAX_STEPS:
@@ -145,26 +145,26 @@ def _read_steps(block: Block, variables: Block, source: Source) -> tuple[list[St
     )
 
 
-def _step_blocks(block: Block, key: str, prefix: str, findings: Findings) -> list[tuple[str, Block]]:
+def _step_blocks(block: YamlMapping, key: str, prefix: str, findings: Diagnostics) -> list[tuple[str, YamlMapping]]:
     """The steps of a list, each with its id."""
     value = block.get(key)
-    if value is None or isinstance(value, Unreadable):
+    if value is None or isinstance(value, Invalid):
         return []
-    if not isinstance(value, Items) or not value:
+    if not isinstance(value, YamlSequence) or not value:
         what = "an empty list" if value == [] else kind_of(value)
         findings.add(block.value_lines[key], f"`{key}` must be a list of steps, and this is {what}; write `- uses: …`")
         return []
     steps = []
     for number, (step, line) in enumerate(zip(value, value.lines, strict=True), start=1):
         step_id = read_step_id(step, f"{prefix}-{number}", findings)
-        if isinstance(step, Block):
+        if isinstance(step, YamlMapping):
             steps.append((step_id, step))
-        elif not isinstance(step, Unreadable):
+        elif not isinstance(step, Invalid):
             findings.add(line, f"a step is a mapping with `uses`, and this is {kind_of(step)}")
     return steps
 
 
-def _check_ids(steps: list[tuple[str, Block]], findings: Findings) -> None:
+def _check_ids(steps: list[tuple[str, YamlMapping]], findings: Diagnostics) -> None:
     seen: dict[str, int] = {}
     for step_id, block in steps:
         line = block.key_lines.get("id", block.line)

@@ -50,7 +50,7 @@ _REMEDIES = {
 }
 
 
-class Block(dict[str, Any]):
+class YamlMapping(dict[str, Any]):
     """A mapping that knows on which lines its keys and values stand."""
 
     __slots__ = ("key_lines", "line", "value_lines")
@@ -62,7 +62,7 @@ class Block(dict[str, Any]):
         self.value_lines: dict[str, int] = {}  #: of the value's first character
 
 
-class Items(list[Any]):
+class YamlSequence(list[Any]):
     """A list that knows on which lines its members stand."""
 
     __slots__ = ("line", "lines")
@@ -73,13 +73,13 @@ class Items(list[Any]):
         self.lines: list[int] = []
 
 
-class Unreadable(str):
+class Invalid(str):
     """Stands for a value that was reported already, so that nothing more is said of it."""
 
     __slots__ = ()
 
 
-UNREADABLE = Unreadable("{{ unreadable }}")  # looks like a template, so that no rule for literals applies
+UNREADABLE = Invalid("{{ unreadable }}")  # looks like a template, so that no rule for literals applies
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +93,13 @@ class Document:
 def with_lines(value: Any) -> Any:
     """Give plain data the form that documents have; all lines are 0."""
     if isinstance(value, dict):
-        block = Block(0)
+        block = YamlMapping(0)
         for key, member in value.items():
             block[key] = with_lines(member)
             block.key_lines[key] = block.value_lines[key] = 0
         return block
     if isinstance(value, list):
-        items = Items(0)
+        items = YamlSequence(0)
         items.extend(with_lines(member) for member in value)
         items.lines.extend(0 for _ in value)
         return items
@@ -228,19 +228,19 @@ class _Reader:
             return decimal if math.isfinite(decimal) else self._no_number(text, line)
         return self._no_number(text, line) if _NO_NUMBER.fullmatch(text) else text
 
-    def _no_number(self, text: str, line: int) -> Unreadable:
+    def _no_number(self, text: str, line: int) -> Invalid:
         self._report(line, f"{text} is not a number that JSON can carry; quote it if it is meant as text")
         return UNREADABLE
 
-    def _sequence(self, line: int, depth: int) -> Items:
-        items = Items(line)
+    def _sequence(self, line: int, depth: int) -> YamlSequence:
+        items = YamlSequence(line)
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
             items.lines.append(_line_of_value(event))
             items.append(self._value(event, depth + 1))
         return items
 
-    def _mapping(self, start: Any, line: int, depth: int) -> Block | Unreadable:
-        block = Block(line)
+    def _mapping(self, start: Any, line: int, depth: int) -> YamlMapping | Invalid:
+        block = YamlMapping(line)
         is_braces = False
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             key_line = event.start_mark.line + 1
@@ -267,7 +267,7 @@ class _Reader:
         self._value(next(self._events), depth + 1)
         self._report = report
 
-    def _key(self, event: Any, line: int, block: Block, depth: int) -> str | None:
+    def _key(self, event: Any, line: int, block: YamlMapping, depth: int) -> str | None:
         key = self._value(event, depth + 1)
         if not event.style and event.value == "<<":
             self._report(line, "merge key `<<` is not allowed; write the keys out")

@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from upshot.automations.parser.diagnostics import Findings, kind_of
-from upshot.automations.parser.document import Block, Items
+from upshot.automations.parser.diagnostics import Diagnostics, kind_of
+from upshot.automations.parser.document import YamlMapping, YamlSequence
 from upshot.automations.sandbox import nearest
 from upshot.schema.action_inputs import RENDERED, is_template
 
@@ -16,7 +16,14 @@ Place = Sequence[str | int]  #: keys of mappings and indexes of lists, from the 
 
 
 def check_record(
-    record: type[BaseModel], block: Block, line: int, findings: Findings, *, holder: str, root: str, rendered: bool
+    record: type[BaseModel],
+    block: YamlMapping,
+    line: int,
+    findings: Diagnostics,
+    *,
+    holder: str,
+    root: str,
+    rendered: bool,
 ) -> Any:
     """
     Report what a block says that its record does not take.
@@ -43,7 +50,7 @@ def check_record(
 
 
 def _reported(
-    error: ValidationError, record: type[BaseModel], block: Block, holder: str, *, rendered: bool
+    error: ValidationError, record: type[BaseModel], block: YamlMapping, holder: str, *, rendered: bool
 ) -> dict[tuple[str | int, ...], str]:
     """One reason for each place: ours, where there is one."""
     reported: dict[tuple[str | int, ...], str] = {}
@@ -56,15 +63,15 @@ def _reported(
     return reported
 
 
-def _existing(block: Block, place: Place, kind: str) -> tuple[str | int, ...]:
+def _existing(block: YamlMapping, place: Place, kind: str) -> tuple[str | int, ...]:
     """Cut off what pydantic adds to a place: names of a union's members."""
     if kind == "missing":
         return tuple(place)
     value: Any = block
     for depth, part in enumerate(place):
-        if isinstance(value, Block) and part in value:
+        if isinstance(value, YamlMapping) and part in value:
             value = value[str(part)]
-        elif isinstance(value, Items) and isinstance(part, int):
+        elif isinstance(value, YamlSequence) and isinstance(part, int):
             value = value[part]
         else:
             return tuple(place[:depth])
@@ -125,9 +132,9 @@ def line_at(block: Mapping[str, Any], place: Place, line: int) -> int:
     """Line of a place in the block; of what holds it, where it is missing."""
     value: Any = block
     for part in place:
-        if isinstance(value, Block) and part in value:
+        if isinstance(value, YamlMapping) and part in value:
             line, value = value.key_lines[str(part)], value[str(part)]
-        elif isinstance(value, Items) and str(part).isdigit() and int(part) < len(value):
+        elif isinstance(value, YamlSequence) and str(part).isdigit() and int(part) < len(value):
             line, value = value.lines[int(part)], value[int(part)]
         else:
             break

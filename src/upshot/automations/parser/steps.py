@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from upshot.automations.parser.diagnostics import Findings, kind_of
-from upshot.automations.parser.document import Block, Items, Unreadable
+from upshot.automations.parser.diagnostics import Diagnostics, kind_of
+from upshot.automations.parser.document import Invalid, YamlMapping, YamlSequence
 from upshot.automations.parser.model_diagnostics import check_record, keys_of, line_at
 from upshot.automations.sandbox import nearest
 from upshot.automations.scope import Scope
@@ -25,7 +25,7 @@ from upshot.domain.automation import (
 )
 from upshot.errors import ConfigError, TemplateInvalid
 from upshot.schema.action_inputs import is_template
-from upshot.schema.quantities import NotAQuantity, read_duration
+from upshot.schema.quantities import InvalidQuantity, read_duration
 
 STEP_KEYS = ("id", "uses", "with", "if", "retry", "timeout", "continue-on-error")
 RETRY_KEYS = ("attempts", "first", "cap")
@@ -51,20 +51,20 @@ ReadBodyFile = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ParseContext:
     """What a step is read with."""
 
     catalog: Mapping[str, ActionSpec]
     read_body_file: ReadBodyFile
     body_files: dict[str, str]  #: filled while steps are read
-    findings: Findings
+    findings: Diagnostics
     is_kept: bool = False  #: a revision in force before: what its actions object to now, they say when they act
 
 
-def read_condition(block: Block, scope: Scope, findings: Findings) -> str | None:
+def read_condition(block: YamlMapping, scope: Scope, findings: Diagnostics) -> str | None:
     """Read an `if`: an expression, or plainly true or false; None where there is none."""
     value = block.get("if")
-    if value is None or isinstance(value, Unreadable):
+    if value is None or isinstance(value, Invalid):
         return None
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -83,9 +83,9 @@ def read_condition(block: Block, scope: Scope, findings: Findings) -> str | None
     return value
 
 
-def read_step_id(block: Any, default: str, findings: Findings) -> str:
+def read_step_id(block: Any, default: str, findings: Diagnostics) -> str:
     """Read a step's id, which must be usable as `steps.ID`; the default where there is none."""
-    word = findings.text(block, "id") if isinstance(block, Block) else None
+    word = findings.text(block, "id") if isinstance(block, YamlMapping) else None
     if word is None:
         return default
     if not _ID.fullmatch(word) or len(word) > MAX_ID_CHARS:
@@ -99,13 +99,13 @@ def read_step_id(block: Any, default: str, findings: Findings) -> str:
     return word
 
 
-def read_step(block: Block, step_id: str, scope: Scope, source: Source) -> Step:
+def read_step(block: YamlMapping, step_id: str, scope: Scope, source: ParseContext) -> Step:
     """Read one item of `steps` or `on-failure`; what is wrong with it goes to the findings."""
     findings = source.findings
     uses = _read_uses(block, source)
     spec = source.catalog.get(uses)
     _check_keys(block, spec, source)
-    with_ = findings.block(block, "with", "of the action's settings") or Block(block.line)
+    with_ = findings.block(block, "with", "of the action's settings") or YamlMapping(block.line)
     if spec is not None:
         _check_with(with_, block.key_lines.get("with", block.line), spec, source)
     lines = dict(_leaf_lines(with_, ""))
@@ -124,7 +124,7 @@ def read_step(block: Block, step_id: str, scope: Scope, source: Source) -> Step:
     )
 
 
-def _check_keys(block: Block, spec: ActionSpec | None, source: Source) -> None:
+def _check_keys(block: YamlMapping, spec: ActionSpec | None, source: ParseContext) -> None:
     """Report keys that a step does not have, and the action's settings where they are written beside `with`."""
     findings, settings = source.findings, () if spec is None else keys_of(spec.with_record)
     misplaced = [key for key in block if key not in STEP_KEYS and (key in settings or key in source.catalog)]
@@ -136,7 +136,7 @@ def _check_keys(block: Block, spec: ActionSpec | None, source: Source) -> None:
     findings.check_keys(block, (*STEP_KEYS, *misplaced), LATER_STEP_KEYS, "a step")
 
 
-def _read_uses(block: Block, source: Source) -> str:
+def _read_uses(block: YamlMapping, source: ParseContext) -> str:
     uses = source.findings.text(block, "uses")
     if uses is None:
         if block.get("uses") is None:
@@ -155,7 +155,7 @@ def _read_uses(block: Block, source: Source) -> str:
 # --- with -----------------------------------------------------------------------------------------
 
 
-def _check_with(with_: Block, line: int, spec: ActionSpec, source: Source) -> None:
+def _check_with(with_: YamlMapping, line: int, spec: ActionSpec, source: ParseContext) -> None:
     """Check what can be known before templates are rendered: the record's rules, then the action's own."""
     findings = source.findings
     check_record(spec.with_record, with_, line, findings, holder=spec.uses, root="with", rendered=False)
@@ -164,7 +164,7 @@ def _check_with(with_: Block, line: int, spec: ActionSpec, source: Source) -> No
         findings.add(line_at(with_, parts, line), f"{'.'.join(('with', *parts))}: {reason}")
 
 
-def _ask(spec: ActionSpec, with_: Block) -> list[tuple[str, str]]:
+def _ask(spec: ActionSpec, with_: YamlMapping) -> list[tuple[str, str]]:
     try:
         return list(spec.check(with_))
     except Exception as error:  # noqa: BLE001 - a stranger's action may raise anything, and must not take the rest down
@@ -172,7 +172,7 @@ def _ask(spec: ActionSpec, with_: Block) -> list[tuple[str, str]]:
 
 
 def _check_templates(
-    with_: Block, lines: Mapping[str, int], expressions: frozenset[str], scope: Scope, findings: Findings
+    with_: YamlMapping, lines: Mapping[str, int], expressions: frozenset[str], scope: Scope, findings: Diagnostics
 ) -> None:
     for number, (leaf, text, is_expression) in enumerate(template_leaves(with_, expressions)):
         if number == MAX_TEMPLATES:
@@ -180,7 +180,7 @@ def _check_templates(
                 lines[leaf], f"the step has more than {MAX_TEMPLATES} templates; use a body-file, or loop in one"
             )
             return
-        if isinstance(text, Unreadable):
+        if isinstance(text, Invalid):
             continue
         line = lines[leaf] or None
         try:
@@ -194,9 +194,9 @@ def _check_templates(
             findings.add(line and line + line_within - 1, f"with.{leaf}: {reason}")
 
 
-def _read_body_file(with_: Block, scope: Scope, source: Source) -> None:
+def _read_body_file(with_: YamlMapping, scope: Scope, source: ParseContext) -> None:
     written = with_.get("body-file")
-    if not isinstance(written, str) or isinstance(written, Unreadable):
+    if not isinstance(written, str) or isinstance(written, Invalid):
         return
     line = with_.value_lines["body-file"]
     if is_template(written):
@@ -220,15 +220,15 @@ def _read_body_file(with_: Block, scope: Scope, source: Source) -> None:
 
 def _leaf_lines(value: Any, leaf: str) -> Iterator[tuple[str, int]]:
     """Lines of all leaves, by dotted path."""
-    if isinstance(value, Block):
+    if isinstance(value, YamlMapping):
         members: Iterator[tuple[str | int, Any, int]] = ((key, value[key], value.value_lines[key]) for key in value)
-    elif isinstance(value, Items):
+    elif isinstance(value, YamlSequence):
         members = ((place, member, value.lines[place]) for place, member in enumerate(value))
     else:
         return
     for key, member, line in members:
         dotted = f"{leaf}.{key}" if leaf else str(key)
-        if isinstance(member, Block | Items):
+        if isinstance(member, YamlMapping | YamlSequence):
             yield from _leaf_lines(member, dotted)
         else:
             yield dotted, line
@@ -237,14 +237,14 @@ def _leaf_lines(value: Any, leaf: str) -> Iterator[tuple[str, int]]:
 # --- how often, how long --------------------------------------------------------------------------
 
 
-def _read_retry(block: Block, findings: Findings) -> RetryPolicy:
+def _read_retry(block: YamlMapping, findings: Diagnostics) -> RetryPolicy:
     retry = findings.block(block, "retry", "such as `{attempts: 5, first: 1s, cap: 10m}`")
     if retry is None:
         return RetryPolicy()
     findings.check_keys(retry, RETRY_KEYS, frozenset(), "`retry`")
     attempts = retry.get("attempts", DEFAULT_ATTEMPTS)
     if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= MAX_ATTEMPTS:
-        if not isinstance(attempts, Unreadable):
+        if not isinstance(attempts, Invalid):
             findings.add(
                 retry.value_lines["attempts"],
                 f"attempts must be a whole number from 1 (no retry) to {MAX_ATTEMPTS}, not {kind_of(attempts)}",
@@ -261,7 +261,7 @@ def _read_retry(block: Block, findings: Findings) -> RetryPolicy:
     return policy
 
 
-def _read_timeout(block: Block, spec: ActionSpec | None, findings: Findings) -> float:
+def _read_timeout(block: YamlMapping, spec: ActionSpec | None, findings: Diagnostics) -> float:
     # An action of somebody else's package says so only if what it does outlasts its attempts.
     if getattr(spec, "has_own_time", False) and "timeout" in block:
         remedy = "say how long that may be as `timeout` under `with`"
@@ -275,13 +275,13 @@ def _read_timeout(block: Block, spec: ActionSpec | None, findings: Findings) -> 
     return seconds
 
 
-def _read_duration(block: Block, key: str, findings: Findings) -> float | None:
+def _read_duration(block: YamlMapping, key: str, findings: Diagnostics) -> float | None:
     """Seconds; None where there is none, or where it is no duration, which is reported."""
     value = block.get(key)
-    if value is None or isinstance(value, Unreadable):
+    if value is None or isinstance(value, Invalid):
         return None
     try:
         return read_duration(value)
-    except NotAQuantity as error:
+    except InvalidQuantity as error:
         findings.add(block.value_lines[key], f"{key} is not a duration: {kind_of(value)}; {error.remedy}")
         return None

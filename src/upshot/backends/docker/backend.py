@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from upshot.backends.docker.client import DockerEngine, EngineFault, Refusal
+from upshot.backends.docker.client import DockerApiError, DockerClient, DockerServerError
 from upshot.backends.docker.containers import CONTAINER, INSTALLATION, JOB, UPSHOT, container_config
 from upshot.backends.docker.files import TAR_BYTES, plain_file, upshot_files, user_id
 from upshot.backends.docker.images import Images
@@ -22,17 +22,17 @@ from upshot.backends.docker.logs import NOTHING, read_on, read_since
 from upshot.backends.docker.options import DockerSettings
 from upshot.backends.docker.status import may_have_run_out, phase, sighting
 from upshot.backends.protocol import (
+    ContainerRequest,
+    ContainerStatus,
     EngineUnavailable,
     LogRead,
-    Order,
     OutputUnreadable,
     Phase,
-    Sighting,
-    Started,
+    StartedContainer,
     StartRefused,
 )
 from upshot.domain.image import judge_image
-from upshot.domain.job import OUTPUT_FOLDER, OUTPUTS_FILE, JobCause, JobSpec
+from upshot.domain.job import OUTPUT_FOLDER, OUTPUTS_FILE, FailureKind, JobSpec
 
 log = structlog.get_logger("upshot.jobs")
 
@@ -58,15 +58,15 @@ class DockerBackend:
 
     def __init__(self, settings: DockerSettings) -> None:
         self._settings = settings
-        self._engine = DockerEngine(settings)
+        self._engine = DockerClient(settings)
         self._images = Images(self._engine)
         self._stops: set[asyncio.Task[None]] = set()
-        self._known: dict[tuple[str, str], Sighting | None] = {}  # by id and the engine's word on its state
+        self._known: dict[tuple[str, str], ContainerStatus | None] = {}  # by id and the engine's word on its state
         self._warnings: set[str] = set()  # told already
 
     # --- Backend ----------------------------------------------------------------------------------
 
-    async def identity(self) -> str:
+    async def engine_id(self) -> str:
         """
         The daemon's own id, its machine and its folder.
 
@@ -77,28 +77,28 @@ class DockerBackend:
         place = f"{info['Name']}:{info['DockerRootDir']}"
         return f"podman:{place}" if await self._engine.is_podman() else f"docker:{info['ID']}:{place}"
 
-    async def start(self, order: Order) -> Started:
+    async def start(self, request: ContainerRequest) -> StartedContainer:
         """Make it, fill `/upshot`, start it; what has the name already is started if it never was."""
-        _check(order.spec)
+        _check(request.spec)
         for pause in _PAUSES:
-            there = await self._inspect(order.name)
+            there = await self._inspect(request.name)
             if there is not None:
-                return await self._adopt(order, there)
-            image = await self._images.bring(order.spec)
-            if (handle := await self._make(order)) is not None:
-                await self._begin(order, handle, order.spec.user or image["Config"].get("User") or "")
-                return Started(handle, self._images.digest(image, order.spec.image))
+                return await self._adopt(request, there)
+            image = await self._images.bring(request.spec)
+            if (handle := await self._make(request)) is not None:
+                await self._begin(request, handle, request.spec.user or image["Config"].get("User") or "")
+                return StartedContainer(handle, self._images.digest(image, request.spec.image))
             await asyncio.sleep(pause)  # it has the name from the first moment on, and can be seen a moment later
-        raise EngineUnavailable(f"the name {order.name} is taken, by a container that is not to be seen")
+        raise EngineUnavailable(f"the name {request.name} is taken, by a container that is not to be seen")
 
-    async def look(self, installation: str) -> Mapping[str, Sighting]:
+    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
         """One question for all of them, and one for each that has changed since."""
         wanted = {"label": [f"{INSTALLATION}={installation}"]}
         listed = await self._ask("containers/json", all="1", filters=json.dumps(wanted))
         keys = [(one["Id"], one["State"]) for one in listed if phase(one["State"]) is not None]
         turns = asyncio.Semaphore(_INSPECTS)
 
-        async def see(key: tuple[str, str]) -> Sighting | None:
+        async def see(key: tuple[str, str]) -> ContainerStatus | None:
             if key in self._known:
                 return self._known[key]
             async with turns:
@@ -116,7 +116,7 @@ class DockerBackend:
             if await self._engine.is_podman():
                 return await read_since(lambda time: entries(since=time), position, limit_bytes=limit_bytes)
             return await read_on(lambda most: entries(tail=most), position, limit_bytes=limit_bytes)
-        except Refusal as refusal:
+        except DockerApiError as refusal:
             return self._engine.unless_missing(refusal, LogRead(b"", position or NOTHING))
 
     async def read_outputs(self, name: str, *, limit_bytes: int) -> bytes | None:
@@ -134,9 +134,9 @@ class DockerBackend:
             if not mode & _DIRECTORY:
                 raise OutputUnreadable(f"{OUTPUT_FOLDER} is no folder any more; leave it as it is")
             tar = await self._archive(name, OUTPUTS_FILE, limit_bytes + TAR_BYTES)
-        except Refusal as refusal:
+        except DockerApiError as refusal:
             return self._engine.unless_missing(refusal, None)
-        except EngineFault as fault:  # what Docker says of a link that leads to itself
+        except DockerServerError as fault:  # what Docker says of a link that leads to itself
             await self._engine.check_alive(fault)
             raise OutputUnreadable(f"{OUTPUTS_FILE} cannot be read ({fault}); is it, or its folder, a link?") from fault
         return plain_file(tar, limit_bytes=limit_bytes)
@@ -165,7 +165,7 @@ class DockerBackend:
         """Remove it and its volume."""
         await self._remove(name)
 
-    async def watch(self, installation: str) -> AsyncIterator[str]:
+    async def watch_events(self, installation: str) -> AsyncIterator[str]:
         """What the engine tells of containers with our label."""
         filters = {"type": ["container"], "label": [f"{INSTALLATION}={installation}"]}
         try:
@@ -176,7 +176,7 @@ class DockerBackend:
                 async for event in events:
                     if event.get("Action", event.get("status")) in _EVENTS:
                         yield event["Actor"]["Attributes"].get(CONTAINER, "")
-        except Refusal as refusal:
+        except DockerApiError as refusal:
             raise self._engine.unexpected(refusal) from refusal
 
     async def close(self) -> None:
@@ -188,21 +188,21 @@ class DockerBackend:
 
     # --- start ------------------------------------------------------------------------------------
 
-    async def _adopt(self, order: Order, there: Mapping[str, Any]) -> Started:
+    async def _adopt(self, order: ContainerRequest, there: Mapping[str, Any]) -> StartedContainer:
         """Take what has the name: start it if whoever made it died before, else leave it."""
         labels = there["Config"].get("Labels") or {}
-        if labels.get(INSTALLATION) != order.installation or labels.get(JOB) != order.job:
+        if labels.get(INSTALLATION) != order.installation or labels.get(JOB) != order.job_id:
             raise StartRefused(
-                JobCause.REFUSED, f"a container {order.name} is there already, and is not of this job; remove it"
+                FailureKind.REFUSED, f"a container {order.name} is there already, and is not of this job; remove it"
             )
         where = phase(there["State"]["Status"])
         if where is None:
             raise EngineUnavailable(f"container {order.name} is being removed, and its name is taken until then")
         if where is Phase.CREATED:
             await self._begin(order, there["Id"], there["Config"].get("User") or "")
-        return Started(there["Id"], await self._images.digest_of(there["Image"], there["Config"]["Image"]))
+        return StartedContainer(there["Id"], await self._images.digest_of(there["Image"], there["Config"]["Image"]))
 
-    async def _make(self, order: Order) -> str | None:
+    async def _make(self, order: ContainerRequest) -> str | None:
         """Make the container, and give its id; None where somebody else just made one of the name."""
         is_podman = await self._engine.is_podman()
         config = container_config(order, self._settings, is_podman=is_podman)
@@ -210,26 +210,26 @@ class DockerBackend:
             made = await self._engine.ask(
                 "containers/create", "POST", params={"name": order.name}, body=config, seconds=_HEAVY_SECONDS
             )
-        except (Refusal, EngineFault) as error:
+        except (DockerApiError, DockerServerError) as error:
             if _is_taken(error):
                 return None
             await self._engine.check_alive(error)
-            raise StartRefused(JobCause.REFUSED, f"the engine will not make it: {_words(error)}") from error
+            raise StartRefused(FailureKind.REFUSED, f"the engine will not make it: {_words(error)}") from error
         for warning in made.get("Warnings") or ():
             self._warn(warning)
         return str(made["Id"])
 
-    async def _begin(self, order: Order, handle: str, user: str) -> None:
+    async def _begin(self, order: ContainerRequest, handle: str, user: str) -> None:
         """Fill `/upshot` and start it; where it cannot be started, nothing is left of it."""
         try:
             await self._fill(order, handle, user)
             await self._engine.ask(f"containers/{handle}/start", "POST", seconds=_HEAVY_SECONDS)
-        except (Refusal, EngineFault) as error:
+        except (DockerApiError, DockerServerError) as error:
             await self._engine.check_alive(error)
             await self._remove(handle)
-            raise StartRefused(JobCause.REFUSED, f"the engine will not start it: {_words(error)}") from error
+            raise StartRefused(FailureKind.REFUSED, f"the engine will not start it: {_words(error)}") from error
 
-    async def _fill(self, order: Order, handle: str, user: str) -> None:
+    async def _fill(self, order: ContainerRequest, handle: str, user: str) -> None:
         owner = user_id(user, None)
         if owner is None and order.spec.files:
             owner = user_id(user, await self._passwd(handle))
@@ -248,7 +248,7 @@ class DockerBackend:
         try:
             tar = await self._archive(handle, "/etc/passwd", _MAX_PASSWD_BYTES + TAR_BYTES)
             return plain_file(tar, limit_bytes=_MAX_PASSWD_BYTES)
-        except (Refusal, OutputUnreadable):
+        except (DockerApiError, OutputUnreadable):
             return None  # then its number is not known
 
     # --- what the engine knows --------------------------------------------------------------------
@@ -256,27 +256,27 @@ class DockerBackend:
     async def _ask(self, path: str, **params: str) -> Any:
         try:
             return await self._engine.ask(path, params=params)
-        except Refusal as refusal:
+        except DockerApiError as refusal:
             raise self._engine.unexpected(refusal) from refusal
 
     async def _inspect(self, name: str) -> Mapping[str, Any] | None:
         try:
             container: Mapping[str, Any] = await self._engine.ask(f"containers/{name}/json")
-        except Refusal as refusal:
+        except DockerApiError as refusal:
             return self._engine.unless_missing(refusal, None)
         return container
 
-    async def _see(self, handle: str) -> Sighting | None:
+    async def _see(self, handle: str) -> ContainerStatus | None:
         container = await self._inspect(handle)
         if container is None:
             return None
         digest = await self._images.digest_of(container["Image"], container["Config"]["Image"])
         seen = sighting(container, digest)
         if seen is not None and may_have_run_out(container) and await self._ran_out(seen):
-            return replace(seen, cause=JobCause.OUT_OF_MEMORY)
+            return replace(seen, failure=FailureKind.OUT_OF_MEMORY)
         return seen
 
-    async def _ran_out(self, seen: Sighting) -> bool:
+    async def _ran_out(self, seen: ContainerStatus) -> bool:
         """
         Look whether the engine heard of it too late.
 
@@ -331,7 +331,7 @@ class DockerBackend:
             await self._engine.ask(
                 f"containers/{name}/stop", "POST", params={"t": str(grace)}, seconds=grace + _STOP_SPARE_SECONDS
             )
-        except Refusal as refusal:
+        except DockerApiError as refusal:
             if not (refusal.is_missing or refusal.is_conflict):  # it is not there, or does not run
                 raise self._engine.unexpected(refusal) from refusal
 
@@ -340,7 +340,7 @@ class DockerBackend:
             await self._engine.ask(
                 f"containers/{name}", "DELETE", params={"force": "1", "v": "1"}, seconds=_HEAVY_SECONDS
             )
-        except Refusal as refusal:
+        except DockerApiError as refusal:
             if not (refusal.is_missing or refusal.is_conflict):  # it is not there, or somebody removes it already
                 raise self._engine.unexpected(refusal) from refusal
 
@@ -356,16 +356,18 @@ class DockerBackend:
 def _check(spec: JobSpec) -> None:
     if spec.options:
         raise StartRefused(
-            JobCause.REFUSED,
+            FailureKind.REFUSED,
             f"{', '.join(sorted(spec.options))}: these are options of another backend; take a queue of that one",
         )
     if finding := judge_image(spec.image):
-        raise StartRefused(JobCause.REFUSED, f"image {finding}" if spec.image else "it needs an image; write `image`")
+        raise StartRefused(
+            FailureKind.REFUSED, f"image {finding}" if spec.image else "it needs an image; write `image`"
+        )
 
 
-def _is_taken(error: Refusal | EngineFault) -> bool:
+def _is_taken(error: DockerApiError | DockerServerError) -> bool:
     """Somebody has just made one of that name. Podman has no class for it, only words."""
-    return (isinstance(error, Refusal) and error.is_conflict) or "is already in use" in str(error)
+    return (isinstance(error, DockerApiError) and error.is_conflict) or "is already in use" in str(error)
 
 
 def _words(error: Exception) -> str:

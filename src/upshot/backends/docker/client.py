@@ -28,7 +28,7 @@ _WITHOUT_CONTAINERD = ": unavailable"  # how Docker ends its message when its ow
 _PODMAN = "Podman Engine"
 
 
-class Refusal(Exception):
+class DockerApiError(Exception):
     """
     The engine understood, and said no.
 
@@ -52,11 +52,11 @@ class Refusal(Exception):
         return self.status == _CONFLICT
 
 
-class EngineFault(EngineUnavailable):
+class DockerServerError(EngineUnavailable):
     """It answered with an error of its own: it is broken, or cannot do what it was asked."""
 
 
-class DockerEngine:
+class DockerClient:
     """
     A connection to an engine, made when it is first needed.
 
@@ -206,10 +206,10 @@ class DockerEngine:
         Raises:
             EngineUnavailable: It does not answer any more.
         """
-        if isinstance(error, EngineFault):
+        if isinstance(error, DockerServerError):
             await self.ask("info")
 
-    def unless_missing(self, refusal: Refusal, nothing: T) -> T:
+    def unless_missing(self, refusal: DockerApiError, nothing: T) -> T:
         """
         What stands for a thing that is not there.
 
@@ -220,7 +220,7 @@ class DockerEngine:
             return nothing
         raise self.unexpected(refusal) from refusal
 
-    def unexpected(self, refusal: Refusal) -> EngineUnavailable:
+    def unexpected(self, refusal: DockerApiError) -> EngineUnavailable:
         """What the keeper is told of a refusal that nobody can do anything about here."""
         return EngineUnavailable(f"{self.address} refuses to answer ({refusal.status}): {refusal}")
 
@@ -308,7 +308,7 @@ class DockerEngine:
         from aiodocker import DockerError  # noqa: PLC0415 - see _connect
 
         match error:
-            case UpshotError() | Refusal():
+            case UpshotError() | DockerApiError():
                 return None
             case DockerError(status=status, message=message):
                 return self._answered(status, message.strip())
@@ -325,7 +325,7 @@ class DockerEngine:
             return self._lost(message)
         if status == _UNAVAILABLE or message.endswith(_WITHOUT_CONTAINERD):
             return EngineUnavailable(f"{self.address}: {message}")
-        return EngineFault(message) if status >= _ERROR else Refusal(status, message)
+        return DockerServerError(message) if status >= _ERROR else DockerApiError(status, message)
 
     def _lost(self, finding: str) -> EngineUnavailable:
         """Ask for its version again when it is back: another engine may answer then."""

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from upshot.backends.docker.options import DockerSettings
-from upshot.backends.protocol import Order
+from upshot.backends.protocol import ContainerRequest
 from upshot.domain.job import JobSpec, Mount, Network
 
 INSTALLATION, JOB, CONTAINER = "upshot.installation", "upshot.job", "upshot.container"  #: labels
@@ -21,7 +21,7 @@ _NETWORKS = {Network.NONE: "none", Network.BRIDGE: "default", Network.HOST: "hos
 _MACHINE = "host.docker.internal:host-gateway"
 
 
-def container_config(order: Order, settings: DockerSettings, *, is_podman: bool = False) -> dict[str, Any]:
+def container_config(order: ContainerRequest, settings: DockerSettings, *, is_podman: bool = False) -> dict[str, Any]:
     """
     Body of the request that makes a container.
 
@@ -50,13 +50,13 @@ def container_config(order: Order, settings: DockerSettings, *, is_podman: bool 
     return config
 
 
-def labels(order: Order, settings: DockerSettings) -> dict[str, str]:
+def labels(order: ContainerRequest, settings: DockerSettings) -> dict[str, str]:
     """The author's labels, the operator's over them, ours over both."""
-    ours = {INSTALLATION: order.installation, JOB: order.job, CONTAINER: order.name}
+    ours = {INSTALLATION: order.installation, JOB: order.job_id, CONTAINER: order.name}
     return {**order.spec.labels, **settings.labels, **ours}
 
 
-def _host_config(order: Order, settings: DockerSettings, *, is_podman: bool) -> dict[str, Any]:
+def _host_config(order: ContainerRequest, settings: DockerSettings, *, is_podman: bool) -> dict[str, Any]:
     spec = order.spec
     config: dict[str, Any] = {
         "NetworkMode": _NETWORKS[spec.network],
@@ -94,9 +94,9 @@ def _resources(spec: JobSpec) -> dict[str, Any]:
     return config
 
 
-def _upshot_volume(order: Order) -> dict[str, Any]:
+def _upshot_volume(order: ContainerRequest) -> dict[str, Any]:
     """Without a name: so it goes with its container. Nothing that an image has at the place gets into it."""
-    volume_labels = {INSTALLATION: order.installation, JOB: order.job, CONTAINER: order.name}
+    volume_labels = {INSTALLATION: order.installation, JOB: order.job_id, CONTAINER: order.name}
     return {"Type": "volume", "Target": UPSHOT, "VolumeOptions": {"NoCopy": True, "Labels": volume_labels}}
 
 

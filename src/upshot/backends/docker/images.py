@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from upshot.backends.docker.client import DockerEngine, EngineFault, Refusal
+from upshot.backends.docker.client import DockerApiError, DockerClient, DockerServerError
 from upshot.backends.protocol import StartRefused
-from upshot.domain.job import JobCause, JobSpec, Pull
+from upshot.domain.job import FailureKind, JobSpec, Pull
 
 _QUIET_SECONDS = 300.0  # of a pull, without a word on how far it is
 _HUB = "https://index.docker.io/v1/"  # how registries' credentials name Docker Hub
@@ -24,7 +24,7 @@ class Images:
         engine: Whose.
     """
 
-    def __init__(self, engine: DockerEngine) -> None:
+    def __init__(self, engine: DockerClient) -> None:
         self._engine = engine
         self._digests: dict[str, str] = {}  # by the image's own id
 
@@ -37,15 +37,15 @@ class Images:
         """
         try:
             return await self._bring(spec)
-        except Refusal as refusal:
-            raise StartRefused(JobCause.REFUSED, f"image {spec.image}: {refusal}") from refusal
+        except DockerApiError as refusal:
+            raise StartRefused(FailureKind.REFUSED, f"image {spec.image}: {refusal}") from refusal
 
     async def digest_of(self, image_id: str, name: str) -> str:
         """The digest of a container's image, which may be gone since."""
         if image_id not in self._digests:
             try:
                 image = await self._find(image_id)
-            except Refusal as refusal:
+            except DockerApiError as refusal:
                 raise self._engine.unexpected(refusal) from refusal
             return image_id if image is None else self.digest(image, name)
         return self._digests[image_id]
@@ -63,7 +63,7 @@ class Images:
         image = None if spec.pull is Pull.ALWAYS else await self._find(spec.image)
         if image is None and spec.pull is Pull.NEVER:
             raise StartRefused(
-                JobCause.IMAGE_MISSING,
+                FailureKind.IMAGE_MISSING,
                 f"image {spec.image} is not on {self._engine.address}, and `pull: never` forbids to pull it; "
                 "bring it there, or write `pull: missing`",
             )
@@ -71,13 +71,13 @@ class Images:
             await self._pull(spec)
             image = await self._find(spec.image)
         if image is None:
-            raise StartRefused(JobCause.IMAGE_MISSING, f"image {spec.image} was pulled, and is gone again")
+            raise StartRefused(FailureKind.IMAGE_MISSING, f"image {spec.image} was pulled, and is gone again")
         return image
 
     async def _find(self, name: str) -> Mapping[str, Any] | None:
         try:
             image: Mapping[str, Any] = await self._engine.ask(f"images/{quote(name, safe='/:@')}/json")
-        except Refusal as refusal:
+        except DockerApiError as refusal:
             if refusal.is_missing:
                 return None
             raise
@@ -94,10 +94,10 @@ class Images:
             ) as response:
                 async for progress in self._engine.values(response):
                     if "error" in progress:
-                        raise Refusal(response.status, str(progress["error"]))
-        except (Refusal, EngineFault) as error:
+                        raise DockerApiError(response.status, str(progress["error"]))
+        except (DockerApiError, DockerServerError) as error:
             await self._engine.check_alive(error)
-            raise StartRefused(JobCause.IMAGE_MISSING, f"image {spec.image} cannot be pulled: {error}") from error
+            raise StartRefused(FailureKind.IMAGE_MISSING, f"image {spec.image} cannot be pulled: {error}") from error
 
 
 def _credentials(spec: JobSpec) -> Mapping[str, str] | None:

@@ -28,7 +28,7 @@ _MOST_ENTRIES = 32 * 1024  # a job that says nothing but ends of lines, as fast 
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class LogCursor:
     """The entry that was read last."""
 
     stream: int
@@ -39,7 +39,7 @@ class Mark:
     same: int
 
     @classmethod
-    def at(cls, position: str | None) -> Mark | None:
+    def at(cls, position: str | None) -> LogCursor | None:
         """Read a position; None for the beginning, and for what is none of ours."""
         try:
             stream, stamp, check, same = (position or "").split(" ")
@@ -53,7 +53,7 @@ class Mark:
 
 
 @dataclass(slots=True)
-class _Moment:
+class _TimestampGroup:
     """The newest time of a stream, and what was said in it."""
 
     stamp: bytes = b""
@@ -71,7 +71,7 @@ class _Moment:
 
 
 @dataclass(slots=True)
-class Window:
+class LogTail:
     """
     The newest entries of a log, as they come in.
 
@@ -80,7 +80,7 @@ class Window:
         limit_bytes: Of what is kept.
     """
 
-    mark: Mark | None
+    mark: LogCursor | None
     limit_bytes: int
     entries: int = 0
     _fresh: deque[bytes] = field(default_factory=deque)
@@ -88,7 +88,7 @@ class Window:
     _is_cut: bool = False  # something fresh was let go
     _is_found: bool = False  # an entry like the mark was among them
     _is_sure: bool = False  # and the first one like it was, too
-    _moments: dict[int, _Moment] = field(default_factory=lambda: defaultdict(_Moment))
+    _moments: dict[int, _TimestampGroup] = field(default_factory=lambda: defaultdict(_TimestampGroup))
     _last: tuple[int, bytes, int, int] | None = None  # as a mark has it
     _is_counted: bool = False  # all that are like the last one are among these
 
@@ -130,7 +130,7 @@ class Window:
         if self._last is None:
             return LogRead(b"", str(self.mark or NOTHING))
         is_gone = not (is_whole if self.mark is None else self._is_found)
-        return LogRead(b"".join(self._fresh), str(Mark(*self._last)), skipped=self._is_cut or is_gone)
+        return LogRead(b"".join(self._fresh), str(LogCursor(*self._last)), skipped=self._is_cut or is_gone)
 
     def _keep(self, text: bytes) -> None:
         self._fresh.append(text)
@@ -157,10 +157,10 @@ async def read_on(newest: Callable[[int], AsyncIterator[bytes]], position: str |
         position: Of an earlier read.
         limit_bytes: At most so much; the newest.
     """
-    mark = Mark.at(position)
+    mark = LogCursor.at(position)
     asked = _FIRST_ENTRIES + (mark.same if mark else 0)
     while True:
-        window = Window(mark, limit_bytes)
+        window = LogTail(mark, limit_bytes)
         async for stream, payload in _entries(newest(asked)):
             window.take(stream, payload)
         if window.is_enough(asked):
@@ -179,7 +179,7 @@ async def read_since(
         position: Of an earlier read.
         limit_bytes: At most so much; the newest.
     """
-    window = Window(Mark.at(position), limit_bytes)
+    window = LogTail(LogCursor.at(position), limit_bytes)
     # Its times are of seconds, and those at the very time are not given.
     begin = None if window.mark is None else int(parse_time(window.mark.stamp.decode()).timestamp()) - 1
     async for stream, payload in _entries(since(begin)):

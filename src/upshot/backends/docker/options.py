@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from upshot.errors import ConfigError
-from upshot.schema.quantities import NotAQuantity, read_bytes, read_duration
+from upshot.schema.quantities import InvalidQuantity, read_bytes, read_duration
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
 DEFAULT_LOG_BYTES = 64 * 1024 * 1024  # of one container, in the engine; the oldest quarter goes first
@@ -121,7 +121,7 @@ def _quantity(read: Callable[[Any], float]) -> BeforeValidator:
     def read_one(value: Any) -> Any:
         try:
             return read(value)
-        except NotAQuantity as error:
+        except InvalidQuantity as error:
             raise PydanticCustomError("quantity", "{finding}", {"finding": str(error)}) from error
 
     return BeforeValidator(read_one)

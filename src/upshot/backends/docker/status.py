@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from upshot.backends.docker.containers import CONTAINER, JOB
-from upshot.backends.protocol import Phase, Sighting
+from upshot.backends.protocol import ContainerStatus, Phase
 from upshot.clock import parse_time
-from upshot.domain.job import JobCause
+from upshot.domain.job import FailureKind
 
 #: Podman's words beside Docker's.
 _CREATED = frozenset({"created", "configured", "initialized"})
@@ -33,10 +33,10 @@ def phase(state: str) -> Phase | None:
         return None
     if state in _CREATED:
         return Phase.CREATED
-    return Phase.ENDED if state in _ENDED else Phase.RUNNING
+    return Phase.EXITED if state in _ENDED else Phase.RUNNING
 
 
-def sighting(container: Mapping[str, Any], image_digest: str | None) -> Sighting | None:
+def sighting(container: Mapping[str, Any], image_digest: str | None) -> ContainerStatus | None:
     """
     Read what the engine says of a container; None for one that is being removed.
 
@@ -48,15 +48,15 @@ def sighting(container: Mapping[str, Any], image_digest: str | None) -> Sighting
     where = phase(state["Status"])
     if where is None:
         return None
-    has_ended = where is Phase.ENDED
+    has_ended = where is Phase.EXITED
     code = int(state["ExitCode"]) if has_ended else None
     started_at = None if where is Phase.CREATED else _time(state.get("StartedAt"))
     finished_at = _time(state.get("FinishedAt")) if has_ended and code != _UNKNOWN else None
     if started_at is not None and finished_at is not None:
         finished_at = max(started_at, finished_at)  # Podman's two clerks do not wait for each other
-    return Sighting(
+    return ContainerStatus(
         name=its_labels[CONTAINER],
-        job=its_labels.get(JOB, ""),
+        job_id=its_labels.get(JOB, ""),
         phase=where,
         handle=container["Id"],
         image_digest=image_digest,
@@ -64,7 +64,7 @@ def sighting(container: Mapping[str, Any], image_digest: str | None) -> Sighting
         finished_at=finished_at,
         exit_code=code,
         # A process of the job was killed for want of memory; a job that went on and ended well has coped.
-        cause=JobCause.OUT_OF_MEMORY if has_ended and state.get("OOMKilled") and code != 0 else None,
+        failure=FailureKind.OUT_OF_MEMORY if has_ended and state.get("OOMKilled") and code != 0 else None,
         note=_note(state, code),
     )
 

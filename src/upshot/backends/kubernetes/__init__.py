@@ -33,12 +33,12 @@ def make(options: Mapping[str, Any]) -> Backend:
     if find_spec("kubernetes_asyncio") is None:
         raise ConfigError("jobs on Kubernetes need its client: pip install 'upshot[kubernetes]'")
     # The client takes half a second and 36 MB to load, and is an extra that need not be there.
-    from upshot.backends.kubernetes.api import Api  # noqa: PLC0415
+    from upshot.backends.kubernetes.api import KubernetesClient  # noqa: PLC0415
     from upshot.backends.kubernetes.backend import KubernetesBackend  # noqa: PLC0415
     from upshot.backends.kubernetes.custom_resources import CustomResourceBackend  # noqa: PLC0415
     from upshot.backends.kubernetes.template import check_names, read_template  # noqa: PLC0415
 
-    api = Api(kubeconfig=read.kubeconfig, context=read.context, namespace=read.namespace)
+    api = KubernetesClient(kubeconfig=read.kubeconfig, context=read.context, namespace=read.namespace)
     if read.template is None:
         return KubernetesBackend(api, read)
     check_names(read.log_selector)

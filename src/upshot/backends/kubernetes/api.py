@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from upshot import __version__
 from upshot.backends.protocol import EngineUnavailable, StartRefused
-from upshot.domain.job import JobCause
+from upshot.domain.job import FailureKind
 
 CALL_SECONDS = 8.0  # for one answer; a verb of a backend asks two or three times, some of them at once
 CONNECT_SECONDS = 5.0
@@ -40,7 +40,7 @@ Query = Mapping[str, str | int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _Request:
     method: str
     path: str
     query: Query
@@ -49,7 +49,7 @@ class _Question:
     seconds: float = CALL_SECONDS  #: for all of the answer
 
 
-class Rejected(EngineUnavailable):
+class KubernetesApiError(EngineUnavailable):
     """
     The API server said no, and its reason; for most verbs that is as good as no answer.
 
@@ -82,10 +82,10 @@ class Rejected(EngineUnavailable):
 
     def as_refusal(self) -> StartRefused:
         """The same, as the end of a start: a job that breaks a rule of the cluster's breaks it again."""
-        return StartRefused(JobCause.REFUSED, f"Kubernetes refuses it: {self.message}")
+        return StartRefused(FailureKind.REFUSED, f"Kubernetes refuses it: {self.message}")
 
 
-class Api:
+class KubernetesClient:
     """
     One API server, with the rights of one account.
 
@@ -137,14 +137,14 @@ class Api:
             Rejected: The server said no.
             EngineUnavailable: It did not answer, or cannot for now.
         """
-        async with self._asked(_Question(method, path, query or {}, body, content_type)) as response:
+        async with self._asked(_Request(method, path, query or {}, body, content_type)) as response:
             return _plain(await response.read())
 
     async def list_all(self, path: str, **query: str) -> list[dict[str, Any]]:
         """All that is there, page by page."""
         try:
             return await self._pages(path, {**query, "limit": PAGE_ITEMS})
-        except Rejected as error:
+        except KubernetesApiError as error:
             if not error.is_gone:
                 raise
             return await self._pages(path, query)  # the list has changed too much since its first page
@@ -168,11 +168,11 @@ class Api:
             query: Of the URL.
             seconds: For all of it; EngineUnavailable when it takes longer.
         """
-        async with self._asked(_Question("GET", path, query, seconds=seconds)) as response:
+        async with self._asked(_Request("GET", path, query, seconds=seconds)) as response:
             yield response.content.iter_any()
 
     @asynccontextmanager
-    async def _asked(self, question: _Question) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _asked(self, question: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer that says yes; what goes wrong while it is read is our error, too."""
         try:
             async with asyncio.timeout(CALL_SECONDS):  # for its head; a watch goes on for minutes
@@ -184,7 +184,7 @@ class Api:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise EngineUnavailable(f"Kubernetes does not answer: {_said(error)}") from error
 
-    async def _logged_in(self, question: _Question) -> aiohttp.ClientResponse:
+    async def _logged_in(self, question: _Request) -> aiohttp.ClientResponse:
         response = await self._send(question)
         if response.status == _UNAUTHORIZED:
             response.release()
@@ -192,7 +192,7 @@ class Api:
             response = await self._send(question)
         return response
 
-    async def _send(self, question: _Question) -> aiohttp.ClientResponse:
+    async def _send(self, question: _Request) -> aiohttp.ClientResponse:
         client = await self._connected()
         answer = await client.call_api(
             question.path,
@@ -261,7 +261,7 @@ async def unless_missing(asked: Awaitable[T]) -> T | None:
     """The answer; None where there is no such thing."""
     try:
         return await asked
-    except Rejected as error:
+    except KubernetesApiError as error:
         if error.is_missing:
             return None
         raise
@@ -279,7 +279,7 @@ def _refusal(status: int, data: bytes) -> EngineUnavailable:
         message, reason = data.decode("utf-8", "replace").strip()[:500], ""
     if status >= _SERVER_ERROR or status in (_TOO_MANY, _UNAUTHORIZED) or not message:
         return EngineUnavailable(f"Kubernetes answers {status}: {message or 'nothing more'}")
-    return Rejected(status, reason, message)
+    return KubernetesApiError(status, reason, message)
 
 
 def _existing(paths: str) -> str:

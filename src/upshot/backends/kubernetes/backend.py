@@ -6,8 +6,8 @@ import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
-from upshot.backends.kubernetes.api import MERGE, Api, Rejected, unless_missing
-from upshot.backends.kubernetes.cluster import Cluster
+from upshot.backends.kubernetes.api import MERGE, KubernetesApiError, KubernetesClient, unless_missing
+from upshot.backends.kubernetes.cluster import NamespaceClient
 from upshot.backends.kubernetes.manifests import (
     CONTAINER,
     INSTALLATION,
@@ -31,16 +31,16 @@ from upshot.backends.kubernetes.status import (
     was_stopped,
 )
 from upshot.backends.protocol import (
+    ContainerRequest,
+    ContainerStatus,
     EngineUnavailable,
     LogRead,
-    Order,
     OutputUnreadable,
     Phase,
-    Sighting,
-    Started,
+    StartedContainer,
     StartRefused,
 )
-from upshot.domain.job import OUTPUTS_FILE, JobCause
+from upshot.domain.job import OUTPUTS_FILE, FailureKind
 
 JOBS = "batch/v1"
 _AT_ONCE = 1  # seconds that a pod may be active from its start on; the shortest that Kubernetes takes
@@ -55,16 +55,16 @@ class KubernetesBackend:
         options: What the operator chose.
     """
 
-    def __init__(self, api: Api, options: Options) -> None:
-        self._cluster = Cluster(api)
+    def __init__(self, api: KubernetesClient, options: Options) -> None:
+        self._cluster = NamespaceClient(api)
         self._api = api
         self._options = options
         #: As they were at the last look, so that not every log that is read asks for its pod; by their Jobs' names.
         self._pods: Mapping[str, Manifest] = {}
 
-    async def identity(self) -> str:
+    async def engine_id(self) -> str:
         """The cluster and the namespace."""
-        return await self._cluster.identity()
+        return await self._cluster.engine_id()
 
     async def close(self) -> None:
         """Hang up."""
@@ -72,17 +72,17 @@ class KubernetesBackend:
 
     # --- start ------------------------------------------------------------------------------------
 
-    async def start(self, order: Order) -> Started:
+    async def start(self, request: ContainerRequest) -> StartedContainer:
         """Make a suspended Job, then the Secrets that go with it, then let it begin."""
-        manifest = job_manifest(order, self._options, author_options(order))
+        manifest = job_manifest(request, self._options, author_options(request))
         job = await self._make(manifest)
         if _has_begun(job):
             return _started(job)
         try:
-            await self._cluster.put_secrets(order, owner=job)
-            job = await self._patch_job(order.name, {"spec": {"suspend": False}})
-        except Rejected as error:
-            await self.remove(order.name)
+            await self._cluster.put_secrets(request, owner=job)
+            job = await self._patch_job(request.name, {"spec": {"suspend": False}})
+        except KubernetesApiError as error:
+            await self.remove(request.name)
             raise error.as_refusal() from error
         return _started(job)
 
@@ -90,14 +90,14 @@ class KubernetesBackend:
         """Make the Job; the one that is there, if it is ours."""
         try:
             return dict(await self._api.call("POST", await self._jobs(), body=manifest))
-        except Rejected as error:
+        except KubernetesApiError as error:
             if not error.is_there_already:
                 raise error.as_refusal() from error
         job = await self._job(name_of(manifest))
         if job is None:
             raise EngineUnavailable("Kubernetes: the Job was there a moment ago, and is not now")
         if not is_same_try(job, manifest):
-            raise StartRefused(JobCause.REFUSED, f"the namespace has a Job {name_of(job)} of somebody else's")
+            raise StartRefused(FailureKind.REFUSED, f"the namespace has a Job {name_of(job)} of somebody else's")
         return job
 
     async def _patch_job(self, name: str, patch: Manifest) -> Manifest:
@@ -105,7 +105,7 @@ class KubernetesBackend:
 
     # --- look -------------------------------------------------------------------------------------
 
-    async def look(self, installation: str) -> Mapping[str, Sighting]:
+    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
         """All Jobs of the installation, each with its pod."""
         selector = f"{INSTALLATION}={installation}"
         # Not at once: a pod that is missing must be one that is missing after its Job was seen.
@@ -188,7 +188,7 @@ class KubernetesBackend:
 
     # --- hints ------------------------------------------------------------------------------------
 
-    async def watch(self, installation: str) -> AsyncIterator[str]:
+    async def watch_events(self, installation: str) -> AsyncIterator[str]:
         """What happens to Jobs and to pods."""
         paths = [await self._jobs(), await self._cluster.core("pods")]
         async with aclosing(self._cluster.watch(installation, paths)) as hints:
@@ -213,5 +213,5 @@ def _has_begun(job: Manifest) -> bool:
     return was_stopped(job) or not job["spec"].get("suspend")
 
 
-def _started(job: Manifest) -> Started:
-    return Started(uid_of(job), note="its pod is not made yet")
+def _started(job: Manifest) -> StartedContainer:
+    return StartedContainer(uid_of(job), note="its pod is not made yet")

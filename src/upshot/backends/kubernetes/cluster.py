@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import orjson
 
-from upshot.backends.kubernetes.api import APPLY, Api, Query, Rejected
+from upshot.backends.kubernetes.api import APPLY, KubernetesApiError, KubernetesClient, Query
 from upshot.backends.kubernetes.logs import Position, newest, parse, position_after, unread
 from upshot.backends.kubernetes.manifests import CONTAINER, INSTALLATION, Manifest, secret_manifests
-from upshot.backends.kubernetes.status import Warnings, is_taken_back, name_of
-from upshot.backends.protocol import EngineUnavailable, LogRead, Order
+from upshot.backends.kubernetes.status import WarningEvents, is_taken_back, name_of
+from upshot.backends.protocol import ContainerRequest, EngineUnavailable, LogRead
 
 READ_SECONDS = 8.0  # of a log at one time; what comes later is read the next time
 MOST_LOG_BYTES = 16 * 1024 * 1024  # in memory at one time; a kubelet keeps 10 MB of a container's log, unless told to
@@ -25,7 +25,7 @@ FIELD_MANAGER = "upshot"  # in whose name Secrets are applied
 _BAD_REQUEST = 400
 
 
-class Cluster:
+class NamespaceClient:
     """
     One namespace of a cluster.
 
@@ -33,15 +33,15 @@ class Cluster:
         api: Its API server.
     """
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: KubernetesClient) -> None:
         self.api = api
 
-    async def identity(self) -> str:
+    async def engine_id(self) -> str:
         """The cluster's own id, which is its oldest namespace's; its address, where that may not be asked."""
         namespace = await self.api.namespace()
         try:
             system = await self.api.call("GET", "/api/v1/namespaces/kube-system")
-        except Rejected:
+        except KubernetesApiError:
             return f"kubernetes:{await self.api.server()}/{namespace}"
         return f"kubernetes:{system['metadata']['uid']}/{namespace}"
 
@@ -57,16 +57,16 @@ class Cluster:
         """All pods with these labels."""
         return await self.api.list_all(await self.core("pods"), labelSelector=selector)
 
-    async def warnings(self) -> Warnings:
+    async def warnings(self) -> WarningEvents:
         """What the cluster complains of; nothing, where that may not be asked."""
         query: Query = {"fieldSelector": "type=Warning", "limit": MOST_WARNINGS}
         try:
             page = await self.api.call("GET", await self.core("events"), query=query)
-        except Rejected:
-            return Warnings.of(())
-        return Warnings.of(page.get("items") or ())
+        except KubernetesApiError:
+            return WarningEvents.of(())
+        return WarningEvents.of(page.get("items") or ())
 
-    async def put_secrets(self, order: Order, owner: Manifest | None) -> None:
+    async def put_secrets(self, order: ContainerRequest, owner: Manifest | None) -> None:
         """Make the Secrets of a try; those that are there get what they should hold."""
         for secret in secret_manifests(order, owner):
             path = await self.core("secrets", name_of(secret))
@@ -104,7 +104,7 @@ class Cluster:
         try:
             async with self.api.stream(path, query, seconds=READ_SECONDS + 2) as pieces:
                 return await _gather(pieces)
-        except Rejected as error:
+        except KubernetesApiError as error:
             # 400: the container has not begun; 404: its pod is gone.
             if error.is_missing or error.status == _BAD_REQUEST:
                 return None
@@ -148,7 +148,7 @@ class Cluster:
                 async with self.api.stream(path, query, seconds=WATCH_SECONDS + READ_SECONDS) as pieces:
                     async for line in _lines(pieces):
                         version = _take(line, hints)
-            except Rejected as error:
+            except KubernetesApiError as error:
                 if not error.is_gone or version is None:
                     raise
                 version = None  # too old: begin with what is there now, all of which is told as news
@@ -196,7 +196,7 @@ def _take(line: bytes, hints: asyncio.Queue[str]) -> str:
     event = orjson.loads(line)
     thing = event["object"]
     if event["type"] == "ERROR":
-        raise Rejected(int(thing.get("code", 0)), str(thing.get("reason", "")), str(thing.get("message", "")))
+        raise KubernetesApiError(int(thing.get("code", 0)), str(thing.get("reason", "")), str(thing.get("message", "")))
     metadata = thing["metadata"]
     if event["type"] != "BOOKMARK":
         hints.put_nowait((metadata.get("labels") or {}).get(CONTAINER) or metadata["name"])

@@ -7,8 +7,8 @@ from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any
 
-from upshot.backends.kubernetes.api import Api, Rejected, unless_missing
-from upshot.backends.kubernetes.cluster import Cluster
+from upshot.backends.kubernetes.api import KubernetesApiError, KubernetesClient, unless_missing
+from upshot.backends.kubernetes.cluster import NamespaceClient
 from upshot.backends.kubernetes.manifests import (
     INSTALLATION,
     JOB,
@@ -18,11 +18,19 @@ from upshot.backends.kubernetes.manifests import (
     is_same_try,
     labels_of,
 )
-from upshot.backends.kubernetes.options import Options, When
+from upshot.backends.kubernetes.options import ConditionMatch, Options
 from upshot.backends.kubernetes.status import moment_of, name_of, uid_of
 from upshot.backends.kubernetes.template import Template, fill_names
-from upshot.backends.protocol import EngineUnavailable, LogRead, Order, Phase, Sighting, Started, StartRefused
-from upshot.domain.job import JobCause
+from upshot.backends.protocol import (
+    ContainerRequest,
+    ContainerStatus,
+    EngineUnavailable,
+    LogRead,
+    Phase,
+    StartedContainer,
+    StartRefused,
+)
+from upshot.domain.job import FailureKind
 
 
 class CustomResourceBackend:
@@ -38,17 +46,17 @@ class CustomResourceBackend:
         template: Of the objects.
     """
 
-    def __init__(self, api: Api, options: Options, template: Template) -> None:
-        self._cluster = Cluster(api)
+    def __init__(self, api: KubernetesClient, options: Options, template: Template) -> None:
+        self._cluster = NamespaceClient(api)
         self._api = api
         self._options = options
         self._template = template
         self._plural: str | None = None
 
-    async def identity(self) -> str:
+    async def engine_id(self) -> str:
         """The cluster, the namespace and the kind."""
         group, _, _ = self._template.api_version.partition("/")
-        return f"{await self._cluster.identity()}/{self._template.kind}.{group}"
+        return f"{await self._cluster.engine_id()}/{self._template.kind}.{group}"
 
     async def close(self) -> None:
         """Hang up."""
@@ -56,32 +64,32 @@ class CustomResourceBackend:
 
     # --- start ------------------------------------------------------------------------------------
 
-    async def start(self, order: Order) -> Started:
+    async def start(self, request: ContainerRequest) -> StartedContainer:
         """
         Make the Secrets, then the object, then give it the Secrets.
 
         Nothing can be said to an object of an unknown kind so that it waits for its Secrets; so
         they come first, and are found by their names again if nobody gets further.
         """
-        labels = labels_of(order, self._options, author_options(order))
-        manifest = self._template.fill(order, await self._api.namespace())
+        labels = labels_of(request, self._options, author_options(request))
+        manifest = self._template.fill(request, await self._api.namespace())
         metadata = manifest.setdefault("metadata", {})
-        metadata |= {"name": order.name, "labels": {**(metadata.get("labels") or {}), **labels}}
+        metadata |= {"name": request.name, "labels": {**(metadata.get("labels") or {}), **labels}}
         metadata.pop("namespace", None)
         try:
-            await self._cluster.put_secrets(order, owner=None)
+            await self._cluster.put_secrets(request, owner=None)
             made = await self._make(manifest)
-            await self._cluster.put_secrets(order, owner=made)
-        except Rejected as error:
-            await self.remove(order.name)
+            await self._cluster.put_secrets(request, owner=made)
+        except KubernetesApiError as error:
+            await self.remove(request.name)
             raise error.as_refusal() from error
-        return Started(uid_of(made))
+        return StartedContainer(uid_of(made))
 
     async def _make(self, manifest: Manifest) -> Manifest:
         """Make it; the one that is there, if it is ours."""
         try:
             return dict(await self._api.call("POST", await self._objects(), body=manifest))
-        except Rejected as error:
+        except KubernetesApiError as error:
             if not error.is_there_already:
                 raise
         found = await self._object(name_of(manifest))
@@ -89,12 +97,12 @@ class CustomResourceBackend:
             raise EngineUnavailable("Kubernetes: the object was there a moment ago, and is not now")
         if not is_same_try(found, manifest):
             kind = self._template.kind
-            raise StartRefused(JobCause.REFUSED, f"the namespace has a {kind} {name_of(found)} of somebody else's")
+            raise StartRefused(FailureKind.REFUSED, f"the namespace has a {kind} {name_of(found)} of somebody else's")
         return found
 
     # --- look, read, stop -------------------------------------------------------------------------
 
-    async def look(self, installation: str) -> Mapping[str, Sighting]:
+    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
         """All objects of the installation."""
         found = await self._api.list_all(await self._objects(), labelSelector=f"{INSTALLATION}={installation}")
         return {name_of(one): sight_object(one, self._options) for one in found}
@@ -129,7 +137,7 @@ class CustomResourceBackend:
         path = await self._objects(name)
         await unless_missing(self._api.call("DELETE", path, query={"propagationPolicy": propagation}))
 
-    async def watch(self, installation: str) -> AsyncIterator[str]:
+    async def watch_events(self, installation: str) -> AsyncIterator[str]:
         """What happens to the objects."""
         async with aclosing(self._cluster.watch(installation, [await self._objects()])) as hints:
             async for hint in hints:
@@ -160,17 +168,17 @@ class CustomResourceBackend:
 # --- judging --------------------------------------------------------------------------------------
 
 
-def sight_object(thing: Manifest, options: Options) -> Sighting:
+def sight_object(thing: Manifest, options: Options) -> ContainerStatus:
     """Say where a try stands, by the conditions of the operator's options."""
-    seen = Sighting(
+    seen = ContainerStatus(
         name=name_of(thing),
-        job=_label(thing, JOB),
+        job_id=_label(thing, JOB),
         phase=Phase.PENDING,
         handle=uid_of(thing),
         started_at=moment_of(_started_at(thing, options.running_when)),
     )
     if (failed := _first(thing, options.failed_when)) is not None:
-        return replace(_ended(seen, failed), cause=JobCause.EXITED)
+        return replace(_ended(seen, failed), failure=FailureKind.EXITED)
     if (succeeded := _first(thing, options.succeeded_when)) is not None:
         return replace(_ended(seen, succeeded), exit_code=0)
     if thing["metadata"].get("deletionTimestamp"):
@@ -180,17 +188,17 @@ def sight_object(thing: Manifest, options: Options) -> Sighting:
     return replace(seen, started_at=None, note=_latest_word(thing))
 
 
-def _ended(seen: Sighting, met: Manifest) -> Sighting:
+def _ended(seen: ContainerStatus, met: Manifest) -> ContainerStatus:
     words = [str(met[key]) for key in ("reason", "message") if met.get(key)]
     return replace(
         seen,
-        phase=Phase.ENDED,
+        phase=Phase.EXITED,
         finished_at=moment_of(met.get("lastTransitionTime")),
         note=": ".join(words) or None,
     )
 
 
-def _first(thing: Manifest, whens: Iterable[When]) -> Manifest | None:
+def _first(thing: Manifest, whens: Iterable[ConditionMatch]) -> Manifest | None:
     """The first condition that is met, as the object has it; a field that is met has no more to say."""
     for when in whens:
         if when.type is not None:
@@ -202,7 +210,7 @@ def _first(thing: Manifest, whens: Iterable[When]) -> Manifest | None:
     return None
 
 
-def _is_met(thing: Manifest, when: When) -> bool:
+def _is_met(thing: Manifest, when: ConditionMatch) -> bool:
     value: Any = thing
     for step in (when.field or "").split("."):
         if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
@@ -214,7 +222,7 @@ def _is_met(thing: Manifest, when: When) -> bool:
     return bool(value) if when.value is None else value == when.value
 
 
-def _started_at(thing: Manifest, running_when: Iterable[When]) -> Any:
+def _started_at(thing: Manifest, running_when: Iterable[ConditionMatch]) -> Any:
     met = _first(thing, running_when) or {}
     status = thing.get("status") or {}
     return met.get("lastTransitionTime") or status.get("startTime") or thing["metadata"].get("creationTimestamp")

@@ -12,13 +12,13 @@ import orjson
 
 from upshot.backends.kubernetes.options import AuthorOptions, Options, read_author_options
 from upshot.backends.kubernetes.outputs_sidecar import COLLECTOR, SCRIPT
-from upshot.backends.protocol import Order, StartRefused
+from upshot.backends.protocol import ContainerRequest, StartRefused
 from upshot.domain.job import (
     EVENT_FILE,
     INPUT_FOLDER,
     OUTPUT_FOLDER,
     SECRETS_FOLDER,
-    JobCause,
+    FailureKind,
     JobSpec,
     Mount,
     Network,
@@ -62,7 +62,7 @@ class SecretNames:
         return cls(f"{container}-env", f"{container}-files", f"{container}-pull")
 
 
-def author_options(order: Order) -> AuthorOptions:
+def author_options(order: ContainerRequest) -> AuthorOptions:
     """
     What the step says under `kubernetes`.
 
@@ -75,7 +75,7 @@ def author_options(order: Order) -> AuthorOptions:
         raise _refused(f"kubernetes: {error}") from error
 
 
-def job_manifest(order: Order, options: Options, author: AuthorOptions) -> Manifest:
+def job_manifest(order: ContainerRequest, options: Options, author: AuthorOptions) -> Manifest:
     """
     The Job of one try.
 
@@ -107,14 +107,14 @@ def job_manifest(order: Order, options: Options, author: AuthorOptions) -> Manif
     }
 
 
-def labels_of(order: Order, options: Options, author: AuthorOptions) -> dict[str, str]:
+def labels_of(order: ContainerRequest, options: Options, author: AuthorOptions) -> dict[str, str]:
     """The author's labels, the operator's over them, ours over all."""
     return {
         **order.spec.labels,
         **author.labels,
         **options.labels,
         INSTALLATION: order.installation,
-        JOB: order.job,
+        JOB: order.job_id,
         CONTAINER: order.name,
         NETWORK: order.spec.network.value,
     }
@@ -126,7 +126,7 @@ def is_same_try(one: Manifest, other: Manifest) -> bool:
     return all(labels[0].get(name) == labels[1].get(name) for name in (INSTALLATION, JOB))
 
 
-def secret_manifests(order: Order, owner: Manifest | None) -> Iterator[Manifest]:
+def secret_manifests(order: ContainerRequest, owner: Manifest | None) -> Iterator[Manifest]:
     """
     The Secrets of one try.
 
@@ -144,11 +144,11 @@ def secret_manifests(order: Order, owner: Manifest | None) -> Iterator[Manifest]
 
 
 def _secret(
-    order: Order, owner: Manifest | None, name: str, data: Mapping[str, bytes], *, kind: str = "Opaque"
+    order: ContainerRequest, owner: Manifest | None, name: str, data: Mapping[str, bytes], *, kind: str = "Opaque"
 ) -> Manifest:
     metadata: Manifest = {
         "name": name,
-        "labels": {INSTALLATION: order.installation, JOB: order.job, CONTAINER: order.name},
+        "labels": {INSTALLATION: order.installation, JOB: order.job_id, CONTAINER: order.name},
     }
     if owner is not None:
         about = owner["metadata"]
@@ -192,13 +192,13 @@ def check_spec(spec: JobSpec, options: Options) -> None:
 
 
 def _refused(reason: str) -> StartRefused:
-    return StartRefused(JobCause.REFUSED, reason)
+    return StartRefused(FailureKind.REFUSED, reason)
 
 
 # --- the pod --------------------------------------------------------------------------------------
 
 
-def _pod(order: Order, spec: JobSpec, options: Options, author: AuthorOptions) -> Manifest:
+def _pod(order: ContainerRequest, spec: JobSpec, options: Options, author: AuthorOptions) -> Manifest:
     volumes, mounts = _volumes(order, spec, options)
     pull_secrets = [*options.image_pull_secrets]
     if spec.registry_auth is not None:
@@ -227,7 +227,7 @@ def _pod(order: Order, spec: JobSpec, options: Options, author: AuthorOptions) -
     return pod
 
 
-def _main(order: Order, spec: JobSpec, options: Options, mounts: list[Manifest]) -> Manifest:
+def _main(order: ContainerRequest, spec: JobSpec, options: Options, mounts: list[Manifest]) -> Manifest:
     container: Manifest = {
         "name": MAIN,
         "image": spec.image,
@@ -313,7 +313,7 @@ def _collectors_rights(spec: JobSpec) -> Manifest:
 # --- volumes --------------------------------------------------------------------------------------
 
 
-def _volumes(order: Order, spec: JobSpec, options: Options) -> tuple[list[Manifest], list[Manifest]]:
+def _volumes(order: ContainerRequest, spec: JobSpec, options: Options) -> tuple[list[Manifest], list[Manifest]]:
     """All volumes of the pod, and where the job's container sees them."""
     secret = SecretNames.of(order.name).files
     volumes: list[Manifest] = [

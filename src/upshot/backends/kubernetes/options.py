@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from upshot.errors import ConfigError
-from upshot.schema.quantities import NotAQuantity, read_duration
+from upshot.schema.quantities import InvalidQuantity, read_duration
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
 DEFAULT_HELPER_IMAGE = "docker.io/library/busybox:1.37"
@@ -55,7 +55,7 @@ def _listed(value: Any) -> Any:
 def _read_duration(value: Any) -> float:
     try:
         return read_duration(value)
-    except NotAQuantity as error:
+    except InvalidQuantity as error:
         raise PydanticCustomError("duration", "{reason}", {"reason": str(error)}) from error
 
 
@@ -64,7 +64,7 @@ Duration = Annotated[float, BeforeValidator(_read_duration), Field(ge=0, le=86_4
 NativeObject = Mapping[str, Any]  #: as Kubernetes has it, keys and all; checked by its API server
 
 
-class When(_Record):
+class ConditionMatch(_Record):
     """What must be seen of a custom resource: a condition of its status, or the value of a field."""
 
     type: str | None = Field(None, min_length=1)  #: of a condition
@@ -79,7 +79,7 @@ class When(_Record):
         return self
 
 
-Conditions = Annotated[Sequence[When], BeforeValidator(_listed)]  #: one of them is enough
+Conditions = Annotated[Sequence[ConditionMatch], BeforeValidator(_listed)]  #: one of them is enough
 
 
 class AuthorOptions(_Record):
@@ -175,7 +175,7 @@ def _finding(error: ValidationError, record: type[_Record]) -> str:
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        inner = When if len(first["loc"]) > 1 else record
+        inner = ConditionMatch if len(first["loc"]) > 1 else record
         known = [_kebab(name) for name in inner.model_fields]
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         return f"{place}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}")

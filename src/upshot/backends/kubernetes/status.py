@@ -17,34 +17,34 @@ from typing import Any
 
 from upshot.backends.kubernetes.manifests import JOB, MAIN, STOPPED, Manifest
 from upshot.backends.kubernetes.outputs_sidecar import COLLECTOR
-from upshot.backends.protocol import Phase, Sighting
+from upshot.backends.protocol import ContainerStatus, Phase
 from upshot.clock import parse_time
-from upshot.domain.job import JobCause
+from upshot.domain.job import FailureKind
 
 PATIENCE = timedelta(minutes=2)  # with an image that cannot be pulled: a registry may be away for a moment
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 #: Reasons of a waiting container that nobody needs to wait out, and those that may pass.
-_HOPELESS = {"InvalidImageName": JobCause.IMAGE_MISSING, "ErrImageNeverPull": JobCause.IMAGE_MISSING}
+_HOPELESS = {"InvalidImageName": FailureKind.IMAGE_MISSING, "ErrImageNeverPull": FailureKind.IMAGE_MISSING}
 _TROUBLE = {
-    "ErrImagePull": JobCause.IMAGE_MISSING,
-    "ImagePullBackOff": JobCause.IMAGE_MISSING,
-    "ImageInspectError": JobCause.IMAGE_MISSING,
-    "RegistryUnavailable": JobCause.IMAGE_MISSING,
-    "SignatureValidationFailed": JobCause.IMAGE_MISSING,
-    "CreateContainerConfigError": JobCause.REFUSED,
-    "CreateContainerError": JobCause.REFUSED,
-    "RunContainerError": JobCause.REFUSED,
-    "CrashLoopBackOff": JobCause.REFUSED,  # of the sidecar: the helper's image has no shell
+    "ErrImagePull": FailureKind.IMAGE_MISSING,
+    "ImagePullBackOff": FailureKind.IMAGE_MISSING,
+    "ImageInspectError": FailureKind.IMAGE_MISSING,
+    "RegistryUnavailable": FailureKind.IMAGE_MISSING,
+    "SignatureValidationFailed": FailureKind.IMAGE_MISSING,
+    "CreateContainerConfigError": FailureKind.REFUSED,
+    "CreateContainerError": FailureKind.REFUSED,
+    "RunContainerError": FailureKind.REFUSED,
+    "CrashLoopBackOff": FailureKind.REFUSED,  # of the sidecar: the helper's image has no shell
 }
 _FAILURES = {"Failed", "BackOff"}  #: reasons of Warnings that go with them
 #: Reasons of a terminated container that say more than its code.
 _ENDS = {
-    "OOMKilled": JobCause.OUT_OF_MEMORY,
-    "StartError": JobCause.REFUSED,
-    "ContainerCannotRun": JobCause.REFUSED,
-    "ContainerStatusUnknown": JobCause.ENGINE_LOST,  # the node came back without it
+    "OOMKilled": FailureKind.OUT_OF_MEMORY,
+    "StartError": FailureKind.REFUSED,
+    "ContainerCannotRun": FailureKind.REFUSED,
+    "ContainerStatusUnknown": FailureKind.ENGINE_LOST,  # the node came back without it
 }
 #: What a container runtime says of a command, and what shells do: the code, and the finding.
 _NO_COMMAND = (
@@ -59,13 +59,13 @@ _DEADLINE = "DeadlineExceeded"
 
 
 @dataclass(frozen=True, slots=True)
-class Warnings:
+class WarningEvents:
     """Events of type Warning, by the UID of what they are about."""
 
     by_uid: Mapping[str, Sequence[Manifest]]
 
     @classmethod
-    def of(cls, events: Iterable[Manifest]) -> Warnings:
+    def of(cls, events: Iterable[Manifest]) -> WarningEvents:
         """Sort them."""
         by_uid: dict[str, list[Manifest]] = {}
         for event in events:
@@ -94,7 +94,7 @@ def _span(event: Manifest) -> tuple[str | None, str | None]:
     return first, event.get("lastTimestamp") or series.get("lastObservedTime") or first
 
 
-NO_WARNINGS = Warnings({})
+NO_WARNINGS = WarningEvents({})
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -167,10 +167,13 @@ def is_taken_back(pod: Manifest) -> bool:
 # --- judging --------------------------------------------------------------------------------------
 
 
-def sight(job: Manifest, pod: Manifest | None, warnings: Warnings = NO_WARNINGS) -> Sighting:
+def sight(job: Manifest, pod: Manifest | None, warnings: WarningEvents = NO_WARNINGS) -> ContainerStatus:
     """Say where a try stands."""
-    bare = Sighting(
-        name=name_of(job), job=job["metadata"].get("labels", {}).get(JOB, ""), phase=Phase.PENDING, handle=uid_of(job)
+    bare = ContainerStatus(
+        name=name_of(job),
+        job_id=job["metadata"].get("labels", {}).get(JOB, ""),
+        phase=Phase.PENDING,
+        handle=uid_of(job),
     )
     if pod is None:
         return _without_pod(bare, job, warnings)
@@ -180,26 +183,26 @@ def sight(job: Manifest, pod: Manifest | None, warnings: Warnings = NO_WARNINGS)
     if state_of(pod, MAIN, "running") or state_of(pod, MAIN, "terminated"):
         return replace(seen, phase=Phase.RUNNING)
     if trouble := _cannot_begin(pod, warnings):
-        return replace(seen, phase=Phase.ENDED, cause=trouble[0], note=trouble[1])
+        return replace(seen, phase=Phase.EXITED, failure=trouble[0], note=trouble[1])
     return replace(seen, note=_why_pending(pod, warnings))
 
 
-def _without_pod(seen: Sighting, job: Manifest, warnings: Warnings) -> Sighting:
+def _without_pod(seen: ContainerStatus, job: Manifest, warnings: WarningEvents) -> ContainerStatus:
     """The pod is not made yet, or was deleted, by us or not."""
     if condition(job, "Complete"):
-        return replace(seen, phase=Phase.ENDED, exit_code=0)
+        return replace(seen, phase=Phase.EXITED, exit_code=0)
     if was_stopped(job):
-        return replace(seen, phase=Phase.ENDED, cause=JobCause.CANCELLED, note="stopped, and its pod is gone")
+        return replace(seen, phase=Phase.EXITED, failure=FailureKind.CANCELLED, note="stopped, and its pod is gone")
     if failed := condition(job, "Failed"):
         is_late = failed.get("reason") == _DEADLINE
-        cause = JobCause.TIMED_OUT if is_late else JobCause.EVICTED
-        return replace(seen, phase=Phase.ENDED, cause=cause, note=f"its pod is gone: {failed.get('message')}")
+        cause = FailureKind.TIMED_OUT if is_late else FailureKind.EVICTED
+        return replace(seen, phase=Phase.EXITED, failure=cause, note=f"its pod is gone: {failed.get('message')}")
     if job["spec"].get("suspend"):
         return replace(seen, phase=Phase.CREATED)
     return replace(seen, note=warnings.last_about(job) or "its pod is not made yet")
 
 
-def _with_times(seen: Sighting, pod: Manifest) -> Sighting:
+def _with_times(seen: ContainerStatus, pod: Manifest) -> ContainerStatus:
     terminated = state_of(pod, MAIN, "terminated") or {}
     running = state_of(pod, MAIN, "running") or {}
     digest = _DIGEST.search((status_of(pod, MAIN) or {}).get("imageID") or "")
@@ -219,26 +222,26 @@ def _has_ended(pod: Manifest) -> bool:
     return is_over(pod) and (state_of(pod, MAIN, "running") is None or is_taken_back(pod))
 
 
-def _ended(seen: Sighting, job: Manifest, pod: Manifest) -> Sighting:
+def _ended(seen: ContainerStatus, job: Manifest, pod: Manifest) -> ContainerStatus:
     terminated = state_of(pod, MAIN, "terminated") or {}
     code, reason = terminated.get("exitCode"), terminated.get("reason")
-    ended = replace(seen, phase=Phase.ENDED, exit_code=code, note=terminated.get("message"))
+    ended = replace(seen, phase=Phase.EXITED, exit_code=code, note=terminated.get("message"))
     status = pod.get("status", {})
     if code == 0 and status.get("reason") != _DEADLINE:
         return ended  # whatever came over its pod afterwards
     if is_taken_back(pod) and not was_stopped(job):
-        return replace(ended, cause=JobCause.EVICTED, note=_why_taken_back(pod))
+        return replace(ended, failure=FailureKind.EVICTED, note=_why_taken_back(pod))
     if status.get("reason") == _DEADLINE and not was_stopped(job):
-        return replace(ended, cause=JobCause.TIMED_OUT, note=status.get("message"))
+        return replace(ended, failure=FailureKind.TIMED_OUT, note=status.get("message"))
     if reason in _ENDS:
-        return _without_command(ended) or replace(ended, cause=_ENDS[reason])
+        return _without_command(ended) or replace(ended, failure=_ENDS[reason])
     if code is None:
-        cause = JobCause.CANCELLED if was_stopped(job) else None
-        return replace(ended, cause=cause, note=status.get("message") or status.get("reason"))
+        cause = FailureKind.CANCELLED if was_stopped(job) else None
+        return replace(ended, failure=cause, note=status.get("message") or status.get("reason"))
     return ended
 
 
-def _without_command(ended: Sighting) -> Sighting | None:
+def _without_command(ended: ContainerStatus) -> ContainerStatus | None:
     """The end of a job whose command could not be begun, in the words of shells; None of any other."""
     for pattern, code, finding in _NO_COMMAND:
         if ended.note and pattern.search(ended.note):
@@ -252,7 +255,7 @@ def _why_taken_back(pod: Manifest) -> str:
     return str(status.get("message") or disruption.get("message") or status.get("reason") or disruption.get("reason"))
 
 
-def _cannot_begin(pod: Manifest, warnings: Warnings) -> tuple[JobCause, str] | None:
+def _cannot_begin(pod: Manifest, warnings: WarningEvents) -> tuple[FailureKind, str] | None:
     """A container waits for what will not come, by the look of it."""
     for container in (COLLECTOR, MAIN):
         waiting = state_of(pod, container, "waiting") or {}
@@ -269,7 +272,7 @@ def _whose(container: str) -> str:
     return "" if container == MAIN else "of the container that tells the outputs (option `helper-image`): "
 
 
-def _why_pending(pod: Manifest, warnings: Warnings) -> str:
+def _why_pending(pod: Manifest, warnings: WarningEvents) -> str:
     for one in pod.get("status", {}).get("conditions") or ():
         if one.get("type") == "PodScheduled" and one.get("status") == "False":
             return f"waits for a node: {one.get('message') or one.get('reason')}"

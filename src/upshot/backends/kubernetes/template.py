@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from upshot.backends.kubernetes.manifests import Manifest, SecretNames
-from upshot.backends.protocol import Order, StartRefused
-from upshot.domain.job import JobCause, JobSpec
+from upshot.backends.protocol import ContainerRequest, StartRefused
+from upshot.domain.job import FailureKind, JobSpec
 from upshot.errors import ConfigError
 
 _NAME = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
@@ -37,7 +37,7 @@ class Template:
     kind: str
     content: Mapping[str, Any]
 
-    def fill(self, order: Order, namespace: str) -> Manifest:
+    def fill(self, order: ContainerRequest, namespace: str) -> Manifest:
         """
         The resource of one try.
 
@@ -52,7 +52,7 @@ class Template:
     def _value(self, names: Mapping[str, Any], name: str) -> Any:
         if name in names:
             return names[name]
-        raise StartRefused(JobCause.REFUSED, f"{self.path}: {{{{ {name} }}}} is nothing that this job has")
+        raise StartRefused(FailureKind.REFUSED, f"{self.path}: {{{{ {name} }}}} is nothing that this job has")
 
 
 def read_template(path: str) -> Template:
@@ -104,7 +104,7 @@ def _is_known(name: str) -> bool:
     return name in _PLAIN_NAMES or name in _SPEC_NAMES or name.startswith("job.")
 
 
-def _names(order: Order, namespace: str) -> dict[str, Any]:
+def _names(order: ContainerRequest, namespace: str) -> dict[str, Any]:
     secrets = SecretNames.of(order.name)
     names: dict[str, Any] = {"name": order.name, "namespace": namespace}
     names |= {f"secrets.{key}": value for key, value in asdict(secrets).items()}

@@ -20,26 +20,26 @@ from typing import Any, TypeVar
 import structlog
 
 from upshot.backends.process import shim
-from upshot.backends.process.cgroups import ControlGroup, NoControlGroups
-from upshot.backends.process.directories import OUTPUTS, Claim, Folders, JobFolder
+from upshot.backends.process.cgroups import Cgroup, CgroupsUnavailable
+from upshot.backends.process.directories import OUTPUTS, JobDirectories, JobDirectory, ShimRecord
 from upshot.backends.process.logs import read_log
 from upshot.backends.process.options import ProcessOptions
 from upshot.backends.process.orphans import end_survivors
 from upshot.backends.process.request import errand, mark, refuse
-from upshot.backends.process.safe_files import NotPlain
-from upshot.backends.process.shim import End, Errand
+from upshot.backends.process.safe_files import NotRegularFile
+from upshot.backends.process.shim import ShimRequest, ShimResult
 from upshot.backends.protocol import (
+    ContainerRequest,
+    ContainerStatus,
     EngineUnavailable,
     LogRead,
-    Order,
     OutputUnreadable,
     Phase,
-    Sighting,
-    Started,
+    StartedContainer,
     StartRefused,
 )
 from upshot.clock import Clock, SystemClock
-from upshot.domain.job import JobCause
+from upshot.domain.job import FailureKind
 
 T = TypeVar("T")
 
@@ -66,23 +66,23 @@ class ProcessBackend:
     def __init__(self, options: ProcessOptions, clock: Clock | None = None) -> None:
         self._options = options
         self._clock = clock or SystemClock()
-        self._folders = Folders(options.folder, options.account)
+        self._folders = JobDirectories(options.folder, options.account)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="upshot-process")
         self._turns: dict[str, asyncio.Future[Any]] = {}
         self._swept_at: datetime | None = None
 
     # --- Backend ----------------------------------------------------------------------------------
 
-    async def identity(self) -> str:
+    async def engine_id(self) -> str:
         """This machine and this folder; neither of them alone is the same engine."""
         return await self._do(self._identify)
 
-    async def start(self, order: Order) -> Started:
+    async def start(self, request: ContainerRequest) -> StartedContainer:
         """Have a shim run the command; one that has the name already is left as it is."""
-        refuse(order, self._options)
-        return await self._in_turn(order.name, partial(self._start, order))
+        refuse(request, self._options)
+        return await self._in_turn(request.name, partial(self._start, request))
 
-    async def look(self, installation: str) -> Mapping[str, Sighting]:
+    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
         """What lies in the folder."""
         return await self._do(partial(self._look, installation))
 
@@ -102,7 +102,7 @@ class ProcessBackend:
         """End what runs, and remove its folder."""
         await self._in_turn(name, partial(self._remove, name))
 
-    async def watch(self, installation: str) -> AsyncIterator[str]:
+    async def watch_events(self, installation: str) -> AsyncIterator[str]:
         """Names of jobs that began or ended within the last half second."""
         before = await self._do(self._marks)
         while True:
@@ -154,32 +154,32 @@ class ProcessBackend:
     def _identify(self) -> str:
         return f"process:{_machine()}:{self._folders.identity()}"
 
-    def _start(self, order: Order) -> Started:
+    def _start(self, order: ContainerRequest) -> StartedContainer:
         for _ in range(_STARTS):
             self._folders.make(order)
             with self._folders.open(order.name) as job:
                 claim = _claim_of(job, order) if job else None
             answer = {} if claim else self._spawn(order)
             if claim or "taken" in answer:
-                return Started(self._handle(order.name))
+                return StartedContainer(self._handle(order.name))
             if "pid" in answer:
-                return Started(_handle(answer["pid"]))
+                return StartedContainer(_handle(answer["pid"]))
             if "failed" in answer:
                 raise EngineUnavailable(f"{self._options.folder / order.name}: {answer['failed']}")
             if "refused" in answer:
                 self._remove(order.name)
-                raise StartRefused(JobCause.REFUSED, answer["refused"])
+                raise StartRefused(FailureKind.REFUSED, answer["refused"])
         raise EngineUnavailable(f"{self._options.folder / order.name} is removed as often as it is made")
 
-    def _spawn(self, order: Order) -> dict[str, Any]:
+    def _spawn(self, order: ContainerRequest) -> dict[str, Any]:
         """Have a shim run the command; returns its answer."""
         group = self._group(order.name)
         if group is not None:
             try:
                 group.make(order.spec)
-            except NoControlGroups as error:
+            except CgroupsUnavailable as error:
                 self._remove(order.name)
-                raise StartRefused(JobCause.REFUSED, str(error)) from error
+                raise StartRefused(FailureKind.REFUSED, str(error)) from error
         return _ask_shim(errand(order, self._options, self._options.folder / order.name, group))
 
     def _handle(self, name: str) -> str:
@@ -187,14 +187,14 @@ class ProcessBackend:
             claim = job.claim() if job else None
         return _handle(claim.pid if claim else None)
 
-    def _group(self, name: str) -> ControlGroup | None:
+    def _group(self, name: str) -> Cgroup | None:
         if self._options.hierarchies is None or self._options.group is None:
             return None
-        return ControlGroup(self._options.hierarchies, self._options.group, name)
+        return Cgroup(self._options.hierarchies, self._options.group, name)
 
     # --- seen -------------------------------------------------------------------------------------
 
-    def _look(self, installation: str) -> dict[str, Sighting]:
+    def _look(self, installation: str) -> dict[str, ContainerStatus]:
         self._sweep()
         found = {}
         for name in self._folders.names():
@@ -210,26 +210,26 @@ class ProcessBackend:
             self._swept_at = now
             self._folders.sweep(now)
 
-    def _sight(self, job: JobFolder, label: str) -> Sighting:
+    def _sight(self, job: JobDirectory, label: str) -> ContainerStatus:
         claim = job.claim()
         if claim is None:
-            return Sighting(job.name, label, Phase.CREATED, _handle(None))
+            return ContainerStatus(job.name, label, Phase.CREATED, _handle(None))
         # Asked in this order: a shim writes the end while it is still seen to watch.
         is_watched = job.is_watched()
         end = job.end()
-        sighting = partial(Sighting, job.name, label, handle=_handle(claim.pid), started_at=claim.started_at)
+        sighting = partial(ContainerStatus, job.name, label, handle=_handle(claim.pid), started_at=claim.started_at)
         if end is None and is_watched:
             return sighting(phase=Phase.RUNNING)
         end = end or self._bury(job, claim)
         return sighting(
-            phase=Phase.ENDED,
+            phase=Phase.EXITED,
             finished_at=datetime.fromtimestamp(end.finished_at, UTC),
             exit_code=end.exit_code,
-            cause=JobCause(end.cause) if end.cause else None,
+            failure=FailureKind(end.failure) if end.failure else None,
             note=end.note,
         )
 
-    def _bury(self, job: JobFolder, claim: Claim) -> End:
+    def _bury(self, job: JobDirectory, claim: ShimRecord) -> ShimResult:
         """End what a killed shim has left running, and say so."""
         is_over = True
         if claim.is_of_this_boot:
@@ -240,7 +240,7 @@ class ProcessBackend:
             note = "the machine was started again while it ran"
         if not is_over:
             note += "; processes of it could not be killed"
-        end = End(None, self._clock.now().timestamp(), JobCause.ENGINE_LOST.value, note)
+        end = ShimResult(None, self._clock.now().timestamp(), FailureKind.ENGINE_LOST.value, note)
         with contextlib.suppress(OSError):  # the disk is full: the next look says it again
             job.finish(end)
         return job.end() or end
@@ -267,7 +267,7 @@ class ProcessBackend:
                 return None
             try:
                 return job.read_outputs(limit_bytes=limit_bytes)
-            except NotPlain as error:
+            except NotRegularFile as error:
                 raise OutputUnreadable(f"{OUTPUTS} {error}; write a plain file of your own") from error
             except OSError as error:
                 raise OutputUnreadable(f"{OUTPUTS} cannot be read: {error.strerror}") from error
@@ -280,7 +280,7 @@ class ProcessBackend:
                 return
             now = self._clock.now()
             if job.take_unbegun(now):
-                job.finish(End(None, now.timestamp(), note="it was stopped before it began"))
+                job.finish(ShimResult(None, now.timestamp(), note="it was stopped before it began"))
             elif grace_seconds <= 0:
                 self._end_now(job)  # also where the shim itself hangs
             elif job.is_watched() and job.end() is None:
@@ -298,7 +298,7 @@ class ProcessBackend:
         if (left := self._folders.take_away(name)) is not None:
             log.warning("process.left_behind", job=name, left=left, remedy="remove it yourself, as root if need be")
 
-    def _end_now(self, job: JobFolder) -> None:
+    def _end_now(self, job: JobDirectory) -> None:
         """Return when nothing of it runs any more, as far as that can be had."""
         if job.is_watched():
             job.wish_end(0)
@@ -311,14 +311,14 @@ class ProcessBackend:
             self._bury(job, claim)
 
 
-def _claim_of(job: JobFolder, order: Order) -> Claim | None:
+def _claim_of(job: JobDirectory, order: ContainerRequest) -> ShimRecord | None:
     """Who runs it; StartRefused where it is somebody else's."""
     label = job.label()
     if label and label.get("installation") != order.installation:
         reason = (
             f"there is a job {job.name} of another installation in {job.path.parent}; give each a folder of its own"
         )
-        raise StartRefused(JobCause.REFUSED, reason)
+        raise StartRefused(FailureKind.REFUSED, reason)
     return job.claim()
 
 
@@ -341,7 +341,7 @@ def _machine() -> str:
         return os.uname().nodename
 
 
-def _ask_shim(told: Errand) -> dict[str, Any]:
+def _ask_shim(told: ShimRequest) -> dict[str, Any]:
     """
     Start a shim, which goes on as nobody's child.
 

@@ -11,12 +11,12 @@ _CONTROLLERS = ("memory", "pids", "cpu")
 _PERIOD_MICROSECONDS = 100_000  # over which a share of the processors is counted; the kernel's default
 
 
-class NoControlGroups(Exception):
+class CgroupsUnavailable(Exception):
     """This machine does not let us use them; the text says what is missing, and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hierarchies:
+class CgroupMounts:
     """Where the three controllers are mounted; all in one place in version 2."""
 
     version: int
@@ -27,7 +27,7 @@ class Hierarchies:
         return list(dict.fromkeys(mount / group / name for mount in self.mounts.values()))
 
 
-def find_hierarchies(mountinfo: str) -> Hierarchies:
+def find_hierarchies(mountinfo: str) -> CgroupMounts:
     """
     Read them off the text of /proc/self/mountinfo.
 
@@ -36,10 +36,10 @@ def find_hierarchies(mountinfo: str) -> Hierarchies:
     """
     first, second = _mounts(mountinfo)
     if all(controller in first for controller in _CONTROLLERS):
-        return Hierarchies(1, {controller: first[controller] for controller in _CONTROLLERS})
+        return CgroupMounts(1, {controller: first[controller] for controller in _CONTROLLERS})
     if second is not None and not first.keys() & set(_CONTROLLERS):
-        return Hierarchies(2, dict.fromkeys(_CONTROLLERS, second))
-    raise NoControlGroups(
+        return CgroupMounts(2, dict.fromkeys(_CONTROLLERS, second))
+    raise CgroupsUnavailable(
         f"this machine has no control groups for {', '.join(_CONTROLLERS)}; leave `cgroup` out of the backend's options"
     )
 
@@ -59,7 +59,7 @@ def _mounts(mountinfo: str) -> tuple[dict[str, Path], Path | None]:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlGroup:
+class Cgroup:
     """
     A job's.
 
@@ -69,7 +69,7 @@ class ControlGroup:
         name: The job's.
     """
 
-    hierarchies: Hierarchies
+    hierarchies: CgroupMounts
     group: str
     name: str
 
@@ -102,7 +102,7 @@ class ControlGroup:
             for (controller, file), value in self._limits(spec).items():
                 self._set(self._folder(controller) / file, value)
         except OSError as error:
-            raise NoControlGroups(
+            raise CgroupsUnavailable(
                 f"cannot make the control group {self.group}/{self.name}: {error}; "
                 "let the worker's user write there (systemd: Delegate=yes), or leave `cgroup` out of the options"
             ) from error

@@ -20,7 +20,7 @@ from typing import Any
 from upshot.backends.process.options import Account
 from upshot.backends.process.request import EVENT, INPUT, WORK
 from upshot.backends.process.safe_files import (
-    NotPlain,
+    NotRegularFile,
     empty,
     make_folder,
     opened,
@@ -34,14 +34,14 @@ from upshot.backends.process.shim import (
     OUTPUT,
     SECRETS,
     STOP,
-    End,
+    ShimResult,
     boot_id,
     publish,
     read_process,
     write_new,
 )
-from upshot.backends.protocol import EngineUnavailable, Order
-from upshot.domain.job import JobCause
+from upshot.backends.protocol import ContainerRequest, EngineUnavailable
+from upshot.domain.job import FailureKind
 
 OUTPUTS = "outputs.json"
 ORDER = "order.json"  #: whose job it is
@@ -63,7 +63,7 @@ def is_name(name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ShimRecord:
     """Who runs the command: a shim; or nobody, where it was ended before it began."""
 
     pid: int | None
@@ -85,7 +85,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class JobFolder:
+class JobDirectory:
     """
     A job's folder, held open.
 
@@ -104,16 +104,16 @@ class JobFolder:
         """Whose job it is: `installation` and `job`."""
         return self._record(ORDER)
 
-    def claim(self) -> Claim | None:
+    def claim(self) -> ShimRecord | None:
         """Who runs the command; None while nobody ever has."""
         kept = self._record(CLAIM)
         if kept is None:
             return None
         try:
             moment = datetime.fromtimestamp(kept["started_at"], UTC)
-            return Claim(kept["pid"], int(kept["ticks"]), str(kept["boot"]), moment)
+            return ShimRecord(kept["pid"], int(kept["ticks"]), str(kept["boot"]), moment)
         except (KeyError, TypeError, ValueError, OverflowError, OSError):
-            return Claim(None, 0, "", datetime.fromtimestamp(0, UTC))
+            return ShimRecord(None, 0, "", datetime.fromtimestamp(0, UTC))
 
     def is_watched(self) -> bool:
         """Whether a shim lives: it holds a lock for so long, and the kernel lets go of it with the shim."""
@@ -131,22 +131,22 @@ class JobFolder:
             os.close(file)
         return False
 
-    def end(self) -> End | None:
+    def end(self) -> ShimResult | None:
         """How it ended; None while it has not."""
         kept = self._record(END)
         if kept is None:
             return None
         try:
-            return End(
+            return ShimResult(
                 exit_code=None if kept["exit_code"] is None else int(kept["exit_code"]),
                 finished_at=float(kept["finished_at"]),
-                cause=JobCause(kept["cause"]).value if kept.get("cause") else None,
+                failure=FailureKind(kept["cause"]).value if kept.get("cause") else None,
                 note=None if kept.get("note") is None else str(kept["note"]),
             )
         except (KeyError, TypeError, ValueError):
-            return End(None, 0.0, JobCause.ENGINE_LOST.value, f"{self.path / END} was written over")
+            return ShimResult(None, 0.0, FailureKind.ENGINE_LOST.value, f"{self.path / END} was written over")
 
-    def finish(self, end: End) -> None:
+    def finish(self, end: ShimResult) -> None:
         """Say how it ended, if nobody has."""
         if (file := publish(self.folder, END, end._asdict())) is not None:
             os.close(file)
@@ -180,7 +180,7 @@ class JobFolder:
             found = os.stat(OUTPUT, dir_fd=self.folder, follow_symlinks=False)
             if not stat.S_ISDIR(found.st_mode):
                 what = "a link" if stat.S_ISLNK(found.st_mode) else "no folder"
-                raise NotPlain(f"cannot be read: its folder is {what} now")
+                raise NotRegularFile(f"cannot be read: its folder is {what} now")
             with opened(OUTPUT, self.folder) as output:
                 return read_plain(output, OUTPUTS, limit_bytes=limit_bytes)
         except FileNotFoundError:
@@ -191,12 +191,12 @@ class JobFolder:
         try:
             data = read_plain(self.folder, name, limit_bytes=_RECORD_BYTES)
             record = None if data is None else json.loads(data)
-        except (NotPlain, ValueError, PermissionError):
+        except (NotRegularFile, ValueError, PermissionError):
             return {}
         return record if record is None or isinstance(record, dict) else {}
 
 
-class Folders:
+class JobDirectories:
     """
     All jobs of a backend.
 
@@ -243,7 +243,7 @@ class Folders:
         return [name for name in (entry.name for entry in self.root.iterdir()) if is_name(name)]
 
     @contextlib.contextmanager
-    def open(self, name: str) -> Iterator[JobFolder | None]:
+    def open(self, name: str) -> Iterator[JobDirectory | None]:
         """A job's folder; None where there is none."""
         if not is_name(name):
             yield None
@@ -254,20 +254,20 @@ class Folders:
             except (FileNotFoundError, NotADirectoryError):
                 yield None
                 return
-            yield JobFolder(self.root / name, folder)
+            yield JobDirectory(self.root / name, folder)
 
     def _opened(self, path: Path) -> contextlib.AbstractContextManager[int]:
         if not os.access(path, os.R_OK | os.X_OK, follow_symlinks=False) and path.is_dir():
             path.chmod(0o700)  # a job of our own user has shut it
         return opened(str(path))
 
-    def make(self, order: Order) -> None:
+    def make(self, order: ContainerRequest) -> None:
         """Make a job's folder with all that lies in it before the start, at once; one that is there is left."""
         owner = self._account.owner
         draft = Path(tempfile.mkdtemp(prefix=f"{_DRAFT}{order.name}-", dir=self.root))
         try:
             with opened(str(draft)) as folder:
-                label = {"installation": order.installation, "job": order.job}
+                label = {"installation": order.installation, "job": order.job_id}
                 os.close(write_new(folder, ORDER, json.dumps(label).encode()))
                 os.mkdir(LOG, 0o700, dir_fd=folder)
                 for name in (OUTPUT, INPUT, WORK, SECRETS):

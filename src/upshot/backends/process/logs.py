@@ -16,7 +16,7 @@ _PIECE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TRIES = 10  # a piece lasts for megabytes; whoever is overtaken so often is played with
 
 
-class _TurnedOver(Exception):
+class _LogRotated(Exception):
     """A piece went while it was read."""
 
 
@@ -31,7 +31,7 @@ def read_log(job: int, position: str | None, *, limit_bytes: int) -> LogRead:
     """
     after = int(position) if position is not None and position.isdecimal() else 0
     for _ in range(_TRIES):
-        with contextlib.suppress(_TurnedOver), opened(LOG, job) as folder:
+        with contextlib.suppress(_LogRotated), opened(LOG, job) as folder:
             return _read(folder, after, limit_bytes)
     return LogRead(b"", str(after))
 
@@ -54,7 +54,7 @@ def _open(folder: int, piece: int) -> int:
     try:
         file = os.open(str(piece), _PIECE, dir_fd=folder)
     except FileNotFoundError as error:
-        raise _TurnedOver from error
+        raise _LogRotated from error
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise OSError(f"the log's piece {piece} is no plain file")

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from upshot.backends.process.cgroups import Hierarchies, NoControlGroups, find_hierarchies
+from upshot.backends.process.cgroups import CgroupMounts, CgroupsUnavailable, find_hierarchies
 from upshot.errors import ConfigError
-from upshot.schema.quantities import NotAQuantity, read_bytes
+from upshot.schema.quantities import InvalidQuantity, read_bytes
 
 DEFAULT_ENV = ("PATH", "LANG")
 DEFAULT_LOG_BYTES = 16 * 1024 * 1024  # of one job, in two pieces; between half of it and all of it is there
@@ -78,7 +78,7 @@ class ProcessOptions:
     open_files: int = DEFAULT_OPEN_FILES
     file_bytes: int | None = None
     group: str | None = None  #: path of the control group that all jobs are under; None: control groups are not used
-    hierarchies: Hierarchies | None = None  #: where they are; None: not used
+    hierarchies: CgroupMounts | None = None  #: where they are; None: not used
 
 
 def read_options(options: Mapping[str, Any]) -> ProcessOptions:
@@ -113,7 +113,7 @@ def _finding(error: ValidationError) -> str:
         return f"{key}: is missing; name a folder for the jobs, such as /var/lib/upshot/processes"
     if "user" in above:
         return f"user: {first['input']!r} is no user; write a name, or a number"
-    if isinstance(cause := first.get("ctx", {}).get("error"), NotAQuantity):
+    if isinstance(cause := first.get("ctx", {}).get("error"), InvalidQuantity):
         return f"{'.'.join([*above, key])}: {first['input']!r} {cause}"
     if first["type"] == "extra_forbidden":
         record = _Limits if above else _Written
@@ -133,14 +133,14 @@ def _handed_on(names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _hierarchies(group: str | None) -> Hierarchies | None:
+def _hierarchies(group: str | None) -> CgroupMounts | None:
     if group is None:
         return None
     if not _GROUP.fullmatch(group):
         raise ConfigError(f"cgroup: {group!r} is no path below the mount of control groups; write one such as upshot")
     try:
         return find_hierarchies(Path("/proc/self/mountinfo").read_text())
-    except (NoControlGroups, OSError) as error:
+    except (CgroupsUnavailable, OSError) as error:
         raise ConfigError(f"cgroup: {error}") from error
 
 

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from upshot.backends.process.cgroups import ControlGroup
+from upshot.backends.process.cgroups import Cgroup
 from upshot.backends.process.options import ProcessOptions
-from upshot.backends.process.shim import OUTPUT, SECRETS, Errand
-from upshot.backends.protocol import Order, StartRefused
-from upshot.domain.job import JobCause, JobSpec, Network
+from upshot.backends.process.shim import OUTPUT, SECRETS, ShimRequest
+from upshot.backends.protocol import ContainerRequest, StartRefused
+from upshot.domain.job import FailureKind, JobSpec, Network
 
 EVENT = "event.json"  #: names within a job's folder, here and below
 INPUT = "input"
@@ -22,7 +22,7 @@ WORK = "work"
 _FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\0]{1,255}")
 
 
-def refuse(order: Order, options: ProcessOptions) -> None:
+def refuse(order: ContainerRequest, options: ProcessOptions) -> None:
     """
     Raise StartRefused, with all that stands against it, where an order asks for what cannot be had.
 
@@ -31,7 +31,7 @@ def refuse(order: Order, options: ProcessOptions) -> None:
         options: Of this backend.
     """
     if objections := list(_objections(order.spec, options)):
-        raise StartRefused(JobCause.REFUSED, "; ".join(objections))
+        raise StartRefused(FailureKind.REFUSED, "; ".join(objections))
 
 
 def _objections(spec: JobSpec, options: ProcessOptions) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _names(options: ProcessOptions) -> set[str]:
     return {account.name, str(account.uid), f"{account.uid}:{account.gid}"}
 
 
-def errand(order: Order, options: ProcessOptions, folder: Path, group: ControlGroup | None) -> Errand:
+def errand(order: ContainerRequest, options: ProcessOptions, folder: Path, group: Cgroup | None) -> ShimRequest:
     """
     Say what the shim is to do.
 
@@ -80,7 +80,7 @@ def errand(order: Order, options: ProcessOptions, folder: Path, group: ControlGr
         group: Its control group; None: limits are what a process can be given alone.
     """
     spec, account = order.spec, options.account
-    return Errand(
+    return ShimRequest(
         folder=str(folder),
         argv=[*(spec.command or ()), *(spec.args or ())],
         env=_environment(order, options, folder),
@@ -103,7 +103,7 @@ def mark(folder: Path) -> bytes:
     return f"UPSHOT_OUTPUT={folder / OUTPUT}".encode()
 
 
-def _environment(order: Order, options: ProcessOptions, folder: Path) -> dict[str, str]:
+def _environment(order: ContainerRequest, options: ProcessOptions, folder: Path) -> dict[str, str]:
     account = options.account
     worker = {name: value for name, value in os.environ.items() if name in options.env}  # noqa: TID251 - names are the operator's
     return {

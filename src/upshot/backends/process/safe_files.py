@@ -17,7 +17,7 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}  # rename(2): something 
 _PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # not to wait for who writes into a FIFO
 
 
-class NotPlain(Exception):
+class NotRegularFile(Exception):
     """What is there is no plain file, or too large a one; the text says what it is."""
 
 
@@ -50,7 +50,7 @@ def read_plain(folder: int, name: str, *, limit_bytes: int) -> bytes | None:
         chunks = list(_chunks(source.fileno(), limit_bytes + 1))
     data = b"".join(chunks)
     if len(data) > limit_bytes:
-        raise NotPlain(f"has more than the {limit_bytes} bytes that are taken")
+        raise NotRegularFile(f"has more than the {limit_bytes} bytes that are taken")
     return data
 
 
@@ -68,11 +68,11 @@ def _check_plain(found: os.stat_result, limit_bytes: int) -> None:
         stat.S_IFSOCK: "is a socket",
     }
     if not stat.S_ISREG(found.st_mode):
-        raise NotPlain(kinds.get(stat.S_IFMT(found.st_mode), "is a device"))
+        raise NotRegularFile(kinds.get(stat.S_IFMT(found.st_mode), "is a device"))
     if found.st_nlink != 1:
-        raise NotPlain(f"is a file with {found.st_nlink} names (hard links)")
+        raise NotRegularFile(f"is a file with {found.st_nlink} names (hard links)")
     if found.st_size > limit_bytes:
-        raise NotPlain(f"has {found.st_size} bytes, and at most {limit_bytes} are taken")
+        raise NotRegularFile(f"has {found.st_size} bytes, and at most {limit_bytes} are taken")
 
 
 def write_private(folder: int, name: str, data: bytes, *, owner: tuple[int, int] | None) -> None:
@@ -108,7 +108,7 @@ def empty(folder: int) -> None:
     Raises:
         OSError: The first of what cannot be removed; the rest is.
     """
-    clearance = _Clearance(folder)
+    clearance = _TreeRemover(folder)
     while names := set(os.listdir(folder)) - clearance.stuck.keys():
         for name in names:
             clearance.clear(name)
@@ -116,7 +116,7 @@ def empty(folder: int) -> None:
         raise error
 
 
-class _Clearance:
+class _TreeRemover:
     def __init__(self, top: int) -> None:
         self.stuck: dict[str, OSError] = {}  #: what cannot be removed, by its name at the top
         self._top = top

@@ -51,7 +51,7 @@ _SIGNALLED = 128  # a shell's and an engine's way of saying: ended by signal N
 _NOTHING_STARTED = 127  # what a shell says of a command that it cannot run
 
 
-class Errand(NamedTuple):
+class ShimRequest(NamedTuple):
     """What a worker asks for; handed over through a pipe, for it holds secrets."""
 
     folder: str  #: the job's
@@ -70,12 +70,12 @@ class Errand(NamedTuple):
     oom_file: str | None  #: of its control group: counts what the kernel killed for want of memory
 
 
-class End(NamedTuple):
+class ShimResult(NamedTuple):
     """How it ended; `cause` in the words of `JobCause`."""
 
     exit_code: int | None
     finished_at: float
-    cause: str | None = None
+    failure: str | None = None
     note: str | None = None
 
 
@@ -262,7 +262,7 @@ def _limit(limits: dict[str, int]) -> None:
         resource.setrlimit(number, (value, value))
 
 
-def _become(errand: Errand, said: int, told: int, shim: int) -> NoReturn:
+def _become(errand: ShimRequest, said: int, told: int, shim: int) -> NoReturn:
     """In the child: turn into the command; where that fails, tell why and end."""
     doing = "put it into its control group"
     try:
@@ -301,7 +301,7 @@ def _become(errand: Errand, said: int, told: int, shim: int) -> NoReturn:
         os._exit(_NOTHING_STARTED)
 
 
-def _in_words(error: Exception, errand: Errand) -> str:
+def _in_words(error: Exception, errand: ShimRequest) -> str:
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
     place = getattr(error, "filename", None)
     if place == errand.workdir and isinstance(error, PermissionError):
@@ -310,11 +310,11 @@ def _in_words(error: Exception, errand: Errand) -> str:
     return f"{reason} in PATH, which is {errand.env.get('PATH')}" if is_sought else reason
 
 
-class NotRun(Exception):
+class ExecFailed(Exception):
     """The command could not be run; the text says why."""
 
 
-def _run(errand: Errand) -> tuple[int, int]:
+def _run(errand: ShimRequest) -> tuple[int, int]:
     """
     Run the command; returns its pid and the pipe that it speaks into.
 
@@ -337,12 +337,12 @@ def _run(errand: Errand) -> tuple[int, int]:
         reason = file.read().decode("utf-8", "replace")  # the exec closes the pipe
     if reason:
         os.waitpid(pid, 0)
-        raise NotRun(reason)
+        raise ExecFailed(reason)
     os.set_blocking(hears, False)
     return pid, hears
 
 
-class Watch:
+class CommandMonitor:
     """
     A command that runs.
 
@@ -353,7 +353,7 @@ class Watch:
         hears: The pipe that it speaks into.
     """
 
-    def __init__(self, errand: Errand, folder: int, pid: int, hears: int) -> None:
+    def __init__(self, errand: ShimRequest, folder: int, pid: int, hears: int) -> None:
         self._errand = errand
         self._folder = folder
         self._pid = pid
@@ -377,7 +377,7 @@ class Watch:
         self._has_to_go = self._has_to_go or number == signal.SIGTERM
         self._look_at = 0.0
 
-    def see_through(self) -> End:
+    def see_through(self) -> ShimResult:
         """Return when the command has ended, and all that it left running."""
         while self._status is None:
             self._wait(_LOOK_SECONDS)
@@ -471,12 +471,12 @@ class Watch:
 
     # --- how it ended -----------------------------------------------------------------------------
 
-    def _end(self, status: int) -> End:
+    def _end(self, status: int) -> ShimResult:
         number = os.waitstatus_to_exitcode(status)
         code = number if number >= 0 else _SIGNALLED - number
         left = "processes of it could not be killed; " if self._reap() else ""
         cause, note = self._cause(code)
-        return End(code, self._finished_at, cause, (left + (note or "")) or None)
+        return ShimResult(code, self._finished_at, cause, (left + (note or "")) or None)
 
     def _cause(self, code: int) -> tuple[str | None, str | None]:
         if self._asked == "timed out":
@@ -575,22 +575,22 @@ def _who_we_are() -> dict[str, Any]:
     return {"pid": process.pid, "ticks": process.ticks, "boot": boot_id(), "started_at": _wall_time()}
 
 
-def _watch(errand: Errand, folder: int) -> End:
+def _watch(errand: ShimRequest, folder: int) -> ShimResult:
     _control(_PR_SET_CHILD_SUBREAPER, 1)
     try:
         pid, hears = _run(errand)
-    except NotRun as error:
+    except ExecFailed as error:
         _answer(refused=str(error))
-        return End(None, _wall_time(), "refused", str(error))
+        return ShimResult(None, _wall_time(), "refused", str(error))
     _answer(pid=os.getpid())
     try:
-        return Watch(errand, folder, pid, hears).see_through()
+        return CommandMonitor(errand, folder, pid, hears).see_through()
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody else can say how the command ended
         kill_descendants(errand.cgroups)
-        return End(None, _wall_time(), "engine-lost", f"its watcher failed: {error!r}")
+        return ShimResult(None, _wall_time(), "engine-lost", f"its watcher failed: {error!r}")
 
 
-def _put_away(errand: Errand, folder: int) -> None:
+def _put_away(errand: ShimRequest, folder: int) -> None:
     """Remove what must not outlive the command."""
     with contextlib.suppress(OSError):
         secrets = os.open(SECRETS, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
@@ -610,7 +610,7 @@ def main() -> int:
     """Take the errand from standard input, and see it through; the exit code is nobody's business."""
     _detach()
     try:
-        errand = Errand(**json.loads(sys.stdin.buffer.read()))
+        errand = ShimRequest(**json.loads(sys.stdin.buffer.read()))
     except (ValueError, TypeError):
         return 1  # the worker died before it had said all: nothing was claimed, and the next one says it again
     try:
@@ -631,7 +631,7 @@ def main() -> int:
     return 0
 
 
-def _tell(end: End, folder: int) -> None:
+def _tell(end: ShimResult, folder: int) -> None:
     """Say how it ended; where the disk is full, as soon as there is room again, and the job seems to run until then."""
     give_up_at = _seconds() + _FULL_DISK_SECONDS
     while _seconds() < give_up_at:

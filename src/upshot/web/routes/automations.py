@@ -13,9 +13,9 @@ from upshot.domain.automation import Automation
 from upshot.errors import NotFound
 from upshot.ports.paging import Page
 from upshot.registry.lookup import hint
-from upshot.web.dependencies import House
+from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import responses
-from upshot.web.routing import Here, make_router
+from upshot.web.routing import Deps, make_router
 from upshot.web.schemas.requests import PageQuery
 from upshot.web.schemas.responses import (
     AutomationForm,
@@ -31,7 +31,7 @@ router = make_router("automations")
 
 
 @router.get("/automations", responses={200: {"model": AutomationsForm}, **responses()})
-def list_automations(house: Here, query: Annotated[PageQuery, Query()]) -> Response:
+def list_automations(house: Deps, query: Annotated[PageQuery, Query()]) -> Response:
     """Automations by name, and everything that is wrong in the folder."""
     listing: AutomationsForm = {
         **page_form(_page(house, query), automation_form),
@@ -40,7 +40,7 @@ def list_automations(house: Here, query: Annotated[PageQuery, Query()]) -> Respo
     return json_response(listing)
 
 
-def _page(house: House, query: PageQuery) -> Page[Automation]:
+def _page(house: WebDependencies, query: PageQuery) -> Page[Automation]:
     ordered = sorted(house.automations.current.automations, key=lambda one: one.name)
     begin = bisect_right(ordered, after_cursor(query.cursor), key=lambda one: one.name) if query.cursor else 0
     items = tuple(ordered[begin : begin + query.limit])
@@ -48,7 +48,7 @@ def _page(house: House, query: PageQuery) -> Page[Automation]:
 
 
 @router.get("/automations/{automation}", responses={200: {"model": AutomationForm}, **responses(404)})
-def show_automation(automation: str, house: Here) -> Response:
+def show_automation(automation: str, house: Deps) -> Response:
     """One automation with its document as it was written."""
     found = {one.name: one for one in house.automations.current.automations}
     if automation not in found:

@@ -14,9 +14,9 @@ from upshot.ids import execution_id
 from upshot.ports.events import EventQuery, StoredEvent
 from upshot.ports.executions import ExecutionQuery
 from upshot.web.auth import API
-from upshot.web.dependencies import House
+from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import responses
-from upshot.web.routing import By, Here, Key, make_router
+from upshot.web.routing import CallerDep, Deps, IdempotencyKeyDep, make_router
 from upshot.web.schemas.requests import MAX_LIMIT, EventsQuery, NewEvents
 from upshot.web.schemas.responses import (
     AcceptedEventForm,
@@ -37,7 +37,7 @@ router = make_router("events")
 
 
 @router.get("/events", responses={200: {"model": PageForm[EventForm]}, **responses()})
-def list_events(house: Here, query: Annotated[EventsQuery, Query()]) -> Response:
+def list_events(house: Deps, query: Annotated[EventsQuery, Query()]) -> Response:
     """Events, newest first; with `after`, those that came later, oldest first."""
     wanted = EventQuery(
         kind=query.kind and query.kind.value,
@@ -50,7 +50,7 @@ def list_events(house: Here, query: Annotated[EventsQuery, Query()]) -> Response
 
 
 @router.get("/events/{event}", responses={200: {"model": EventView}, **responses(404)})
-def show_event(event: str, house: Here) -> Response:
+def show_event(event: str, house: Deps) -> Response:
     """One event, the executions that answer it, and why the other automations do not."""
     stored = house.events.find(event)
     if stored is None:
@@ -58,8 +58,8 @@ def show_event(event: str, house: Here) -> Response:
     return json_response(event_view(stored, _explain(house, stored)))
 
 
-def _explain(house: House, stored: StoredEvent) -> list[AnswerForm]:
-    left = set(stored.executions)
+def _explain(house: WebDependencies, stored: StoredEvent) -> list[AnswerForm]:
+    left = set(stored.execution_ids)
     explanation: list[AnswerForm] = []
     for one in house.automations.current.matcher.explain(stored.event):
         execution = execution_id(stored.event.id, one.automation.name)
@@ -82,11 +82,11 @@ def _not_yet(stored: StoredEvent) -> str:
     return "it would answer now; it was not loaded, or not like this, when the event was matched"
 
 
-def _others(house: House, stored: StoredEvent, executions: Collection[str]) -> list[AnswerForm]:
+def _others(house: WebDependencies, stored: StoredEvent, executions: Collection[str]) -> list[AnswerForm]:
     """Executions of automations that are gone, and replays."""
     if not executions:
         return []
-    page = house.executions.page(ExecutionQuery(event=stored.event.id), cursor=None, limit=MAX_LIMIT)
+    page = house.executions.page(ExecutionQuery(event_id=stored.event.id), cursor=None, limit=MAX_LIMIT)
     return [
         {
             "automation": one.automation,
@@ -102,7 +102,7 @@ def _others(house: House, stored: StoredEvent, executions: Collection[str]) -> l
 @router.post(
     "/events", status_code=201, responses={201: {"model": AcceptedEventForm | AcceptedEventsForm}, **responses()}
 )
-def emit(body: NewEvents, house: Here, by: By, key: Key) -> Response:
+def emit(body: NewEvents, house: Deps, by: CallerDep, key: IdempotencyKeyDep) -> Response:
     """Accept custom events: one, which is the answer, or a list; all of them or none."""
     ids = key.event_ids(len(body.root)) if key else None
     accepted = house.registry.emit([(event.name, event.data) for event in body.root], event_ids=ids, **by)
@@ -112,7 +112,7 @@ def emit(body: NewEvents, house: Here, by: By, key: Key) -> Response:
     return json_response(accepted_events_form(stored), 201)
 
 
-def _all_accepted(house: House, accepted: Sequence[Event], ids: Sequence[str] | None) -> list[StoredEvent]:
+def _all_accepted(house: WebDependencies, accepted: Sequence[Event], ids: Sequence[str] | None) -> list[StoredEvent]:
     """
     The events that were asked for, in the order of the request.
 

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from upshot.errors import Unavailable
 from upshot.ports.paging import Page
 from upshot.web.problems import Problem, responses
-from upshot.web.routing import Here, make_router
+from upshot.web.routing import Deps, make_router
 from upshot.web.schemas.responses import PageForm, WorkerForm, json_response, page_form, worker_form
 
 router = APIRouter(tags=["health"])
@@ -50,7 +50,7 @@ async def health() -> Response:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={200: {"model": ReadinessForm}, **responses()})
-def readiness(house: Here) -> Response:
+def readiness(house: Deps) -> Response:
     """Whether mutations are accepted: the database answers. What else is missing delays answers, and loses none."""
     redis = house.redis_answers()
     if not house.database_answers():
@@ -78,6 +78,6 @@ def metrics(request: Request) -> Response:
 
 
 @api_router.get("/workers", responses={200: {"model": PageForm[WorkerForm]}, **responses()})
-def list_workers(house: Here) -> Response:
+def list_workers(house: Deps) -> Response:
     """Workers that are alive, the oldest first, on one page."""
     return json_response(page_form(Page(house.workers_alive(), None), worker_form))

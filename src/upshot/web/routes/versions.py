@@ -11,10 +11,10 @@ from starlette.responses import Response
 from upshot.domain.registry import Change, Version
 from upshot.web.auth import API
 from upshot.web.problems import responses
-from upshot.web.routing import By, Here, make_router
+from upshot.web.routing import CallerDep, Deps, make_router
 from upshot.web.schemas.requests import AliasTarget, NewLink, PageQuery, VersionChange
 from upshot.web.schemas.responses import (
-    Effect,
+    MutationResult,
     PageForm,
     VersionForm,
     effect_form,
@@ -44,7 +44,7 @@ def _changed(change: Change[Version]) -> VersionForm:
         **responses(403, 404, 409),
     },
 )
-def link(registry: str, collection: str, body: NewLink, house: Here, by: By) -> Response:
+def link(registry: str, collection: str, body: NewLink, house: Deps, by: CallerDep) -> Response:
     """Link an artifact version; makes the collection if there is none, moves `latest` and the aliases asked for."""
     change = house.registry.link(registry, collection, body.artifact, aliases=body.aliases, **by)
     place = f"{API}/registries/{quote(registry, safe='')}/collections/{quote(collection, safe='')}"
@@ -54,21 +54,21 @@ def link(registry: str, collection: str, body: NewLink, house: Here, by: By) -> 
 
 
 @router.get(_ALL, responses={200: {"model": PageForm[VersionForm]}, **responses(404)})
-def list_versions(registry: str, collection: str, house: Here, query: Annotated[PageQuery, Query()]) -> Response:
+def list_versions(registry: str, collection: str, house: Deps, query: Annotated[PageQuery, Query()]) -> Response:
     """Versions of a collection, the newest first."""
     page = house.registry.versions(registry, collection, cursor=query.cursor, limit=query.limit)
     return json_response(page_form(page, version_form))
 
 
 @router.get(_ONE, responses={200: {"model": VersionForm}, **responses(404)})
-def show_version(registry: str, collection: str, version: str, house: Here) -> Response:
+def show_version(registry: str, collection: str, version: str, house: Deps) -> Response:
     """The version that `v3` or an alias means."""
     return json_response(version_form(house.registry.version(registry, collection, version)))
 
 
 @router.patch(_ONE, responses={200: {"model": VersionForm}, **responses(404)})
 def update_version(
-    *, registry: str, collection: str, version: str, body: VersionChange, house: Here, by: By
+    *, registry: str, collection: str, version: str, body: VersionChange, house: Deps, by: CallerDep
 ) -> Response:
     """Change metadata (a JSON merge patch) and description; they belong to the artifact version that is linked."""
     change = house.registry.update_version(
@@ -82,33 +82,33 @@ def update_version(
     return json_response(_changed(change))
 
 
-@router.delete(_ONE, responses={200: {"model": Effect}, **responses(403, 404)})
-def unlink(registry: str, collection: str, version: str, house: Here, by: By) -> Response:
+@router.delete(_ONE, responses={200: {"model": MutationResult}, **responses(403, 404)})
+def unlink(registry: str, collection: str, version: str, house: Deps, by: CallerDep) -> Response:
     """Unlink a version and remove its aliases; the artifact stays in its project."""
     return json_response(effect_form(house.registry.unlink(registry, collection, version, **by)))
 
 
 @router.put(_ONE + "/tags/{tag}", responses={200: {"model": VersionForm}, **responses(404)})
-def tag_version(*, registry: str, collection: str, version: str, tag: str, house: Here, by: By) -> Response:
+def tag_version(*, registry: str, collection: str, version: str, tag: str, house: Deps, by: CallerDep) -> Response:
     """Tag a version; tags belong to the artifact version that is linked."""
     change = cast("Change[Version]", house.registry.add_tag(registry, collection, tag, version, **by))
     return json_response(_changed(change))
 
 
 @router.delete(_ONE + "/tags/{tag}", responses={200: {"model": VersionForm}, **responses(404)})
-def untag_version(*, registry: str, collection: str, version: str, tag: str, house: Here, by: By) -> Response:
+def untag_version(*, registry: str, collection: str, version: str, tag: str, house: Deps, by: CallerDep) -> Response:
     """Take a tag from a version."""
     change = cast("Change[Version]", house.registry.remove_tag(registry, collection, tag, version, **by))
     return json_response(_changed(change))
 
 
 @router.put(_ALIAS, responses={200: {"model": VersionForm}, **responses(403, 404)})
-def add_alias(*, registry: str, collection: str, alias: str, body: AliasTarget, house: Here, by: By) -> Response:
+def add_alias(*, registry: str, collection: str, alias: str, body: AliasTarget, house: Deps, by: CallerDep) -> Response:
     """Give the alias to a version, whoever held it."""
     return json_response(_changed(house.registry.add_alias(registry, collection, alias, body.version, **by)))
 
 
-@router.delete(_ALIAS, responses={200: {"model": Effect}, **responses(403, 404)})
-def remove_alias(registry: str, collection: str, alias: str, house: Here, by: By) -> Response:
+@router.delete(_ALIAS, responses={200: {"model": MutationResult}, **responses(403, 404)})
+def remove_alias(registry: str, collection: str, alias: str, house: Deps, by: CallerDep) -> Response:
     """Take the alias from its holder."""
     return json_response(effect_form(house.registry.remove_alias(registry, collection, alias, **by)))

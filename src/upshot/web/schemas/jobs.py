@@ -14,10 +14,10 @@ from typing import Any, cast
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from upshot.clock import format_time
-from upshot.domain.job import Job, JobSpec, RegistryAuth
-from upshot.domain.secret_placeholders import SecretMarks
+from upshot.domain.job import ImagePullCredentials, Job, JobSpec
+from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.masking import MASK
-from upshot.ports.jobs import LogPiece, Place
+from upshot.ports.jobs import LogChunk, QueuePosition
 from upshot.web.schemas.responses import optional_time
 
 
@@ -155,18 +155,18 @@ def job_form(job: Job) -> JobForm:
         "id": job.id,
         "name": job.name,
         "automation": job.automation,
-        "execution": job.execution,
-        "step": job.step,
-        "event": job.event,
-        "version": job.version,
+        "execution": job.execution_id,
+        "step": job.step_id,
+        "event": job.event_id,
+        "version": job.version_reference,
         "queue": job.queue,
         "backend": job.backend,
         "image": job.spec.image,
         "priority": job.priority,
         "state": job.state.value,
-        "cause": job.cause and job.cause.value,
+        "cause": job.failure and job.failure.value,
         "reason": job.reason,
-        "try_number": job.try_number,
+        "try_number": job.attempt,
         "machine": job.machine,
         "exit_code": job.exit_code,
         "created_at": format_time(job.created_at),
@@ -177,25 +177,25 @@ def job_form(job: Job) -> JobForm:
     return cast("JobForm", _shown(job, form))
 
 
-def job_view(job: Job, place: Place | None, waits: str | None) -> JobView:
+def job_view(job: Job, place: QueuePosition | None, waits: str | None) -> JobView:
     """A job with all that people may see of it."""
     form: JobView = {
         **job_form(job),
         "waits": waits,
         "place": cast("PlaceForm", asdict(place)) if place else None,
-        "spec": _spec_form(job.spec, SecretMarks(job.nonce)),
-        "tries": cast("TriesForm", asdict(job.tries)),
+        "spec": _spec_form(job.spec, SecretPlaceholders(job.nonce)),
+        "tries": cast("TriesForm", asdict(job.retry)),
         "concurrency": job.concurrency,
         "secrets": list(job.secrets),
         "save_metrics": job.save_metrics,
         "delivery_id": job.delivery_id,
         "container": job.container,
         "image_digest": job.image_digest,
-        "engine": job.engine,
+        "engine": job.engine_id,
         "handle": job.handle,
         "seen_at": optional_time(job.seen_at),
-        "stop_asked_at": optional_time(job.stop_asked_at),
-        "stop_asked_by": job.stop_asked_by,
+        "stop_asked_at": optional_time(job.stop_requested_at),
+        "stop_asked_by": job.stop_requested_by,
         "outputs": None if job.outputs is None else dict(job.outputs),
         "log_tail": job.log_tail,
     }
@@ -204,21 +204,21 @@ def job_view(job: Job, place: Place | None, waits: str | None) -> JobView:
 
 def _shown(job: Job, form: Mapping[str, Any]) -> Any:
     """The form with every mark as its template, wherever one turns up."""
-    return SecretMarks(job.nonce).show(form)
+    return SecretPlaceholders(job.nonce).show(form)
 
 
-def _spec_form(spec: JobSpec, marks: SecretMarks) -> JobSpecForm:
+def _spec_form(spec: JobSpec, marks: SecretPlaceholders) -> JobSpecForm:
     form = {field.name: getattr(spec, field.name) for field in fields(spec)}
     form["mounts"] = [asdict(mount) for mount in spec.mounts]
     form["registry_auth"] = spec.registry_auth and _auth_form(spec.registry_auth, marks)
     return cast("JobSpecForm", form)
 
 
-def _auth_form(auth: RegistryAuth, marks: SecretMarks) -> RegistryAuthForm:
+def _auth_form(auth: ImagePullCredentials, marks: SecretPlaceholders) -> RegistryAuthForm:
     return {"username": auth.username, "password": auth.password if marks.names(auth.password) else MASK}
 
 
-def log_form(pieces: Sequence[LogPiece], *, after: int, done: bool) -> JobLogForm:
+def log_form(pieces: Sequence[LogChunk], *, after: int, done: bool) -> JobLogForm:
     """The pieces after that number."""
     return {
         "items": [{"number": piece.number, "text": piece.text} for piece in pieces],

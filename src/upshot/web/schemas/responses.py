@@ -15,7 +15,7 @@ import orjson
 from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from upshot.automations.parser.diagnostics import Finding
+from upshot.automations.parser.diagnostics import Diagnostic
 from upshot.clock import format_time
 from upshot.domain.automation import Automation, Step, Trigger
 from upshot.domain.execution import Execution, Receipt, StepRecord
@@ -65,7 +65,7 @@ def page_form(page: Page[T], form: Callable[[T], F]) -> PageForm[F]:
 # --- registry -------------------------------------------------------------------------------------
 
 
-class Effect(TypedDict):
+class MutationResult(TypedDict):
     """What a mutation set going."""
 
     mutation_id: NotRequired[str | None]  #: shared by the mutation's events; null when nothing changed
@@ -79,7 +79,7 @@ class RegistryForm(TypedDict):
     protected_aliases: list[str]  #: patterns; only an admin may add, move or remove these
 
 
-class CollectionForm(Effect):
+class CollectionForm(MutationResult):
     """A registered model (or data set, …)."""
 
     registry: str
@@ -113,7 +113,7 @@ class ArtifactForm(TypedDict):
     aliases: dict[str, str]  #: in the project's scope: alias → version
 
 
-class VersionForm(Effect):
+class VersionForm(MutationResult):
     """One numbered entry of a collection."""
 
     version: str  #: `v3`
@@ -130,7 +130,7 @@ class VersionForm(Effect):
     linked_by: str
 
 
-class ArtifactVersionForm(Effect):
+class ArtifactVersionForm(MutationResult):
     """A logged thing: one numbered version of an artifact in a project."""
 
     reference: str  #: `project/name:v3`
@@ -163,7 +163,7 @@ class HistoryForm(TypedDict):
     after: dict[str, Any]
 
 
-def effect_form(change: Change[Any]) -> Effect:
+def effect_form(change: Change[Any]) -> MutationResult:
     """What a mutation set going."""
     mutation = change.events[0].mutation_id if change.events else None
     return {"mutation_id": mutation, "events": [event.id for event in change.events]}
@@ -333,7 +333,7 @@ def event_form(stored: StoredEvent) -> EventForm:
 
 def event_view(stored: StoredEvent, explanation: list[AnswerForm]) -> EventView:
     """An event with what has become of it."""
-    return {**event_form(stored), "executions": list(stored.executions), "explanation": explanation}
+    return {**event_form(stored), "executions": list(stored.execution_ids), "explanation": explanation}
 
 
 def accepted_event_form(stored: StoredEvent) -> AcceptedEventForm:
@@ -405,7 +405,7 @@ def _step_form(step: StepRecord) -> StepForm:
         "reason": step.reason,
         "attempt_count": step.attempts,
         "outputs": None if step.outputs is None else dict(step.outputs),
-        "job": step.job,
+        "job": step.job_id,
         "started_at": optional_time(step.started_at),
         "finished_at": optional_time(step.finished_at),
     }
@@ -413,7 +413,7 @@ def _step_form(step: StepRecord) -> StepForm:
 
 def _attempt_form(receipt: Receipt) -> AttemptForm:
     return {
-        "number": receipt.number,
+        "number": receipt.attempt,
         "state": receipt.state.value,
         "request": None if receipt.request is None else dict(receipt.request),
         "response": None if receipt.response is None else dict(receipt.response),
@@ -422,7 +422,7 @@ def _attempt_form(receipt: Receipt) -> AttemptForm:
         "started_at": format_time(receipt.started_at),
         "took_seconds": receipt.took_seconds,
         "wait_seconds": receipt.wait_seconds,
-        "worker": receipt.worker,
+        "worker": receipt.worker_id,
         "timings": None if receipt.timings is None else dict(receipt.timings),
     }
 
@@ -433,7 +433,7 @@ def execution_form(execution: Execution) -> ExecutionForm:
         "id": execution.id,
         "automation": execution.automation,
         "revision": execution.revision,
-        "event": execution.event,
+        "event": execution.event_id,
         "state": execution.state.value,
         "reason": execution.reason,
         "due_at": optional_time(execution.due_at),
@@ -447,7 +447,7 @@ def execution_view(execution: Execution, receipts: Iterable[Receipt]) -> Executi
     """An execution with all its receipts."""
     by_step: dict[str, list[AttemptForm]] = defaultdict(list)
     for receipt in receipts:
-        by_step[receipt.step].append(_attempt_form(receipt))
+        by_step[receipt.step_id].append(_attempt_form(receipt))
     form = execution_form(execution)
     for step in form["steps"]:
         step["attempts"] = by_step[step["id"]]
@@ -544,7 +544,7 @@ def automation_view(automation: Automation) -> AutomationForm:
     return {**automation_form(automation), "source": automation.source}
 
 
-def broken_form(finding: Finding) -> BrokenForm:
+def broken_form(finding: Diagnostic) -> BrokenForm:
     """What is wrong in a file."""
     return {"path": finding.path, "line": finding.line, "reason": finding.reason}
 
@@ -576,7 +576,7 @@ def worker_form(worker: WorkerRecord) -> WorkerForm:
         "pid": worker.pid,
         "started_at": format_time(worker.started_at),
         "seen_at": format_time(worker.seen_at),
-        "in_hand": worker.in_hand,
+        "in_hand": worker.in_progress,
         "stream_read_at": optional_time(worker.stream_read_at),
         "automations": worker.automations,
         "machine": worker.machine,

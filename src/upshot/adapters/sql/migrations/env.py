@@ -1,9 +1,9 @@
 # ruff: noqa: INP001 - Alembic loads this file by its path
 """
-What Alembic runs migrations in: the transaction that `upshot.adapters.sql.migrate` hands over.
+The Alembic environment: migrations run in the transaction that `upshot.adapters.sql.migrate` passes in.
 
-The next migration is written by hand, as `versions/000N_….py`, and named in `migrate.py`; the
-test that compares what migrations make with `schema.py` prints what is missing.
+Write the next migration by hand as `versions/000N_….py` and add its revision to `migrate.py`. The
+test that compares the migrated tables with `schema.py` prints what is missing.
 """
 
 from __future__ import annotations

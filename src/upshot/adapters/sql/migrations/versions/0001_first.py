@@ -1,8 +1,8 @@
 """
-The first form of the database.
+The first schema.
 
-Spelled out rather than read from `schema.py`, which goes on changing: a migration says for ever
-what it made.
+The tables are spelled out rather than read from `schema.py`, which keeps changing: a migration
+always makes the same tables.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001"
+revision = "1"
 down_revision = None
 
 
@@ -28,7 +28,7 @@ def upgrade() -> None:
         sa.Column("subject", _sorted_text(300), nullable=False),
         sa.Column("time", sa.BigInteger, nullable=False),
         sa.Column("mutation_id", sa.String(40), nullable=False),
-        sa.Column("form", sa.Text, nullable=False),
+        sa.Column("document", sa.Text, nullable=False),
         sa.Column("published_at", sa.BigInteger, nullable=False),
         sa.Column("matched_at", sa.BigInteger),
         sa.PrimaryKeyConstraint("id", name="pk_events"),
@@ -63,7 +63,7 @@ def upgrade() -> None:
         sa.Column("key", sa.String(200), nullable=False),
         sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("first_at", sa.BigInteger, nullable=False),
-        sa.Column("taken_at", sa.BigInteger, nullable=False),
+        sa.Column("reserved_at", sa.BigInteger, nullable=False),
         sa.Column("holder", sa.String(40)),
         sa.Column("status", sa.Integer),
         sa.Column("headers", sa.Text),
@@ -72,19 +72,26 @@ def upgrade() -> None:
     )
     op.create_index("ix_idempotency_keys_first_at", "idempotency_keys", ["first_at"])
     op.create_table(
+        "installation",
+        sa.Column("number", sa.Integer, autoincrement=False, nullable=False),
+        sa.Column("id", sa.String(40), nullable=False),
+        sa.Column("key", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("number", name="pk_installation"),
+    )
+    op.create_table(
         "projects",
         sa.Column("name", _sorted_text(128), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_projects"),
     )
     op.create_table(
         "receipts",
-        sa.Column("execution", sa.String(40), nullable=False),
-        sa.Column("step", sa.String(128), nullable=False),
-        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("execution_id", sa.String(40), nullable=False),
+        sa.Column("step_id", sa.String(128), nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
         sa.Column("state", sa.String(12), nullable=False),
         sa.Column("started_at", sa.BigInteger, nullable=False),
-        sa.Column("form", sa.Text, nullable=False),
-        sa.PrimaryKeyConstraint("execution", "step", "number", name="pk_receipts"),
+        sa.Column("details", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("execution_id", "step_id", "attempt", name="pk_receipts"),
     )
     op.create_table(
         "registries",
@@ -109,9 +116,12 @@ def upgrade() -> None:
         sa.Column("pid", sa.Integer, nullable=False),
         sa.Column("started_at", sa.BigInteger, nullable=False),
         sa.Column("seen_at", sa.BigInteger, nullable=False),
-        sa.Column("in_hand", sa.Integer, nullable=False),
+        sa.Column("in_progress", sa.Integer, nullable=False),
         sa.Column("stream_read_at", sa.BigInteger),
         sa.Column("automations", sa.Integer, nullable=False),
+        sa.Column("machine", sa.Text, nullable=False),
+        sa.Column("queues", sa.Text, nullable=False),
+        sa.Column("engines", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_workers"),
     )
     op.create_table(
@@ -142,7 +152,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(40), nullable=False),
         sa.Column("automation", sa.String(128), nullable=False),
         sa.Column("revision", sa.String(16), nullable=False),
-        sa.Column("event", sa.String(40), nullable=False),
+        sa.Column("event_id", sa.String(40), nullable=False),
         sa.Column("state", sa.String(12), nullable=False),
         sa.Column("reason", sa.Text),
         sa.Column("due_at", sa.BigInteger),
@@ -151,9 +161,9 @@ def upgrade() -> None:
         sa.Column("lease_owner", sa.String(80)),
         sa.Column("lease_until", sa.BigInteger),
         sa.Column("fence", sa.Integer, nullable=False),
-        sa.Column("rung_at", sa.BigInteger),
+        sa.Column("notified_at", sa.BigInteger),
         sa.Column("steps", sa.Text, nullable=False),
-        sa.ForeignKeyConstraint(["event"], ["events.id"], name="fk_executions_event"),
+        sa.ForeignKeyConstraint(["event_id"], ["events.id"], name="fk_executions_event_id"),
         sa.PrimaryKeyConstraint("id", name="pk_executions"),
     )
     op.create_index("ix_executions_automation_id", "executions", ["automation", "id"])
@@ -164,7 +174,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'waiting'"),
         postgresql_where=sa.text("state = 'waiting'"),
     )
-    op.create_index("ix_executions_event", "executions", ["event"])
+    op.create_index("ix_executions_event_id", "executions", ["event_id"])
     op.create_index(
         "ix_executions_leased",
         "executions",
@@ -191,6 +201,71 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("project", "artifact", "number", name="pk_artifact_versions"),
     )
     op.create_table(
+        "jobs",
+        sa.Column("id", _sorted_text(40), nullable=False),
+        sa.Column("execution_id", sa.String(40), nullable=False),
+        sa.Column("automation", sa.String(128), nullable=False),
+        sa.Column("step_id", sa.String(128), nullable=False),
+        sa.Column("queue", sa.Text, nullable=False),
+        sa.Column("backend", sa.Text, nullable=False),
+        sa.Column("rank", sa.Integer, nullable=False),
+        sa.Column("concurrency", sa.Integer),
+        sa.Column("state", sa.String(12), nullable=False),
+        sa.Column("failure", sa.String(20)),
+        sa.Column("reason", sa.Text),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("due_at", sa.BigInteger),
+        sa.Column("finished_at", sa.BigInteger),
+        sa.Column("machine", sa.Text),
+        sa.Column("engine_id", sa.Text),
+        sa.Column("lease_owner", sa.String(80)),
+        sa.Column("lease_until", sa.BigInteger),
+        sa.Column("seen_at", sa.BigInteger),
+        sa.Column("fence", sa.Integer, nullable=False),
+        sa.Column("stop_requested_at", sa.BigInteger),
+        sa.Column("stop_requested_by", sa.Text),
+        sa.Column("log_number", sa.Integer, nullable=False),
+        sa.Column("log_bytes", sa.BigInteger, nullable=False),
+        sa.Column("log_position", sa.Text),
+        sa.Column("details", sa.Text, nullable=False),
+        sa.Column("outputs", sa.Text),
+        sa.Column("log_tail", sa.Text, nullable=False),
+        sa.ForeignKeyConstraint(["execution_id"], ["executions.id"], name="fk_jobs_execution_id"),
+        sa.PrimaryKeyConstraint("id", name="pk_jobs"),
+    )
+    op.create_index("ix_jobs_automation_id", "jobs", ["automation", "id"])
+    op.create_index("ix_jobs_execution_id", "jobs", ["execution_id"])
+    op.create_index(
+        "ix_jobs_finished",
+        "jobs",
+        ["finished_at"],
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_jobs_leased",
+        "jobs",
+        ["lease_until"],
+        sqlite_where=sa.text("lease_until IS NOT NULL"),
+        postgresql_where=sa.text("lease_until IS NOT NULL"),
+    )
+    op.create_index("ix_jobs_queue_id", "jobs", ["queue", "id"])
+    op.create_index(
+        "ix_jobs_queued",
+        "jobs",
+        ["queue", "backend", "rank", "id"],
+        sqlite_where=sa.text("state = 'queued'"),
+        postgresql_where=sa.text("state = 'queued'"),
+    )
+    op.create_index("ix_jobs_state_id", "jobs", ["state", "id"])
+    op.create_index(
+        "ix_jobs_to_be_stopped",
+        "jobs",
+        ["id"],
+        sqlite_where=sa.text("stop_requested_at IS NOT NULL AND finished_at IS NULL"),
+        postgresql_where=sa.text("stop_requested_at IS NOT NULL AND finished_at IS NULL"),
+    )
+    op.create_table(
         "artifact_aliases",
         sa.Column("project", _sorted_text(128), nullable=False),
         sa.Column("artifact", _sorted_text(128), nullable=False),
@@ -204,6 +279,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("project", "artifact", "alias", name="pk_artifact_aliases"),
     )
     op.create_index("ix_artifact_aliases_number", "artifact_aliases", ["project", "artifact", "number"])
+    op.create_table(
+        "job_logs",
+        sa.Column("job_id", _sorted_text(40), nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("time", sa.BigInteger, nullable=False),
+        sa.Column("bytes", sa.Integer, nullable=False),
+        sa.Column("text", sa.Text, nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_job_logs_job_id"),
+        sa.PrimaryKeyConstraint("job_id", "number", name="pk_job_logs"),
+    )
     op.create_table(
         "manifests",
         sa.Column("project", _sorted_text(128), nullable=False),
