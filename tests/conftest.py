@@ -42,6 +42,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Return the event loop that coroutine tests run on."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server of our own; `postgres.new_database()` gives the URL of a fresh database."""
     programs = find_postgres()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_command import talks
+from upshot.cli.api_commands import api_command
 from upshot.cli.params import ARTIFACT, ARTIFACT_VERSION, OBJECT, assignments
 from upshot.client.http import Client, path_of
 from upshot.client.output import Output, when
@@ -35,7 +35,7 @@ def artifacts() -> None:
 )
 @click.option("--description", help="What it is.")
 @click.option("--alias", "aliases", multiple=True, help="An alias in the project; may be repeated.")
-@talks
+@api_command
 def log(
     client: Client,
     output: Output,
@@ -74,7 +74,7 @@ def log(
 @artifacts.command("list")
 @click.argument("artifact", type=ARTIFACT)
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
-@talks
+@api_command
 def list_artifacts(client: Client, output: Output, artifact: tuple[str, str], limit: int) -> None:
     """List the versions of PROJECT/ARTIFACT, newest first."""
     project, name = artifact
@@ -92,7 +92,7 @@ def list_artifacts(client: Client, output: Output, artifact: tuple[str, str], li
 
 @artifacts.command()
 @click.argument("version", type=ARTIFACT_VERSION)
-@talks
+@api_command
 def show(client: Client, output: Output, version: Reference) -> None:
     """Show VERSION (project/artifact:v3, or :alias)."""
     one = client.get(_path(version, "versions", version.version))
@@ -122,7 +122,7 @@ def alias() -> None:
 @alias.command("set")
 @click.argument("version", type=ARTIFACT_VERSION)
 @click.argument("alias_name", metavar="ALIAS")
-@talks
+@api_command
 def set_alias(client: Client, output: Output, version: Reference, alias_name: str) -> None:
     """Give ALIAS to VERSION (project/artifact:v3); whichever version had it loses it."""
     changed = client.put(_path(version, "aliases", alias_name), {"version": version.version})
@@ -131,7 +131,7 @@ def set_alias(client: Client, output: Output, version: Reference, alias_name: st
 
 @alias.command("rm")
 @click.argument("reference", metavar="PROJECT/ARTIFACT:ALIAS", type=ARTIFACT_VERSION)
-@talks
+@api_command
 def remove_alias(client: Client, output: Output, reference: Reference) -> None:
     """Take an alias away from whichever version has it."""
     gone = client.delete(_path(reference, "aliases", reference.version))
@@ -146,7 +146,7 @@ def tag() -> None:
 @tag.command("add")
 @click.argument("version", type=ARTIFACT_VERSION)
 @click.argument("tag_name", metavar="TAG")
-@talks
+@api_command
 def add_tag(client: Client, output: Output, version: Reference, tag_name: str) -> None:
     """Tag VERSION (project/artifact:v3)."""
     tagged = client.put(_path(version, "versions", version.version, "tags", tag_name))
@@ -156,7 +156,7 @@ def add_tag(client: Client, output: Output, version: Reference, tag_name: str) -
 @tag.command("rm")
 @click.argument("version", type=ARTIFACT_VERSION)
 @click.argument("tag_name", metavar="TAG")
-@talks
+@api_command
 def remove_tag(client: Client, output: Output, version: Reference, tag_name: str) -> None:
     """Take a tag away from VERSION (project/artifact:v3)."""
     untagged = client.delete(_path(version, "versions", version.version, "tags", tag_name))

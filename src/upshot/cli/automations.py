@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_command import talks
+from upshot.cli.api_commands import api_command
 from upshot.client.http import Client, path_of
 from upshot.client.output import Output
 
@@ -19,7 +19,7 @@ def automations() -> None:
 
 
 @automations.command("list")
-@talks
+@api_command
 def list_automations(client: Client, output: Output) -> None:
     """List the automations that are loaded, and what is wrong in other files."""
     loaded = client.items("/automations", limit=100_000)
@@ -41,7 +41,7 @@ def list_automations(client: Client, output: Output) -> None:
 
 @automations.command()
 @click.argument("automation")
-@talks
+@api_command
 def show(client: Client, output: Output, automation: str) -> None:
     """Show an automation as it is loaded."""
     one = client.get(path_of("automations", automation))

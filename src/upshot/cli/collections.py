@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_command import talks
+from upshot.cli.api_commands import api_command
 from upshot.cli.params import COLLECTION
 from upshot.client.http import Client, path_of
 from upshot.client.output import Output, when
@@ -20,7 +20,7 @@ def collections() -> None:
 @collections.command("list")
 @click.argument("registry")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
-@talks
+@api_command
 def list_collections(client: Client, output: Output, registry: str, limit: int) -> None:
     """List the collections of a registry."""
     found = client.items(path_of("registries", registry, "collections"), limit=limit)
@@ -37,7 +37,7 @@ def list_collections(client: Client, output: Output, registry: str, limit: int) 
 @click.argument("collection", type=COLLECTION)
 @click.option("--type", "artifact_type", default="model", show_default=True, help="Type of the artifacts it takes.")
 @click.option("--description", help="The model card, in Markdown.")
-@talks
+@api_command
 def create(
     client: Client, output: Output, collection: tuple[str, str], artifact_type: str, description: str | None
 ) -> None:
@@ -50,7 +50,7 @@ def create(
 
 @collections.command()
 @click.argument("collection", type=COLLECTION)
-@talks
+@api_command
 def show(client: Client, output: Output, collection: tuple[str, str]) -> None:
     """Show a collection."""
     registry, name = collection
@@ -73,7 +73,7 @@ def show(client: Client, output: Output, collection: tuple[str, str]) -> None:
 @collections.command()
 @click.argument("collection", type=COLLECTION)
 @click.option("--description", required=True, help="The model card, in Markdown.")
-@talks
+@api_command
 def update(client: Client, output: Output, collection: tuple[str, str], description: str) -> None:
     """Describe a collection anew."""
     registry, name = collection
@@ -84,7 +84,7 @@ def update(client: Client, output: Output, collection: tuple[str, str], descript
 @collections.command()
 @click.argument("collection", type=COLLECTION)
 @click.confirmation_option(prompt="Its versions and aliases go with it (the artifacts stay). Delete it?")
-@talks
+@api_command
 def delete(client: Client, output: Output, collection: tuple[str, str]) -> None:
     """Delete a collection, its links and aliases; artifacts stay."""
     registry, name = collection

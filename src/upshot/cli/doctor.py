@@ -22,7 +22,7 @@ from upshot.adapters.redis_info import survey_redis
 from upshot.adapters.sql.database import Database
 from upshot.automations.loader import load_folder
 from upshot.automations.template import compile_leaf, template_leaves
-from upshot.cli.api_command import connect
+from upshot.cli.api_commands import connect
 from upshot.cli.settings import joined, settings_with
 from upshot.client.output import Output
 from upshot.clock import SystemClock, parse_time

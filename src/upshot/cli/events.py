@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_command import talks, talks_by
+from upshot.cli.api_commands import api_command, api_command_with
 from upshot.cli.params import OBJECT, assignments
 from upshot.client.http import Client, path_of
 from upshot.client.output import Output, when
@@ -36,7 +36,7 @@ def events() -> None:
 @click.option("--name", help="Of custom events.")
 @click.option("--mutation", help="Id of the mutation that made them.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
-@talks
+@api_command
 def list_events(client: Client, output: Output, *, limit: int, **query: str | None) -> None:
     """List events, newest first."""
     columns = {
@@ -53,7 +53,7 @@ def list_events(client: Client, output: Output, *, limit: int, **query: str | No
 
 @events.command()
 @click.argument("event")
-@talks
+@api_command
 def show(client: Client, output: Output, event: str) -> None:
     """Show an event: what it says, which automations answered it, and why the others did not."""
     one = client.get(path_of("events", event))
@@ -96,7 +96,7 @@ def explain(output: Output, event: dict[str, Any]) -> None:
 @click.option("--kind", help="Such as alias-added.")
 @click.option("--subject", help="Such as model/churn.")
 @click.option("--last", default=10, show_default=True, type=click.IntRange(0), help="So many earlier events first.")
-@talks
+@api_command
 def tail(client: Client, output: Output, *, last: int, **query: str | None) -> None:
     """Follow events as they happen, until Ctrl-C; with `--json` one JSON object a line."""
     try:
@@ -139,7 +139,7 @@ def _since(client: Client, reached: datetime, query: dict[str, str | None]) -> l
 @click.argument("name")
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--data", type=OBJECT, help="The event's data as a JSON object, or @FILE that holds one, or @-.")
-@talks_by("--folder")
+@api_command_with("--folder")
 def emit(client: Client, output: Output, name: str, pairs: tuple[str, ...], data: dict[str, Any] | None) -> None:
     """
     Emit a custom event NAME, with data.

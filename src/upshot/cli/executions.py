@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_command import talks
+from upshot.cli.api_commands import api_command
 from upshot.cli.jobs import standing
 from upshot.client.http import ApiError, Client, path_of
 from upshot.client.output import Output, plain, when
@@ -26,7 +26,7 @@ def executions() -> None:
 @click.option("--automation", help="Name of the automation.")
 @click.option("--state", type=click.Choice(_STATES))
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
-@talks
+@api_command
 def list_executions(client: Client, output: Output, *, limit: int, **query: str | None) -> None:
     """List executions, those of the newest event first."""
     columns = {
@@ -43,7 +43,7 @@ def list_executions(client: Client, output: Output, *, limit: int, **query: str 
 
 @executions.command()
 @click.argument("execution")
-@talks
+@api_command
 def show(client: Client, output: Output, execution: str) -> None:
     """Show an execution: its steps, and each attempt with its request and its answer."""
     one = client.get(path_of("executions", execution))
@@ -68,7 +68,7 @@ def show(client: Client, output: Output, execution: str) -> None:
 
 @executions.command()
 @click.argument("execution")
-@talks
+@api_command
 def retry(client: Client, output: Output, execution: str) -> None:
     """Go on with a failed or cancelled execution from the step that failed, with the same delivery ids."""
     one = client.post(path_of("executions", execution, "retry"))
@@ -77,7 +77,7 @@ def retry(client: Client, output: Output, execution: str) -> None:
 
 @executions.command()
 @click.argument("execution")
-@talks
+@api_command
 def cancel(client: Client, output: Output, execution: str) -> None:
     """Stop an execution that waits or runs; what was sent stays sent."""
     one = client.post(path_of("executions", execution, "cancel"))

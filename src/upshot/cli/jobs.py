@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_command import talks
+from upshot.cli.api_commands import api_command
 from upshot.client.http import Client, path_of
 from upshot.client.output import Output, plain, when
 from upshot.domain.job import JobState
@@ -34,7 +34,7 @@ def jobs() -> None:
 @click.option("--automation", help="Name of the automation.")
 @click.option("--execution", help="Id of the execution whose step waits for it.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
-@talks
+@api_command
 def list_jobs(client: Client, output: Output, *, limit: int, **query: str | None) -> None:
     """List jobs, newest first."""
     columns = {
@@ -51,7 +51,7 @@ def list_jobs(client: Client, output: Output, *, limit: int, **query: str | None
 
 @jobs.command()
 @click.argument("job")
-@talks
+@api_command
 def show(client: Client, output: Output, job: str) -> None:
     """Show a job: what it runs, where it stands and why it waits, what it gave, the end of its log."""
     one = client.get(path_of("jobs", job))
@@ -97,7 +97,7 @@ def show(client: Client, output: Output, job: str) -> None:
 @click.argument("job")
 @click.option("--follow", "-f", is_flag=True, help="Go on as it says more, until it ends, or Ctrl-C.")
 @click.option("--tail", type=click.IntRange(0), help="Only the last so many lines of what is there.")
-@talks
+@api_command
 def logs(client: Client, output: Output, job: str, *, follow: bool, tail: int | None) -> None:
     """
     Print what a job has said, also while it runs.
@@ -116,7 +116,7 @@ def logs(client: Client, output: Output, job: str, *, follow: bool, tail: int | 
 
 @jobs.command()
 @click.argument("job")
-@talks
+@api_command
 def cancel(client: Client, output: Output, job: str) -> None:
     """Stop a job; one that runs is told to end, and killed when its grace is over."""
     one = client.post(path_of("jobs", job, "cancel"))

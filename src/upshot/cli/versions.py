@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_command import talks
+from upshot.cli.api_commands import api_command
 from upshot.cli.params import ARTIFACT_VERSION, COLLECTION, OBJECT, VERSION, assignments
 from upshot.client.http import Client, path_of
 from upshot.client.output import Output, when
@@ -22,7 +22,7 @@ def _collection_path(reference: Reference, *parts: str) -> str:
 @click.argument("artifact", type=ARTIFACT_VERSION)
 @click.argument("collection", type=COLLECTION)
 @click.option("--alias", "aliases", multiple=True, help="An alias to give to the version; may be repeated.")
-@talks
+@api_command
 def link(
     client: Client, output: Output, artifact: Reference, collection: tuple[str, str], aliases: tuple[str, ...]
 ) -> None:
@@ -39,7 +39,7 @@ def link(
 
 @click.command()
 @click.argument("version", type=VERSION)
-@talks
+@api_command
 def unlink(client: Client, output: Output, version: Reference) -> None:
     """Take VERSION (registry/collection:v3) and its aliases out of its collection; the artifact stays."""
     gone = client.delete(_collection_path(version, "versions", version.version))
@@ -49,7 +49,7 @@ def unlink(client: Client, output: Output, version: Reference) -> None:
 @click.command()
 @click.argument("collection", type=COLLECTION)
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
-@talks
+@api_command
 def versions(client: Client, output: Output, collection: tuple[str, str], limit: int) -> None:
     """List the versions of COLLECTION, newest first."""
     registry, name = collection
@@ -67,7 +67,7 @@ def versions(client: Client, output: Output, collection: tuple[str, str], limit:
 
 @click.command()
 @click.argument("version", type=VERSION)
-@talks
+@api_command
 def show(client: Client, output: Output, version: Reference) -> None:
     """Show VERSION (registry/collection:v3, or :alias)."""
     one = client.get(_collection_path(version, "versions", version.version))
@@ -101,7 +101,7 @@ def alias() -> None:
 @alias.command("set")
 @click.argument("version", type=VERSION)
 @click.argument("alias_name", metavar="ALIAS")
-@talks
+@api_command
 def set_alias(client: Client, output: Output, version: Reference, alias_name: str) -> None:
     """Give ALIAS to VERSION (registry/collection:v3); whichever version had it loses it."""
     changed = client.put(_collection_path(version, "aliases", alias_name), {"version": version.version})
@@ -110,7 +110,7 @@ def set_alias(client: Client, output: Output, version: Reference, alias_name: st
 
 @alias.command("rm")
 @click.argument("reference", metavar="REGISTRY/COLLECTION:ALIAS", type=VERSION)
-@talks
+@api_command
 def remove_alias(client: Client, output: Output, reference: Reference) -> None:
     """Take an alias away from whichever version has it."""
     gone = client.delete(_collection_path(reference, "aliases", reference.version))
@@ -135,7 +135,7 @@ def _tag_path(text: str, tag_name: str) -> str:
 @tag.command("add")
 @click.argument("thing")
 @click.argument("tag_name", metavar="TAG")
-@talks
+@api_command
 def add_tag(client: Client, output: Output, thing: str, tag_name: str) -> None:
     """Tag THING: a version (registry/collection:v3) or a collection (registry/collection)."""
     output.done(client.put(_tag_path(thing, tag_name)), f"tagged {thing} {tag_name}")
@@ -144,7 +144,7 @@ def add_tag(client: Client, output: Output, thing: str, tag_name: str) -> None:
 @tag.command("rm")
 @click.argument("thing")
 @click.argument("tag_name", metavar="TAG")
-@talks
+@api_command
 def remove_tag(client: Client, output: Output, thing: str, tag_name: str) -> None:
     """Take a tag away from THING: a version or a collection."""
     output.done(client.delete(_tag_path(thing, tag_name)), f"{thing} has no tag {tag_name} any more")
@@ -157,7 +157,7 @@ def remove_tag(client: Client, output: Output, thing: str, tag_name: str) -> Non
 @click.argument("version", type=VERSION)
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--merge", type=OBJECT, help="A JSON object to merge in, or @FILE that holds one.")
-@talks
+@api_command
 def metadata(
     client: Client, output: Output, version: Reference, pairs: tuple[str, ...], merge: dict[str, Any] | None
 ) -> None:
@@ -177,7 +177,7 @@ def metadata(
 @click.command()
 @click.argument("scope", metavar="[REGISTRY[/COLLECTION]]", required=False)
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1))
-@talks
+@api_command
 def history(client: Client, output: Output, scope: str | None, limit: int) -> None:
     """Print who changed what, newest first."""
     found = client.items(_history_path(scope or ""), limit=limit)

@@ -36,12 +36,12 @@ def connect(data: Path | None = None) -> Client:
     return Client(running.url, token or running.token, is_local=True)
 
 
-def talks(command: Callable[..., None]) -> Callable[..., None]:
+def api_command(command: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function that takes a client and an output first; adds `--json` and `--data`."""
-    return talks_by("--data")(command)
+    return api_command_with("--data")(command)
 
 
-def talks_by(option: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def api_command_with(option: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """As `talks`, with another name for the option of the data folder."""
     return functools.partial(_with_client, option)
 
