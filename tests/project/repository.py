@@ -1,4 +1,4 @@
-"""Where things are in this repository, and how the tests here read them."""
+"""Find and read the files of this repository."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 _FENCE = re.compile(r"^```(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_NOT_OUR_TEXT = {"LICENSE", "schemas.json", "test_language.py"}
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block of a page."""
+    """A fenced code block of a page."""
 
     page: Path
     line: int
@@ -28,18 +29,18 @@ class Block:
 
 
 def blocks(*languages: str) -> list[Block]:
-    """All blocks of these languages, over all pages."""
-    return [block for page in PAGES for block in _blocks_of(page) if block.language in languages]
-
-
-def _blocks_of(page: Path) -> Iterator[Block]:
-    text = page.read_text()
-    for found in _FENCE.finditer(text):
-        yield Block(page, text[: found.start()].count("\n") + 1, found["language"], found["text"])
+    """Return the code blocks in these languages on all pages."""
+    return [
+        Block(page, text[: found.start()].count("\n") + 1, found["language"], found["text"])
+        for page in PAGES
+        if (text := page.read_text())
+        for found in _FENCE.finditer(text)
+        if found["language"] in languages
+    ]
 
 
 def tracked_files() -> list[Path]:
-    """Every file that is under version control, or about to be."""
+    """Return every file that is under version control, or would be added to it."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -48,3 +49,11 @@ def tracked_files() -> list[Path]:
         check=True,
     )
     return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def tracked_texts() -> Iterator[tuple[Path, str]]:
+    """Yield the path (relative to the root) and text of every tracked file that people here have written."""
+    for path in tracked_files():
+        if path.suffix in {".lock", ".png", ".csv"} or path.name in _NOT_OUR_TEXT or "vendor" in path.parts:
+            continue
+        yield path.relative_to(ROOT), path.read_text()

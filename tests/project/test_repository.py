@@ -1,4 +1,4 @@
-"""The repository itself: what is written in it, what a release is made of."""
+"""The repository itself: paths, links, changelog, hooks, lock files, the wheel."""
 
 from __future__ import annotations
 
@@ -11,36 +11,35 @@ import zipfile
 import pytest
 import yaml
 
-from tests.project.repository import PAGES, ROOT, tracked_files
+from tests.project.repository import PAGES, ROOT, tracked_files, tracked_texts
 
-TEXTS = [path for path in tracked_files() if path.suffix not in {".lock", ".png"} and path.name != "LICENSE"]
 FRAGMENT_KINDS = {
     kind["directory"] for kind in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]["type"]
 }
 
 
-def test_no_path_of_a_machine():
-    """Nothing here names a folder that only its author has."""
+def test_no_file_names_a_path_of_one_machine():
+    """No file names a directory that exists only on its author's machine."""
     machine_path = re.compile(r"(?<![\w.])/(?:home|Users|root|work)/\w+")
     exempt = {"Dockerfile", "test_repository.py"}
 
     found = {
-        f"{path.relative_to(ROOT)}: {hit.group()}"
-        for path in TEXTS
+        f"{path}: {match.group()}"
+        for path, text in tracked_texts()
         if path.name not in exempt
-        for hit in machine_path.finditer(path.read_text())
+        for match in machine_path.finditer(text)
     }
 
     assert not found
 
 
-def test_links_between_pages_lead_somewhere():
-    """A relative link of a page names a file that exists."""
+def test_links_between_pages_lead_to_files():
+    """Every relative link on a page names a file that exists."""
     link = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)")
 
     dead = [
         (page.name, target)
-        for page in PAGES
+        for page in (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md")
         for target in link.findall(page.read_text())
         if not (page.parent / target).exists()
     ]
@@ -48,8 +47,24 @@ def test_links_between_pages_lead_somewhere():
     assert not dead
 
 
+def test_contributing_maps_every_directory():
+    """The map in CONTRIBUTING.md lists every directory of the repository, and no other."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE)
+    mapped = {name.rstrip("/") for row in rows for name in re.findall(r"`([^`*]+/)`", row)}
+
+    directories = {path.relative_to(ROOT).parent for path in tracked_files()}
+    packages = {
+        "/".join(directory.parts[: 3 if directory.parts[0] == "src" else 2 if directory.parts[0] == "tests" else 1])
+        for directory in directories
+        if directory.parts and not directory.parts[0].startswith(".")
+    }
+
+    assert mapped == packages - {"src/upshot", "tests"}
+
+
 def test_changelog_fragments_are_well_formed():
-    """Each fragment is `+word.kind.md` or `number.kind.md`, of a known kind, and says something in whole sentences."""
+    """Each fragment is named `+word.kind.md` or `number.kind.md` with a known kind, and holds whole sentences."""
     fragments = [path for path in (ROOT / "changelog.d").iterdir() if not path.name.startswith(".")]
 
     assert fragments
@@ -60,8 +75,8 @@ def test_changelog_fragments_are_well_formed():
         assert path.read_text().strip().endswith((".", "`", ")")), path.name
 
 
-def test_the_changelog_can_be_made():
-    """A release can be described from the fragments."""
+def test_the_changelog_can_be_built():
+    """Towncrier builds the changelog of a release from the fragments."""
     command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "0.0.1"]
 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -71,7 +86,7 @@ def test_the_changelog_can_be_made():
 
 
 def test_pre_commit_runs_what_make_check_runs():
-    """Every tool of `make check` is a hook, by the same command."""
+    """Every tool of `make check` is a pre-commit hook with the same command."""
     makefile = (ROOT / "Makefile").read_text()
     recipe = re.search(r"^check:.*?\n((?:\t.*\n)+)", makefile, re.MULTILINE)
     assert recipe
@@ -87,8 +102,8 @@ def test_pre_commit_runs_what_make_check_runs():
     assert hooks == tools
 
 
-def test_the_lock_files_hold_no_address():
-    """Locks name versions, not a package index; and the runtime's are the developer's."""
+def test_lock_files_name_no_package_index():
+    """Lock files contain versions and no URLs, and the runtime versions are also the development versions."""
     versions = {}
     for name in ("upshot", "dev"):
         text = (ROOT / "requirements" / f"{name}.lock").read_text()
@@ -99,12 +114,12 @@ def test_the_lock_files_hold_no_address():
 
 
 def test_every_dependency_is_locked():
-    """Whatever pyproject.toml asks for has a line in the lock file."""
+    """Every dependency in pyproject.toml has a line in the lock file."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    asked = {"upshot": project["project"]["dependencies"]}
-    asked["dev"] = asked["upshot"] + project["dependency-groups"]["dev"]
+    wanted = {"upshot": project["project"]["dependencies"]}
+    wanted["dev"] = wanted["upshot"] + project["dependency-groups"]["dev"]
 
-    for name, requirements in asked.items():
+    for name, requirements in wanted.items():
         lock = (ROOT / "requirements" / f"{name}.lock").read_text()
         for requirement in requirements:
             package = re.match(r"[\w.-]+", requirement)
@@ -113,8 +128,8 @@ def test_every_dependency_is_locked():
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_what_upshot_needs(tmp_path):
-    """A wheel has the migrations, the samples of the demo and the marker for type checkers, and no tests."""
+def test_the_wheel_is_complete(tmp_path):
+    """A wheel contains the migrations, the demo's samples and the type marker, and no tests."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--disable-pip-version-check", "-w", str(tmp_path), "."], cwd=ROOT, check=True)
 

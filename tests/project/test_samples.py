@@ -38,7 +38,7 @@ def test_the_event_of_a_sample_fires_it(name):
     answers = [
         match.automation.name
         for match in Matcher(LOADED.automations).match(event)
-        if match.verdict is MatchResult.MATCHED
+        if match.result is MatchResult.MATCHED
     ]
 
     assert name in answers

@@ -1,4 +1,4 @@
-"""Settings: what can be set is documented, and what is documented can be set."""
+"""docs/settings.md documents every setting, and every documented setting exists."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from upshot.settings import Settings
 
 KNOWN = {f"UPSHOT_{name.upper()}" for name in Settings.model_fields}
 MENTION = re.compile(r"UPSHOT_[A-Z][A-Z_]*[A-Z]")
-# Of docker-compose.yml itself, not of Upshot.
+# Variables of docker-compose.yml itself.
 OF_COMPOSE = {"UPSHOT_LISTEN"}
-# What a job finds in its environment.
+# Variables in the environment of a job.
 OF_JOBS = {"UPSHOT_EVENT", "UPSHOT_EVENT_FILE", "UPSHOT_INPUT", "UPSHOT_JOB", "UPSHOT_OUTPUT", "UPSHOT_SECRETS"}
 
 
 def documented():
-    """Names in the first column of README's table of settings."""
-    return set(re.findall(r"^\| `(UPSHOT_[A-Z_]+)`", (ROOT / "README.md").read_text(), re.MULTILINE))
+    """Return the names in the first column of the table in docs/settings.md."""
+    return set(re.findall(r"^\| `(UPSHOT_[A-Z_]+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
 
 
 def test_every_setting_is_documented():
-    """README's table has a row for each setting."""
+    """The table in docs/settings.md has a row for each setting."""
     assert not KNOWN - documented()
 
 
 def test_every_documented_setting_exists():
-    """README's table promises no setting that is not there."""
+    """The table in docs/settings.md lists no other setting."""
     assert not documented() - KNOWN - {"UPSHOT_SECRET_NAME"}
 
 
 def test_documented_defaults_are_the_defaults():
-    """The second column of README's table is what Settings says."""
-    rows = re.findall(r"^\| `UPSHOT_([A-Z_]+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    """The second column of the table holds the defaults of `Settings`."""
+    rows = re.findall(
+        r"^\| `UPSHOT_([A-Z_]+)` \| ([^|]*) \|", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE
+    )
     wrong = {}
     for name, text in rows:
         if name.lower() not in Settings.model_fields:
@@ -50,7 +52,7 @@ def test_documented_defaults_are_the_defaults():
 
 
 def _as_written(default):
-    """A default as one would set it in the environment."""
+    """Return a default as it is written in the environment."""
     if isinstance(default, bool):
         return str(default).lower()
     return "" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)
@@ -60,14 +62,14 @@ def _as_written(default):
     "path", [*PAGES, *(ROOT / name for name in ("docker-compose.yml", "Dockerfile", "Procfile"))], ids=lambda p: p.name
 )
 def test_settings_that_are_mentioned_exist(path):
-    """No page and no deployment file speaks of a setting that is not there."""
+    """Every setting that a page or deployment file mentions exists."""
     mentioned = {name for name in MENTION.findall(path.read_text()) if not name.startswith("UPSHOT_SECRET_")}
 
     assert not mentioned - KNOWN - OF_COMPOSE - OF_JOBS
 
 
 def test_compose_sets_what_a_server_needs():
-    """Web and worker share one environment, which names the token, Redis and PostgreSQL."""
+    """The web and worker services share an environment with the token, Redis and PostgreSQL."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
     assert services["web"]["environment"] == services["worker"]["environment"]
@@ -75,7 +77,7 @@ def test_compose_sets_what_a_server_needs():
 
 
 def test_compose_starts_only_what_is_ready():
-    """Each service waits for services that exist and say when they are healthy."""
+    """Each service depends only on services that exist and have a health check."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
     for service in services.values():
@@ -86,10 +88,12 @@ def test_compose_starts_only_what_is_ready():
                 assert services[needed]["restart"] == "no", needed
 
 
-def test_the_meaning_in_readme_is_the_setting_s_own():
-    """The third column of README's table is the description that `Settings` has."""
+def test_documented_meanings_are_the_descriptions():
+    """The third column of the table holds the descriptions of `Settings`."""
     rows = dict(
-        re.findall(r"^\| `(UPSHOT_[A-Z_]+)` \| [^|]* \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+        re.findall(
+            r"^\| `(UPSHOT_[A-Z_]+)` \| [^|]* \| (.*) \|$", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE
+        )
     )
 
     assert rows == {f"UPSHOT_{name.upper()}": field.description for name, field in Settings.model_fields.items()}

@@ -1,4 +1,4 @@
-"""The blocks of README and docs do what they say."""
+"""The examples on README and the documentation pages work."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from upshot.cli import main
 README = ROOT / "README.md"
 BIN = Path(sys.executable).parent
 START_SECONDS = 60.0
-MAKE_TARGET = re.compile(r"\bmake ([a-z]+)\b")
+MAKE_TARGET = re.compile(r"\bmake ([a-z-]+)\b")
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
-def test_automations_on_pages_are_sound(block, tmp_path):
-    """Every `yaml` block is a folder's worth of automations that `upshot validate` accepts."""
+def test_automations_on_pages_are_valid(block, tmp_path):
+    """`upshot validate` accepts every `yaml` block."""
     (tmp_path / "block.yaml").write_text(block.text)
 
     result = CliRunner().invoke(main, ["validate", str(tmp_path)])
@@ -35,23 +35,23 @@ def test_automations_on_pages_are_sound(block, tmp_path):
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_make_targets_on_pages_exist(page):
-    """Every `make …` in code on a page is a target of the Makefile."""
+    """Every `make TARGET` that a page shows as code exists in the Makefile."""
     code = re.findall(r"`[^`\n]*`|^\s*make .*$", page.read_text(), re.MULTILINE)
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
-    assert {name for piece in code for name in MAKE_TARGET.findall(piece)} <= targets
+    assert {name for text in code for name in MAKE_TARGET.findall(text)} <= targets
 
 
 @pytest.mark.live
 def test_the_commands_of_readme_work(tmp_path):
-    """README's first steps, one after another on a fresh folder: each command succeeds, and the alias is answered."""
+    """The commands of README's first steps succeed in a fresh directory, and an automation answers the alias."""
     shutil.copytree(ROOT / "automations", tmp_path / "automations")
     for block in blocks("yaml"):
         if block.page == README and (name := re.match(r"# (automations/\S+)\n", block.text)):
             (tmp_path / name[1]).write_text(block.text)
-    said = [block.text for block in blocks("console") if block.page == README]
-    commands = [line.removeprefix("$ ") for text in said for line in text.splitlines() if line.startswith("$ ")]
-    # A port that is free, and no internet: what the samples send stays on this machine, or is retried for a while.
+    texts = [block.text for block in blocks("console") if block.page == README]
+    commands = [line.removeprefix("$ ") for text in texts for line in text.splitlines() if line.startswith("$ ")]
+    # Any free port. Without internet access, what the samples send is retried and stays on this machine.
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "UPSHOT_PORT": "0"}
     assert commands[0] == "upshot up"
     log = tmp_path / "up.log"
