@@ -1,8 +1,9 @@
 """
-Identifiers: sortable by time where they are new, derived where the same thing must get the same name.
+Ids of records.
 
-A new id is a prefix, ten characters of time (milliseconds) and sixteen of chance, in
-Crockford's base 32 as ULID uses it, in lower case: `evt_01jd3v9k2m8q4z6w0x5y7a1b2c`.
+A new id is a prefix, ten characters of time (milliseconds) and sixteen random characters, in
+Crockford's base 32 as ULID uses it, in lower case: `evt_01jd3v9k2m8q4z6w0x5y7a1b2c`. New ids sort
+by time. Other ids are derived from what they identify: deriving an id again gives the same id.
 """
 
 from __future__ import annotations
@@ -12,56 +13,64 @@ import os
 import secrets
 import threading
 from datetime import datetime
+from typing import NewType
+
+ExecutionId = NewType("ExecutionId", str)
+EventId = NewType("EventId", str)
+JobId = NewType("JobId", str)
+WorkerId = NewType("WorkerId", str)
+DeliveryId = NewType("DeliveryId", str)  #: sent to the receiver with every attempt of a step; retries reuse it
+RevisionId = NewType("RevisionId", str)  #: first 12 hex digits of the SHA-256 of an automation's data
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32, as in the ULID specification
 _TIME_CHARS = 10  # 48 bits of milliseconds, ULID specification
-_CHANCE_CHARS = 16  # 80 bits, ULID specification
+_RANDOM_CHARS = 16  # 80 bits, ULID specification
 
-
-# Two characters at a time: several ids are made for every delivery.
+# Encode two characters at a time, because every delivery needs several ids.
 _PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
-_SHIFTS = {chars: tuple(range(5 * chars - 10, -1, -10)) for chars in (_TIME_CHARS, _CHANCE_CHARS)}
+_SHIFTS = {chars: tuple(range(5 * chars - 10, -1, -10)) for chars in (_TIME_CHARS, _RANDOM_CHARS)}
 
 
 def _base32(number: int, chars: int) -> str:
     return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS[chars]])
 
 
-class _Chance:
-    """Counts on from the chance part of the last id within one millisecond, as ULID's monotonic factory does."""
+class _MonotonicRandom:
+    """Random numbers that increase within one millisecond, as in ULID's monotonic factory."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._moment = (0, 0)
+        self._process_and_time = (0, 0)
         self._last = 0
 
     def next(self, milliseconds: int) -> int:
-        moment = (os.getpid(), milliseconds)  # a forked child does not count on with its parent's numbers
+        # The process id is compared too, so that a forked child does not repeat its parent's numbers.
+        process_and_time = (os.getpid(), milliseconds)
         with self._lock:
-            if moment == self._moment:
+            if process_and_time == self._process_and_time:
                 self._last += 1
             else:
-                self._moment = moment
-                self._last = secrets.randbits(5 * _CHANCE_CHARS - 1)  # the upper half is left for counting
+                self._process_and_time = process_and_time
+                self._last = secrets.randbits(5 * _RANDOM_CHARS - 1)  # the highest bit stays free for increments
             return self._last
 
 
-_chance = _Chance()
+_random = _MonotonicRandom()
 
 
 def new_id(prefix: str, now: datetime) -> str:
-    """Make an id that nobody has yet and that sorts after those this process made earlier."""
+    """Make a unique id that sorts after all earlier ids of this process."""
     milliseconds = int(now.timestamp() * 1000)
-    return f"{prefix}_{_base32(milliseconds, _TIME_CHARS)}{_base32(_chance.next(milliseconds), _CHANCE_CHARS)}"
+    return f"{prefix}_{_base32(milliseconds, _TIME_CHARS)}{_base32(_random.next(milliseconds), _RANDOM_CHARS)}"
 
 
 def new_nonce() -> str:
-    """Make a word that nobody can guess, of letters in both cases and digits."""
+    """Make an unguessable word of letters and digits."""
     return f"Nx{secrets.token_hex(16)}"
 
 
 def new_key() -> bytes:
-    """Make 32 bytes that nobody can guess, to sign with."""
+    """Make an unguessable key of 32 bytes for signatures."""
     return secrets.token_bytes(32)
 
 
@@ -70,47 +79,50 @@ def _digest(*parts: str) -> int:
     return int.from_bytes(hashlib.sha256(joined).digest()[:10], "big")
 
 
-def execution_id(event_id: str, automation: str, replay: str = "") -> str:
-    """
-    Name the execution of an automation for an event: the same pair always gets the same id.
+def _derive(prefix: str, time: datetime, *parts: str) -> str:
+    milliseconds = int(time.timestamp() * 1000)
+    return f"{prefix}_{_base32(milliseconds, _TIME_CHARS)}{_base32(_digest(*parts), _RANDOM_CHARS)}"
 
-    It keeps the event's time, so that executions sort in the order of their events.
+
+def derive_execution_id(event_id: EventId, automation: str, replay: str = "") -> ExecutionId:
+    """
+    Derive the id of the execution of an automation for an event.
+
+    The id has the time of the event, so that executions sort in the order of their events.
 
     Args:
-        event_id: The event that is answered.
+        event_id: Id of the event that the execution answers.
         automation: Name of the automation.
-        replay: Empty for the first answer; a fresh word for each replay, which is a new execution.
+        replay: Empty for the first execution. Each replay is a new execution and passes a new random word.
     """
     time_part = event_id.partition("_")[2][:_TIME_CHARS].ljust(_TIME_CHARS, "0")
-    return f"exe_{time_part}{_base32(_digest(event_id, automation, replay), _CHANCE_CHARS)}"
+    return ExecutionId(f"exe_{time_part}{_base32(_digest(event_id, automation, replay), _RANDOM_CHARS)}")
 
 
-def delivery_id(execution: str, step: str) -> str:
-    """Name what a step of an execution sends to the outside world: the same over all retries."""
-    return f"dlv_{_base32(_digest(execution, step), _CHANCE_CHARS)}"
+def derive_delivery_id(execution_id: ExecutionId, step_id: str) -> DeliveryId:
+    """Derive the id that a step sends to its receiver; all attempts send the same id."""
+    return DeliveryId(f"dlv_{_base32(_digest(execution_id, step_id), _RANDOM_CHARS)}")
 
 
-def job_id(delivery: str, attempt: int, moment: datetime) -> str:
+def derive_job_id(delivery_id: DeliveryId, attempt: int, created_at: datetime) -> JobId:
     """
-    Name the job of a step's attempt: the same attempt always gets the same id.
+    Derive the id of the job that an attempt of a step starts.
 
     Args:
-        delivery: The step's delivery id.
+        delivery_id: Delivery id of the step.
         attempt: Number of the attempt, counted from 1.
-        moment: When the execution was made, so that jobs sort by time.
+        created_at: Creation time of the execution. Jobs sort by it.
     """
-    milliseconds = int(moment.timestamp() * 1000)
-    return f"job_{_base32(milliseconds, _TIME_CHARS)}{_base32(_digest(delivery, str(attempt)), _CHANCE_CHARS)}"
+    return JobId(_derive("job", created_at, delivery_id, str(attempt)))
 
 
-def derived_event_id(cause: str, delivery: str, moment: datetime) -> str:
+def derive_event_id(cause_id: str, detail: str, time: datetime) -> EventId:
     """
-    Name an event that a step emits, so that a step that is repeated after a crash emits it once.
+    Derive the id of an event that a step emits, so that repeating the step emits the same event.
 
     Args:
-        cause: Id of the execution that emits.
-        delivery: The step's delivery id.
-        moment: A time that is the same at every repetition, such as when the execution was made.
+        cause_id: Id of the execution, job or request that emits the event.
+        detail: What distinguishes this event from others with the same cause, such as a delivery id.
+        time: A time that does not change when the step is repeated, such as the execution's creation time.
     """
-    milliseconds = int(moment.timestamp() * 1000)
-    return f"evt_{_base32(milliseconds, _TIME_CHARS)}{_base32(_digest(cause, delivery), _CHANCE_CHARS)}"
+    return EventId(_derive("evt", time, cause_id, detail))

@@ -16,6 +16,7 @@ from upshot.adapters.sql.jobs import SqlJobs
 from upshot.domain.event import Actor, Event, EventKind
 from upshot.domain.execution import Execution, ExecutionState, StepRecord
 from upshot.domain.job import Job, JobSpec, JobState
+from upshot.ids import DeliveryId, EventId, ExecutionId, RevisionId, WorkerId
 from upshot.ports.executions import Admission, ExecutionUpdate
 from upshot.ports.jobs import ConcurrencyLimits, JobUpdate, WorkerCapacity
 
@@ -39,7 +40,7 @@ class Stores:
         """Have each job queued by an execution that then waits for it; one execution for each `Job.execution`."""
         wanted = {job.execution_id for job in jobs}
         running = tuple(execution(name) for name in sorted(wanted) if self.executions.find(name) is None)
-        self.executions.admit([Admission("evt_1", running)], NOW)
+        self.executions.admit([Admission(EventId("evt_1"), running)], NOW)
         refused = self.executions.record([ExecutionUpdate(held(job), jobs=(job,)) for job in jobs])
         assert refused == frozenset()
 
@@ -104,12 +105,12 @@ def execution(name="exe_1", **changes) -> Execution:
     made = Execution(
         id=name,
         automation="promote",
-        revision="r1",
-        event_id="evt_1",
+        revision_id=RevisionId("r1"),
+        event_id=EventId("evt_1"),
         state=ExecutionState.RUNNING,
         created_at=NOW,
         steps=(StepRecord("evaluate", "launch"),),
-        lease_owner="w1",
+        lease_owner_id=WorkerId("w1"),
         lease_until=LEASE,
         fence=1,
     )
@@ -118,7 +119,7 @@ def execution(name="exe_1", **changes) -> Execution:
 
 def held(job: Job, **changes) -> Execution:
     """The execution that waits for the job."""
-    waits = {"state": ExecutionState.WAITING, "lease_owner": None, "lease_until": None, "due_at": None}
+    waits = {"state": ExecutionState.WAITING, "lease_owner_id": None, "lease_until": None, "due_at": None}
     return execution(job.execution_id, steps=(StepRecord("evaluate", "launch", job_id=job.id),), **(waits | changes))
 
 
@@ -127,10 +128,10 @@ def job(name="job_1", **changes) -> Job:
         id=name,
         name="evaluate",
         automation="promote",
-        execution_id=f"exe_{name.removeprefix('job_')}",
+        execution_id=ExecutionId(f"exe_{name.removeprefix('job_')}"),
         step_id="evaluate",
-        event_id="evt_1",
-        delivery_id=f"dlv_{name}",
+        event_id=EventId("evt_1"),
+        delivery_id=DeliveryId(f"dlv_{name}"),
         queue="default",
         backend="docker",
         spec=JobSpec(image="acme/evaluate:1"),
@@ -148,7 +149,7 @@ def offer(owner="w1", **changes) -> WorkerCapacity:
 
 
 def ended(job: Job, state=JobState.SUCCEEDED, **changes) -> Job:
-    return replace(job, state=state, finished_at=NOW + SECOND, lease_owner=None, lease_until=None, **changes)
+    return replace(job, state=state, finished_at=NOW + SECOND, lease_owner_id=None, lease_until=None, **changes)
 
 
 def ids(jobs: Iterable[Job]) -> list[str]:

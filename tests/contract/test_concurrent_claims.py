@@ -97,7 +97,7 @@ def test_an_abandoned_job_is_taken_over_by_one(stores):
     stores.claim()
 
     def take(number):
-        lease = {"owner": f"w{number}", "now": LATER, "until": LATER + SECOND}
+        lease = {"worker_id": f"w{number}", "now": LATER, "until": LATER + SECOND}
         if number % 2:
             return stores.jobs.claim_lost(seen_before=LATER, **lease)
         return stores.jobs.claim_abandoned(["engine-1"], **lease)
@@ -113,7 +113,7 @@ def test_the_end_of_a_job_and_the_beginning_of_the_wait_for_it_do_not_miss_each_
     stores.queue(*(job(f"job_{number}") for number in range(rounds)))
     for claimed in stores.claim():
         name = claimed.execution_id
-        busy = {"state": ExecutionState.RUNNING, "lease_owner": "w1", "lease_until": LATER}
+        busy = {"state": ExecutionState.RUNNING, "lease_owner_id": "w1", "lease_until": LATER}
         stores.executions.amend(name, lambda one, busy=busy: replace(one, **busy))
         waits = replace(held(job(claimed.id)), fence=2)
 
@@ -165,9 +165,9 @@ def test_whatever_people_and_workers_do_at_once_each_job_ends_once(stores):
 def test_an_installation_is_made_by_one_of_many(database):
     """The others find it, whatever they would have made."""
     stores = SqlInstallation(database)
-    found = at_once(lambda number: stores.get(lambda: Installation(new_id("ins", NOW), bytes([number] * 32))))
+    found = at_once(lambda number: stores.get_or_create(lambda: Installation(new_id("ins", NOW), bytes([number] * 32))))
     assert len(set(found)) == 1
-    assert SqlInstallation(database).get(lambda: found[0]) == found[0]
+    assert SqlInstallation(database).get_or_create(lambda: found[0]) == found[0]
 
 
 def test_a_log_is_written_from_several_sides(stores):
@@ -180,5 +180,5 @@ def test_a_log_is_written_from_several_sides(stores):
             stores.jobs.append_log("job_1", text, position=text, now=NOW, keep_bytes=100)
 
     at_once(write, count=4)
-    pieces = stores.jobs.log("job_1", after=0, limit=100)
+    pieces = stores.jobs.log_chunks("job_1", after=0, limit=100)
     assert [one.number for one in pieces] == list(range(61, 81))

@@ -19,6 +19,7 @@ from upshot.adapters.sql.migrate import migrate
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.errors import InvalidInput
+from upshot.ids import EventId, ExecutionId, RevisionId, WorkerId
 from upshot.ports.events import EventQuery, EventStore, StoredEvent
 from upshot.ports.executions import Admission, ExecutionStore
 
@@ -52,7 +53,7 @@ def name(number: int) -> str:
 
 def event(number: int, **changes) -> Event:
     made = Event(
-        id=name(number),
+        id=EventId(name(number)),
         kind=EventKind.CUSTOM,
         time=NOW + timedelta(microseconds=number),
         subject="nightly",
@@ -61,7 +62,7 @@ def event(number: int, **changes) -> Event:
         sequence=number,
         data={"text": "ü\x00", "nested": [1, 1.5, None, True, {"a": []}]},
         name="nightly",
-        chain=(Cause("promote", "exe_1", "evt_0", None),),
+        chain=(Cause("promote", ExecutionId("exe_1"), EventId("evt_0"), None),),
     )
     return replace(made, **changes)
 
@@ -76,10 +77,10 @@ def numbers(items) -> list[int]:
 
 def admit(stores, number, *executions):
     made = tuple(
-        Execution(one, "promote", "r1", name(number), ExecutionState.RUNNING, NOW, lease_owner="w1", lease_until=NOW)
+        Execution(one, "promote", RevisionId("r1"), EventId(name(number)), ExecutionState.RUNNING, NOW, lease_owner_id=WorkerId("w1"), lease_until=NOW)
         for one in executions
     )
-    stores.executions.admit([Admission(name(number), made)], NOW)
+    stores.executions.admit([Admission(EventId(name(number)), made)], NOW)
 
 
 def listed(stores, cursor=None, limit=100, **query):
@@ -108,7 +109,7 @@ def test_a_matched_event_names_its_executions(stores):
     stores.accept([event(1), event(2)], NOW)
     admit(stores, 1, "exe_b", "exe_a")
     admit(stores, 2)
-    assert stores.events.find(name(1)) == StoredEvent(event(1), NOW, ("exe_a", "exe_b"))
+    assert stores.events.find(name(1)) == StoredEvent(event(1), NOW, (ExecutionId("exe_a"), ExecutionId("exe_b")))
     assert stores.events.find(name(2)) == StoredEvent(event(2), NOW, ())
     assert listed(stores).items == (StoredEvent(event(2), NOW), StoredEvent(event(1), NOW))
 
@@ -128,11 +129,11 @@ def test_events_come_in_pages_newest_first(stores):
 def test_events_after_one_come_oldest_first(stores):
     """As a reader that follows along wants them."""
     stores.accept([event(number) for number in range(5)], NOW)
-    first = listed(stores, after=name(1), limit=2)
-    second = listed(stores, after=name(1), cursor=first.next, limit=2)
+    first = listed(stores, after_id=name(1), limit=2)
+    second = listed(stores, after_id=name(1), cursor=first.next, limit=2)
     assert [numbers(page.items) for page in (first, second)] == [[2, 3], [4]]
     assert second.next is None
-    assert listed(stores, after=name(4)).items == ()
+    assert listed(stores, after_id=name(4)).items == ()
 
 
 def test_events_are_found_by_what_they_are_about(stores):

@@ -13,8 +13,9 @@ from upshot.adapters.sql.events import SqlEvents, insert_events
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.migrate import migrate
 from upshot.domain.event import Actor, Cause, Event, EventKind
-from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepRecord
+from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepPhase, StepRecord
 from upshot.errors import Conflict, InvalidInput, NotFound
+from upshot.ids import DeliveryId, EventId, ExecutionId, RevisionId, WorkerId
 from upshot.ports.executions import Admission, Claim, ExecutionQuery, ExecutionUpdate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -70,12 +71,12 @@ def execution(name="exe_1", **changes) -> Execution:
     made = Execution(
         id=name,
         automation="promote",
-        revision="r1",
-        event_id="evt_1",
+        revision_id=RevisionId("r1"),
+        event_id=EventId("evt_1"),
         state=ExecutionState.RUNNING,
         created_at=NOW,
-        steps=(StepRecord("send", "webhook"), StepRecord("tell", "slack", phase="on-failure")),
-        lease_owner="w1",
+        steps=(StepRecord("send", "webhook"), StepRecord("tell", "slack", phase=StepPhase.ON_FAILURE)),
+        lease_owner_id=WorkerId("w1"),
         lease_until=LATER,
         fence=1,
     )
@@ -83,20 +84,20 @@ def execution(name="exe_1", **changes) -> Execution:
 
 
 def waiting(name="exe_1", **changes) -> Execution:
-    state = {"state": ExecutionState.WAITING, "due_at": NOW, "reason": "503", "lease_owner": None, "lease_until": None}
+    state = {"state": ExecutionState.WAITING, "due_at": NOW, "reason": "503", "lease_owner_id": None, "lease_until": None}
     return execution(name, **(state | changes))
 
 
 def receipt(number=1, **changes) -> Receipt:
     made = Receipt(
-        execution_id="exe_1",
+        execution_id=ExecutionId("exe_1"),
         step_id="send",
         attempt=number,
         state=AttemptState.UNREACHABLE,
-        delivery_id="dlv_1",
+        delivery_id=DeliveryId("dlv_1"),
         started_at=NOW + timedelta(seconds=number),
         took_seconds=0.25,
-        worker_id="w1",
+        worker_id=WorkerId("w1"),
         request={"method": "POST", "url": "https://example.com", "headers": {"a": "b"}, "body": "ü"},
         response={"status": 503, "body": "a\x00b"},
         error="503",
@@ -107,7 +108,7 @@ def receipt(number=1, **changes) -> Receipt:
 
 
 def admit(stores, *executions):
-    return stores.executions.admit([Admission("evt_1", executions)], NOW)
+    return stores.executions.admit([Admission(EventId("evt_1"), executions)], NOW)
 
 
 def find(stores, name="exe_1"):
@@ -144,14 +145,14 @@ def test_what_is_admitted_can_be_found(stores):
 def test_admitting_again_changes_nothing(stores):
     """The same event twice makes one execution; the second admission says that nothing is new."""
     admit(stores, execution())
-    assert admit(stores, execution(lease_owner="w2"), execution("exe_2")) == {"exe_2"}
-    assert find(stores)[0].lease_owner == "w1"
+    assert admit(stores, execution(lease_owner_id="w2"), execution("exe_2")) == {"exe_2"}
+    assert find(stores)[0].lease_owner_id == "w1"
 
 
 def test_an_admission_marks_its_event_as_matched(stores):
     """Also when nothing answers it: an event that was looked at is not relayed."""
     stores.accept("evt_2")
-    stores.executions.admit([Admission("evt_2", ())], NOW)
+    stores.executions.admit([Admission(EventId("evt_2"), ())], NOW)
     unmatched = stores.events.take_unmatched(published_before=LATER, now=LATER, limit=10)
     assert [one.id for one in unmatched] == ["evt_1"]
 
@@ -159,25 +160,25 @@ def test_an_admission_marks_its_event_as_matched(stores):
 def test_a_leased_execution_cannot_be_claimed(stores):
     """One holder at a time."""
     admit(stores, execution())
-    assert stores.executions.claim(["exe_1"], owner="w2", now=NOW, until=LATER) == ()
+    assert stores.executions.claim(["exe_1"], worker_id="w2", now=NOW, until=LATER) == ()
 
 
 def test_a_lost_lease_can_be_claimed_and_names_who_lost_it(stores):
     """The fence grows, so the one that lost it is refused."""
     admit(stores, execution())
-    (claim,) = stores.executions.claim(["exe_1"], owner="w2", now=MUCH_LATER, until=MUCH_LATER + timedelta(seconds=30))
+    (claim,) = stores.executions.claim(["exe_1"], worker_id="w2", now=MUCH_LATER, until=MUCH_LATER + timedelta(seconds=30))
     assert claim.lost_by_worker_id == "w1"
-    assert (claim.execution.lease_owner, claim.execution.fence) == ("w2", 2)
+    assert (claim.execution.lease_owner_id, claim.execution.fence) == ("w2", 2)
     assert find(stores)[0] == claim.execution
 
 
 def test_a_waiting_execution_is_claimed_when_it_is_due(stores):
     """Not before; a claim from waiting was lost by nobody."""
     admit(stores, waiting(due_at=LATER))
-    assert stores.executions.claim(["exe_1"], owner="w2", now=NOW, until=LATER) == ()
-    (claim,) = stores.executions.claim(["exe_1", "exe_none"], owner="w2", now=LATER, until=MUCH_LATER)
+    assert stores.executions.claim(["exe_1"], worker_id="w2", now=NOW, until=LATER) == ()
+    (claim,) = stores.executions.claim(["exe_1", "exe_none"], worker_id="w2", now=LATER, until=MUCH_LATER)
     expected = waiting(
-        state=ExecutionState.RUNNING, due_at=None, reason=None, lease_owner="w2", lease_until=MUCH_LATER, fence=2
+        state=ExecutionState.RUNNING, due_at=None, reason=None, lease_owner_id="w2", lease_until=MUCH_LATER, fence=2
     )
     assert claim == Claim(expected, lost_by_worker_id=None)
 
@@ -185,8 +186,8 @@ def test_a_waiting_execution_is_claimed_when_it_is_due(stores):
 def test_a_claim_is_given_once(stores):
     """Two workers that were rung for the same execution: one of them gets it."""
     admit(stores, waiting())
-    assert len(stores.executions.claim(["exe_1"], owner="w2", now=NOW, until=LATER)) == 1
-    assert stores.executions.claim(["exe_1"], owner="w3", now=NOW, until=LATER) == ()
+    assert len(stores.executions.claim(["exe_1"], worker_id="w2", now=NOW, until=LATER)) == 1
+    assert stores.executions.claim(["exe_1"], worker_id="w3", now=NOW, until=LATER) == ()
 
 
 def test_progress_is_written_with_its_receipts(stores):
@@ -200,7 +201,7 @@ def test_progress_is_written_with_its_receipts(stores):
 def test_a_write_behind_the_fence_is_refused_but_its_receipts_are_kept(stores):
     """What was sent was sent, whoever holds the lease now."""
     admit(stores, execution())
-    (claim,) = stores.executions.claim(["exe_1"], owner="w2", now=MUCH_LATER, until=MUCH_LATER + timedelta(seconds=9))
+    (claim,) = stores.executions.claim(["exe_1"], worker_id="w2", now=MUCH_LATER, until=MUCH_LATER + timedelta(seconds=9))
     late = execution(state=ExecutionState.SUCCEEDED, finished_at=MUCH_LATER)
     assert stores.executions.record([ExecutionUpdate(late, (receipt(1),))]) == {"exe_1"}
     assert find(stores) == (claim.execution, (receipt(1),))
@@ -209,7 +210,7 @@ def test_a_write_behind_the_fence_is_refused_but_its_receipts_are_kept(stores):
 def test_what_an_execution_gives_rise_to_is_accepted_with_its_state(stores):
     """The event of a failure is there exactly if the failure is."""
     admit(stores, execution("exe_1"), execution("exe_2"))
-    failed = {"state": ExecutionState.FAILED, "finished_at": LATER, "lease_owner": None, "lease_until": None}
+    failed = {"state": ExecutionState.FAILED, "finished_at": LATER, "lease_owner_id": None, "lease_until": None}
     stores.executions.record(
         [
             ExecutionUpdate(execution("exe_1", **failed), events=(event("evt_f1"),)),
@@ -221,11 +222,11 @@ def test_what_an_execution_gives_rise_to_is_accepted_with_its_state(stores):
 
 def test_what_failed_from_the_start_says_so_once(stores):
     """An admission that is repeated accepts its events no second time."""
-    one = execution("exe_1", state=ExecutionState.FAILED, lease_owner=None, lease_until=None)
-    caused = replace(event("evt_f1"), chain=(Cause("promote", "exe_1", "evt_1", None),))
+    one = execution("exe_1", state=ExecutionState.FAILED, lease_owner_id=None, lease_until=None)
+    caused = replace(event("evt_f1"), chain=(Cause("promote", ExecutionId("exe_1"), EventId("evt_1"), None),))
     again = replace(caused, id="evt_f2")
-    stores.executions.admit([Admission("evt_1", (one,), (caused,))], NOW)
-    stores.executions.admit([Admission("evt_1", (one,), (again,))], NOW)
+    stores.executions.admit([Admission(EventId("evt_1"), (one,), (caused,))], NOW)
+    stores.executions.admit([Admission(EventId("evt_1"), (one,), (again,))], NOW)
     assert set(stores.events.get(["evt_f1", "evt_f2"])) == {"evt_f1"}
 
 
@@ -240,7 +241,7 @@ def test_a_receipt_is_never_overwritten(stores):
 def test_a_batch_is_written_whole_though_one_is_refused(stores):
     """One refusal does not hold up the others."""
     admit(stores, execution("exe_1"), execution("exe_2"))
-    done = {"state": ExecutionState.SUCCEEDED, "finished_at": LATER, "lease_owner": None, "lease_until": None}
+    done = {"state": ExecutionState.SUCCEEDED, "finished_at": LATER, "lease_owner_id": None, "lease_until": None}
     refused = stores.executions.record(
         [ExecutionUpdate(execution("exe_2", **done)), ExecutionUpdate(execution("exe_1", fence=7, **done))]
     )
@@ -285,11 +286,11 @@ def test_what_was_never_admitted_is_refused_and_not_made(stores):
 def test_a_lease_is_renewed_by_its_owner_only(stores):
     """Another worker's heartbeat does not keep it."""
     admit(stores, execution())
-    stores.executions.renew(["exe_1"], owner="w2", until=MUCH_LATER)
+    stores.executions.renew(["exe_1"], worker_id="w2", until=MUCH_LATER)
     assert find(stores)[0].lease_until == LATER
-    stores.executions.renew(["exe_1"], owner="w1", until=MUCH_LATER)
+    stores.executions.renew(["exe_1"], worker_id="w1", until=MUCH_LATER)
     assert find(stores)[0].lease_until == MUCH_LATER
-    stores.executions.renew([], owner="w1", until=MUCH_LATER)
+    stores.executions.renew([], worker_id="w1", until=MUCH_LATER)
 
 
 def test_what_is_due_or_lost_is_found_once_until_nobody_came(stores):
@@ -323,7 +324,7 @@ def test_progress_forgets_the_ring(stores):
     """An execution that waits again is rung for again when it is due."""
     admit(stores, waiting())
     stores.executions.take_due(now=NOW, notified_before=NOW, limit=1)
-    (claim,) = stores.executions.claim(["exe_1"], owner="w2", now=NOW, until=LATER)
+    (claim,) = stores.executions.claim(["exe_1"], worker_id="w2", now=NOW, until=LATER)
     stores.executions.record([ExecutionUpdate(waiting(fence=claim.execution.fence))])
     (due,) = stores.executions.take_due(now=NOW, notified_before=NOW, limit=1)
     assert not due.notified_before
@@ -333,7 +334,7 @@ def test_a_person_changes_an_execution_and_its_worker_is_refused(stores):
     """Cancelling a running execution: the worker's later write finds a newer fence."""
     admit(stores, execution())
     cancelled = stores.executions.amend(
-        "exe_1", lambda one: replace(one, state=ExecutionState.CANCELLED, lease_owner=None, lease_until=None)
+        "exe_1", lambda one: replace(one, state=ExecutionState.CANCELLED, lease_owner_id=None, lease_until=None)
     )
     assert cancelled.fence == 2
     assert find(stores)[0] == cancelled
@@ -356,10 +357,10 @@ def test_a_change_that_is_refused_writes_nothing(stores):
 
 def test_a_dead_workers_leases_are_ended(stores):
     """They can be claimed a moment later, without waiting for their end."""
-    admit(stores, execution("exe_1"), execution("exe_2", lease_owner="w2"))
+    admit(stores, execution("exe_1"), execution("exe_2", lease_owner_id="w2"))
     assert stores.executions.expire("w1", NOW) == 1
     soon = NOW + timedelta(milliseconds=1)
-    claims = stores.executions.claim(["exe_1", "exe_2"], owner="w3", now=soon, until=LATER)
+    claims = stores.executions.claim(["exe_1", "exe_2"], worker_id="w3", now=soon, until=LATER)
     assert [(claim.execution.id, claim.lost_by_worker_id) for claim in claims] == [("exe_1", "w1")]
 
 
@@ -379,7 +380,7 @@ def test_executions_are_found_by_event_automation_and_state(stores):
     """Each filter alone and all together."""
     stores.accept("evt_2")
     admit(stores, execution("exe_1"), waiting("exe_2", automation="tell"))
-    stores.executions.admit([Admission("evt_2", (execution("exe_3", event_id="evt_2"),))], NOW)
+    stores.executions.admit([Admission(EventId("evt_2"), (execution("exe_3", event_id="evt_2"),))], NOW)
 
     def found(**query):
         return {one.id for one in stores.executions.page(ExecutionQuery(**query), cursor=None, limit=9).items}
@@ -394,7 +395,7 @@ def test_old_receipts_of_final_executions_are_removed(stores):
     """Those of an execution that still goes on are kept, whatever their age."""
     stores.accept("evt_2")
     admit(stores, execution("exe_1"), execution("exe_2"))
-    done = execution("exe_1", state=ExecutionState.SUCCEEDED, lease_owner=None, lease_until=None)
+    done = execution("exe_1", state=ExecutionState.SUCCEEDED, lease_owner_id=None, lease_until=None)
     stores.executions.record(
         [
             ExecutionUpdate(done, (receipt(1), receipt(2))),

@@ -32,6 +32,7 @@ from upshot.domain.job import (
     Pull,
 )
 from upshot.errors import Conflict, InvalidInput, NotFound
+from upshot.ids import EventId, WorkerId
 from upshot.ports.executions import Admission, ExecutionUpdate
 from upshot.ports.jobs import (
     END_OF_EXECUTION,
@@ -59,7 +60,7 @@ FULL = job(
         command=("python", "eval.py"),
         args=(),
         env={"A": "ü"},
-        files={"key.pem": "secret"},
+        secret_files={"key.pem": "secret"},
         workdir="/work",
         cpus=1.5,
         memory_bytes=2**33,
@@ -76,7 +77,7 @@ FULL = job(
         pull=Pull.NEVER,
         registry_auth=ImagePullCredentials("me", "mark"),
         labels={"team": "ml"},
-        options={"node": {"selector": [1, None, True, 2.5]}},
+        kubernetes={"node": {"selector": [1, None, True, 2.5]}},
     ),
     priority=-7,
     concurrency=3,
@@ -125,7 +126,7 @@ def test_what_a_try_has_found_out_comes_back(stores):
 
 def test_no_job_is_queued_by_a_worker_that_lost_its_execution(stores):
     """Never a job without its execution, and never one that another worker asks for in turn."""
-    stores.executions.admit([Admission("evt_1", (execution(),))], NOW)
+    stores.executions.admit([Admission(EventId("evt_1"), (execution(),))], NOW)
     late = replace(held(job()), fence=7)
     assert stores.executions.record([ExecutionUpdate(late, jobs=(job(),))]) == {"exe_1"}
     assert stores.jobs.find("job_1") is None
@@ -165,7 +166,7 @@ def test_a_claim_leases_what_is_queued(stores):
         due_at=None,
         machine="m1",
         engine_id="engine-1",
-        lease_owner="w1",
+        lease_owner_id=WorkerId("w1"),
         lease_until=LEASE,
         seen_at=NOW,
         fence=1,
@@ -274,7 +275,7 @@ def test_a_place_is_free_when_a_job_ends_or_waits_for_its_next_try(stores):
     for state in (JobState.RUNNING, JobState.STOPPING):
         assert stores.record(replace(first, state=state))
         assert stores.claim(**limits) == ()
-    assert stores.record(replace(first, state=JobState.QUEUED, due_at=LATER, lease_owner=None, lease_until=None))
+    assert stores.record(replace(first, state=JobState.QUEUED, due_at=LATER, lease_owner_id=None, lease_until=None))
     (second,) = stores.claim(**limits)
     assert second.id == "job_2"
     assert stores.record(ended(second))
@@ -293,14 +294,14 @@ def test_the_end_of_a_job_wakes_its_execution_and_is_told(stores):
     assert stores.execution().due_at == NOW + SECOND
     (due,) = stores.executions.take_due(now=NOW + SECOND, notified_before=NOW, limit=9)
     assert due.execution_id == "exe_1"
-    (claim,) = stores.executions.claim(["exe_1"], owner="w2", now=NOW + SECOND, until=LATER)
+    (claim,) = stores.executions.claim(["exe_1"], worker_id="w2", now=NOW + SECOND, until=LATER)
     assert claim.execution.steps[0].job_id == "job_1"
 
 
 def test_only_an_execution_that_waits_without_a_time_is_woken(stores):
     """Neither one that a worker holds nor one that waits for a retry nor one that has ended is changed."""
     stores.queue(job("job_1"), job("job_2"), job("job_3"))
-    busy = {"state": ExecutionState.RUNNING, "lease_owner": "w9", "lease_until": LATER}
+    busy = {"state": ExecutionState.RUNNING, "lease_owner_id": "w9", "lease_until": LATER}
     stores.executions.amend("exe_1", lambda one: replace(one, **busy))
     stores.executions.amend("exe_2", lambda one: replace(one, due_at=LATER))
     stores.executions.amend("exe_3", lambda one: replace(one, state=ExecutionState.CANCELLED, finished_at=NOW))
@@ -314,7 +315,7 @@ def test_a_write_behind_the_fence_is_refused_with_all_that_belongs_to_it(stores)
     """The worker that was taken for dead tells nobody anything."""
     stores.queue(job())
     (first,) = stores.claim()
-    (second,) = stores.jobs.claim_abandoned(["engine-1"], owner="w2", now=LATER, until=LATER + SECOND)
+    (second,) = stores.jobs.claim_abandoned(["engine-1"], worker_id="w2", now=LATER, until=LATER + SECOND)
     assert not stores.record(ended(first), event("evt_end"), wakes=True)
     assert stores.jobs.find("job_1") == second
     assert stores.events.get(["evt_end"]) == {}
@@ -343,10 +344,10 @@ def test_a_lease_that_was_renewed_is_not_taken_back_by_a_record(stores):
     """The holder's own picture of its lease is as old as its claim."""
     stores.queue(job())
     (claimed,) = stores.claim()
-    assert stores.jobs.renew(["job_1"], owner="w1", until=LATER, seen_at=NOW + SECOND) == {"job_1"}
+    assert stores.jobs.renew(["job_1"], worker_id="w1", until=LATER, seen_at=NOW + SECOND) == {"job_1"}
     assert stores.record(replace(claimed, state=JobState.RUNNING, started_at=NOW))
     found = stores.jobs.find("job_1")
-    assert (found.lease_owner, found.lease_until, found.seen_at) == ("w1", LATER, NOW + SECOND)
+    assert (found.lease_owner_id, found.lease_until, found.seen_at) == ("w1", LATER, NOW + SECOND)
 
 
 def test_a_job_goes_back_to_its_queue_for_another_try(stores):
@@ -356,7 +357,7 @@ def test_a_job_goes_back_to_its_queue_for_another_try(stores):
     again = replace(claimed, state=JobState.QUEUED, attempt=2, due_at=LATER, machine=None, engine_id=None)
     assert stores.record(again)
     waiting = stores.jobs.find("job_1")
-    assert (waiting.lease_owner, waiting.lease_until, waiting.state) == (None, None, JobState.QUEUED)
+    assert (waiting.lease_owner_id, waiting.lease_until, waiting.state) == (None, None, JobState.QUEUED)
     assert stores.execution().due_at is None
     (second,) = stores.claim(now=LATER, owner="w2")
     assert (second.attempt, second.fence) == (2, 2)
@@ -392,7 +393,7 @@ TAMED = {
 def test_what_a_database_refuses_does_not_hold_up_the_end(stores):
     """Texts of engines and jobs may hold anything; it is replaced, and the rest is kept."""
     text = "a\x00b\ud800c"
-    stores.queue(job(spec=JobSpec(env={"A": text}, options=NASTY)))
+    stores.queue(job(spec=JobSpec(env={"A": text}, kubernetes=NASTY)))
     (claimed,) = stores.claim()
     after = ended(claimed, JobState.FAILED, reason=text, log_tail=text, handle=text, outputs=NASTY, machine=text)
     assert stores.record(after, event("evt_end", outputs=NASTY, reason=text), wakes=True)
@@ -413,12 +414,12 @@ def test_a_lease_is_renewed_by_its_owner_while_the_job_is_active(stores):
     stores.record(ended(first))
     stores.record(replace(second, state=JobState.RUNNING))
     asked = ["job_1", "job_2", "job_3", "job_none"]
-    assert stores.jobs.renew(asked, owner="w2", until=LATER, seen_at=None) == frozenset()
-    assert stores.jobs.renew(asked, owner="w1", until=LATER, seen_at=None) == {"job_2", "job_3"}
-    assert stores.jobs.renew([], owner="w1", until=LATER, seen_at=None) == frozenset()
+    assert stores.jobs.renew(asked, worker_id="w2", until=LATER, seen_at=None) == frozenset()
+    assert stores.jobs.renew(asked, worker_id="w1", until=LATER, seen_at=None) == {"job_2", "job_3"}
+    assert stores.jobs.renew([], worker_id="w1", until=LATER, seen_at=None) == frozenset()
     found = stores.jobs.find("job_2")
     assert (found.lease_until, found.seen_at) == (LATER, NOW)
-    assert stores.jobs.renew(["job_2"], owner="w1", until=LATER, seen_at=LATER) == {"job_2"}
+    assert stores.jobs.renew(["job_2"], worker_id="w1", until=LATER, seen_at=LATER) == {"job_2"}
     assert stores.jobs.find("job_2").seen_at == LATER
 
 
@@ -430,11 +431,11 @@ def test_an_abandoned_job_is_claimed_by_who_reaches_its_engine(stores):
     stores.record(running)
 
     def claim(*engines, now=LATER):
-        return stores.jobs.claim_abandoned(engines, owner="w2", now=now, until=now + SECOND)
+        return stores.jobs.claim_abandoned(engines, worker_id="w2", now=now, until=now + SECOND)
 
     assert claim("engine-1", now=LEASE) == ()
     assert claim() == claim("engine-2") == ()
-    assert claim("engine-2", "engine-1") == (replace(running, lease_owner="w2", lease_until=LATER + SECOND, fence=2),)
+    assert claim("engine-2", "engine-1") == (replace(running, lease_owner_id="w2", lease_until=LATER + SECOND, fence=2),)
     assert claim("engine-1") == ()
     assert not stores.record(ended(running))
 
@@ -445,23 +446,23 @@ def test_what_has_ended_or_is_queued_is_not_abandoned(stores):
     stores.record(ended(stores.claim(max_jobs=1)[0]))
     (second,) = stores.claim(max_jobs=1)
     stores.record(replace(second, state=JobState.QUEUED, due_at=LATER))
-    assert stores.jobs.claim_abandoned(["engine-1"], owner="w2", now=LATER, until=LATER + SECOND) == ()
-    assert stores.jobs.claim_lost(seen_before=LATER, owner="w2", now=LATER, until=LATER + SECOND) == ()
+    assert stores.jobs.claim_abandoned(["engine-1"], worker_id="w2", now=LATER, until=LATER + SECOND) == ()
+    assert stores.jobs.claim_lost(seen_before=LATER, worker_id="w2", now=LATER, until=LATER + SECOND) == ()
 
 
 def test_a_lost_job_is_claimed_by_anybody(stores):
     """Its lease has run out, and nobody has reached its engine for long."""
     stores.queue(job("job_1"), job("job_2"))
     stores.claim()
-    stores.jobs.renew(["job_2"], owner="w1", until=LEASE, seen_at=LEASE)
+    stores.jobs.renew(["job_2"], worker_id="w1", until=LEASE, seen_at=LEASE)
 
     def claim(now=LATER, seen_before=LEASE):
-        return stores.jobs.claim_lost(seen_before=seen_before, owner="w2", now=now, until=now + SECOND)
+        return stores.jobs.claim_lost(seen_before=seen_before, worker_id="w2", now=now, until=now + SECOND)
 
     assert claim(now=LEASE) == ()
     assert claim(seen_before=NOW) == ()
     (lost,) = claim()
-    assert (lost.id, lost.lease_owner, lost.fence, lost.engine_id) == ("job_1", "w2", 2, "engine-1")
+    assert (lost.id, lost.lease_owner_id, lost.fence, lost.engine_id) == ("job_1", "w2", 2, "engine-1")
     assert claim() == ()
 
 
@@ -474,7 +475,7 @@ def test_a_dead_workers_leases_are_ended(stores):
     stores.claim(owner="w2")
     assert stores.jobs.expire("w1", NOW + SECOND) == 1
     assert stores.jobs.expire("w1", NOW + SECOND) == 0
-    taken = stores.jobs.claim_abandoned(["engine-1"], owner="w3", now=NOW + 2 * SECOND, until=LATER)
+    taken = stores.jobs.claim_abandoned(["engine-1"], worker_id="w3", now=NOW + 2 * SECOND, until=LATER)
     assert ids(taken) == ["job_1"]
 
 
@@ -651,8 +652,8 @@ def test_old_jobs_go_with_their_logs_when_their_execution_has_ended(stores):
     assert stores.jobs.prune(finished_before=NOW + 5 * SECOND) == 2
     left = {one.id for one in stores.jobs.page(JobQuery(), cursor=None, limit=9).items}
     assert left == {"job_1", "job_3", "job_5"}
-    assert stores.jobs.log("job_0", after=0, limit=9) == ()
-    assert stores.jobs.log("job_1", after=0, limit=9) == (LogChunk(1, "said"),)
+    assert stores.jobs.log_chunks("job_0", after=0, limit=9) == ()
+    assert stores.jobs.log_chunks("job_1", after=0, limit=9) == (LogChunk(1, "said"),)
     assert stores.jobs.prune(finished_before=NOW + 5 * SECOND) == 0
 
 
@@ -672,7 +673,7 @@ def append(stores, text, *, position="1", keep_bytes=1000):
 
 
 def read(stores, *, after=0, limit=100):
-    return [(piece.number, piece.text) for piece in stores.jobs.log("job_1", after=after, limit=limit)]
+    return [(piece.number, piece.text) for piece in stores.jobs.log_chunks("job_1", after=after, limit=limit)]
 
 
 def test_a_log_is_read_in_pieces(stores):
@@ -685,8 +686,8 @@ def test_a_log_is_read_in_pieces(stores):
     assert read(stores) == [(1, "one\n"), (2, "two\n"), (3, "three\n")]
     assert read(stores, after=1, limit=1) == [(2, "two\n")]
     assert read(stores, after=3) == read(stores, after=2**70) == []
-    assert [one.text for one in stores.jobs.log("job_2", after=0, limit=9)] == ["other\n"]
-    assert stores.jobs.log("job_none", after=0, limit=9) == ()
+    assert [one.text for one in stores.jobs.log_chunks("job_2", after=0, limit=9)] == ["other\n"]
+    assert stores.jobs.log_chunks("job_none", after=0, limit=9) == ()
 
 
 def test_the_oldest_pieces_go_when_there_are_too_many_bytes(stores):
@@ -735,7 +736,7 @@ def test_a_log_takes_any_text(stores):
     append(stores, "a\x00b\ud800c\U0001f600", position="x\x00")
     assert read(stores) == [(1, "a\ufffdb\ufffdc\U0001f600")]
     stores.jobs.append_log("job_none", "said", position="1", now=NOW, keep_bytes=10)
-    assert stores.jobs.log("job_none", after=0, limit=9) == ()
+    assert stores.jobs.log_chunks("job_none", after=0, limit=9) == ()
 
 
 def test_a_log_is_no_matter_of_the_fence(stores):
@@ -756,9 +757,9 @@ def test_a_log_is_no_matter_of_the_fence(stores):
 def test_an_installation_is_made_once(stores):
     """Whoever comes later finds it, and makes none."""
     first = Installation("ins_1", bytes(range(32)))
-    assert stores.installation.get(lambda: first) == first
+    assert stores.installation.get_or_create(lambda: first) == first
 
     def never():
         raise AssertionError("made again")
 
-    assert stores.installation.get(never) == first
+    assert stores.installation.get_or_create(never) == first

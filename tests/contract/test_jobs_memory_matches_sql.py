@@ -14,6 +14,7 @@ from upshot.adapters.sql.migrate import migrate
 from upshot.domain.execution import ExecutionState
 from upshot.domain.job import FailureKind, JobState
 from upshot.errors import RegistryError
+from upshot.ids import JobId
 from upshot.ports.jobs import ConcurrencyLimits, JobQuery, JobUpdate
 
 JOBS = st.integers(1, 6).map(lambda number: f"job_{number}")
@@ -95,12 +96,12 @@ class SameStory(RuleBasedStateMachine):
 
     @rule(owner=OWNERS, engines=st.sampled_from([["e1"], ["e2"], ["e1", "e2"]]))
     def claim_abandoned(self, owner, engines):
-        lease = {"owner": owner, "now": self.now, "until": self.now + timedelta(seconds=30)}
+        lease = {"worker_id": owner, "now": self.now, "until": self.now + timedelta(seconds=30)}
         self.both(lambda stores: stores.jobs.claim_abandoned(engines, **lease))
 
     @rule(owner=OWNERS, unseen_for=SECONDS)
     def claim_lost(self, owner, unseen_for):
-        lease = {"owner": owner, "now": self.now, "until": self.now + timedelta(seconds=30)}
+        lease = {"worker_id": owner, "now": self.now, "until": self.now + timedelta(seconds=30)}
         self.both(lambda stores: stores.jobs.claim_lost(seen_before=self.now - unseen_for, **lease))
 
     @rule(
@@ -129,7 +130,7 @@ class SameStory(RuleBasedStateMachine):
     @rule(names=st.lists(JOBS, max_size=3), owner=OWNERS, seen=st.booleans())
     def renew(self, names, owner, seen):
         until, seen_at = self.now + timedelta(seconds=30), self.now if seen else None
-        self.both(lambda stores: stores.jobs.renew(names, owner=owner, until=until, seen_at=seen_at))
+        self.both(lambda stores: stores.jobs.renew(names, worker_id=owner, until=until, seen_at=seen_at))
 
     @rule(owner=OWNERS)
     def expire(self, owner):
@@ -161,7 +162,7 @@ class SameStory(RuleBasedStateMachine):
         for one in everything:
             found = self.both(lambda stores, one=one: stores.jobs.find(one.id))
             self.both(lambda stores, one=one: stores.jobs.queue_position(one))
-            self.both(lambda stores, one=one: stores.jobs.log(one.id, after=0, limit=100))
+            self.both(lambda stores, one=one: stores.jobs.log_chunks(one.id, after=0, limit=100))
             self.both(lambda stores, one=one: stores.jobs.log_position(one.id))
             self.both(lambda stores, one=one: stores.executions.find(one.execution))
             assert found.state.is_active == (found.lease_until is not None), "whoever is active has a holder"
@@ -169,7 +170,7 @@ class SameStory(RuleBasedStateMachine):
 
     @invariant()
     def what_has_ended_stays_as_it_is(self):
-        standing = self.both_stores[1].jobs.get([f"job_{number}" for number in range(1, 7)])
+        standing = self.both_stores[1].jobs.get([JobId(f"job_{number}") for number in range(1, 7)])
         assert {name: one for name, one in self.final.items() if name in standing} == {
             name: one for name, one in standing.items() if name in self.final
         }

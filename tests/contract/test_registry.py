@@ -17,7 +17,7 @@ from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.migrate import migrate
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.clock import FrozenClock
-from upshot.domain.event import Actor
+from upshot.domain.event import Actor, Role
 from upshot.domain.registry import Artifact, ArtifactVersion, Collection, HistoryEntry, RegistrySettings, Version
 from upshot.errors import InvalidInput, NotFound, RegistryError
 from upshot.ports.events import EventQuery, EventStore
@@ -25,7 +25,7 @@ from upshot.ports.registry import RegistryStore
 from upshot.registry.service import Registry
 
 ANN = Actor("ann")
-BOSS = Actor("boss", role="admin")
+BOSS = Actor("boss", role=Role.ADMIN)
 NOW = FrozenClock().now()
 
 

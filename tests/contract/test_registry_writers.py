@@ -13,14 +13,14 @@ from upshot.adapters.memory.stream import MemoryStream
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.clock import SystemClock
-from upshot.domain.event import Actor
+from upshot.domain.event import Actor, Role
 from upshot.errors import AlreadyExists, NotFound
 from upshot.ports.events import EventQuery
 from upshot.registry.service import Registry
 
 PROCESSES = 3
 ANN = Actor("ann")
-BOSS = Actor("boss", role="admin")
+BOSS = Actor("boss", role=Role.ADMIN)
 
 
 @pytest.fixture(params=KINDS)

@@ -14,9 +14,10 @@ from upshot.adapters.memory.stream import MemoryStream
 from upshot.adapters.redis import RedisEventStream, RedisPublisher
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.errors import Unavailable
+from upshot.ids import EventId, ExecutionId
 
 EVENT = Event(
-    id="evt_1",
+    id=EventId("evt_1"),
     kind=EventKind.CUSTOM,
     time=datetime(2026, 1, 1, tzinfo=UTC),
     subject="nightly",
@@ -25,7 +26,7 @@ EVENT = Event(
     sequence=0,
     data={"text": 'a "quoted" – word', "number": 1.5, "nested": {"list": [1, None, True]}},
     name="nightly",
-    chain=(Cause("promote", "exe_0", "evt_0", "model/churn:v1"),),
+    chain=(Cause("promote", ExecutionId("exe_0"), EventId("evt_0"), "model/churn:v1"),),
 )
 
 
@@ -72,7 +73,7 @@ def wire(request):
 
 
 def events(count):
-    return [replace(EVENT, id=f"evt_{number}") for number in range(count)]
+    return [replace(EVENT, id=EventId(f"evt_{number}")) for number in range(count)]
 
 
 def test_an_event_arrives_as_it_was_published(wire):

@@ -11,6 +11,7 @@ from upshot.adapters.memory.executions import MemoryWorkers
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.domain.execution import ExecutionState
 from upshot.domain.job import JobState
+from upshot.ids import EventId
 from upshot.ports.executions import Admission
 from upshot.ports.workers import Backlog, WorkerRecord
 
@@ -65,7 +66,7 @@ def test_everything_that_stands_is_counted(database):
     stores.queue(job("job_1"), job("job_2"), job("job_3", queue="gpu"), job("job_4", queue="gpu"), job("job_5"))
     first, _ = stores.claim(max_jobs=2)
     stores.record(ended(first), wakes=True)
-    stores.executions.admit([Admission("evt_1", (execution("exe_9"),))], NOW)
+    stores.executions.admit([Admission(EventId("evt_1"), (execution("exe_9"),))], NOW)
     stores.accept("evt_2")
 
     found = backlog.measure(NOW + timedelta(seconds=2))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upshot.clock import FrozenClock, format_time, parse_time
-from upshot.ids import delivery_id, derived_event_id, execution_id, new_id
+from upshot.ids import EventId, ExecutionId, derive_delivery_id, derive_event_id, derive_execution_id, new_id
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -51,16 +51,16 @@ def test_new_ids_sort_in_the_order_in_which_they_were_made():
 
 def test_derived_ids_are_the_same_for_the_same_thing():
     """And others for others; an execution sorts by its event's time."""
-    event = new_id("evt", NOW)
-    assert execution_id(event, "promote") == execution_id(event, "promote")
-    names = {execution_id(event, "promote"), execution_id(event, "other"), execution_id(event, "promote", "again")}
+    event = EventId(new_id("evt", NOW))
+    assert derive_execution_id(event, "promote") == derive_execution_id(event, "promote")
+    names = {derive_execution_id(event, "promote"), derive_execution_id(event, "other"), derive_execution_id(event, "promote", "again")}
     assert len(names) == 3
-    assert execution_id(event, "promote")[4:14] == event[4:14]
-    assert delivery_id("exe_1", "a") == delivery_id("exe_1", "a") != delivery_id("exe_1", "b")
-    assert derived_event_id("exe_1", "dlv_1", NOW) == derived_event_id("exe_1", "dlv_1", NOW)
-    assert derived_event_id("exe_1", "dlv_1", NOW) != derived_event_id("exe_1", "dlv_2", NOW)
+    assert derive_execution_id(event, "promote")[4:14] == event[4:14]
+    assert derive_delivery_id(ExecutionId("exe_1"), "a") == derive_delivery_id(ExecutionId("exe_1"), "a") != derive_delivery_id(ExecutionId("exe_1"), "b")
+    assert derive_event_id("exe_1", "dlv_1", NOW) == derive_event_id("exe_1", "dlv_1", NOW)
+    assert derive_event_id("exe_1", "dlv_1", NOW) != derive_event_id("exe_1", "dlv_2", NOW)
 
 
 def test_where_two_words_meet_matters():
     """`a` + `bc` is not `ab` + `c`."""
-    assert delivery_id("a", "bc") != delivery_id("ab", "c")
+    assert derive_delivery_id(ExecutionId("a"), "bc") != derive_delivery_id(ExecutionId("ab"), "c")

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from upshot.clock import format_time, parse_time
+from upshot.ids import EventId, ExecutionId
 
 MAX_CHAIN_DEPTH = 8  #: executions that may cause one another before the chain is stopped, visibly
 
@@ -40,17 +40,31 @@ class EventKind(StrEnum):
     CUSTOM = "custom"  #: anything of a user's own, with a name and free data
 
 
+class ActorKind(StrEnum):
+    """Kind of an actor."""
+
+    USER = "user"
+    SERVICE = "service"  #: a service account
+    AUTOMATION = "automation"
+    JOB = "job"
+
+
+class Role(StrEnum):
+    """What an actor may do in the registry."""
+
+    ADMIN = "admin"  #: may also change protected aliases and the rules of a registry
+    MEMBER = "member"  #: may read and change
+    VIEWER = "viewer"  #: may read
+    RESTRICTED_VIEWER = "restricted-viewer"  #: may read
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who did it."""
+    """Who made a change."""
 
-    name: str  #: a person's, a service account's or an automation's name
-    kind: str = "user"  #: user, service, automation, job
-    role: str = "member"  #: admin, member, viewer, restricted-viewer; not part of what events carry
-
-    def as_dict(self) -> dict[str, Any]:
-        """The form that events carry."""
-        return {"name": self.name, "kind": self.kind}
+    name: str  #: name of a person, a service account, an automation or a job
+    kind: ActorKind = ActorKind.USER
+    role: Role = Role.MEMBER  #: events do not carry it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +72,8 @@ class Cause:
     """One link of the chain that led to an event: an execution that acted."""
 
     automation: str
-    execution_id: str  #: id of the execution
-    event_id: str  #: id of the event that it answered
+    execution_id: ExecutionId  #: id of the execution
+    event_id: EventId  #: id of the event that it answered
     version_reference: str | None  #: immutable reference of the version that event was about
 
 
@@ -68,14 +82,11 @@ class Event:
     """
     Something that happened, as a full snapshot of what was true then.
 
-    `data` of registry events holds the template contexts of the same names (those that apply):
-    `registry` {name}, `collection` {name, type, description, tags}, `version` (see
-    `registry.snapshots`), `alias`, `aliases`, `tag`, `on`, `previous` (a version, or null),
-    `moved_to` (a version's name, or null), `automatic`, `changes`, `project` {name},
-    `artifact` {name, type}. `data` of a custom event is the user's own.
+    `data` of a registry event holds the template contexts that apply (see `upshot.registry.snapshots`).
+    `data` of a custom event is the user's own.
     """
 
-    id: str
+    id: EventId
     kind: EventKind
     time: datetime  #: UTC
     subject: str  #: what it is about: `model/churn:v3`, `model/churn`, or a custom event's name
@@ -85,45 +96,6 @@ class Event:
     data: Mapping[str, Any]
     name: str | None = None  #: of a custom event; None for all others
     chain: tuple[Cause, ...] = ()  #: the executions that led here, oldest first
-
-    def as_dict(self) -> dict[str, Any]:
-        """The form that the API, the stream and templates (`event`) see."""
-        return {
-            "id": self.id,
-            "kind": self.kind.value,
-            "name": self.name,
-            "time": format_time(self.time),
-            "subject": self.subject,
-            "actor": self.actor.as_dict(),
-            "mutation_id": self.mutation_id,
-            "sequence": self.sequence,
-            "chain": [
-                {
-                    "automation": c.automation,
-                    "execution": c.execution_id,
-                    "event": c.event_id,
-                    "version": c.version_reference,
-                }
-                for c in self.chain
-            ],
-            "data": dict(self.data),
-        }
-
-    @staticmethod
-    def from_dict(form: Mapping[str, Any]) -> Event:
-        """Read what `as_dict` wrote; raises KeyError or ValueError for anything else."""
-        return Event(
-            id=form["id"],
-            kind=EventKind(form["kind"]),
-            time=parse_time(form["time"]),
-            subject=form["subject"],
-            actor=Actor(form["actor"]["name"], form["actor"]["kind"]),
-            mutation_id=form["mutation_id"],
-            sequence=form["sequence"],
-            data=form["data"],
-            name=form.get("name"),
-            chain=tuple(Cause(c["automation"], c["execution"], c["event"], c["version"]) for c in form["chain"]),
-        )
 
     @property
     def version_reference(self) -> str | None:

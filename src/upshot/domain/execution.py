@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from upshot.ids import DeliveryId, EventId, ExecutionId, JobId, RevisionId, WorkerId
+
 
 class ExecutionState(StrEnum):
     """Where an execution, or one of its steps, stands. CLI, API and pages print these words."""
@@ -38,13 +40,20 @@ class AttemptState(StrEnum):
     FAILED = "failed"  #: its job ended without success; given up
 
 
+class StepPhase(StrEnum):
+    """Which list of the automation a step belongs to."""
+
+    MAIN = "main"  #: `steps`
+    ON_FAILURE = "on-failure"
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """Where one step of an execution stands, and what it gave."""
 
     id: str
     uses: str
-    phase: str = "main"  #: main, or on-failure
+    phase: StepPhase = StepPhase.MAIN
     state: ExecutionState = ExecutionState.WAITING
     reason: str | None = None
     attempts: int = 0  #: made so far, over all rounds
@@ -54,29 +63,29 @@ class StepRecord:
     outputs: Mapping[str, Any] | None = None  #: what later steps read as `steps.ID.outputs`
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    job_id: str | None = None  #: id of the job that it waits for, or that it was
+    job_id: JobId | None = None  #: id of the job that it waits for, or that it was
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
     """One automation answering one event."""
 
-    id: str
+    id: ExecutionId
     automation: str
-    revision: str
-    event_id: str  #: id of the event
+    revision_id: RevisionId
+    event_id: EventId  #: id of the event
     state: ExecutionState
     created_at: datetime
     steps: tuple[StepRecord, ...] = ()  #: main steps in order, then the on-failure steps that were due
     reason: str | None = None  #: why it waits, failed, was cancelled or skipped
     due_at: datetime | None = None  #: when a waiting execution goes on; None when it is not waiting
     finished_at: datetime | None = None
-    lease_owner: str | None = None  #: worker that works on it
+    lease_owner_id: WorkerId | None = None  #: worker that works on it
     lease_until: datetime | None = None  #: after this the sweeper takes it back
     fence: int = 0  #: grows with every claim; a write with an older one is refused
 
     @property
-    def awaited_job_id(self) -> str | None:
+    def awaited_job_id(self) -> JobId | None:
         """Id of the job whose end wakes it; None when it waits for something else, or not at all."""
         if self.state is not ExecutionState.WAITING or self.due_at is not None:
             return None
@@ -92,14 +101,14 @@ class Receipt:
     headers, body (text, first 16 KB), body_bytes, truncated. Other actions keep what they changed.
     """
 
-    execution_id: str
+    execution_id: ExecutionId
     step_id: str
     attempt: int  #: counted from 1 over all rounds of the step
     state: AttemptState
-    delivery_id: str
+    delivery_id: DeliveryId
     started_at: datetime
     took_seconds: float
-    worker_id: str
+    worker_id: WorkerId
     request: Mapping[str, Any] | None = None
     response: Mapping[str, Any] | None = None
     error: str | None = None

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from upshot.domain.event import Event
+from upshot.ids import EventId, ExecutionId
 from upshot.ports.paging import Page
 
 
@@ -20,7 +21,7 @@ class EventQuery:
     subject: str | None = None  #: the whole subject, or its beginning up to a `:`
     name: str | None = None  #: of a custom event
     mutation_id: str | None = None
-    after: str | None = None  #: an event's id: only later ones, and the page is then oldest first
+    after_id: EventId | None = None  #: an event's id: only later ones, and the page is then oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +30,17 @@ class StoredEvent:
 
     event: Event
     matched_at: datetime | None  #: when it was matched; None while it waits for a worker
-    execution_ids: tuple[str, ...] = ()  #: ids of the executions that answer it
+    execution_ids: tuple[ExecutionId, ...] = ()  #: ids of the executions that answer it
 
 
 class EventStore(Protocol):
     """Accepted events, kept in the database with the mutation that made them."""
 
-    def get(self, ids: AnyCollection[str]) -> Mapping[str, Event]:
+    def get(self, event_ids: AnyCollection[EventId]) -> Mapping[EventId, Event]:
         """The events of these ids; those that do not exist are left out."""
         ...
 
-    def find(self, event_id: str) -> StoredEvent | None:
+    def find(self, event_id: EventId) -> StoredEvent | None:
         """One event with what has become of it."""
         ...
 

@@ -12,6 +12,7 @@ from upshot.domain.automation import Automation
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.domain.job import Job
+from upshot.ids import EventId, ExecutionId, RevisionId, WorkerId
 from upshot.ports.paging import Page
 
 
@@ -19,7 +20,7 @@ from upshot.ports.paging import Page
 class Admission:
     """What matching made of one event: its executions, leased by the worker that matched it, maybe none."""
 
-    event_id: str
+    event_id: EventId
     executions: tuple[Execution, ...]
     events: tuple[Event, ...] = ()  #: accepted with those that failed from the start; each names its execution last
 
@@ -29,14 +30,14 @@ class Claim:
     """An execution that this worker now holds, with a new fence."""
 
     execution: Execution
-    lost_by_worker_id: str | None  #: worker whose lease had run out; None when it was waiting
+    lost_by_worker_id: WorkerId | None  #: worker whose lease had run out; None when it was waiting
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
     """An execution that somebody should see to."""
 
-    execution_id: str
+    execution_id: ExecutionId
     notified_before: bool  #: the doorbell was rung for it already, and nobody came
 
 
@@ -54,7 +55,7 @@ class ExecutionUpdate:
 class ExecutionQuery:
     """Which executions to list; None means any."""
 
-    event_id: str | None = None
+    event_id: EventId | None = None
     automation: str | None = None
     state: ExecutionState | None = None
 
@@ -62,7 +63,7 @@ class ExecutionQuery:
 class ExecutionStore(Protocol):
     """Executions and their receipts."""
 
-    def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[str]:
+    def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[ExecutionId]:
         """
         Insert the executions of a batch and mark its events as matched, in one transaction.
 
@@ -71,11 +72,11 @@ class ExecutionStore(Protocol):
         """
         ...
 
-    def claim(self, ids: AnyCollection[str], *, owner: str, now: datetime, until: datetime) -> tuple[Claim, ...]:
+    def claim(self, execution_ids: AnyCollection[ExecutionId], *, worker_id: WorkerId, now: datetime, until: datetime) -> tuple[Claim, ...]:
         """Lease those of the executions that are due or whose lease has run out; the others are left out."""
         ...
 
-    def record(self, progress: Sequence[ExecutionUpdate]) -> frozenset[str]:
+    def record(self, progress: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:
         """
         Write states and receipts of a batch, in one transaction.
 
@@ -84,7 +85,7 @@ class ExecutionStore(Protocol):
         """
         ...
 
-    def renew(self, ids: AnyCollection[str], *, owner: str, until: datetime) -> None:
+    def renew(self, execution_ids: AnyCollection[ExecutionId], *, worker_id: WorkerId, until: datetime) -> None:
         """Prolong the leases that the owner still holds."""
         ...
 
@@ -103,7 +104,7 @@ class ExecutionStore(Protocol):
 class ExecutionAdmin(Protocol):
     """What people ask about executions and do to them."""
 
-    def find(self, execution_id: str) -> tuple[Execution, tuple[Receipt, ...]] | None:
+    def find(self, execution_id: ExecutionId) -> tuple[Execution, tuple[Receipt, ...]] | None:
         """One execution with all its receipts, in the order of their start."""
         ...
 
@@ -111,7 +112,7 @@ class ExecutionAdmin(Protocol):
         """Executions, newest event first."""
         ...
 
-    def amend(self, execution_id: str, change: Callable[[Execution], Execution]) -> Execution:
+    def amend(self, execution_id: ExecutionId, change: Callable[[Execution], Execution]) -> Execution:
         """
         Change one execution in one transaction; its fence grows, so a worker that holds it is refused.
 
@@ -120,7 +121,7 @@ class ExecutionAdmin(Protocol):
         """
         ...
 
-    def expire(self, owner: str, now: datetime) -> int:
+    def expire(self, worker_id: WorkerId, now: datetime) -> int:
         """End the leases of a worker that is known to be dead; returns how many."""
         ...
 
@@ -136,6 +137,6 @@ class RevisionStore(Protocol):
         """Keep the revisions that are not kept yet."""
         ...
 
-    def get(self, name: str, revision: str) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
+    def get(self, name: str, revision_id: RevisionId) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
         """The document as plain data, its body files and its path; None when it was never kept."""
         ...

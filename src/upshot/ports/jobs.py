@@ -9,6 +9,7 @@ from typing import Protocol
 
 from upshot.domain.event import Event
 from upshot.domain.job import Job, JobState
+from upshot.ids import ExecutionId, JobId, WorkerId
 from upshot.ports.paging import Page
 
 END_OF_EXECUTION = "the end of its execution"  #: who asked, where no person did
@@ -26,7 +27,7 @@ class ConcurrencyLimits:
 class WorkerCapacity:
     """What a worker can take now."""
 
-    worker_id: str  #: the worker
+    worker_id: WorkerId  #: the worker
     machine: str
     engines: Mapping[str, str]  #: by backend, identity of the engine that answers here
     queues: Mapping[str, ConcurrencyLimits]  #: that this worker takes
@@ -50,7 +51,7 @@ class JobQuery:
     state: JobState | None = None
     queue: str | None = None
     automation: str | None = None
-    execution_id: str | None = None
+    execution_id: ExecutionId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class JobStore(Protocol):
     has ended, or was retried by a person, counts as asked to stop, by `END_OF_EXECUTION`.
     """
 
-    def claim_queued(self, offer: WorkerCapacity, *, now: datetime, until: datetime) -> tuple[Job, ...]:
+    def claim_queued(self, capacity: WorkerCapacity, *, now: datetime, until: datetime) -> tuple[Job, ...]:
         """
         Lease due jobs that fit the offer, as STARTING: higher priority first, then older.
 
@@ -88,16 +89,16 @@ class JobStore(Protocol):
         ...
 
     def claim_abandoned(
-        self, engines: Collection[str], *, owner: str, now: datetime, until: datetime
+        self, engine_ids: Collection[str], *, worker_id: WorkerId, now: datetime, until: datetime
     ) -> tuple[Job, ...]:
         """Lease active jobs of these engines whose lease has run out; state and engine stay."""
         ...
 
-    def claim_lost(self, *, seen_before: datetime, owner: str, now: datetime, until: datetime) -> tuple[Job, ...]:
+    def claim_lost(self, *, seen_before: datetime, worker_id: WorkerId, now: datetime, until: datetime) -> tuple[Job, ...]:
         """Lease active jobs whose lease has run out and whose engine nobody has reached since then."""
         ...
 
-    def record(self, progress: Sequence[JobUpdate]) -> frozenset[str]:
+    def record(self, updates: Sequence[JobUpdate]) -> frozenset[JobId]:
         """
         Write states, accept events, wake executions, in one transaction.
 
@@ -110,11 +111,11 @@ class JobStore(Protocol):
         """
         ...
 
-    def renew(self, ids: Collection[str], *, owner: str, until: datetime, seen_at: datetime | None) -> frozenset[str]:
+    def renew(self, job_ids: Collection[JobId], *, worker_id: WorkerId, until: datetime, seen_at: datetime | None) -> frozenset[JobId]:
         """Prolong leases that the owner still holds (`seen_at` None: leave as it is); returns those ids."""
         ...
 
-    def stop_requests(self, ids: Collection[str]) -> Mapping[str, str]:
+    def stop_requests(self, job_ids: Collection[JobId]) -> Mapping[JobId, str]:
         """Who asked, by id: a person, or the end of the execution that the job belongs to."""
         ...
 
@@ -122,15 +123,15 @@ class JobStore(Protocol):
         """End queued jobs that nobody waits for: those asked to stop, those whose execution is final; how many."""
         ...
 
-    def get(self, ids: Collection[str]) -> Mapping[str, Job]:
+    def get(self, job_ids: Collection[JobId]) -> Mapping[JobId, Job]:
         """The jobs of these ids; those that do not exist are left out."""
         ...
 
-    def expire(self, owner: str, now: datetime) -> int:
+    def expire(self, worker_id: WorkerId, now: datetime) -> int:
         """End the leases of a worker that is known to be dead; returns how many."""
         ...
 
-    def append_log(self, job: str, text: str, *, position: str, now: datetime, keep_bytes: int) -> None:
+    def append_log(self, job_id: JobId, text: str, *, position: str, now: datetime, keep_bytes: int) -> None:
         """
         Add a piece to a job's log, and remove its oldest pieces beyond so many bytes.
 
@@ -144,7 +145,7 @@ class JobStore(Protocol):
         """
         ...
 
-    def log_position(self, job: str) -> str | None:
+    def log_position(self, job_id: JobId) -> str | None:
         """The position that the last piece was added with; None before the first."""
         ...
 
@@ -152,7 +153,7 @@ class JobStore(Protocol):
 class JobAdmin(Protocol):
     """What people ask about jobs and do to them."""
 
-    def find(self, job_id: str) -> Job | None:
+    def find(self, job_id: JobId) -> Job | None:
         """One job."""
         ...
 
@@ -164,11 +165,11 @@ class JobAdmin(Protocol):
         """Where a queued job stands; None when it is not queued."""
         ...
 
-    def log(self, job_id: str, *, after: int, limit: int) -> tuple[LogChunk, ...]:
+    def log_chunks(self, job_id: JobId, *, after: int, limit: int) -> tuple[LogChunk, ...]:
         """Pieces of the log after that number, in order."""
         ...
 
-    def request_stop(self, job_id: str, who: str, now: datetime) -> Job:
+    def request_stop(self, job_id: JobId, requested_by: str, now: datetime) -> Job:
         """
         Ask a job to stop. A queued one is CANCELLED at once and wakes its execution; an active one is
         stopped by the worker that watches it.
@@ -195,6 +196,6 @@ class Installation:
 class InstallationStore(Protocol):
     """Made once, by whoever asks first."""
 
-    def get(self, make: Callable[[], Installation]) -> Installation:
+    def get_or_create(self, create: Callable[[], Installation]) -> Installation:
         """The one that is kept; kept now if there was none."""
         ...

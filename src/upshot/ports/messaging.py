@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from upshot.domain.event import Event
+from upshot.ids import ExecutionId, JobId
 
 
 class EventPublisher(Protocol):
@@ -44,7 +45,7 @@ class EventStream(Protocol):
         """Nothing waits unread: what is accepted and still unmatched must be published again."""
         ...
 
-    async def close(self, *, leave: bool) -> None:
+    async def close(self, *, leave_group: bool) -> None:
         """Let go; `leave` also takes this consumer out of the group if nothing of its is pending."""
         ...
 
@@ -52,7 +53,7 @@ class EventStream(Protocol):
 class Notifier(Protocol):
     """Calls a worker to executions that are due; losing a ring loses nothing."""
 
-    def notify_executions(self, execution_ids: Sequence[str]) -> bool:
+    def notify_executions(self, execution_ids: Sequence[ExecutionId]) -> bool:
         """Tell whether the broker took it; False: the caller runs them itself."""
         ...
 
@@ -60,6 +61,6 @@ class Notifier(Protocol):
 class JobNotifier(Protocol):
     """Calls the workers of a queue to jobs that are queued; unheard, they look about every second."""
 
-    def notify_jobs(self, queue: str, job_ids: Sequence[str]) -> bool:
+    def notify_jobs(self, queue: str, job_ids: Sequence[JobId]) -> bool:
         """Tell whether the broker took it."""
         ...

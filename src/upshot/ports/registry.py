@@ -16,6 +16,7 @@ from upshot.domain.registry import (
     RegistrySettings,
     Version,
 )
+from upshot.ids import EventId
 from upshot.ports.paging import Page
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ class RegistryChanges(Protocol):
         *,
         actor: Actor,
         chain: tuple[Cause, ...] = (),
-        event_ids: Sequence[str] | None = None,
+        event_ids: Sequence[EventId] | None = None,
     ) -> tuple[Event, ...]:
         """
         Accept custom events.
@@ -218,7 +219,7 @@ class RegistryTransaction(RegistryView, Protocol):
         """Remove the version, which is linked nowhere, and its aliases."""
         ...
 
-    def accepted(self, event_ids: Iterable[str]) -> frozenset[str]:
+    def accepted(self, event_ids: Iterable[EventId]) -> frozenset[str]:
         """Those of the ids under which an event was accepted."""
         ...
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from upshot.ids import WorkerId
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
     """A worker process that said it is alive."""
 
-    id: str
+    id: WorkerId
     host: str
     pid: int
     started_at: datetime
@@ -32,7 +34,7 @@ class WorkerStore(Protocol):
         """Say that the worker is alive."""
         ...
 
-    def deregister(self, worker_id: str) -> None:
+    def deregister(self, worker_id: WorkerId) -> None:
         """Say that the worker has stopped."""
         ...
 

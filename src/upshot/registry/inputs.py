@@ -12,6 +12,7 @@ import orjson
 
 from upshot.domain.reference import check_alias, check_name
 from upshot.errors import InvalidInput
+from upshot.ids import EventId
 
 MAX_JSON_BYTES = 65_536  #: of metadata, or of a custom event's data: a CloudEvent should stay within 64 KB
 MAX_JSON_DEPTH = 32
@@ -188,7 +189,7 @@ def _check_path(path: str) -> None:
 
 
 def check_emitted(
-    events: Sequence[tuple[str, Mapping[str, Any]]], event_ids: Sequence[str] | None
+    events: Sequence[tuple[str, Mapping[str, Any]]], event_ids: Sequence[EventId] | None
 ) -> list[tuple[str, dict[str, Any]]]:
     """
     Let custom events through.

@@ -8,7 +8,7 @@ from typing import Any
 
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.registry import Collection, HistoryEntry
-from upshot.ids import new_id
+from upshot.ids import EventId, new_id
 from upshot.ports.registry import RegistryTransaction
 
 
@@ -43,12 +43,12 @@ class Mutation:
         data: Mapping[str, Any],
         *,
         name: str | None = None,
-        event_id: str | None = None,
+        event_id: EventId | None = None,
     ) -> None:
         """Add an event."""
         self._events.append(
             Event(
-                id=event_id or new_id("evt", self.now),
+                id=event_id or EventId(new_id("evt", self.now)),
                 kind=kind,
                 time=self.now,
                 subject=subject,

@@ -9,6 +9,7 @@ from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.reference import check_name
 from upshot.domain.registry import HistoryEntry, RegistrySettings
 from upshot.errors import Forbidden
+from upshot.ids import EventId
 from upshot.ports.paging import Page
 from upshot.registry.artifacts import Artifacts
 from upshot.registry.collections import Collections
@@ -74,7 +75,7 @@ class Registry(Collections, Artifacts, Versions, Tags):
         *,
         actor: Actor,
         chain: tuple[Cause, ...] = (),
-        event_ids: Sequence[str] | None = None,
+        event_ids: Sequence[EventId] | None = None,
     ) -> tuple[Event, ...]:
         """
         Accept custom events: 1 to 1,000 pairs of name and data, all or none.

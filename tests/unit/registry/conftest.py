@@ -11,11 +11,11 @@ import pytest
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.registry import MemoryRegistry
 from upshot.clock import FrozenClock
-from upshot.domain.event import Actor, Event
+from upshot.domain.event import Actor, Event, Role
 from upshot.registry.service import Registry
 
 ANN = Actor("ann")
-BOSS = Actor("boss", role="admin")
+BOSS = Actor("boss", role=Role.ADMIN)
 
 
 @dataclass

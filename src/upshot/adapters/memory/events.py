@@ -9,6 +9,7 @@ from datetime import datetime
 
 from upshot.adapters.cursor import event_after_cursor, make_cursor
 from upshot.domain.event import Event
+from upshot.ids import EventId, ExecutionId
 from upshot.ports.events import EventQuery, StoredEvent
 from upshot.ports.paging import Page
 
@@ -18,30 +19,30 @@ class _Stored:
     event: Event
     published_at: datetime
     matched_at: datetime | None = None
-    executions: tuple[str, ...] = ()
+    executions: tuple[ExecutionId, ...] = ()
 
 
 class MemoryEvents:
     """`EventStore` in memory; the registry adds to it, and the executions say what is matched."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, _Stored] = {}
+        self._kept: dict[EventId, _Stored] = {}
         self.lock = threading.RLock()
 
-    def add(self, events: Sequence[Event], now: datetime) -> tuple[str, ...]:
+    def add(self, events: Sequence[Event], now: datetime) -> tuple[EventId, ...]:
         """Accept events, published as of now; returns the ids of those that were not accepted before."""
         with self.lock:
             new = {event.id: _Stored(event, now) for event in events if event.id not in self._kept}
             self._kept.update(new)
             return tuple(new)
 
-    def take_back(self, ids: Iterable[str]) -> None:
+    def take_back(self, event_ids: Iterable[EventId]) -> None:
         """Forget events whose transaction failed."""
         with self.lock:
-            for one in ids:
-                del self._kept[one]
+            for event_id in event_ids:
+                del self._kept[event_id]
 
-    def mark_matched(self, answers: Mapping[str, Iterable[str]], now: datetime) -> None:
+    def mark_matched(self, answers: Mapping[EventId, Iterable[ExecutionId]], now: datetime) -> None:
         """Mark events as matched, and keep the ids of the executions that answer each."""
         with self.lock:
             for one, executions in answers.items():
@@ -49,12 +50,12 @@ class MemoryEvents:
                     everything = tuple(sorted({*kept.executions, *executions}))
                     self._kept[one] = replace(kept, matched_at=kept.matched_at or now, executions=everything)
 
-    def get(self, ids: Collection[str]) -> Mapping[str, Event]:
+    def get(self, event_ids: Collection[EventId]) -> Mapping[EventId, Event]:
         """The events of these ids; those that do not exist are left out."""
         with self.lock:
-            return {one: self._kept[one].event for one in ids if one in self._kept}
+            return {one: self._kept[one].event for one in event_ids if one in self._kept}
 
-    def find(self, event_id: str) -> StoredEvent | None:
+    def find(self, event_id: EventId) -> StoredEvent | None:
         """One event with what has become of it."""
         with self.lock:
             kept = self._kept.get(event_id)
@@ -62,7 +63,7 @@ class MemoryEvents:
 
     def page(self, query: EventQuery, *, cursor: str | None, limit: int) -> Page[StoredEvent]:
         """Events, newest first; oldest first with `query.after`."""
-        oldest_first = query.after is not None
+        oldest_first = query.after_id is not None
         last = event_after_cursor(cursor) if cursor is not None else None
         with self.lock:
             found = [kept for kept in self._kept.values() if _fits(kept.event, query)]
@@ -95,5 +96,5 @@ def _fits(event: Event, query: EventQuery) -> bool:
         query.kind in (None, event.kind.value)
         and query.name in (None, event.name)
         and query.mutation_id in (None, event.mutation_id)
-        and (query.after is None or event.id > query.after)
+        and (query.after_id is None or event.id > query.after_id)
     )

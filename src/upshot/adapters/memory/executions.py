@@ -15,6 +15,7 @@ from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.domain.job import Job
 from upshot.errors import NotFound
+from upshot.ids import EventId, ExecutionId, JobId, RevisionId, WorkerId
 from upshot.jobs.scheduling import with_stop_request
 from upshot.ports.executions import Admission, Claim, Due, ExecutionQuery, ExecutionUpdate
 from upshot.ports.jobs import END_OF_EXECUTION
@@ -29,7 +30,7 @@ class AcceptsEvents(Protocol):
         """Accept events."""
         ...
 
-    def mark_matched(self, answers: Mapping[str, Iterable[str]], now: datetime) -> None:
+    def mark_matched(self, answers: Mapping[EventId, Iterable[ExecutionId]], now: datetime) -> None:
         """Mark events as matched, and keep the ids of the executions that answer each."""
         ...
 
@@ -44,15 +45,15 @@ class MemoryExecutions:
 
     def __init__(self, events: AcceptsEvents) -> None:
         self._events = events
-        self._executions: dict[str, Execution] = {}
-        self._receipts: dict[tuple[str, str, int], Receipt] = {}
-        self._rung_at: dict[str, datetime] = {}
-        self.jobs: dict[str, Job] = {}  #: for `MemoryJobs`, which shares the lock, too
+        self._executions: dict[ExecutionId, Execution] = {}
+        self._receipts: dict[tuple[ExecutionId, str, int], Receipt] = {}
+        self._rung_at: dict[ExecutionId, datetime] = {}
+        self.jobs: dict[JobId, Job] = {}  #: for `MemoryJobs`, which shares the lock, too
         self.lock = threading.RLock()
 
     # --- ExecutionStore ---------------------------------------------------------------------------
 
-    def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[str]:
+    def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[ExecutionId]:
         """Insert the executions of a batch and mark its events as matched; returns the ids that are new."""
         with self.lock:
             wanted = {one.id: one for admission in admissions for one in admission.executions}
@@ -65,11 +66,11 @@ class MemoryExecutions:
             self._events.add([event for event in caused if event.chain[-1].execution_id in new], now)
             return frozenset(new)
 
-    def claim(self, ids: Collection[str], *, owner: str, now: datetime, until: datetime) -> tuple[Claim, ...]:
+    def claim(self, execution_ids: Collection[ExecutionId], *, worker_id: WorkerId, now: datetime, until: datetime) -> tuple[Claim, ...]:
         """Lease those of the executions that are due or whose lease has run out."""
         with self.lock:
             claims = []
-            for one in sorted(set(ids)):
+            for one in sorted(set(execution_ids)):
                 before = self._executions.get(one)
                 if before is None or not _is_free(before, now):
                     continue
@@ -78,16 +79,16 @@ class MemoryExecutions:
                     state=ExecutionState.RUNNING,
                     reason=None,
                     due_at=None,
-                    lease_owner=owner,
+                    lease_owner_id=worker_id,
                     lease_until=until,
                     fence=before.fence + 1,
                 )
                 self._put(leased)
-                lost_by = before.lease_owner if before.state is ExecutionState.RUNNING else None
+                lost_by = before.lease_owner_id if before.state is ExecutionState.RUNNING else None
                 claims.append(Claim(leased, lost_by))
             return tuple(claims)
 
-    def record(self, progress: Sequence[ExecutionUpdate]) -> frozenset[str]:
+    def record(self, progress: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:
         """Write states and receipts of a batch; returns the ids whose state was refused."""
         with self.lock:
             refused = set()
@@ -111,21 +112,21 @@ class MemoryExecutions:
         execution = progress.execution
         if execution.finished_at is not None:
             self._ask_jobs_of(execution.id, execution.finished_at)
-        waited_for = self.jobs.get(execution.awaited_job_id or "")
+        waited_for = self.jobs.get(execution.awaited_job_id or JobId(""))
         if waited_for is not None and waited_for.finished_at is not None:
             self.wake(execution.id, waited_for.finished_at)
 
-    def _ask_jobs_of(self, execution: str, ended_at: datetime) -> None:
+    def _ask_jobs_of(self, execution_id: ExecutionId, ended_at: datetime) -> None:
         for job in list(self.jobs.values()):
-            if job.execution_id == execution and not job.state.is_final:
+            if job.execution_id == execution_id and not job.state.is_final:
                 self.jobs[job.id] = with_stop_request(job, END_OF_EXECUTION, ended_at)
 
-    def renew(self, ids: Collection[str], *, owner: str, until: datetime) -> None:
+    def renew(self, execution_ids: Collection[ExecutionId], *, worker_id: WorkerId, until: datetime) -> None:
         """Prolong the leases that the owner still holds."""
         with self.lock:
-            for one in ids:
+            for one in execution_ids:
                 execution = self._executions.get(one)
-                if execution and execution.lease_owner == owner and execution.state is ExecutionState.RUNNING:
+                if execution and execution.lease_owner_id == worker_id and execution.state is ExecutionState.RUNNING:
                     self._executions[one] = replace(execution, lease_until=until)
 
     def take_due(self, *, now: datetime, notified_before: datetime, limit: int) -> tuple[Due, ...]:
@@ -147,7 +148,7 @@ class MemoryExecutions:
 
     # --- ExecutionDesk ----------------------------------------------------------------------------
 
-    def find(self, execution_id: str) -> tuple[Execution, tuple[Receipt, ...]] | None:
+    def find(self, execution_id: ExecutionId) -> tuple[Execution, tuple[Receipt, ...]] | None:
         """One execution with all its receipts, in the order of their start."""
         with self.lock:
             execution = self._executions.get(execution_id)
@@ -175,7 +176,7 @@ class MemoryExecutions:
         items = tuple(found[:limit])
         return Page(items, make_cursor(items[-1].id) if len(found) > limit else None)
 
-    def amend(self, execution_id: str, change: Callable[[Execution], Execution]) -> Execution:
+    def amend(self, execution_id: ExecutionId, change: Callable[[Execution], Execution]) -> Execution:
         """Change one execution in one transaction; its fence grows."""
         with self.lock:
             before = self._executions.get(execution_id)
@@ -187,13 +188,13 @@ class MemoryExecutions:
                 self._ask_jobs_of(execution_id, ended_at)
             return after
 
-    def expire(self, owner: str, now: datetime) -> int:
+    def expire(self, worker_id: WorkerId, now: datetime) -> int:
         """End the leases of a worker that is known to be dead; returns how many."""
         with self.lock:
             held = [
                 one
                 for one in self._executions.values()
-                if one.lease_owner == owner
+                if one.lease_owner_id == worker_id
                 and one.state is ExecutionState.RUNNING
                 and one.lease_until is not None
                 and one.lease_until > now
@@ -216,7 +217,7 @@ class MemoryExecutions:
 
     # --- for MemoryJobs ---------------------------------------------------------------------------
 
-    def wake(self, execution_id: str, due_at: datetime) -> None:
+    def wake(self, execution_id: ExecutionId, due_at: datetime) -> None:
         """Make an execution due that waits without a due time."""
         execution = self._executions.get(execution_id)
         if execution is not None and execution.state is ExecutionState.WAITING and execution.due_at is None:
@@ -226,7 +227,7 @@ class MemoryExecutions:
         """Accept an event of its moment."""
         self._events.add([event], event.time)
 
-    def has_ended(self, execution_id: str) -> bool:
+    def has_ended(self, execution_id: ExecutionId) -> bool:
         """The execution is final."""
         return self._executions[execution_id].state.is_final
 
@@ -242,29 +243,29 @@ class MemoryRevisions:
     """`RevisionStore` in memory."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], tuple[Mapping[str, Any], Mapping[str, str], str]] = {}
+        self._kept: dict[tuple[str, RevisionId], tuple[Mapping[str, Any], Mapping[str, str], str]] = {}
 
     def save(self, automations: Iterable[Automation], now: datetime) -> None:
         """Keep the revisions that are not kept yet."""
         for one in automations:
-            self._kept.setdefault((one.name, one.revision), (one.source, one.body_files, one.path))
+            self._kept.setdefault((one.name, one.revision_id), (one.source, one.body_files, one.path))
 
-    def get(self, name: str, revision: str) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
+    def get(self, name: str, revision_id: RevisionId) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
         """The document as plain data, its body files and its path; None when it was never kept."""
-        return self._kept.get((name, revision))
+        return self._kept.get((name, revision_id))
 
 
 class MemoryWorkers:
     """`WorkerStore` in memory."""
 
     def __init__(self) -> None:
-        self._workers: dict[str, WorkerRecord] = {}
+        self._workers: dict[WorkerId, WorkerRecord] = {}
 
     def heartbeat(self, worker: WorkerRecord) -> None:
         """Say that the worker is alive."""
         self._workers[worker.id] = worker
 
-    def deregister(self, worker_id: str) -> None:
+    def deregister(self, worker_id: WorkerId) -> None:
         """Say that the worker has stopped."""
         self._workers.pop(worker_id, None)
 

@@ -11,6 +11,7 @@ from upshot.adapters.cursor import after_cursor, make_cursor
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.serialization.jobs import rank_of, roundtrip
 from upshot.domain.job import Job, JobState
+from upshot.ids import JobId, WorkerId
 from upshot.jobs.scheduling import (
     ActiveJobs,
     QueuedJob,
@@ -46,40 +47,40 @@ class MemoryJobs:
         self._executions = executions
         self._jobs = executions.jobs
         self._lock = executions.lock
-        self._logs: dict[str, _Log] = {}
+        self._logs: dict[JobId, _Log] = {}
 
     # --- JobStore: claims -------------------------------------------------------------------------
 
-    def claim_queued(self, offer: WorkerCapacity, *, now: datetime, until: datetime) -> tuple[Job, ...]:
+    def claim_queued(self, capacity: WorkerCapacity, *, now: datetime, until: datetime) -> tuple[Job, ...]:
         """Lease due jobs that fit the offer, as STARTING: higher priority first, then older."""
         with self._lock:
             active = (one for one in self._jobs.values() if one.state.is_active)
             tally = SlotCounter(
-                offer, (ActiveJobs(one.queue, one.machine, one.automation, one.step_id) for one in active)
+                capacity, (ActiveJobs(one.queue, one.machine, one.automation, one.step_id) for one in active)
             )
-            ids = tally.choose(sorted(_candidate(one) for one in self._jobs.values() if _fits(one, offer, now)))
-            return self._put(claim(self._jobs[one], offer, now=now, until=until) for one in ids)
+            ids = tally.choose(sorted(_candidate(one) for one in self._jobs.values() if _fits(one, capacity, now)))
+            return self._put(claim(self._jobs[one], capacity, now=now, until=until) for one in ids)
 
     def claim_abandoned(
-        self, engines: Collection[str], *, owner: str, now: datetime, until: datetime
+        self, engine_ids: Collection[str], *, worker_id: WorkerId, now: datetime, until: datetime
     ) -> tuple[Job, ...]:
         """Lease active jobs of these engines whose lease has run out; state and engine stay."""
         with self._lock:
-            found = [job for job in self._run_out(now) if job.engine_id in engines]
-            return self._take_over(found, owner, until)
+            found = [job for job in self._run_out(now) if job.engine_id in engine_ids]
+            return self._take_over(found, worker_id, until)
 
-    def claim_lost(self, *, seen_before: datetime, owner: str, now: datetime, until: datetime) -> tuple[Job, ...]:
+    def claim_lost(self, *, seen_before: datetime, worker_id: WorkerId, now: datetime, until: datetime) -> tuple[Job, ...]:
         """Lease active jobs whose lease has run out and whose engine nobody has reached since then."""
         with self._lock:
             found = [job for job in self._run_out(now) if job.seen_at is not None and job.seen_at < seen_before]
-            return self._take_over(found, owner, until)
+            return self._take_over(found, worker_id, until)
 
     def _run_out(self, now: datetime) -> list[Job]:
         found = (one for one in self._jobs.values() if one.state.is_active and _leased_until(one) < now)
         return sorted(found, key=lambda one: (_leased_until(one), one.id))
 
-    def _take_over(self, found: Iterable[Job], owner: str, until: datetime) -> tuple[Job, ...]:
-        return self._put(replace(job, lease_owner=owner, lease_until=until, fence=job.fence + 1) for job in found)
+    def _take_over(self, found: Iterable[Job], owner: WorkerId, until: datetime) -> tuple[Job, ...]:
+        return self._put(replace(job, lease_owner_id=owner, lease_until=until, fence=job.fence + 1) for job in found)
 
     def _put(self, changed: Iterable[Job]) -> tuple[Job, ...]:
         put = tuple(changed)
@@ -88,11 +89,11 @@ class MemoryJobs:
 
     # --- JobStore: states -------------------------------------------------------------------------
 
-    def record(self, progress: Sequence[JobUpdate]) -> frozenset[str]:
+    def record(self, updates: Sequence[JobUpdate]) -> frozenset[JobId]:
         """Write states, accept events, wake executions; returns the ids whose state was refused."""
         with self._lock:
-            held = {one.job.id for one in progress if self._is_held(one.job)}
-            for one in progress:
+            held = {one.job.id for one in updates if self._is_held(one.job)}
+            for one in updates:
                 if one.job.id not in held:
                     continue
                 self._put([_recorded(self._jobs[one.job.id], roundtrip(one.job))])
@@ -100,32 +101,32 @@ class MemoryJobs:
                     self._executions.accept(replace(event, data=to_storable(event.data)))
                 if one.wakes:
                     self._executions.wake(one.job.execution_id, one.job.finished_at or one.job.created_at)
-            return frozenset({one.job.id for one in progress} - held)
+            return frozenset({one.job.id for one in updates} - held)
 
     def _is_held(self, job: Job) -> bool:
         standing = self._jobs.get(job.id)
         return standing is not None and standing.fence == job.fence
 
-    def renew(self, ids: Collection[str], *, owner: str, until: datetime, seen_at: datetime | None) -> frozenset[str]:
+    def renew(self, job_ids: Collection[JobId], *, worker_id: WorkerId, until: datetime, seen_at: datetime | None) -> frozenset[JobId]:
         """Prolong leases that the owner still holds; returns those ids."""
         with self._lock:
-            held = [job for one in ids if (job := self._jobs.get(one)) and job.state.is_active]
-            held = [job for job in held if job.lease_owner == owner]
+            held = [job for one in job_ids if (job := self._jobs.get(one)) and job.state.is_active]
+            held = [job for job in held if job.lease_owner_id == worker_id]
             self._put(replace(job, lease_until=until, seen_at=seen_at or job.seen_at) for job in held)
             return frozenset(job.id for job in held)
 
-    def expire(self, owner: str, now: datetime) -> int:
+    def expire(self, worker_id: WorkerId, now: datetime) -> int:
         """End the leases of a worker that is known to be dead; returns how many."""
         with self._lock:
-            owned = [job for job in self._jobs.values() if job.state.is_active and job.lease_owner == owner]
+            owned = [job for job in self._jobs.values() if job.state.is_active and job.lease_owner_id == worker_id]
             return len(self._put(replace(job, lease_until=now) for job in owned if _leased_until(job) > now))
 
     # --- JobStore: wishes to stop -----------------------------------------------------------------
 
-    def stop_requests(self, ids: Collection[str]) -> Mapping[str, str]:
+    def stop_requests(self, job_ids: Collection[JobId]) -> Mapping[JobId, str]:
         """Who asked, by id: a person, or the end of the execution that the job belongs to."""
         with self._lock:
-            found = [job for one in ids if (job := self._jobs.get(one)) and not job.state.is_final]
+            found = [job for one in job_ids if (job := self._jobs.get(one)) and not job.state.is_final]
             return {job.id: job.stop_requested_by for job in found if job.stop_requested_by is not None}
 
     def cancel_unneeded(self, now: datetime) -> int:
@@ -141,17 +142,17 @@ class MemoryJobs:
 
     # --- JobStore: reading and logs ---------------------------------------------------------------
 
-    def get(self, ids: Collection[str]) -> Mapping[str, Job]:
+    def get(self, job_ids: Collection[JobId]) -> Mapping[JobId, Job]:
         """The jobs of these ids; those that do not exist are left out."""
         with self._lock:
-            return {one: self._jobs[one] for one in ids if one in self._jobs}
+            return {one: self._jobs[one] for one in job_ids if one in self._jobs}
 
-    def append_log(self, job: str, text: str, *, position: str, now: datetime, keep_bytes: int) -> None:
+    def append_log(self, job_id: JobId, text: str, *, position: str, now: datetime, keep_bytes: int) -> None:
         """Add a piece to a job's log, and remove its oldest pieces beyond so many bytes."""
         with self._lock:
-            if job not in self._jobs:
+            if job_id not in self._jobs:
                 return
-            log = self._logs.setdefault(job, _Log())
+            log = self._logs.setdefault(job_id, _Log())
             log.position = to_storable_text(position)
             if text:
                 log.last += 1
@@ -160,14 +161,14 @@ class MemoryJobs:
             while log.kept_bytes > keep_bytes and len(log.pieces) > 1:
                 log.kept_bytes -= _size(log.pieces.popleft())
 
-    def log_position(self, job: str) -> str | None:
+    def log_position(self, job_id: JobId) -> str | None:
         """The position that the last piece was added with; None before the first."""
         with self._lock:
-            return self._logs[job].position if job in self._logs else None
+            return self._logs[job_id].position if job_id in self._logs else None
 
     # --- JobDesk ----------------------------------------------------------------------------------
 
-    def find(self, job_id: str) -> Job | None:
+    def find(self, job_id: JobId) -> Job | None:
         """One job."""
         with self._lock:
             return self._jobs.get(job_id)
@@ -193,13 +194,13 @@ class MemoryJobs:
                 active=sum(one.state.is_active for one in others),
             )
 
-    def log(self, job_id: str, *, after: int, limit: int) -> tuple[LogChunk, ...]:
+    def log_chunks(self, job_id: JobId, *, after: int, limit: int) -> tuple[LogChunk, ...]:
         """Pieces of the log after that number, in order."""
         with self._lock:
             log = self._logs.get(job_id, _Log())
             return tuple(piece for piece in log.pieces if piece.number > after)[:limit]
 
-    def request_stop(self, job_id: str, who: str, now: datetime) -> Job:
+    def request_stop(self, job_id: JobId, requested_by: str, now: datetime) -> Job:
         """Ask a job to stop; a queued one is CANCELLED at once and wakes its execution."""
         with self._lock:
             job = self._jobs.get(job_id)
@@ -207,7 +208,7 @@ class MemoryJobs:
                 raise no_such_job(job_id)
             if job.state.is_final:
                 raise cannot_be_stopped(job)
-            (asked,) = self._put([with_stop_request(job, who, now)])
+            (asked,) = self._put([with_stop_request(job, requested_by, now)])
             return self._drop(asked, now) if asked.state is JobState.QUEUED else asked
 
     def prune(self, *, finished_before: datetime) -> int:
@@ -254,7 +255,7 @@ def _recorded(standing: Job, wanted: Job) -> Job:
     goes_on = wanted.state.is_active
     return replace(
         wanted,
-        lease_owner=standing.lease_owner if goes_on else None,
+        lease_owner_id=standing.lease_owner_id if goes_on else None,
         lease_until=standing.lease_until if goes_on else None,
         seen_at=standing.seen_at,
         stop_requested_at=standing.stop_requested_at,
@@ -281,7 +282,7 @@ class MemoryInstallation:
     def __init__(self) -> None:
         self._kept: Installation | None = None
 
-    def get(self, make: Callable[[], Installation]) -> Installation:
+    def get_or_create(self, create: Callable[[], Installation]) -> Installation:
         """The one that is kept; kept now if there was none."""
-        self._kept = self._kept or make()
+        self._kept = self._kept or create()
         return self._kept

@@ -11,6 +11,7 @@ from upshot.adapters.cursor import after_cursor, make_cursor, number_after_curso
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.domain.event import Event
 from upshot.domain.registry import Artifact, ArtifactVersion, Collection, HistoryEntry, RegistrySettings, Version
+from upshot.ids import EventId
 from upshot.ports.paging import Page
 from upshot.ports.registry import NameKind, RegistryTransaction, RegistryView
 
@@ -284,7 +285,7 @@ class _Transaction:
         self._put(self._tables.artifact_aliases, home, left)
         self._drop(self._tables.artifact_versions, _key(artifact))
 
-    def accepted(self, event_ids: Iterable[str]) -> frozenset[str]:
+    def accepted(self, event_ids: Iterable[EventId]) -> frozenset[str]:
         """Those of the ids under which an event was accepted."""
         return frozenset(self._events.get(tuple(event_ids)))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from upshot.domain.event import Event
 from upshot.errors import Unavailable
+from upshot.ids import ExecutionId
 from upshot.ports.messaging import StreamEntry
 
 
@@ -77,9 +78,9 @@ class MemoryNotifier:
 
     def __init__(self) -> None:
         self.is_down = False
-        self.notified: list[str] = []
+        self.notified: list[ExecutionId] = []
 
-    def notify_executions(self, execution_ids: Sequence[str]) -> bool:
+    def notify_executions(self, execution_ids: Sequence[ExecutionId]) -> bool:
         """Tell whether it was heard."""
         if self.is_down:
             return False

@@ -36,6 +36,7 @@ from upshot.domain.registry import (
     RegistrySettings,
     Version,
 )
+from upshot.ids import EventId
 from upshot.ports.paging import Page
 from upshot.ports.registry import NameKind, RegistryTransaction, RegistryView
 
@@ -480,7 +481,7 @@ class _Transaction:
         for statement in _REMOVE_ARTIFACT_VERSION:
             self._connection.execute(statement, _key(artifact))
 
-    def accepted(self, event_ids: Iterable[str]) -> frozenset[str]:
+    def accepted(self, event_ids: Iterable[EventId]) -> frozenset[str]:
         """Those of the ids under which an event was accepted."""
         ids = list(event_ids)
         return frozenset(row.id for row in self._rows(_ACCEPTED, ids=ids)) if ids else frozenset()

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import revisions
 from upshot.domain.automation import Automation
+from upshot.ids import RevisionId
 
 
 class SqlRevisions:
@@ -29,7 +30,7 @@ class SqlRevisions:
             (
                 {
                     "name": one.name,
-                    "revision": one.revision,
+                    "revision_id": one.revision_id,
                     "path": one.path,
                     "source": one.source,
                     "body_files": one.body_files,
@@ -37,22 +38,22 @@ class SqlRevisions:
                 }
                 for one in automations
             ),
-            key=lambda row: (row["name"], row["revision"]),
+            key=lambda row: (row["name"], row["revision_id"]),
         )
         if not rows:
             return
 
         def known(connection: Connection) -> set[tuple[str, str]]:
-            kept = connection.execute(sa.select(revisions.c.name, revisions.c.revision))
-            return {(row.name, row.revision) for row in kept}
+            kept = connection.execute(sa.select(revisions.c.name, revisions.c.revision_id))
+            return {(row.name, row.revision_id) for row in kept}
 
         kept = self._database.read(known)
-        new = [row for row in rows if (row["name"], row["revision"]) not in kept]
+        new = [row for row in rows if (row["name"], row["revision_id"]) not in kept]
         if new:
             self._database.write(lambda connection: connection.execute(self._insert, new) and None)
 
-    def get(self, name: str, revision: str) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
+    def get(self, name: str, revision_id: RevisionId) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
         """The document as plain data, its body files and its path; None when it was never kept."""
-        select = sa.select(revisions).where(revisions.c.name == name, revisions.c.revision == revision)
+        select = sa.select(revisions).where(revisions.c.name == name, revisions.c.revision_id == revision_id)
         row = self._database.read(lambda connection: connection.execute(select).first())
         return None if row is None else (row.source, row.body_files, row.path)

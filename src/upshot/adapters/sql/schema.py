@@ -74,7 +74,7 @@ events = sa.Table(
     sa.Column("subject", _sorted_text(300), nullable=False),
     sa.Column("time", UtcTimestamp, nullable=False),
     sa.Column("mutation_id", sa.String(40), nullable=False),
-    sa.Column("document", Json, nullable=False),  # Event.as_dict
+    sa.Column("document", Json, nullable=False),  # `upshot.resources.event.EventJson`
     sa.Column("published_at", UtcTimestamp, nullable=False),  # last put on the stream, or tried to
     sa.Column("matched_at", UtcTimestamp),
     sa.Index("ix_events_kind_id", "kind", "id"),
@@ -93,14 +93,14 @@ executions = sa.Table(
     metadata,
     sa.Column("id", sa.String(40), primary_key=True),
     sa.Column("automation", sa.String(128), nullable=False),
-    sa.Column("revision", sa.String(16), nullable=False),
+    sa.Column("revision_id", sa.String(16), nullable=False),
     sa.Column("event_id", sa.String(40), sa.ForeignKey("events.id"), nullable=False),
     sa.Column("state", sa.String(12), nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("due_at", UtcTimestamp),
     sa.Column("created_at", UtcTimestamp, nullable=False),
     sa.Column("finished_at", UtcTimestamp),
-    sa.Column("lease_owner", sa.String(80)),
+    sa.Column("lease_owner_id", sa.String(80)),
     sa.Column("lease_until", UtcTimestamp),
     sa.Column("fence", sa.Integer, nullable=False),
     sa.Column("notified_at", UtcTimestamp),  # last ring of the doorbell since it was due
@@ -136,7 +136,7 @@ revisions = sa.Table(
     "revisions",
     metadata,
     sa.Column("name", sa.String(128), primary_key=True),
-    sa.Column("revision", sa.String(16), primary_key=True),
+    sa.Column("revision_id", sa.String(16), primary_key=True),
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("source", Json, nullable=False),
     sa.Column("body_files", Json, nullable=False),
@@ -180,7 +180,7 @@ jobs = sa.Table(
     sa.Column("finished_at", UtcTimestamp),
     sa.Column("machine", sa.Text),
     sa.Column("engine_id", sa.Text),
-    sa.Column("lease_owner", sa.String(80)),
+    sa.Column("lease_owner_id", sa.String(80)),
     sa.Column("lease_until", UtcTimestamp),
     sa.Column("seen_at", UtcTimestamp),
     sa.Column("fence", sa.Integer, nullable=False),
