@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine: real commands, real signals, and everything that watches killed at will."""
+"""Jobs as processes of this machine: real commands and real signals, with workers and shims killed at any moment."""
 
 from __future__ import annotations
 
@@ -13,189 +13,237 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import dedent
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.waiting import until
-from upshot.backends.process import directories as process_folders
-from upshot.backends.process import make, shim
-from upshot.backends.process.cgroups import Cgroup, CgroupsUnavailable, find_hierarchies
+from tests.waiting import TIMEOUT_SECONDS, until
+from upshot.backends.process import directories, make, shim
+from upshot.backends.process.cgroups import Cgroup, CgroupsUnavailable, find_cgroup_mount
 from upshot.backends.process.directories import JobDirectories
 from upshot.backends.process.options import read_options
+from upshot.backends.process.orphans import kill_orphans
 from upshot.backends.protocol import (
+    Backend,
     ContainerRequest,
     ContainerStatus,
+    LogRead,
     OutputUnreadable,
     Phase,
-    StartedContainer,
     StartRefused,
 )
 from upshot.domain.job import FailureKind, JobSpec
+from upshot.ids import JobId
 
 NAME = "upshot-01-1"
 IS_ROOT = os.geteuid() == 0
-GROUP = f"upshot-tests-{os.getpid()}"
+CGROUP = Path(f"upshot-tests-{os.getpid()}")
+
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can run commands as another user; run the tests as root")
 
 
-def order(*command: str, name: str = NAME, env: dict[str, str] | None = None, **spec) -> ContainerRequest:
+def command(*argv: str, name: str = NAME, env: dict[str, str] | None = None, **spec) -> ContainerRequest:
     spec = {"timeout_seconds": 50.0, "grace_seconds": 5.0, **spec}
     return ContainerRequest(
         name=name,
-        installation="inst",
-        job_id=f"job_{name}",
-        spec=JobSpec(command=command, **spec),
+        installation_id="inst",
+        job_id=JobId(f"job_{name}"),
+        spec=JobSpec(command=argv, **spec),
         env=env or {},
         event=b'{"id": "evt_1"}',
-        fields={},
+        context={},
     )
 
 
-def shell(script: str, **more) -> ContainerRequest:
-    return order("sh", "-c", dedent(script), **more)
+def shell(script: str, **options) -> ContainerRequest:
+    return command("sh", "-c", dedent(script), **options)
 
 
-def lives(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-class Engine:
-    """A process backend, made anew for every question: whoever comes after a crash knows no more."""
+class ProcessEngine:
+    """
+    Calls a process backend. Every call makes a new backend, which knows no more than one after a crash.
 
-    def __init__(self, folder: Path, **options) -> None:
-        self.folder = folder
+    Args:
+        directory: The jobs directory.
+        options: Options of the backend, in addition to the directory and the user.
+    """
+
+    def __init__(self, directory: Path, **options) -> None:
+        self.directory = directory
         user = {"user": "nobody"} if IS_ROOT else {}
-        # Not the PATH of whoever runs the tests, parts of which another user cannot enter.
-        self.options = {"folder": str(folder), "env": [], **user, **options}
+        # `env` is empty because the tests' PATH may contain directories that another user cannot enter.
+        self.options = {"directory": str(directory), "env": [], **user, **options}
 
-    def __call__(self, verb: str, *args, **kwargs) -> Any:
-        async def ask() -> Any:
-            backend = make(self.options)
-            try:
-                return await getattr(backend, verb)(*args, **kwargs)
-            finally:
-                await backend.close()
+    @asynccontextmanager
+    async def backend(self) -> AsyncIterator[Backend]:
+        backend = make(self.options)
+        try:
+            yield backend
+        finally:
+            await backend.close()
 
-        return asyncio.run(ask())
+    async def engine_id(self) -> str:
+        async with self.backend() as backend:
+            return await backend.engine_id()
 
-    def start(self, wanted: ContainerRequest) -> None:
-        self("start", wanted)
+    async def start(self, request: ContainerRequest) -> str:
+        """Start a job, and return its handle."""
+        async with self.backend() as backend:
+            return (await backend.start(request)).handle
 
-    def seen(self, name: str = NAME) -> Any:
-        return self("look", "inst").get(name)
+    async def stop(self, name: str = NAME, *, grace_seconds: float) -> None:
+        async with self.backend() as backend:
+            await backend.stop(name, grace_seconds=grace_seconds)
 
-    def ended(self, name: str = NAME) -> ContainerStatus:
-        def look() -> ContainerStatus | None:
-            seen = self.seen(name)
-            return seen if seen is not None and seen.phase is Phase.EXITED else None
+    async def remove(self, name: str = NAME) -> None:
+        async with self.backend() as backend:
+            await backend.remove(name)
 
-        return until(look, f"the end of {name}")
+    async def statuses(self, installation_id: str = "inst") -> dict[str, ContainerStatus]:
+        async with self.backend() as backend:
+            return dict(await backend.list_containers(installation_id))
 
-    def log(self, name: str = NAME, position: str | None = None, limit_bytes: int = 1_000_000) -> Any:
-        return self("read_log", name, position, limit_bytes=limit_bytes)
+    async def status(self, name: str = NAME) -> ContainerStatus:
+        return (await self.statuses())[name]
 
-    def says(self, text: str, name: str = NAME) -> None:
-        until(lambda: text in self.log(name).data.decode(), f"{name} says {text}")
+    async def exited(self, name: str = NAME) -> ContainerStatus:
+        """Wait until a job has exited, and return its status."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while (status := await self.status(name)).phase is not Phase.EXITED:
+                await asyncio.sleep(0.02)
+            return status
 
-    def outputs(self, name: str = NAME, limit_bytes: int = 1000) -> Any:
-        return self("read_outputs", name, limit_bytes=limit_bytes)
+    async def log(self, name: str = NAME, position: str | None = None, limit_bytes: int = 1_000_000) -> LogRead:
+        async with self.backend() as backend:
+            return await backend.read_log(name, position, limit_bytes=limit_bytes)
 
-    def left(self) -> list[str]:
-        """What lies in its folder, but for its own name."""
-        return [path.name for path in self.folder.glob("*") if path.name != ".identity"]
+    async def logged(self, text: str, name: str = NAME) -> None:
+        """Wait until a text is in the log of a job."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while text not in (await self.log(name)).data.decode():
+                await asyncio.sleep(0.02)
+
+    async def outputs(self, name: str = NAME, limit_bytes: int = 1000) -> bytes | None:
+        async with self.backend() as backend:
+            return await backend.read_outputs(name, limit_bytes=limit_bytes)
+
+    def job_directories(self) -> JobDirectories:
+        options = read_options(self.options)
+        return JobDirectories(options.directory, options.account)
+
+    def create_unstarted(self, request: ContainerRequest) -> None:
+        """Create a job directory, as a worker does that dies before it starts the shim."""
+        job_directories = self.job_directories()
+        job_directories.prepare()
+        job_directories.create(request)
+
+    def leftovers(self) -> list[str]:
+        """Return the names of all files in the jobs directory, except for the engine's identity."""
+        return [path.name for path in self.directory.glob("*") if path.name != ".identity"]
 
     def shim(self, name: str = NAME) -> psutil.Process:
-        return psutil.Process(int(json.loads((self.folder / name / "shim.json").read_text())["pid"]))
+        return psutil.Process(int(json.loads((self.directory / name / "shim.json").read_text())["pid"]))
 
     def processes(self, name: str = NAME) -> list[psutil.Process]:
-        """All that run with the job's environment."""
-        own = str(self.folder / name / "output")
+        """Return all living processes with the environment of a job."""
+        output = str(self.directory / name / "output")
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get("UPSHOT_OUTPUT") == own and lives(process):
+                if process.environ().get("UPSHOT_OUTPUT") == output and is_alive(process):
                     found.append(process)
         return found
 
-    def clean_up(self) -> None:
-        if self.folder.exists():
-            for name in self("look", "inst"):
-                self("remove", name)
+    async def clean_up(self) -> None:
+        if self.directory.exists():
+            for name in await self.statuses():
+                await self.remove(name)
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    # Not in pytest's own temporary folder: other accounts must not enter that one.
-    with TemporaryDirectory(prefix="upshot-processes-") as made:
-        Path(made).chmod(0o711)
-        yield Path(made)
+def directory() -> Iterator[Path]:
+    # Other users may not enter pytest's own temporary directory.
+    with TemporaryDirectory(prefix="upshot-processes-") as path:
+        Path(path).chmod(0o711)
+        yield Path(path)
 
 
 @pytest.fixture
-def engine(folder) -> Iterator[Engine]:
-    made = Engine(folder / "jobs")
-    yield made
-    made.clean_up()
+async def engine(directory) -> AsyncIterator[ProcessEngine]:
+    engine = ProcessEngine(directory / "jobs")
+    yield engine
+    await engine.clean_up()
 
 
 @pytest.fixture
-def open_engine(folder) -> Iterator[Engine]:
-    """One whose commands run as the worker's own user."""
-    made = Engine(folder / "jobs", **({"user": "root"} if IS_ROOT else {}))
-    yield made
-    made.clean_up()
+async def same_user_engine(directory) -> AsyncIterator[ProcessEngine]:
+    """Make an engine that runs commands as the worker's own user."""
+    engine = ProcessEngine(directory / "jobs", **({"user": "root"} if IS_ROOT else {}))
+    yield engine
+    await engine.clean_up()
+
+
+@pytest.fixture
+def runs_file(directory: Path) -> Path:
+    """Create a file to which jobs append a line when they run. All users can write to it."""
+    path = directory / "runs"
+    path.touch()
+    path.chmod(0o666)
+    return path
 
 
 # --- a command and its end ------------------------------------------------------------------------
 
 
-def test_a_command_succeeds(engine):
-    """Its exit code, times, both streams and outputs are there, and removing it leaves nothing."""
-    engine.start(shell('echo hello; echo oops >&2; echo "{}" > $UPSHOT_OUTPUT/outputs.json'))
+async def test_a_command_succeeds(engine):
+    """Its exit code, times, both streams and outputs can be read. Removing it leaves nothing behind."""
+    await engine.start(shell('echo hello; echo oops >&2; echo "{}" > $UPSHOT_OUTPUT/outputs.json'))
 
-    seen = engine.ended()
+    status = await engine.exited()
 
-    assert (seen.exit_code, seen.cause, seen.note, seen.job) == (0, None, None, f"job_{NAME}")
-    assert seen.started_at <= seen.finished_at
-    assert engine.log().data == b"hello\noops\n"
-    assert engine.outputs() == b"{}\n"
-    engine("remove", NAME)
-    assert engine.seen() is None
-    assert not engine.left()
-
-
-def test_a_command_fails(engine):
-    """Its exit code is reported as it is; no outputs are none."""
-    engine.start(shell("exit 3"))
-
-    assert engine.ended().exit_code == 3
-    assert engine.outputs() is None
+    assert (status.exit_code, status.failure, status.note, status.job_id) == (0, None, None, f"job_{NAME}")
+    assert status.started_at <= status.finished_at
+    assert (await engine.log()).data == b"hello\noops\n"
+    assert await engine.outputs() == b"{}\n"
+    await engine.remove()
+    assert await engine.statuses() == {}
+    assert not engine.leftovers()
 
 
-def test_a_command_that_is_killed_by_somebody(engine):
-    """A signal is reported as a shell does, with what may be behind a kill that was not ours."""
-    engine.start(shell("kill -KILL $$"))
+async def test_a_command_fails(engine):
+    """Its exit code is reported unchanged. Its missing outputs are None."""
+    await engine.start(shell("exit 3"))
 
-    seen = engine.ended()
-
-    assert seen.exit_code == 137
-    assert "for want of memory" in seen.note
+    assert (await engine.exited()).exit_code == 3
+    assert await engine.outputs() is None
 
 
-def test_a_script_finds_its_files(engine):
-    """Event, secrets, outputs and inputs are where the environment says; it begins in a folder that it may write to."""
-    engine.start(
+async def test_a_command_that_somebody_else_kills(engine):
+    """The signal is reported as a shell reports it, with a note about possible reasons."""
+    await engine.start(shell("kill -KILL $$"))
+
+    status = await engine.exited()
+
+    assert status.exit_code == 137
+    assert "the kernel because memory ran out" in status.note
+
+
+async def test_a_command_finds_its_files(engine):
+    """The environment names event, secrets, outputs and inputs. The command starts in a directory it can write to."""
+    await engine.start(
         shell(
             """
             cat $UPSHOT_EVENT_FILE $UPSHOT_SECRETS/token
@@ -203,38 +251,38 @@ def test_a_script_finds_its_files(engine):
             stat -c %a $UPSHOT_SECRETS/token
             echo x > here && pwd
             """,
-            files={"token": " s3cr3t\n"},
+            secret_files={"token": " s3cr3t\n"},
             env={"UPSHOT_EVENT_FILE": "/upshot/event.json"},
         )
     )
 
-    assert engine.ended().exit_code == 0
-    job = engine.folder / NAME
-    assert engine.log().data.decode() == f'{{"id": "evt_1"}} s3cr3t\n400\n{job}/work\n'
+    assert (await engine.exited()).exit_code == 0
+    job = engine.directory / NAME
+    assert (await engine.log()).data.decode() == f'{{"id": "evt_1"}} s3cr3t\n400\n{job}/work\n'
 
 
-def test_secrets_do_not_outlive_the_command(engine):
-    """When the command has ended, its secret files are gone from the disk, and its environment never was there."""
-    engine.start(shell("true", files={"token": "t0ps3cr3t"}, env={"KEY": "t0ps3cr3t"}))
-    engine.ended()
+async def test_secrets_do_not_outlive_the_command(engine):
+    """Secret files are deleted when the command has ended. Its environment is never written to disk."""
+    await engine.start(shell("true", secret_files={"token": "t0ps3cr3t"}, env={"KEY": "t0ps3cr3t"}))
+    await engine.exited()
 
-    kept = [path for path in (engine.folder / NAME).rglob("*") if path.is_file()]
+    files = [path for path in (engine.directory / NAME).rglob("*") if path.is_file()]
 
-    assert kept
-    assert not [path for path in kept if b"t0ps3cr3t" in path.read_bytes()]
+    assert files
+    assert not [path for path in files if b"t0ps3cr3t" in path.read_bytes()]
 
 
-def test_the_workers_environment_does_not_leak(engine, monkeypatch):
-    """A command sees what it was given and what the operator hands on; neither it nor its watcher has the rest."""
+async def test_the_workers_environment_does_not_leak(engine, monkeypatch):
+    """A command gets the job's variables and those that the operator has listed. The shim gets none at all."""
     monkeypatch.setenv("UPSHOT_SECRET_KEY", "t0ps3cr3t")
     monkeypatch.setenv("AWS_PROFILE", "production")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     engine.options["env"] = ["PATH", "CUDA_VISIBLE_DEVICES"]
 
-    engine.start(shell("env; exec sleep 50", env={"MINE": "1"}))
-    engine.says("MINE=1")
+    await engine.start(shell("env; exec sleep 50", env={"MINE": "1"}))
+    await engine.logged("MINE=1")
 
-    names = {line.partition("=")[0] for line in engine.log().data.decode().splitlines()}
+    names = {line.partition("=")[0] for line in (await engine.log()).data.decode().splitlines()}
     assert names == {
         "CUDA_VISIBLE_DEVICES", "HOME", "LOGNAME", "MINE", "PATH", "PWD", "USER",
         "UPSHOT_EVENT_FILE", "UPSHOT_INPUT", "UPSHOT_OUTPUT", "UPSHOT_SECRETS",
@@ -242,135 +290,122 @@ def test_the_workers_environment_does_not_leak(engine, monkeypatch):
     assert engine.shim().environ() == {}
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="only root can run commands as another user; run the tests as root")
-def test_a_command_runs_as_its_user(engine):
-    """Under a worker that is root, a command is its user alone, and can neither read nor change its records."""
-    script = "id -u; id -G; cat ../order.json; ls ../log; echo > ../end.json; rm -rf ../log; sudo -n true; true"
-    engine.start(shell(script))
+@needs_root
+async def test_a_command_runs_as_its_user(engine):
+    """Under a worker that is root, a command has only the rights of its user, and cannot access its records."""
+    script = "id -u; id -G; cat ../labels.json; ls ../log; echo > ../result.json; rm -rf ../log; sudo -n true; true"
+    await engine.start(shell(script))
 
-    engine.ended()
+    await engine.exited()
 
-    said = engine.log().data.decode()
-    assert said.startswith("65534\n65534\n")
-    assert said.count("ermission denied") == 4
+    output = (await engine.log()).data.decode()
+    assert output.startswith("65534\n65534\n")
+    assert output.count("ermission denied") == 4
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="only root can run commands as another user; run the tests as root")
-def test_a_folder_that_the_user_cannot_enter(engine, folder):
-    """The refusal names the folder and the user, and says what is missing."""
-    folder.chmod(0o700)
+@needs_root
+async def test_a_directory_that_the_user_cannot_enter(engine, directory):
+    """The refusal names the directory, the user and what is missing."""
+    directory.chmod(0o700)
 
     with pytest.raises(StartRefused, match=r"/work: Permission denied; user 65534 must be able to enter it"):
-        engine.start(order("true"))
+        await engine.start(command("true"))
 
 
 @pytest.mark.parametrize(
-    ("wanted", "finding"),
+    ("request_", "finding"),
     [
         pytest.param(
-            order("no-such-program"),
+            command("no-such-program"),
             "cannot run 'no-such-program': No such file or directory in PATH, which is ",
             id="no such program",
         ),
-        pytest.param(order("/etc/passwd"), "cannot run '/etc/passwd': Permission denied", id="no program"),
-        pytest.param(order("true", workdir="/no/such"), "cannot change to its folder /no/such", id="no such folder"),
-        pytest.param(order("echo", "a\0b"), "null", id="a null byte"),
-        pytest.param(order("echo", "x" * 3_000_000), "Argument list too long", id="too long an argument"),
-        pytest.param(order("true", image="busybox"), "image: a process runs without one", id="an image"),
+        pytest.param(command("/etc/passwd"), "cannot run '/etc/passwd': Permission denied", id="not a program"),
+        pytest.param(
+            command("true", workdir="/no/such"),
+            "cannot change to its working directory /no/such: No such file or directory",
+            id="no such directory",
+        ),
+        pytest.param(command("echo", "a\0b"), "null", id="a null byte"),
+        pytest.param(command("echo", "x" * 3_000_000), "Argument list too long", id="too long an argument"),
+        pytest.param(command("true", image="busybox"), "image: a process has no image", id="an image"),
     ],
 )
-def test_what_cannot_be_run_is_refused(engine, wanted, finding):
-    """A start that cannot succeed says why at once, and leaves nothing behind."""
+async def test_what_cannot_be_run_is_refused(engine, request_, finding):
+    """A start that cannot succeed fails at once with the reason, and leaves nothing behind."""
     with pytest.raises(StartRefused, match=re.escape(finding)) as refused:
-        engine.start(wanted)
+        await engine.start(request_)
 
     assert refused.value.failure is FailureKind.REFUSED
-    assert not engine.left()
+    assert not engine.leftovers()
 
 
-# --- once, whoever dies ---------------------------------------------------------------------------
+# --- started once, whatever is killed -------------------------------------------------------------
 
 
-def test_starts_at_the_same_time_run_one_process(engine, folder):
-    """Workers that start the same job at once, over and over, run its command once, and all are told so."""
-    ran = folder / "ran"
-    ran.touch()
-    ran.chmod(0o666)
-    wanted = shell(f"echo once >> {ran}; exec sleep 50")
+async def test_concurrent_starts_run_one_process(engine, runs_file):
+    """Workers that start the same job at once and repeatedly run its command once. All of them get its handle."""
+    request = shell(f"echo once >> {runs_file}; exec sleep 50")
+    backends = [make(engine.options) for _ in range(3)]
 
-    async def start_all() -> list[StartedContainer]:
-        backends = [make(engine.options) for _ in range(3)]
-        started = await asyncio.gather(*(backend.start(wanted) for backend in backends for _ in range(3)))
-        for backend in backends:
-            await backend.close()
-        return started
+    started = await asyncio.gather(*(backend.start(request) for backend in backends for _ in range(3)))
 
-    started = asyncio.run(start_all())
-
-    assert len({one.handle for one in started}) == 1
-    assert until(ran.read_text) == "once\n"
+    for backend in backends:
+        await backend.close()
+    assert len({container.handle for container in started}) == 1
+    assert until(runs_file.read_text) == "once\n"
     assert len([process for process in engine.processes() if process.name() == "sleep"]) == 1
 
 
-def test_a_start_after_the_end_starts_nothing(engine, folder):
-    """A job that has ended is not run again."""
-    ran = folder / "ran"
-    ran.touch()
-    ran.chmod(0o666)
-    wanted = shell(f"echo once >> {ran}; exit 4")
-    engine.start(wanted)
-    engine.ended()
+async def test_a_start_after_the_end_starts_nothing(engine, runs_file):
+    """A job that has exited is not run again."""
+    request = shell(f"echo once >> {runs_file}; exit 4")
+    await engine.start(request)
+    await engine.exited()
 
-    engine.start(wanted)
+    await engine.start(request)
 
-    assert engine.ended().exit_code == 4
-    assert ran.read_text() == "once\n"
+    assert (await engine.exited()).exit_code == 4
+    assert runs_file.read_text() == "once\n"
 
 
-def test_a_job_whose_maker_died_before_it_began(engine):
-    """Its folder is seen as made and not started; the next start begins it."""
-    options = read_options(engine.options)
-    folders = JobDirectories(options.folder, options.account)
-    folders.prepare()
-    folders.make(shell("echo begun"))
-    assert engine.seen().phase is Phase.CREATED
+async def test_a_job_whose_worker_died_before_the_start(engine):
+    """Its directory is reported as created. The next start runs the command."""
+    engine.create_unstarted(shell("echo started"))
+    assert (await engine.status()).phase is Phase.CREATED
 
-    engine.start(shell("echo begun"))
+    await engine.start(shell("echo started"))
 
-    assert engine.ended().exit_code == 0
-    assert engine.log().data == b"begun\n"
+    assert (await engine.exited()).exit_code == 0
+    assert (await engine.log()).data == b"started\n"
 
 
-def test_a_job_that_is_stopped_before_it_began_never_begins(engine):
-    """Neither a start that comes late nor one that was under way runs it."""
-    options = read_options(engine.options)
-    folders = JobDirectories(options.folder, options.account)
-    folders.prepare()
-    folders.make(shell("echo begun"))
+async def test_a_job_that_is_stopped_before_its_start_never_starts(engine):
+    """A start that comes later does not run the command."""
+    engine.create_unstarted(shell("echo started"))
 
-    engine("stop", NAME, grace_seconds=1)
-    engine.start(shell("echo begun"))
+    await engine.stop(grace_seconds=1)
+    await engine.start(shell("echo started"))
 
-    assert engine.seen().phase is Phase.EXITED
-    assert engine.seen().note == "it was stopped before it began"
-    assert engine.log().data == b""
+    status = await engine.status()
+    assert (status.phase, status.note) == (Phase.EXITED, "it was stopped before it started")
+    assert (await engine.log()).data == b""
 
 
 WORKER = """
 import asyncio, json, sys
 from upshot.domain.job import JobSpec
-from upshot.backends.process import directories as process_folders
-from upshot.backends.process import make, shim
-from upshot.backends.protocol import Order
+from upshot.backends.process import make
+from upshot.backends.protocol import ContainerRequest
 
 options, name, script, spec = json.loads(sys.argv[1])
-wanted = Order(name, "inst", "job_" + name, JobSpec(command=("sh", "-c", script), **spec), {}, b"{}", {})
+request = ContainerRequest(name, "inst", "job_" + name, JobSpec(command=("sh", "-c", script), **spec), {}, b"{}", {})
 
 async def main():
     backend = make(options)
     print("ready", flush=True)
     sys.stdin.readline()
-    await backend.start(wanted)
+    await backend.start(request)
     print("started", flush=True)
     await asyncio.sleep(60)
 
@@ -378,429 +413,490 @@ asyncio.run(main())
 """
 
 
-def worker(engine: Engine, script: str, **spec) -> subprocess.Popen[str]:
+class StartingWorker:
     """A process that starts a job when it is told to, and then hangs."""
-    told = json.dumps([engine.options, NAME, script, spec])
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, told],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+
+    def __init__(self, engine: ProcessEngine, script: str, **spec) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, json.dumps([engine.options, NAME, script, spec])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._process.stdout.readline() == "ready\n"
+
+    def begin_start(self) -> None:
+        self._process.stdin.write("start\n")
+        self._process.stdin.flush()
+
+    def start(self) -> None:
+        self.begin_start()
+        assert self._process.stdout.readline() == "started\n"
+
+    def kill_process_group(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+
+
+async def test_a_job_outlives_the_worker_that_started_it(engine, directory):
+    """After a `kill -9` of the worker's process group, the job continues. The next worker gets its log and outputs."""
+    continue_file = directory / "continue"
+    worker = StartingWorker(
+        engine,
+        f"echo one; until test -e {continue_file}; do sleep 0.02; done; echo two; "
+        'echo 1 > "$UPSHOT_OUTPUT/outputs.json"; exit 5',
     )
-    assert process.stdout.readline() == "ready\n"
-    return process
+    worker.start()
+
+    worker.kill_process_group()
+
+    assert (await engine.status()).phase is Phase.RUNNING
+    continue_file.touch()
+    assert (await engine.exited()).exit_code == 5
+    assert (await engine.log()).data == b"one\ntwo\n"
+    assert await engine.outputs() == b"1\n"
 
 
-def go(process: subprocess.Popen[str]) -> None:
-    process.stdin.write("go\n")
-    process.stdin.flush()
-
-
-def kill_with_all_in_its_group(process: subprocess.Popen[str]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
-def test_a_job_outlives_the_worker_that_started_it(engine, folder):
-    """After a kill -9 of the worker's whole group, the job goes on; the next worker has its log, outputs and code."""
-    gate = folder / "gate"
-    script = (
-        f'echo one; until test -e {gate}; do sleep 0.02; done; echo two; echo 1 > "$UPSHOT_OUTPUT/outputs.json"; exit 5'
-    )
-    process = worker(engine, script)
-    go(process)
-    assert process.stdout.readline() == "started\n"
-
-    kill_with_all_in_its_group(process)
-
-    assert engine.seen().phase is Phase.RUNNING
-    gate.touch()
-    assert engine.ended().exit_code == 5
-    assert engine.log().data == b"one\ntwo\n"
-    assert engine.outputs() == b"1\n"
-
-
-def test_the_deadline_holds_while_no_worker_lives(engine):
-    """A command that runs for too long is ended by its own watcher, with all that it started, TERM or no TERM."""
-    process = worker(
+async def test_the_deadline_is_enforced_without_a_worker(engine):
+    """The shim ends a command that runs for too long, with everything that it started, even if SIGTERM is ignored."""
+    worker = StartingWorker(
         engine,
         "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 50; sleep 50') & sleep 50; sleep 50",
         timeout_seconds=0.5,
         grace_seconds=0.3,
     )
-    go(process)
-    assert process.stdout.readline() == "started\n"
-    kill_with_all_in_its_group(process)
-    until((engine.folder / NAME / "end.json").exists, "the end, while nobody looks")
+    worker.start()
+    worker.kill_process_group()
+    until((engine.directory / NAME / "result.json").exists, "the result of the job")
 
-    seen = engine.seen()
+    status = await engine.status()
 
-    assert (seen.phase, seen.cause, seen.exit_code) == (Phase.EXITED, FailureKind.TIMED_OUT, 137)
-    assert (seen.finished_at - seen.started_at).total_seconds() >= 0.8
+    assert (status.phase, status.failure, status.exit_code) == (Phase.EXITED, FailureKind.TIMED_OUT, 137)
+    assert (status.finished_at - status.started_at).total_seconds() >= 0.8
     assert not engine.processes()
 
 
 @pytest.mark.slow
-def test_a_worker_killed_at_any_moment_of_a_start_neither_loses_nor_doubles_it(engine, folder):
-    """However far the start had come, the next worker's start and end are those of one run."""
+async def test_a_worker_killed_at_any_moment_of_a_start_neither_loses_nor_repeats_it(engine, runs_file):
+    """However far the start had come, the next worker's start and the first one's run the command once."""
     chance = random.Random(7)
     outcomes = []
     for _ in range(12):
-        ran = folder / "ran"
-        ran.write_text("")
-        ran.chmod(0o666)
-        script = f"echo once >> {ran}"
-        process = worker(engine, script)
-        go(process)
-        time.sleep(chance.uniform(0, 0.06))  # the moment of the kill, not a wait for anything
+        runs_file.write_text("")
+        script = f"echo once >> {runs_file}"
+        worker = StartingWorker(engine, script)
+        worker.begin_start()
+        await asyncio.sleep(chance.uniform(0, 0.06))  # the kill comes at a random moment of the start
 
-        kill_with_all_in_its_group(process)
-        seen = engine.seen()
-        outcomes.append(seen.phase.value if seen else "nothing")
-        engine.start(shell(script))
+        worker.kill_process_group()
+        status = (await engine.statuses()).get(NAME)
+        outcomes.append(status.phase.value if status else "nothing")
+        await engine.start(shell(script))
 
-        assert engine.ended().exit_code == 0, outcomes
-        assert ran.read_text() == "once\n", outcomes
-        engine("remove", NAME)
+        assert (await engine.exited()).exit_code == 0, outcomes
+        assert runs_file.read_text() == "once\n", outcomes
+        await engine.remove()
 
 
-def test_a_killed_watcher_takes_the_command_with_it(engine):
-    """After a kill -9 of the shim the job is lost, which the next look says, and nothing of it runs on."""
-    engine.start(shell("(setsid sleep 50 &) ; sleep 50 & echo up; wait"))
-    engine.says("up")
+async def test_a_killed_shim_takes_the_command_with_it(engine):
+    """After a `kill -9` of the shim, the job is lost. The next status says so, and none of its processes is left."""
+    await engine.start(shell("(setsid sleep 50 &) ; sleep 50 & echo up; wait"))
+    await engine.logged("up")
     assert len(engine.processes()) >= 3
 
     engine.shim().kill()
 
-    seen = engine.ended()
-    assert (seen.cause, seen.exit_code) == (FailureKind.ENGINE_LOST, None)
-    assert seen.note == "its watcher was killed, and the command with it"
+    status = await engine.exited()
+    assert (status.failure, status.exit_code) == (FailureKind.ENGINE_LOST, None)
+    assert status.note == "its shim was killed, and the command with it"
     assert not engine.processes()
-    assert engine.seen() == seen
-    assert engine.log().data == b"up\n"
+    assert await engine.status() == status
+    assert (await engine.log()).data == b"up\n"
 
 
-def test_a_watcher_that_fails_ends_the_command_and_says_so(engine):
-    """Where its own work cannot be done, nothing runs on unwatched."""
-    options = read_options(engine.options)
-    folders = JobDirectories(options.folder, options.account)
-    folders.prepare()
-    folders.make(shell("sleep 50"))
-    (engine.folder / NAME / "log").rmdir()
+async def test_a_shim_that_fails_ends_the_command(engine):
+    """If the shim cannot do its work, the command does not run unsupervised."""
+    engine.create_unstarted(shell("sleep 50"))
+    (engine.directory / NAME / "log").rmdir()
 
-    engine.start(shell("sleep 50"))
+    await engine.start(shell("sleep 50"))
 
-    assert engine.ended().failure is FailureKind.ENGINE_LOST
-    assert "its watcher failed: FileNotFoundError" in engine.seen().note
+    status = await engine.exited()
+    assert status.failure is FailureKind.ENGINE_LOST
+    assert "its shim failed: FileNotFoundError" in status.note
     assert not engine.processes()
 
 
-def test_a_machine_that_was_started_again_has_lost_the_job(engine):
-    """A claim from before the machine's start is not believed, whoever has its number now."""
-    engine.start(shell("echo up; exec sleep 50"))
-    engine.says("up")
+async def test_a_restart_of_the_machine_loses_the_job(engine):
+    """A record from before the restart is not trusted, even if another process now has the shim's pid."""
+    await engine.start(shell("echo up; exec sleep 50"))
+    await engine.logged("up")
     engine.shim().kill()
     until(lambda: not engine.processes())
-    claim = engine.folder / NAME / "shim.json"
-    claim.write_text(json.dumps({**json.loads(claim.read_text()), "boot": "another", "pid": os.getpid()}))
+    record = engine.directory / NAME / "shim.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "boot_id": "another", "pid": os.getpid()}))
 
-    seen = engine.seen()
+    status = await engine.status()
 
-    assert (seen.phase, seen.cause) == (Phase.EXITED, FailureKind.ENGINE_LOST)
-    assert seen.note == "the machine was started again while it ran"
+    assert (status.phase, status.failure) == (Phase.EXITED, FailureKind.ENGINE_LOST)
+    assert status.note == "the machine was restarted while it ran"
 
 
-def test_a_watcher_that_is_told_to_end_says_that_the_machine_went_down(engine):
-    """SIGTERM to the shim, as an init sends it to all, ends the command in good order, and the job is lost."""
-    engine.start(shell("echo up; exec sleep 50"))
-    engine.says("up")
+async def test_a_terminated_shim_ends_the_command_in_good_order(engine):
+    """When the machine shuts down, init sends SIGTERM to all processes. The job counts as lost."""
+    await engine.start(shell("echo up; exec sleep 50"))
+    await engine.logged("up")
 
     engine.shim().terminate()
 
-    assert (engine.ended().cause, engine.ended().exit_code) == (FailureKind.ENGINE_LOST, 143)
+    status = await engine.exited()
+    assert (status.failure, status.exit_code) == (FailureKind.ENGINE_LOST, 143)
 
 
-# --- ended by us ----------------------------------------------------------------------------------
+# --- stop and remove ------------------------------------------------------------------------------
 
 
-def test_stop_is_a_signal_first(engine):
-    """What listens ends in its own way, within its grace."""
-    engine.start(shell("trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done"))
-    engine.says("up")
+async def test_a_stop_sends_sigterm_first(engine):
+    """A command that handles the signal ends in its own way within the grace period."""
+    await engine.start(shell("trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done"))
+    await engine.logged("up")
 
-    engine("stop", NAME, grace_seconds=40)
+    await engine.stop(grace_seconds=40)
 
-    assert engine.ended().exit_code == 7
-    assert engine.log().data == b"up\nbye\n"
+    assert (await engine.exited()).exit_code == 7
+    assert (await engine.log()).data == b"up\nbye\n"
 
 
-def test_the_grace_is_for_all_that_a_command_has_started(engine):
-    """Where the first process ends at the signal, the others hear of it, and have the rest of the grace."""
+async def test_the_grace_period_applies_to_everything_that_a_command_started(engine):
+    """If the first process ends at the signal, the others are signalled too, and have the rest of the grace period."""
     child = "trap 'sleep 0.3; echo saved; exit' TERM; echo up; while :; do sleep 0.05; done"
-    engine.start(shell(f'sh -c "{child}"; echo never'))
-    engine.says("up")
+    await engine.start(shell(f'sh -c "{child}"; echo never'))
+    await engine.logged("up")
 
-    engine("stop", NAME, grace_seconds=40)
+    await engine.stop(grace_seconds=40)
 
-    assert engine.ended().exit_code == 143
-    assert engine.log().data.endswith(b"\nsaved\n")
+    assert (await engine.exited()).exit_code == 143
+    assert (await engine.log()).data.endswith(b"\nsaved\n")
 
 
-def test_what_ignores_the_signal_is_killed(engine):
-    """The kill comes when the grace is over; a shorter one that is given later counts."""
-    engine.start(shell("trap '' TERM; echo up; while :; do sleep 0.05; done"))
-    engine.says("up")
+async def test_a_command_that_ignores_the_signal_is_killed(engine):
+    """It is killed at the end of the grace period. A later stop can shorten the period."""
+    await engine.start(shell("trap '' TERM; echo up; while :; do sleep 0.05; done"))
+    await engine.logged("up")
 
-    engine("stop", NAME, grace_seconds=1000)
-    assert engine.seen().phase is Phase.RUNNING
-    engine("stop", NAME, grace_seconds=0.2)
+    await engine.stop(grace_seconds=1000)
+    assert (await engine.status()).phase is Phase.RUNNING
+    await engine.stop(grace_seconds=0.2)
 
-    seen = engine.ended()
-    assert (seen.exit_code, seen.cause, seen.note) == (137, None, None)
+    status = await engine.exited()
+    assert (status.exit_code, status.failure, status.note) == (137, None, None)
     assert not engine.processes()
 
 
-def test_a_watcher_that_hangs_does_not_keep_a_job_from_its_end(engine):
-    """A stop without grace that the shim does not answer ends the shim, too, and all that runs."""
-    engine.start(shell("trap '' TERM; echo up; (setsid sleep 50 &); while :; do sleep 0.05; done"))
-    engine.says("up")
+async def test_a_shim_that_hangs_does_not_prevent_the_end_of_a_job(engine):
+    """If the shim does not react to a stop without a grace period, the shim and all processes of the job are killed."""
+    await engine.start(shell("trap '' TERM; echo up; (setsid sleep 50 &); while :; do sleep 0.05; done"))
+    await engine.logged("up")
     engine.shim().suspend()
 
-    engine("stop", NAME, grace_seconds=0)
+    await engine.stop(grace_seconds=0)
 
-    assert engine.ended().phase is Phase.EXITED
+    assert (await engine.exited()).phase is Phase.EXITED
     assert not engine.processes()
 
 
-def test_what_a_command_leaves_running_ends_with_it(engine):
-    """A daemon that it has started, in a session of its own and as nobody's child, does not stay behind."""
-    engine.start(
+async def test_processes_that_a_command_leaves_running_end_with_it(engine):
+    """A daemon in a session of its own, whose parent has ended, is killed too."""
+    await engine.start(
         shell("(setsid sh -c 'trap \"\" TERM HUP; sleep 50; sleep 50' > /dev/null 2>&1 &) ; sleep 0.2; exit 6")
     )
 
-    assert engine.ended().exit_code == 6
+    assert (await engine.exited()).exit_code == 6
     assert not engine.processes()
 
 
-def test_stop_and_remove_of_what_is_not_there_are_fine(engine):
-    """Once more, after the end, after the removal, and for names that no job can have."""
-    engine.start(shell("exit 2"))
-    engine.ended()
-    engine("stop", NAME, grace_seconds=1)
-    assert engine.seen().exit_code == 2
+async def test_stopping_and_removing_a_missing_job_does_nothing(engine):
+    """The job may have exited, may be removed already, or may have a name that no job can have."""
+    await engine.start(shell("exit 2"))
+    await engine.exited()
+    await engine.stop(grace_seconds=1)
+    assert (await engine.status()).exit_code == 2
 
-    engine("remove", NAME)
-    for name in (NAME, "never-made", "../..", ".", "a/b", "A"):
-        engine("remove", name)
-        engine("stop", name, grace_seconds=1)
-        assert engine.log(name, "5").position == "5"
-        assert engine.outputs(name) is None
+    await engine.remove()
+    for name in (NAME, "never-created", "../..", ".", "a/b", "A"):
+        await engine.remove(name)
+        await engine.stop(name, grace_seconds=1)
+        assert (await engine.log(name, "5")).position == "5"
+        assert await engine.outputs(name) is None
 
-    assert engine.folder.exists()
+    assert engine.directory.exists()
 
 
-def test_remove_ends_what_runs(engine):
-    """A job that is removed while it runs, TERM or no TERM, has nothing left."""
-    engine.start(shell("trap '' TERM; (setsid sleep 50 &); echo up; while :; do sleep 0.05; done"))
-    engine.says("up")
-    shim = engine.shim()
+async def test_removing_a_running_job_ends_it(engine):
+    """Its processes are killed, even if they ignore SIGTERM."""
+    await engine.start(shell("trap '' TERM; (setsid sleep 50 &); echo up; while :; do sleep 0.05; done"))
+    await engine.logged("up")
+    shim_process = engine.shim()
 
-    engine("remove", NAME)
+    await engine.remove()
 
     assert not engine.processes()
-    assert not lives(shim)
-    assert engine.seen() is None
+    assert not is_alive(shim_process)
+    assert await engine.statuses() == {}
 
 
-def test_a_job_whose_folder_somebody_removes_ends(engine):
-    """Nobody would ever see it again, so it does not run on."""
-    engine.start(shell("echo up; (setsid sleep 50 &) ; sleep 50"))
-    engine.says("up")
-    shim_of_it, running = engine.shim(), engine.processes()
+async def test_a_job_whose_directory_is_deleted_ends(engine):
+    """No worker could ever find the job again, so it does not continue."""
+    await engine.start(shell("echo up; (setsid sleep 50 &) ; sleep 50"))
+    await engine.logged("up")
+    shim_process, processes = engine.shim(), engine.processes()
 
-    shutil.rmtree(engine.folder / NAME)
+    shutil.rmtree(engine.directory / NAME)
 
-    until(lambda: not lives(shim_of_it))
-    assert not [one for one in running if lives(one)]
+    until(lambda: not is_alive(shim_process))
+    assert not [process for process in processes if is_alive(process)]
 
 
-@pytest.mark.parametrize("verb", ["remove", "stop"])
-def test_a_job_can_be_ended_and_removed_on_a_full_disk(engine, monkeypatch, verb):
-    """What fills the disk can be got rid of, though nothing can be written."""
-    engine.start(shell("echo up; exec sleep 50"))
-    engine.says("up")
+@pytest.mark.parametrize("method", ["remove", "stop"])
+async def test_a_job_can_be_stopped_and_removed_on_a_full_disk(engine, monkeypatch, method):
+    """A job that fills the disk can be removed although nothing can be written."""
+    await engine.start(shell("echo up; exec sleep 50"))
+    await engine.logged("up")
 
-    def full(*_: object, **__: object) -> int:
+    def fail(*_: object, **__: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(shim, "write_new", full)
-        patched.setattr(process_folders, "write_new", full)
-        if verb == "stop":
-            engine("stop", NAME, grace_seconds=20)
-            assert engine.ended().exit_code == 143
-        engine("remove", NAME)
+        patched.setattr(shim, "create_file", fail)
+        patched.setattr(directories, "create_file", fail)
+        if method == "stop":
+            await engine.stop(grace_seconds=20)
+            assert (await engine.exited()).exit_code == 143
+        await engine.remove()
 
     assert not engine.processes()
-    assert not engine.left()
+    assert not engine.leftovers()
 
 
-def test_remove_clears_what_a_hostile_job_leaves(open_engine, folder):
-    """Deep trees, shut folders, links and FIFOs go; what links lead to stays."""
-    kept = folder / "kept"
+async def test_remove_deletes_what_a_hostile_job_leaves(same_user_engine, directory):
+    """Deep trees, locked directories, links and FIFOs are deleted. What the links point to stays."""
+    kept = directory / "kept"
     kept.write_text("precious")
-    open_engine.start(
-        order(
+    await same_user_engine.start(
+        command(
             sys.executable,
             "-c",
             dedent(f"""
                 import os
-                os.symlink({str(folder)!r}, "link"); os.mkfifo("fifo"); os.symlink({str(kept)!r}, "file")
+                os.symlink({str(directory)!r}, "link"); os.mkfifo("fifo"); os.symlink({str(kept)!r}, "file")
                 for _ in range(3000):
                     os.mkdir("d"); os.chdir("d")
-                os.mkdir("shut", 0)
+                os.mkdir("locked", 0)
                 os.chmod(os.environ["UPSHOT_OUTPUT"], 0)
             """),
         )
     )
-    assert open_engine.ended().exit_code == 0, open_engine.log().data
+    assert (await same_user_engine.exited()).exit_code == 0, (await same_user_engine.log()).data
 
-    open_engine("remove", NAME)
+    await same_user_engine.remove()
 
-    assert not open_engine.left()
+    assert not same_user_engine.leftovers()
     assert kept.read_text() == "precious"
 
 
 # --- limits ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("grows", ["bomb() { bomb | bomb & }; bomb", "while :; do sleep 50 & done"])
-def test_a_fork_bomb_ends_at_its_limit(engine, grows):
-    """A job that multiplies comes to its limit of processes, and to its end with the time-out, all of it."""
-    engine.start(shell(f"{grows}; sleep 50", pids=40, timeout_seconds=1.5, grace_seconds=0.2))
+@pytest.mark.parametrize("script", ["bomb() { bomb | bomb & }; bomb", "while :; do sleep 50 & done"])
+async def test_a_fork_bomb_ends_at_its_limit(engine, script):
+    """A job that keeps forking reaches its limit of processes, and all of it ends with the timeout."""
+    await engine.start(shell(f"{script}; sleep 50", pids=40, timeout_seconds=1.5, grace_seconds=0.2))
 
-    most = 0
-    while engine.seen().phase is Phase.RUNNING:
-        most = max(most, len(engine.processes()))
+    highest_count = 0
+    while (await engine.status()).phase is Phase.RUNNING:
+        highest_count = max(highest_count, len(engine.processes()))
 
-    assert 1 < most < 200  # the limit is a crude one: what the user ran at the start counts
-    assert engine.ended().phase is Phase.EXITED
+    assert 1 < highest_count < 200  # the limit also counts what the user ran before the start
+    assert (await engine.exited()).phase is Phase.EXITED
     assert not engine.processes()
 
 
-def test_memory_is_held_by_a_crude_limit(open_engine):
-    """Without control groups a job gets no more addresses than memory, and fails at that."""
-    script = "import sys; x = bytearray(300 << 20); print('got it')"
-    open_engine.start(order(sys.executable, "-S", "-c", script, memory_bytes=200 << 20))
-
-    assert open_engine.ended().exit_code == 1
-    assert b"MemoryError" in open_engine.log().data
+ALLOCATE = "import sys; x = bytearray(300 << 20); print('allocated')"
 
 
-def test_other_limits_hold(engine):
-    """No core files, no more and no larger files than the operator allows, no more processors than asked for."""
+async def test_without_a_cgroup_address_space_is_limited(same_user_engine):
+    """A job gets no more address space than its memory, and fails when it asks for more."""
+    await same_user_engine.start(command(sys.executable, "-S", "-c", ALLOCATE, memory_bytes=200 << 20))
+
+    assert (await same_user_engine.exited()).exit_code == 1
+    assert b"MemoryError" in (await same_user_engine.log()).data
+
+
+async def test_other_limits_are_enforced(engine):
+    """Core files are off. The number and size of files and the number of CPUs are limited."""
     engine.options["limits"] = {"open-files": 100, "file-size": "4KiB"}
-    engine.start(shell("ulimit -c; ulimit -n; nproc; head -c 10000 /dev/zero > big; stat -c %s big", cpus=0.5))
+    await engine.start(shell("ulimit -c; ulimit -n; nproc; head -c 10000 /dev/zero > big; stat -c %s big", cpus=0.5))
 
-    engine.ended()
+    await engine.exited()
 
-    core, files, processors, *_, size = engine.log().data.decode().split()
-    assert (core, files, processors, size) == ("0", "100", "1", "4096")
+    core, files, cpus, *_, size = (await engine.log()).data.decode().split()
+    assert (core, files, cpus, size) == ("0", "100", "1", "4096")
+
+
+# --- cgroups --------------------------------------------------------------------------------------
+
+CGROUP_HOW_TO = "run the tests as root, on a machine or in a container that may write to /sys/fs/cgroup"
 
 
 @pytest.fixture
-def grouped(folder) -> Iterator[Engine]:
-    """An engine with control groups, and root's commands."""
+def parent_cgroup() -> Iterator[Cgroup]:
+    """Return a cgroup in which jobs can get cgroups of their own."""
     try:
-        hierarchies = find_hierarchies(Path("/proc/self/mountinfo").read_text())
-        probe = Cgroup(hierarchies, GROUP, "probe")
-        probe.make(JobSpec())
+        parent = Cgroup(find_cgroup_mount(Path("/proc/self/mountinfo").read_text()), CGROUP)
+        probe = parent.child("probe")
+        probe.create(JobSpec())
     except CgroupsUnavailable as error:
-        pytest.skip(f"{error}: run the tests as root, on a machine or in a container that may write to /sys/fs/cgroup")
+        pytest.skip(f"{error}: {CGROUP_HOW_TO}")
     probe.remove()
-    made = Engine(folder / "jobs", cgroup=GROUP, **({"user": "root"} if IS_ROOT else {}))
-    yield made
-    made.clean_up()
-    for group in hierarchies.folders(GROUP, "."):
-        group.resolve().rmdir()
+    yield parent
+    parent.remove()
 
 
-def test_a_job_that_runs_out_of_memory_is_told_apart(grouped):
-    """In a control group the kernel ends what takes more than its memory, and the cause is known."""
-    script = "import sys; x = bytearray(300 << 20); print('got it')"
-    grouped.start(order(sys.executable, "-S", "-c", script, memory_bytes=64 << 20))
-
-    seen = grouped.ended()
-
-    assert (seen.cause, seen.exit_code) == (FailureKind.OUT_OF_MEMORY, 137)
-
-
-def test_a_fork_bomb_of_root_ends_at_its_groups_limit(grouped):
-    """In a control group the limit on processes holds for root, too, and the group goes with the job."""
-    grouped.start(shell("bomb() { bomb | bomb & }; bomb; sleep 50", pids=30, timeout_seconds=1.5, grace_seconds=0.2))
-
-    most = 0
-    while grouped.seen().phase is Phase.RUNNING:
-        most = max(most, len(grouped.processes()))
-
-    assert 1 < most <= 30
-    assert not grouped.processes()
-    hierarchies = find_hierarchies(Path("/proc/self/mountinfo").read_text())
-    assert not [path for path in hierarchies.folders(GROUP, NAME) if path.exists()]
+@pytest.fixture
+async def cgroup_engine(directory, parent_cgroup) -> AsyncIterator[ProcessEngine]:
+    """Make an engine that gives each job a cgroup, and runs commands as the worker's own user."""
+    user = {"user": "root"} if IS_ROOT else {}
+    engine = ProcessEngine(directory / "jobs", cgroup=str(parent_cgroup.path), **user)
+    yield engine
+    await engine.clean_up()
 
 
-def test_in_a_control_group_nobody_escapes_a_killed_watcher(grouped):
-    """What has thrown away its environment, its session and its parent is found by its group."""
-    grouped.start(shell("(setsid env -i /bin/sleep 4242 &) ; echo up; sleep 50"))
-    grouped.says("up")
-    escaped = until(lambda: [one for one in psutil.process_iter(["cmdline"]) if "4242" in (one.info["cmdline"] or ())])
+async def test_a_job_that_runs_out_of_memory_is_recognized(cgroup_engine):
+    """The kernel kills a job that uses more than its memory, and the failure says so."""
+    await cgroup_engine.start(command(sys.executable, "-S", "-c", ALLOCATE, memory_bytes=64 << 20))
 
-    grouped.shim().kill()
+    status = await cgroup_engine.exited()
 
-    assert grouped.ended().failure is FailureKind.ENGINE_LOST
-    assert not [one for one in escaped if lives(one)]
+    assert (status.failure, status.exit_code) == (FailureKind.OUT_OF_MEMORY, 137)
 
 
-# --- what it says ---------------------------------------------------------------------------------
+async def test_a_fork_bomb_of_root_ends_at_the_limit_of_its_cgroup(cgroup_engine, parent_cgroup):
+    """In a cgroup, the limit of processes applies to root, too. The cgroup is removed with the job."""
+    await cgroup_engine.start(
+        shell("bomb() { bomb | bomb & }; bomb; sleep 50", pids=30, timeout_seconds=1.5, grace_seconds=0.2)
+    )
+
+    highest_count = 0
+    while (await cgroup_engine.status()).phase is Phase.RUNNING:
+        highest_count = max(highest_count, len(cgroup_engine.processes()))
+
+    assert 1 < highest_count <= 30
+    assert not cgroup_engine.processes()
+    assert not parent_cgroup.child(NAME).directory.exists()
 
 
-def test_a_log_is_read_while_it_grows(engine):
-    """Increments from position to position make up the whole, with nothing left out and nothing twice."""
-    engine.start(shell("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done"))
-    said, position, is_over = b"", None, False
+async def test_in_a_cgroup_no_process_escapes_a_killed_shim(cgroup_engine):
+    """A process that has changed its environment, session and parent is found by its cgroup."""
+    await cgroup_engine.start(shell("(setsid env -i /bin/sleep 4242 &) ; echo up; sleep 50"))
+    await cgroup_engine.logged("up")
+    escaped = until(find_escaped)
 
-    while not is_over:
-        is_over = engine.seen().phase is Phase.EXITED
-        read = engine.log(position=position)
-        said, position = said + read.data, read.position
+    cgroup_engine.shim().kill()
+
+    assert (await cgroup_engine.exited()).failure is FailureKind.ENGINE_LOST
+    assert not [process for process in escaped if is_alive(process)]
+
+
+def find_escaped() -> list[psutil.Process]:
+    return [process for process in psutil.process_iter(["cmdline"]) if "4242" in (process.info["cmdline"] or ())]
+
+
+@pytest.fixture
+def bare_cgroup() -> Iterator[Path]:
+    """Create a real cgroup v2 without limits. It works even if all controllers belong to cgroups v1."""
+    mounts = [mount.mountpoint for mount in psutil.disk_partitions(all=True) if mount.fstype == "cgroup2"]
+    if not mounts or not os.access(mounts[0], os.W_OK):
+        pytest.skip(f"no writable cgroup v2 mount: {CGROUP_HOW_TO}")
+    path = Path(mounts[0]) / f"{CGROUP}-bare"
+    path.mkdir()
+    yield path
+    with suppress(FileNotFoundError):  # a shim that has ended has removed it
+        path.rmdir()
+
+
+def test_the_kernel_tracks_the_processes_of_a_cgroup(bare_cgroup, directory):
+    """A shim puts its command into the cgroup. If it is killed, even escaped processes are found there and killed."""
+    job = directory / "job"
+    (job / "log").mkdir(parents=True)
+    request = shim.ShimRequest(
+        directory=str(job),
+        argv=["sh", "-c", "(setsid env -i /bin/sleep 4242 &) ; exec sleep 50"],
+        env={"PATH": os.defpath},
+        workdir=str(job),
+        timeout_seconds=50.0,
+        grace_seconds=5.0,
+        log_bytes=8192,
+        rlimits={},
+        cpus=[],
+        uid=None,
+        gid=0,
+        groups=[],
+        cgroup=str(bare_cgroup),
+        memory_events=None,
+    )
+    answer = subprocess.run(
+        [sys.executable, shim.__file__], input=json.dumps(request._asdict()).encode(), capture_output=True, check=True
+    )
+    escaped = until(find_escaped)
+    assert len(shim.cgroup_pids(str(bare_cgroup))) == 2
+
+    psutil.Process(json.loads(answer.stdout)["pid"]).kill()
+
+    assert kill_orphans(b"NO=marker", str(bare_cgroup))
+    assert not [process for process in escaped if is_alive(process)]
+    assert not shim.cgroup_pids(str(bare_cgroup))
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+async def test_a_log_is_read_while_it_grows(engine):
+    """The data of successive reads is the whole log, without gaps and repetitions."""
+    await engine.start(shell("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done"))
+    data, position, has_exited = b"", None, False
+
+    while not has_exited:
+        has_exited = (await engine.status()).phase is Phase.EXITED
+        read = await engine.log(position=position)
+        data, position = data + read.data, read.position
         assert not read.skipped
 
-    assert said == b"".join(b"line %d\n" % i for i in range(3000))
+    assert data == b"".join(b"line %d\n" % i for i in range(3000))
 
 
-def test_a_gigabyte_of_log_is_capped(engine):
-    """It takes no more of the disk than the cap, the newest is kept, and the job is not held up for ever."""
+async def test_a_log_of_a_gigabyte_is_capped(engine):
+    """It uses no more disk space than its limit, the newest part is kept, and the job is not blocked."""
     engine.options["log-size"] = "1MiB"
-    engine.start(shell("yes | head -c 1G; echo the end"))
+    await engine.start(shell("yes | head -c 1G; echo the end"))
 
-    assert engine.ended().exit_code == 0
+    assert (await engine.exited()).exit_code == 0
 
-    assert sum(path.stat().st_size for path in (engine.folder / NAME / "log").iterdir()) <= 1 << 20
-    read = engine.log(limit_bytes=12)
+    assert sum(path.stat().st_size for path in (engine.directory / NAME / "log").iterdir()) <= 1 << 20
+    read = await engine.log(limit_bytes=12)
     assert (read.data, read.position, read.skipped) == (b"y\ny\nthe end\n", str((1 << 30) + 8), True)
 
 
-def test_what_is_written_to_the_streams_by_name_is_kept(engine):
-    """A program that opens /dev/stderr anew may, whoever it runs as."""
-    engine.start(shell("echo a > /dev/stdout; echo b > /dev/stderr"))
+async def test_a_command_can_open_its_streams_by_name(engine):
+    """What it writes to /dev/stdout and /dev/stderr is kept, whatever user it runs as."""
+    await engine.start(shell("echo a > /dev/stdout; echo b > /dev/stderr"))
 
-    engine.ended()
+    await engine.exited()
 
-    assert engine.log().data == b"a\nb\n"
+    assert (await engine.log()).data == b"a\nb\n"
 
 
-# --- what it gives back ---------------------------------------------------------------------------
+# --- outputs --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -809,167 +905,155 @@ def test_what_is_written_to_the_streams_by_name_is_kept(engine):
         pytest.param("ln -s /etc/passwd $F", "is a link", id="a link to a file"),
         pytest.param("ln -s $F $F", "is a link", id="a link to itself"),
         pytest.param("echo '{}' > here; ln here $F", "2 names", id="a hard link"),
-        pytest.param("mkdir $F", "is a folder", id="a folder"),
-        pytest.param("mkfifo $F", "is a named pipe", id="a FIFO that nobody writes to"),
-        pytest.param("head -c 1001 /dev/zero > $F", "has 1001 bytes, and at most 1000", id="too large"),
-        pytest.param("truncate -s 1T $F", "at most 1000 are taken", id="larger than any disk"),
+        pytest.param("mkdir $F", "is a directory", id="a directory"),
+        pytest.param("mkfifo $F", "is a named pipe", id="a FIFO without a writer"),
+        pytest.param("head -c 1001 /dev/zero > $F", "has 1001 bytes, and the limit is 1000", id="too large"),
+        pytest.param("truncate -s 1T $F", "and the limit is 1000", id="larger than the disk"),
     ],
 )
-def test_outputs_that_are_no_plain_file_are_refused(engine, script, finding):
-    """What is no plain file of the job's own, or larger than the limit, is named and not taken, and nothing hangs."""
-    engine.start(shell(f"F=$UPSHOT_OUTPUT/outputs.json; {script}"))
-    assert engine.ended().exit_code == 0, engine.log().data
+async def test_outputs_must_be_a_regular_file(engine, script, finding):
+    """Anything else, or a file larger than the limit, is refused by name, and nothing hangs."""
+    await engine.start(shell(f"F=$UPSHOT_OUTPUT/outputs.json; {script}"))
+    assert (await engine.exited()).exit_code == 0, (await engine.log()).data
 
     with pytest.raises(OutputUnreadable, match=re.escape(finding)):
-        engine.outputs()
+        await engine.outputs()
 
 
-def test_outputs_that_are_a_socket_are_refused(open_engine):
-    """Nobody calls who may be there."""
+async def test_outputs_that_are_a_socket_are_refused(same_user_engine):
+    """The worker does not connect to it."""
     bind = (
         "import os, socket; os.chdir(os.environ['UPSHOT_OUTPUT']); socket.socket(socket.AF_UNIX).bind('outputs.json')"
     )
-    open_engine.start(order(sys.executable, "-c", bind))
-    assert open_engine.ended().exit_code == 0, open_engine.log().data
+    await same_user_engine.start(command(sys.executable, "-c", bind))
+    assert (await same_user_engine.exited()).exit_code == 0, (await same_user_engine.log()).data
 
     with pytest.raises(OutputUnreadable, match="is a socket"):
-        open_engine.outputs()
+        await same_user_engine.outputs()
 
 
-def test_an_output_folder_that_leads_elsewhere_is_refused(open_engine, folder):
-    """A job that swaps its output folder for a link does not have another folder's file taken for its own."""
-    (folder / "outputs.json").write_text('{"secret": 1}')
-    open_engine.start(shell(f"rm -r $UPSHOT_OUTPUT; ln -s {folder} $UPSHOT_OUTPUT"))
-    open_engine.ended()
+async def test_a_link_in_place_of_the_output_directory_is_refused(same_user_engine, directory):
+    """A job cannot pass off a file of another directory as its outputs."""
+    (directory / "outputs.json").write_text('{"secret": 1}')
+    await same_user_engine.start(shell(f"rm -r $UPSHOT_OUTPUT; ln -s {directory} $UPSHOT_OUTPUT"))
+    await same_user_engine.exited()
 
-    with pytest.raises(OutputUnreadable, match="its folder is a link now"):
-        open_engine.outputs()
-
-
-def test_an_output_folder_that_is_none_any_more(open_engine):
-    """A job that puts a file in place of its output folder is told so; one that removes it has no outputs."""
-    open_engine.start(shell("rm -r $UPSHOT_OUTPUT; echo > $UPSHOT_OUTPUT", name="replaced"))
-    open_engine.start(shell("rm -r $UPSHOT_OUTPUT", name="removed"))
-    open_engine.ended("replaced")
-    open_engine.ended("removed")
-
-    with pytest.raises(OutputUnreadable, match="its folder is no folder now"):
-        open_engine.outputs("replaced")
-    assert open_engine.outputs("removed") is None
+    with pytest.raises(OutputUnreadable, match="the job replaced its directory with a link"):
+        await same_user_engine.outputs()
 
 
-def test_a_job_that_plays_with_its_own_records_harms_itself_alone(open_engine):
-    """Where jobs are the worker's own user, FIFOs, links and nonsense in place of records hold nobody up."""
-    tricks = (
-        "rm ../order.json; mkfifo ../order.json",
+async def test_an_output_directory_that_is_gone(same_user_engine):
+    """A file in its place is an error. A job that has removed it has no outputs."""
+    await same_user_engine.start(shell("rm -r $UPSHOT_OUTPUT; echo > $UPSHOT_OUTPUT", name="replaced"))
+    await same_user_engine.start(shell("rm -r $UPSHOT_OUTPUT", name="removed"))
+    await same_user_engine.exited("replaced")
+    await same_user_engine.exited("removed")
+
+    with pytest.raises(OutputUnreadable, match="the job replaced its directory with something else"):
+        await same_user_engine.outputs("replaced")
+    assert await same_user_engine.outputs("removed") is None
+
+
+async def test_a_job_that_tampers_with_its_own_records_harms_only_itself(same_user_engine):
+    """If jobs run as the worker's own user, FIFOs, links and nonsense in place of records do not block the worker."""
+    scripts = (
+        "rm ../labels.json; mkfifo ../labels.json",
         "rm ../shim.json; mkfifo ../shim.json",
-        "mkfifo ../end.json",
-        "ln -s /dev/zero ../end.json",
+        "mkfifo ../result.json",
+        "ln -s /dev/zero ../result.json",
         "echo '[]' > ../shim.json",
-        'echo \'{"pid": 1, "ticks": "x"}\' > ../shim.json',
+        'echo \'{"pid": 1, "start_ticks": "x"}\' > ../shim.json',
         "rm -r ../log; mkfifo ../log",
         "for i in ../log/*; do rm $i; mkfifo $i; done",
         "rm -rf ..",
         "chmod 000 ../shim.json",
-        "chmod 000 ../order.json ../log; chmod 000 ..",
+        "chmod 000 ../labels.json ../log; chmod 000 ..",
         "sleep 50 & chmod 000 ..; wait",
     )
-    for number, trick in enumerate(tricks):
-        open_engine.start(shell(f"{trick}; exit 0", name=f"trick-{number}"))
-    open_engine.start(shell("echo fine", name="honest"))
+    for number, script in enumerate(scripts):
+        await same_user_engine.start(shell(f"{script}; exit 0", name=f"hostile-{number}"))
+    await same_user_engine.start(shell("echo fine", name="honest"))
 
-    assert open_engine.ended("honest").exit_code == 0
-    open_engine("stop", f"trick-{len(tricks) - 1}", grace_seconds=0)
-    until(lambda: all(one.phase is Phase.EXITED for one in open_engine("look", "inst").values()))
-    for number in range(len(tricks)):
+    assert (await same_user_engine.exited("honest")).exit_code == 0
+    await same_user_engine.stop(f"hostile-{len(scripts) - 1}", grace_seconds=0)
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while any(status.phase is not Phase.EXITED for status in (await same_user_engine.statuses()).values()):
+            await asyncio.sleep(0.02)
+    for number in range(len(scripts)):
         with suppress(OutputUnreadable):
-            open_engine.outputs(f"trick-{number}")
-        open_engine("remove", f"trick-{number}")
-    assert open_engine.log("honest").data == b"fine\n"
+            await same_user_engine.outputs(f"hostile-{number}")
+        await same_user_engine.remove(f"hostile-{number}")
+    assert (await same_user_engine.log("honest")).data == b"fine\n"
 
 
-def test_a_worker_that_cannot_tell_gives_no_job_up(engine):
-    """Where the worker has no files left to open, it does not know whether a job is watched, and does not say no."""
-    engine.start(shell("echo up; exec sleep 50"))
-    engine.says("up")
-    folders = JobDirectories(engine.folder, read_options(engine.options).account)
+async def test_a_worker_without_free_files_does_not_give_up_a_job(engine):
+    """If the worker cannot open another file, it does not know whether a shim is running, and raises an error."""
+    await engine.start(shell("echo up; exec sleep 50"))
+    await engine.logged("up")
 
-    with folders.open(NAME) as job:
+    with engine.job_directories().open(NAME) as job:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
             with pytest.raises(OSError, match="Too many open files"):
-                job.is_watched()
+                job.has_shim()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    assert engine.seen().phase is Phase.RUNNING
+    assert (await engine.status()).phase is Phase.RUNNING
 
 
-# --- the engine itself ----------------------------------------------------------------------------
+# --- the engine -----------------------------------------------------------------------------------
 
 
-def test_an_engine_is_a_folder_on_a_machine(engine, folder):
-    """Whoever uses the folder names the same engine; another folder is another one."""
-    assert engine("identity") == engine("identity")
-    assert Engine(folder / "others")("identity") != engine("identity")
+async def test_the_engine_id_identifies_a_directory_on_a_machine(engine, directory):
+    """All workers that use the directory see the same engine. Another directory is another engine."""
+    assert await engine.engine_id() == await engine.engine_id()
+    assert await ProcessEngine(directory / "others").engine_id() != await engine.engine_id()
 
 
-def test_only_jobs_of_the_installation_are_seen(engine):
-    """Another installation's jobs in the same folder are its own business."""
-    engine.start(shell("true"))
+async def test_only_jobs_of_the_installation_are_listed(engine):
+    """Jobs of another installation in the same directory are not shown."""
+    await engine.start(shell("true"))
 
-    assert engine("look", "another") == {}
-    assert list(engine("look", "inst")) == [NAME]
-
-
-def test_hints_come_when_a_job_begins_and_when_it_ends(engine, folder):
-    """Whoever watches hears its name each time."""
-    gate = folder / "gate"
-
-    async def watch() -> list[str]:
-        backend, heard = make(engine.options), []
-        async with aclosing(backend.watch_events("inst")) as hints:  # type: ignore[type-var]  # it is a generator
-            first = asyncio.ensure_future(anext(hints))
-            await asyncio.sleep(0)
-            await backend.start(shell(f"until test -e {gate}; do sleep 0.02; done"))
-            heard.append(await first)
-            gate.touch()
-            heard.append(await anext(hints))
-        await backend.close()
-        return heard
-
-    assert asyncio.run(watch()) == [NAME, NAME]
+    assert await engine.statuses("another") == {}
+    assert list(await engine.statuses()) == [NAME]
 
 
-def test_a_start_that_nobody_waits_for_any_more_is_over_before_a_removal(engine):
-    """Whoever gives up on a start and removes the job can be sure that it does not begin afterwards."""
+async def test_events_arrive_when_a_job_starts_and_exits(engine, directory):
+    """A watcher receives the name of the job both times."""
+    continue_file = directory / "continue"
+    async with engine.backend() as backend, aclosing(backend.watch_events("inst")) as events:
+        first = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        await backend.start(shell(f"until test -e {continue_file}; do sleep 0.02; done"))
+        assert await first == NAME
+        continue_file.touch()
+        assert await anext(events) == NAME
 
-    async def give_up() -> None:
-        backend = make(engine.options)
+
+async def test_a_cancelled_start_completes_before_a_removal(engine):
+    """A caller that cancels a start and removes the job can rely on it not starting afterwards."""
+    async with engine.backend() as backend:
         start = asyncio.ensure_future(backend.start(shell("sleep 50")))
         await asyncio.sleep(0.001)
         start.cancel()
         await backend.remove(NAME)
         assert await backend.list_containers("inst") == {}
-        await backend.close()
-
-    asyncio.run(give_up())
 
     assert not engine.processes()
 
 
-def test_what_a_dead_worker_left_half_made_is_swept(engine):
-    """A folder that was never finished goes after a time; one that is being made does not."""
-    engine("identity")
-    old, young = engine.folder / ".new-a-1", engine.folder / ".new-b-2"
-    for half_made in (old, young):
-        half_made.mkdir()
-        (half_made / "secret").write_text("s3cr3t")
-    sweeper = JobDirectories(engine.folder, read_options(engine.options).account)
-    sweeper.sweep(datetime.now(UTC))
-    assert old.exists()
-    sweeper.sweep(datetime.now(UTC) + timedelta(hours=1))
+async def test_what_a_killed_worker_left_half_created_is_removed(engine):
+    """A directory that was never completed is deleted after some time, but not while it may still be completed."""
+    await engine.engine_id()
+    half_created = engine.directory / ".new-a-1"
+    half_created.mkdir()
+    (half_created / "secret").write_text("s3cr3t")
+    job_directories = engine.job_directories()
 
-    assert not old.exists()
-    shutil.rmtree(young, ignore_errors=True)
+    job_directories.remove_stale(datetime.now(UTC))
+    assert half_created.exists()
+
+    job_directories.remove_stale(datetime.now(UTC) + timedelta(hours=1))
+    assert not half_created.exists()

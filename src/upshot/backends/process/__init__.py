@@ -1,4 +1,4 @@
-"""Jobs without an engine: commands on the worker's machine, where its operator allows them."""
+"""Run jobs without a container engine: as processes on the worker's machine, if its operator allows that."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from upshot.backends.protocol import Backend
 
 def make(options: Mapping[str, Any]) -> Backend:
     """
-    Make a backend as the operator's file has it.
+    Make a backend from its options in the operator's file.
 
     Raises:
-        ConfigError: The options cannot be meant, or cannot be had on this machine.
+        ConfigError: An option is invalid, or this machine does not support it.
     """
     return ProcessBackend(read_options(options))

@@ -1,4 +1,4 @@
-"""Jobs as processes of the worker's machine, each under a shim that outlives the worker."""
+"""Run jobs as processes of the worker's machine. Each one has a shim, which outlives the worker."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
+from typing_extensions import override
 
 from upshot.backends.process import shim
 from upshot.backends.process.cgroups import Cgroup, CgroupsUnavailable
 from upshot.backends.process.directories import OUTPUTS, JobDirectories, JobDirectory, ShimRecord
 from upshot.backends.process.logs import read_log
 from upshot.backends.process.options import ProcessOptions
-from upshot.backends.process.orphans import end_survivors
-from upshot.backends.process.request import errand, mark, refuse
+from upshot.backends.process.orphans import kill_orphans
+from upshot.backends.process.request import build_request, environ_marker, validate
 from upshot.backends.process.safe_files import NotRegularFile
 from upshot.backends.process.shim import ShimRequest, ShimResult
 from upshot.backends.protocol import (
+    INSTALLATION_LABEL,
+    JOB_LABEL,
+    Backend,
     ContainerRequest,
     ContainerStatus,
     EngineUnavailable,
@@ -40,315 +44,307 @@ from upshot.backends.protocol import (
 )
 from upshot.clock import Clock, SystemClock
 from upshot.domain.job import FailureKind
+from upshot.ids import JobId
 
 T = TypeVar("T")
 
 log = structlog.get_logger("upshot.jobs")
 
-_ANSWER_SECONDS = 10.0  # for a shim to say that the command runs; it takes a tenth of one
-_STARTS = 3  # while somebody removes what we make
-_END_SECONDS = 5.0  # for a shim to end what runs, before it is killed itself
+_ANSWER_SECONDS = 10.0  # for a shim to report that the command runs, which takes about 0.1 s
+_START_ATTEMPTS = 3  # while another process keeps removing the job directory
+_END_SECONDS = 5.0  # for a shim to end the command, before the shim itself is killed
 _POLL_SECONDS = 0.02
-_HINT_SECONDS = 0.5
-_SWEEP = timedelta(minutes=1)
-_THREADS = 8  # a removal may wait seconds for what hangs
+_WATCH_SECONDS = 0.5
+_CLEANUP_INTERVAL = timedelta(minutes=1)
+_THREADS = 8  # a removal can block a thread for seconds if a shim hangs
 
 
-class ProcessBackend:
+class ProcessBackend(Backend):
     """
-    `Backend` whose engine is a folder of this machine, and a shim for each command.
+    `Backend` whose engine is a directory of this machine, with one shim per command.
 
     Args:
-        options: What the operator chose.
-        clock: Tells the time.
+        options: Options from the operator's file.
+        clock: Replaces the system clock in tests.
     """
 
     def __init__(self, options: ProcessOptions, clock: Clock | None = None) -> None:
         self._options = options
         self._clock = clock or SystemClock()
-        self._folders = JobDirectories(options.folder, options.account)
+        self._directories = JobDirectories(options.directory, options.account)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="upshot-process")
-        self._turns: dict[str, asyncio.Future[Any]] = {}
-        self._swept_at: datetime | None = None
+        self._last_call: dict[str, asyncio.Future[Any]] = {}
+        self._cleaned_up_at: datetime | None = None
 
     # --- Backend ----------------------------------------------------------------------------------
 
+    @override
     async def engine_id(self) -> str:
-        """This machine and this folder; neither of them alone is the same engine."""
-        return await self._do(self._identify)
+        # Neither the machine nor the directory alone identifies the engine: a directory can be copied.
+        return await self._in_thread(lambda: f"process:{_machine_id()}:{self._directories.identity()}")
 
+    @override
     async def start(self, request: ContainerRequest) -> StartedContainer:
-        """Have a shim run the command; one that has the name already is left as it is."""
-        refuse(request, self._options)
-        return await self._in_turn(request.name, partial(self._start, request))
+        validate(request, self._options)
+        return await self._in_sequence(request.name, partial(self._start, request))
 
-    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
-        """What lies in the folder."""
-        return await self._do(partial(self._look, installation))
+    @override
+    async def list_containers(self, installation_id: str) -> Mapping[str, ContainerStatus]:
+        return await self._in_thread(partial(self._list, installation_id))
 
+    @override
     async def read_log(self, name: str, position: str | None, *, limit_bytes: int) -> LogRead:
-        """What it said since; a position counts the bytes of all that was ever said."""
-        return await self._do(partial(self._read_log, name, position, limit_bytes))
+        return await self._in_thread(partial(self._read_log, name, position, limit_bytes))
 
+    @override
     async def read_outputs(self, name: str, *, limit_bytes: int) -> bytes | None:
-        """What lies in its output folder."""
-        return await self._do(partial(self._read_outputs, name, limit_bytes))
+        return await self._in_thread(partial(self._read_outputs, name, limit_bytes))
 
+    @override
     async def stop(self, name: str, *, grace_seconds: float) -> None:
-        """Tell its shim, which sees to the rest though we die."""
-        await self._in_turn(name, partial(self._stop, name, grace_seconds))
+        await self._in_sequence(name, partial(self._stop, name, grace_seconds))
 
+    @override
     async def remove(self, name: str) -> None:
-        """End what runs, and remove its folder."""
-        await self._in_turn(name, partial(self._remove, name))
+        await self._in_sequence(name, partial(self._remove, name))
 
-    async def watch_events(self, installation: str) -> AsyncIterator[str]:
-        """Names of jobs that began or ended within the last half second."""
-        before = await self._do(self._marks)
+    @override
+    async def watch_events(self, installation_id: str) -> AsyncIterator[str]:
+        before = await self._in_thread(self._progress)
         while True:
-            await asyncio.sleep(_HINT_SECONDS)
-            now = await self._do(self._marks)
+            await asyncio.sleep(_WATCH_SECONDS)
+            now = await self._in_thread(self._progress)
             for name in dict(now.items() ^ before.items()):
                 yield name
             before = now
 
+    @override
     async def close(self) -> None:
-        """Let go of the threads; the shims go on."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    # --- off the loop -----------------------------------------------------------------------------
+    # --- threads ----------------------------------------------------------------------------------
 
-    async def _do(self, work: Callable[[], T]) -> T:
-        """Do blocking work in a thread; what the file system refuses is an engine that cannot be used for now."""
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        """Run a blocking call in a thread. Raise EngineUnavailable in place of an OSError."""
 
-        def reach_and_work() -> T:
-            self._folders.prepare()
-            return work()
+        def prepare_and_call() -> T:
+            self._directories.prepare()
+            return call()
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, reach_and_work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, prepare_and_call)
         except OSError as error:
-            raise EngineUnavailable(f"{self._options.folder}: {error}") from error
+            raise EngineUnavailable(f"{self._options.directory}: {error}") from error
 
-    async def _in_turn(self, name: str, work: Callable[[], T]) -> T:
-        """Do work on a job when the work before has ended, and to its end, though whoever asked has gone."""
-        before = self._turns.get(name)
+    async def _in_sequence(self, name: str, call: Callable[[], T]) -> T:
+        """Run a blocking call after the previous one for the same job. It completes even if its caller is cancelled."""
+        previous = self._last_call.get(name)
 
-        async def take_turn() -> T:
-            if before is not None:
-                await asyncio.wait([before])
-            return await self._do(work)
+        async def wait_and_call() -> T:
+            if previous is not None:
+                await asyncio.wait([previous])
+            return await self._in_thread(call)
 
-        turn = self._turns[name] = asyncio.ensure_future(take_turn())
-        turn.add_done_callback(partial(self._turn_is_over, name))
-        return await asyncio.shield(turn)
+        def on_done(task: asyncio.Future[Any]) -> None:
+            if self._last_call.get(name) is task:
+                del self._last_call[name]
+            if not task.cancelled():
+                task.exception()  # mark it as retrieved, since a cancelled caller does not
 
-    def _turn_is_over(self, name: str, turn: asyncio.Future[Any]) -> None:
-        if self._turns.get(name) is turn:
-            del self._turns[name]
-        if not turn.cancelled():
-            turn.exception()  # somebody has asked for it, or nobody is there any more
+        task = self._last_call[name] = asyncio.ensure_future(wait_and_call())
+        task.add_done_callback(on_done)
+        return await asyncio.shield(task)
 
-    # --- what a thread does -----------------------------------------------------------------------
+    # --- start ------------------------------------------------------------------------------------
 
-    def _identify(self) -> str:
-        return f"process:{_machine()}:{self._folders.identity()}"
-
-    def _start(self, order: ContainerRequest) -> StartedContainer:
-        for _ in range(_STARTS):
-            self._folders.make(order)
-            with self._folders.open(order.name) as job:
-                claim = _claim_of(job, order) if job else None
-            answer = {} if claim else self._spawn(order)
-            if claim or "taken" in answer:
-                return StartedContainer(self._handle(order.name))
+    def _start(self, request: ContainerRequest) -> StartedContainer:
+        directory = self._options.directory / request.name
+        for _ in range(_START_ATTEMPTS):
+            self._directories.create(request)
+            with self._directories.open(request.name) as job:
+                record = _record_of_own_job(job, request) if job else None
+            if record:
+                return StartedContainer(_handle(record.pid))
+            answer = self._start_shim(request, directory)
             if "pid" in answer:
                 return StartedContainer(_handle(answer["pid"]))
-            if "failed" in answer:
-                raise EngineUnavailable(f"{self._options.folder / order.name}: {answer['failed']}")
+            if "already_claimed" in answer:
+                with self._directories.open(request.name) as job:
+                    record = job.shim_record() if job else None
+                return StartedContainer(_handle(record.pid if record else None))
+            if "error" in answer:
+                raise EngineUnavailable(f"{directory}: {answer['error']}")
             if "refused" in answer:
-                self._remove(order.name)
+                self._remove(request.name)
                 raise StartRefused(FailureKind.REFUSED, answer["refused"])
-        raise EngineUnavailable(f"{self._options.folder / order.name} is removed as often as it is made")
+        raise EngineUnavailable(f"another process keeps removing {directory}")
 
-    def _spawn(self, order: ContainerRequest) -> dict[str, Any]:
-        """Have a shim run the command; returns its answer."""
-        group = self._group(order.name)
-        if group is not None:
+    def _start_shim(self, request: ContainerRequest, directory: Path) -> dict[str, Any]:
+        """Start a shim in a new cgroup, if the operator wants one, and return the shim's answer."""
+        cgroup = self._cgroup(request.name)
+        if cgroup is not None:
             try:
-                group.make(order.spec)
+                cgroup.create(request.spec)
             except CgroupsUnavailable as error:
-                self._remove(order.name)
+                self._remove(request.name)
                 raise StartRefused(FailureKind.REFUSED, str(error)) from error
-        return _ask_shim(errand(order, self._options, self._options.folder / order.name, group))
+        return _run_shim(build_request(request, self._options, directory, cgroup))
 
-    def _handle(self, name: str) -> str:
-        with self._folders.open(name) as job:
-            claim = job.claim() if job else None
-        return _handle(claim.pid if claim else None)
+    def _cgroup(self, name: str) -> Cgroup | None:
+        return self._options.cgroup.child(name) if self._options.cgroup else None
 
-    def _group(self, name: str) -> Cgroup | None:
-        if self._options.hierarchies is None or self._options.group is None:
-            return None
-        return Cgroup(self._options.hierarchies, self._options.group, name)
+    # --- status -----------------------------------------------------------------------------------
 
-    # --- seen -------------------------------------------------------------------------------------
-
-    def _look(self, installation: str) -> dict[str, ContainerStatus]:
-        self._sweep()
-        found = {}
-        for name in self._folders.names():
-            with self._folders.open(name) as job:
-                label = job.label() if job else None
-                if job and label and label.get("installation") == installation:
-                    found[name] = self._sight(job, str(label.get("job")))
-        return found
-
-    def _sweep(self) -> None:
+    def _list(self, installation_id: str) -> dict[str, ContainerStatus]:
         now = self._clock.now()
-        if self._swept_at is None or now - self._swept_at > _SWEEP:
-            self._swept_at = now
-            self._folders.sweep(now)
+        if self._cleaned_up_at is None or now - self._cleaned_up_at > _CLEANUP_INTERVAL:
+            self._cleaned_up_at = now
+            self._directories.remove_stale(now)
+        statuses = {}
+        for name in self._directories.names():
+            with self._directories.open(name) as job:
+                labels = job.labels() if job else None
+                if job and labels and labels.get(INSTALLATION_LABEL) == installation_id:
+                    statuses[name] = self._status(job, JobId(str(labels.get(JOB_LABEL))))
+        return statuses
 
-    def _sight(self, job: JobDirectory, label: str) -> ContainerStatus:
-        claim = job.claim()
-        if claim is None:
-            return ContainerStatus(job.name, label, Phase.CREATED, _handle(None))
-        # Asked in this order: a shim writes the end while it is still seen to watch.
-        is_watched = job.is_watched()
-        end = job.end()
-        sighting = partial(ContainerStatus, job.name, label, handle=_handle(claim.pid), started_at=claim.started_at)
-        if end is None and is_watched:
-            return sighting(phase=Phase.RUNNING)
-        end = end or self._bury(job, claim)
-        return sighting(
+    def _status(self, job: JobDirectory, job_id: JobId) -> ContainerStatus:
+        record = job.shim_record()
+        if record is None:
+            return ContainerStatus(job.name, job_id, Phase.CREATED, _handle(None))
+        # The order matters: a shim writes the result while it still holds its lock.
+        has_shim = job.has_shim()
+        result = job.result()
+        status = partial(ContainerStatus, job.name, job_id, handle=_handle(record.pid), started_at=record.started_at)
+        if result is None and has_shim:
+            return status(phase=Phase.RUNNING)
+        result = result or self._reap(job, record)
+        return status(
             phase=Phase.EXITED,
-            finished_at=datetime.fromtimestamp(end.finished_at, UTC),
-            exit_code=end.exit_code,
-            failure=FailureKind(end.failure) if end.failure else None,
-            note=end.note,
+            finished_at=datetime.fromtimestamp(result.finished_at, UTC),
+            exit_code=result.exit_code,
+            failure=FailureKind(result.failure) if result.failure else None,
+            note=result.note,
         )
 
-    def _bury(self, job: JobDirectory, claim: ShimRecord) -> ShimResult:
-        """End what a killed shim has left running, and say so."""
-        is_over = True
-        if claim.is_of_this_boot:
-            group = self._group(job.name)
-            is_over = end_survivors(mark(job.path), group.folders if group else [])
-            note = "its watcher was killed, and the command with it"
+    def _reap(self, job: JobDirectory, record: ShimRecord) -> ShimResult:
+        """Kill what a killed shim has left running, and write the result in its place."""
+        if record.is_from_this_boot:
+            note = "its shim was killed, and the command with it"
+            cgroup = self._cgroup(job.name)
+            if not kill_orphans(environ_marker(job.path), str(cgroup.directory) if cgroup else None):
+                note += "; some of its processes could not be killed"
         else:
-            note = "the machine was started again while it ran"
-        if not is_over:
-            note += "; processes of it could not be killed"
-        end = ShimResult(None, self._clock.now().timestamp(), FailureKind.ENGINE_LOST.value, note)
-        with contextlib.suppress(OSError):  # the disk is full: the next look says it again
-            job.finish(end)
-        return job.end() or end
+            note = "the machine was restarted while it ran"
+        result = ShimResult(None, self._clock.now().timestamp(), FailureKind.ENGINE_LOST.value, note)
+        with contextlib.suppress(OSError):  # If the disk is full, the next call writes the result.
+            job.write_result(result)
+        return job.result() or result
 
-    def _marks(self) -> dict[str, tuple[bool, bool]]:
-        """How far each job is: begun, ended."""
-        jobs = [self._options.folder / name for name in self._folders.names()]
-        return {job.name: ((job / shim.CLAIM).exists(), (job / shim.END).exists()) for job in jobs}
+    def _progress(self) -> dict[str, tuple[bool, bool]]:
+        """Return for each job whether it has started, and whether it has ended."""
+        paths = [self._options.directory / name for name in self._directories.names()]
+        return {path.name: ((path / shim.SHIM_RECORD).exists(), (path / shim.RESULT).exists()) for path in paths}
 
-    # --- read -------------------------------------------------------------------------------------
+    # --- log and outputs --------------------------------------------------------------------------
 
     def _read_log(self, name: str, position: str | None, limit_bytes: int) -> LogRead:
-        with self._folders.open(name) as job:
-            if job is None:
-                return LogRead(b"", position or "0")
-            try:
-                return read_log(job.folder, position, limit_bytes=limit_bytes)
-            except FileNotFoundError:
-                return LogRead(b"", position or "0")
+        with self._directories.open(name) as job:
+            if job is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    return read_log(job.fd, position, limit_bytes=limit_bytes)
+        return LogRead(b"", position or "0")
 
     def _read_outputs(self, name: str, limit_bytes: int) -> bytes | None:
-        with self._folders.open(name) as job:
+        with self._directories.open(name) as job:
             if job is None:
                 return None
             try:
                 return job.read_outputs(limit_bytes=limit_bytes)
             except NotRegularFile as error:
-                raise OutputUnreadable(f"{OUTPUTS} {error}; write a plain file of your own") from error
+                raise OutputUnreadable(f"{OUTPUTS} {error}; write a regular file of the job's own") from error
             except OSError as error:
                 raise OutputUnreadable(f"{OUTPUTS} cannot be read: {error.strerror}") from error
 
-    # --- ended ------------------------------------------------------------------------------------
+    # --- stop and remove --------------------------------------------------------------------------
 
     def _stop(self, name: str, grace_seconds: float) -> None:
-        with self._folders.open(name) as job:
+        with self._directories.open(name) as job:
             if job is None:
                 return
             now = self._clock.now()
-            if job.take_unbegun(now):
-                job.finish(ShimResult(None, now.timestamp(), note="it was stopped before it began"))
+            if job.claim_unstarted(now):
+                job.write_result(ShimResult(None, now.timestamp(), note="it was stopped before it started"))
             elif grace_seconds <= 0:
-                self._end_now(job)  # also where the shim itself hangs
-            elif job.is_watched() and job.end() is None:
-                job.wish_end(grace_seconds)
+                self._end_now(job)  # this works even if the shim hangs
+            elif job.has_shim() and job.result() is None:
+                job.request_stop(grace_seconds)
 
     def _remove(self, name: str) -> None:
-        with self._folders.open(name) as job:
+        with self._directories.open(name) as job:
             if job is None:
                 return
-            if not job.take_unbegun(self._clock.now()):
+            if not job.claim_unstarted(self._clock.now()):
                 self._end_now(job)
-        group = self._group(name)
-        if group is not None:
-            group.remove()
-        if (left := self._folders.take_away(name)) is not None:
-            log.warning("process.left_behind", job=name, left=left, remedy="remove it yourself, as root if need be")
+        if (cgroup := self._cgroup(name)) is not None:
+            cgroup.remove()
+        if (reason := self._directories.remove(name)) is not None:
+            log.warning(
+                "process.files_left", job=name, reason=reason, remedy="delete them yourself, if necessary as root"
+            )
 
     def _end_now(self, job: JobDirectory) -> None:
-        """Return when nothing of it runs any more, as far as that can be had."""
-        if job.is_watched():
-            job.wish_end(0)
-            _wait_while(job.is_watched)
-        claim = job.claim()
-        if claim is not None and job.is_watched():
-            claim.poke(signal.SIGKILL)
-            _wait_while(job.is_watched)
-        if claim is not None and job.end() is None:
-            self._bury(job, claim)
+        """Kill the job's processes, and return when they have ended or after a few seconds."""
+        if job.has_shim():
+            job.request_stop(0)
+            _wait_while(job.has_shim)
+        record = job.shim_record()
+        if record is not None and job.has_shim():
+            record.signal(signal.SIGKILL)
+            _wait_while(job.has_shim)
+        if record is not None and job.result() is None:
+            self._reap(job, record)
 
 
-def _claim_of(job: JobDirectory, order: ContainerRequest) -> ShimRecord | None:
-    """Who runs it; StartRefused where it is somebody else's."""
-    label = job.label()
-    if label and label.get("installation") != order.installation:
-        reason = (
-            f"there is a job {job.name} of another installation in {job.path.parent}; give each a folder of its own"
+def _record_of_own_job(job: JobDirectory, request: ContainerRequest) -> ShimRecord | None:
+    """Return the shim's record. Raise StartRefused if the job belongs to another installation."""
+    labels = job.labels()
+    if labels and labels.get(INSTALLATION_LABEL) != request.installation_id:
+        raise StartRefused(
+            FailureKind.REFUSED,
+            f"the job {job.name} in {job.path.parent} belongs to another installation; "
+            "give each installation a directory of its own",
         )
-        raise StartRefused(FailureKind.REFUSED, reason)
-    return job.claim()
+    return job.shim_record()
 
 
-def _wait_while(holds: Callable[[], bool]) -> None:
+def _wait_while(condition: Callable[[], bool]) -> None:
     give_up_at = time.monotonic() + _END_SECONDS
-    while holds() and time.monotonic() < give_up_at:
+    while condition() and time.monotonic() < give_up_at:
         time.sleep(_POLL_SECONDS)
 
 
 def _handle(pid: int | None) -> str:
-    """The shim's number: who sends it SIGTERM ends the job in good order."""
-    return "not begun" if pid is None else f"pid {pid}"
+    """Return the shim's pid as text. SIGTERM to that process ends the job in good order."""
+    return "not started" if pid is None else f"pid {pid}"
 
 
-def _machine() -> str:
-    """Names this machine, the same after it was started again."""
+def _machine_id() -> str:
+    """Return the id of this machine, which stays the same when it is restarted."""
     try:
         return Path("/etc/machine-id").read_text().strip() or os.uname().nodename
     except OSError:
         return os.uname().nodename
 
 
-def _ask_shim(told: ShimRequest) -> dict[str, Any]:
+def _run_shim(request: ShimRequest) -> dict[str, Any]:
     """
-    Start a shim, which goes on as nobody's child.
+    Start a shim, which detaches itself from this process, and return its answer.
 
     Raises:
-        EngineUnavailable: It did not answer; whether it runs the command, a look says.
+        EngineUnavailable: It did not answer. Whether it runs the command shows in the job directory.
     """
-    command = [sys.executable, "-I", "-S", "-X", "utf8", shim.__file__, told.folder]
+    command = [sys.executable, "-I", "-S", "-X", "utf8", shim.__file__, request.directory]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -359,12 +355,14 @@ def _ask_shim(told: ShimRequest) -> dict[str, Any]:
         start_new_session=True,
     ) as process:
         try:
-            answer, _ = process.communicate(json.dumps(told._asdict()).encode(), timeout=_ANSWER_SECONDS)
+            output, _ = process.communicate(json.dumps(request._asdict()).encode(), timeout=_ANSWER_SECONDS)
         except subprocess.TimeoutExpired as error:
-            process.kill()  # it has a child by now, or never will
-            raise EngineUnavailable(f"no word from the watcher of {told.folder} in {_ANSWER_SECONDS:g} s") from error
+            process.kill()  # By now the detached shim runs as a child of it, or never will.
+            raise EngineUnavailable(
+                f"no answer from the shim of {request.directory} in {_ANSWER_SECONDS:g} s"
+            ) from error
     try:
-        said: dict[str, Any] = json.loads(answer)
+        answer: dict[str, Any] = json.loads(output)
     except ValueError as error:
-        raise EngineUnavailable(f"the watcher of {told.folder} died before the command began") from error
-    return said
+        raise EngineUnavailable(f"{request.directory}: its shim died before it started the command") from error
+    return answer

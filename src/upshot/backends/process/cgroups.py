@@ -1,148 +1,114 @@
-"""Control groups: the kernel's own way to hold a job to its memory, its processes and its share of the processors."""
+"""Control groups (cgroups v2): the kernel limits a job's memory, number of processes and CPU time."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from upshot.domain.job import JobSpec
 
 _CONTROLLERS = ("memory", "pids", "cpu")
-_PERIOD_MICROSECONDS = 100_000  # over which a share of the processors is counted; the kernel's default
+_PERIOD_MICROSECONDS = 100_000  # period of a CPU quota; the kernel's default
 
 
 class CgroupsUnavailable(Exception):
-    """This machine does not let us use them; the text says what is missing, and the remedy."""
+    """Cgroups cannot be used on this machine. The text says why, and what an operator can do."""
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupMounts:
-    """Where the three controllers are mounted; all in one place in version 2."""
-
-    version: int
-    mounts: dict[str, Path]
-
-    def folders(self, group: str, name: str) -> list[Path]:
-        """Of a job's control groups, each once."""
-        return list(dict.fromkeys(mount / group / name for mount in self.mounts.values()))
-
-
-def find_hierarchies(mountinfo: str) -> CgroupMounts:
+def find_cgroup_mount(mountinfo: str) -> Path:
     """
-    Read them off the text of /proc/self/mountinfo.
+    Return the directory where cgroups v2 are mounted.
+
+    Args:
+        mountinfo: Text of `/proc/self/mountinfo`.
 
     Raises:
-        NoControlGroups: A controller is nowhere to be found.
+        CgroupsUnavailable: They are not mounted, or a controller is missing. On machines that also
+            mount cgroups v1, the controllers usually belong to v1.
     """
-    first, second = _mounts(mountinfo)
-    if all(controller in first for controller in _CONTROLLERS):
-        return CgroupMounts(1, {controller: first[controller] for controller in _CONTROLLERS})
-    if second is not None and not first.keys() & set(_CONTROLLERS):
-        return CgroupMounts(2, dict.fromkeys(_CONTROLLERS, second))
-    raise CgroupsUnavailable(
-        f"this machine has no control groups for {', '.join(_CONTROLLERS)}; leave `cgroup` out of the backend's options"
-    )
-
-
-def _mounts(mountinfo: str) -> tuple[dict[str, Path], Path | None]:
-    first: dict[str, Path] = {}
-    second = None
     for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        folder = Path(before.split(" ")[4])
-        if kind == "cgroup":
-            first |= dict.fromkeys(options.split(","), folder)
-        elif kind == "cgroup2":
-            second = folder
-    return first, second
+        before, _, after = line.partition(" - ")  # the fields are described in proc(5)
+        if after.startswith("cgroup2 "):
+            mount = Path(before.split(" ")[4])
+            with contextlib.suppress(OSError):
+                if set(_CONTROLLERS) <= set((mount / "cgroup.controllers").read_text().split()):
+                    return mount
+    raise CgroupsUnavailable(
+        f"this machine has no cgroups v2 with the controllers {', '.join(_CONTROLLERS)}; "
+        "leave `cgroup` out of the backend's options, and processes get resource limits (rlimits) instead"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Cgroup:
     """
-    A job's.
+    A control group, whether it exists or not.
 
     Args:
-        hierarchies: Of this machine.
-        group: Path of the group that all jobs are under, below each mount.
-        name: The job's.
+        mount: Directory where cgroups v2 are mounted.
+        path: Path below the mount.
     """
 
-    hierarchies: CgroupMounts
-    group: str
-    name: str
+    mount: Path
+    path: Path
 
     @property
-    def folders(self) -> list[str]:
-        """What a process is put into."""
-        return [str(folder) for folder in self.hierarchies.folders(self.group, self.name)]
+    def directory(self) -> Path:
+        """Directory of the cgroup in the file system."""
+        return self.mount / self.path
 
     @property
-    def oom_file(self) -> str:
-        """Where the kernel counts what it killed for want of memory."""
-        word = "memory.events" if self.hierarchies.version == 2 else "memory.oom_control"  # noqa: PLR2004 - cgroup v2
-        return str(self._folder("memory") / word)
+    def memory_events(self) -> Path:
+        """File in which the kernel counts OOM kills."""
+        return self.directory / "memory.events"
 
-    def _folder(self, controller: str) -> Path:
-        return self.hierarchies.mounts[controller] / self.group / self.name
+    def child(self, name: str) -> Self:
+        """Return a cgroup below this one."""
+        return type(self)(self.mount, self.path / name)
 
-    def make(self, spec: JobSpec) -> None:
+    def create(self, spec: JobSpec) -> None:
         """
-        Make it, with the limits of the spec.
+        Create the cgroup with the limits of a job.
 
         Raises:
-            NoControlGroups: We may not, or a controller is not handed down to us.
+            CgroupsUnavailable: The worker may not create it, or a controller is not available to it.
         """
         try:
-            for folder in map(Path, self.folders):
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                self._hand_down(folder.parent)
-                folder.mkdir(exist_ok=True)
-            for (controller, file), value in self._limits(spec).items():
-                self._set(self._folder(controller) / file, value)
+            self.directory.parent.mkdir(parents=True, exist_ok=True)
+            for ancestor in reversed(self.path.parents):
+                self._enable_controllers(self.mount / ancestor)
+            self.directory.mkdir(exist_ok=True)
+            for name, value in _limits(spec).items():
+                file = self.directory / name
+                if name != "memory.swap.max" or file.exists():  # missing if the kernel does not account for swap
+                    file.write_text(value)
         except OSError as error:
             raise CgroupsUnavailable(
-                f"cannot make the control group {self.group}/{self.name}: {error}; "
-                "let the worker's user write there (systemd: Delegate=yes), or leave `cgroup` out of the options"
+                f"cannot create the cgroup {self.path}: {error}; let the worker's user write there "
+                "(systemd: Delegate=yes), or leave `cgroup` out of the backend's options"
             ) from error
 
     def remove(self) -> None:
-        """Remove it; a process in it, or that it is not there, is nobody's error."""
-        for folder in map(Path, self.folders):
-            try:
-                folder.rmdir()
-            except OSError:
-                continue
+        """Remove the cgroup. Do nothing if it does not exist or still contains a process."""
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
 
-    def _hand_down(self, parent: Path) -> None:
-        """Version 2: a controller works in a group only where its parent hands it down."""
-        control = parent / "cgroup.subtree_control"
-        if self.hierarchies.version == 1 or set(_CONTROLLERS) <= set(control.read_text().split()):
-            return
-        control.write_text(" ".join(f"+{controller}" for controller in _CONTROLLERS))
+    @staticmethod
+    def _enable_controllers(directory: Path) -> None:
+        """Make the controllers available in the children of a cgroup."""
+        control = directory / "cgroup.subtree_control"
+        if not set(_CONTROLLERS) <= set(control.read_text().split()):
+            control.write_text(" ".join(f"+{controller}" for controller in _CONTROLLERS))
 
-    def _limits(self, spec: JobSpec) -> dict[tuple[str, str], str]:
-        quota = None if spec.cpus is None else max(round(spec.cpus * _PERIOD_MICROSECONDS), 1000)
-        memory = None if spec.memory_bytes is None else str(spec.memory_bytes)
-        if self.hierarchies.version == 1:
-            wanted = {
-                ("memory", "memory.limit_in_bytes"): memory,
-                ("memory", "memory.memsw.limit_in_bytes"): memory,  # with swap; only where the kernel counts that
-                ("pids", "pids.max"): str(spec.pids),
-                ("cpu", "cpu.cfs_quota_us"): None if quota is None else str(quota),
-            }
-        else:
-            wanted = {
-                ("memory", "memory.max"): memory,
-                ("memory", "memory.swap.max"): memory and "0",
-                ("memory", "memory.oom.group"): memory and "1",
-                ("pids", "pids.max"): str(spec.pids),
-                ("cpu", "cpu.max"): None if quota is None else f"{quota} {_PERIOD_MICROSECONDS}",
-            }
-        return {place: value for place, value in wanted.items() if value is not None}
 
-    def _set(self, file: Path, value: str) -> None:
-        is_of_swap = "swap" in file.name or "memsw" in file.name
-        if not is_of_swap or file.exists():  # not every kernel counts swap
-            file.write_text(value)
+def _limits(spec: JobSpec) -> dict[str, str]:
+    """Return the content of each interface file that sets a limit of the job."""
+    limits = {"pids.max": str(spec.pids)}
+    if spec.memory_bytes is not None:
+        limits |= {"memory.max": str(spec.memory_bytes), "memory.swap.max": "0", "memory.oom.group": "1"}
+    if spec.cpus is not None:
+        quota = max(round(spec.cpus * _PERIOD_MICROSECONDS), 1000)  # the kernel's minimum
+        limits["cpu.max"] = f"{quota} {_PERIOD_MICROSECONDS}"
+    return limits

@@ -1,4 +1,4 @@
-"""The folder of a backend, and in it a folder for each job, whose name makes it the only one."""
+"""The jobs directory of a backend, which contains one directory per job. Its name makes a job unique."""
 
 from __future__ import annotations
 
@@ -21,175 +21,192 @@ from upshot.backends.process.options import Account
 from upshot.backends.process.request import EVENT, INPUT, WORK
 from upshot.backends.process.safe_files import (
     NotRegularFile,
-    empty,
-    make_folder,
-    opened,
-    read_plain,
-    write_private,
+    create_private_dir,
+    create_private_file,
+    open_dir,
+    read_regular_file,
+    remove_contents,
 )
 from upshot.backends.process.shim import (
-    CLAIM,
-    END,
     LOG,
     OUTPUT,
+    RESULT,
     SECRETS,
-    STOP,
+    SHIM_RECORD,
+    STOP_REQUEST,
     ShimResult,
     boot_id,
-    publish,
+    create_file,
+    create_record,
     read_process,
-    write_new,
 )
 from upshot.backends.protocol import ContainerRequest, EngineUnavailable
 from upshot.domain.job import FailureKind
 
 OUTPUTS = "outputs.json"
-ORDER = "order.json"  #: whose job it is
+LABELS = "labels.json"
 
 _IDENTITY = ".identity"
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")  # a DNS label, so that it is one part of a path
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")  # a DNS label, and so a single path component
+_MAX_NAME_CHARS = 200  # a file name has at most 255
 _RECORD_BYTES = 64 * 1024
-_DRAFT, _GONE = ".new-", ".gone-"
-_DRAFTS_LAST = timedelta(minutes=10)  # a folder takes milliseconds to be made
+_DRAFT_PREFIX, _REMOVED_PREFIX = ".new-", ".gone-"
+_STALE_AFTER = timedelta(minutes=10)  # creating or removing a directory takes milliseconds
 _WRITABLE_FOR_OTHERS = 0o022
 _ENTERED_BY_OTHERS = 0o001
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_PLAYED_WITH = {errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENXIO}  # of a record of ours: by the job itself
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_TAMPERED = {errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENXIO}  # the job has replaced its shim's record
 
 
-def is_name(name: str) -> bool:
-    """Whether a job can be called so; nothing else is ever looked for in the folder."""
-    return len(name) <= 200 and _NAME.fullmatch(name) is not None  # noqa: PLR2004 - a file's name has 255 at most
+def is_valid_name(name: str) -> bool:
+    """Return whether a job can have this name. Other names are never looked up in the file system."""
+    return len(name) <= _MAX_NAME_CHARS and _NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class ShimRecord:
-    """Who runs the command: a shim; or nobody, where it was ended before it began."""
+    """The shim that runs the command. Without a pid: the command was stopped before any shim started it."""
 
     pid: int | None
-    ticks: int
-    boot: str
+    start_ticks: int
+    boot_id: str
     started_at: datetime
 
     @property
-    def is_of_this_boot(self) -> bool:
-        """The machine has not been started again since."""
-        return self.boot == boot_id()
+    def is_from_this_boot(self) -> bool:
+        """Whether the machine has not been restarted since."""
+        return self.boot_id == boot_id()
 
-    def poke(self, number: int) -> None:
-        """Send a signal to the shim, and to no other process that has its number now."""
+    def signal(self, signum: int) -> None:
+        """Send a signal to the shim, unless it has ended and another process has its pid now."""
         process = read_process(self.pid) if self.pid is not None else None
-        if process is not None and process.ticks == self.ticks and self.is_of_this_boot:
+        if process is not None and process.start_ticks == self.start_ticks and self.is_from_this_boot:
             with contextlib.suppress(OSError):
-                os.kill(process.pid, number)
+                os.kill(process.pid, signum)
 
 
 @dataclass(frozen=True, slots=True)
 class JobDirectory:
     """
-    A job's folder, held open.
+    An open job directory.
 
-    What a job running as our own user writes into it is not believed further than the job itself.
+    A job that runs as the worker's own user can change these files. Nothing in them is trusted in a
+    way that affects more than this job.
     """
 
     path: Path
-    folder: int
+    fd: int
 
     @property
     def name(self) -> str:
-        """The job's."""
+        """Name of the job."""
         return self.path.name
 
-    def label(self) -> dict[str, Any] | None:
-        """Whose job it is: `installation` and `job`."""
-        return self._record(ORDER)
+    def labels(self) -> dict[str, Any] | None:
+        """Return the `identity_labels` of the container request, by which the worker finds the job again."""
+        return self._read_record(LABELS)
 
-    def claim(self) -> ShimRecord | None:
-        """Who runs the command; None while nobody ever has."""
-        kept = self._record(CLAIM)
-        if kept is None:
+    def shim_record(self) -> ShimRecord | None:
+        """Return the record of the shim, or None if no shim has started yet."""
+        record = self._read_record(SHIM_RECORD)
+        if record is None:
             return None
         try:
-            moment = datetime.fromtimestamp(kept["started_at"], UTC)
-            return ShimRecord(kept["pid"], int(kept["ticks"]), str(kept["boot"]), moment)
+            started_at = datetime.fromtimestamp(record["started_at"], UTC)
+            return ShimRecord(record["pid"], int(record["start_ticks"]), str(record["boot_id"]), started_at)
         except (KeyError, TypeError, ValueError, OverflowError, OSError):
             return ShimRecord(None, 0, "", datetime.fromtimestamp(0, UTC))
 
-    def is_watched(self) -> bool:
-        """Whether a shim lives: it holds a lock for so long, and the kernel lets go of it with the shim."""
+    def has_shim(self) -> bool:
+        """
+        Return whether a shim is running. It holds a lock, which the kernel releases when it ends.
+
+        Raises:
+            OSError: It is unknown, for example because this process has too many open files.
+        """
         try:
-            file = os.open(CLAIM, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.folder)
+            fd = os.open(SHIM_RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
         except OSError as error:
-            if error.errno in _PLAYED_WITH:
+            if error.errno in _TAMPERED:
                 return False
-            raise  # we cannot tell, as when too many files are open: no reason to give it up
+            raise
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         finally:
-            os.close(file)
+            os.close(fd)
         return False
 
-    def end(self) -> ShimResult | None:
-        """How it ended; None while it has not."""
-        kept = self._record(END)
-        if kept is None:
+    def result(self) -> ShimResult | None:
+        """Return how the command ended, or None if it has not ended."""
+        record = self._read_record(RESULT)
+        if record is None:
             return None
         try:
             return ShimResult(
-                exit_code=None if kept["exit_code"] is None else int(kept["exit_code"]),
-                finished_at=float(kept["finished_at"]),
-                failure=FailureKind(kept["cause"]).value if kept.get("cause") else None,
-                note=None if kept.get("note") is None else str(kept["note"]),
+                exit_code=None if record["exit_code"] is None else int(record["exit_code"]),
+                finished_at=float(record["finished_at"]),
+                failure=FailureKind(record["failure"]).value if record.get("failure") else None,
+                note=None if record.get("note") is None else str(record["note"]),
             )
         except (KeyError, TypeError, ValueError):
-            return ShimResult(None, 0.0, FailureKind.ENGINE_LOST.value, f"{self.path / END} was written over")
+            note = f"{self.path / RESULT} is damaged; the job may have overwritten it"
+            return ShimResult(None, 0.0, FailureKind.ENGINE_LOST.value, note)
 
-    def finish(self, end: ShimResult) -> None:
-        """Say how it ended, if nobody has."""
-        if (file := publish(self.folder, END, end._asdict())) is not None:
-            os.close(file)
+    def write_result(self, result: ShimResult) -> None:
+        """Record how the command ended, unless that is recorded already."""
+        self._create_record(RESULT, result._asdict())
 
-    def take_unbegun(self, now: datetime) -> bool:
-        """See to it that nobody runs the command any more; False where somebody has begun to."""
-        if self.claim() is not None:
+    def claim_unstarted(self, now: datetime) -> bool:
+        """Make sure that no shim can start the command any more. Return False if one has started already."""
+        if self.shim_record() is not None:
             return False
-        claim = {"pid": None, "ticks": 0, "boot": boot_id(), "started_at": now.timestamp()}
-        file = publish(self.folder, CLAIM, claim)
-        if file is not None:
-            os.close(file)
-        return file is not None
+        record = {"pid": None, "start_ticks": 0, "boot_id": boot_id(), "started_at": now.timestamp()}
+        return self._create_record(SHIM_RECORD, record)
 
-    def wish_end(self, grace_seconds: float) -> None:
-        """Tell the shim to end the command; where the disk is full, it hears of it without the grace's length."""
-        draft, number = f".{STOP}.{os.urandom(8).hex()}", signal.SIGUSR1
+    def request_stop(self, grace_seconds: float) -> None:
+        """Ask the shim to stop the command. If the disk is full, the shim uses the job's own grace period."""
+        draft, signum = f".{STOP_REQUEST}.{os.urandom(8).hex()}", signal.SIGUSR1
         try:
-            os.close(write_new(self.folder, draft, json.dumps({"grace_seconds": grace_seconds}).encode()))
-            os.rename(draft, STOP, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+            os.close(create_file(self.fd, draft, json.dumps({"grace_seconds": grace_seconds}).encode()))
+            os.rename(draft, STOP_REQUEST, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in _DISK_FULL:
                 raise
-            number = signal.SIGTERM
-        if (claim := self.claim()) is not None:
-            claim.poke(number)
+            signum = signal.SIGTERM
+        if (record := self.shim_record()) is not None:
+            record.signal(signum)
 
     def read_outputs(self, *, limit_bytes: int) -> bytes | None:
-        """What the job gives back; raises NotPlain and OSError."""
+        """
+        Return the content of `outputs.json`, or None if the job has not written it.
+
+        Raises:
+            NotRegularFile: It is not a regular file, or larger than the limit.
+            OSError: It cannot be read.
+        """
         try:
-            found = os.stat(OUTPUT, dir_fd=self.folder, follow_symlinks=False)
-            if not stat.S_ISDIR(found.st_mode):
-                what = "a link" if stat.S_ISLNK(found.st_mode) else "no folder"
-                raise NotRegularFile(f"cannot be read: its folder is {what} now")
-            with opened(OUTPUT, self.folder) as output:
-                return read_plain(output, OUTPUTS, limit_bytes=limit_bytes)
+            status = os.stat(OUTPUT, dir_fd=self.fd, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
+                replacement = "a link" if stat.S_ISLNK(status.st_mode) else "something else"
+                raise NotRegularFile(f"cannot be read: the job replaced its directory with {replacement}")
+            with open_dir(OUTPUT, self.fd) as output_fd:
+                return read_regular_file(output_fd, OUTPUTS, limit_bytes=limit_bytes)
         except FileNotFoundError:
             return None
 
-    def _record(self, name: str) -> dict[str, Any] | None:
-        """One of our own files; one that is not ours any more says nothing."""
+    def _create_record(self, name: str, record: dict[str, Any]) -> bool:
+        """Create a record, and return whether it did not exist before."""
+        fd = create_record(self.fd, name, record)
+        if fd is not None:
+            os.close(fd)
+        return fd is not None
+
+    def _read_record(self, name: str) -> dict[str, Any] | None:
+        """Return a record, None if it does not exist, or an empty record if the job has tampered with it."""
         try:
-            data = read_plain(self.folder, name, limit_bytes=_RECORD_BYTES)
+            data = read_regular_file(self.fd, name, limit_bytes=_RECORD_BYTES)
             record = None if data is None else json.loads(data)
         except (NotRegularFile, ValueError, PermissionError):
             return {}
@@ -198,10 +215,10 @@ class JobDirectory:
 
 class JobDirectories:
     """
-    All jobs of a backend.
+    The job directories of a backend.
 
     Args:
-        root: Its folder; made if it is not there.
+        root: Directory that contains them. It is created if it does not exist.
         account: The user that the commands run as.
     """
 
@@ -211,98 +228,96 @@ class JobDirectories:
 
     def prepare(self) -> None:
         """
-        See that the folder is there, and ours alone.
+        Create the root directory if necessary, and check that only the worker's user can write to it.
 
         Raises:
-            EngineUnavailable: It is no folder, or others may write to it.
+            EngineUnavailable: It is not a directory, or others can write to it.
         """
         self.root.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.root.mkdir(0o700)
-        found = self.root.stat()
-        if not stat.S_ISDIR(found.st_mode):
-            raise EngineUnavailable(f"{self.root} is no folder; name another, or remove what is there")
-        if found.st_uid != os.geteuid() or found.st_mode & _WRITABLE_FOR_OTHERS:
+        status = self.root.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise EngineUnavailable(f"{self.root} is not a directory; name another one, or remove the file")
+        if status.st_uid != os.geteuid() or status.st_mode & _WRITABLE_FOR_OTHERS:
             raise EngineUnavailable(
-                f"{self.root} can be written by others than this worker's user; give it a folder of its own"
+                f"users other than the worker's can write to {self.root}; give the backend a directory of its own"
             )
-        if not self._account.is_us and not found.st_mode & _ENTERED_BY_OTHERS:
+        if not self._account.is_worker and not status.st_mode & _ENTERED_BY_OTHERS:
             self.root.chmod(0o711)
 
     def identity(self) -> str:
-        """A word of chance that stays with the folder."""
-        with opened(str(self.root)) as root:
-            while (kept := read_plain(root, _IDENTITY, limit_bytes=100)) is None:
-                file = publish(root, _IDENTITY, {"id": os.urandom(8).hex()})
-                if file is not None:
-                    os.close(file)
-        return str(json.loads(kept)["id"])
+        """Return the random id of the root directory. It is created once and stored there."""
+        with open_dir(str(self.root)) as root_fd:
+            while (data := read_regular_file(root_fd, _IDENTITY, limit_bytes=100)) is None:
+                fd = create_record(root_fd, _IDENTITY, {"id": os.urandom(8).hex()})
+                if fd is not None:
+                    os.close(fd)
+        return str(json.loads(data)["id"])
 
     def names(self) -> list[str]:
-        """Of all jobs that are there."""
-        return [name for name in (entry.name for entry in self.root.iterdir()) if is_name(name)]
+        """Return the names of all jobs."""
+        return [entry.name for entry in self.root.iterdir() if is_valid_name(entry.name)]
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[JobDirectory | None]:
-        """A job's folder; None where there is none."""
-        if not is_name(name):
-            yield None
-            return
+        """Open a job directory for a `with` block, which gets None if the directory does not exist."""
+        path = self.root / name
         with contextlib.ExitStack() as stack:
-            try:
-                folder = stack.enter_context(self._opened(self.root / name))
-            except (FileNotFoundError, NotADirectoryError):
-                yield None
-                return
-            yield JobDirectory(self.root / name, folder)
+            job = None
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if is_valid_name(name):
+                    if not os.access(path, os.R_OK | os.X_OK, follow_symlinks=False) and path.is_dir():
+                        path.chmod(0o700)  # a job of the worker's own user has removed the permissions
+                    job = JobDirectory(path, stack.enter_context(open_dir(str(path))))
+            yield job
 
-    def _opened(self, path: Path) -> contextlib.AbstractContextManager[int]:
-        if not os.access(path, os.R_OK | os.X_OK, follow_symlinks=False) and path.is_dir():
-            path.chmod(0o700)  # a job of our own user has shut it
-        return opened(str(path))
-
-    def make(self, order: ContainerRequest) -> None:
-        """Make a job's folder with all that lies in it before the start, at once; one that is there is left."""
+    def create(self, request: ContainerRequest) -> None:
+        """Create a job directory with everything that the command needs, atomically. Keep one that exists."""
         owner = self._account.owner
-        draft = Path(tempfile.mkdtemp(prefix=f"{_DRAFT}{order.name}-", dir=self.root))
+        draft = Path(tempfile.mkdtemp(prefix=f"{_DRAFT_PREFIX}{request.name}-", dir=self.root))
         try:
-            with opened(str(draft)) as folder:
-                label = {"installation": order.installation, "job": order.job_id}
-                os.close(write_new(folder, ORDER, json.dumps(label).encode()))
-                os.mkdir(LOG, 0o700, dir_fd=folder)
+            with open_dir(str(draft)) as fd:
+                os.close(create_file(fd, LABELS, json.dumps(dict(request.identity_labels)).encode()))
+                os.mkdir(LOG, 0o700, dir_fd=fd)
                 for name in (OUTPUT, INPUT, WORK, SECRETS):
-                    make_folder(folder, name, owner=owner)
-                with opened(SECRETS, folder) as secrets:
-                    for name, text in order.spec.files.items():
-                        write_private(secrets, name, text.encode("utf-8", "surrogatepass"), owner=owner)
-                write_private(folder, EVENT, order.event, owner=owner)
-                os.fchmod(folder, 0o700 if owner is None else 0o711)  # entered by its user, and not listed
-                os.fsync(folder)
-            draft.rename(self.root / order.name)
+                    create_private_dir(fd, name, owner=owner)
+                with open_dir(SECRETS, fd) as secrets_fd:
+                    for name, text in request.spec.secret_files.items():
+                        create_private_file(secrets_fd, name, text.encode("utf-8", "surrogatepass"), owner=owner)
+                create_private_file(fd, EVENT, request.event, owner=owner)
+                os.fchmod(fd, 0o700 if owner is None else 0o711)  # the job's user may enter it, but not list it
+                os.fsync(fd)
+            draft.rename(self.root / request.name)
         except OSError:
-            self._clear(draft)
-            if not (self.root / order.name).is_dir():
+            self._delete(draft)
+            if not (self.root / request.name).is_dir():
                 raise
 
-    def take_away(self, name: str) -> str | None:
-        """Remove a job's folder, at once for all who look; returns why something of it is left, if so."""
-        gone = self.root / f"{_GONE}{name}-{os.urandom(8).hex()}"
-        with contextlib.suppress(FileNotFoundError):
-            (self.root / name).rename(gone)
-        return self._clear(gone)
+    def remove(self, name: str) -> str | None:
+        """
+        Remove a job directory. The job disappears at once, before its files are deleted.
 
-    def sweep(self, now: datetime) -> None:
-        """Remove what a worker that died has left half made, or half removed."""
+        Returns:
+            Why some files could not be deleted, or None if all of them are deleted.
+        """
+        removed = self.root / f"{_REMOVED_PREFIX}{name}-{os.urandom(8).hex()}"
+        with contextlib.suppress(FileNotFoundError):
+            (self.root / name).rename(removed)
+        return self._delete(removed)
+
+    def remove_stale(self, now: datetime) -> None:
+        """Delete directories that a killed worker has only half created or half removed."""
         for entry in os.scandir(self.root):
             with contextlib.suppress(OSError):
                 age = now - datetime.fromtimestamp(entry.stat(follow_symlinks=False).st_ctime, UTC)
-                if entry.name.startswith((_DRAFT, _GONE)) and age > _DRAFTS_LAST:
-                    self._clear(Path(entry.path))
+                if entry.name.startswith((_DRAFT_PREFIX, _REMOVED_PREFIX)) and age > _STALE_AFTER:
+                    self._delete(Path(entry.path))
 
-    def _clear(self, path: Path) -> str | None:
+    def _delete(self, path: Path) -> str | None:
         try:
-            with opened(str(path)) as folder:
-                empty(folder)
+            with open_dir(str(path)) as fd:
+                remove_contents(fd)
             path.rmdir()
         except FileNotFoundError:
             return None

@@ -1,78 +1,66 @@
-"""Reads what a command has said, while its shim writes and turns over the pieces of the log."""
+"""Read the log of a command while its shim writes and rotates the log's segments."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 
-from upshot.backends.process.safe_files import opened
+from upshot.backends.process.safe_files import open_dir
 from upshot.backends.process.shim import LOG
 from upshot.backends.protocol import LogRead
 
-_PIECE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-_TRIES = 10  # a piece lasts for megabytes; whoever is overtaken so often is played with
+_SEGMENT_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_ATTEMPTS = 10  # A segment lasts for megabytes, so only a hostile job can delete segments so often during a read.
 
 
 class _LogRotated(Exception):
-    """A piece went while it was read."""
+    """A segment was deleted while the log was read."""
 
 
-def read_log(job: int, position: str | None, *, limit_bytes: int) -> LogRead:
+def read_log(job_fd: int, position: str | None, *, limit_bytes: int) -> LogRead:
     """
-    Read on from a position: a number of bytes from the beginning of all that was ever said.
+    Read the log from a position.
 
     Args:
-        job: The job's folder, open.
-        position: Of an earlier read; None, or one that we did not give: from the beginning.
-        limit_bytes: At most so much, the newest.
+        job_fd: The open job directory.
+        position: Position that an earlier read returned: an offset in the whole log, in bytes. None
+            and unknown formats mean the beginning.
+        limit_bytes: Maximum number of bytes to return. If there are more, return the newest.
     """
-    after = int(position) if position is not None and position.isdecimal() else 0
-    for _ in range(_TRIES):
-        with contextlib.suppress(_LogRotated), opened(LOG, job) as folder:
-            return _read(folder, after, limit_bytes)
-    return LogRead(b"", str(after))
+    offset = int(position) if position is not None and position.isdecimal() else 0
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(_LogRotated), open_dir(LOG, job_fd) as log_fd:
+            return _read(log_fd, offset, limit_bytes)
+    return LogRead(b"", str(offset))
 
 
-def _read(folder: int, after: int, limit_bytes: int) -> LogRead:
-    begins = sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
-    if not begins:
-        return LogRead(b"", str(after))
-    end = begins[-1] + _size(folder, begins[-1])
-    begin = max(min(after, end), end - limit_bytes, begins[0])
-    data = b"".join(
-        _cut(folder, piece, max(begin, piece), until)
-        for piece, until in zip(begins, [*begins[1:], end], strict=True)
-        if until > begin
-    )
-    return LogRead(data, str(begin + len(data)), skipped=begin > after)
+def _read(log_fd: int, offset: int, limit_bytes: int) -> LogRead:
+    segments = sorted(int(name) for name in os.listdir(log_fd) if name.isdecimal())
+    if not segments:
+        return LogRead(b"", str(offset))
+    with _open_segment(log_fd, segments[-1]) as fd:
+        end = segments[-1] + os.fstat(fd).st_size
+    start = max(min(offset, end), end - limit_bytes, segments[0])
+    data = b""
+    for segment, next_segment in zip(segments, [*segments[1:], end], strict=True):
+        if next_segment > start:
+            with _open_segment(log_fd, segment) as fd:
+                begin = max(start, segment)
+                data += os.pread(fd, next_segment - begin, begin - segment)
+    return LogRead(data, str(start + len(data)), skipped=start > offset)
 
 
-def _open(folder: int, piece: int) -> int:
+@contextlib.contextmanager
+def _open_segment(log_fd: int, segment: int) -> Iterator[int]:
     try:
-        file = os.open(str(piece), _PIECE, dir_fd=folder)
+        fd = os.open(str(segment), _SEGMENT_FLAGS, dir_fd=log_fd)
     except FileNotFoundError as error:
         raise _LogRotated from error
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise OSError(f"the log's piece {piece} is no plain file")
-    return file
-
-
-def _size(folder: int, piece: int) -> int:
-    file = _open(folder, piece)
     try:
-        return os.fstat(file).st_size
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(f"the log segment {segment} is not a regular file")
+        yield fd
     finally:
-        os.close(file)
-
-
-def _cut(folder: int, piece: int, begin: int, end: int) -> bytes:
-    """The bytes from `begin` up to `end`, counted over the whole log."""
-    file = _open(folder, piece)
-    try:
-        return os.pread(file, end - begin, begin - piece)
-    finally:
-        os.close(file)
+        os.close(fd)

@@ -1,8 +1,7 @@
-"""What an operator writes of a process backend, and what it means on this machine."""
+"""Validate the options of a process backend, and resolve them on this machine."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import pwd
 import re
@@ -12,168 +11,143 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
-from upshot.backends.process.cgroups import CgroupMounts, CgroupsUnavailable, find_hierarchies
+from upshot.backends.options import BackendOptions, Size, validate_options
+from upshot.backends.process.cgroups import Cgroup, CgroupsUnavailable, find_cgroup_mount
 from upshot.errors import ConfigError
-from upshot.schema.quantities import InvalidQuantity, read_bytes
+from upshot.validation import invalid
 
 DEFAULT_ENV = ("PATH", "LANG")
-DEFAULT_LOG_BYTES = 16 * 1024 * 1024  # of one job, in two pieces; between half of it and all of it is there
+DEFAULT_LOG_BYTES = 16 * 1024 * 1024  # per job, in two segments; at least the newest half is always on disk
 DEFAULT_OPEN_FILES = 65_536
 
-_GROUP = re.compile(r"(?!\.)[\w.@:-]+(/(?!\.)[\w.@:-]+)*")
+_CGROUP_PATH = re.compile(r"(?!\.)[\w.@:-]+(/(?!\.)[\w.@:-]+)*")
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
+def _read_user(value: Any) -> Any:
+    if isinstance(value, str) or value is None:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise invalid(f"{value!r} is not a user; write a name or a number")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=_kebab)
-
-
-_Size = Annotated[int, BeforeValidator(read_bytes)]
-
-
-class _Limits(_Record):
+class _LimitOptions(BackendOptions):
     open_files: int = Field(DEFAULT_OPEN_FILES, ge=16)
-    file_size: _Size | None = None
+    file_size: Size | None = None
 
 
-class _Written(_Record):
-    folder: str = Field(min_length=1)
-    user: str | int | None = None
-    env: list[str] = list(DEFAULT_ENV)
+class _Options(BackendOptions):
+    directory: str = Field(min_length=1)
+    user: Annotated[str | None, BeforeValidator(_read_user)] = None
+    env: list[str] = Field(list(DEFAULT_ENV))
     cgroup: str | None = None
-    log_size: _Size = Field(DEFAULT_LOG_BYTES, ge=8192)
-    limits: _Limits = _Limits()
+    log_size: Size = Field(DEFAULT_LOG_BYTES, ge=8192)
+    limits: _LimitOptions = _LimitOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user of this machine that commands run as."""
+    """The user of this machine that commands run as."""
 
     name: str
     uid: int
     gid: int
     groups: tuple[int, ...]
     home: str
-    is_us: bool  #: the worker runs as this user already
+    is_worker: bool  #: the worker itself runs as this user
 
     @property
     def owner(self) -> tuple[int, int] | None:
-        """Whom files are given to; None where they are the user's as we make them."""
-        return None if self.is_us else (self.uid, self.gid)
+        """The uid and gid to give files to; None if the user owns new files anyway."""
+        return None if self.is_worker else (self.uid, self.gid)
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessOptions:
-    """A backend as it is to be on this machine."""
+    """Options of a process backend on this machine."""
 
-    folder: Path  #: of the jobs; absolute
+    directory: Path  #: absolute path of the directory that contains the job directories
     account: Account
-    env: tuple[str, ...] = DEFAULT_ENV  #: handed on from the worker's environment
+    env: tuple[str, ...] = DEFAULT_ENV  #: names of the worker's variables that commands get
     log_bytes: int = DEFAULT_LOG_BYTES
     open_files: int = DEFAULT_OPEN_FILES
     file_bytes: int | None = None
-    group: str | None = None  #: path of the control group that all jobs are under; None: control groups are not used
-    hierarchies: CgroupMounts | None = None  #: where they are; None: not used
+    cgroup: Cgroup | None = None  #: parent of the jobs' cgroups; None: do not use cgroups
 
 
 def read_options(options: Mapping[str, Any]) -> ProcessOptions:
     """
-    Read what stands under the backend's name in the operator's file.
+    Read the options of the backend from the operator's file.
 
     Raises:
-        ConfigError: It cannot be meant, or cannot be had on this machine.
+        ConfigError: An option is invalid, or this machine does not support it.
     """
     if sys.platform != "linux":
-        raise ConfigError("the process backend needs Linux; on this machine use the docker backend")
-    try:
-        written = _Written(**options)
-    except ValidationError as error:
-        raise ConfigError(_finding(error)) from error
+        raise ConfigError("the process backend needs Linux; on this machine, use the docker backend")
+    parsed = validate_options(_Options, options)
+    for name in parsed.env:
+        if not name or "=" in name or "\0" in name:
+            raise ConfigError(f"env: {name!r} is not the name of a variable; list names, such as [PATH, LANG]")
+        if name.upper().startswith("UPSHOT_"):
+            raise ConfigError(
+                f"env: {name} belongs to the worker and may be a secret; put secrets into the step's `env` instead"
+            )
     return ProcessOptions(
-        folder=Path(written.folder).expanduser().resolve(),
-        account=_account(None if written.user is None else str(written.user)),
-        env=_handed_on(written.env),
-        log_bytes=written.log_size,
-        open_files=written.limits.open_files,
-        file_bytes=written.limits.file_size,
-        group=written.cgroup,
-        hierarchies=_hierarchies(written.cgroup),
+        directory=Path(parsed.directory).expanduser().resolve(),
+        account=_find_account(parsed.user),
+        env=tuple(parsed.env),
+        log_bytes=parsed.log_size,
+        open_files=parsed.limits.open_files,
+        file_bytes=parsed.limits.file_size,
+        cgroup=_find_cgroup(parsed.cgroup),
     )
 
 
-def _finding(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    *above, key = [str(part) for part in first["loc"]]
-    if first["type"] == "missing":
-        return f"{key}: is missing; name a folder for the jobs, such as /var/lib/upshot/processes"
-    if "user" in above:
-        return f"user: {first['input']!r} is no user; write a name, or a number"
-    if isinstance(cause := first.get("ctx", {}).get("error"), InvalidQuantity):
-        return f"{'.'.join([*above, key])}: {first['input']!r} {cause}"
-    if first["type"] == "extra_forbidden":
-        record = _Limits if above else _Written
-        known = [_kebab(name) for name in record.model_fields]
-        near = difflib.get_close_matches(key, known, n=1)
-        guess = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}"
-        return f"{'.'.join([*above, key])}: unknown key{guess}"
-    return f"{'.'.join([*above, key])}: {first['msg']}, and this is {first['input']!r}"
-
-
-def _handed_on(names: list[str]) -> tuple[str, ...]:
-    for name in names:
-        if not name or "=" in name or "\0" in name:
-            raise ConfigError(f"env: {name!r} is no name of a variable; list names, such as [PATH, LANG]")
-        if name.upper().startswith("UPSHOT_"):
-            raise ConfigError(f"env: {name} is the worker's own, and may be a secret; name secrets in the step's env")
-    return tuple(names)
-
-
-def _hierarchies(group: str | None) -> CgroupMounts | None:
-    if group is None:
+def _find_cgroup(path: str | None) -> Cgroup | None:
+    if path is None:
         return None
-    if not _GROUP.fullmatch(group):
-        raise ConfigError(f"cgroup: {group!r} is no path below the mount of control groups; write one such as upshot")
+    if not _CGROUP_PATH.fullmatch(path):
+        raise ConfigError(f"cgroup: {path!r} is not a path below the cgroup mount; write a path such as upshot")
     try:
-        return find_hierarchies(Path("/proc/self/mountinfo").read_text())
+        return Cgroup(find_cgroup_mount(Path("/proc/self/mountinfo").read_text()), Path(path))
     except (CgroupsUnavailable, OSError) as error:
         raise ConfigError(f"cgroup: {error}") from error
 
 
-def _account(user: str | None) -> Account:
-    ours = os.geteuid()
+def _find_account(user: str | None) -> Account:
+    worker_uid = os.geteuid()
     if user is None:
-        if ours == 0:
+        if worker_uid == 0:
             raise ConfigError(
-                "user: the worker runs as root, and whoever writes automations would, too; "
-                "name the user that commands run as, or root if that is what you want"
+                "user: the worker runs as root, so without this option every author of an automation could run "
+                "commands as root; name the user that commands run as (root, if you want that)"
             )
-        return _as_account(_entry(ours) or pwd.struct_passwd((str(ours), "", ours, os.getegid(), "", "/", "")))
-    entry = _entry(int(user) if user.isdecimal() else user)
-    if entry is None:
-        raise ConfigError(f"user: this machine has no user {user!r}; make one, such as with useradd --system {user}")
-    if ours not in (0, entry.pw_uid):
-        raise ConfigError(f"user: only a worker that runs as root can run commands as {user}; run it as {user}")
-    return _as_account(entry)
-
-
-def _entry(user: int | str) -> pwd.struct_passwd | None:
-    try:
-        return pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
-    except KeyError:
-        return None
-
-
-def _as_account(entry: pwd.struct_passwd) -> Account:
+        entry = _passwd_entry(worker_uid)
+        entry = entry or pwd.struct_passwd((str(worker_uid), "", worker_uid, os.getegid(), "", "/", ""))
+    else:
+        entry = _passwd_entry(int(user) if user.isdecimal() else user)
+        if entry is None:
+            raise ConfigError(
+                f"user: this machine has no user {user!r}; create one, for example with useradd --system {user}"
+            )
+        if worker_uid not in (0, entry.pw_uid):
+            raise ConfigError(
+                f"user: only a worker that runs as root can run commands as {user}; run the worker as root or as {user}"
+            )
     return Account(
         name=entry.pw_name,
         uid=entry.pw_uid,
         gid=entry.pw_gid,
         groups=tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)),
         home=entry.pw_dir or "/",
-        is_us=entry.pw_uid == os.geteuid(),
+        is_worker=entry.pw_uid == worker_uid,
     )
+
+
+def _passwd_entry(user: int | str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
+    except KeyError:
+        return None

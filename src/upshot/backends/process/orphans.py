@@ -1,43 +1,43 @@
-"""Finds and ends what is left of a command whose shim was killed: nobody watches over it any longer."""
+"""Find and kill what is left of a command whose shim was killed."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
-from upshot.backends.process.shim import all_processes, descendants, in_cgroups, kill_all
+from upshot.backends.process.shim import cgroup_pids, descendants, kill_all, list_processes
 
-_SECONDS = 5.0  # until it is given up; what does not die of SIGKILL for so long hangs in the kernel
+_KILL_SECONDS = 5.0  # a process that survives SIGKILL for so long is stuck in the kernel
 
 
-def end_survivors(mark: bytes, cgroups: list[str]) -> bool:
+def kill_orphans(environ_marker: bytes, cgroup: str | None) -> bool:
     """
-    Kill them all; tells whether none is left.
+    Kill all processes of a job, and return whether none is left.
 
     Args:
-        mark: `NAME=value` of the environment that the command was given, and no other process.
-        cgroups: Folders of its control groups.
+        environ_marker: `NAME=value` from the job's environment that no other process has.
+        cgroup: Directory of the job's cgroup.
     """
-    give_up_at = time.monotonic() + _SECONDS
-    while _find(mark, cgroups):
+    give_up_at = time.monotonic() + _KILL_SECONDS
+    while _find(environ_marker, cgroup):
         if time.monotonic() > give_up_at:
             return False
-        kill_all(lambda: _find(mark, cgroups))
+        kill_all(lambda: _find(environ_marker, cgroup))
         time.sleep(0.01)
     return True
 
 
-def _find(mark: bytes, cgroups: list[str]) -> set[int]:
-    """The marked ones, all in their sessions, and all that came from them."""
-    processes = all_processes()
-    marked = {process.pid for process in processes if _has_mark(process.pid, mark)} | in_cgroups(cgroups)
-    sessions = {process.session for process in processes if process.pid in marked}
-    found = {process.pid for process in processes if process.pid in marked or process.session in sessions}
+def _find(environ_marker: bytes, cgroup: str | None) -> set[int]:
+    """Return the marked processes, all processes in their sessions, and all descendants of both."""
+    processes = list_processes()
+    marked = {process.pid for process in processes if _is_marked(process.pid, environ_marker)} | cgroup_pids(cgroup)
+    sessions = {process.session_id for process in processes if process.pid in marked}
+    found = {process.pid for process in processes if process.pid in marked or process.session_id in sessions}
     return found | descendants(found, processes)
 
 
-def _has_mark(pid: int, mark: bytes) -> bool:
+def _is_marked(pid: int, environ_marker: bytes) -> bool:
     try:
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # it is not ours, or has ended
+        return environ_marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # it belongs to another user, or has ended
         return False

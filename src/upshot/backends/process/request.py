@@ -1,4 +1,4 @@
-"""From an order to what a shim is told; what a command without a container cannot have is refused."""
+"""Turn a container request into a request to the shim. Refuse what a process without a container cannot have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import os
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from upshot.backends.process.cgroups import Cgroup
@@ -15,139 +14,133 @@ from upshot.backends.process.shim import OUTPUT, SECRETS, ShimRequest
 from upshot.backends.protocol import ContainerRequest, StartRefused
 from upshot.domain.job import FailureKind, JobSpec, Network
 
-EVENT = "event.json"  #: names within a job's folder, here and below
+# Names in a job directory.
+EVENT = "event.json"
 INPUT = "input"
 WORK = "work"
 
 _FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\0]{1,255}")
 
 
-def refuse(order: ContainerRequest, options: ProcessOptions) -> None:
+def validate(request: ContainerRequest, options: ProcessOptions) -> None:
     """
-    Raise StartRefused, with all that stands against it, where an order asks for what cannot be had.
+    Check that a process can have everything that the request asks for.
+
+    Raises:
+        StartRefused: It cannot. The text names every problem and its remedy.
+    """
+    spec, account = request.spec, options.account
+    user_names = (None, account.name, str(account.uid), f"{account.uid}:{account.gid}")
+    bad_file_names = [name for name in spec.secret_files if not _FILE_NAME.fullmatch(name)]
+    problems = [
+        (spec.image, f"image: a process has no image; remove {spec.image!r}, or choose a queue that runs containers"),
+        (not (spec.command or spec.args), "command: it is missing, and a process has no image to take it from"),
+        (
+            spec.network is Network.NONE,
+            "network: a process uses its machine's network; remove `none`, or choose a queue that runs containers",
+        ),
+        (
+            spec.gpus > 0,
+            "gpus: a process sees all GPUs of its machine; remove it, and limit the jobs by the queue's `per-machine`",
+        ),
+        (spec.privileged, "privileged: a process cannot have more rights than its user; remove it"),
+        (
+            spec.read_only,
+            "read-only: a process uses its machine's files; remove it, or choose a queue that runs containers",
+        ),
+        (spec.mounts, "mounts: a process sees all directories of its machine; remove them, and use the original paths"),
+        (spec.user not in user_names, f"user: this backend runs processes as {account.name}; remove {spec.user!r}"),
+        (
+            spec.workdir is not None and not spec.workdir.startswith("/"),
+            f"workdir: {spec.workdir!r} is not an absolute path; write one, or remove it to use an empty directory",
+        ),
+        (bad_file_names, f"secret-files: not the names of files: {', '.join(map(repr, bad_file_names))}"),
+    ]
+    if found := [text for is_problem, text in problems if is_problem]:
+        raise StartRefused(FailureKind.REFUSED, "; ".join(found))
+
+
+def build_request(
+    request: ContainerRequest, options: ProcessOptions, directory: Path, cgroup: Cgroup | None
+) -> ShimRequest:
+    """
+    Build the request to the shim.
 
     Args:
-        order: What is asked for.
-        options: Of this backend.
+        request: A valid request.
+        options: Options of the backend.
+        directory: The job directory.
+        cgroup: The job's cgroup; None: use only the limits that a single process can have (rlimits).
     """
-    if objections := list(_objections(order.spec, options)):
-        raise StartRefused(FailureKind.REFUSED, "; ".join(objections))
-
-
-def _objections(spec: JobSpec, options: ProcessOptions) -> Iterator[str]:
-    if spec.image:
-        yield f"image: a process runs without one; leave {spec.image!r} out, or choose a queue of containers"
-    if not (spec.command or spec.args):
-        yield "command: there is nothing to run; a process needs one"
-    if spec.network is Network.NONE:
-        yield "network: a process reaches what its machine reaches; leave `none` out, or choose a queue of containers"
-    if spec.gpus > 0:
-        yield (
-            "gpus: a process sees all GPUs of its machine; leave the number out, and let the queue's "
-            "`per-machine` say how many jobs share them"
-        )
-    if spec.privileged:
-        yield "privileged: a process has the rights of its user, and gets no others"
-    if spec.read_only:
-        yield "read-only: the machine's files are not a container's; leave it out, or choose a queue of containers"
-    if spec.mounts:
-        yield "mounts: a process sees its machine's folders as they are; name them by their own paths"
-    yield from _misnamed(spec, options)
-
-
-def _misnamed(spec: JobSpec, options: ProcessOptions) -> Iterator[str]:
-    if spec.user is not None and spec.user not in _names(options):
-        yield f"user: processes of this backend run as {options.account.name}; leave {spec.user!r} out"
-    if spec.workdir is not None and not spec.workdir.startswith("/"):
-        yield f"workdir: {spec.workdir!r} is not absolute; a process begins in a folder of its own where it is left out"
-    if bad := [name for name in spec.files if not _FILE_NAME.fullmatch(name)]:
-        yield f"files: {bad[0]!r} is no name of a file"
-
-
-def _names(options: ProcessOptions) -> set[str]:
-    account = options.account
-    return {account.name, str(account.uid), f"{account.uid}:{account.gid}"}
-
-
-def errand(order: ContainerRequest, options: ProcessOptions, folder: Path, group: Cgroup | None) -> ShimRequest:
-    """
-    Say what the shim is to do.
-
-    Args:
-        order: That was not refused.
-        options: Of this backend.
-        folder: The job's.
-        group: Its control group; None: limits are what a process can be given alone.
-    """
-    spec, account = order.spec, options.account
+    spec, account = request.spec, options.account
     return ShimRequest(
-        folder=str(folder),
+        directory=str(directory),
         argv=[*(spec.command or ()), *(spec.args or ())],
-        env=_environment(order, options, folder),
-        workdir=spec.workdir or str(folder / WORK),
+        env=_environment(request, options, directory),
+        workdir=spec.workdir or str(directory / WORK),
         timeout_seconds=spec.timeout_seconds,
         grace_seconds=spec.grace_seconds,
         log_bytes=options.log_bytes,
-        limits=_limits(spec, options, in_group=group is not None),
-        cpus=[] if group is not None else _some_processors(spec.cpus),
-        uid=None if account.is_us else account.uid,
+        rlimits=_rlimits(spec, options, in_cgroup=cgroup is not None),
+        cpus=[] if cgroup is not None else _pick_cpus(spec.cpus),
+        uid=None if account.is_worker else account.uid,
         gid=account.gid,
         groups=list(account.groups),
-        cgroups=group.folders if group else [],
-        oom_file=group.oom_file if group and spec.memory_bytes is not None else None,
+        cgroup=str(cgroup.directory) if cgroup else None,
+        memory_events=str(cgroup.memory_events) if cgroup and spec.memory_bytes is not None else None,
     )
 
 
-def mark(folder: Path) -> bytes:
-    """The part of its environment that tells a job's processes from all others."""
-    return f"UPSHOT_OUTPUT={folder / OUTPUT}".encode()
+def environ_marker(directory: Path) -> bytes:
+    """Return the environment variable, as `NAME=value`, that only the processes of this job have."""
+    return f"UPSHOT_OUTPUT={directory / OUTPUT}".encode()
 
 
-def _environment(order: ContainerRequest, options: ProcessOptions, folder: Path) -> dict[str, str]:
+def _environment(request: ContainerRequest, options: ProcessOptions, directory: Path) -> dict[str, str]:
     account = options.account
-    worker = {name: value for name, value in os.environ.items() if name in options.env}  # noqa: TID251 - names are the operator's
+    inherited = {name: value for name, value in os.environ.items() if name in options.env}  # noqa: TID251 - the operator chooses the names
     return {
         "PATH": os.defpath,
         "HOME": account.home,
         "USER": account.name,
         "LOGNAME": account.name,
-        **worker,
-        **order.env,
-        "UPSHOT_EVENT_FILE": str(folder / EVENT),
-        "UPSHOT_INPUT": str(folder / INPUT),
-        "UPSHOT_OUTPUT": str(folder / OUTPUT),
-        "UPSHOT_SECRETS": str(folder / SECRETS),
+        **inherited,
+        **request.env,
+        "UPSHOT_EVENT_FILE": str(directory / EVENT),
+        "UPSHOT_INPUT": str(directory / INPUT),
+        "UPSHOT_OUTPUT": str(directory / OUTPUT),
+        "UPSHOT_SECRETS": str(directory / SECRETS),
     }
 
 
-def _limits(spec: JobSpec, options: ProcessOptions, *, in_group: bool) -> dict[str, int]:
-    limits = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": options.open_files}
+def _rlimits(spec: JobSpec, options: ProcessOptions, *, in_cgroup: bool) -> dict[str, int]:
+    rlimits = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": options.open_files}
     if options.file_bytes is not None:
-        limits["RLIMIT_FSIZE"] = options.file_bytes
-    if in_group:
-        return limits
-    # Crude: the kernel counts addresses, not memory, and processes over all that a user runs.
-    if spec.memory_bytes is not None:
-        limits["RLIMIT_AS"] = spec.memory_bytes
-    limits["RLIMIT_NPROC"] = spec.pids + _threads_of(options.account.uid)
-    return limits
+        rlimits["RLIMIT_FSIZE"] = options.file_bytes
+    if not in_cgroup:
+        # These are approximations. The kernel limits address space instead of memory, and the number of
+        # processes per user instead of per job.
+        if spec.memory_bytes is not None:
+            rlimits["RLIMIT_AS"] = spec.memory_bytes
+        rlimits["RLIMIT_NPROC"] = spec.pids + _count_threads(options.account.uid)
+    return rlimits
 
 
-def _threads_of(uid: int) -> int:
-    """How many a user runs now; the limit is on all of them."""
+def _count_threads(uid: int) -> int:
+    """Count the threads that a user runs now. RLIMIT_NPROC counts threads."""
     count = 0
     for process in Path("/proc").iterdir():
         try:
             if process.name.isdigit() and process.stat().st_uid == uid:
                 count += len(list((process / "task").iterdir()))
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
     return count
 
 
-def _some_processors(cpus: float | None) -> list[int]:
-    """As many as were asked for, whole ones; empty where that is no limit."""
-    ours = sorted(os.sched_getaffinity(0))
-    if cpus is None or math.ceil(cpus) >= len(ours):
+def _pick_cpus(cpus: float | None) -> list[int]:
+    """Pick as many CPUs as requested, rounded up. Return an empty list if that does not limit the job."""
+    available = sorted(os.sched_getaffinity(0))
+    if cpus is None or math.ceil(cpus) >= len(available):
         return []
-    return random.sample(ours, max(math.ceil(cpus), 1))
+    return random.sample(available, max(math.ceil(cpus), 1))

@@ -1,6 +1,10 @@
-"""Files in folders that a job may write to: reached step by step, never through a link, and not believed."""
+"""
+Access files in directories that a job may write to.
 
-# ruff: noqa: PTH123, PTH208 - a path could be swapped under us; an open folder cannot
+The job may be hostile. Every path is opened one component at a time, and links are never followed.
+"""
+
+# ruff: noqa: PTH123, PTH208 - a job can swap a path while it is in use, but not an open directory
 
 from __future__ import annotations
 
@@ -10,160 +14,155 @@ import os
 import stat
 from collections.abc import Iterator
 
-from upshot.backends.process.shim import write_new
+from upshot.backends.process.shim import create_file
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}  # rename(2): something else has the name
-_PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # not to wait for who writes into a FIFO
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NAME_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}  # rename(2): something else has the new name
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO does not wait
 
 
 class NotRegularFile(Exception):
-    """What is there is no plain file, or too large a one; the text says what it is."""
+    """The file is too large, or not a regular file. The text says what it is."""
 
 
 @contextlib.contextmanager
-def opened(name: str, within: int | None = None) -> Iterator[int]:
-    """A folder, open; raises OSError where it is none, or a link."""
-    folder = os.open(name, _FOLDER, dir_fd=within)
+def open_dir(name: str, dir_fd: int | None = None) -> Iterator[int]:
+    """Open a directory for a `with` block. Raise OSError if it is a link or not a directory."""
+    fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=dir_fd)
     try:
-        yield folder
+        yield fd
     finally:
-        os.close(folder)
+        os.close(fd)
 
 
-def read_plain(folder: int, name: str, *, limit_bytes: int) -> bytes | None:
+def read_regular_file(dir_fd: int, name: str, *, limit_bytes: int) -> bytes | None:
     """
-    Read a file; None when it is not there.
+    Return the content of a file, or None if it does not exist.
 
     Raises:
-        NotPlain: It is a link, a folder, a device, a FIFO, a file of two names, or larger than the limit.
+        NotRegularFile: It is a link, a directory, a device, a FIFO or a socket, has several hard
+            links, or is larger than the limit.
         OSError: It cannot be read.
     """
     try:
-        # Before it is opened: to open a device can do something already.
-        _check_plain(os.stat(name, dir_fd=folder, follow_symlinks=False), limit_bytes)
-        file = os.open(name, _PLAIN, dir_fd=folder)
+        # Check before opening: opening a device can have side effects.
+        _check_regular(os.stat(name, dir_fd=dir_fd, follow_symlinks=False), limit_bytes)
+        fd = os.open(name, _FILE_FLAGS, dir_fd=dir_fd)
     except FileNotFoundError:
         return None
-    with open(file, "rb", buffering=0) as source:
-        _check_plain(os.fstat(file), limit_bytes)
-        chunks = list(_chunks(source.fileno(), limit_bytes + 1))
-    data = b"".join(chunks)
+    with open(fd, "rb") as file:
+        _check_regular(os.fstat(fd), limit_bytes)
+        data = file.read(limit_bytes + 1)
     if len(data) > limit_bytes:
-        raise NotRegularFile(f"has more than the {limit_bytes} bytes that are taken")
+        raise NotRegularFile(f"has more than {limit_bytes} bytes, which is the limit")
     return data
 
 
-def _chunks(file: int, most: int) -> Iterator[bytes]:
-    while most > 0 and (chunk := os.read(file, min(most, 1024 * 1024))):
-        most -= len(chunk)
-        yield chunk
+def _check_regular(status: os.stat_result, limit_bytes: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {
+            stat.S_IFLNK: "is a link",
+            stat.S_IFDIR: "is a directory",
+            stat.S_IFIFO: "is a named pipe",
+            stat.S_IFSOCK: "is a socket",
+        }
+        raise NotRegularFile(kinds.get(stat.S_IFMT(status.st_mode), "is a device"))
+    if status.st_nlink != 1:
+        raise NotRegularFile(f"is a file with {status.st_nlink} names (hard links)")
+    if status.st_size > limit_bytes:
+        raise NotRegularFile(f"has {status.st_size} bytes, and the limit is {limit_bytes}")
 
 
-def _check_plain(found: os.stat_result, limit_bytes: int) -> None:
-    kinds = {
-        stat.S_IFLNK: "is a link",
-        stat.S_IFDIR: "is a folder",
-        stat.S_IFIFO: "is a named pipe",
-        stat.S_IFSOCK: "is a socket",
-    }
-    if not stat.S_ISREG(found.st_mode):
-        raise NotRegularFile(kinds.get(stat.S_IFMT(found.st_mode), "is a device"))
-    if found.st_nlink != 1:
-        raise NotRegularFile(f"is a file with {found.st_nlink} names (hard links)")
-    if found.st_size > limit_bytes:
-        raise NotRegularFile(f"has {found.st_size} bytes, and at most {limit_bytes} are taken")
-
-
-def write_private(folder: int, name: str, data: bytes, *, owner: tuple[int, int] | None) -> None:
+def create_private_file(dir_fd: int, name: str, data: bytes, *, owner: tuple[int, int] | None) -> None:
     """
-    Make a file that its owner alone can read.
+    Create a file that only its owner can read.
 
     Args:
-        folder: Open folder.
-        name: Of the file; one part of a path.
-        data: Its content.
-        owner: User and group; None: us.
+        dir_fd: Open directory.
+        name: Name of the file, without directories.
+        data: Content.
+        owner: uid and gid; None: this process's own.
     """
-    file = write_new(folder, name, data, mode=0o400)
+    fd = create_file(dir_fd, name, data, mode=0o400)
     try:
         if owner is not None:
-            os.fchown(file, *owner)
+            os.fchown(fd, *owner)
     finally:
-        os.close(file)
+        os.close(fd)
 
 
-def make_folder(folder: int, name: str, *, owner: tuple[int, int] | None) -> None:
-    """Make a folder that its owner alone can enter."""
-    os.mkdir(name, 0o700, dir_fd=folder)
+def create_private_dir(dir_fd: int, name: str, *, owner: tuple[int, int] | None) -> None:
+    """Create a directory that only its owner can enter."""
+    os.mkdir(name, 0o700, dir_fd=dir_fd)
     if owner is not None:
-        with opened(name, folder) as made:
-            os.fchown(made, *owner)
+        with open_dir(name, dir_fd) as fd:
+            os.fchown(fd, *owner)
 
 
-def empty(folder: int) -> None:
+def remove_contents(dir_fd: int) -> None:
     """
-    Remove all that is in a folder, however deep it goes: what is nested is moved to its top, and emptied there.
+    Remove everything in a directory, however deeply nested.
+
+    Nested directories are moved to the top and emptied there, so neither recursion nor the number of
+    open files limits the depth.
 
     Raises:
-        OSError: The first of what cannot be removed; the rest is.
+        OSError: Something cannot be removed. Everything else is removed before the first such error is raised.
     """
-    clearance = _TreeRemover(folder)
-    while names := set(os.listdir(folder)) - clearance.stuck.keys():
+    remover = _TreeRemover(dir_fd)
+    while names := set(os.listdir(dir_fd)) - remover.stuck.keys():
         for name in names:
-            clearance.clear(name)
-    for error in clearance.stuck.values():
+            remover.remove(name)
+    for error in remover.stuck.values():
         raise error
 
 
 class _TreeRemover:
-    def __init__(self, top: int) -> None:
-        self.stuck: dict[str, OSError] = {}  #: what cannot be removed, by its name at the top
-        self._top = top
+    def __init__(self, top_fd: int) -> None:
+        self.stuck: dict[str, OSError] = {}  #: error by name, for what cannot be removed from the top
+        self._top_fd = top_fd
         self._moved = 0
 
-    def clear(self, name: str) -> None:
-        """Remove one thing at the top, or note why that cannot be."""
+    def remove(self, name: str) -> None:
+        """Remove one entry of the top directory, or record why it cannot be removed."""
         try:
-            self._clear(name)
+            if not _is_directory(self._top_fd, name):
+                os.unlink(name, dir_fd=self._top_fd)
+                return
+            with _open_locked_dir(name, self._top_fd) as nested_fd:
+                for inner in os.listdir(nested_fd):
+                    with contextlib.suppress(OSError):  # then the directory is not empty, and `rmdir` fails
+                        self._take_out(nested_fd, inner)
+            os.rmdir(name, dir_fd=self._top_fd)
         except OSError as error:
             self.stuck[name] = error
 
-    def _clear(self, name: str) -> None:
-        if not _is_folder(self._top, name):
-            os.unlink(name, dir_fd=self._top)
+    def _take_out(self, nested_fd: int, name: str) -> None:
+        """Remove one entry of a nested directory, or move it to the top if it is a directory."""
+        if not _is_directory(nested_fd, name):
+            os.unlink(name, dir_fd=nested_fd)
             return
-        with _entered(name, self._top) as nested:
-            for inner in os.listdir(nested):
-                with contextlib.suppress(OSError):  # the folder is not empty then, and says so below
-                    self._take_out(nested, inner)
-        os.rmdir(name, dir_fd=self._top)
-
-    def _take_out(self, nested: int, name: str) -> None:
-        if not _is_folder(nested, name):
-            os.unlink(name, dir_fd=nested)
-            return
-        with _entered(name, nested):  # to move it, its `..` is written
+        with _open_locked_dir(name, nested_fd):  # a move changes its `..`, which needs write permission
             pass
         while True:
             self._moved += 1
             try:
-                os.rename(name, f".{self._moved}", src_dir_fd=nested, dst_dir_fd=self._top)
+                os.rename(name, f".{self._moved}", src_dir_fd=nested_fd, dst_dir_fd=self._top_fd)
             except OSError as error:
-                if error.errno not in _TAKEN:
+                if error.errno not in _NAME_TAKEN:
                     raise
             else:
                 return
 
 
-def _is_folder(folder: int, name: str) -> bool:
-    return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+def _is_directory(dir_fd: int, name: str) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)
 
 
 @contextlib.contextmanager
-def _entered(name: str, within: int) -> Iterator[int]:
-    """A folder, open, though its owner has shut it."""
-    if not os.access(name, os.R_OK | os.W_OK | os.X_OK, dir_fd=within, follow_symlinks=False):
-        os.chmod(name, 0o700, dir_fd=within)
-    with opened(name, within) as folder:
-        yield folder
+def _open_locked_dir(name: str, dir_fd: int) -> Iterator[int]:
+    """Open a directory even if its owner has removed all permissions from it."""
+    if not os.access(name, os.R_OK | os.W_OK | os.X_OK, dir_fd=dir_fd, follow_symlinks=False):
+        os.chmod(name, 0o700, dir_fd=dir_fd)
+    with open_dir(name, dir_fd) as fd:
+        yield fd

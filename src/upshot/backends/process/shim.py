@@ -1,13 +1,13 @@
 """
-Watches over one command, as a program of its own: it outlives the worker that asked for the command.
+Run one command and supervise it. The shim is a program of its own, and outlives the worker that started it.
 
-    worker ── errand ──► shim ── fork, exec ──► command, in a session of its own
-           ◄─ answer ──       ◄── both streams, exit code
-                         │
-                  job's folder: shim.json, stop.json, log/, end.json
+    worker ── ShimRequest ──► shim ── fork, exec ──► command, in a session of its own
+           ◄─── answer ──────      ◄── stdout, stderr, exit code
+                              │
+              job directory: shim.json, stop.json, log/, result.json
 
-It keeps the deadline and the grace of a stop, and ends whatever the command has left running. It uses
-the standard library alone and is run without `site`, for it takes memory as long as the command runs.
+The shim enforces the deadline and the grace period, and kills whatever the command leaves running. It
+imports only the standard library and runs without `site`, because it uses memory as long as the command runs.
 """
 
 # ruff: noqa: PTH106, PTH123, PTH208 - pathlib costs time and memory at each start
@@ -28,50 +28,50 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
-# What lies in a job's folder, for the worker too.
-CLAIM = "shim.json"  #: made once; who makes it runs the command, and holds a lock on it while it lives
-STOP = "stop.json"  #: the wish that it ends
-END = "end.json"
-LOG = "log"  #: folder of pieces, each named by where in the whole log it begins
+# Names in a job directory. The worker uses them too.
+SHIM_RECORD = "shim.json"  #: created once; its creator runs the command, and keeps the file locked while it lives
+STOP_REQUEST = "stop.json"
+RESULT = "result.json"
+LOG = "log"  #: directory of log segments; the name of a segment is its offset in the whole log
 SECRETS = "secrets"
 OUTPUT = "output"
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h, here and below
+_PR_SET_PDEATHSIG = 1  # this constant and the next two are from linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
-_LOOK_SECONDS = 0.25  # between two looks for a wish to stop
+_CHECK_SECONDS = 0.25  # between two checks for a stop request
 _CHUNK_BYTES = 256 * 1024
-_CHUNKS = 16  # read at once, before anything else has its turn
+_MAX_CHUNKS = 16  # read in a row before anything else has its turn
 _PIPE_BYTES = 1024 * 1024  # the most that an unprivileged process may ask for
-_LAST_KILLS_SECONDS = 10.0  # a process that does not die of SIGKILL for so long hangs in the kernel
+_KILL_SECONDS = 10.0  # a process that survives SIGKILL for so long is stuck in the kernel
 _FULL_DISK_SECONDS = 3600.0
-_WISH_BYTES = 4096
-_SIGNALLED = 128  # a shell's and an engine's way of saying: ended by signal N
-_NOTHING_STARTED = 127  # what a shell says of a command that it cannot run
+_STOP_REQUEST_BYTES = 4096
+_SIGNALLED = 128  # shells and container engines report the end by signal N as 128 + N
+_NOT_STARTED = 127  # shells report this code for a command that they cannot run
 
 
 class ShimRequest(NamedTuple):
-    """What a worker asks for; handed over through a pipe, for it holds secrets."""
+    """What the worker asks the shim to run. It goes through a pipe, because it contains secrets."""
 
-    folder: str  #: the job's
+    directory: str  #: the job directory
     argv: list[str]
-    env: dict[str, str]  #: all of it
+    env: dict[str, str]  #: the complete environment
     workdir: str
     timeout_seconds: float
     grace_seconds: float
-    log_bytes: int  #: kept of the log, the newest
-    limits: dict[str, int]  #: by the name of the resource: RLIMIT_…
-    cpus: list[int]  #: that it may run on; empty: any
-    uid: int | None  #: None: as the worker, with its groups
+    log_bytes: int  #: how much of the log to keep; the newest bytes stay
+    rlimits: dict[str, int]  #: limit by resource name: RLIMIT_…
+    cpus: list[int]  #: CPUs that the command may run on; empty: all of them
+    uid: int | None  #: None: run as the worker's user, with the worker's groups
     gid: int
     groups: list[int]
-    cgroups: list[str]  #: folders of the control groups that it is put into
-    oom_file: str | None  #: of its control group: counts what the kernel killed for want of memory
+    cgroup: str | None  #: directory of the job's cgroup
+    memory_events: str | None  #: file in which the kernel counts OOM kills; None: memory has no limit in a cgroup
 
 
 class ShimResult(NamedTuple):
-    """How it ended; `cause` in the words of `JobCause`."""
+    """How the command ended. `failure` is a value of `FailureKind`."""
 
     exit_code: int | None
     finished_at: float
@@ -83,38 +83,38 @@ class ShimResult(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A line of the kernel's table of processes."""
+    """An entry of the kernel's process table."""
 
     pid: int
-    parent: int
-    session: int
-    ticks: int  #: when it started, since the machine did: with the pid, no other process is this one
-    is_dead: bool  #: and not yet taken note of by its parent
+    parent_pid: int
+    session_id: int
+    start_ticks: int  #: start time since boot; together with the pid, it identifies a process
+    is_dead: bool  #: it has ended, and its parent has not reaped it yet
 
 
 def read_process(pid: int | str) -> Process | None:
-    """What the kernel says of a process; None when it is not there."""
+    """Return the kernel's entry for a process, or None if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
     except OSError:
         return None
-    # The second field is the program's name in brackets, and may hold anything: proc(5).
+    # The second field is the program's name in parentheses, and may contain any byte: see proc(5).
     fields = text[text.rindex(b")") + 2 :].split()
     return Process(int(pid), int(fields[1]), int(fields[3]), int(fields[19]), fields[0] in (b"Z", b"X"))
 
 
-def all_processes() -> list[Process]:
-    """All that live now."""
-    found = [read_process(pid) for pid in os.listdir("/proc") if pid.isdigit()]
-    return [process for process in found if process is not None and not process.is_dead]
+def list_processes() -> list[Process]:
+    """Return all living processes."""
+    processes = [read_process(pid) for pid in os.listdir("/proc") if pid.isdigit()]
+    return [process for process in processes if process is not None and not process.is_dead]
 
 
 def descendants(roots: set[int], processes: list[Process]) -> set[int]:
-    """All that come from these, and not these."""
+    """Return the pids of all descendants of these processes, without the processes themselves."""
     children: dict[int, list[int]] = {}
     for process in processes:
-        children.setdefault(process.parent, []).append(process.pid)
+        children.setdefault(process.parent_pid, []).append(process.pid)
     found: set[int] = set()
     waiting = list(roots)
     while waiting:
@@ -125,24 +125,26 @@ def descendants(roots: set[int], processes: list[Process]) -> set[int]:
     return found - roots
 
 
-def in_cgroups(folders: list[str]) -> set[int]:
-    """All processes in these control groups."""
-    found: set[int] = set()
-    for folder in folders:
-        with contextlib.suppress(OSError), open(f"{folder}/cgroup.procs", "rb") as file:
-            found.update(int(line) for line in file.read().split() if line != b"0")
-    return found
+def cgroup_pids(cgroup: str | None) -> set[int]:
+    """Return the pids of all processes in a cgroup."""
+    if cgroup is None:
+        return set()
+    try:
+        with open(f"{cgroup}/cgroup.procs", "rb") as file:
+            return {int(line) for line in file.read().split() if line != b"0"}  # 0: in another pid namespace
+    except OSError:
+        return set()
 
 
-def send(pids: set[int], number: int) -> None:
-    """Send a signal to each that is there and ours."""
+def send_signal(pids: set[int], signum: int) -> None:
+    """Send a signal to each of these processes that exists and that this process may signal."""
     for pid in pids:
         with contextlib.suppress(OSError):
-            os.kill(pid, number)
+            os.kill(pid, signum)
 
 
 def boot_id() -> str:
-    """Names the time since the machine was started."""
+    """Return the kernel's id of the time since the machine was last started."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
@@ -150,267 +152,278 @@ def boot_id() -> str:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def write_new(folder: int, name: str, data: bytes, mode: int = 0o600) -> int:
-    """Make a file that is not there yet, safe on disk; returns it open."""
+def create_file(dir_fd: int, name: str, data: bytes, mode: int = 0o600) -> int:
+    """Create a file that does not exist yet, flush it to disk, and return its open descriptor."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(name, flags, mode, dir_fd=folder)
+    fd = os.open(name, flags, mode, dir_fd=dir_fd)
     try:
         while data:
-            data = data[os.write(file, data) :]
-        os.fsync(file)
+            data = data[os.write(fd, data) :]
+        os.fsync(fd)
     except OSError:
-        os.close(file)
-        os.unlink(name, dir_fd=folder)
+        os.close(fd)
+        os.unlink(name, dir_fd=dir_fd)
         raise
-    return file
+    return fd
 
 
-def publish(folder: int, name: str, data: dict[str, Any], *, lock: bool = False) -> int | None:
+def create_record(dir_fd: int, name: str, record: dict[str, Any], *, lock: bool = False) -> int | None:
     """
-    Make a file that appears with its whole content, once; None when it is there already.
+    Create a JSON file atomically. Readers see all of its content or no file.
 
     Args:
-        folder: Open folder.
-        name: Of the file.
-        data: Its content, as JSON.
-        lock: Hold a lock on it, from before anyone can see it until the file is closed.
+        dir_fd: Open directory.
+        name: Name of the file.
+        record: Its content.
+        lock: Lock the file before it becomes visible, and until its descriptor is closed.
 
     Returns:
-        The open file.
+        The open descriptor, or None if the file exists already.
     """
     draft = f".{name}.{os.urandom(8).hex()}"
-    file = write_new(folder, draft, json.dumps(data).encode())
+    fd = create_file(dir_fd, draft, json.dumps(record).encode())
     try:
         if lock:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        os.link(draft, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
     except OSError as error:
-        os.close(file)
+        os.close(fd)
         if isinstance(error, FileExistsError):
             return None
         raise
     finally:
-        os.unlink(draft, dir_fd=folder)
-    os.fsync(folder)
-    return file
+        os.unlink(draft, dir_fd=dir_fd)
+    os.fsync(dir_fd)
+    return fd
 
 
-def _read_wish(folder: int) -> Any:
-    """The wish to stop; None when there is none that can be read."""
+def _read_stop_request(dir_fd: int) -> Any:
+    """Return the stop request, or None if no readable one exists."""
     try:
-        file = os.open(STOP, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        fd = os.open(STOP_REQUEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
     except OSError:
         return None
     try:
-        return json.loads(os.read(file, _WISH_BYTES))
+        return json.loads(os.read(fd, _STOP_REQUEST_BYTES))
     except (OSError, ValueError):
         return None
     finally:
-        os.close(file)
+        os.close(fd)
 
 
 class LogWriter:
     """
-    Keeps the newest of what is said, in two pieces at most; the older one goes when the newer is full.
+    Writes the log in at most two segments. When the newer one is full, it deletes the older one.
 
     Args:
-        folder: The job's, open.
-        keep_bytes: Of both pieces together.
+        dir_fd: The open job directory.
+        keep_bytes: Maximum size of both segments together.
     """
 
-    def __init__(self, folder: int, keep_bytes: int) -> None:
-        self._folder = os.open(LOG, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-        self._piece_bytes = max(keep_bytes // 2, 4096)
-        self._begins = [0]
-        self._at = 0
-        self._file = write_new(self._folder, "0", b"")
+    def __init__(self, dir_fd: int, keep_bytes: int) -> None:
+        self._dir_fd = os.open(LOG, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+        self._segment_bytes = max(keep_bytes // 2, 4096)
+        self._segments = [0]  # offsets in the whole log
+        self._offset = 0
+        self._fd = create_file(self._dir_fd, "0", b"")
 
     def write(self, data: bytes) -> None:
-        """Add; what cannot be written, for the disk is full, is left out, and the command is not held up."""
+        """Append data. If the disk is full, drop what cannot be written, so that the command does not block."""
         rest = memoryview(data)
         with contextlib.suppress(OSError):
             while rest:
-                if self._at - self._begins[-1] >= self._piece_bytes:
-                    self._turn_over()
-                written = os.write(self._file, rest[: self._begins[-1] + self._piece_bytes - self._at])
-                self._at += written
+                if self._offset - self._segments[-1] >= self._segment_bytes:
+                    self._rotate()
+                written = os.write(self._fd, rest[: self._segments[-1] + self._segment_bytes - self._offset])
+                self._offset += written
                 rest = rest[written:]
 
-    def _turn_over(self) -> None:
-        file = write_new(self._folder, str(self._at), b"")
-        os.close(self._file)
-        self._file = file
-        self._begins.append(self._at)
-        while len(self._begins) > 2:  # noqa: PLR2004 - see the class
-            os.unlink(str(self._begins.pop(0)), dir_fd=self._folder)
+    def _rotate(self) -> None:
+        fd = create_file(self._dir_fd, str(self._offset), b"")
+        os.close(self._fd)
+        self._fd = fd
+        self._segments.append(self._offset)
+        while len(self._segments) > 2:  # noqa: PLR2004 - see the class
+            os.unlink(str(self._segments.pop(0)), dir_fd=self._dir_fd)
 
 
-# --- the command ----------------------------------------------------------------------------------
+# --- start the command ----------------------------------------------------------------------------
 
 
-def _control(option: int, value: int) -> None:
+class ExecFailed(Exception):
+    """The command cannot be run. The text says why."""
+
+
+def _start_command(request: ShimRequest) -> tuple[int, int]:
+    """
+    Start the command.
+
+    Returns:
+        The command's pid, and the read end of the pipe that it writes its output to.
+
+    Raises:
+        ExecFailed: The command cannot be run.
+    """
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    if request.uid is not None:
+        os.fchown(write_end, request.uid, request.gid)  # only the owner may open /dev/stderr again
+    error_read_end, error_write_end = os.pipe2(os.O_CLOEXEC)
+    shim_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _exec_child(request, write_end, error_write_end, shim_pid)
+    os.close(write_end)
+    os.close(error_write_end)
+    with open(error_read_end, "rb") as file:
+        reason = file.read().decode("utf-8", "replace")  # a successful exec closes the pipe
+    if reason:
+        os.waitpid(pid, 0)
+        raise ExecFailed(reason)
+    os.set_blocking(read_end, False)
+    return pid, read_end
+
+
+def _exec_child(request: ShimRequest, output: int, errors: int, shim_pid: int) -> NoReturn:
+    """Replace the forked child with the command. If that fails, write the reason to `errors` and exit."""
+    step = "add it to its cgroup"
+    try:
+        os.setsid()
+        if request.cgroup is not None:
+            with open(f"{request.cgroup}/cgroup.procs", "w", encoding="ascii") as file:
+                file.write("0")  # the writing process itself: see cgroups(7)
+        step = "set its limits"
+        if request.cpus:
+            os.sched_setaffinity(0, request.cpus)
+        for name, value in request.rlimits.items():
+            number = getattr(resource, name)
+            hard_limit = resource.getrlimit(number)[1]
+            limit = value if hard_limit == resource.RLIM_INFINITY else min(value, hard_limit)
+            resource.setrlimit(number, (limit, limit))
+        step = f"run it as user {request.uid}"
+        if request.uid is not None:
+            os.setgroups(request.groups)
+            os.setresgid(request.gid, request.gid, request.gid)
+            os.setresuid(request.uid, request.uid, request.uid)
+        step = "tie it to its shim"
+        # With setuid programs, the command could become a user whose processes the shim may not kill.
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != shim_pid:
+            os._exit(_NOT_STARTED)
+        step = f"change to its working directory {request.workdir}"
+        os.chdir(request.workdir)
+        os.umask(0o022)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            with contextlib.suppress(OSError):  # the C library reserves two of them
+                signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        step = f"run {request.argv[0]!r}"
+        os.execvpe(request.argv[0], request.argv, request.env)  # noqa: S606 - no shell is involved
+    except Exception as error:  # noqa: BLE001 - the parent must learn of every error
+        os.write(errors, f"cannot {step}: {_explain(error, request)}".encode("utf-8", "backslashreplace"))
+    finally:
+        os._exit(_NOT_STARTED)
+
+
+def _explain(error: Exception, request: ShimRequest) -> str:
+    reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    path = getattr(error, "filename", None)
+    if path == request.workdir and isinstance(error, PermissionError):
+        return f"{reason}; user {os.getuid()} must be able to enter it and all directories above it"
+    # `execvpe` tries each directory of PATH, and reports the last path that it tried.
+    if isinstance(path, str | bytes) and os.fsdecode(path).endswith(f"/{request.argv[0]}"):
+        return f"{reason} in PATH, which is {request.env.get('PATH')}"
+    return reason
+
+
+def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _limit(limits: dict[str, int]) -> None:
-    for name, wanted in limits.items():
-        number = getattr(resource, name)
-        ceiling = resource.getrlimit(number)[1]
-        value = wanted if ceiling == resource.RLIM_INFINITY else min(wanted, ceiling)
-        resource.setrlimit(number, (value, value))
-
-
-def _become(errand: ShimRequest, said: int, told: int, shim: int) -> NoReturn:
-    """In the child: turn into the command; where that fails, tell why and end."""
-    doing = "put it into its control group"
-    try:
-        os.setsid()
-        for folder in errand.cgroups:
-            with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
-                file.write("0")
-        doing = "set its limits"
-        if errand.cpus:
-            os.sched_setaffinity(0, errand.cpus)
-        _limit(errand.limits)
-        doing = f"run it as user {errand.uid}"
-        if errand.uid is not None:
-            os.setgroups(errand.groups)
-            os.setresgid(errand.gid, errand.gid, errand.gid)
-            os.setresuid(errand.uid, errand.uid, errand.uid)
-        doing = "tie it to its watcher"
-        _control(_PR_SET_NO_NEW_PRIVS, 1)  # it must not become a user whose processes we may not end
-        _control(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != shim:
-            os._exit(_NOTHING_STARTED)
-        doing = f"change to its folder {errand.workdir}"
-        os.chdir(errand.workdir)
-        os.umask(0o022)
-        for stream, source in enumerate((os.open(os.devnull, os.O_RDONLY), said, said)):
-            os.dup2(source, stream)
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            with contextlib.suppress(OSError):  # the C library keeps two for itself
-                signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        doing = f"run {errand.argv[0]!r}"
-        os.execvpe(errand.argv[0], errand.argv, errand.env)  # noqa: S606 - there is no shell, and none is wanted
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
-        os.write(told, f"cannot {doing}: {_in_words(error, errand)}".encode("utf-8", "backslashreplace"))
-    finally:
-        os._exit(_NOTHING_STARTED)
-
-
-def _in_words(error: Exception, errand: ShimRequest) -> str:
-    reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    place = getattr(error, "filename", None)
-    if place == errand.workdir and isinstance(error, PermissionError):
-        return f"{reason}; user {os.getuid()} must be able to enter it, and all folders above it"
-    is_sought = isinstance(place, str | bytes) and os.fsdecode(place).endswith(f"/{errand.argv[0]}")
-    return f"{reason} in PATH, which is {errand.env.get('PATH')}" if is_sought else reason
-
-
-class ExecFailed(Exception):
-    """The command could not be run; the text says why."""
-
-
-def _run(errand: ShimRequest) -> tuple[int, int]:
-    """
-    Run the command; returns its pid and the pipe that it speaks into.
-
-    Raises:
-        NotRun: As it says.
-    """
-    hears, says = os.pipe2(os.O_CLOEXEC)
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(says, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    if errand.uid is not None:
-        os.fchown(says, errand.uid, errand.gid)  # who opens /dev/stderr anew needs to own it
-    finding, told = os.pipe2(os.O_CLOEXEC)
-    shim = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        _become(errand, says, told, shim)
-    os.close(says)
-    os.close(told)
-    with open(finding, "rb") as file:
-        reason = file.read().decode("utf-8", "replace")  # the exec closes the pipe
-    if reason:
-        os.waitpid(pid, 0)
-        raise ExecFailed(reason)
-    os.set_blocking(hears, False)
-    return pid, hears
+# --- supervise the command ------------------------------------------------------------------------
 
 
 class CommandMonitor:
     """
-    A command that runs.
+    Supervises a running command until the command and everything that it started have ended.
 
     Args:
-        errand: As the worker gave it.
-        folder: The job's, open.
-        pid: The command's.
-        hears: The pipe that it speaks into.
+        request: What the worker asked for.
+        dir_fd: The open job directory.
+        pid: The command's pid.
+        read_end: Read end of the pipe that the command writes its output to.
     """
 
-    def __init__(self, errand: ShimRequest, folder: int, pid: int, hears: int) -> None:
-        self._errand = errand
-        self._folder = folder
+    def __init__(self, request: ShimRequest, dir_fd: int, pid: int, read_end: int) -> None:
+        self._request = request
+        self._dir_fd = dir_fd
         self._pid = pid
-        self._hears = hears
-        self._log = LogWriter(folder, errand.log_bytes)
-        self._status: int | None = None
+        self._read_end = read_end
+        self._log = LogWriter(dir_fd, request.log_bytes)
+        self._wait_status: int | None = None
         self._finished_at = 0.0
-        self._deadline = _seconds() + errand.timeout_seconds
+        self._deadline = _monotonic() + request.timeout_seconds
         self._kill_at: float | None = None
-        self._wish: Any = None
-        self._look_at = 0.0
-        self._asked: str | None = None  #: why it was told to end, first of all
-        self._killed = False
-        self._has_to_go = False  #: we were told to end ourselves
-        self._wakes = _listen(self._on_signal)
+        self._stop_request: Any = None
+        self._check_at = 0.0
+        self._stop_reason: str | None = None  #: the first reason to terminate the command
+        self._sent_kill = False
+        self._got_sigterm = False  #: the shim itself was told to end
+        self._wakeup_fd, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        for signum in (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1):
+            signal.signal(signum, self._on_signal)
         self._poll = select.poll()
-        self._poll.register(hears, select.POLLIN)
-        self._poll.register(self._wakes, select.POLLIN)
+        self._poll.register(read_end, select.POLLIN)
+        self._poll.register(self._wakeup_fd, select.POLLIN)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._has_to_go = self._has_to_go or number == signal.SIGTERM
-        self._look_at = 0.0
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self._got_sigterm = self._got_sigterm or signum == signal.SIGTERM
+        self._check_at = 0.0
 
-    def see_through(self) -> ShimResult:
-        """Return when the command has ended, and all that it left running."""
-        while self._status is None:
-            self._wait(_LOOK_SECONDS)
-            self._reap()
-            if self._status is None:
-                self._look()
-        self._let_finish()
-        self._clear_away()
-        self._take_log(chunks=4 * _PIPE_BYTES // _CHUNK_BYTES)
-        return self._end(self._status)
-
-    # --- what it does -----------------------------------------------------------------------------
+    def run(self) -> ShimResult:
+        """Wait until the command and everything that it started have ended, and return the result."""
+        while self._wait_status is None:
+            self._wait(_CHECK_SECONDS)
+            self._reap_children()
+            if self._wait_status is None:
+                self._enforce()
+        if self._stop_reason is not None:
+            self._terminate_descendants()
+        give_up_at = _monotonic() + _KILL_SECONDS
+        while (is_anything_left := self._reap_children()) and _monotonic() < give_up_at:
+            kill_descendants(self._request.cgroup)
+            self._wait(0.01)
+        self._copy_output(4 * _PIPE_BYTES // _CHUNK_BYTES)
+        return self._result(self._wait_status, is_anything_left=is_anything_left)
 
     def _wait(self, seconds: float) -> None:
-        for file, _ in self._poll.poll(seconds * 1000):
-            if file == self._wakes:
+        for fd, _ in self._poll.poll(seconds * 1000):
+            if fd == self._wakeup_fd:
                 with contextlib.suppress(BlockingIOError):
-                    os.read(self._wakes, 4096)
+                    os.read(self._wakeup_fd, 4096)
             else:
-                self._take_log(chunks=_CHUNKS)
+                self._copy_output(_MAX_CHUNKS)
 
-    def _take_log(self, *, chunks: int) -> None:
+    def _copy_output(self, max_chunks: int) -> None:
         with contextlib.suppress(BlockingIOError):
-            for _ in range(chunks):
-                data = os.read(self._hears, _CHUNK_BYTES)
-                if not data:  # nobody can say anything any more
+            for _ in range(max_chunks):
+                data = os.read(self._read_end, _CHUNK_BYTES)
+                if not data:  # all writers have closed the pipe
                     with contextlib.suppress(KeyError):
-                        self._poll.unregister(self._hears)
+                        self._poll.unregister(self._read_end)
                     return
                 self._log.write(data)
 
-    def _reap(self) -> bool:
-        """Take note of what has died; tells whether anything lives."""
+    def _reap_children(self) -> bool:
+        """Reap the children that have ended, and return whether any child is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -419,86 +432,68 @@ class CommandMonitor:
             if pid == 0:
                 return True
             if pid == self._pid:
-                self._status, self._finished_at = status, _wall_time()
+                self._wait_status, self._finished_at = status, _wall_time()
 
-    # --- what it enforces -------------------------------------------------------------------------
-
-    def _look(self) -> None:
-        """See to wishes and times, now and then."""
-        now = _seconds()
-        if now < self._look_at:
+    def _enforce(self) -> None:
+        """Act on stop requests, the deadline and the end of the grace period. Do nothing between two checks."""
+        now = _monotonic()
+        if now < self._check_at:
             return
-        self._look_at = now + _LOOK_SECONDS
-        wish = _read_wish(self._folder)
-        if isinstance(wish, dict) and wish != self._wish:
-            self._wish = wish
-            self._ask("stopped", _grace_of(wish))
-        if os.fstat(self._folder).st_nlink == 0:  # it was removed by hand, and nobody would ever see the job again
-            self._ask("removed", self._errand.grace_seconds)
-        if self._has_to_go:
-            self._ask("watcher ended", self._errand.grace_seconds)
+        self._check_at = now + _CHECK_SECONDS
+        stop_request = _read_stop_request(self._dir_fd)
+        if isinstance(stop_request, dict) and stop_request != self._stop_request:
+            self._stop_request = stop_request
+            grace = stop_request.get("grace_seconds")
+            self._terminate("stopped", float(grace) if isinstance(grace, int | float) else 0.0)
+        if os.fstat(self._dir_fd).st_nlink == 0:  # somebody deleted the directory, so no worker can find this job
+            self._terminate("directory deleted", self._request.grace_seconds)
+        if self._got_sigterm:
+            self._terminate("shim terminated", self._request.grace_seconds)
         if now >= self._deadline:
             self._deadline = float("inf")
-            self._ask("timed out", self._errand.grace_seconds)
-        if self._kill_at is not None and _seconds() >= self._kill_at:
-            self._killed = True
-            kill_descendants(self._errand.cgroups)
+            self._terminate("timed out", self._request.grace_seconds)
+        if self._kill_at is not None and _monotonic() >= self._kill_at:
+            self._sent_kill = True
+            kill_descendants(self._request.cgroup)
 
-    def _ask(self, why: str, grace_seconds: float) -> None:
-        """Tell it to end, once; the kill comes with the shortest grace that was given."""
-        kill_at = _seconds() + grace_seconds
+    def _terminate(self, reason: str, grace_seconds: float) -> None:
+        """Send SIGTERM to the command once, and plan the kill. The shortest grace period wins."""
+        kill_at = _monotonic() + grace_seconds
         self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
-        if self._asked is None:
-            self._asked = why
-            send({self._pid}, signal.SIGTERM)  # as engines do, who leave it to the first process to tell others
+        if self._stop_reason is None:
+            self._stop_reason = reason
+            send_signal({self._pid}, signal.SIGTERM)  # container engines, too, signal only the first process
 
-    def _let_finish(self) -> None:
-        """What a command that was told to end has left running is told, too, and has the rest of the grace."""
-        if self._asked is None:
-            return
-        if self._reap():
-            send(descendants({os.getpid()}, all_processes()), signal.SIGTERM)
-        while self._kill_at is not None and self._reap() and _seconds() < self._kill_at:
-            self._wait(_LOOK_SECONDS)
-            self._look()
+    def _terminate_descendants(self) -> None:
+        """Send SIGTERM to what a terminated command left running, and wait for the rest of the grace period."""
+        if self._reap_children():
+            send_signal(descendants({os.getpid()}, list_processes()), signal.SIGTERM)
+        while self._kill_at is not None and self._reap_children() and _monotonic() < self._kill_at:
+            self._wait(_CHECK_SECONDS)
+            self._enforce()
 
-    def _clear_away(self) -> None:
-        """End what the command has left running, as a container's engine does."""
-        give_up_at = _seconds() + _LAST_KILLS_SECONDS
-        while self._reap() and _seconds() < give_up_at:
-            kill_descendants(self._errand.cgroups)
-            self._wait(0.01)
-
-    # --- how it ended -----------------------------------------------------------------------------
-
-    def _end(self, status: int) -> ShimResult:
-        number = os.waitstatus_to_exitcode(status)
-        code = number if number >= 0 else _SIGNALLED - number
-        left = "processes of it could not be killed; " if self._reap() else ""
-        cause, note = self._cause(code)
-        return ShimResult(code, self._finished_at, cause, (left + (note or "")) or None)
-
-    def _cause(self, code: int) -> tuple[str | None, str | None]:
-        if self._asked == "timed out":
-            return "timed-out", None
-        if code != 0 and _killed_for_memory(self._errand.oom_file):
-            return "out-of-memory", None
-        if self._has_to_go and code > _SIGNALLED:
-            return "engine-lost", "its watcher was told to end, as when the machine goes down"
-        if code == _SIGNALLED + signal.SIGKILL and not self._killed:
-            return None, "Upshot did not kill it: a person may have, or the kernel, for want of memory"
-        return None, None
+    def _result(self, wait_status: int, *, is_anything_left: bool) -> ShimResult:
+        code = os.waitstatus_to_exitcode(wait_status)
+        code = code if code >= 0 else _SIGNALLED - code
+        failure = note = None
+        if self._stop_reason == "timed out":
+            failure = "timed-out"
+        elif code != 0 and _was_out_of_memory(self._request.memory_events):
+            failure = "out-of-memory"
+        elif self._got_sigterm and code > _SIGNALLED:
+            failure, note = "engine-lost", "its shim was terminated, as happens when the machine shuts down"
+        elif code == _SIGNALLED + signal.SIGKILL and not self._sent_kill:
+            note = "Upshot did not kill it; a person may have, or the kernel because memory ran out"
+        if is_anything_left:
+            note = f"some of its processes could not be killed{f'; {note}' if note else ''}"
+        return ShimResult(code, self._finished_at, failure, note)
 
 
-def _grace_of(wish: dict[str, Any]) -> float:
-    grace = wish.get("grace_seconds")
-    return float(grace) if isinstance(grace, int | float) else 0.0
-
-
-def _killed_for_memory(path: str | None) -> bool:
-    if path is None:
+def _was_out_of_memory(memory_events: str | None) -> bool:
+    """Return whether the kernel's OOM killer has killed a process of the cgroup."""
+    if memory_events is None:
         return False
-    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+    with contextlib.suppress(OSError, ValueError), open(memory_events, encoding="ascii") as file:
         counts = dict(line.split() for line in file)
         return int(counts.get("oom_kill", 0)) > 0
     return False
@@ -506,31 +501,31 @@ def _killed_for_memory(path: str | None) -> bool:
 
 def kill_all(find: Callable[[], set[int]]) -> None:
     """
-    Kill all that a question finds, and what they start meanwhile.
+    Kill all processes that `find` returns, and those that they start in the meantime.
 
-    They are stopped first: a process that multiplies is then no faster than we are, where there is
-    a limit on their number.
+    All of them are stopped first. A process that keeps forking then cannot outrun this function, as
+    long as the number of processes is limited.
 
     Args:
-        find: Gives the pids that there are now.
+        find: Returns the pids of the processes that exist now.
     """
     stopped: set[int] = set()
     for _ in range(50):
         found = find()
         if not found - stopped:
             break
-        send(found - stopped, signal.SIGSTOP)
+        send_signal(found - stopped, signal.SIGSTOP)
         stopped |= found
-    send(stopped & find(), signal.SIGKILL)
+    send_signal(stopped & find(), signal.SIGKILL)
 
 
-def kill_descendants(cgroups: list[str]) -> None:
-    """Kill all that came of the command, wherever it went: orphans come to us (see subreaper, prctl(2))."""
-    kill_all(lambda: descendants({os.getpid()}, all_processes()) | in_cgroups(cgroups))
+def kill_descendants(cgroup: str | None) -> None:
+    """Kill everything that the command started. Orphans become children of the shim: see subreaper in prctl(2)."""
+    kill_all(lambda: descendants({os.getpid()}, list_processes()) | cgroup_pids(cgroup))
 
 
-def _seconds() -> float:
-    """Seconds on a clock that goes on while the machine sleeps."""
+def _monotonic() -> float:
+    """Return the seconds of a clock that continues while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -538,20 +533,49 @@ def _wall_time() -> float:
     return time.time()  # noqa: TID251 - this program runs without Upshot
 
 
-def _listen(on_signal: Callable[[int, FrameType | None], None]) -> int:
-    """Have signals wake us; returns the pipe that says so."""
-    wakes, pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1):
-        signal.signal(number, on_signal)
-    return wakes
+# --- from the request to the result ---------------------------------------------------------------
 
 
-# --- from the worker's errand to the end ----------------------------------------------------------
+def main() -> int:
+    """Read the request from standard input, run the command, and record its result. Nobody reads the exit code."""
+    _detach()
+    try:
+        request = ShimRequest(**json.loads(sys.stdin.buffer.read()))
+    except (ValueError, TypeError):
+        return 1  # The worker died while it wrote the request. Nothing is claimed, so the next worker starts the job.
+    process = read_process(os.getpid())
+    assert process is not None  # noqa: S101 - it is this process
+    record = {"pid": process.pid, "start_ticks": process.start_ticks, "boot_id": boot_id(), "started_at": _wall_time()}
+    try:
+        dir_fd = os.open(request.directory, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        claim = create_record(dir_fd, SHIM_RECORD, record, lock=True)
+    except FileNotFoundError:
+        _answer(directory_missing=True)
+        return 1
+    except OSError as error:
+        _answer(error=f"cannot write {SHIM_RECORD}: {error.strerror}")
+        return 1
+    if claim is None:
+        _answer(already_claimed=True)
+        return 1
+    result = _run(request, dir_fd)
+    _clean_up(request, dir_fd)
+    _write_result(result, dir_fd)
+    return 0
+
+
+def _detach() -> None:
+    """Become an orphan in a new session, which signals to the worker's terminal and process group do not reach."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
 
 
 def _answer(**answer: object) -> None:
-    """Tell the worker, if it is there still, and let go of it."""
+    """Send the answer to the worker, if it is still there, and close all connections to it."""
     with contextlib.suppress(OSError):
         os.write(1, json.dumps(answer).encode())
     null = os.open(os.devnull, os.O_RDWR)
@@ -559,84 +583,46 @@ def _answer(**answer: object) -> None:
         os.dup2(null, stream)
 
 
-def _detach() -> None:
-    """Go on as nobody's child, deaf to what the worker's terminal and group are told."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    if os.fork():
-        os._exit(0)
-    os.setsid()
-
-
-def _who_we_are() -> dict[str, Any]:
-    process = read_process(os.getpid())
-    assert process is not None  # noqa: S101 - it is us
-    return {"pid": process.pid, "ticks": process.ticks, "boot": boot_id(), "started_at": _wall_time()}
-
-
-def _watch(errand: ShimRequest, folder: int) -> ShimResult:
-    _control(_PR_SET_CHILD_SUBREAPER, 1)
+def _run(request: ShimRequest, dir_fd: int) -> ShimResult:
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
-        pid, hears = _run(errand)
+        pid, read_end = _start_command(request)
     except ExecFailed as error:
         _answer(refused=str(error))
         return ShimResult(None, _wall_time(), "refused", str(error))
     _answer(pid=os.getpid())
     try:
-        return CommandMonitor(errand, folder, pid, hears).see_through()
-    except Exception as error:  # noqa: BLE001 - whatever it is, nobody else can say how the command ended
-        kill_descendants(errand.cgroups)
-        return ShimResult(None, _wall_time(), "engine-lost", f"its watcher failed: {error!r}")
+        return CommandMonitor(request, dir_fd, pid, read_end).run()
+    except Exception as error:  # noqa: BLE001 - only the shim can report how the command ended
+        kill_descendants(request.cgroup)
+        return ShimResult(None, _wall_time(), "engine-lost", f"its shim failed: {error!r}")
 
 
-def _put_away(errand: ShimRequest, folder: int) -> None:
-    """Remove what must not outlive the command."""
+def _clean_up(request: ShimRequest, dir_fd: int) -> None:
+    """Remove the secret files and the cgroup, which must not outlive the command."""
     with contextlib.suppress(OSError):
-        secrets = os.open(SECRETS, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        secrets = os.open(SECRETS, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
         for name in os.listdir(secrets):
             os.unlink(name, dir_fd=secrets)
-    for path in errand.cgroups:
-        for _ in range(20):
-            try:
-                os.rmdir(path)
-            except FileNotFoundError:
-                break
-            except OSError:  # the kernel takes its time to see that nobody is in it
-                time.sleep(0.05)
-
-
-def main() -> int:
-    """Take the errand from standard input, and see it through; the exit code is nobody's business."""
-    _detach()
-    try:
-        errand = ShimRequest(**json.loads(sys.stdin.buffer.read()))
-    except (ValueError, TypeError):
-        return 1  # the worker died before it had said all: nothing was claimed, and the next one says it again
-    try:
-        folder = os.open(errand.folder, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        claim = publish(folder, CLAIM, _who_we_are(), lock=True)
-    except FileNotFoundError:
-        _answer(gone=True)
-        return 1
-    except OSError as error:
-        _answer(failed=f"cannot keep a record there: {error.strerror}")
-        return 1
-    if claim is None:
-        _answer(taken=True)
-        return 1
-    end = _watch(errand, folder)
-    _put_away(errand, folder)
-    _tell(end, folder)
-    return 0
-
-
-def _tell(end: ShimResult, folder: int) -> None:
-    """Say how it ended; where the disk is full, as soon as there is room again, and the job seems to run until then."""
-    give_up_at = _seconds() + _FULL_DISK_SECONDS
-    while _seconds() < give_up_at:
+    if request.cgroup is None:
+        return
+    for _ in range(20):
         try:
-            publish(folder, END, end._asdict())
+            os.rmdir(request.cgroup)
+        except FileNotFoundError:
+            return
+        except OSError:  # for a moment after the last process has ended, the kernel still reports the cgroup as busy
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _write_result(result: ShimResult, dir_fd: int) -> None:
+    """Write the result. If the disk is full, try again; the job counts as running until the write succeeds."""
+    give_up_at = _monotonic() + _FULL_DISK_SECONDS
+    while _monotonic() < give_up_at:
+        try:
+            create_record(dir_fd, RESULT, result._asdict())
         except FileNotFoundError:  # the job was removed
             return
         except OSError:
