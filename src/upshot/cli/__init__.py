@@ -1,8 +1,8 @@
 """
-The command line: thin commands over the REST API, and the processes themselves.
+The command line: thin commands over the REST API, and commands that run the processes of Upshot.
 
-Exit codes: 0 it worked; 1 it did not, and one line on standard error says why; 2 the command was
-not understood.
+Exit codes: 0 means success. 1 means that the command failed; one line on standard error says why.
+2 means that the command or one of its arguments is invalid.
 """
 
 from upshot.cli.root import main as main

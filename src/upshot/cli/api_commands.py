@@ -1,62 +1,86 @@
-"""Turn a function into a command that talks to a running Upshot through its REST API."""
+"""Decorators for commands that call the REST API of a running Upshot."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from upshot.cli.settings import settings_with
 from upshot.client.endpoint import endpoint_path, read_endpoint
 from upshot.client.http import Client
-from upshot.client.output import Output
-from upshot.errors import ConfigError
+from upshot.console import Output
+from upshot.errors import ConfigError, Unavailable
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.5
 
 
 def connect(data: Path | None = None) -> Client:
     """
-    A client for UPSHOT_URL, or for what `upshot up` runs on the data folder.
+    Return a client for UPSHOT_URL, or for the `upshot up` that runs on the data directory.
+
+    Args:
+        data: The data directory. If it is given, UPSHOT_URL is ignored.
 
     Raises:
-        ConfigError: Neither is there.
+        ConfigError: UPSHOT_URL is not set, and no Upshot runs on the data directory.
     """
     settings = settings_with(data=data)
     token = settings.token.get_secret_value() if settings.token else None
     if settings.url is not None and data is None:
         return Client(settings.url, token, is_local=False)
-    running = read_endpoint(settings.data)
-    if running is None:
+    endpoint = read_endpoint(settings.data)
+    if endpoint is None:
         raise ConfigError(
             f"no Upshot answers: start `upshot up` here, or set UPSHOT_URL "
-            f"({endpoint_path(settings.data)} is not there)"
+            f"({endpoint_path(settings.data)} does not exist)"
         )
-    return Client(running.url, token or running.token, is_local=True)
+    return Client(endpoint.url, token or endpoint.token, is_local=True)
 
 
 def api_command(command: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a function that takes a client and an output first; adds `--json` and `--data`."""
+    """Decorate a command whose first arguments are a client and an output. Add the options `--json` and `--data`."""
     return api_command_with("--data")(command)
 
 
-def api_command_with(option: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """As `talks`, with another name for the option of the data folder."""
-    return functools.partial(_with_client, option)
+def api_command_with(data_option: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the decorator `api_command` with another name for the option of the data directory."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+        @click.option(
+            data_option,
+            "data_dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Data directory of the running `upshot up`. By default: UPSHOT_URL, then UPSHOT_DATA.",
+        )
+        @functools.wraps(command)
+        def with_client(*args: Any, as_json: bool, data_dir: Path | None, **options: Any) -> None:
+            with connect(data_dir) as client:
+                command(client, Output(as_json=as_json), *args, **options)
+
+        return with_client
+
+    return decorate
 
 
-def _with_client(option: str, command: Callable[..., None]) -> Callable[..., None]:
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-    @click.option(
-        option,
-        "folder",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Data folder of the `upshot up` to talk to; otherwise UPSHOT_URL, or UPSHOT_DATA.",
-    )
-    @functools.wraps(command)
-    def with_client(*args: Any, as_json: bool, folder: Path | None, **options: Any) -> None:
-        with connect(folder) as client:
-            command(client, Output(as_json=as_json), *args, **options)
-
-    return with_client
+def poll(request: Callable[[], T]) -> Iterator[T]:
+    """Yield the result of a request every half second. If the server does not answer, report that once and go on."""
+    is_reported = False
+    while True:
+        time.sleep(_POLL_SECONDS)
+        try:
+            result = request()
+        except Unavailable as error:
+            if not is_reported:
+                click.echo(f"{error}; trying again", err=True)
+            is_reported = True
+            continue
+        is_reported = False
+        yield result

@@ -8,40 +8,43 @@ from typing import Any
 
 import click
 
+from upshot.cli.aliases_and_tags import alias_group, tag_group
 from upshot.cli.api_commands import api_command
-from upshot.cli.params import ARTIFACT, ARTIFACT_VERSION, OBJECT, assignments
-from upshot.client.http import Client, path_of
-from upshot.client.output import Output, when
+from upshot.cli.params import ARTIFACT, ARTIFACT_VERSION, OBJECT, artifact_path, parse_assignments
+from upshot.client.http import Client, api_path
+from upshot.console import Output, local_time
 from upshot.domain.reference import Reference
 
 
 @click.group()
 def artifacts() -> None:
-    """Log artifact versions; list, show, name and tag them."""
+    """Log artifact versions; list, show, alias and tag them."""
 
 
 @artifacts.command()
 @click.argument("artifact", type=ARTIFACT)
-@click.option("--type", "kind", default="model", show_default=True, help="Type of the artifact, fixed when it is made.")
-@click.option("--metadata", type=OBJECT, help="Metadata as a JSON object, or @FILE that holds one.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="One key of the metadata; may be repeated.")
-@click.option("--digest", help="Digest of the content, such as sha256:…")
+@click.option(
+    "--type", "artifact_type", default="model", show_default=True, help="Type of the artifact. It cannot change later."
+)
+@click.option("--metadata", type=OBJECT, help="Metadata as a JSON object, or @FILE to read it from a file.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="One key of the metadata. Can be repeated.")
+@click.option("--digest", help="Digest of the content, such as sha256:….")
 @click.option(
     "--file",
     "files",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of the artifact: its name and digest are logged, not its bytes; may be repeated.",
+    help="A file of the artifact. Its name and digest are logged; its content is not uploaded. Can be repeated.",
 )
-@click.option("--description", help="What it is.")
-@click.option("--alias", "aliases", multiple=True, help="An alias in the project; may be repeated.")
+@click.option("--description", help="Description of the version.")
+@click.option("--alias", "aliases", multiple=True, help="An alias in the project. Can be repeated.")
 @api_command
 def log(
     client: Client,
     output: Output,
     artifact: tuple[str, str],
     *,
-    kind: str,
+    artifact_type: str,
     metadata: dict[str, Any] | None,
     pairs: tuple[str, ...],
     digest: str | None,
@@ -52,13 +55,13 @@ def log(
     """
     Log a version of PROJECT/ARTIFACT.
 
-    Content equal to the latest version's makes no new version; the digest says what is equal.
+    No version is created if the content equals that of the latest version. The digest decides what is equal.
     """
     project, name = artifact
     body: dict[str, Any] = {
         "name": name,
-        "type": kind,
-        "metadata": {**(metadata or {}), **assignments(pairs)},
+        "artifact_type": artifact_type,
+        "metadata": {**(metadata or {}), **parse_assignments(pairs)},
         "aliases": list(aliases),
         "description": description or "",
     }
@@ -66,107 +69,73 @@ def log(
         body["digest"] = digest
     if files:
         body["manifest"] = {file.name: _digest(file) for file in files}
-    made = client.post(path_of("projects", project, "artifacts"), body)
-    said = f"{made['reference']} ({made['digest']})"
-    output.done(made, f"logged {said}" if made["events"] else f"no new version: {said} has this content already")
+    logged = client.post(api_path("projects", project, "artifacts"), body)
+    version = f"{logged['reference']} ({logged['digest']})"
+    output.result(
+        logged, f"logged {version}" if logged["event_ids"] else f"no new version: {version} has this content already"
+    )
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
 
 
 @artifacts.command("list")
 @click.argument("artifact", type=ARTIFACT)
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
 @api_command
-def list_artifacts(client: Client, output: Output, artifact: tuple[str, str], limit: int) -> None:
+def list_versions(client: Client, output: Output, artifact: tuple[str, str], limit: int) -> None:
     """List the versions of PROJECT/ARTIFACT, newest first."""
     project, name = artifact
-    found = client.items(path_of("projects", project, "artifacts", name, "versions"), limit=limit)
+    versions = client.items(api_path("projects", project, "artifacts", name, "versions"), limit=limit)
     columns = {
-        "version": lambda one: one["reference"],
-        "type": lambda one: one["type"],
-        "aliases": lambda one: one["aliases"],
-        "tags": lambda one: one["tags"],
-        "logged": lambda one: when(one["created_at"]),
-        "digest": lambda one: one["digest"],
+        "version": lambda version: version["reference"],
+        "type": lambda version: version["artifact_type"],
+        "aliases": lambda version: version["aliases"],
+        "tags": lambda version: version["tags"],
+        "logged": lambda version: local_time(version["created_at"]),
+        "digest": lambda version: version["digest"],
     }
-    output.rows(found, columns, none=f"nothing was logged as {project}/{name}")
+    output.rows(versions, columns, empty=f"{project}/{name} has no versions")
 
 
 @artifacts.command()
 @click.argument("version", type=ARTIFACT_VERSION)
 @api_command
 def show(client: Client, output: Output, version: Reference) -> None:
-    """Show VERSION (project/artifact:v3, or :alias)."""
-    one = client.get(_path(version, "versions", version.version))
+    """Show VERSION (project/artifact:v3 or project/artifact:ALIAS)."""
+    shown = client.get(artifact_path(version, "versions", version.version))
     if output.as_json:
-        output.data(one)
+        output.json(shown)
         return
     output.fields(
         (
-            ("artifact", one["reference"]),
-            ("type", one["type"]),
-            ("digest", one["digest"]),
-            ("aliases", one["aliases"]),
-            ("tags", one["tags"]),
-            ("metadata", one["metadata"]),
-            ("description", one["description"]),
-            ("files", sorted(one["manifest"] or ())),
-            ("logged", f"{when(one['created_at'])} by {one['created_by']}"),
+            ("artifact", shown["reference"]),
+            ("type", shown["artifact_type"]),
+            ("digest", shown["digest"]),
+            ("aliases", shown["aliases"]),
+            ("tags", shown["tags"]),
+            ("metadata", shown["metadata"]),
+            ("description", shown["description"]),
+            ("files", sorted(shown["manifest"] or ())),
+            ("logged", f"{local_time(shown['created_at'])} by {shown['created_by']}"),
         )
     )
 
 
-@artifacts.group()
-def alias() -> None:
-    """Give an alias in the project to an artifact version, or take it away; collections have their own."""
-
-
-@alias.command("set")
-@click.argument("version", type=ARTIFACT_VERSION)
-@click.argument("alias_name", metavar="ALIAS")
-@api_command
-def set_alias(client: Client, output: Output, version: Reference, alias_name: str) -> None:
-    """Give ALIAS to VERSION (project/artifact:v3); whichever version had it loses it."""
-    changed = client.put(_path(version, "aliases", alias_name), {"version": version.version})
-    output.done(changed, f"{version.scope}/{version.name}:{alias_name} is now {changed['version']}")
-
-
-@alias.command("rm")
-@click.argument("reference", metavar="PROJECT/ARTIFACT:ALIAS", type=ARTIFACT_VERSION)
-@api_command
-def remove_alias(client: Client, output: Output, reference: Reference) -> None:
-    """Take an alias away from whichever version has it."""
-    gone = client.delete(_path(reference, "aliases", reference.version))
-    output.done(gone, f"{reference.scope}/{reference.name} has no alias {reference.version} any more")
-
-
-@artifacts.group()
-def tag() -> None:
-    """Tag an artifact version, or take a tag away; all links to it have its tags."""
-
-
-@tag.command("add")
-@click.argument("version", type=ARTIFACT_VERSION)
-@click.argument("tag_name", metavar="TAG")
-@api_command
-def add_tag(client: Client, output: Output, version: Reference, tag_name: str) -> None:
-    """Tag VERSION (project/artifact:v3)."""
-    tagged = client.put(_path(version, "versions", version.version, "tags", tag_name))
-    output.done(tagged, f"tagged {tagged['reference']} {tag_name}")
-
-
-@tag.command("rm")
-@click.argument("version", type=ARTIFACT_VERSION)
-@click.argument("tag_name", metavar="TAG")
-@api_command
-def remove_tag(client: Client, output: Output, version: Reference, tag_name: str) -> None:
-    """Take a tag away from VERSION (project/artifact:v3)."""
-    untagged = client.delete(_path(version, "versions", version.version, "tags", tag_name))
-    output.done(untagged, f"{untagged['reference']} has no tag {tag_name} any more")
-
-
-def _path(version: Reference, *parts: str) -> str:
-    return path_of("projects", version.scope, "artifacts", version.name, *parts)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
+artifacts.add_command(
+    alias_group(
+        artifact_path,
+        ARTIFACT_VERSION,
+        group_help="Move an alias in the project to an artifact version, or remove it. Collections have aliases of "
+        "their own.",
+    )
+)
+artifacts.add_command(
+    tag_group(
+        artifact_path,
+        ARTIFACT_VERSION,
+        group_help="Add a tag to an artifact version, or remove it. The tags appear on all versions linked to it.",
+    )
+)

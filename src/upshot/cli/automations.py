@@ -9,63 +9,57 @@ from typing import Any
 import click
 
 from upshot.cli.api_commands import api_command
-from upshot.client.http import Client, path_of
-from upshot.client.output import Output
+from upshot.client.http import Client, api_path
+from upshot.console import Output
 
 
 @click.group()
 def automations() -> None:
-    """What is loaded, and what is broken."""
+    """List and show the loaded automations, and the errors in automation files."""
 
 
 @automations.command("list")
 @api_command
 def list_automations(client: Client, output: Output) -> None:
-    """List the automations that are loaded, and what is wrong in other files."""
+    """List the loaded automations, and the errors in automation files."""
     loaded = client.items("/automations", limit=100_000)
     broken = client.get("/automations", limit=1)["broken"]
     if output.as_json:
-        output.data({"items": loaded, "broken": broken})
+        output.json({"items": loaded, "broken": broken})
         return
     columns = {
-        "automation": lambda one: one["name"],
-        "on": lambda one: ", ".join(trigger["kind"] for trigger in one["on"]),
-        "steps": lambda one: ", ".join(step["uses"] for step in one["steps"]),
-        "enabled": lambda one: "yes" if one["enabled"] else "no",
-        "file": _place,
+        "automation": lambda automation: automation["name"],
+        "on": lambda automation: ", ".join(trigger["kind"] for trigger in automation["on"]),
+        "steps": lambda automation: ", ".join(step["uses"] for step in automation["steps"]),
+        "enabled": lambda automation: "yes" if automation["enabled"] else "no",
+        "file": _location,
     }
-    output.rows(loaded, columns, none="no automations are loaded")
-    for finding in broken:
-        output.line(output.state("broken"), f"  {describe(finding)}")
+    output.rows(loaded, columns, empty="no automations are loaded")
+    for diagnostic in broken:
+        output.line(output.state("broken"), f"  {_location(diagnostic)}: {diagnostic['reason']}")
 
 
 @automations.command()
 @click.argument("automation")
 @api_command
 def show(client: Client, output: Output, automation: str) -> None:
-    """Show an automation as it is loaded."""
-    one = client.get(path_of("automations", automation))
+    """Show a loaded automation."""
+    shown = client.get(api_path("automations", automation))
     if output.as_json:
-        output.data(one)
+        output.json(shown)
         return
     output.fields(
         (
-            ("automation", one["name"]),
-            ("description", one["description"] or None),
-            ("file", _place(one)),
-            ("revision", one["revision"]),
-            ("enabled", "yes" if one["enabled"] else "no"),
+            ("automation", shown["name"]),
+            ("description", shown["description"] or None),
+            ("file", _location(shown)),
+            ("revision", shown["revision"]),
+            ("enabled", "yes" if shown["enabled"] else "no"),
         )
     )
     output.line()
-    output.text(json.dumps(one["source"], indent=2, ensure_ascii=False))
+    output.text(json.dumps(shown["source"], indent=2, ensure_ascii=False))
 
 
-def _place(automation: Mapping[str, Any]) -> str:
-    return f"{automation['path']}:{automation['line']}"
-
-
-def describe(finding: Mapping[str, Any]) -> str:
-    """What is wrong in a file, with its place."""
-    place = finding["path"] if finding["line"] is None else f"{finding['path']}:{finding['line']}"
-    return f"{place}: {finding['reason']}"
+def _location(item: Mapping[str, Any]) -> str:
+    return item["path"] if item["line"] is None else f"{item['path']}:{item['line']}"

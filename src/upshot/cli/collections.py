@@ -8,13 +8,13 @@ import click
 
 from upshot.cli.api_commands import api_command
 from upshot.cli.params import COLLECTION
-from upshot.client.http import Client, path_of
-from upshot.client.output import Output, when
+from upshot.client.http import Client, api_path
+from upshot.console import Output, local_time
 
 
 @click.group()
 def collections() -> None:
-    """List, make, show, describe and delete collections."""
+    """List, create, show, update and delete collections."""
 
 
 @collections.command("list")
@@ -23,29 +23,31 @@ def collections() -> None:
 @api_command
 def list_collections(client: Client, output: Output, registry: str, limit: int) -> None:
     """List the collections of a registry."""
-    found = client.items(path_of("registries", registry, "collections"), limit=limit)
+    listed = client.items(api_path("registries", registry, "collections"), limit=limit)
     columns = {
-        "collection": lambda one: f"{registry}/{one['name']}",
-        "type": lambda one: one["artifact_type"],
+        "collection": lambda collection: collection["reference"],
+        "type": lambda collection: collection["artifact_type"],
         "aliases": _aliases,
-        "tags": lambda one: one["tags"],
+        "tags": lambda collection: collection["tags"],
     }
-    output.rows(found, columns, none=f"registry {registry} has no collections yet: `upshot registry link` makes one")
+    output.rows(
+        listed, columns, empty=f"registry {registry} has no collections yet; `upshot registry link` creates one"
+    )
 
 
 @collections.command()
 @click.argument("collection", type=COLLECTION)
-@click.option("--type", "artifact_type", default="model", show_default=True, help="Type of the artifacts it takes.")
+@click.option("--type", "artifact_type", default="model", show_default=True, help="Type of its artifacts.")
 @click.option("--description", help="The model card, in Markdown.")
 @api_command
 def create(
     client: Client, output: Output, collection: tuple[str, str], artifact_type: str, description: str | None
 ) -> None:
-    """Make a collection."""
+    """Create a collection."""
     registry, name = collection
     body = {"name": name, "artifact_type": artifact_type, "description": description or ""}
-    made = client.post(path_of("registries", registry, "collections"), body)
-    output.done(made, f"made {registry}/{name}, for artifacts of type {artifact_type}")
+    created = client.post(api_path("registries", registry, "collections"), body)
+    output.result(created, f"created {registry}/{name} for artifacts of type {artifact_type}")
 
 
 @collections.command()
@@ -53,19 +55,18 @@ def create(
 @api_command
 def show(client: Client, output: Output, collection: tuple[str, str]) -> None:
     """Show a collection."""
-    registry, name = collection
-    one = client.get(path_of("registries", registry, "collections", name))
+    shown = client.get(_path(collection))
     if output.as_json:
-        output.data(one)
+        output.json(shown)
         return
     output.fields(
         (
-            ("collection", f"{registry}/{name}"),
-            ("type", one["artifact_type"]),
-            ("aliases", _aliases(one)),
-            ("tags", one["tags"]),
-            ("made", f"{when(one['created_at'])} by {one['created_by']}"),
-            ("description", one["description"]),
+            ("collection", shown["reference"]),
+            ("type", shown["artifact_type"]),
+            ("aliases", _aliases(shown)),
+            ("tags", shown["tags"]),
+            ("created", f"{local_time(shown['created_at'])} by {shown['created_by']}"),
+            ("description", shown["description"]),
         )
     )
 
@@ -75,21 +76,24 @@ def show(client: Client, output: Output, collection: tuple[str, str]) -> None:
 @click.option("--description", required=True, help="The model card, in Markdown.")
 @api_command
 def update(client: Client, output: Output, collection: tuple[str, str], description: str) -> None:
-    """Describe a collection anew."""
-    registry, name = collection
-    changed = client.patch(path_of("registries", registry, "collections", name), {"description": description})
-    output.done(changed, f"described {registry}/{name}")
+    """Change the description of a collection."""
+    updated = client.patch(_path(collection), {"description": description})
+    output.result(updated, f"updated the description of {'/'.join(collection)}")
 
 
 @collections.command()
 @click.argument("collection", type=COLLECTION)
-@click.confirmation_option(prompt="Its versions and aliases go with it (the artifacts stay). Delete it?")
+@click.confirmation_option(prompt="This also deletes its versions and aliases; the artifacts stay. Delete it?")
 @api_command
 def delete(client: Client, output: Output, collection: tuple[str, str]) -> None:
-    """Delete a collection, its links and aliases; artifacts stay."""
+    """Delete a collection with its versions and aliases. The artifacts stay."""
+    deleted = client.delete(_path(collection))
+    output.result(deleted, f"deleted {'/'.join(collection)}")
+
+
+def _path(collection: tuple[str, str]) -> str:
     registry, name = collection
-    gone = client.delete(path_of("registries", registry, "collections", name))
-    output.done(gone, f"deleted {registry}/{name}")
+    return api_path("registries", registry, "collections", name)
 
 
 def _aliases(collection: dict[str, Any]) -> list[str]:

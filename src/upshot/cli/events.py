@@ -3,159 +3,144 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
-from upshot.cli.api_commands import api_command, api_command_with
-from upshot.cli.params import OBJECT, assignments
-from upshot.client.http import Client, path_of
-from upshot.client.output import Output, when
+from upshot.cli.api_commands import api_command, api_command_with, poll
+from upshot.cli.params import OBJECT, parse_assignments
+from upshot.client.http import Client, api_path
 from upshot.clock import parse_time
-from upshot.errors import Unavailable
+from upshot.console import Output, local_time
 from upshot.ids import new_id
 
-_ASK_EVERY_SECONDS = 0.5
-# Events of concurrent mutations become visible out of order by as long as a mutation takes.
-_LOOK_BACK = timedelta(seconds=5)
-_MANY = 100_000  # events that happen between two questions
-_THE_BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)
+# Events of concurrent mutations can become visible out of order, by as long as a mutation takes.
+_OVERLAP = timedelta(seconds=5)
+_MAX_NEW_EVENTS = 100_000  # between two requests
+_BEFORE_ALL_EVENTS = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @click.group()
 def events() -> None:
-    """What happened, and what answered it; emit your own."""
+    """List, show and follow events; emit custom events."""
 
 
 @events.command("list")
-@click.option("--kind", help="Such as alias-added.")
-@click.option("--subject", help="Such as model/churn, or model/churn:v3.")
-@click.option("--name", help="Of custom events.")
-@click.option("--mutation", help="Id of the mutation that made them.")
+@click.option("--kind", help="Kind of the event, such as alias-added.")
+@click.option("--subject", help="Subject of the event, such as model/churn or model/churn:v3.")
+@click.option("--name", help="Name of the custom event.")
+@click.option("--mutation", "mutation_id", help="Id of the mutation that caused the event.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
 @api_command
 def list_events(client: Client, output: Output, *, limit: int, **query: str | None) -> None:
     """List events, newest first."""
     columns = {
-        "id": lambda one: one["id"],
-        "time": lambda one: when(one["time"]),
+        "id": lambda event: event["id"],
+        "time": lambda event: local_time(event["time"]),
         "kind": _kind,
-        "subject": lambda one: one["subject"],
-        "about": _about,
-        "actor": lambda one: one["actor"]["name"],
-        "matched": lambda one: "yes" if one["matched_at"] else "not yet",
+        "subject": lambda event: event["subject"],
+        "about": _alias_or_tag,
+        "actor": lambda event: event["actor"]["name"],
+        "matched": lambda event: "yes" if event["matched_at"] else "not yet",
     }
-    output.rows(client.items("/events", limit=limit, **query), columns, none="nothing has happened yet")
+    output.rows(client.items("/events", limit=limit, **query), columns, empty="there are no such events")
 
 
 @events.command()
 @click.argument("event")
 @api_command
 def show(client: Client, output: Output, event: str) -> None:
-    """Show an event: what it says, which automations answered it, and why the others did not."""
-    one = client.get(path_of("events", event))
+    """Show an event: its data, the automations that answered it, and why the other automations did not."""
+    shown = client.get(api_path("events", event))
     if output.as_json:
-        output.data(one)
+        output.json(shown)
         return
+    causes = [f"{cause['automation']} ({cause['execution_id']})" for cause in shown["chain"]]
     output.fields(
         (
-            ("event", one["id"]),
-            ("kind", _kind(one)),
-            ("subject", one["subject"]),
-            ("time", when(one["time"])),
-            ("actor", f"{one['actor']['name']} ({one['actor']['kind']})"),
-            ("mutation", f"{one['mutation_id']} (event {one['sequence'] + 1} of it)"),
-            ("caused by", ", ".join(f"{link['automation']} ({link['execution']})" for link in one["chain"]) or None),
-            ("matched", when(one["matched_at"]) or "not yet: it waits for a worker"),
+            ("event", shown["id"]),
+            ("kind", _kind(shown)),
+            ("subject", shown["subject"]),
+            ("time", local_time(shown["time"])),
+            ("actor", f"{shown['actor']['name']} ({shown['actor']['kind']})"),
+            ("mutation", f"{shown['mutation_id']} (event {shown['sequence'] + 1} of it)"),
+            ("caused by", ", ".join(causes) or None),
+            ("matched", local_time(shown["matched_at"]) or "not yet: it waits for a worker"),
         )
     )
     output.line()
     output.line("data")
-    output.text(json.dumps(one["data"], indent=2, ensure_ascii=False), indent=2)
+    output.text(json.dumps(shown["data"], indent=2, ensure_ascii=False), indent=2)
     output.line()
-    explain(output, one)
-
-
-def explain(output: Output, event: dict[str, Any]) -> None:
-    """Print what each automation made of an event."""
-    answers = event["explanation"]
-    if not answers:
+    if not shown["explanation"]:
         output.line("no automations are loaded")
-    for answer in sorted(answers, key=lambda one: not one["answered"]):
+    for answer in sorted(shown["explanation"], key=lambda answer: not answer["answered"]):
         if answer["answered"]:
-            output.line(f"answered by  {answer['automation']}  ({answer['execution']})")
+            output.line(f"answered by  {answer['automation']}  ({answer['execution_id']})")
         else:
-            reason = answer["reason"] or "it was not loaded, or not yet, when the event was matched"
+            reason = answer["reason"] or "it was not loaded when the event was matched"
             output.line(f"not by       {answer['automation']}: {reason}")
 
 
 @events.command()
-@click.option("--kind", help="Such as alias-added.")
-@click.option("--subject", help="Such as model/churn.")
-@click.option("--last", default=10, show_default=True, type=click.IntRange(0), help="So many earlier events first.")
+@click.option("--kind", help="Kind of the event, such as alias-added.")
+@click.option("--subject", help="Subject of the event, such as model/churn.")
+@click.option("--last", default=10, show_default=True, type=click.IntRange(0), help="Number of past events to print.")
 @api_command
 def tail(client: Client, output: Output, *, last: int, **query: str | None) -> None:
-    """Follow events as they happen, until Ctrl-C; with `--json` one JSON object a line."""
+    """Print new events until Ctrl-C. With `--json`, print one JSON object per line."""
     try:
         for event in _follow(client, last, query):
             if output.as_json:
-                click.echo(json.dumps(event, ensure_ascii=False))
+                output.json(event, compact=True)
             else:
-                output.line(f"{event['time'][:23]}  {_kind(event):<20} {event['subject']:<30} {_about(event) or ''}")
+                output.line(
+                    f"{event['time'][:23]}  {_kind(event):<20} {event['subject']:<30} {_alias_or_tag(event) or ''}"
+                )
     except KeyboardInterrupt:
         return
 
 
 def _follow(client: Client, last: int, query: dict[str, str | None]) -> Iterator[dict[str, Any]]:
-    """The last so many events, then the later ones as they become visible, each once, for ever."""
+    """Yield the `last` newest events, then each later event once, as soon as it is visible."""
     newest = client.items("/events", limit=max(last, 1), **query)
     yield from reversed(newest[:last])
-    reached, newest_id = (parse_time(newest[0]["time"]), newest[0]["id"]) if newest else (_THE_BEGINNING, "")
-    seen = {event["id"]: event["time"] for event in _since(client, reached, query) if event["id"] <= newest_id}
-    complained = False
-    while True:
-        time.sleep(_ASK_EVERY_SECONDS)
-        try:
-            later = _since(client, reached, query)
-            complained = False
-        except Unavailable as error:
-            if not complained:
-                click.echo(f"{error}; trying again", err=True)
-            complained = True
-            continue
-        yield from (event for event in later if event["id"] not in seen)
-        seen = {event["id"]: event["time"] for event in later} or seen
-        reached = max((parse_time(moment) for moment in seen.values()), default=reached)
+    reached, newest_id = (parse_time(newest[0]["time"]), newest[0]["id"]) if newest else (_BEFORE_ALL_EVENTS, "")
 
+    def recent() -> list[dict[str, Any]]:
+        after_id = new_id("evt", reached - _OVERLAP)
+        return client.items("/events", limit=_MAX_NEW_EVENTS, after=after_id, **query)
 
-def _since(client: Client, reached: datetime, query: dict[str, str | None]) -> list[dict[str, Any]]:
-    return client.items("/events", limit=_MANY, after=new_id("evt", reached - _LOOK_BACK), **query)
+    seen = {event["id"]: event["time"] for event in recent() if event["id"] <= newest_id}
+    for events in poll(recent):
+        yield from (event for event in events if event["id"] not in seen)
+        seen = {event["id"]: event["time"] for event in events} or seen
+        reached = max((parse_time(time) for time in seen.values()), default=reached)
 
 
 @events.command()
 @click.argument("name")
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--data", type=OBJECT, help="The event's data as a JSON object, or @FILE that holds one, or @-.")
+@click.option("--data", type=OBJECT, help="Data of the event as a JSON object, @FILE, or @- for standard input.")
 @api_command_with("--folder")
 def emit(client: Client, output: Output, name: str, pairs: tuple[str, ...], data: dict[str, Any] | None) -> None:
     """
-    Emit a custom event NAME, with data.
+    Emit a custom event NAME with data.
 
-    A value that is JSON is taken as that, any other as text: `emit drift-found score=0.4 model=churn`.
+    A value that is valid JSON is read as JSON, any other value as text: `emit drift-found score=0.4 model=churn`.
     """
-    accepted = client.post("/events", {"name": name, "data": {**(data or {}), **assignments(pairs)}})
-    output.done(accepted, f"accepted as {accepted['id']}")
+    accepted = client.post("/events", {"name": name, "data": {**(data or {}), **parse_assignments(pairs)}})
+    output.result(accepted, f"accepted as {accepted['id']}")
 
 
 def _kind(event: dict[str, Any]) -> str:
     return f"custom {event['name']}" if event["name"] else str(event["kind"])
 
 
-def _about(event: dict[str, Any]) -> str | None:
-    """The word that the event turns on: an alias, a tag."""
+def _alias_or_tag(event: dict[str, Any]) -> str | None:
+    """Return the alias or tag that an event is about, if any."""
     if event["kind"] == "custom":
         return None
     word = event["data"].get("alias") or event["data"].get("tag")

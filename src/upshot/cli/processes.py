@@ -1,4 +1,4 @@
-"""The parts of a server one by one: `upshot serve`, `upshot worker`, `upshot migrate`."""
+"""The processes of a server one by one: `upshot serve`, `upshot worker`, `upshot migrate`."""
 
 from __future__ import annotations
 
@@ -9,60 +9,65 @@ from typing import Any
 import click
 
 from upshot import gc_tuning
-from upshot.cli.settings import joined, settings_with
+from upshot.cli.settings import settings_with, with_running_endpoint
 from upshot.embedded.parent_watchdog import stop_when_stdin_ends
 from upshot.logs import configure
 from upshot.settings import Settings
 
-_SPARE_SECONDS = 10.0  # beyond `stop_seconds`, before a part that outlived its supervisor is killed
+_SPARE_SECONDS = 10.0  # beyond `stop_seconds`, before a process that outlived its supervisor is killed
 
-_data = click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data folder.")
+_data = click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data directory.")
 _automations = click.option(
-    "--automations", type=click.Path(path_type=Path, file_okay=False), help="Folder of automation files."
+    "--automations", type=click.Path(path_type=Path, file_okay=False), help="Directory of automation files."
 )
 _until_stdin_ends = click.option(
-    "--until-stdin-ends", is_flag=True, help="Stop when standard input ends, as a supervisor's child should."
+    "--until-stdin-ends", is_flag=True, help="Stop when standard input ends. Supervisors use it to stop orphans."
 )
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes any free one.")
-@click.option("--host", help="Address to listen on; beyond loopback, UPSHOT_TOKEN must be set.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 chooses a free port.")
+@click.option("--host", help="Address to listen on. If it is not a loopback address, UPSHOT_TOKEN must be set.")
 @_data
 @_automations
 @click.option(
-    "--fd", "fds", type=int, multiple=True, hidden=True, help="Listen on this open socket: a supervisor holds the port."
+    "--fd",
+    "fds",
+    type=int,
+    multiple=True,
+    hidden=True,
+    help="File descriptor of an open socket to listen on, inherited from a supervisor that keeps the port.",
 )
 @_until_stdin_ends
 def serve(*, fds: tuple[int, ...], until_stdin_ends: bool, **options: Any) -> None:
-    """Run the web process alone: the REST API, health and metrics."""
-    settings = _begin(until_stdin_ends, **options)
+    """Run only the web process: the REST API, health checks and metrics."""
+    settings = _prepare(until_stdin_ends, **options)
     from upshot.web.serve import serve as run_web
     from upshot.wiring.web import build_web
 
-    house = build_web(settings)
+    deps = build_web(settings)
     gc_tuning.freeze_startup_objects()
-    run_web(house, fds=fds)
+    run_web(deps, fds=fds)
 
 
 @click.command()
 @_data
 @_automations
-@click.option("--in-flight", type=click.IntRange(1), help="Steps to perform at the same time.")
+@click.option("--in-flight", type=click.IntRange(1), help="Number of steps that may run at the same time.")
 @click.option(
     "--queues",
     metavar="NAME[,NAME]",
-    help="Take only these queues of jobs; `events` among them answers events. Left out, it takes everything.",
+    help="Queues of jobs that this worker takes. Include `events` to answer events as well. By default: everything.",
 )
 @_until_stdin_ends
 def worker(*, until_stdin_ends: bool, in_flight: int | None, **options: Any) -> None:
     """
-    Run a worker alone.
+    Run only a worker.
 
-    It joins the other workers of the same Redis and database; beside a running `upshot up` it finds
-    both through the data folder.
+    It joins the other workers that use the same Redis and database. If `upshot up` runs on the data directory,
+    the worker reads both addresses from there.
     """
-    settings = _begin(until_stdin_ends, worker_in_flight=in_flight, **options)
+    settings = _prepare(until_stdin_ends, worker_in_flight=in_flight, **options)
     from upshot.worker.process import main as run_worker
 
     sys.exit(run_worker(settings))
@@ -72,19 +77,19 @@ def worker(*, until_stdin_ends: bool, in_flight: int | None, **options: Any) -> 
 @_data
 def migrate(data: Path | None) -> None:
     """
-    Bring the database to the present form.
+    Upgrade the database schema.
 
-    `serve` and `worker` do so as well when they start; run it alone where they may not.
+    `serve` and `worker` do the same when they start. Use this command where they lack the permission.
     """
     settings = settings_with(data=data)
     from upshot.wiring.parts import open_database
 
     open_database(settings).close()
-    click.echo("the database is up to date")
+    click.echo("the database schema is up to date")
 
 
-def _begin(until_stdin_ends: bool, /, **options: Any) -> Settings:
-    settings = joined(settings_with(**options))
+def _prepare(until_stdin_ends: bool, /, **options: Any) -> Settings:
+    settings = with_running_endpoint(settings_with(**options))
     if until_stdin_ends:
         stop_when_stdin_ends(settings.stop_seconds + _SPARE_SECONDS)
     configure(settings.log_level, settings.log_format)

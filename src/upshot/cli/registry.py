@@ -1,4 +1,4 @@
-"""`upshot registry`: collections, artifacts, links, aliases, tags, metadata, history."""
+"""`upshot registry`: collections, artifacts, links, aliases, tags, metadata and history."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import click
 from upshot.cli.lazy import LazyGroup
 
 _COMMANDS = {
-    "collections": ("upshot.cli.collections:collections", "List, make, show, describe and delete collections."),
-    "artifacts": ("upshot.cli.artifacts:artifacts", "Log artifact versions; list, show, name and tag them."),
+    "collections": ("upshot.cli.collections:collections", "List, create, show, update and delete collections."),
+    "artifacts": ("upshot.cli.artifacts:artifacts", "Log artifact versions; list, show, alias and tag them."),
     "link": ("upshot.cli.versions:link", "Link an artifact version to a collection."),
-    "unlink": ("upshot.cli.versions:unlink", "Take a version out of its collection."),
+    "unlink": ("upshot.cli.versions:unlink", "Remove a version from its collection."),
     "versions": ("upshot.cli.versions:versions", "List the versions of a collection."),
-    "show": ("upshot.cli.versions:show", "Show one version."),
-    "alias": ("upshot.cli.versions:alias", "Give an alias to a version, or take it away."),
-    "tag": ("upshot.cli.versions:tag", "Tag a version or a collection, or take a tag away."),
+    "show": ("upshot.cli.versions:show", "Show a version."),
+    "alias": ("upshot.cli.versions:alias", "Move an alias to a version, or remove it."),
+    "tag": ("upshot.cli.versions:tag", "Add a tag to a version or a collection, or remove it."),
     "metadata": ("upshot.cli.versions:metadata", "Change the metadata of a version."),
-    "history": ("upshot.cli.versions:history", "Who changed what, and when."),
+    "history": ("upshot.cli.versions:history", "List who changed what, newest first."),
 }
 
 
 @click.group(cls=LazyGroup, lazy=_COMMANDS)
 def registry() -> None:
     """
-    Collections, artifacts, links, aliases, tags, metadata, history.
+    Manage collections, artifacts, links, aliases, tags and metadata.
 
-    A version is written REGISTRY/COLLECTION:v3 or REGISTRY/COLLECTION:ALIAS, an artifact version
-    PROJECT/ARTIFACT:v3; without `:…`, the latest is meant.
+    Write a version as REGISTRY/COLLECTION:v3 or REGISTRY/COLLECTION:ALIAS, and an artifact version as
+    PROJECT/ARTIFACT:v3 or PROJECT/ARTIFACT:ALIAS. Without `:…`, the latest version is used.
     """

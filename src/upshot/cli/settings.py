@@ -1,4 +1,4 @@
-"""Settings as a command sees them: the environment, and on top what was said on the command line."""
+"""Settings of commands: environment variables, overridden by command-line options."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from pydantic import ValidationError
 from upshot.client.endpoint import read_endpoint
 from upshot.errors import ConfigError
 from upshot.settings import Settings
+from upshot.validation import validation_problems
 
 
 def settings_with(**options: Any) -> Settings:
     """
-    Read the settings; an option that is None was not given.
+    Read the settings. Options override environment variables; None means that an option was not given.
 
     Raises:
-        ConfigError: Settings that cannot be meant, each by name.
+        ConfigError: Some settings are invalid. The text names each of them.
     """
     try:
         return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        findings = [f"UPSHOT_{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
-        raise ConfigError("; ".join(findings)) from error
+        problems = validation_problems(error.errors(), show_values=False)  # a value may be a secret
+        lines = [f"UPSHOT_{str(problem.path[0]).upper()} {problem.message}" for problem in problems]
+        raise ConfigError("; ".join(lines)) from error
 
 
-def joined(settings: Settings) -> Settings:
-    """With Redis and database of the `upshot up` that runs on this data, where no others are named."""
-    running = None if settings.redis_url else read_endpoint(settings.data)
-    if running is None:
+def with_running_endpoint(settings: Settings) -> Settings:
+    """Fill in the Redis and database URLs of the `upshot up` that runs on this data directory, if they are not set."""
+    endpoint = None if settings.redis_url else read_endpoint(settings.data)
+    if endpoint is None:
         return settings
-    database_url = settings.database_url or running.database_url
-    return settings.model_copy(update={"redis_url": running.redis_url, "database_url": database_url})
+    database_url = settings.database_url or endpoint.database_url
+    return settings.model_copy(update={"redis_url": endpoint.redis_url, "database_url": database_url})

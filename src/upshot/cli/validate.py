@@ -11,51 +11,49 @@ from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.automations.loader import load_file, load_folder, merge
 from upshot.cli.settings import settings_with
-from upshot.client.output import Output
+from upshot.console import Output
 from upshot.schema.queues import JobsConfig
-from upshot.wiring.jobs_file import jobs_file_of, load_queue_book
+from upshot.wiring.jobs_file import find_jobs_file, load_jobs_config
 
 
 @click.command()
-@click.argument("where", metavar="[DIR|FILE]", type=click.Path(exists=True, path_type=Path), required=False)
+@click.argument("path", metavar="[DIR|FILE]", type=click.Path(exists=True, path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def validate(where: Path | None, as_json: bool) -> None:
+def validate(path: Path | None, as_json: bool) -> None:
     """
-    Check a folder of automations (./automations, or UPSHOT_AUTOMATIONS), or one file of it: every mistake at once.
+    Check a directory of automation files, or one file of it, and list every mistake.
 
-    Each is printed as `file:line: what is wrong and what would be right`. Where UPSHOT_JOBS_FILE names the
-    operator's file, that is checked, too, and jobs are held against its queues. Needs no server. Exits 1
-    if anything is wrong.
+    The default is UPSHOT_AUTOMATIONS, or ./automations. Each mistake is printed as `file:line: what is wrong and
+    how to fix it`. If UPSHOT_JOBS_FILE names a jobs file, it is checked too, and jobs must comply with the limits of
+    its queues. No server is needed. The exit code is 1 if there is a mistake.
     """
-    one_file = where if where is not None and where.is_file() else None
-    settings = settings_with(automations=one_file.parent if one_file else where)
-    named = settings.automations
-    jobs_file = jobs_file_of(settings)
-    book, jobs_errors = load_queue_book(jobs_file) if jobs_file else (JobsConfig(), ())
-    catalog = load_catalog(EgressRules.parse(settings.egress_allow), book)
-    loaded = merge([load_file(named, one_file.name, catalog)]) if one_file else load_folder(named, catalog)
-    errors = (*jobs_errors, *loaded.errors)
+    file = path if path is not None and path.is_file() else None
+    settings = settings_with(automations=file.parent if file else path)
+    directory = settings.automations
+    jobs_file = find_jobs_file(settings)
+    jobs_config, jobs_file_errors = load_jobs_config(jobs_file) if jobs_file else (JobsConfig(), ())
+    catalog = load_catalog(EgressRules.parse(settings.egress_allow), jobs_config)
+    loaded = merge([load_file(directory, file.name, catalog)]) if file else load_folder(directory, catalog)
+    automations, errors = loaded.automations, (*jobs_file_errors, *loaded.errors)
     output = Output(as_json=as_json)
     if as_json:
-        output.data(
+        output.json(
             {
                 "automations": [
-                    {"name": one.name, "path": str(named / one.path), "line": one.line} for one in loaded.automations
+                    {"name": automation.name, "path": str(directory / automation.path), "line": automation.line}
+                    for automation in automations
                 ],
-                "errors": [{"path": one.path, "line": one.line, "reason": one.reason} for one in errors],
+                "errors": [{"path": error.path, "line": error.line, "reason": error.reason} for error in errors],
             }
         )
     else:
-        for automation in loaded.automations:
-            output.line(f"{named / automation.path}:{automation.line}: {automation.name} ", output.state("ok"))
-        if jobs_file and not jobs_errors:
-            output.line(f"{jobs_file.as_posix()}: queues {', '.join(book.queues)} ", output.state("ok"))
+        for automation in automations:
+            output.line(f"{directory / automation.path}:{automation.line}: {automation.name} ", output.state("ok"))
+        if jobs_file and not jobs_file_errors:
+            output.line(f"{jobs_file.as_posix()}: queues {', '.join(jobs_config.queues)} ", output.state("ok"))
         for error in errors:
             output.line(str(error))
-        output.line(_summary(len(loaded.automations), len(errors)))
+        valid = "1 automation is" if len(automations) == 1 else f"{len(automations)} automations are"
+        mistakes = "1 mistake" if len(errors) == 1 else f"{len(errors)} mistakes"
+        output.line(f"{valid} valid; {mistakes} found")
     sys.exit(1 if errors else 0)
-
-
-def _summary(sound: int, mistakes: int) -> str:
-    automations = "1 automation is" if sound == 1 else f"{sound} automations are"
-    return f"{automations} sound; {mistakes} {'mistake' if mistakes == 1 else 'mistakes'} found"

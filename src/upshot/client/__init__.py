@@ -1,1 +1,1 @@
-"""The HTTP client of the REST API, for the command line, the demo and training scripts."""
+"""The client side of a running Upshot: where it listens, and an HTTP client for its REST API."""

@@ -1,4 +1,4 @@
-"""Where a running Upshot answers: `DATA/endpoint.json`, written by `upshot up` and read by the CLI."""
+"""The endpoint of a running Upshot: `DATA/endpoint.json`, which `upshot up` writes and clients read."""
 
 from __future__ import annotations
 
@@ -14,55 +14,62 @@ from upshot.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What a program needs to talk to a running Upshot, and the processes that it is made of."""
+    """What a program needs to connect to a running Upshot, and the processes that belong to it."""
 
     url: str
     token: str | None
     redis_url: str
     database_url: str
-    processes: Mapping[str, int]  #: process id by part: web, worker, and redis where it is ours
+    processes: Mapping[str, int]  #: process ids by name: web, worker, and redis if `upshot up` started it
 
 
 def endpoint_path(data: Path) -> Path:
-    """Where the endpoint of a data folder is written."""
+    """Return the path of the endpoint file in a data directory."""
     return data / "endpoint.json"
 
 
 def write_endpoint(data: Path, endpoint: Endpoint) -> None:
-    """Replace the file at once, readable by its owner only."""
+    """Replace the endpoint file atomically. Only its owner can read it."""
     write_private(endpoint_path(data), json.dumps(asdict(endpoint), indent=2) + "\n")
 
 
 def read_endpoint(data: Path) -> Endpoint | None:
     """
-    The endpoint of a data folder; None when nothing runs on it.
+    Read the endpoint of a data directory.
+
+    Returns:
+        The endpoint, or None if no Upshot runs on this directory.
 
     Raises:
-        ConfigError: The file is there and is not ours.
+        ConfigError: The file exists but cannot be read, or is not an endpoint file.
     """
     path = endpoint_path(data)
     try:
-        form = json.loads(path.read_text())
-        return Endpoint(form["url"], form["token"], form["redis_url"], form["database_url"], form["processes"])
+        fields = json.loads(path.read_text())
+        return Endpoint(
+            fields["url"], fields["token"], fields["redis_url"], fields["database_url"], fields["processes"]
+        )
     except FileNotFoundError:
         return None
     except PermissionError as error:
-        raise ConfigError(f"{path}: only the user who started `upshot up` may read it") from error
+        raise ConfigError(f"{path}: only the user who started `upshot up` can read this file") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not an endpoint file; stop `upshot up`, remove it and start again") from error
+        raise ConfigError(
+            f"{path}: this is not an endpoint file; stop `upshot up`, remove the file and start again"
+        ) from error
 
 
 def remove_endpoint(data: Path) -> None:
-    """Say that nothing answers any more."""
+    """Remove the endpoint file, so that clients know that no Upshot runs on this directory."""
     with contextlib.suppress(FileNotFoundError):
         endpoint_path(data).unlink()
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read; whoever reads it sees the old text or the new one, whole."""
-    fresh = path.with_name(f"{path.name}.new")
+    """Write a file that only its owner can read. A concurrent reader gets the whole old text or the whole new text."""
+    new_path = path.with_name(f"{path.name}.new")
     with contextlib.suppress(FileNotFoundError):
-        fresh.unlink()  # what a crash left behind may have other permissions
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        new_path.unlink()  # a file left by a crash may have other permissions
+    with os.fdopen(os.open(new_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
-    fresh.replace(path)
+    new_path.replace(path)

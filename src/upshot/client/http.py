@@ -1,9 +1,14 @@
-"""The HTTP client of the REST API."""
+"""
+The HTTP client of the REST API, and its errors.
+
+    UpshotError
+    ├── Unavailable   no Upshot answers at the URL; the request may or may not have arrived
+    └── ApiError      the server rejected the request; `.status` is its HTTP status
+"""
 
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -19,12 +24,12 @@ from upshot.errors import InvalidInput, Unavailable, UpshotError
 from upshot.ids import new_id
 
 _TIMEOUT_SECONDS = 30.0
-_TRIES = 3  # of one request whose connection broke: the web process may just have been started again
-_PAGE = 200  # items asked for at once: the most that the API gives
+_MAX_ATTEMPTS = 3  # per request, if the connection breaks: the web process may be restarting
+_PAGE_ITEMS = 200  # the API's maximum
 
 
 class ApiError(UpshotError):
-    """The server said no; its own words."""
+    """The server rejected the request. The text is the server's own message."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -33,17 +38,20 @@ class ApiError(UpshotError):
 
 class Client:
     """
-    Requests to `/api/v1`.
+    A client of `/api/v1`.
+
+    Every method sends a request again if the connection breaks. That is safe: POST requests carry an
+    idempotency key, and the other methods are idempotent.
 
     Args:
-        url: Where Upshot listens.
-        token: What it wants to see; None where it wants none.
-        is_local: It runs on this machine: no proxy stands between.
+        url: The URL of the server.
+        token: The token of the server, or None if it needs none.
+        is_local: Whether the server runs on this machine. If so, proxy settings are ignored.
     """
 
     def __init__(self, url: str, token: str | None, *, is_local: bool) -> None:
         self.url = url.rstrip("/")
-        self.server_time: datetime | None = None  #: the server's clock at its last answer, to the second
+        self.server_time: datetime | None = None  #: the server's clock in its last response, to the second
         self._http = httpx.Client(
             base_url=f"{self.url}/api/v1",
             headers=_headers(token),
@@ -60,92 +68,80 @@ class Client:
         self._http.close()
 
     def get(self, path: str, **query: Any) -> Any:
-        """Data of one GET; a query value of None is left out."""
-        return self._ask("GET", path, query)
+        """Send a GET request and return its data. Query values that are None are left out."""
+        params = {name: value for name, value in query.items() if value is not None}
+        return self._request("GET", path, params=params)
 
     def post(self, path: str, body: Any = None) -> Any:
-        """Data of the answer; sent once in effect, however often the connection breaks."""
-        return self._ask("POST", path, body=body, headers={"Idempotency-Key": new_id("key", SystemClock().now())})
+        """Send a POST request and return its data."""
+        key = new_id("key", SystemClock().now())
+        return self._request("POST", path, json=body, headers={"Idempotency-Key": key})
 
     def put(self, path: str, body: Any = None) -> Any:
-        """Data of the answer."""
-        return self._ask("PUT", path, body=body)
+        """Send a PUT request and return its data."""
+        return self._request("PUT", path, json=body)
 
     def patch(self, path: str, body: Any) -> Any:
-        """Data of the answer."""
-        return self._ask("PATCH", path, body=body)
+        """Send a PATCH request and return its data."""
+        return self._request("PATCH", path, json=body)
 
     def delete(self, path: str) -> Any:
-        """Data of the answer, if it has any."""
-        return self._ask("DELETE", path)
+        """Send a DELETE request and return its data, or None if the response has none."""
+        return self._request("DELETE", path)
 
     def items(self, path: str, *, limit: int, **query: Any) -> list[Any]:
-        """Items of a list, page by page, at most `limit`."""
-        found: list[Any] = []
+        """Return the first `limit` items of a list. Request as many pages as necessary."""
+        items: list[Any] = []
         cursor = None
-        while len(found) < limit:
-            page = self.get(path, **query, cursor=cursor, limit=min(_PAGE, limit - len(found)))
+        while len(items) < limit:
+            page = self.get(path, **query, cursor=cursor, limit=min(_PAGE_ITEMS, limit - len(items)))
             if not isinstance(page, dict) or not {"items", "next"} <= page.keys():
                 raise self._not_upshot(path)
-            found += page["items"]
+            items += page["items"]
             cursor = page["next"]
             if cursor is None:
                 break
-        return found
+        return items
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, Any] | None = None,
-        *,
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Any:
-        params = {name: value for name, value in (query or {}).items() if value is not None}
-        for tries_left in reversed(range(_TRIES)):
+    def _request(self, method: str, path: str, **options: Any) -> Any:
+        for attempts_left in reversed(range(_MAX_ATTEMPTS)):
             try:
-                answer = self._http.request(method, path, params=params, json=body, headers=headers)
+                response = self._http.request(method, path, **options)
                 break
-            except (httpx.RemoteProtocolError, httpx.ReadError) as error:
-                if not tries_left:
-                    raise self._no_answer(error) from error
             except (httpx.TransportError, httpx.InvalidURL) as error:
-                raise self._no_answer(error) from error
-        return self._read(answer)
-
-    def _read(self, answer: httpx.Response) -> Any:
-        if date := answer.headers.get("date"):
+                is_broken_connection = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
+                if is_broken_connection and attempts_left:
+                    continue
+                raise Unavailable(
+                    f"no Upshot answers at {self.url} ({error}): start `upshot up` here, or set UPSHOT_URL to the URL "
+                    "of a running one"
+                ) from error
+        if date := response.headers.get("date"):
             self.server_time = parsedate_to_datetime(date)
         try:
-            data = answer.json() if answer.content else None
+            data = response.json() if response.content else None
         except ValueError as error:
-            raise self._not_upshot(answer.request.url.path) from error
-        if answer.is_success:
+            raise self._not_upshot(response.request.url.path) from error
+        if response.is_success:
             return data
         detail = data.get("detail") if isinstance(data, dict) else None
-        raise ApiError(answer.status_code, str(detail or f"{answer.request.url}: {answer.status_code}"))
+        raise ApiError(response.status_code, str(detail or f"{response.request.url}: {response.status_code}"))
 
     def _not_upshot(self, path: str) -> Unavailable:
-        return Unavailable(f"what answers at {self.url} ({path}) is no Upshot; check UPSHOT_URL")
-
-    def _no_answer(self, error: Exception) -> Unavailable:
-        return Unavailable(
-            f"no Upshot answers at {self.url} ({error}): start `upshot up` here, or set UPSHOT_URL to one that runs"
-        )
+        return Unavailable(f"the server at {self.url} ({path}) is not Upshot; check UPSHOT_URL")
 
 
 def _headers(token: str | None) -> dict[str, str]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    if token and token.startswith(job_token.PREFIX):  # in a job: it acts as itself
+    if token and token.startswith(job_token.PREFIX):  # a job acts as itself, not as a user
         return headers
     try:
         user = check_name(getpass.getuser(), "user")
-    except (OSError, KeyError, InvalidInput):  # an account without a name, or with one that Upshot would refuse
+    except (OSError, KeyError, InvalidInput):  # the account has no name, or one that is not a valid actor
         return headers
     return {**headers, "X-Upshot-Actor": user}
 
 
-def path_of(*parts: str) -> str:
-    """A path of the API; each part is encoded, so that any name keeps its meaning."""
-    return "/" + "/".join(quote(part, safe="") for part in parts)
+def api_path(*segments: str) -> str:
+    """Build a path of the API. Each segment is percent-encoded, so it may contain any character."""
+    return "/" + "/".join(quote(segment, safe="") for segment in segments)

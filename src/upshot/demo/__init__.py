@@ -1,1 +1,1 @@
-"""The scenario that `upshot demo` plays."""
+"""`upshot demo`: plays a scenario with real processes and jobs, and reports and checks what happened."""

@@ -1,105 +1,107 @@
 """
-This machine's own Python as the files of an image, for machines that reach no image registry.
+This machine's own Python as a base image, for machines that cannot reach an image registry.
 
-    /usr/local/bin/python3          the interpreter that runs us, its virtual environment left aside
-    /usr/local/lib/python3.…        the standard library, without its tests and what needs a screen
-    where they are here             the shared libraries that those name, and the loader
+    /usr/local/bin/python3          the interpreter that runs this program, without its virtual environment
+    /usr/local/lib/python3.…        the standard library, without tests and modules that need a screen
+    their paths on this machine     the shared libraries that the interpreter needs, and the dynamic loader
 
-So the image runs on kernels and processors like this machine's, and has no shell and no package
-manager: a small one, made in a second or two.
+The image runs on kernels and processors like this machine's. It has no shell and no package manager.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from upshot.errors import Unavailable
 
 PREFIX = PurePosixPath("/usr/local")
 PYTHON = PREFIX / "bin/python3"
 
-_LEFT_OUT = frozenset(
-    {
-        *("__pycache__", "dist-packages", "site-packages", "test", "tests"),
-        *("ensurepip", "idlelib", "lib2to3", "pydoc_data", "tkinter", "turtledemo"),
-    }
+_SKIPPED_DIRECTORIES = re.compile(
+    r"__pycache__|(dist|site)-packages|tests?|ensurepip|idlelib|lib2to3|pydoc_data|tkinter|turtledemo|config-.*"
 )
-# They need a screen or a terminal, or are there to test Python itself.
-_LEFT_OUT_MODULES = re.compile(r"(_tkinter|_curses|readline|nis|_test|_ctypes_test|_xx|xx)")
+# Modules that need a screen or a terminal, or that test Python itself.
+_SKIPPED_MODULES = re.compile(r"(_tkinter|_curses|readline|nis|_test|_ctypes_test|_xx|xx)")
 _LDD_PATH = re.compile(r"(?:=> |^\s*)(/\S+) \(0x")
-# What the C library loads by name when it is asked to: name look-up, and the end of a thread.
+# The C library loads these by name, so ldd does not list them: for name resolution, and when a thread ends.
 _LOADED_BY_NAME = ("libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2", "libgcc_s.so.1")
 
 
 def is_portable() -> bool:
-    """Whether its libraries can be found: on Linux, where `ldd` names them."""
+    """Return whether the shared libraries of the interpreter can be found: on Linux, with `ldd`."""
     return sys.platform == "linux" and shutil.which("ldd") is not None
 
 
 def interpreter() -> Path:
-    """The program that runs us, behind all links of virtual environments and version managers."""
+    """Return the program that runs this process, with all links of virtual environments resolved."""
     return Path(sys.executable).resolve()
 
 
-def python_files() -> dict[PurePosixPath, Path]:
+def write_build_context(file: IO[bytes]) -> None:
     """
-    All files that a Python in an image needs: by path there, path here.
+    Write a tar archive for `docker build -` that builds an image with this Python.
 
     Raises:
-        Unavailable: A shared library is not to be found here.
+        Unavailable: A shared library cannot be found on this machine.
     """
     files = {PYTHON: interpreter(), **dict(_standard_library())}
     programs = [path for path in files.values() if path.suffix != ".py"]
-    return files | {PurePosixPath(path): Path(path) for path in _libraries(programs)}
-
-
-def python_environment(files: Iterable[PurePosixPath]) -> dict[str, str]:
-    """With which variables that Python finds its library, and the loader the libraries."""
-    folders = {str(path.parent) for path in files if PREFIX not in path.parents}
-    return {
-        "PATH": f"{PYTHON.parent}:/usr/bin:/bin",
-        "PYTHONHOME": str(PREFIX),
-        "PYTHONUNBUFFERED": "1",  # what a job says is in its log at once
-        "LD_LIBRARY_PATH": ":".join(sorted(folders)),
-    }
+    files |= {PurePosixPath(path): Path(path) for path in _shared_libraries(programs)}
+    library_directories = sorted({str(path.parent) for path in files if PREFIX not in path.parents})
+    dockerfile = f"""\
+FROM scratch
+COPY rootfs /
+ENV PATH={PYTHON.parent}:/usr/bin:/bin PYTHONHOME={PREFIX} PYTHONUNBUFFERED=1 \\
+    LD_LIBRARY_PATH={":".join(library_directories)}
+""".encode()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        entry = tarfile.TarInfo("Dockerfile")
+        entry.size = len(dockerfile)
+        tar.addfile(entry, io.BytesIO(dockerfile))
+        entry = tarfile.TarInfo("rootfs/tmp")
+        entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
+        tar.addfile(entry)
+        for path, source in sorted(files.items()):
+            entry = tarfile.TarInfo(f"rootfs{path}")
+            entry.mode, entry.size = 0o755, source.stat().st_size
+            with source.open("rb") as content:
+                tar.addfile(entry, content)
 
 
 def _standard_library() -> Iterator[tuple[PurePosixPath, Path]]:
-    here = Path(sysconfig.get_path("stdlib"))
-    there = PREFIX / sys.platlibdir / here.name
-    for folder, folders, names in os.walk(here):
-        folders[:] = [name for name in folders if name not in _LEFT_OUT and not name.startswith("config-")]
+    """Yield the files of the standard library: the path in the image, and the path on this machine."""
+    root = Path(sysconfig.get_path("stdlib"))
+    root_in_image = PREFIX / sys.platlibdir / root.name
+    for directory, directories, names in os.walk(root):
+        directories[:] = [name for name in directories if not _SKIPPED_DIRECTORIES.fullmatch(name)]
         for name in names:
-            path = Path(folder, name)
-            is_wanted = name.endswith((".py", ".so")) and not _LEFT_OUT_MODULES.match(name)
-            if is_wanted and path.is_file():
-                yield there / path.relative_to(here), path
+            path = Path(directory, name)
+            if name.endswith((".py", ".so")) and not _SKIPPED_MODULES.match(name) and path.is_file():
+                yield root_in_image / path.relative_to(root), path
 
 
-def _libraries(programs: Iterable[Path]) -> set[str]:
-    """The libraries that these name, and those name in turn, where the loader finds them."""
-    told = subprocess.run(  # a list of our own, and of files that this Python runs itself
+def _shared_libraries(programs: Iterable[Path]) -> set[str]:
+    """Return the paths of the shared libraries that programs need directly or indirectly, and of the loader."""
+    listed = subprocess.run(  # only files that this Python itself loads
         ["ldd", *map(str, programs)],  # noqa: S607 - wherever this machine has it
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "LC_ALL": "C"},  # noqa: TID251 - handed down, in a language that is known
-    )
-    if missing := re.findall(r"^\s*(\S+) => not found", told.stdout, re.MULTILINE):
-        raise Unavailable(f"this machine's Python needs {', '.join(sorted(set(missing)))}, which ldd does not find")
-    found = {match[1] for line in told.stdout.splitlines() if (match := _LDD_PATH.search(line))}
-    return found | set(_beside(found))
-
-
-def _beside(libraries: Iterable[str]) -> Iterator[str]:
-    for folder in {Path(path).parent for path in libraries}:
-        for name in _LOADED_BY_NAME:
-            if (folder / name).is_file():
-                yield str(folder / name)
+        env={**os.environ, "LC_ALL": "C"},  # noqa: TID251 - passed on, with messages in English
+    ).stdout
+    if missing := re.findall(r"^\s*(\S+) => not found", listed, re.MULTILINE):
+        raise Unavailable(f"ldd cannot find {', '.join(sorted(set(missing)))}, which this machine's Python needs")
+    found = {match[1] for line in listed.splitlines() if (match := _LDD_PATH.search(line))}
+    directories = {Path(path).parent for path in found}
+    loaded_by_name = (directory / name for directory in directories for name in _LOADED_BY_NAME)
+    return found | {str(path) for path in loaded_by_name if path.is_file()}

@@ -1,8 +1,8 @@
 """
-How the jobs of the demo run: in containers where this machine's Docker answers, as processes where none does.
+How the demo runs its jobs: in containers if this machine's Docker answers, otherwise as processes.
 
-The sample automations name an image. A process runs without one, so what then answers events is a copy
-of them whose jobs name this machine's own Python and the scripts themselves.
+The sample automations name an image. A process has no image, so without Docker the demo uses copies of
+the automations whose jobs run the sample scripts with this machine's own Python.
 """
 
 from __future__ import annotations
@@ -20,121 +20,110 @@ from typing import Any
 
 from upshot.clock import SystemClock
 from upshot.demo.host_python import interpreter
-from upshot.demo.image import (
-    JOB_FOLDER,
-    ExampleImage,
-    NoEngine,
-    engine_host,
-    example_image,
-    job_files,
-    remove_containers,
-)
-from upshot.demo.sample_files import sample_automations
+from upshot.demo.image import IMAGE, JOB_DIRECTORY, NoEngine, build_image, engine_host, remove_containers
+from upshot.demo.sample_files import examples, sample_automations
 from upshot.embedded.docker_bridge import listen_on_bridge
 from upshot.ids import new_id
 
 _JOBS_FILE = """\
-# Made by `upshot demo`.
+# Written by `upshot demo`.
 backends:
   {name}: {backend}
 queues:
   default: {{backend: {name}}}
 """
-_USES_LAUNCH = re.compile(r"^\s+(?:- )?uses: launch$", re.MULTILINE)
 _LABEL = "demo"
-_OF_CONTAINERS = re.compile(r"^ +(?:image|pull|network):.*\n", re.MULTILINE)
-_COMMAND = re.compile(rf"\[python3, {JOB_FOLDER}/(?P<script>[\w.]+)\]")
+_USES_LAUNCH = re.compile(r"^\s+(?:- )?uses: launch$", re.MULTILINE)
+_CONTAINER_OPTIONS = re.compile(r"^ +(?:image|pull|network):.*\n", re.MULTILINE)
+_COMMAND = re.compile(rf"\[python3, {JOB_DIRECTORY}/(?P<script>[\w.]+)\]")
 
 
 @dataclass(frozen=True, slots=True)
 class JobsPlan:
-    """How they run."""
+    """How the demo runs its jobs."""
 
-    words: str  #: for people
-    automations: Path  #: that answer the demo's events
+    description: str  #: for people
+    automations: Path  #: the directory of automation files that the demo uses
     with_jobs: bool = True
-    settings: Mapping[str, str] = field(default_factory=dict)  #: environment variables of the system
+    settings: Mapping[str, str] = field(default_factory=dict)  #: environment variables for `upshot up`
 
 
 @contextmanager
-def plan_jobs(folder: Path, say: Callable[[str], None]) -> Iterator[JobsPlan]:
+def plan_jobs(data: Path, report: Callable[[str], None]) -> Iterator[JobsPlan]:
     """
-    Decide, and make what is needed for it; afterwards remove what jobs that were cut off left behind.
+    Decide how the jobs run, and prepare it. On exit, remove the containers of jobs that were interrupted.
 
     Args:
-        folder: Of the demo's data, for files of ours.
-        say: Told what takes a while.
+        data: The data directory of the demo, for generated files.
+        report: Called with a line for people before a step that takes seconds.
 
     Raises:
-        Unavailable: A Docker engine answers, and the image cannot be made there.
+        Unavailable: A Docker engine answers, but the image of the jobs cannot be built.
     """
     try:
-        image = example_image(say)
-        _check_way_back()
+        image = build_image(report)
+        _check_callbacks()
     except NoEngine as error:
-        yield _as_processes(folder, error) if sys.platform == "linux" else _without(folder, error)
+        yield _plan_processes(data, error) if sys.platform == "linux" else _plan_without_jobs(data, error)
         return
     label = new_id("demo", SystemClock().now())
     try:
-        yield _in_containers(folder, image, label)
+        yield JobsPlan(
+            f"jobs run in containers of this machine's Docker, from {IMAGE} ({image.source})",
+            sample_automations(),
+            settings=_write_jobs_file(data, {"uses": "docker", "host": engine_host(), "labels": {_LABEL: label}}),
+        )
     finally:
         remove_containers(f"{_LABEL}={label}")
 
 
-def _check_way_back() -> None:
-    """Raise NoEngine where containers could not call back: Docker without root has its bridge elsewhere."""
+def _check_callbacks() -> None:
+    """Raise NoEngine if containers cannot call this machine, such as those of a Docker that runs without root."""
     listener, host = listen_on_bridge(0)
     if listener is not None:
         listener.close()
     if host is None:
-        raise NoEngine(f"containers of the engine at {engine_host()} do not reach this machine")
+        raise NoEngine(f"containers of the engine at {engine_host()} cannot reach this machine")
 
 
-def _in_containers(folder: Path, image: ExampleImage, label: str) -> JobsPlan:
-    return JobsPlan(
-        f"jobs run in containers of this machine's Docker, from {image.name} ({image.how})",
-        sample_automations(),
-        settings=_jobs_file(folder, {"uses": "docker", "host": engine_host(), "labels": {_LABEL: label}}),
-    )
-
-
-def _as_processes(folder: Path, why: NoEngine) -> JobsPlan:
-    scripts = {there.name: here for there, here in job_files().items()}
+def _plan_processes(data: Path, reason: NoEngine) -> JobsPlan:
+    def host_command(found: re.Match[str]) -> str:
+        script = next(examples().glob(f"*/{found['script']}"))
+        return json.dumps([str(interpreter()), str(script)])
 
     def without_container(text: str) -> str:
-        own = _COMMAND.sub(lambda found: json.dumps([str(interpreter()), str(scripts[found["script"]])]), text)
-        return _OF_CONTAINERS.sub("", own)
+        return _CONTAINER_OPTIONS.sub("", _COMMAND.sub(host_command, text))
 
-    # Root wants to be named; what runs here are our own samples.
+    # Jobs run as root only if the jobs file says so. These are our own samples.
     backend = {"uses": "process", **({} if os.geteuid() else {"user": "root"})}
     return JobsPlan(
-        f"NO CONTAINERS: {why}\n"
-        "So the same jobs run as processes of this machine; start Docker to see them in containers",
-        _copied(folder, without_container),
-        settings=_jobs_file(folder, backend),
+        f"NO CONTAINERS: {reason}\n"
+        "The same jobs run as processes of this machine instead; start Docker to see them in containers",
+        _copy_automations(data, without_container),
+        settings=_write_jobs_file(data, backend),
     )
 
 
-def _jobs_file(folder: Path, backend: Mapping[str, Any]) -> Mapping[str, str]:
-    """The operator's file with one backend, as a setting."""
-    path = folder.resolve() / "demo-jobs.yaml"
-    path.write_text(_JOBS_FILE.format(name=backend["uses"], backend=json.dumps(backend)))
-    return {"UPSHOT_JOBS_FILE": str(path)}
-
-
-def _without(folder: Path, why: NoEngine) -> JobsPlan:
+def _plan_without_jobs(data: Path, reason: NoEngine) -> JobsPlan:
     return JobsPlan(
-        f"NO JOBS: {why}\n"
-        "Jobs as processes need Linux, so a version is promoted by hand; start Docker to see it evaluated",
-        _copied(folder, lambda _: None),
+        f"NO JOBS: {reason}\n"
+        "Jobs as processes need Linux, so the demo promotes a version by hand; start Docker to see it evaluated",
+        _copy_automations(data, lambda _: None),
         with_jobs=False,
     )
 
 
-def _copied(folder: Path, change: Callable[[str], str | None]) -> Path:
-    """The sample automations, those that launch changed; left out where the change gives None."""
-    copies = folder / "demo-automations"
-    shutil.rmtree(copies, ignore_errors=True)  # of an earlier demo on the same data
+def _write_jobs_file(data: Path, backend: Mapping[str, Any]) -> Mapping[str, str]:
+    """Write a jobs file with one backend. Return the setting that names it."""
+    path = data.resolve() / "demo-jobs.yaml"
+    path.write_text(_JOBS_FILE.format(name=backend["uses"], backend=json.dumps(backend)))
+    return {"UPSHOT_JOBS_FILE": str(path)}
+
+
+def _copy_automations(data: Path, change: Callable[[str], str | None]) -> Path:
+    """Copy the sample automations. Change those that launch jobs; leave them out if `change` returns None."""
+    copies = data / "demo-automations"
+    shutil.rmtree(copies, ignore_errors=True)  # from an earlier demo on the same data directory
     copies.mkdir()
     for path in sample_automations().glob("*.yaml"):
         text: str | None = path.read_text()

@@ -1,4 +1,4 @@
-"""The samples that come with Upshot, wherever it was installed to."""
+"""The samples that come with Upshot: the automations, and the jobs that they run."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from upshot.errors import ConfigError
 
 
 def sample_automations() -> Path:
-    """Folder of the sample automations."""
-    return _folder("_samples", "automations")
+    """Return the directory of the sample automations."""
+    return _directory("_samples", "automations")
 
 
 def examples() -> Path:
-    """Folder of what the sample automations work with: their jobs, their models, their receivers."""
-    return _folder("_examples", "examples")
+    """Return the directory of the sample jobs, their models and their receivers."""
+    return _directory("_examples", "examples")
 
 
-def _folder(in_package: str, in_checkout: str) -> Path:
+def _directory(in_package: str, in_checkout: str) -> Path:
     """
-    Of the installed package, or of the checkout.
+    Find a directory in the installed package or in the checkout.
 
     Raises:
-        ConfigError: It is in neither.
+        ConfigError: Neither has it.
     """
     package = Path(upshot.__file__).parent
-    for folder in (package / in_package, package.parents[1] / in_checkout):
-        if folder.is_dir():
-            return folder
-    raise ConfigError(f"the samples are not in {package}; install Upshot again")
+    for directory in (package / in_package, package.parents[1] / in_checkout):
+        if directory.is_dir():
+            return directory
+    raise ConfigError(f"the samples are missing from {package}; install Upshot again")

@@ -1,4 +1,4 @@
-"""`upshot up` as a process of the demo's own, with the stand-ins for all receivers."""
+"""The `upshot up` of the demo, as a child process. Local receivers stand in for GitHub, Slack and webhooks."""
 
 from __future__ import annotations
 
@@ -24,44 +24,36 @@ _STOP_SECONDS = 30.0
 
 class DemoSystem:
     """
-    Started on entering, stopped on leaving.
+    A context manager that starts `upshot up` and stops it.
 
     Args:
-        folder: Its data.
-        automations: What it answers events with.
-        receivers: What stands in for the outside world.
+        data: Its data directory.
+        automations: Its directory of automation files.
+        receivers: The receivers of all its requests.
         settings: More environment variables.
     """
 
-    def __init__(self, folder: Path, automations: Path, receivers: Receivers, settings: Mapping[str, str]) -> None:
-        self._data = folder
+    endpoint: Endpoint  #: where it listens, once it is started
+
+    def __init__(self, data: Path, automations: Path, receivers: Receivers, settings: Mapping[str, str]) -> None:
+        self._data = data
         self._automations = automations
         self._receivers = receivers
         self._settings = settings
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed at exit
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where it answers."""
-        endpoint = read_endpoint(self._data)
-        if endpoint is None:
-            raise Unavailable(f"Upshot has stopped; it said:\n{self._said()}")
-        return endpoint
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `_stop`
 
     def __enter__(self) -> Self:
+        command = [sys.executable, "-P", "-m", "upshot", "up", "--port", "0", "--until-stdin-ends"]
         self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-P", "-m", "upshot", "up", "--port", "0", "--until-stdin-ends"),
-                *("--data", str(self._data), "--automations", str(self._automations)),
-            ],
+            [*command, "--data", str(self._data), "--automations", str(self._automations)],
             stdin=subprocess.PIPE,
             stdout=self._output,
             stderr=subprocess.STDOUT,
             env=self._environment(),
-            start_new_session=True,  # the terminal's Ctrl-C reaches us alone
+            start_new_session=True,  # so that Ctrl-C in the terminal reaches only this process
         )
         try:
-            self._wait_until_up()
+            self.endpoint = self._wait_until_started()
         except BaseException:
             self._stop()
             raise
@@ -72,12 +64,15 @@ class DemoSystem:
     ) -> None:
         self._stop()
 
-    def _wait_until_up(self) -> None:
+    def _wait_until_started(self) -> Endpoint:
         deadline = stopwatch() + _START_SECONDS
-        while read_endpoint(self._data) is None:
+        while (endpoint := read_endpoint(self._data)) is None:
             if self._process.poll() is not None or stopwatch() > deadline:
-                raise Unavailable(f"Upshot did not start; it said:\n{self._said()}")
+                self._output.seek(0)
+                output = self._output.read().decode("utf-8", "replace").strip()
+                raise Unavailable(f"Upshot did not start; its output:\n{output}")
             time.sleep(_POLL_SECONDS)
+        return endpoint
 
     def _stop(self) -> None:
         self._process.terminate()
@@ -87,14 +82,10 @@ class DemoSystem:
             self._process.kill()
         self._output.close()
 
-    def _said(self) -> str:
-        self._output.seek(0)
-        return self._output.read().decode("utf-8", "replace").strip()
-
     def _environment(self) -> dict[str, str]:
-        inherited = os.environ.items()  # noqa: TID251 - for a process of its own, without the user's settings
-        own = {name: value for name, value in inherited if not name.startswith("UPSHOT_")}
-        return own | {
+        inherited = os.environ.items()  # noqa: TID251 - for a child process, which must not have the user's settings
+        without_settings = {name: value for name, value in inherited if not name.startswith("UPSHOT_")}
+        return without_settings | {
             "UPSHOT_EGRESS_ALLOW": "127.0.0.0/8,::1/128",
             "UPSHOT_GITHUB_API_URL": self._receivers.github_api_url,
             "UPSHOT_SLACK_API_URL": self._receivers.slack_api_url,

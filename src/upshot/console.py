@@ -1,0 +1,178 @@
+"""
+What commands print: tables and lines for people, JSON for programs.
+
+It is a module of the base because both the command line and the demo print with it. It needs no
+server, no client and no settings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from upshot.clock import SystemClock, parse_time
+
+_LINE_STARTS = re.compile(r"\r+\n?")
+_FILE_COLUMNS = 1_000  # files and other programs get each table row on one line
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_STYLES = {
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "skipped": "dim",
+    "waiting": "yellow",
+    "running": "cyan",
+    "queued": "yellow",
+    "starting": "cyan",
+    "stopping": "yellow",
+    "refused": "red",
+    "blocked": "red",
+    "invalid": "red",
+    "unmet": "red",
+    "unreachable": "yellow",
+    "ambiguous": "yellow",
+    "ok": "green",
+    "verified": "green",
+    "warn": "yellow",
+    "fail": "red",
+    "broken": "red",
+}
+
+
+class Output:
+    """
+    The standard output of one command.
+
+    Args:
+        as_json: Print JSON in place of tables and lines.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._is_terminal = sys.stdout.isatty()
+        self._console = Console(file=sys.stdout, width=None if self._is_terminal else _FILE_COLUMNS, highlight=False)
+
+    def json(self, data: Any, *, compact: bool = False) -> None:
+        """Print data as JSON: indented, or on one line if `compact` is true."""
+        click.echo(json.dumps(data, indent=None if compact else 2, ensure_ascii=False))
+
+    def rows(self, items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]], *, empty: str) -> None:
+        """
+        Print a list.
+
+        Args:
+            items: The items as the API returned them. They are printed whole as JSON.
+            columns: Functions that return a cell's value for an item, by heading.
+            empty: The line for people if there are no items.
+        """
+        if self.as_json:
+            self.json(items)
+        elif not items:
+            self.line(empty)
+        else:
+            rule = box.SIMPLE_HEAD if self._console.is_terminal else None
+            table = Table(box=rule, pad_edge=False, show_edge=False)
+            for heading in columns:
+                table.add_column(heading, overflow="fold")
+            for item in items:
+                table.add_row(*(_cell(value(item)) for value in columns.values()))
+            self._console.print(table)
+
+    def result(self, data: Any, line: str) -> None:
+        """Print the result of a command: its data as JSON, or one line for people."""
+        if self.as_json:
+            self.json(data)
+        else:
+            self.line(line)
+
+    def fields(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        """Print names and values, one pair per line. Pairs whose value is None are left out."""
+        shown = [(name, value) for name, value in pairs if value is not None]
+        width = max((len(name) for name, _ in shown), default=0)
+        for name, value in shown:
+            self.line(f"{name:<{width}}  ", _cell(value))
+
+    def line(self, *parts: str | Text) -> None:
+        """Print one line for people."""
+        self._console.print(
+            Text.assemble(*(_escape(part) if isinstance(part, str) else part for part in parts)), soft_wrap=True
+        )
+
+    def text(self, text: str, *, indent: int = 0) -> None:
+        """Print several lines without wrapping them."""
+        for line in text.splitlines():
+            self.line(" " * indent, line)
+
+    def raw(self, text: str) -> None:
+        """
+        Print a program's output without adding anything to it.
+
+        A file or another program gets every character. On a terminal, a carriage return starts a new
+        line, so that each state of a progress bar stays visible, and control characters are escaped.
+        """
+        shown = _escape(_LINE_STARTS.sub("\n", text), keep="\n\t") if self._is_terminal else text
+        click.echo(shown, nl=False, color=True)  # without `color`, click strips colour codes from what a file gets
+
+    @staticmethod
+    def state(word: str) -> Text:
+        """Return a state in its colour."""
+        return Text(word, style=_STYLES.get(word.strip(), ""))
+
+    @staticmethod
+    def dim(text: str) -> Text:
+        """Return less important text in a dim style."""
+        return Text(_escape(text), style="dim")
+
+
+def _cell(value: Any) -> Text:
+    text = _escape(format_value(value))
+    return Text(text, style=_STYLES.get(text, ""))
+
+
+def _escape(text: str, *, keep: str = "\n") -> str:
+    """Escape control characters: names and responses come from other people and must not control a terminal."""
+    return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
+
+
+def format_value(value: Any) -> str:
+    """Format a JSON value for people."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return ", ".join(format_value(item) for item in value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def local_time(text: str | None) -> str | None:
+    """Format a time of the API for people: in the local time zone, with its distance from now."""
+    if text is None:
+        return None
+    moment = parse_time(text)
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({_relative_time(moment)})"
+
+
+def _relative_time(moment: datetime) -> str:
+    """Format the distance of a time from now, such as `3 s ago` or `in 5 min`."""
+    seconds = (SystemClock().now() - moment).total_seconds()
+    size = abs(seconds)
+    if size < _MINUTE:
+        distance = f"{size:.0f} s"
+    elif size < _HOUR:
+        distance = f"{size / _MINUTE:.0f} min"
+    elif size < _DAY:
+        distance = f"{size / _HOUR:.0f} h"
+    else:
+        distance = f"{size / _DAY:.0f} d"
+    return f"{distance} ago" if seconds >= 0 else f"in {distance}"
