@@ -1,7 +1,7 @@
 """
-The backends that queues can name: ours, and those of entry point group `upshot.backends`.
+The backends that queues can name: the built-in ones, and those of the entry point group `upshot.backends`.
 
-Each is loaded when it is first declared, so that nobody pays for the library of another.
+A backend is loaded when the operator's file declares it, so no worker pays for a client library that it does not use.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 
 from upshot.backends.protocol import Backend
 from upshot.errors import ConfigError
-from upshot.schema.queues import PROCESS, BackendSettings, JobsConfig
+from upshot.schema.queues import PROCESS, JobsConfig
+from upshot.suggestions import did_you_mean
 
-#: Each entry point's name is the backend's; it loads a function that makes one of its options.
-GROUP = "upshot.backends"
+#: An entry point has the name of its backend and loads a `BackendFactory`.
+ENTRY_POINT_GROUP = "upshot.backends"
 
 _BUILT_IN = {
     "docker": "upshot.backends.docker",
@@ -25,41 +26,46 @@ _BUILT_IN = {
     "process": "upshot.backends.process",
 }
 
-Make = Callable[[Mapping[str, Any]], Backend]  #: raises ConfigError for options that cannot be meant
+#: Makes a backend from its options; raises ConfigError if they are invalid.
+BackendFactory = Callable[[Mapping[str, Any]], Backend]
 
 
-def make_backends(book: JobsConfig, data: Path) -> Mapping[str, Backend]:
+def make_backends(config: JobsConfig, data_dir: Path) -> Mapping[str, Backend]:
     """
-    The backends that are declared, by the names that queues use.
+    Make all declared backends.
 
     Args:
-        book: The operator's rules.
-        data: The data folder: a process backend keeps its jobs there, unless its options name another place.
+        config: The operator's rules.
+        data_dir: The data directory. A process backend keeps its jobs there unless its options name another place.
+
+    Returns:
+        The backends, by the names that queues use.
 
     Raises:
-        ConfigError: The options of one cannot be meant, or it is not installed.
+        ConfigError: The options of a backend are invalid, or it is not installed.
     """
-    return {name: _make(name, settings, data / "processes" / name) for name, settings in book.backends.items()}
+    backends: dict[str, Backend] = {}
+    for name, settings in config.backends.items():
+        options = settings.options
+        if settings.uses == PROCESS:
+            options = {"directory": str(data_dir / "processes" / name), **options}
+        try:
+            backends[name] = _find_factory(settings.uses)(options)
+        except ConfigError as error:
+            place = f"{settings.source}: " if settings.source else ""
+            raise ConfigError(f"{place}backend {name!r}: {error}") from error
+    return backends
 
 
-def _make(name: str, settings: BackendSettings, folder: Path) -> Backend:
-    place = f"{settings.source}: " if settings.source else ""
-    options = {"folder": str(folder), **settings.options} if settings.uses == PROCESS else settings.options
-    try:
-        return _find(settings.uses)(options)
-    except ConfigError as error:
-        raise ConfigError(f"{place}backend {name!r}: {error}") from error
-
-
-def _find(uses: str) -> Make:
+def _find_factory(uses: str) -> BackendFactory:
     if (module := _BUILT_IN.get(uses)) is not None:
-        make: Make = import_module(module).make
-        return make
-    known = {point.name: point for point in entry_points(group=GROUP)}
+        factory: BackendFactory = import_module(module).make
+        return factory
+    known = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     if uses not in known:
-        raise ConfigError(f"there is no backend {uses!r}; there are {', '.join(sorted({*_BUILT_IN, *known}))}")
+        raise ConfigError(f"unknown backend {uses!r}{did_you_mean(uses, {*_BUILT_IN, *known})}")
     try:
-        loaded: Make = known[uses].load()
+        factory = known[uses].load()
     except Exception as error:
         raise ConfigError(f"its package cannot be loaded: {type(error).__name__}: {error}") from error
-    return loaded
+    return factory

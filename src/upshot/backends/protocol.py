@@ -1,4 +1,4 @@
-"""What a backend is: the one door to an engine that runs containers."""
+"""The protocol that every container backend implements, and the records that it exchanges with its caller."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from typing import Any, Protocol
 
 from upshot.domain.job import FailureKind, JobSpec
 from upshot.errors import UpshotError
+from upshot.ids import JobId
+
+INSTALLATION_LABEL = "upshot.installation"
+JOB_LABEL = "upshot.job"
+CONTAINER_LABEL = "upshot.container"
 
 
 class EngineUnavailable(UpshotError):
-    """The engine does not answer; what it runs is not known for now. Tried again."""
+    """The engine does not answer, so the state of its containers is unknown for now. The caller tries again."""
 
 
 class StartRefused(UpshotError):
@@ -21,147 +26,150 @@ class StartRefused(UpshotError):
     The engine answered, and the job cannot be started.
 
     Args:
-        cause: IMAGE_MISSING, REFUSED, …
+        failure: IMAGE_MISSING, REFUSED, …
         reason: Finding and remedy, for a person.
     """
 
-    def __init__(self, cause: FailureKind, reason: str) -> None:
+    def __init__(self, failure: FailureKind, reason: str) -> None:
         super().__init__(reason)
-        self.failure = cause
+        self.failure = failure
+
+
+class OutputUnreadable(UpshotError):
+    """`outputs.json` exists and cannot be read: it is a link or a directory, or it is larger than the limit."""
 
 
 class Phase(StrEnum):
-    """What the engine says of a container."""
+    """Phase of a container, as the engine reports it."""
 
-    CREATED = "created"  #: made, and not started; whoever made it died, or is about to start it
-    PENDING = "pending"  #: the engine has it and waits for a place, an image or a node
+    CREATED = "created"  #: created and not started; its creator died, or is about to start it
+    PENDING = "pending"  #: accepted by the engine; waits for capacity, an image or a node
     RUNNING = "running"
-    EXITED = "ended"
+    EXITED = "exited"
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerRequest:
-    """A try of a job, ready to be started: secrets filled in, kept nowhere."""
+    """One attempt of a job, ready to be started. It contains secrets and is never stored."""
 
     name: str  #: of the container; unique, a DNS label
-    installation: str  #: label `upshot.installation`
-    job_id: str  #: label `upshot.job`
-    spec: JobSpec  #: texts hold the secrets themselves
-    env: Mapping[str, str]  #: all of it: the author's, and UPSHOT_URL, UPSHOT_TOKEN, UPSHOT_JOB, UPSHOT_EVENT
+    installation_id: str
+    job_id: JobId
+    spec: JobSpec  #: with the secrets themselves in place of their placeholders
+    env: Mapping[str, str]  #: complete: the author's, and UPSHOT_URL, UPSHOT_TOKEN, UPSHOT_JOB, UPSHOT_EVENT
     event: bytes  #: content of `EVENT_FILE`
-    fields: Mapping[str, Any]  #: what a template of the operator's may name: `job` (id, name, automation, step, …)
+    context: Mapping[str, Any]  #: what an operator's template may name: `job` (id, name, automation, step, …)
+
+    @property
+    def identity_labels(self) -> Mapping[str, str]:
+        """The labels by which Upshot finds the container again."""
+        return {INSTALLATION_LABEL: self.installation_id, JOB_LABEL: self.job_id, CONTAINER_LABEL: self.name}
 
 
 @dataclass(frozen=True, slots=True)
 class StartedContainer:
-    """A container that runs, or that the engine will run."""
+    """A container that runs, or that the engine has accepted and will run."""
 
     handle: str  #: the engine's own id
     image_digest: str | None = None
-    note: str | None = None  #: why it does not run yet: "waits for a node with a GPU"
+    note: str | None = None  #: why it does not run yet, such as "waits for a node with a GPU"
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerStatus:
-    """What the engine says of one container of ours."""
+    """What the engine reports about one container of an installation."""
 
     name: str
-    job_id: str  #: its label
+    job_id: JobId  #: from its label
     phase: Phase
     handle: str
     image_digest: str | None = None
-    started_at: datetime | None = None  #: by the engine's clock, here and below
-    finished_at: datetime | None = None
-    exit_code: int | None = None  #: of an ended one; None where the engine does not know
-    failure: FailureKind | None = (
-        None  #: where the engine knows more than the code: OUT_OF_MEMORY, EVICTED, TIMED_OUT, …
-    )
+    started_at: datetime | None = None  #: by the engine's clock
+    finished_at: datetime | None = None  #: by the engine's clock
+    exit_code: int | None = None  #: of an exited container; None if the engine does not know it
+    #: Set if the engine knows more than the exit code: OUT_OF_MEMORY, EVICTED, TIMED_OUT, …
+    failure: FailureKind | None = None
     note: str | None = None  #: in the engine's words: why it is pending, or how it ended
 
 
 @dataclass(frozen=True, slots=True)
 class LogRead:
-    """What a job has said since the position that was given."""
+    """What a job has written to its log since a given position."""
 
     data: bytes  #: both streams, in order as far as the engine knows it
-    position: str  #: to go on from; in the backend's own form
-    skipped: bool = False  #: older text was left out, for there was more than the limit
-
-
-class OutputUnreadable(UpshotError):
-    """`outputs.json` is there and cannot be taken: a link, a folder, larger than the limit."""
+    position: str  #: where the next read continues; its format is private to the backend
+    skipped: bool = False  #: older text was left out because there was more than the limit
 
 
 class Backend(Protocol):
     """
-    Start, see, read, stop containers; nothing else.
+    Start, inspect, read and stop containers; nothing else.
 
-    A backend keeps nothing that it cannot read off its engine again: whoever comes after a crash
-    must see the same. It does not retry, schedule, or judge. Every verb may raise
-    `EngineUnavailable`, within about ten seconds; none lets an error of its library through.
+    A backend keeps no state that it cannot read from its engine again: after a crash, its successor must
+    see the same containers. It does not retry, schedule or decide. Every method may raise
+    `EngineUnavailable`, within about ten seconds. No method lets an error of its client library through.
     """
 
     async def engine_id(self) -> str:
-        """Names the engine itself, the same from every machine that reaches it: a daemon's id, a cluster's."""
+        """Return the identity of the engine, which is the same from every machine that reaches it."""
         ...
 
     async def start(self, request: ContainerRequest) -> StartedContainer:
         """
-        Pull as the spec says, make and start the container; one that has the name already is left as
-        it is, started if it never was.
+        Pull the image as the spec says, then create and start the container.
+
+        If a container of this name exists already, leave it as it is, but start it if it was never started.
 
         Raises:
-            StartRefused: It cannot be started; nothing of it is left behind.
+            StartRefused: The container cannot be started. Nothing of it is left on the engine.
         """
         ...
 
-    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
-        """All containers of the installation, by name, ended ones included."""
+    async def list_containers(self, installation_id: str) -> Mapping[str, ContainerStatus]:
+        """Return all containers of the installation by name, including exited ones."""
         ...
 
     async def read_log(self, name: str, position: str | None, *, limit_bytes: int) -> LogRead:
         """
-        Read on, also after the end.
+        Read the log from a position on. This also works after the container has exited.
 
         Args:
-            name: The container's.
-            position: From an earlier read; None: from the beginning.
-            limit_bytes: At most so much; the newest, where there is more.
-
-        A container that is not there has said nothing more.
+            name: Name of the container. A container that does not exist has nothing more to read.
+            position: Position that an earlier read returned; None reads from the beginning.
+            limit_bytes: Maximum size of the data. If there is more, the newest is returned.
         """
         ...
 
     async def read_outputs(self, name: str, *, limit_bytes: int) -> bytes | None:
         """
-        Content of `OUTPUTS_FILE` of an ended container; None when there is none.
+        Return the content of `OUTPUTS_FILE` of an exited container; None if the file does not exist.
 
         Raises:
-            OutputUnreadable: It is no plain file, or larger than the limit; links are never followed.
+            OutputUnreadable: It is not a regular file, or it is larger than the limit. Links are never followed.
         """
         ...
 
     async def stop(self, name: str, *, grace_seconds: float) -> None:
         """
-        Tell it to end, and kill it when its grace is over.
+        Signal the container to stop, and kill it when the grace period is over.
 
-        Returns at once, and `look` shows the end; the kill comes though the caller dies meanwhile, as
-        far as the engine can see to that. One that is not there has ended.
+        This returns at once; `list_containers` shows the exit. As far as the engine allows it, the kill
+        happens even if the caller dies in the meantime. A container that does not exist counts as exited.
         """
         ...
 
     async def remove(self, name: str) -> None:
-        """Remove the container and all that belongs to it, running or not; one that is not there is fine."""
+        """Remove the container and all that belongs to it, running or not. It need not exist."""
         ...
 
-    def watch_events(self, installation: str) -> AsyncIterator[str]:
+    def watch_events(self, installation_id: str) -> AsyncIterator[str]:
         """
-        Names of containers to which something happens, as it happens: hints, none of which has to arrive.
+        Yield the names of containers as something happens to them. These are hints; any of them may be lost.
 
-        Ends, or raises `EngineUnavailable`, when the connection does; the caller begins again.
+        The iterator ends, or raises `EngineUnavailable`, when the connection is lost. The caller starts again.
         """
         ...
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection to the engine."""
         ...

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from upshot.backends.docker.backend import DockerBackend
-from upshot.backends.docker.options import read_settings
+from upshot.backends.docker.options import read_options
 from upshot.backends.protocol import Backend
 
 
 def make(options: Mapping[str, Any]) -> Backend:
     """
-    Make a backend as the operator's file has it; nothing is connected yet.
+    Make a backend with the options in the operator's file. It connects when it is first used.
 
     Raises:
-        ConfigError: The options cannot be meant, or name files that cannot be read.
+        ConfigError: An option is invalid, or it names a file that cannot be read.
     """
-    return DockerBackend(read_settings(options))
+    return DockerBackend(read_options(options))

@@ -13,15 +13,20 @@ from functools import partial
 from typing import Any
 
 import structlog
+from typing_extensions import override
 
 from upshot.backends.docker.client import DockerApiError, DockerClient, DockerServerError
-from upshot.backends.docker.containers import CONTAINER, INSTALLATION, JOB, UPSHOT, container_config
-from upshot.backends.docker.files import TAR_BYTES, plain_file, upshot_files, user_id
+from upshot.backends.docker.containers import UPSHOT, container_config
+from upshot.backends.docker.files import TAR_BYTES, read_regular_file, upshot_files, user_id
 from upshot.backends.docker.images import Images
-from upshot.backends.docker.logs import NOTHING, read_on, read_since
-from upshot.backends.docker.options import DockerSettings
-from upshot.backends.docker.status import may_have_run_out, phase, sighting
+from upshot.backends.docker.logs import START, read_by_count, read_by_time
+from upshot.backends.docker.options import DockerOptions
+from upshot.backends.docker.status import container_status, may_be_out_of_memory, phase_of
 from upshot.backends.protocol import (
+    CONTAINER_LABEL,
+    INSTALLATION_LABEL,
+    JOB_LABEL,
+    Backend,
     ContainerRequest,
     ContainerStatus,
     EngineUnavailable,
@@ -31,126 +36,121 @@ from upshot.backends.protocol import (
     StartedContainer,
     StartRefused,
 )
-from upshot.domain.image import judge_image
-from upshot.domain.job import OUTPUT_FOLDER, OUTPUTS_FILE, FailureKind, JobSpec
+from upshot.domain.image import check_image
+from upshot.domain.job import OUTPUT_DIR, OUTPUTS_FILE, FailureKind, JobSpec
 
 log = structlog.get_logger("upshot.jobs")
 
-_HEAVY_SECONDS = 60.0  # to make, start or remove a container, on a machine whose disk is busy
-_QUIET_WATCH_SECONDS = 300.0  # without an event, after which the caller begins again
-_STOP_BEGINS_SECONDS = 0.5  # for the engine to take notice of a stop, at most
-_STOP_SPARE_SECONDS = 60.0  # beyond its grace, for the kill
-_INSPECTS = 8  # at the same time
-_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # seconds, while somebody else makes or removes what has the name
-_LATE_SECONDS = 1.0  # after a container's end, for word that it had run out of memory
+_DISK_SECONDS = 60.0  # to create, start or remove a container on a machine whose disk is busy
+_WATCH_IDLE_SECONDS = 300.0  # without an event, after which the watch ends and the caller starts another
+_STOP_BEGINS_SECONDS = 0.5  # that a stop waits for an immediate error of the engine
+_STOP_EXTRA_SECONDS = 60.0  # beyond the grace period, for the kill
+_CONCURRENT_INSPECTS = 8
+_NAME_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # while another worker creates or removes the container
+_OOM_EVENT_SECONDS = 1.0  # after a container's exit, in which its out-of-memory event may still come
 _MAX_PASSWD_BYTES = 1024 * 1024
-_DIRECTORY, _LINK = 1 << 31, 1 << 27  # of Go's os.FileMode, which the engine's API uses
+_DIRECTORY, _LINK = 1 << 31, 1 << 27  # bits of Go's os.FileMode, which the engine's API uses
 _EVENTS = frozenset({"create", "start", "die", "died", "oom", "stop", "kill", "destroy", "remove", "pause", "unpause"})
 
 
-class DockerBackend:
+class DockerBackend(Backend):
     """
-    `Backend` over Docker's API.
+    Run jobs over Docker's API.
 
     Args:
-        settings: Where the engine is, and what all containers get.
+        options: Where the engine is, and what all containers get.
     """
 
-    def __init__(self, settings: DockerSettings) -> None:
-        self._settings = settings
-        self._engine = DockerClient(settings)
-        self._images = Images(self._engine)
+    def __init__(self, options: DockerOptions) -> None:
+        self._options = options
+        self._client = DockerClient(options)
+        self._images = Images(self._client)
         self._stops: set[asyncio.Task[None]] = set()
-        self._known: dict[tuple[str, str], ContainerStatus | None] = {}  # by id and the engine's word on its state
-        self._warnings: set[str] = set()  # told already
+        self._statuses: dict[tuple[str, str], ContainerStatus] = {}  # by container id and the engine's state
+        self._logged_warnings: set[str] = set()
 
     # --- Backend ----------------------------------------------------------------------------------
 
+    @override
     async def engine_id(self) -> str:
-        """
-        The daemon's own id, its machine and its folder.
-
-        Machines that were copied from one image have engines of one id, as have two engines of one
-        machine; Podman makes up another id at each question.
-        """
-        info = await self._ask("info")
+        # The daemon's id alone is not unique: machines cloned from one image share it, and so do two engines of one
+        # machine. Podman returns another id on every request.
+        info = await self._request_json("info")
         place = f"{info['Name']}:{info['DockerRootDir']}"
-        return f"podman:{place}" if await self._engine.is_podman() else f"docker:{info['ID']}:{place}"
+        return f"podman:{place}" if await self._client.is_podman() else f"docker:{info['ID']}:{place}"
 
+    @override
     async def start(self, request: ContainerRequest) -> StartedContainer:
-        """Make it, fill `/upshot`, start it; what has the name already is started if it never was."""
-        _check(request.spec)
-        for pause in _PAUSES:
-            there = await self._inspect(request.name)
-            if there is not None:
-                return await self._adopt(request, there)
-            image = await self._images.bring(request.spec)
-            if (handle := await self._make(request)) is not None:
-                await self._begin(request, handle, request.spec.user or image["Config"].get("User") or "")
-                return StartedContainer(handle, self._images.digest(image, request.spec.image))
-            await asyncio.sleep(pause)  # it has the name from the first moment on, and can be seen a moment later
-        raise EngineUnavailable(f"the name {request.name} is taken, by a container that is not to be seen")
+        _check_spec(request.spec)
+        for seconds in _NAME_RETRY_SECONDS:
+            existing = await self._inspect(request.name)
+            if existing is not None:
+                return await self._adopt(request, existing)
+            image = await self._images.ensure(request.spec)
+            if (handle := await self._create(request)) is not None:
+                await self._fill_and_start(request, handle, request.spec.user or image["Config"].get("User") or "")
+                return StartedContainer(handle, self._images.read_digest(image, request.spec.image))
+            await asyncio.sleep(seconds)  # A new container takes its name a moment before it can be inspected.
+        raise EngineUnavailable(f"the name {request.name} is taken by a container that the engine does not show")
 
-    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
-        """One question for all of them, and one for each that has changed since."""
-        wanted = {"label": [f"{INSTALLATION}={installation}"]}
-        listed = await self._ask("containers/json", all="1", filters=json.dumps(wanted))
-        keys = [(one["Id"], one["State"]) for one in listed if phase(one["State"]) is not None]
-        turns = asyncio.Semaphore(_INSPECTS)
+    @override
+    async def list_containers(self, installation_id: str) -> Mapping[str, ContainerStatus]:
+        # One request for the list, and one for each container whose state has changed since the last call.
+        filters = json.dumps({"label": [f"{INSTALLATION_LABEL}={installation_id}"]})
+        containers = await self._request_json("containers/json", all="1", filters=filters)
+        keys = [(container["Id"], container["State"]) for container in containers if phase_of(container["State"])]
+        slots = asyncio.Semaphore(_CONCURRENT_INSPECTS)
 
-        async def see(key: tuple[str, str]) -> ContainerStatus | None:
-            if key in self._known:
-                return self._known[key]
-            async with turns:
-                return await self._see(key[0])
+        async def status_of(key: tuple[str, str]) -> ContainerStatus | None:
+            if key in self._statuses:
+                return self._statuses[key]
+            async with slots:
+                return await self._container_status(key[0])
 
-        seen = await asyncio.gather(*map(see, keys))
-        # What is made and not started may be started at any moment; the rest stays as it is in its state.
-        self._known = {key: one for key, one in zip(keys, seen, strict=True) if one and one.phase is not Phase.CREATED}
-        return {one.name: one for one in seen if one is not None}
+        found = await asyncio.gather(*map(status_of, keys))
+        statuses = {key: status for key, status in zip(keys, found, strict=True) if status is not None}
+        # In one state a status does not change, except that a created container may be started at any moment.
+        self._statuses = {key: status for key, status in statuses.items() if status.phase is not Phase.CREATED}
+        return {status.name: status for status in statuses.values()}
 
+    @override
     async def read_log(self, name: str, position: str | None, *, limit_bytes: int) -> LogRead:
-        """Read on from the entry that was read last; see `engine_log`."""
         entries = partial(self._log_entries, name)
         try:
-            if await self._engine.is_podman():
-                return await read_since(lambda time: entries(since=time), position, limit_bytes=limit_bytes)
-            return await read_on(lambda most: entries(tail=most), position, limit_bytes=limit_bytes)
-        except DockerApiError as refusal:
-            return self._engine.unless_missing(refusal, LogRead(b"", position or NOTHING))
+            if await self._client.is_podman():
+                return await read_by_time(lambda time: entries(since=time), position, limit_bytes=limit_bytes)
+            return await read_by_count(lambda count: entries(tail=count), position, limit_bytes=limit_bytes)
+        except DockerApiError as error:
+            return self._client.unless_missing(error, LogRead(b"", position or START))
 
+    @override
     async def read_outputs(self, name: str, *, limit_bytes: int) -> bytes | None:
-        """
-        Read the file out of the container's volume.
-
-        The engine does not follow a link at the end of a path, and follows those before it. So the
-        folder is looked at first; it lies in the volume's root, and no job can move that. What has
-        ended changes nothing any more between the two looks.
-        """
+        # The engine does not follow a link at the end of a path, but it follows the links before it. So check the
+        # output directory first. It is in the root of the volume, which no job can move, and an exited container
+        # changes nothing between the two requests.
         try:
-            mode = await self._mode(name, OUTPUT_FOLDER)
+            mode = await self._path_mode(name, OUTPUT_DIR)
             if mode & _LINK:
-                raise OutputUnreadable(f"{OUTPUT_FOLDER} is a symbolic link now; leave the folder as it is")
+                raise OutputUnreadable(f"the job replaced {OUTPUT_DIR} with a symbolic link; keep the directory")
             if not mode & _DIRECTORY:
-                raise OutputUnreadable(f"{OUTPUT_FOLDER} is no folder any more; leave it as it is")
-            tar = await self._archive(name, OUTPUTS_FILE, limit_bytes + TAR_BYTES)
-        except DockerApiError as refusal:
-            return self._engine.unless_missing(refusal, None)
-        except DockerServerError as fault:  # what Docker says of a link that leads to itself
-            await self._engine.check_alive(fault)
-            raise OutputUnreadable(f"{OUTPUTS_FILE} cannot be read ({fault}); is it, or its folder, a link?") from fault
-        return plain_file(tar, limit_bytes=limit_bytes)
+                raise OutputUnreadable(f"the job replaced {OUTPUT_DIR}, and it is no directory; keep the directory")
+            tar = await self._read_archive(name, OUTPUTS_FILE, limit_bytes + TAR_BYTES)
+        except DockerApiError as error:
+            return self._client.unless_missing(error, None)
+        except DockerServerError as error:  # Docker's answer for a link that leads to itself
+            await self._client.check_alive(error)
+            raise OutputUnreadable(
+                f"{OUTPUTS_FILE} cannot be read ({error}); write a regular file, not a link"
+            ) from error
+        return read_regular_file(tar, limit_bytes=limit_bytes)
 
+    @override
     async def stop(self, name: str, *, grace_seconds: float) -> None:
-        """
-        Have the engine signal it, wait, and kill it.
-
-        The engine answers when the container has ended, and goes on though the caller is gone; only
-        Docker 23.0 and 24.0, before their last releases, kill at once then. So the question is kept
-        open, and nobody waits for its answer.
-        """
-        there = await self._inspect(name)
-        if there is None or phase(there["State"]["Status"]) is not Phase.RUNNING:
+        # The engine sends the signal, waits, kills, and answers when the container has exited. It continues if the
+        # caller is gone, except Docker 23.0 and 24.0 before their last releases, which kill at once then. So the
+        # request stays open in a task, and this method does not wait for it.
+        container = await self._inspect(name)
+        if container is None or phase_of(container["State"]["Status"]) is not Phase.RUNNING:
             return
         stop = asyncio.create_task(self._stop(name, grace_seconds))
         self._stops.add(stop)
@@ -159,141 +159,150 @@ class DockerBackend:
         if stop.done():
             stop.result()
         else:
-            stop.add_done_callback(_forget)
+            stop.add_done_callback(_ignore_result)
 
+    @override
     async def remove(self, name: str) -> None:
-        """Remove it and its volume."""
-        await self._remove(name)
-
-    async def watch_events(self, installation: str) -> AsyncIterator[str]:
-        """What the engine tells of containers with our label."""
-        filters = {"type": ["container"], "label": [f"{INSTALLATION}={installation}"]}
         try:
-            events = self._engine.stream(
-                "events", params={"filters": json.dumps(filters)}, quiet_seconds=_QUIET_WATCH_SECONDS
+            await self._client.request_json(
+                f"containers/{name}", "DELETE", params={"force": "1", "v": "1"}, seconds=_DISK_SECONDS
             )
+        except DockerApiError as error:
+            if not (error.is_missing or error.is_conflict):  # It does not exist, or is being removed already.
+                raise self._client.as_unavailable(error) from error
+
+    @override
+    async def watch_events(self, installation_id: str) -> AsyncIterator[str]:
+        filters = json.dumps({"type": ["container"], "label": [f"{INSTALLATION_LABEL}={installation_id}"]})
+        try:
+            events = self._client.stream_json("events", params={"filters": filters}, idle_seconds=_WATCH_IDLE_SECONDS)
             async with aclosing(events):
                 async for event in events:
                     if event.get("Action", event.get("status")) in _EVENTS:
-                        yield event["Actor"]["Attributes"].get(CONTAINER, "")
-        except DockerApiError as refusal:
-            raise self._engine.unexpected(refusal) from refusal
+                        yield event["Actor"]["Attributes"].get(CONTAINER_LABEL, "")
+        except DockerApiError as error:
+            raise self._client.as_unavailable(error) from error
 
+    @override
     async def close(self) -> None:
-        """Hang up; stops that the engine was told of go on there."""
+        # Stops that were sent continue on the engine.
         for stop in tuple(self._stops):
             stop.cancel()
         await asyncio.gather(*self._stops, return_exceptions=True)
-        await self._engine.close()
+        await self._client.close()
 
     # --- start ------------------------------------------------------------------------------------
 
-    async def _adopt(self, order: ContainerRequest, there: Mapping[str, Any]) -> StartedContainer:
-        """Take what has the name: start it if whoever made it died before, else leave it."""
-        labels = there["Config"].get("Labels") or {}
-        if labels.get(INSTALLATION) != order.installation or labels.get(JOB) != order.job_id:
+    async def _adopt(self, request: ContainerRequest, container: Mapping[str, Any]) -> StartedContainer:
+        """Use the container that has the name already. Start it if its creator died before it could."""
+        labels = container["Config"].get("Labels") or {}
+        if (labels.get(INSTALLATION_LABEL), labels.get(JOB_LABEL)) != (request.installation_id, request.job_id):
             raise StartRefused(
-                FailureKind.REFUSED, f"a container {order.name} is there already, and is not of this job; remove it"
+                FailureKind.REFUSED, f"a container {request.name} exists already and belongs to another job; remove it"
             )
-        where = phase(there["State"]["Status"])
-        if where is None:
-            raise EngineUnavailable(f"container {order.name} is being removed, and its name is taken until then")
-        if where is Phase.CREATED:
-            await self._begin(order, there["Id"], there["Config"].get("User") or "")
-        return StartedContainer(there["Id"], await self._images.digest_of(there["Image"], there["Config"]["Image"]))
+        phase = phase_of(container["State"]["Status"])
+        if phase is None:
+            raise EngineUnavailable(f"container {request.name} is still being removed; its name is taken until then")
+        if phase is Phase.CREATED:
+            await self._fill_and_start(request, container["Id"], container["Config"].get("User") or "")
+        digest = await self._images.find_digest(container["Image"], container["Config"]["Image"])
+        return StartedContainer(container["Id"], digest)
 
-    async def _make(self, order: ContainerRequest) -> str | None:
-        """Make the container, and give its id; None where somebody else just made one of the name."""
-        is_podman = await self._engine.is_podman()
-        config = container_config(order, self._settings, is_podman=is_podman)
+    async def _create(self, request: ContainerRequest) -> str | None:
+        """Create the container and return its id; None if another container has just taken the name."""
+        config = container_config(request, self._options, is_podman=await self._client.is_podman())
         try:
-            made = await self._engine.ask(
-                "containers/create", "POST", params={"name": order.name}, body=config, seconds=_HEAVY_SECONDS
+            created = await self._client.request_json(
+                "containers/create", "POST", params={"name": request.name}, body=config, seconds=_DISK_SECONDS
             )
         except (DockerApiError, DockerServerError) as error:
-            if _is_taken(error):
+            # Podman has no error code for a taken name, only this text.
+            if (isinstance(error, DockerApiError) and error.is_conflict) or "is already in use" in str(error):
                 return None
-            await self._engine.check_alive(error)
-            raise StartRefused(FailureKind.REFUSED, f"the engine will not make it: {_words(error)}") from error
-        for warning in made.get("Warnings") or ():
-            self._warn(warning)
-        return str(made["Id"])
+            await self._client.check_alive(error)
+            raise StartRefused(
+                FailureKind.REFUSED, f"the engine cannot create the container: {_explain(error)}"
+            ) from error
+        for warning in created.get("Warnings") or ():
+            # The engine has created the container without what the warning names. Log it once per worker.
+            if warning not in self._logged_warnings:
+                self._logged_warnings.add(warning)
+                log.warning("engine.warning", engine=str(self._client.address), warning=warning)
+        return str(created["Id"])
 
-    async def _begin(self, order: ContainerRequest, handle: str, user: str) -> None:
-        """Fill `/upshot` and start it; where it cannot be started, nothing is left of it."""
+    async def _fill_and_start(self, request: ContainerRequest, handle: str, user: str) -> None:
+        """Upload the files of `/upshot` and start the container. Remove the container if it cannot be started."""
         try:
-            await self._fill(order, handle, user)
-            await self._engine.ask(f"containers/{handle}/start", "POST", seconds=_HEAVY_SECONDS)
+            await self._upload_files(request, handle, user)
+            await self._client.request_json(f"containers/{handle}/start", "POST", seconds=_DISK_SECONDS)
         except (DockerApiError, DockerServerError) as error:
-            await self._engine.check_alive(error)
-            await self._remove(handle)
-            raise StartRefused(FailureKind.REFUSED, f"the engine will not start it: {_words(error)}") from error
+            await self._client.check_alive(error)
+            await self.remove(handle)
+            raise StartRefused(
+                FailureKind.REFUSED, f"the engine cannot start the container: {_explain(error)}"
+            ) from error
 
-    async def _fill(self, order: ContainerRequest, handle: str, user: str) -> None:
-        owner = user_id(user, None)
-        if owner is None and order.spec.files:
-            owner = user_id(user, await self._passwd(handle))
-        data = upshot_files(order.event, order.spec.files, owner)
-        async with self._engine.answer(
+    async def _upload_files(self, request: ContainerRequest, handle: str, user: str) -> None:
+        owner_uid = user_id(user, None)
+        if owner_uid is None and request.spec.secret_files:
+            try:
+                tar = await self._read_archive(handle, "/etc/passwd", _MAX_PASSWD_BYTES + TAR_BYTES)
+                owner_uid = user_id(user, read_regular_file(tar, limit_bytes=_MAX_PASSWD_BYTES))
+            except (DockerApiError, OutputUnreadable):
+                pass  # The user's id stays unknown.
+        async with self._client.request(
             f"containers/{handle}/archive",
             "PUT",
             params={"path": UPSHOT},
-            data=data,
+            data=upshot_files(request.event, request.spec.secret_files, owner_uid),
             headers={"Content-Type": "application/x-tar"},
-            seconds=_HEAVY_SECONDS,
+            seconds=_DISK_SECONDS,
         ):
             pass
 
-    async def _passwd(self, handle: str) -> bytes | None:
-        try:
-            tar = await self._archive(handle, "/etc/passwd", _MAX_PASSWD_BYTES + TAR_BYTES)
-            return plain_file(tar, limit_bytes=_MAX_PASSWD_BYTES)
-        except (DockerApiError, OutputUnreadable):
-            return None  # then its number is not known
+    # --- read -------------------------------------------------------------------------------------
 
-    # --- what the engine knows --------------------------------------------------------------------
-
-    async def _ask(self, path: str, **params: str) -> Any:
+    async def _request_json(self, path: str, **params: str) -> Any:
         try:
-            return await self._engine.ask(path, params=params)
-        except DockerApiError as refusal:
-            raise self._engine.unexpected(refusal) from refusal
+            return await self._client.request_json(path, params=params)
+        except DockerApiError as error:
+            raise self._client.as_unavailable(error) from error
 
     async def _inspect(self, name: str) -> Mapping[str, Any] | None:
         try:
-            container: Mapping[str, Any] = await self._engine.ask(f"containers/{name}/json")
-        except DockerApiError as refusal:
-            return self._engine.unless_missing(refusal, None)
+            container: Mapping[str, Any] = await self._client.request_json(f"containers/{name}/json")
+        except DockerApiError as error:
+            return self._client.unless_missing(error, None)
         return container
 
-    async def _see(self, handle: str) -> ContainerStatus | None:
+    async def _container_status(self, handle: str) -> ContainerStatus | None:
         container = await self._inspect(handle)
         if container is None:
             return None
-        digest = await self._images.digest_of(container["Image"], container["Config"]["Image"])
-        seen = sighting(container, digest)
-        if seen is not None and may_have_run_out(container) and await self._ran_out(seen):
-            return replace(seen, failure=FailureKind.OUT_OF_MEMORY)
-        return seen
+        digest = await self._images.find_digest(container["Image"], container["Config"]["Image"])
+        status = container_status(container, digest)
+        if status is not None and may_be_out_of_memory(container) and await self._has_oom_event(status):
+            return replace(status, failure=FailureKind.OUT_OF_MEMORY)
+        return status
 
-    async def _ran_out(self, seen: ContainerStatus) -> bool:
+    async def _has_oom_event(self, status: ContainerStatus) -> bool:
         """
-        Look whether the engine heard of it too late.
+        Return whether the engine has an out-of-memory event for an exited container.
 
-        One that hears of the end first leaves it out of the container's state for ever, and tells it
-        to those who watch; it remembers its last 256 events. One in fifty on a busy machine.
+        An engine that learns about the exit first never writes `OOMKilled` into the container's state, but still
+        emits the event. On a busy machine this happens once in fifty times. The engine keeps its last 256 events.
         """
-        if seen.started_at is None or seen.finished_at is None or await self._engine.is_podman():
+        if status.started_at is None or status.finished_at is None or await self._client.is_podman():
             return False
-        filters = {"container": [seen.handle], "event": ["oom"]}
-        until = seen.finished_at.timestamp() + _LATE_SECONDS  # by its own clock; it answers when that is over
         params = {
-            "since": str(int(seen.started_at.timestamp())),
-            "until": f"{until:.9f}",
-            "filters": json.dumps(filters),
+            "since": str(int(status.started_at.timestamp())),
+            # The engine ends the response when this time has passed on its own clock.
+            "until": f"{status.finished_at.timestamp() + _OOM_EVENT_SECONDS:.9f}",
+            "filters": json.dumps({"container": [status.handle], "event": ["oom"]}),
         }
-        async with aclosing(self._engine.stream("events", params=params, quiet_seconds=self._settings.timeout)) as told:
-            return [event async for event in told] != []
+        events = self._client.stream_json("events", params=params, idle_seconds=self._options.timeout)
+        async with aclosing(events):
+            return [event async for event in events] != []
 
     async def _log_entries(
         self, name: str, *, tail: int | None = None, since: int | None = None
@@ -301,83 +310,60 @@ class DockerBackend:
         params = {"stdout": "1", "stderr": "1", "timestamps": "1"}
         params |= {"tail": str(tail)} if tail is not None else {}
         params |= {"since": str(since)} if since is not None else {}
-        async with self._engine.answer(f"containers/{name}/logs", params=params) as response:
-            async for piece in response.content.iter_any():
-                yield piece
+        async with self._client.request(f"containers/{name}/logs", params=params) as response:
+            async for chunk in response.content.iter_any():
+                yield chunk
 
-    async def _mode(self, name: str, path: str) -> int:
-        """What kind of thing is at a path of a container, in Go's way of saying it."""
-        headers = await self._engine.head(f"containers/{name}/archive", params={"path": path})
-        return int(json.loads(base64.b64decode(headers["X-Docker-Container-Path-Stat"]))["mode"])
+    async def _path_mode(self, name: str, path: str) -> int:
+        """Return the mode of a path in a container, as Go's os.FileMode."""
+        async with self._client.request(f"containers/{name}/archive", "HEAD", params={"path": path}) as response:
+            return int(json.loads(base64.b64decode(response.headers["X-Docker-Container-Path-Stat"]))["mode"])
 
-    async def _archive(self, name: str, path: str, most_bytes: int) -> bytes:
-        """The beginning of a tar of what is at a path."""
+    async def _read_archive(self, name: str, path: str, limit_bytes: int) -> bytes:
+        """Return the beginning of a tar of what is at a path."""
         tar = bytearray()
-        async with self._engine.answer(f"containers/{name}/archive", params={"path": path}) as response:
-            async for piece in response.content.iter_any():
-                tar += piece
-                if len(tar) > most_bytes:
+        async with self._client.request(f"containers/{name}/archive", params={"path": path}) as response:
+            async for chunk in response.content.iter_any():
+                tar += chunk
+                if len(tar) > limit_bytes:
                     break
-        return bytes(tar[:most_bytes])
+        return bytes(tar[:limit_bytes])
 
-    # --- the end ----------------------------------------------------------------------------------
+    # --- stop -------------------------------------------------------------------------------------
 
     async def _stop(self, name: str, grace_seconds: float) -> None:
         try:
             if grace_seconds <= 0:
-                await self._engine.ask(f"containers/{name}/kill", "POST")
+                await self._client.request_json(f"containers/{name}/kill", "POST")
                 return
             grace = math.ceil(grace_seconds)
-            await self._engine.ask(
-                f"containers/{name}/stop", "POST", params={"t": str(grace)}, seconds=grace + _STOP_SPARE_SECONDS
+            await self._client.request_json(
+                f"containers/{name}/stop", "POST", params={"t": str(grace)}, seconds=grace + _STOP_EXTRA_SECONDS
             )
-        except DockerApiError as refusal:
-            if not (refusal.is_missing or refusal.is_conflict):  # it is not there, or does not run
-                raise self._engine.unexpected(refusal) from refusal
-
-    async def _remove(self, name: str) -> None:
-        try:
-            await self._engine.ask(
-                f"containers/{name}", "DELETE", params={"force": "1", "v": "1"}, seconds=_HEAVY_SECONDS
-            )
-        except DockerApiError as refusal:
-            if not (refusal.is_missing or refusal.is_conflict):  # it is not there, or somebody removes it already
-                raise self._engine.unexpected(refusal) from refusal
-
-    # --- words ------------------------------------------------------------------------------------
-
-    def _warn(self, warning: str) -> None:
-        """Say it once: the engine makes the container all the same, without what it cannot do."""
-        if warning not in self._warnings:
-            self._warnings.add(warning)
-            log.warning("engine.cannot", engine=str(self._engine.address), warning=warning)
+        except DockerApiError as error:
+            if not (error.is_missing or error.is_conflict):  # It does not exist, or does not run.
+                raise self._client.as_unavailable(error) from error
 
 
-def _check(spec: JobSpec) -> None:
-    if spec.options:
+def _check_spec(spec: JobSpec) -> None:
+    if spec.kubernetes:
         raise StartRefused(
-            FailureKind.REFUSED,
-            f"{', '.join(sorted(spec.options))}: these are options of another backend; take a queue of that one",
+            FailureKind.REFUSED, "`kubernetes` has no meaning on Docker; remove it, or choose a queue on Kubernetes"
         )
-    if finding := judge_image(spec.image):
+    if finding := check_image(spec.image):
         raise StartRefused(
-            FailureKind.REFUSED, f"image {finding}" if spec.image else "it needs an image; write `image`"
+            FailureKind.REFUSED, f"image {finding}" if spec.image else "a job on Docker needs an image; write `image`"
         )
 
 
-def _is_taken(error: DockerApiError | DockerServerError) -> bool:
-    """Somebody has just made one of that name. Podman has no class for it, only words."""
-    return (isinstance(error, DockerApiError) and error.is_conflict) or "is already in use" in str(error)
-
-
-def _words(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     text = str(error)
     if "could not select device driver" in text:
-        return f"{text}; its machine lacks the NVIDIA container toolkit, or a GPU"
+        return f"{text}; its machine has no GPU, or no NVIDIA container toolkit"
     return text
 
 
-def _forget(task: asyncio.Task[None]) -> None:
-    """Nobody waits for it any more; `look` shows what became of it."""
+def _ignore_result(task: asyncio.Task[None]) -> None:
+    """Mark the task's error as retrieved. Nobody waits for it any more; `list_containers` shows the outcome."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,8 @@
-"""The door to one engine: asks over aiodocker, and turns what goes wrong into what the keeper knows."""
+"""
+An HTTP client for the API of Docker and Podman.
+
+The API: https://docs.docker.com/reference/api/engine
+"""
 
 from __future__ import annotations
 
@@ -7,33 +11,30 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 
-from upshot.backends.docker.options import Address, DockerSettings, Transport, tls_context
+from upshot.backends.docker.options import Address, DockerOptions, Transport, tls_context
 from upshot.backends.docker.ssh import SshTunnel
 from upshot.backends.protocol import EngineUnavailable
 from upshot.errors import UpshotError
 
-if TYPE_CHECKING:
-    from aiodocker import Docker
-
 T = TypeVar("T")
 
-_BAD, _NOT_FOUND, _CONFLICT, _ERROR, _UNAVAILABLE = 400, 404, 409, 500, 503
-_UNCONNECTED = 900  # aiodocker's status for an engine that cannot be reached
-_MAX_LINE_BYTES = 4 * 1024 * 1024  # of a stream of JSON: an event carries all labels of its container
-_WITHOUT_CONTAINERD = ": unavailable"  # how Docker ends its message when its own engine is down, or not up yet
+_BAD_REQUEST, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 400, 404, 409, 500, 503
+_MAX_LINE_BYTES = 4 * 1024 * 1024  # in a stream of JSON; an event contains all labels of its container
+_MAX_MESSAGE_CHARS = 2000
+_WITHOUT_CONTAINERD = ": unavailable"  # ends Docker's message when its containerd is down, or not up yet
 _PODMAN = "Podman Engine"
 
 
-class DockerApiError(Exception):
+class DockerApiError(UpshotError):
     """
-    The engine understood, and said no.
+    The engine rejected a request.
 
     Args:
-        status: Of HTTP, below 500.
+        status: HTTP status, below 500.
         reason: In the engine's words.
     """
 
@@ -43,50 +44,48 @@ class DockerApiError(Exception):
 
     @property
     def is_missing(self) -> bool:
-        """There is no such thing."""
+        """Whether the object does not exist."""
         return self.status == _NOT_FOUND
 
     @property
     def is_conflict(self) -> bool:
-        """The present state does not allow it: the name is taken, it is being removed."""
+        """Whether the present state does not allow the request: the name is taken, or the object is being removed."""
         return self.status == _CONFLICT
 
 
 class DockerServerError(EngineUnavailable):
-    """It answered with an error of its own: it is broken, or cannot do what it was asked."""
+    """The engine answered with a 5xx status: it is broken, or it cannot do what was requested."""
 
 
 class DockerClient:
     """
-    A connection to an engine, made when it is first needed.
+    A client of one engine. It connects when it is first used.
 
     Args:
-        settings: Where it is.
+        options: Where the engine is.
     """
 
-    def __init__(self, settings: DockerSettings) -> None:
-        self.address: Address = settings.address
-        self._is_podman = False  # known once it has answered
-        self._seconds = settings.timeout
-        self._tls = tls_context(settings)
-        self._docker: Docker | None = None
-        self._connector: aiohttp.BaseConnector | None = None
+    def __init__(self, options: DockerOptions) -> None:
+        self.address: Address = options.address
+        self._is_podman = False  # known once the engine has answered
+        self._seconds = options.timeout
+        self._tls = tls_context(options)
         self._tunnel: SshTunnel | None = None
-        self._reaching: asyncio.Task[Docker] | None = None
-        self._version: str | None = None  # of the API; None: not known, or to be asked again
+        self._session: aiohttp.ClientSession | None = None
+        self._api_url: str | None = None  # with the API's version; None: unknown, or to be found out again
+        self._connecting: asyncio.Task[tuple[aiohttp.ClientSession, str]] | None = None
 
     async def is_podman(self) -> bool:
         """
-        Tell which of the two it is; asked once for each connection.
+        Return whether the engine is Podman. The engine is asked once per connection.
 
         Raises:
             EngineUnavailable: It does not answer.
         """
-        with self._in_our_words(self._seconds):
-            await self._connected()
+        await self._connected()
         return self._is_podman
 
-    async def ask(
+    async def request_json(
         self,
         path: str,
         method: str = "GET",
@@ -96,42 +95,42 @@ class DockerClient:
         seconds: float | None = None,
     ) -> Any:
         """
-        Ask, and read the JSON that is the answer; None where it is empty.
+        Send a request and return the JSON of the response; None if the response is empty.
 
         Args:
-            path: Without a version.
-            method: Of HTTP.
-            params: Of the query.
+            path: Path below the API's version.
+            method: HTTP method.
+            params: Query parameters.
             body: Sent as JSON.
-            seconds: For the whole answer; None: as the settings have it.
+            seconds: Time limit for the whole response; None: the limit of the options.
 
         Raises:
-            EngineUnavailable: It does not answer; EngineFault: with an error of its own.
-            Refusal: It said no.
+            DockerApiError: The engine rejected the request.
+            EngineUnavailable: It does not answer. `DockerServerError`: It answered with a 5xx status.
         """
         data = None if body is None else json.dumps(body).encode()
-        async with self.answer(path, method, params=params, data=data, seconds=seconds) as response:
+        headers = {"Content-Type": "application/json"}
+        async with self.request(path, method, params=params, data=data, headers=headers, seconds=seconds) as response:
             text = await response.read()
-        try:
-            return json.loads(text) if text.strip() else None
-        except ValueError as error:
-            raise self._stranger(error) from error
+        return self._parse_json(text) if text.strip() else None
 
-    async def stream(self, path: str, *, params: Mapping[str, str], quiet_seconds: float) -> AsyncGenerator[Any, None]:
+    async def stream_json(
+        self, path: str, *, params: Mapping[str, str], idle_seconds: float
+    ) -> AsyncGenerator[Any, None]:
         """
-        Values of an answer that goes on and on, a line each.
+        Send a request and yield each line of the response, parsed as JSON, as it arrives.
 
         Args:
-            path: Without a version.
-            params: Of the query.
-            quiet_seconds: Without any word, after which the connection is taken for dead.
+            path: Path below the API's version.
+            params: Query parameters.
+            idle_seconds: Seconds without data after which the connection is considered lost.
         """
-        async with self.answer(path, params=params, quiet_seconds=quiet_seconds) as response:
-            async for value in self.values(response):
+        async with self.request(path, params=params, idle_seconds=idle_seconds) as response:
+            async for value in self.iter_json_lines(response):
                 yield value
 
     @asynccontextmanager
-    async def answer(
+    async def request(
         self,
         path: str,
         method: str = "GET",
@@ -140,208 +139,186 @@ class DockerClient:
         data: bytes | AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float | None = None,
-        quiet_seconds: float | None = None,
+        idle_seconds: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """
-        Ask, and hold the answer open; what is not read of it is not waited for.
+        Send a request and keep the response open for the block. What the block leaves unread is discarded.
 
         Args:
-            path: Without a version.
-            method: Of HTTP.
-            params: Of the query.
-            data: The body.
-            headers: Beside those that are always sent.
-            seconds: For the whole answer; None: as the settings have it.
-            quiet_seconds: In place of it, for an answer that may take long: without any word.
+            path: Path below the API's version.
+            method: HTTP method.
+            params: Query parameters.
+            data: Request body.
+            headers: Request headers.
+            seconds: Time limit for the whole response; None: the limit of the options.
+            idle_seconds: For a response that may take long, in place of `seconds`: limit for the time without data.
         """
-        timeout = self._timeout(seconds, quiet_seconds)
-        with self._in_our_words(quiet_seconds or seconds or self._seconds):
-            docker = await self._connected()
-            # aiodocker's verbs hold whole answers in memory, or read them as text; its query does not.
-            async with docker._query(  # noqa: SLF001 - its own documentation offers no other way
-                path, method, params=params, data=data, headers=headers, timeout=timeout
-            ) as response:
-                try:
-                    yield response
-                finally:
-                    response.close()
+        session, api_url = await self._connected()
+        limit = seconds or self._seconds
+        timeout = aiohttp.ClientTimeout(
+            total=limit if idle_seconds is None else None, sock_connect=self._seconds, sock_read=idle_seconds
+        )
+        with self._translate_errors(idle_seconds or limit):
+            response = await session.request(
+                method, f"{api_url}/{path}", params=params, data=data, headers=headers, timeout=timeout
+            )
+            try:
+                if response.status >= _BAD_REQUEST:
+                    raise self._error_from_response(response, await response.text(errors="replace"))
+                yield response
+            finally:
+                response.close()  # does nothing if all of it was read
 
-    async def head(self, path: str, *, params: Mapping[str, str]) -> Mapping[str, str]:
-        """
-        Ask for an answer's headers alone.
-
-        Raises:
-            EngineUnavailable: It does not answer.
-            Refusal: It said no; without a reason, for that would be in the answer.
-        """
-        with self._in_our_words(self._seconds):
-            docker = await self._connected()
-            # aiodocker would look for the reason all the same, and stumble.
-            url = f"{self.address.base_url}/{self._version}/{path}"
-            async with docker.session.head(url, params=params, timeout=self._timeout(None, None)) as response:
-                if response.status >= _BAD:
-                    raise self._answered(response.status, f"it answers {response.status} {response.reason}")
-                return response.headers
-
-    async def values(self, response: aiohttp.ClientResponse) -> AsyncIterator[Any]:
-        """Values of JSON in an answer, a line each."""
+    async def iter_json_lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[Any]:
+        """Yield each line of a response, parsed as JSON, as it arrives."""
         rest = b""
-        async for piece in response.content.iter_any():
-            *lines, rest = (rest + piece).split(b"\n")
+        async for chunk in response.content.iter_any():
+            *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 if line.strip():
-                    yield json.loads(line)
+                    yield self._parse_json(line)
             if len(rest) > _MAX_LINE_BYTES:
-                raise ValueError("a line of its answer does not end")
+                raise self._protocol_error(f"a line of its response exceeds {_MAX_LINE_BYTES} bytes")
         if rest.strip():
-            yield json.loads(rest)
+            yield self._parse_json(rest)
 
     async def check_alive(self, error: Exception) -> None:
         """
-        Tell an engine that cannot do what it was asked from one that is going down.
+        Distinguish an engine that cannot do what was requested from an engine that is shutting down.
 
         Args:
-            error: What it answered.
+            error: The error that it answered with.
 
         Raises:
             EngineUnavailable: It does not answer any more.
         """
         if isinstance(error, DockerServerError):
-            await self.ask("info")
+            await self.request_json("info")
 
-    def unless_missing(self, refusal: DockerApiError, nothing: T) -> T:
+    def unless_missing(self, error: DockerApiError, nothing: T) -> T:
         """
-        What stands for a thing that is not there.
+        Return `nothing` if the object does not exist.
 
         Raises:
-            EngineUnavailable: It is another refusal, and none of those that were to be expected.
+            EngineUnavailable: The engine rejected the request for another reason, which the caller does not expect.
         """
-        if refusal.is_missing:
+        if error.is_missing:
             return nothing
-        raise self.unexpected(refusal) from refusal
+        raise self.as_unavailable(error) from error
 
-    def unexpected(self, refusal: DockerApiError) -> EngineUnavailable:
-        """What the keeper is told of a refusal that nobody can do anything about here."""
-        return EngineUnavailable(f"{self.address} refuses to answer ({refusal.status}): {refusal}")
+    def as_unavailable(self, error: DockerApiError) -> EngineUnavailable:
+        """Return the error that a backend raises for a rejection that it does not expect."""
+        return EngineUnavailable(f"{self.address} rejected the request ({error.status}): {error}")
 
     async def close(self) -> None:
-        """Hang up."""
-        if self._reaching is not None:
-            self._reaching.cancel()
-            await asyncio.wait([self._reaching])
-        docker, connector, tunnel = self._docker, self._connector, self._tunnel
-        self._docker = self._connector = self._tunnel = self._version = None
-        if docker is not None:
-            await docker.close()
-        if connector is not None:
-            await connector.close()
+        """Close the connection. The client connects again when it is used again."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        session, tunnel = self._session, self._tunnel
+        self._session = self._tunnel = self._api_url = None
+        if session is not None:
+            await session.close()
         if tunnel is not None:
             tunnel.close()
 
     # --- connection -------------------------------------------------------------------------------
 
-    async def _connected(self) -> Docker:
-        """Reach the engine, once for all who ask at the same time: they wait for one answer, or for none."""
-        if self._docker is None or self._version is None or (self._tunnel is not None and not self._tunnel.is_open):
-            if self._reaching is None or self._reaching.done():
-                self._reaching = asyncio.create_task(self._reach())
-                self._reaching.add_done_callback(_forget)
-            return await asyncio.shield(self._reaching)
-        return self._docker
+    async def _connected(self) -> tuple[aiohttp.ClientSession, str]:
+        """Connect if necessary. Concurrent callers share one attempt and its error."""
+        is_cut = self._tunnel is not None and not self._tunnel.is_open
+        if self._session is not None and self._api_url is not None and not is_cut:
+            return self._session, self._api_url
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(_ignore_result)
+        return await asyncio.shield(self._connecting)
 
-    async def _reach(self) -> Docker:
-        if self._tunnel is not None:
-            await self._tunnel.open()
-        if self._docker is None:
-            self._docker = await self._connect()
-        if self._version is None:
-            await self._greet(self._docker)
-        return self._docker
+    async def _connect(self) -> tuple[aiohttp.ClientSession, str]:
+        address = self.address
+        with self._translate_errors(self._seconds):
+            if address.transport is Transport.UNIX and not await asyncio.to_thread(Path(address.socket).exists):
+                raise EngineUnavailable(
+                    f"there is no socket {address.socket}; install and start an engine on this machine"
+                )
+            if address.transport is Transport.SSH:
+                self._tunnel = self._tunnel or SshTunnel(address)
+                await self._tunnel.open()
+            if self._session is None:
+                # No limit on connections: every running stop, pull and watch keeps one open.
+                connector: aiohttp.BaseConnector
+                if address.socket:
+                    connector = aiohttp.UnixConnector(self._tunnel.socket if self._tunnel else address.socket, limit=0)
+                else:
+                    connector = aiohttp.TCPConnector(ssl=self._tls or True, limit=0)
+                self._session = aiohttp.ClientSession(connector=connector)
+            if self._api_url is None:
+                self._api_url = await self._negotiate_version(self._session)
+            return self._session, self._api_url
 
-    async def _connect(self) -> Docker:
-        is_here = self.address.transport is Transport.UNIX
-        if is_here and not await asyncio.to_thread(Path(self.address.socket).exists):
-            raise EngineUnavailable(
-                f"there is no socket {self.address.socket}; is an engine installed here, and running?"
-            )
-        # A worker on a machine without an engine never loads it.
-        from aiodocker import Docker  # noqa: PLC0415 - see above
+    async def _negotiate_version(self, session: aiohttp.ClientSession) -> str:
+        """Return the URL of the newest API version that the engine speaks, and remember which engine it is."""
+        timeout = aiohttp.ClientTimeout(total=self._seconds, sock_connect=self._seconds)
+        async with session.get(f"{self.address.base_url}/version", timeout=timeout) as response:
+            text = await response.text(errors="replace")
+        if response.status >= _BAD_REQUEST:
+            error = self._error_from_response(response, text)
+            raise self._protocol_error(str(error)) if isinstance(error, DockerApiError) else error
+        version = self._parse_json(text)
+        if not isinstance(version, dict) or "ApiVersion" not in version:
+            raise self._protocol_error("its response has no ApiVersion")
+        self._is_podman = any(component.get("Name") == _PODMAN for component in version.get("Components") or ())
+        return f"{self.address.base_url}/v{version['ApiVersion']}"
 
-        self._connector = await self._make_connector()
-        return Docker(self.address.base_url, connector=self._connector, timeout=self._timeout(None, None))
-
-    async def _make_connector(self) -> aiohttp.BaseConnector:
-        # No limit on connections: one is held for every stop that goes on, pull, and watch.
-        if self.address.transport is Transport.SSH:
-            self._tunnel = SshTunnel(self.address)
-            await self._tunnel.open()
-            return aiohttp.UnixConnector(self._tunnel.socket, limit=0)
-        if self.address.transport is Transport.UNIX:
-            return aiohttp.UnixConnector(self.address.socket, limit=0)
-        return aiohttp.TCPConnector(ssl=self._tls or True, limit=0)
-
-    async def _greet(self, docker: Docker) -> None:
-        docker.api_version = "auto"
-        version = await docker.version()
-        self._version = docker.api_version = f"v{version['ApiVersion']}"
-        self._is_podman = any(one.get("Name") == _PODMAN for one in version.get("Components") or ())
-
-    def _timeout(self, seconds: float | None, quiet_seconds: float | None) -> aiohttp.ClientTimeout:
-        total = None if quiet_seconds is not None else seconds or self._seconds
-        return aiohttp.ClientTimeout(total=total, sock_connect=self._seconds, sock_read=quiet_seconds)
-
-    # --- what went wrong --------------------------------------------------------------------------
+    # --- errors -----------------------------------------------------------------------------------
 
     @contextmanager
-    def _in_our_words(self, seconds: float) -> Iterator[None]:
-        """Turn whatever a library raises into what the keeper knows."""
+    def _translate_errors(self, seconds: float) -> Iterator[None]:
+        """
+        Translate the errors of a connection into `EngineUnavailable`.
+
+        The caller's block runs inside, so nothing that a bug could raise (TypeError, ValueError, …) is caught here.
+        """
         try:
             yield
-        except Exception as error:
-            known = self._known(error, seconds)
-            if known is None:
-                raise
-            raise known from error
+        except TimeoutError as error:
+            raise self._unreachable(f"it did not answer within {seconds:g} s") from error
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # uvloop raises RuntimeError for a closed handle
+            raise self._unreachable(str(error) or type(error).__name__) from error
 
-    def _known(self, error: Exception, seconds: float) -> Exception | None:
-        """What the keeper knows, in place of an error of a library's; None for one that is not theirs."""
-        from aiodocker import DockerError  # noqa: PLC0415 - see _connect
-
-        match error:
-            case UpshotError() | DockerApiError():
-                return None
-            case DockerError(status=status, message=message):
-                return self._answered(status, message.strip())
-            case TimeoutError():
-                return self._lost(f"did not answer within {seconds:g} s")
-            case aiohttp.ClientError() | OSError() | RuntimeError():  # uvloop has RuntimeErrors of its own
-                return self._lost(str(error) or type(error).__name__)
-            case ValueError() | KeyError() | TypeError() | AttributeError():
-                return self._stranger(error)
-        return None
-
-    def _answered(self, status: int, message: str) -> Exception:
-        if status == _UNCONNECTED:
-            return self._lost(message)
+    def _error_from_response(self, response: aiohttp.ClientResponse, text: str) -> UpshotError:
+        message = text.strip()[:_MAX_MESSAGE_CHARS]
+        try:
+            body = json.loads(text)
+        except ValueError:  # a proxy's page, or the engine's TLS layer
+            body = None
+        if isinstance(body, dict) and body.get("message"):
+            message = str(body["message"]).strip()
+        status = response.status
+        message = message or f"it answers {status} {response.reason}"  # the response to HEAD has no body
         if status == _UNAVAILABLE or message.endswith(_WITHOUT_CONTAINERD):
             return EngineUnavailable(f"{self.address}: {message}")
-        return DockerServerError(message) if status >= _ERROR else DockerApiError(status, message)
+        return DockerServerError(message) if status >= _SERVER_ERROR else DockerApiError(status, message)
 
-    def _lost(self, finding: str) -> EngineUnavailable:
-        """Ask for its version again when it is back: another engine may answer then."""
-        self._version = None
-        words = self._tunnel.last_words() if self._tunnel is not None else ""
-        return EngineUnavailable(f"{self.address}: {words or finding}")
+    def _parse_json(self, text: str | bytes) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise self._protocol_error(f"its response is not JSON: {error}") from error
 
-    def _stranger(self, error: Exception) -> EngineUnavailable:
-        self._version = None
+    def _unreachable(self, finding: str) -> EngineUnavailable:
+        self._api_url = None  # another engine may answer after the next connection
+        ssh_error = self._tunnel.last_error() if self._tunnel is not None else ""
+        return EngineUnavailable(f"{self.address}: {ssh_error or finding}")
+
+    def _protocol_error(self, finding: str) -> EngineUnavailable:
+        self._api_url = None
         return EngineUnavailable(
-            f"{self.address} does not answer as a Docker engine does ({type(error).__name__}: {error}); "
-            "is it the address of one?"
+            f"{self.address} does not answer like a Docker engine: {finding}; check that it is the address of one"
         )
 
 
-def _forget(task: asyncio.Task[Any]) -> None:
-    """Whoever waited has its error; nobody may have waited for it to the end."""
+def _ignore_result(task: asyncio.Task[Any]) -> None:
+    """Mark the task's error as retrieved. Every caller that still waits gets it; there may be none left."""
     if not task.cancelled():
         task.exception()

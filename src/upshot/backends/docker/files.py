@@ -1,4 +1,4 @@
-"""The files of a container: what is put into `/upshot` before it starts, and read out of it after the end."""
+"""The files of a container: those put into `/upshot` before the start, and those read from it after the exit."""
 
 from __future__ import annotations
 
@@ -9,87 +9,82 @@ from pathlib import PurePosixPath
 
 from upshot.backends.docker.containers import UPSHOT
 from upshot.backends.protocol import OutputUnreadable
-from upshot.domain.job import EVENT_FILE, INPUT_FOLDER, OUTPUT_FOLDER, OUTPUTS_FILE, SECRETS_FOLDER
+from upshot.domain.job import EVENT_FILE, INPUT_DIR, OUTPUT_DIR, OUTPUTS_FILE, SECRETS_DIR
 
-#: Read beyond the limit: a tar's headers, and what a file may bring with it in further ones.
+#: Room for a tar's headers beyond the content limit, extended headers included.
 TAR_BYTES = 128 * 1024
 
-_ANYBODY = 0o444
-_OWNER_ALONE = 0o400
+_READABLE_BY_ALL = 0o444
+_READABLE_BY_OWNER = 0o400
 _PASSWD_FIELDS = 7
 _UID_FIELD = 2
 _KINDS: Mapping[bytes, str] = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
-    tarfile.DIRTYPE: "a folder",
+    tarfile.DIRTYPE: "a directory",
     tarfile.FIFOTYPE: "a named pipe",
     tarfile.CHRTYPE: "a device",
     tarfile.BLKTYPE: "a device",
-    tarfile.GNUTYPE_SPARSE: "a sparse file in a form of its own",
+    tarfile.GNUTYPE_SPARSE: "a sparse file in GNU's tar format",
 }
 
 
-def upshot_files(event: bytes, secrets: Mapping[str, str], owner: int | None) -> bytes:
+def upshot_files(event: bytes, secrets: Mapping[str, str], owner_uid: int | None) -> bytes:
     """
-    A tar of what lies in `/upshot`.
+    Return a tar with the initial content of `/upshot`.
 
     Args:
-        event: Content of its file.
-        secrets: Text by file name.
-        owner: User id that the job runs as, who alone may read secrets; None: it is not known, so all may,
-            which inside one container is the job as well.
+        event: Content of the event file.
+        secrets: Content of the secret files, by file name.
+        owner_uid: User id that the job runs as; only this user can read the secrets. None if it is unknown:
+            then every user of the container can read them.
     """
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
-        _add_folder(tar, INPUT_FOLDER, 0o755)
-        _add_folder(tar, OUTPUT_FOLDER, 0o777)
-        _add_folder(tar, SECRETS_FOLDER, 0o755)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, mode in ((INPUT_DIR, 0o755), (OUTPUT_DIR, 0o777), (SECRETS_DIR, 0o755)):
+            directory = tarfile.TarInfo(_relative(path))
+            directory.type, directory.mode = tarfile.DIRTYPE, mode
+            tar.addfile(directory)
         _add_file(tar, EVENT_FILE, event, 0o644)
         for name, text in secrets.items():
-            mode = _ANYBODY if owner is None else _OWNER_ALONE
-            _add_file(tar, f"{SECRETS_FOLDER}/{name}", text.encode(), mode, owner or 0)
+            mode = _READABLE_BY_ALL if owner_uid is None else _READABLE_BY_OWNER
+            _add_file(tar, f"{SECRETS_DIR}/{name}", text.encode(), mode, owner_uid or 0)
         end = tar.offset + 2 * tarfile.BLOCKSIZE
-    # Without the blocks that fill up a tape's record: Podman hangs up at the two that end a tar.
-    return made.getvalue()[:end]
+    # Leave out the padding to a full record: Podman closes the connection after the two blocks that end a tar.
+    return buffer.getvalue()[:end]
 
 
-def _add_folder(tar: tarfile.TarFile, path: str, mode: int) -> None:
-    folder = tarfile.TarInfo(_inside(path))
-    folder.type, folder.mode = tarfile.DIRTYPE, mode
-    tar.addfile(folder)
-
-
-def _add_file(tar: tarfile.TarFile, path: str, content: bytes, mode: int, owner: int = 0) -> None:
-    file = tarfile.TarInfo(_inside(path))
-    file.size, file.mode, file.uid, file.gid = len(content), mode, owner, owner
+def _add_file(tar: tarfile.TarFile, path: str, content: bytes, mode: int, uid: int = 0) -> None:
+    file = tarfile.TarInfo(_relative(path))
+    file.size, file.mode, file.uid, file.gid = len(content), mode, uid, uid
     tar.addfile(file, io.BytesIO(content))
 
 
-def _inside(path: str) -> str:
+def _relative(path: str) -> str:
     return str(PurePosixPath(path).relative_to(UPSHOT))
 
 
-def plain_file(tar: bytes, *, limit_bytes: int) -> bytes:
+def read_regular_file(tar: bytes, *, limit_bytes: int) -> bytes:
     """
-    Content of the plain file that a tar begins with.
+    Return the content of the regular file that a tar begins with.
 
     Args:
-        tar: Its beginning, `TAR_BYTES` longer than the limit, or all of it.
-        limit_bytes: Of the content.
+        tar: The whole tar, or its beginning: `TAR_BYTES` more than the limit.
+        limit_bytes: Maximum size of the content.
 
     Raises:
-        OutputUnreadable: It is something else, or larger.
+        OutputUnreadable: The first entry is not a regular file, or it is larger than the limit.
     """
     try:
         with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as opened:
             entry = opened.next()
             if entry is None:
-                raise OutputUnreadable(f"{OUTPUTS_FILE} is no plain file; write one")
+                raise OutputUnreadable(f"{OUTPUTS_FILE} is not a regular file; write one")
             if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                kind = _KINDS.get(entry.type, "no plain file")
-                raise OutputUnreadable(f"{OUTPUTS_FILE} is {kind}; write a plain file")
+                kind = _KINDS.get(entry.type, "not a regular file")
+                raise OutputUnreadable(f"{OUTPUTS_FILE} is {kind}; write a regular file")
             if entry.size > limit_bytes:
-                raise OutputUnreadable(f"{OUTPUTS_FILE} has {entry.size} bytes; at most {limit_bytes} are taken")
+                raise OutputUnreadable(f"{OUTPUTS_FILE} has {entry.size} bytes; the limit is {limit_bytes}")
             content = opened.extractfile(entry)
             return content.read() if content is not None else b""
     except tarfile.TarError as error:
@@ -98,11 +93,11 @@ def plain_file(tar: bytes, *, limit_bytes: int) -> bytes:
 
 def user_id(user: str, passwd: bytes | None) -> int | None:
     """
-    The number of a container's user; None where it cannot be told.
+    Return the numeric id of a container's user; None if it is unknown.
 
     Args:
-        user: As a container has it: empty, `uid`, `uid:gid`, a name.
-        passwd: Content of the container's /etc/passwd; None: it has none.
+        user: The user as a container names it: empty, `uid`, `uid:gid` or a name.
+        passwd: Content of the container's /etc/passwd; None if it does not have one.
     """
     name = user.partition(":")[0]
     if name in ("", "root"):

@@ -1,4 +1,4 @@
-"""The images of an engine: there, pulled, or missing."""
+"""The images of an engine: find them, pull them, read their digests."""
 
 from __future__ import annotations
 
@@ -9,76 +9,73 @@ from typing import Any
 from urllib.parse import quote
 
 from upshot.backends.docker.client import DockerApiError, DockerClient, DockerServerError
+from upshot.backends.image_registry import credentials_key
 from upshot.backends.protocol import StartRefused
 from upshot.domain.job import FailureKind, JobSpec, Pull
 
-_QUIET_SECONDS = 300.0  # of a pull, without a word on how far it is
-_HUB = "https://index.docker.io/v1/"  # how registries' credentials name Docker Hub
+_PULL_IDLE_SECONDS = 300.0  # without a report on the pull's progress
 
 
 class Images:
     """
-    What an engine has, and what it can be made to have.
+    The images of one engine.
 
     Args:
-        engine: Whose.
+        client: Client of the engine.
     """
 
-    def __init__(self, engine: DockerClient) -> None:
-        self._engine = engine
+    def __init__(self, client: DockerClient) -> None:
+        self._client = client
         self._digests: dict[str, str] = {}  # by the image's own id
 
-    async def bring(self, spec: JobSpec) -> Mapping[str, Any]:
+    async def ensure(self, spec: JobSpec) -> Mapping[str, Any]:
         """
-        Have the image, pulled as the spec says, and tell what the engine knows of it.
+        Make the image available, pulled as the spec says, and return what the engine knows about it.
 
         Raises:
-            StartRefused: It is not there, and may not or cannot be pulled.
+            StartRefused: The image does not exist, and may not or cannot be pulled.
         """
         try:
-            return await self._bring(spec)
-        except DockerApiError as refusal:
-            raise StartRefused(FailureKind.REFUSED, f"image {spec.image}: {refusal}") from refusal
+            image = None if spec.pull is Pull.ALWAYS else await self._find(spec.image)
+            if image is None and spec.pull is Pull.NEVER:
+                raise StartRefused(
+                    FailureKind.IMAGE_MISSING,
+                    f"image {spec.image} does not exist on {self._client.address}, and `pull: never` forbids pulling; "
+                    "load it there, or write `pull: missing`",
+                )
+            if image is None:
+                await self._pull(spec)
+                image = await self._find(spec.image)
+        except DockerApiError as error:
+            raise StartRefused(FailureKind.REFUSED, f"image {spec.image}: {error}") from error
+        if image is None:
+            raise StartRefused(FailureKind.IMAGE_MISSING, f"image {spec.image} was removed right after it was pulled")
+        return image
 
-    async def digest_of(self, image_id: str, name: str) -> str:
-        """The digest of a container's image, which may be gone since."""
+    async def find_digest(self, image_id: str, image_name: str) -> str:
+        """Return the digest of a container's image, which may have been removed since."""
         if image_id not in self._digests:
             try:
                 image = await self._find(image_id)
-            except DockerApiError as refusal:
-                raise self._engine.unexpected(refusal) from refusal
-            return image_id if image is None else self.digest(image, name)
+            except DockerApiError as error:
+                raise self._client.as_unavailable(error) from error
+            return image_id if image is None else self.read_digest(image, image_name)
         return self._digests[image_id]
 
-    def digest(self, image: Mapping[str, Any], name: str) -> str:
-        """The registry's digest of an image, under this name if it has several; its own id where it has none."""
-        repository = name.partition("@")[0]
-        found = [one.partition("@") for one in image.get("RepoDigests") or ()]
-        found.sort(key=lambda one: not (repository == one[0] or repository.startswith(f"{one[0]}:")))
+    def read_digest(self, image: Mapping[str, Any], image_name: str) -> str:
+        """Return the digest that the image registry knows, preferably for this name; otherwise the image's own id."""
+        repository = image_name.partition("@")[0]
+        found = [reference.partition("@") for reference in image.get("RepoDigests") or ()]
+        found.sort(key=lambda parts: not (repository == parts[0] or repository.startswith(f"{parts[0]}:")))
         digest = str(found[0][2]) if found else str(image["Id"])
         self._digests[str(image["Id"])] = digest
         return digest
 
-    async def _bring(self, spec: JobSpec) -> Mapping[str, Any]:
-        image = None if spec.pull is Pull.ALWAYS else await self._find(spec.image)
-        if image is None and spec.pull is Pull.NEVER:
-            raise StartRefused(
-                FailureKind.IMAGE_MISSING,
-                f"image {spec.image} is not on {self._engine.address}, and `pull: never` forbids to pull it; "
-                "bring it there, or write `pull: missing`",
-            )
-        if image is None:
-            await self._pull(spec)
-            image = await self._find(spec.image)
-        if image is None:
-            raise StartRefused(FailureKind.IMAGE_MISSING, f"image {spec.image} was pulled, and is gone again")
-        return image
-
     async def _find(self, name: str) -> Mapping[str, Any] | None:
         try:
-            image: Mapping[str, Any] = await self._engine.ask(f"images/{quote(name, safe='/:@')}/json")
-        except DockerApiError as refusal:
-            if refusal.is_missing:
+            image: Mapping[str, Any] = await self._client.request_json(f"images/{quote(name, safe='/:@')}/json")
+        except DockerApiError as error:
+            if error.is_missing:
                 return None
             raise
         return image
@@ -86,28 +83,22 @@ class Images:
     async def _pull(self, spec: JobSpec) -> None:
         params = {"fromImage": spec.image}
         if ":" not in spec.image.rpartition("/")[2] and "@" not in spec.image:
-            params["tag"] = "latest"  # without it, the engine would pull all tags
-        headers = _credentials(spec)
+            params["tag"] = "latest"  # without a tag, the engine pulls all of them
+        headers = {}
+        if spec.registry_auth is not None:
+            credentials = {
+                "username": spec.registry_auth.username,
+                "password": spec.registry_auth.password,
+                "serveraddress": credentials_key(spec.image),
+            }
+            headers["X-Registry-Auth"] = base64.urlsafe_b64encode(json.dumps(credentials).encode()).decode()
         try:
-            async with self._engine.answer(
-                "images/create", "POST", params=params, headers=headers, quiet_seconds=_QUIET_SECONDS
+            async with self._client.request(
+                "images/create", "POST", params=params, headers=headers, idle_seconds=_PULL_IDLE_SECONDS
             ) as response:
-                async for progress in self._engine.values(response):
+                async for progress in self._client.iter_json_lines(response):
                     if "error" in progress:
                         raise DockerApiError(response.status, str(progress["error"]))
         except (DockerApiError, DockerServerError) as error:
-            await self._engine.check_alive(error)
+            await self._client.check_alive(error)
             raise StartRefused(FailureKind.IMAGE_MISSING, f"image {spec.image} cannot be pulled: {error}") from error
-
-
-def _credentials(spec: JobSpec) -> Mapping[str, str] | None:
-    if spec.registry_auth is None:
-        return None
-    host, slash, _ = spec.image.partition("/")
-    is_host = slash and (host == "localhost" or "." in host or ":" in host)
-    auth = {
-        "username": spec.registry_auth.username,
-        "password": spec.registry_auth.password,
-        "serveraddress": host if is_host else _HUB,
-    }
-    return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(auth).encode()).decode()}

@@ -1,10 +1,12 @@
 """
-Reads on in a log whose engine numbers nothing: entries have a stream, a time, which several may share,
-and a text; they are in order, and the oldest go when the file is full.
+Continue reading a container's log where the last read stopped.
 
-So the newest entries are asked for, a few at first, then more, until the one is among them that was
-read last. That costs the same whatever the log's length, and no clock that is set back can hide an
-entry, as it does where the engine is asked for what came since a time.
+An engine does not number the entries of a log. An entry has a stream, a timestamp (which several entries may share)
+and a text. The entries are in order, and the oldest are dropped when the file is full.
+
+So a read requests the newest entries, a few at first and then more, until the entry that was read last is among them.
+The cost does not depend on the length of the log. A clock that is set back cannot hide an entry, as it can if the
+engine is asked for the entries since a given time.
 """
 
 from __future__ import annotations
@@ -12,19 +14,19 @@ from __future__ import annotations
 import struct
 import zlib
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from upshot.backends.protocol import LogRead
 from upshot.clock import parse_time
 
-NOTHING = "0"  #: position before the first entry
+START = "0"  #: position before the first entry
 
 _HEADER = struct.Struct(">BxxxL")  # stream, length: https://docs.docker.com/reference/api/engine, ContainerAttach
 _STDOUT, _STDERR = 1, 2
-_FIRST_ENTRIES = 16
-_TIMES_MORE = 8
-_MOST_ENTRIES = 32 * 1024  # a job that says nothing but ends of lines, as fast as it can, must not keep us busy
+_FIRST_COUNT = 16
+_GROWTH = 8
+_MAX_COUNT = 32 * 1024  # bounds the work for a job that writes nothing but line breaks as fast as it can
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,179 +34,175 @@ class LogCursor:
     """The entry that was read last."""
 
     stream: int
-    stamp: bytes  #: its time, as the engine writes it
-    check: int  #: of its text
-    #: How many with the same stream, time and text were read, itself included. Docker, which counts nanoseconds,
-    #: cuts a long line into pieces of one time, which may be the same; Podman 4 counts seconds.
-    same: int
+    timestamp: bytes  #: as the engine writes it
+    checksum: int  #: of the text
+    #: How many entries with this stream, timestamp and text were read, this one included. Docker counts nanoseconds,
+    #: but cuts a long line into chunks with one timestamp, and they may have the same text. Podman 4 counts seconds.
+    occurrence: int
 
     @classmethod
-    def at(cls, position: str | None) -> LogCursor | None:
-        """Read a position; None for the beginning, and for what is none of ours."""
+    def parse(cls, position: str | None) -> LogCursor | None:
+        """Parse a position; None for the beginning, and for a text that `str` of a cursor did not write."""
         try:
-            stream, stamp, check, same = (position or "").split(" ")
-            parse_time(stamp)
-            return cls(int(stream), stamp.encode(), int(check, 16), int(same))
+            stream, timestamp, checksum, occurrence = (position or "").split(" ")
+            parse_time(timestamp)
+            return cls(int(stream), timestamp.encode(), int(checksum, 16), int(occurrence))
         except ValueError:
             return None
 
     def __str__(self) -> str:
-        return f"{self.stream} {self.stamp.decode('ascii', 'replace')} {self.check:08x} {self.same}"
+        return f"{self.stream} {self.timestamp.decode('ascii', 'replace')} {self.checksum:08x} {self.occurrence}"
 
 
 @dataclass(slots=True)
 class _TimestampGroup:
-    """The newest time of a stream, and what was said in it."""
+    """The entries of one stream that share its newest timestamp."""
 
-    stamp: bytes = b""
-    is_whole: bool = False  #: it began among the entries that were asked for
-    counts: dict[int, int] = field(default_factory=dict)  #: of entries with the same text
+    timestamp: bytes = b""
+    is_complete: bool = False  #: its first entry is among the entries that were requested
+    counts: dict[int, int] = field(default_factory=dict)  #: number of entries by the checksum of their text
 
-    def count(self, stamp: bytes, check: int) -> int:
-        """Count one more entry; how many of its text there are now."""
-        if stamp != self.stamp:
-            self.is_whole = bool(self.stamp)
-            self.stamp = stamp
+    def add(self, timestamp: bytes, checksum: int) -> int:
+        """Add the next entry of the stream, and return how many entries of the group have its text."""
+        if timestamp != self.timestamp:
+            self.is_complete = bool(self.timestamp)
+            self.timestamp = timestamp
             self.counts.clear()
-        self.counts[check] = count = self.counts.get(check, 0) + 1
+        self.counts[checksum] = count = self.counts.get(checksum, 0) + 1
         return count
 
 
 @dataclass(slots=True)
 class LogTail:
     """
-    The newest entries of a log, as they come in.
+    The newest entries of a log, added in order.
 
     Args:
-        mark: What was read last; None: nothing.
-        limit_bytes: Of what is kept.
+        cursor: The entry that was read last; None: nothing was read.
+        limit_bytes: Maximum size of the text that is kept.
     """
 
-    mark: LogCursor | None
+    cursor: LogCursor | None
     limit_bytes: int
-    entries: int = 0
-    _fresh: deque[bytes] = field(default_factory=deque)
-    _fresh_bytes: int = 0
-    _is_cut: bool = False  # something fresh was let go
-    _is_found: bool = False  # an entry like the mark was among them
-    _is_sure: bool = False  # and the first one like it was, too
-    _moments: dict[int, _TimestampGroup] = field(default_factory=lambda: defaultdict(_TimestampGroup))
-    _last: tuple[int, bytes, int, int] | None = None  # as a mark has it
-    _is_counted: bool = False  # all that are like the last one are among these
+    entry_count: int = 0
+    _new: deque[bytes] = field(default_factory=deque)  # texts after the cursor
+    _new_bytes: int = 0
+    _is_truncated: bool = False  # new text was dropped because of the limit
+    _is_cursor_found: bool = False  # an entry that equals the cursor was added
+    _is_cursor_certain: bool = False  # all entries before it that equal it were added, too
+    _groups: dict[int, _TimestampGroup] = field(default_factory=lambda: defaultdict(_TimestampGroup))  # by stream
+    _last: tuple[int, bytes, int, int] | None = None  # the fields of a cursor
+    _is_last_certain: bool = False  # all entries before the last one that equal it were added, too
 
-    def take(self, stream: int, payload: bytes) -> None:
-        """Take in the next entry."""
-        stamp, _, text = payload.partition(b" ")
-        check = zlib.crc32(text)
-        moment = self._moments[stream]
-        same = moment.count(stamp, check)
-        # Of the pieces of one time and line, one alone ends the line; others are counted from the first on.
-        self._is_counted = moment.is_whole or text.endswith(b"\n")
-        self._last = (stream, stamp, check, same)
-        self.entries += 1
-        mark = self.mark
-        if mark is None or stamp != mark.stamp or (stream, check) != (mark.stream, mark.check) or same > mark.same:
-            self._keep(text)
-        else:
-            self._is_found, self._is_sure = True, self._is_counted
-            self._forget()
+    def add(self, stream: int, payload: bytes) -> None:
+        """Add the next entry."""
+        timestamp, _, text = payload.partition(b" ")
+        group = self._groups[stream]
+        checksum = zlib.crc32(text)
+        occurrence = group.add(timestamp, checksum)
+        # Of the chunks of one line, only the last one ends with a line break, so no other can equal it. Other entries
+        # are certain if their group is complete.
+        is_certain = group.is_complete or text.endswith(b"\n")
+        self._last, self._is_last_certain = (stream, timestamp, checksum, occurrence), is_certain
+        self.entry_count += 1
+        cursor = self.cursor
+        if (
+            cursor is not None
+            and (stream, timestamp, checksum) == (cursor.stream, cursor.timestamp, cursor.checksum)
+            and occurrence <= cursor.occurrence
+        ):
+            # Everything up to here was read before.
+            self._is_cursor_found, self._is_cursor_certain = True, is_certain
+            self._new.clear()
+            self._new_bytes, self._is_truncated = 0, False
+            return
+        self._new.append(text)
+        self._new_bytes += len(text)
+        while self._new_bytes > self.limit_bytes:
+            self._is_truncated = True
+            oldest = self._new.popleft()
+            self._new_bytes -= len(oldest)
+            if not self._new:  # a single entry exceeds the limit
+                self._new.append(oldest[-self.limit_bytes :])
+                self._new_bytes = len(self._new[0])
 
-    def is_enough(self, asked: int) -> bool:
-        """Tell whether more entries than those that were asked for would change nothing."""
-        if self.entries < asked or asked >= _MOST_ENTRIES:
+    def is_sufficient(self, requested: int) -> bool:
+        """Return whether requesting more entries than `requested` would not change the result."""
+        if self.entry_count < requested or requested >= _MAX_COUNT:
             return True
-        return self._is_counted and (self._is_cut or (self._is_found and self._is_sure))
+        return self._is_last_certain and (self._is_truncated or (self._is_cursor_found and self._is_cursor_certain))
 
-    def more_than(self, asked: int) -> int:
-        """How many entries to ask for next: many more, but hardly more than can be kept."""
-        more = max(2 * asked, min(_TIMES_MORE * asked, asked + self.limit_bytes - self._fresh_bytes + 1))
-        return min(more, _MOST_ENTRIES)
+    def next_count(self, requested: int) -> int:
+        """Return how many entries to request next: many more, but hardly more than can be kept."""
+        count = max(2 * requested, min(_GROWTH * requested, requested + self.limit_bytes - self._new_bytes + 1))
+        return min(count, _MAX_COUNT)
 
-    def read(self, *, is_whole: bool) -> LogRead:
+    def result(self, *, is_complete: bool) -> LogRead:
         """
-        What is new.
+        Return the new text and the position after it.
 
         Args:
-            is_whole: These are all entries that the engine has.
+            is_complete: All entries of the log were added.
         """
         if self._last is None:
-            return LogRead(b"", str(self.mark or NOTHING))
-        is_gone = not (is_whole if self.mark is None else self._is_found)
-        return LogRead(b"".join(self._fresh), str(LogCursor(*self._last)), skipped=self._is_cut or is_gone)
-
-    def _keep(self, text: bytes) -> None:
-        self._fresh.append(text)
-        self._fresh_bytes += len(text)
-        while self._fresh_bytes > self.limit_bytes:
-            self._is_cut = True
-            oldest = self._fresh.popleft()
-            self._fresh_bytes -= len(oldest)
-            if not self._fresh:  # one entry alone is longer than the limit
-                self._fresh.append(oldest[-self.limit_bytes :])
-                self._fresh_bytes = len(self._fresh[0])
-
-    def _forget(self) -> None:
-        self._fresh.clear()
-        self._fresh_bytes, self._is_cut = 0, False
+            return LogRead(b"", str(self.cursor or START))
+        is_lost = not (is_complete if self.cursor is None else self._is_cursor_found)
+        return LogRead(b"".join(self._new), str(LogCursor(*self._last)), skipped=self._is_truncated or is_lost)
 
 
-async def read_on(newest: Callable[[int], AsyncIterator[bytes]], position: str | None, *, limit_bytes: int) -> LogRead:
+async def read_by_count(
+    newest: Callable[[int], AsyncIterator[bytes]], position: str | None, *, limit_bytes: int
+) -> LogRead:
     """
-    Read what was said since.
+    Read the log from a position on.
 
     Args:
-        newest: Gives so many of the newest entries, as the engine sends them.
-        position: Of an earlier read.
-        limit_bytes: At most so much; the newest.
+        newest: Requests this many of the newest entries, and yields them in the engine's stream format.
+        position: Position that an earlier read returned.
+        limit_bytes: Maximum size of the data. If there is more, the newest is returned.
     """
-    mark = LogCursor.at(position)
-    asked = _FIRST_ENTRIES + (mark.same if mark else 0)
+    cursor = LogCursor.parse(position)
+    requested = _FIRST_COUNT + (cursor.occurrence if cursor else 0)
     while True:
-        window = LogTail(mark, limit_bytes)
-        async for stream, payload in _entries(newest(asked)):
-            window.take(stream, payload)
-        if window.is_enough(asked):
-            return window.read(is_whole=window.entries < asked)
-        asked = window.more_than(asked)
+        tail = LogTail(cursor, limit_bytes)
+        async for stream, payload in _entries(newest(requested)):
+            tail.add(stream, payload)
+        if tail.is_sufficient(requested):
+            return tail.result(is_complete=tail.entry_count < requested)
+        requested = tail.next_count(requested)
 
 
-async def read_since(
+async def read_by_time(
     since: Callable[[int | None], AsyncIterator[bytes]], position: str | None, *, limit_bytes: int
 ) -> LogRead:
     """
-    Read what was said since, from an engine whose newest entries cannot be trusted: Podman's are not in order.
+    Read the log of Podman from a position on. Podman does not return its newest entries in order.
 
     Args:
-        since: Gives the entries since a Unix time, or all, as the engine sends them.
-        position: Of an earlier read.
-        limit_bytes: At most so much; the newest.
+        since: Requests all entries, or those after a Unix time, and yields them in the engine's stream format.
+        position: Position that an earlier read returned.
+        limit_bytes: Maximum size of the data. If there is more, the newest is returned.
     """
-    window = LogTail(LogCursor.at(position), limit_bytes)
-    # Its times are of seconds, and those at the very time are not given.
-    begin = None if window.mark is None else int(parse_time(window.mark.stamp.decode()).timestamp()) - 1
+    tail = LogTail(LogCursor.parse(position), limit_bytes)
+    # Podman's timestamps are whole seconds, and it leaves out the entries of the requested second itself.
+    begin = None if tail.cursor is None else int(parse_time(tail.cursor.timestamp.decode()).timestamp()) - 1
     async for stream, payload in _entries(since(begin)):
-        window.take(stream, payload)
-    return window.read(is_whole=True)
+        tail.add(stream, payload)
+    return tail.result(is_complete=True)
 
 
-async def _entries(pieces: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
-    rest = b""
-    async for piece in pieces:
-        data = rest + piece
-        end = 0
-        for stream, begin, end in _frames(data):
-            if stream in (_STDOUT, _STDERR):  # a third one is the engine's own complaints
-                yield stream, data[begin:end]
-        rest = data[end:]
-
-
-def _frames(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Stream, begin and end of each whole frame."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        stream, length = _HEADER.unpack_from(data, at)
-        begin = at + _HEADER.size
-        if begin + length > len(data):
-            return
-        at = begin + length
-        yield stream, begin, at
+async def _entries(chunks: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
+    """Yield stream and payload of each frame in the engine's stream format."""
+    data = b""
+    async for chunk in chunks:
+        data += chunk
+        start = 0
+        while start + _HEADER.size <= len(data):
+            stream, length = _HEADER.unpack_from(data, start)
+            begin = start + _HEADER.size
+            if begin + length > len(data):
+                break
+            start = begin + length
+            if stream in (_STDOUT, _STDERR):  # the third stream contains the engine's own error messages
+                yield stream, data[begin:start]
+        data = data[start:]

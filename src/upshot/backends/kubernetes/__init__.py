@@ -1,14 +1,15 @@
 """
 Jobs on a Kubernetes cluster: as Jobs, or as custom resources from an operator's template.
 
-Speaks to the API server through `kubernetes_asyncio`, an optional extra. Of the libraries that are
-kept, it is the one that runs on our loop and on aiohttp, which is loaded anyway; that takes every
-login that a kubeconfig can ask for, programs of both versions, certificates and proxies included;
-and that lets a request be made as it is meant: a log from a time on, read piece by piece
-(`lightkube`, a tenth of its size, knows neither, and half of the logins; `kr8s` brings a second
-HTTP client). It pulls in nothing that Celery pins. Its generated models are not used: what is sent
-is checked in the tests against the schema that Kubernetes publishes. They are loaded all the same,
-36 MB in half a second, so nothing of this package is loaded where no backend asks for it.
+The API server is reached through `kubernetes_asyncio`, an optional extra. Among the maintained libraries it is the one
+that runs on the worker's event loop and on aiohttp, which is loaded anyway. It supports every login of a kubeconfig,
+including programs, certificates and proxies, and lets a request be made as needed: a log from a time on, read in
+chunks. `lightkube` is a tenth of its size, but supports neither the logs nor half of the logins. `kr8s` brings a second
+HTTP client. `kubernetes_asyncio` depends on nothing that Celery pins.
+
+Its generated models are not used: the tests check the requests against the schema that Kubernetes publishes. Importing
+the library loads the models all the same, which takes half a second and 36 MB. So nothing of this package is loaded
+unless a backend needs it.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from upshot.errors import ConfigError
 
 def make(options: Mapping[str, Any]) -> Backend:
     """
-    Make a backend as the operator's file has it.
+    Make a backend with the options in the operator's file.
 
     Raises:
-        ConfigError: The options cannot be meant, or the extra is not installed.
+        ConfigError: An option is invalid, or the extra is not installed.
     """
-    read = read_options(options)
+    valid = read_options(options)
     if find_spec("kubernetes_asyncio") is None:
         raise ConfigError("jobs on Kubernetes need its client: pip install 'upshot[kubernetes]'")
-    # The client takes half a second and 36 MB to load, and is an extra that need not be there.
+    # The client is optional, and slow to load.
     from upshot.backends.kubernetes.api import KubernetesClient  # noqa: PLC0415
     from upshot.backends.kubernetes.backend import KubernetesBackend  # noqa: PLC0415
     from upshot.backends.kubernetes.custom_resources import CustomResourceBackend  # noqa: PLC0415
-    from upshot.backends.kubernetes.template import check_names, read_template  # noqa: PLC0415
+    from upshot.backends.kubernetes.template import check_selector, read_template  # noqa: PLC0415
 
-    api = KubernetesClient(kubeconfig=read.kubeconfig, context=read.context, namespace=read.namespace)
-    if read.template is None:
-        return KubernetesBackend(api, read)
-    check_names(read.log_selector)
-    return CustomResourceBackend(api, read, read_template(read.template))
+    api = KubernetesClient(kubeconfig=valid.kubeconfig, context=valid.context, namespace=valid.namespace)
+    if valid.template is None:
+        return KubernetesBackend(api, valid)
+    check_selector(valid.log_selector)
+    return CustomResourceBackend(api, valid, read_template(valid.template))

@@ -1,4 +1,4 @@
-"""The connection to a cluster's API server: plain data in and out, and every trouble one of our errors."""
+"""A client of a cluster's API server: plain data in and out, and every failure as one of Upshot's errors."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from upshot import __version__
 from upshot.backends.protocol import EngineUnavailable, StartRefused
 from upshot.domain.job import FailureKind
 
-CALL_SECONDS = 8.0  # for one answer; a verb of a backend asks two or three times, some of them at once
+REQUEST_SECONDS = 8.0  # for one response; a method of the backend sends two or three requests, some concurrently
 CONNECT_SECONDS = 5.0
-PAGE_ITEMS = 500  # of a list, as kubectl asks for it
+PAGE_ITEMS = 500  # of a list; kubectl's page size
 
-MERGE = "application/merge-patch+json"
-APPLY = "application/apply-patch+yaml"  # JSON is YAML; made if it is not there
+MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"  # JSON is YAML; creates the object if it does not exist
 
 _JSON = "application/json"
-_UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _GONE, _TOO_MANY, _SERVER_ERROR = 401, 404, 409, 410, 429, 500
-_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")  # of the pod that we are in
-#: What the library raises over a file that is no kubeconfig.
-_BROKEN_FILE = (YAMLError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+_REDIRECT, _UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _GONE, _TOO_MANY, _SERVER_ERROR = 300, 401, 404, 409, 410, 429, 500
+_MAX_MESSAGE_CHARS = 500
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")  # exists if the worker runs in a pod
+#: What the library raises for a file that is not a kubeconfig.
+_INVALID_KUBECONFIG = (YAMLError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
 T = TypeVar("T")
 
@@ -46,17 +47,17 @@ class _Request:
     query: Query
     body: Any = None
     content_type: str = _JSON
-    seconds: float = CALL_SECONDS  #: for all of the answer
+    seconds: float = REQUEST_SECONDS  #: for the whole response
 
 
 class KubernetesApiError(EngineUnavailable):
     """
-    The API server said no, and its reason; for most verbs that is as good as no answer.
+    The API server rejected a request. For most methods of a backend this means that the state is unknown.
 
     Args:
-        status: The HTTP status.
-        reason: The API's word for it: AlreadyExists, Forbidden, Invalid, …
-        message: The API's own.
+        status: HTTP status.
+        reason: Machine-readable reason: AlreadyExists, Forbidden, Invalid, …
+        message: The API server's message.
     """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
@@ -67,236 +68,225 @@ class KubernetesApiError(EngineUnavailable):
 
     @property
     def is_missing(self) -> bool:
-        """The thing is not there."""
+        """Whether the object does not exist."""
         return self.status == _NOT_FOUND
 
     @property
-    def is_there_already(self) -> bool:
-        """A thing of this name is there."""
+    def already_exists(self) -> bool:
+        """Whether an object of this name exists already."""
         return self.status == _CONFLICT and self.reason == "AlreadyExists"
 
     @property
-    def is_gone(self) -> bool:
-        """The version that was asked for is too old to be known."""
+    def is_expired(self) -> bool:
+        """Whether the requested resource version is too old for the API server."""
         return self.status == _GONE
 
-    def as_refusal(self) -> StartRefused:
-        """The same, as the end of a start: a job that breaks a rule of the cluster's breaks it again."""
-        return StartRefused(FailureKind.REFUSED, f"Kubernetes refuses it: {self.message}")
+    def as_start_refused(self) -> StartRefused:
+        """Return the error that ends a start. Another attempt would break the same rule of the cluster."""
+        return StartRefused(FailureKind.REFUSED, f"Kubernetes rejected the job: {self.message}")
 
 
 class KubernetesClient:
     """
-    One API server, with the rights of one account.
+    A client of one API server, with the permissions of one account.
 
     Args:
-        kubeconfig: Path; None: this pod's own account, or the file that kubectl would take.
-        context: Of that file; None: its current one.
-        namespace: None: the pod's or the context's.
+        kubeconfig: Path; None: the account of the worker's own pod, or the file that kubectl uses.
+        context: Context in that file; None: its current context.
+        namespace: None: the namespace of the pod or of the context.
     """
 
     def __init__(self, *, kubeconfig: str | None, context: str | None, namespace: str | None) -> None:
         self._kubeconfig = kubeconfig
         self._context = context
-        self._wanted_namespace = namespace
+        self._configured_namespace = namespace
         self._namespace = namespace or "default"
         self._client: ApiClient | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def server(self) -> str:
-        """The URL that it is reached by."""
+        """Return the URL of the API server."""
         return str((await self._connected()).configuration.host)
 
     async def namespace(self) -> str:
-        """Where everything of ours is."""
+        """Return the namespace of all jobs."""
         await self._connected()
         return self._namespace
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection. The client connects again when it is used again."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
 
-    # --- asking -----------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------
 
-    async def call(
+    async def request_json(
         self, method: str, path: str, *, query: Query | None = None, body: Any = None, content_type: str = _JSON
     ) -> Any:
         """
-        Ask once.
+        Send a request and return the JSON of the response; None if the response is empty.
 
         Args:
             method: GET, POST, PATCH or DELETE.
-            path: From the server's root.
-            query: Of the URL.
-            body: Plain data.
-            content_type: Of the body: `MERGE` or `APPLY` for a patch.
+            path: Path from the root of the server.
+            query: Query parameters.
+            body: Sent as JSON.
+            content_type: Type of the body: `MERGE_PATCH` or `APPLY_PATCH` for a patch.
 
         Raises:
-            Rejected: The server said no.
-            EngineUnavailable: It did not answer, or cannot for now.
+            KubernetesApiError: The server rejected the request.
+            EngineUnavailable: It did not answer, or cannot serve the request for now.
         """
-        async with self._asked(_Request(method, path, query or {}, body, content_type)) as response:
-            return _plain(await response.read())
+        async with self._open(_Request(method, path, query or {}, body, content_type)) as response:
+            data = await response.read()
+            return orjson.loads(data) if data else None
 
     async def list_all(self, path: str, **query: str) -> list[dict[str, Any]]:
-        """All that is there, page by page."""
+        """Return all items of a list, page by page."""
         try:
-            return await self._pages(path, {**query, "limit": PAGE_ITEMS})
+            return await self._list_pages(path, {**query, "limit": PAGE_ITEMS})
         except KubernetesApiError as error:
-            if not error.is_gone:
+            if not error.is_expired:
                 raise
-            return await self._pages(path, query)  # the list has changed too much since its first page
+            return await self._list_pages(path, query)  # the list has changed too much since its first page
 
-    async def _pages(self, path: str, query: Query) -> list[dict[str, Any]]:
+    async def _list_pages(self, path: str, query: Query) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []
-        more: str | None = ""
-        while more is not None:
-            page = await self.call("GET", path, query={**query, "continue": more} if more else query)
+        next_page: str | None = ""
+        while next_page is not None:
+            page = await self.request_json("GET", path, query={**query, "continue": next_page} if next_page else query)
             items += page.get("items") or []
-            more = page.get("metadata", {}).get("continue") or None
+            next_page = page.get("metadata", {}).get("continue") or None
         return items
 
     @asynccontextmanager
     async def stream(self, path: str, query: Query, *, seconds: float) -> AsyncIterator[AsyncIterator[bytes]]:
         """
-        The body of an answer, piece by piece as it comes.
+        Open a response for reading it in chunks as they arrive.
 
         Args:
-            path: From the server's root.
-            query: Of the URL.
-            seconds: For all of it; EngineUnavailable when it takes longer.
+            path: Path from the root of the server.
+            query: Query parameters.
+            seconds: Time limit for the whole response. Reading raises EngineUnavailable after it.
         """
-        async with self._asked(_Request("GET", path, query, seconds=seconds)) as response:
+        async with self._open(_Request("GET", path, query, seconds=seconds)) as response:
             yield response.content.iter_any()
 
     @asynccontextmanager
-    async def _asked(self, question: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer that says yes; what goes wrong while it is read is our error, too."""
+    async def _open(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request and open its response. Errors while it is read are translated, too."""
         try:
-            async with asyncio.timeout(CALL_SECONDS):  # for its head; a watch goes on for minutes
-                response = await self._logged_in(question)
+            async with asyncio.timeout(REQUEST_SECONDS):  # for the headers; the body of a watch takes minutes
+                response = await self._send(request)
+                if response.status == _UNAUTHORIZED:
+                    response.release()
+                    await self._renew_credentials()
+                    response = await self._send(request)
             async with response:
-                if response.status >= 300:  # noqa: PLR2004 - a redirect is no answer either
-                    raise _refusal(response.status, await response.read())
+                if response.status >= _REDIRECT:
+                    raise _error_from_response(response.status, await response.read())
                 yield response
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise EngineUnavailable(f"Kubernetes does not answer: {_said(error)}") from error
+        except (aiohttp.ClientError, OSError, orjson.JSONDecodeError) as error:
+            raise EngineUnavailable(f"Kubernetes does not answer: {_describe(error)}") from error
 
-    async def _logged_in(self, question: _Request) -> aiohttp.ClientResponse:
-        response = await self._send(question)
-        if response.status == _UNAUTHORIZED:
-            response.release()
-            await self._renew()
-            response = await self._send(question)
-        return response
-
-    async def _send(self, question: _Request) -> aiohttp.ClientResponse:
+    async def _send(self, request: _Request) -> aiohttp.ClientResponse:
         client = await self._connected()
-        answer = await client.call_api(
-            question.path,
-            question.method,
-            query_params=list(question.query.items()),
-            header_params={"Accept": _JSON, "Content-Type": question.content_type},
-            body=question.body,
+        response = await client.call_api(
+            request.path,
+            request.method,
+            query_params=list(request.query.items()),
+            header_params={"Accept": _JSON, "Content-Type": request.content_type},
+            body=request.body,
             auth_settings=["BearerToken"],
             _preload_content=False,
-            _request_timeout=aiohttp.ClientTimeout(total=question.seconds, sock_connect=CONNECT_SECONDS),
+            _request_timeout=aiohttp.ClientTimeout(total=request.seconds, sock_connect=CONNECT_SECONDS),
         )
-        assert isinstance(answer, aiohttp.ClientResponse)  # noqa: S101 - as asked for; the library's type says Any
-        return answer
+        assert isinstance(response, aiohttp.ClientResponse)  # noqa: S101 - by _preload_content; its declared type is Any
+        return response
 
-    # --- connecting -------------------------------------------------------------------------------
+    # --- connection -------------------------------------------------------------------------------
 
     async def _connected(self) -> ApiClient:
-        async with self._turn:
+        async with self._lock:
             if self._client is None:
                 configuration = Configuration()
-                await self._log_in(configuration)
+                await self._load_credentials(configuration)
                 try:
                     self._client = ApiClient(configuration)
-                except OSError as error:  # certificates that cannot be read
-                    raise _no_way(error) from error
+                except OSError as error:  # unreadable certificates
+                    raise _cannot_connect(error) from error
                 self._client.user_agent = f"upshot/{__version__}"
             return self._client
 
-    async def _renew(self) -> None:
-        """Log in again: a token has run out, or was changed where we read it from."""
-        async with self._turn:
+    async def _renew_credentials(self) -> None:
+        """Load the credentials again: the token has expired, or has been replaced at its source."""
+        async with self._lock:
             if self._client is not None:
-                await self._log_in(self._client.configuration)
+                await self._load_credentials(self._client.configuration)
 
-    async def _log_in(self, configuration: Configuration) -> None:
+    async def _load_credentials(self, configuration: Configuration) -> None:
         try:
-            async with asyncio.timeout(CALL_SECONDS):  # a program of the kubeconfig's may ask a server of its own
-                usual = await self._account(configuration)
-        except (ConfigException, OSError, *_BROKEN_FILE) as error:
-            raise _no_way(error) from error
-        self._namespace = self._wanted_namespace or usual or "default"
-
-    async def _account(self, configuration: Configuration) -> str | None:
-        """Fill in server and account; returns the namespace that goes with them."""
-        if self._kubeconfig is None and self._context is None and (own := _own_namespace()):
-            load_incluster_config(configuration)  # type: ignore[no-untyped-call]  # the library's own is half typed
-            return own
-        # Never written back: the file is a person's, or a secret that cannot be written.
-        loader = await load_kube_config(
-            _existing(self._kubeconfig or KUBE_CONFIG_DEFAULT_LOCATION),
-            self._context,
-            client_configuration=configuration,
-            persist_config=False,
-        )
-        context = loader.current_context or {}
-        namespace: str | None = context.get("context", {}).get("namespace")
-        return namespace
+            if self._kubeconfig is None and self._context is None and (own_namespace := _read_pod_namespace()):
+                namespace: str | None = own_namespace
+                load_incluster_config(configuration)  # type: ignore[no-untyped-call]  # the library is half typed
+            else:
+                async with asyncio.timeout(REQUEST_SECONDS):  # a program in the kubeconfig may call a server itself
+                    loader = await load_kube_config(
+                        _check_exists(self._kubeconfig or KUBE_CONFIG_DEFAULT_LOCATION),
+                        self._context,
+                        client_configuration=configuration,
+                        # Never written back: the file belongs to a person, or is a secret that cannot be written.
+                        persist_config=False,
+                    )
+                namespace = (loader.current_context or {}).get("context", {}).get("namespace")
+        except (ConfigException, OSError, *_INVALID_KUBECONFIG) as error:
+            raise _cannot_connect(error) from error
+        self._namespace = self._configured_namespace or namespace or "default"
 
 
-def _own_namespace() -> str | None:
-    """Of the pod that we are in."""
-    return _OWN_NAMESPACE.read_text().strip() if _OWN_NAMESPACE.exists() else None
+def _read_pod_namespace() -> str | None:
+    return _POD_NAMESPACE.read_text().strip() if _POD_NAMESPACE.exists() else None
 
 
-async def unless_missing(asked: Awaitable[T]) -> T | None:
-    """The answer; None where there is no such thing."""
+def _check_exists(paths: str) -> str:
+    """Return the value of KUBECONFIG, which may contain several paths, if at least one of the files exists."""
+    if not any(Path(path).expanduser().is_file() for path in paths.split(os.pathsep) if path):
+        raise ConfigException(f"there is no file {paths}, and the worker does not run in a pod")
+    return paths
+
+
+async def unless_missing(request: Awaitable[T]) -> T | None:
+    """Return the response to a request; None if the object does not exist."""
     try:
-        return await asked
+        return await request
     except KubernetesApiError as error:
         if error.is_missing:
             return None
         raise
 
 
-def _plain(data: bytes) -> Any:
-    return orjson.loads(data) if data else None
-
-
-def _refusal(status: int, data: bytes) -> EngineUnavailable:
+def _error_from_response(status: int, data: bytes) -> EngineUnavailable:
+    message, reason = data.decode("utf-8", "replace").strip()[:_MAX_MESSAGE_CHARS], ""
     try:
-        said = orjson.loads(data)
-        message, reason = str(said["message"]), str(said.get("reason", ""))
-    except (ValueError, LookupError, TypeError, AttributeError):
-        message, reason = data.decode("utf-8", "replace").strip()[:500], ""
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError:  # a proxy's page
+        body = None
+    if isinstance(body, dict) and "message" in body:
+        message, reason = str(body["message"]), str(body.get("reason", ""))
     if status >= _SERVER_ERROR or status in (_TOO_MANY, _UNAUTHORIZED) or not message:
-        return EngineUnavailable(f"Kubernetes answers {status}: {message or 'nothing more'}")
+        return EngineUnavailable(f"Kubernetes answers {status}: {message or 'without a message'}")
     return KubernetesApiError(status, reason, message)
 
 
-def _existing(paths: str) -> str:
-    """What KUBECONFIG may hold: several paths, of which one at least is there."""
-    if not any(Path(path).expanduser().is_file() for path in paths.split(os.pathsep) if path):
-        raise ConfigException(f"there is no file {paths}, and this is no pod of a cluster's own")
-    return paths
-
-
-def _no_way(error: BaseException) -> EngineUnavailable:
+def _cannot_connect(error: BaseException) -> EngineUnavailable:
     return EngineUnavailable(
-        f"there is no way to a Kubernetes cluster: {_said(error)}; give the backend's options "
-        "`kubeconfig` and `context` as kubectl has them"
+        f"no Kubernetes cluster can be reached: {_describe(error)}; set the backend's options "
+        "`kubeconfig` and `context` as for kubectl"
     )
 
 
-def _said(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Jobs as Jobs of a Kubernetes cluster: one Job, with one pod, for each try."""
+"""Jobs as Kubernetes Jobs: each attempt is one Job with one pod."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
-from upshot.backends.kubernetes.api import MERGE, KubernetesApiError, KubernetesClient, unless_missing
+from typing_extensions import override
+
+from upshot.backends.kubernetes.api import MERGE_PATCH, KubernetesApiError, KubernetesClient, unless_missing
 from upshot.backends.kubernetes.cluster import NamespaceClient
 from upshot.backends.kubernetes.manifests import (
-    CONTAINER,
-    INSTALLATION,
     MAIN,
-    SHORTEST_GRACE_SECONDS,
+    MIN_GRACE_SECONDS,
     STOPPED,
     Manifest,
     author_options,
-    is_same_try,
+    is_same_attempt,
     job_manifest,
 )
-from upshot.backends.kubernetes.options import Options
-from upshot.backends.kubernetes.outputs_sidecar import COLLECTOR, MAX_SAID_BYTES, read_said
+from upshot.backends.kubernetes.options import KubernetesOptions
+from upshot.backends.kubernetes.outputs_sidecar import MAX_LOG_BYTES, SIDECAR, parse_log
 from upshot.backends.kubernetes.status import (
     condition,
+    created_at,
     name_of,
     pod_of,
-    sight,
+    pod_status,
     state_of,
     uid_of,
     was_stopped,
 )
 from upshot.backends.protocol import (
+    CONTAINER_LABEL,
+    INSTALLATION_LABEL,
+    Backend,
     ContainerRequest,
     ContainerStatus,
     EngineUnavailable,
@@ -42,176 +46,162 @@ from upshot.backends.protocol import (
 )
 from upshot.domain.job import OUTPUTS_FILE, FailureKind
 
-JOBS = "batch/v1"
-_AT_ONCE = 1  # seconds that a pod may be active from its start on; the shortest that Kubernetes takes
+_DEADLINE_NOW = 1  # the smallest activeDeadlineSeconds that Kubernetes accepts; it counts from the pod's start
 
 
-class KubernetesBackend:
+class KubernetesBackend(Backend):
     """
-    `Backend` whose engine is a cluster, and whose containers are Jobs.
+    Run jobs as Kubernetes Jobs.
 
     Args:
-        api: The API server.
-        options: What the operator chose.
+        api: Client of the API server.
+        options: The operator's options.
     """
 
-    def __init__(self, api: KubernetesClient, options: Options) -> None:
+    def __init__(self, api: KubernetesClient, options: KubernetesOptions) -> None:
         self._cluster = NamespaceClient(api)
         self._api = api
         self._options = options
-        #: As they were at the last look, so that not every log that is read asks for its pod; by their Jobs' names.
+        #: Pods as of the last list, by the names of their Jobs, so that reading a log need not request its pod.
         self._pods: Mapping[str, Manifest] = {}
 
+    @override
     async def engine_id(self) -> str:
-        """The cluster and the namespace."""
         return await self._cluster.engine_id()
 
+    @override
     async def close(self) -> None:
-        """Hang up."""
         await self._api.close()
 
     # --- start ------------------------------------------------------------------------------------
 
+    @override
     async def start(self, request: ContainerRequest) -> StartedContainer:
-        """Make a suspended Job, then the Secrets that go with it, then let it begin."""
-        manifest = job_manifest(request, self._options, author_options(request))
-        job = await self._make(manifest)
-        if _has_begun(job):
-            return _started(job)
-        try:
-            await self._cluster.put_secrets(request, owner=job)
-            job = await self._patch_job(request.name, {"spec": {"suspend": False}})
-        except KubernetesApiError as error:
-            await self.remove(request.name)
-            raise error.as_refusal() from error
-        return _started(job)
+        # Create a suspended Job, then the Secrets that belong to it, then resume the Job.
+        job = await self._create(job_manifest(request, self._options, author_options(request)))
+        if job["spec"].get("suspend") and not was_stopped(job):
+            try:
+                await self._cluster.apply_secrets(request, owner=job)
+                job = await self._patch_job(request.name, {"spec": {"suspend": False}})
+            except KubernetesApiError as error:
+                await self.remove(request.name)
+                raise error.as_start_refused() from error
+        return StartedContainer(uid_of(job), note="its pod has not been created yet")
 
-    async def _make(self, manifest: Manifest) -> Manifest:
-        """Make the Job; the one that is there, if it is ours."""
+    async def _create(self, manifest: Manifest) -> Manifest:
+        """Create the Job, or return the existing one if it belongs to the same attempt."""
         try:
-            return dict(await self._api.call("POST", await self._jobs(), body=manifest))
+            return dict(await self._api.request_json("POST", await self._job_path(), body=manifest))
         except KubernetesApiError as error:
-            if not error.is_there_already:
-                raise error.as_refusal() from error
+            if not error.already_exists:
+                raise error.as_start_refused() from error
         job = await self._job(name_of(manifest))
         if job is None:
-            raise EngineUnavailable("Kubernetes: the Job was there a moment ago, and is not now")
-        if not is_same_try(job, manifest):
-            raise StartRefused(FailureKind.REFUSED, f"the namespace has a Job {name_of(job)} of somebody else's")
+            raise EngineUnavailable("Kubernetes: the Job existed a moment ago, and has been removed")
+        if not is_same_attempt(job, manifest):
+            raise StartRefused(
+                FailureKind.REFUSED, f"the namespace has a Job {name_of(job)} that belongs to another job; remove it"
+            )
         return job
 
     async def _patch_job(self, name: str, patch: Manifest) -> Manifest:
-        return dict(await self._api.call("PATCH", await self._jobs(name), body=patch, content_type=MERGE))
-
-    # --- look -------------------------------------------------------------------------------------
-
-    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
-        """All Jobs of the installation, each with its pod."""
-        selector = f"{INSTALLATION}={installation}"
-        # Not at once: a pod that is missing must be one that is missing after its Job was seen.
-        jobs = await self._api.list_all(await self._jobs(), labelSelector=selector)
-        pods = await self._cluster.pods(selector) if jobs else []
-        pairs = [(job, pod_of(job, pods)) for job in jobs]
-        self._pods = {name_of(job): pod for job, pod in pairs if pod is not None}
-        seen = [sight(job, pod) for job, pod in pairs]
-        if any(one.phase is Phase.PENDING for one in seen):
-            warnings = await self._cluster.warnings()
-            seen = [sight(job, pod, warnings) for job, pod in pairs]
-        return {one.name: one for one in seen}
+        return dict(
+            await self._api.request_json("PATCH", await self._job_path(name), body=patch, content_type=MERGE_PATCH)
+        )
 
     # --- read -------------------------------------------------------------------------------------
 
+    @override
+    async def list_containers(self, installation_id: str) -> Mapping[str, ContainerStatus]:
+        selector = f"{INSTALLATION_LABEL}={installation_id}"
+        # One after the other: a pod counts as missing only if it is missing after its Job was listed.
+        jobs = await self._api.list_all(await self._job_path(), labelSelector=selector)
+        pods = await self._cluster.pods(selector) if jobs else []
+        pairs = [(job, pod_of(job, pods)) for job in jobs]
+        self._pods = {name_of(job): pod for job, pod in pairs if pod is not None}
+        statuses = [pod_status(job, pod) for job, pod in pairs]
+        if any(status.phase is Phase.PENDING for status in statuses):
+            warnings = await self._cluster.warnings()
+            statuses = [pod_status(job, pod, warnings) for job, pod in pairs]
+        return {status.name: status for status in statuses}
+
+    @override
     async def read_log(self, name: str, position: str | None, *, limit_bytes: int) -> LogRead:
-        """What the job's own container has said."""
         pod = self._pods.get(name) or await self._pod(name)
         if pod is None:
             return LogRead(b"", position or "")
         return await self._cluster.read_log(pod, MAIN, position, limit_bytes=limit_bytes)
 
+    @override
     async def read_outputs(self, name: str, *, limit_bytes: int) -> bytes | None:
-        """What the sidecar has said of the file."""
         pod = await self._pod(name)
         if pod is None:
             if await self._job(name) is None:
                 return None
-            raise OutputUnreadable(f"{OUTPUTS_FILE} went with its pod, which somebody has deleted")
-        said = await self._cluster.whole_log(pod, COLLECTOR, limit_bytes=MAX_SAID_BYTES)
-        return read_said(said, limit_bytes=limit_bytes)
+            raise OutputUnreadable(f"{OUTPUTS_FILE} is lost, because someone deleted its pod")
+        log = await self._cluster.read_whole_log(pod, SIDECAR, limit_bytes=MAX_LOG_BYTES)
+        return parse_log(log, limit_bytes=limit_bytes)
 
     # --- stop -------------------------------------------------------------------------------------
 
+    @override
     async def stop(self, name: str, *, grace_seconds: float) -> None:
-        """
-        Have its kubelet end it, which sends the signal, waits for the grace and kills.
-
-        A pod that is deleted takes its log and its exit code with it. So its deadline is set to now:
-        what ends then stays to be read. Only where the grace shall be shorter than the pod was made
-        with, or that was tried already, is it deleted; and what has not begun is suspended, so that
-        its Job makes no pod any more.
-        """
+        # The kubelet sends the signal, waits for the grace period and kills. A deleted pod loses its log and its exit
+        # code, so the pod's deadline is set to now instead, and both can still be read. The pod is deleted only if the
+        # grace period must be shorter than the one it was created with, or if the deadline has been set before. A Job
+        # that has not started is suspended, so that it creates no pod any more.
         job = await self._job(name)
         if job is None or condition(job, "Complete") or condition(job, "Failed"):
             return
         pod = await self._pod(name)
         if pod is not None and state_of(pod, MAIN, "terminated"):
             return
-        begun = pod is not None and state_of(pod, MAIN, "running") is not None
+        is_running = pod is not None and state_of(pod, MAIN, "running") is not None
         patch: Manifest = {"metadata": {"annotations": {STOPPED: "true"}}}
-        if not begun:
+        if not is_running:
             patch["spec"] = {"suspend": True}
-        if not (begun and was_stopped(job)):
+        if not (is_running and was_stopped(job)):
             await unless_missing(self._patch_job(name, patch))
-        if pod is not None and begun:
-            await self._end(pod, grace_seconds)
+        if pod is not None and is_running:
+            await self._stop_pod(pod, math.ceil(grace_seconds))
 
-    async def _end(self, pod: Manifest, grace_seconds: float) -> None:
-        path = await self._cluster.core("pods", name_of(pod))
-        grace = math.ceil(grace_seconds)
-        usual = pod["spec"].get("terminationGracePeriodSeconds", SHORTEST_GRACE_SECONDS)
-        is_told = pod["spec"].get("activeDeadlineSeconds") == _AT_ONCE
+    async def _stop_pod(self, pod: Manifest, grace: int) -> None:
+        path = await self._cluster.core_path("pods", name_of(pod))
+        default_grace = pod["spec"].get("terminationGracePeriodSeconds", MIN_GRACE_SECONDS)
+        has_deadline = pod["spec"].get("activeDeadlineSeconds") == _DEADLINE_NOW
         if pod["metadata"].get("deletionTimestamp"):
-            if grace == 0:  # it was deleted, and its node does not see to it
-                await unless_missing(self._delete(path, gracePeriodSeconds=0))
-        elif (grace < usual and usual > SHORTEST_GRACE_SECONDS) or (grace == 0 and is_told):
-            await unless_missing(self._delete(path, gracePeriodSeconds=max(grace, 1)))
-        elif not is_told:
-            patch = {"spec": {"activeDeadlineSeconds": _AT_ONCE}}
-            await unless_missing(self._api.call("PATCH", path, body=patch, content_type=MERGE))
+            if grace == 0:  # The pod has been deleted, and its node does not end it.
+                await self._delete(path, gracePeriodSeconds=0)
+        elif (grace < default_grace and default_grace > MIN_GRACE_SECONDS) or (grace == 0 and has_deadline):
+            await self._delete(path, gracePeriodSeconds=max(grace, 1))
+        elif not has_deadline:
+            patch = {"spec": {"activeDeadlineSeconds": _DEADLINE_NOW}}
+            await unless_missing(self._api.request_json("PATCH", path, body=patch, content_type=MERGE_PATCH))
 
+    @override
     async def remove(self, name: str) -> None:
-        """Delete the Job; the cluster deletes its pod and its Secrets after it."""
+        # The cluster deletes the pod and the Secrets after their Job.
         self._pods = {key: pod for key, pod in self._pods.items() if key != name}
-        await unless_missing(self._delete(await self._jobs(name), propagationPolicy="Background"))
+        await self._delete(await self._job_path(name), propagationPolicy="Background")
 
     async def _delete(self, path: str, **query: str | int) -> None:
-        await self._api.call("DELETE", path, query=query)
+        await unless_missing(self._api.request_json("DELETE", path, query=query))
 
-    # --- hints ------------------------------------------------------------------------------------
+    @override
+    async def watch_events(self, installation_id: str) -> AsyncIterator[str]:
+        paths = [await self._job_path(), await self._cluster.core_path("pods")]
+        async with aclosing(self._cluster.watch(installation_id, paths)) as names:
+            async for name in names:
+                yield name
 
-    async def watch_events(self, installation: str) -> AsyncIterator[str]:
-        """What happens to Jobs and to pods."""
-        paths = [await self._jobs(), await self._cluster.core("pods")]
-        async with aclosing(self._cluster.watch(installation, paths)) as hints:
-            async for hint in hints:
-                yield hint
+    # --- objects ----------------------------------------------------------------------------------
 
-    # --- what is there ----------------------------------------------------------------------------
-
-    async def _jobs(self, name: str = "") -> str:
-        return await self._cluster.grouped(JOBS, "jobs", name)
+    async def _job_path(self, name: str = "") -> str:
+        return await self._cluster.group_path("batch/v1", "jobs", name)
 
     async def _job(self, name: str) -> Manifest | None:
-        return await unless_missing(self._api.call("GET", await self._jobs(name)))
+        return await unless_missing(self._api.request_json("GET", await self._job_path(name)))
 
     async def _pod(self, name: str) -> Manifest | None:
-        """The newest of the name; one from before the name was used again may still be ending."""
-        pods = await self._cluster.pods(f"{CONTAINER}={name}")
-        return max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
-
-
-def _has_begun(job: Manifest) -> bool:
-    return was_stopped(job) or not job["spec"].get("suspend")
-
-
-def _started(job: Manifest) -> StartedContainer:
-    return StartedContainer(uid_of(job), note="its pod is not made yet")
+        """Return the newest pod of the name. A pod of an earlier Job of this name may still be stopping."""
+        return max(await self._cluster.pods(f"{CONTAINER_LABEL}={name}"), key=created_at, default=None)

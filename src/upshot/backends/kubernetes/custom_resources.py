@@ -1,4 +1,4 @@
-"""Jobs as custom resources of a cluster: one object of an operator's kind for each try."""
+"""Jobs as custom resources of a cluster: each attempt is one object of a kind that the operator chooses."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any
 
+from typing_extensions import override
+
 from upshot.backends.kubernetes.api import KubernetesApiError, KubernetesClient, unless_missing
 from upshot.backends.kubernetes.cluster import NamespaceClient
-from upshot.backends.kubernetes.manifests import (
-    INSTALLATION,
-    JOB,
-    Manifest,
-    SecretNames,
-    author_options,
-    is_same_try,
-    labels_of,
-)
-from upshot.backends.kubernetes.options import ConditionMatch, Options
-from upshot.backends.kubernetes.status import moment_of, name_of, uid_of
-from upshot.backends.kubernetes.template import Template, fill_names
+from upshot.backends.kubernetes.manifests import Manifest, SecretNames, author_options, is_same_attempt, labels_of
+from upshot.backends.kubernetes.options import ConditionMatch, KubernetesOptions
+from upshot.backends.kubernetes.status import created_at, name_of, time_of, uid_of
+from upshot.backends.kubernetes.template import Template, fill_selector
 from upshot.backends.protocol import (
+    INSTALLATION_LABEL,
+    JOB_LABEL,
+    Backend,
     ContainerRequest,
     ContainerStatus,
     EngineUnavailable,
@@ -31,211 +28,197 @@ from upshot.backends.protocol import (
     StartRefused,
 )
 from upshot.domain.job import FailureKind
+from upshot.ids import JobId
 
 
-class CustomResourceBackend:
+class CustomResourceBackend(Backend):
     """
-    `Backend` whose engine is a cluster, and whose containers are objects that others run.
+    Run jobs as custom resources, which another controller runs.
 
-    What they run in, and whether a job's limits hold, is the template's to say. They have no
-    outputs but what they write by the REST API, and are stopped by being deleted.
+    The template decides what they run in, and whether a job's limits apply. They have no outputs except those that
+    they write with the REST API. They are stopped by deleting them.
 
     Args:
-        api: The API server.
-        options: What the operator chose.
-        template: Of the objects.
+        api: Client of the API server.
+        options: The operator's options.
+        template: Template of the objects.
     """
 
-    def __init__(self, api: KubernetesClient, options: Options, template: Template) -> None:
+    def __init__(self, api: KubernetesClient, options: KubernetesOptions, template: Template) -> None:
         self._cluster = NamespaceClient(api)
         self._api = api
         self._options = options
         self._template = template
         self._plural: str | None = None
 
+    @override
     async def engine_id(self) -> str:
-        """The cluster, the namespace and the kind."""
         group, _, _ = self._template.api_version.partition("/")
         return f"{await self._cluster.engine_id()}/{self._template.kind}.{group}"
 
+    @override
     async def close(self) -> None:
-        """Hang up."""
         await self._api.close()
 
-    # --- start ------------------------------------------------------------------------------------
-
+    @override
     async def start(self, request: ContainerRequest) -> StartedContainer:
-        """
-        Make the Secrets, then the object, then give it the Secrets.
-
-        Nothing can be said to an object of an unknown kind so that it waits for its Secrets; so
-        they come first, and are found by their names again if nobody gets further.
-        """
+        # An object of an unknown kind cannot wait for its Secrets. So create the Secrets, then the object, then make
+        # the object their owner. If this stops in between, the Secrets are found again by their names.
         labels = labels_of(request, self._options, author_options(request))
         manifest = self._template.fill(request, await self._api.namespace())
         metadata = manifest.setdefault("metadata", {})
         metadata |= {"name": request.name, "labels": {**(metadata.get("labels") or {}), **labels}}
         metadata.pop("namespace", None)
         try:
-            await self._cluster.put_secrets(request, owner=None)
-            made = await self._make(manifest)
-            await self._cluster.put_secrets(request, owner=made)
+            await self._cluster.apply_secrets(request, owner=None)
+            created = await self._create(manifest)
+            await self._cluster.apply_secrets(request, owner=created)
         except KubernetesApiError as error:
             await self.remove(request.name)
-            raise error.as_refusal() from error
-        return StartedContainer(uid_of(made))
+            raise error.as_start_refused() from error
+        return StartedContainer(uid_of(created))
 
-    async def _make(self, manifest: Manifest) -> Manifest:
-        """Make it; the one that is there, if it is ours."""
+    async def _create(self, manifest: Manifest) -> Manifest:
+        """Create the object, or return the existing one if it belongs to the same attempt."""
         try:
-            return dict(await self._api.call("POST", await self._objects(), body=manifest))
+            return dict(await self._api.request_json("POST", await self._path(), body=manifest))
         except KubernetesApiError as error:
-            if not error.is_there_already:
+            if not error.already_exists:
                 raise
-        found = await self._object(name_of(manifest))
-        if found is None:
-            raise EngineUnavailable("Kubernetes: the object was there a moment ago, and is not now")
-        if not is_same_try(found, manifest):
-            kind = self._template.kind
-            raise StartRefused(FailureKind.REFUSED, f"the namespace has a {kind} {name_of(found)} of somebody else's")
-        return found
+        path = await self._path(name_of(manifest))
+        existing: Manifest | None = await unless_missing(self._api.request_json("GET", path))
+        if existing is None:
+            raise EngineUnavailable("Kubernetes: the object existed a moment ago, and has been removed")
+        if not is_same_attempt(existing, manifest):
+            found = f"{self._template.kind} {name_of(existing)}"
+            raise StartRefused(
+                FailureKind.REFUSED, f"the namespace has a {found} that belongs to another job; remove it"
+            )
+        return existing
 
-    # --- look, read, stop -------------------------------------------------------------------------
+    @override
+    async def list_containers(self, installation_id: str) -> Mapping[str, ContainerStatus]:
+        items = await self._api.list_all(await self._path(), labelSelector=f"{INSTALLATION_LABEL}={installation_id}")
+        return {name_of(item): object_status(item, self._options) for item in items}
 
-    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
-        """All objects of the installation."""
-        found = await self._api.list_all(await self._objects(), labelSelector=f"{INSTALLATION}={installation}")
-        return {name_of(one): sight_object(one, self._options) for one in found}
-
+    @override
     async def read_log(self, name: str, position: str | None, *, limit_bytes: int) -> LogRead:
-        """What the pod says that the operator's selector means."""
-        selector = fill_names(self._options.log_selector, name)
-        pods = (
-            await self._cluster.pods(",".join(f"{key}={value}" for key, value in selector.items())) if selector else []
-        )
+        selector = fill_selector(self._options.log_selector, name)
+        pods = await self._cluster.pods(selector) if selector else []
         if not pods:
             return LogRead(b"", position or "")
-        pod = min(pods, key=lambda one: (str(one["metadata"].get("creationTimestamp")), name_of(one)))
+        pod = min(pods, key=lambda candidate: (created_at(candidate), name_of(candidate)))
         container = self._options.log_container or pod["spec"]["containers"][0]["name"]
         return await self._cluster.read_log(pod, container, position, limit_bytes=limit_bytes)
 
+    @override
     async def read_outputs(self, name: str, *, limit_bytes: int) -> bytes | None:
-        """None: nobody knows where an object of an unknown kind would have them."""
-        return None
+        return None  # Upshot does not know where an object of an unknown kind has its outputs.
 
+    @override
     async def stop(self, name: str, *, grace_seconds: float) -> None:
-        """Delete it, after all that it has made; it is seen for so long."""
-        await self._delete(name, "Foreground")
+        await self._delete(name, "Foreground")  # The object stays until all that it created has been deleted.
 
+    @override
     async def remove(self, name: str) -> None:
-        """Delete it and its Secrets."""
         await self._delete(name, "Background")
         for secret in asdict(SecretNames.of(name)).values():
-            await unless_missing(self._api.call("DELETE", await self._cluster.core("secrets", secret)))
+            path = await self._cluster.core_path("secrets", secret)
+            await unless_missing(self._api.request_json("DELETE", path))
 
     async def _delete(self, name: str, propagation: str) -> None:
-        path = await self._objects(name)
-        await unless_missing(self._api.call("DELETE", path, query={"propagationPolicy": propagation}))
+        path = await self._path(name)
+        await unless_missing(self._api.request_json("DELETE", path, query={"propagationPolicy": propagation}))
 
-    async def watch_events(self, installation: str) -> AsyncIterator[str]:
-        """What happens to the objects."""
-        async with aclosing(self._cluster.watch(installation, [await self._objects()])) as hints:
-            async for hint in hints:
-                yield hint
+    @override
+    async def watch_events(self, installation_id: str) -> AsyncIterator[str]:
+        async with aclosing(self._cluster.watch(installation_id, [await self._path()])) as names:
+            async for name in names:
+                yield name
 
-    # --- what is there ----------------------------------------------------------------------------
-
-    async def _object(self, name: str) -> Manifest | None:
-        return await unless_missing(self._api.call("GET", await self._objects(name)))
-
-    async def _objects(self, name: str = "") -> str:
-        """Path of them, or of one; how the API calls many of them is asked once."""
-        if self._plural is None:
-            self._plural = await self._ask_plural()
-        return await self._cluster.grouped(self._template.api_version, self._plural, name)
-
-    async def _ask_plural(self) -> str:
+    async def _path(self, name: str = "") -> str:
+        """Return the path of all objects, or of one. The plural name of their kind is requested once."""
         version, kind = self._template.api_version, self._template.kind
-        served = await unless_missing(self._api.call("GET", f"/apis/{version}")) or {}
-        for one in served.get("resources") or ():
-            if one.get("kind") == kind and "/" not in one["name"] and one.get("namespaced"):
-                return str(one["name"])
-        raise EngineUnavailable(
-            f"Kubernetes: the cluster has no {kind} of {version} in namespaces; install its operator"
-        )
+        if self._plural is None:
+            served = await unless_missing(self._api.request_json("GET", f"/apis/{version}")) or {}
+            plurals = [
+                str(resource["name"])
+                for resource in served.get("resources") or ()
+                if resource.get("kind") == kind and "/" not in resource["name"] and resource.get("namespaced")
+            ]
+            if not plurals:
+                raise EngineUnavailable(
+                    f"Kubernetes: the cluster has no {kind} of {version} in namespaces; install its operator"
+                )
+            self._plural = plurals[0]
+        return await self._cluster.group_path(version, self._plural, name)
 
 
-# --- judging --------------------------------------------------------------------------------------
+# --- status ---------------------------------------------------------------------------------------
 
 
-def sight_object(thing: Manifest, options: Options) -> ContainerStatus:
-    """Say where a try stands, by the conditions of the operator's options."""
-    seen = ContainerStatus(
-        name=name_of(thing),
-        job_id=_label(thing, JOB),
+def object_status(item: Manifest, options: KubernetesOptions) -> ContainerStatus:
+    """Return the status of an attempt, by the conditions in the operator's options."""
+    metadata = item["metadata"]
+    running = _first_match(item, options.running_when)
+    started_at = (
+        (running or {}).get("lastTransitionTime")
+        or (item.get("status") or {}).get("startTime")
+        or metadata.get("creationTimestamp")
+    )
+    status = ContainerStatus(
+        name=name_of(item),
+        job_id=JobId((metadata.get("labels") or {}).get(JOB_LABEL, "")),
         phase=Phase.PENDING,
-        handle=uid_of(thing),
-        started_at=moment_of(_started_at(thing, options.running_when)),
+        handle=uid_of(item),
+        started_at=time_of(started_at),
     )
-    if (failed := _first(thing, options.failed_when)) is not None:
-        return replace(_ended(seen, failed), failure=FailureKind.EXITED)
-    if (succeeded := _first(thing, options.succeeded_when)) is not None:
-        return replace(_ended(seen, succeeded), exit_code=0)
-    if thing["metadata"].get("deletionTimestamp"):
-        return replace(seen, phase=Phase.RUNNING, note="it is being deleted")
-    if not options.running_when or _first(thing, options.running_when) is not None:
-        return replace(seen, phase=Phase.RUNNING)
-    return replace(seen, started_at=None, note=_latest_word(thing))
+    if (failed := _first_match(item, options.failed_when)) is not None:
+        return replace(_exited(status, failed), failure=FailureKind.EXITED)
+    if (succeeded := _first_match(item, options.succeeded_when)) is not None:
+        return replace(_exited(status, succeeded), exit_code=0)
+    if metadata.get("deletionTimestamp"):
+        return replace(status, phase=Phase.RUNNING, note="it is being deleted")
+    if running is not None or not options.running_when:
+        return replace(status, phase=Phase.RUNNING)
+    newest = max(_conditions(item), key=lambda condition: str(condition.get("lastTransitionTime")), default=None)
+    note = None if newest is None else f"{newest.get('type')}: {newest.get('message') or newest.get('reason')}"
+    return replace(status, started_at=None, note=note)
 
 
-def _ended(seen: ContainerStatus, met: Manifest) -> ContainerStatus:
-    words = [str(met[key]) for key in ("reason", "message") if met.get(key)]
+def _exited(status: ContainerStatus, condition: Manifest) -> ContainerStatus:
     return replace(
-        seen,
+        status,
         phase=Phase.EXITED,
-        finished_at=moment_of(met.get("lastTransitionTime")),
-        note=": ".join(words) or None,
+        finished_at=time_of(condition.get("lastTransitionTime")),
+        note=": ".join(str(condition[key]) for key in ("reason", "message") if condition.get(key)) or None,
     )
 
 
-def _first(thing: Manifest, whens: Iterable[ConditionMatch]) -> Manifest | None:
-    """The first condition that is met, as the object has it; a field that is met has no more to say."""
-    for when in whens:
-        if when.type is not None:
-            for one in _conditions(thing):
-                if one.get("type") == when.type and one.get("status") == when.status:
-                    return one
-        elif _is_met(thing, when):
+def _first_match(item: Manifest, matches: Iterable[ConditionMatch]) -> Manifest | None:
+    """Return the object's condition that matches first; an empty mapping if a field matches first."""
+    for match in matches:
+        if match.type is not None:
+            for condition in _conditions(item):
+                if condition.get("type") == match.type and condition.get("status") == match.status:
+                    return condition
+        elif _field_matches(item, match):
             return {}
     return None
 
 
-def _is_met(thing: Manifest, when: ConditionMatch) -> bool:
-    value: Any = thing
-    for step in (when.field or "").split("."):
+def _field_matches(item: Manifest, match: ConditionMatch) -> bool:
+    value: Any = item
+    for step in (match.field or "").split("."):
         if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
             value = value[int(step)]
         elif isinstance(value, Mapping):
             value = value.get(step)
         else:
             return False
-    return bool(value) if when.value is None else value == when.value
+    return bool(value) if match.value is None else value == match.value
 
 
-def _started_at(thing: Manifest, running_when: Iterable[ConditionMatch]) -> Any:
-    met = _first(thing, running_when) or {}
-    status = thing.get("status") or {}
-    return met.get("lastTransitionTime") or status.get("startTime") or thing["metadata"].get("creationTimestamp")
-
-
-def _latest_word(thing: Manifest) -> str | None:
-    newest = max(_conditions(thing), key=lambda one: str(one.get("lastTransitionTime")), default=None)
-    return None if newest is None else f"{newest.get('type')}: {newest.get('message') or newest.get('reason')}"
-
-
-def _conditions(thing: Manifest) -> list[Manifest]:
-    return [one for one in (thing.get("status") or {}).get("conditions") or () if isinstance(one, dict)]
-
-
-def _label(thing: Manifest, name: str) -> str:
-    return str((thing["metadata"].get("labels") or {}).get(name, ""))
+def _conditions(item: Manifest) -> list[Manifest]:
+    conditions = (item.get("status") or {}).get("conditions") or ()
+    return [condition for condition in conditions if isinstance(condition, dict)]

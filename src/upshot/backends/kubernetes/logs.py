@@ -1,11 +1,11 @@
 """
-Which lines of a container's log are new: pure functions over lines with their times.
+Find the new lines of a container's log: pure functions over lines with timestamps.
 
-The API gives the log from a time on, in whole seconds. Times alone cannot tell what was read: two
-lines may share one, and as each stream is stamped before it is written, a line may come after one
-that is a little younger. So a position remembers how many lines from shortly before its end on were
-seen, and a check sum of their times. Where those lines are no longer at the head, for the log was
-rotated meanwhile, the youngest time that was read decides.
+The API returns the log since a time, in whole seconds. Timestamps alone cannot tell which lines were read: two lines
+may share one, and since each stream gets its timestamps before it is written, a line may follow a line that is slightly
+newer. So a position contains the number of lines that were read from shortly before its end, and a checksum of their
+timestamps. If those lines are no longer at the beginning of the response because the log has been rotated, the newest
+timestamp that was read decides.
 """
 
 from __future__ import annotations
@@ -19,127 +19,129 @@ from functools import lru_cache
 from upshot.clock import parse_time
 
 _NANOSECONDS = 10**9
-_WINDOW = 50_000_000  # nanoseconds within which lines may come out of order; streams are microseconds apart
+_WINDOW = 50_000_000  # nanoseconds within which lines may be out of order; the two streams differ by microseconds
 _SECONDS_CHARS = len("2026-01-01T12:00:00")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a log; the last one may have no end yet."""
+    """A line of a log. The last line may be incomplete."""
 
-    at: int  #: nanoseconds since 1970
-    text: bytes  #: with its line break, if it has one
+    time: int  #: nanoseconds since 1970
+    text: bytes  #: including its line break, if there is one
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Up to where a log was read."""
+    """How far a log was read."""
 
-    latest: int  #: the youngest time that was read
-    window: int  #: lines from this time on are told apart one by one
-    count: int  #: of those, so many were read
-    check: int  #: sum over their times
-    of_last: int  #: bytes of the last one that were read, had it no end yet; 0: all of it
+    latest: int  #: newest timestamp that was read
+    window: int  #: start of the window: lines with this timestamp or a newer one are identified individually
+    count: int  #: number of lines in the window that were read
+    checksum: int  #: of their timestamps
+    partial_bytes: int  #: bytes that were read of an incomplete last line; 0 if it was complete
 
     @classmethod
-    def of(cls, text: str | None) -> Position | None:
-        """Read what `str` has written; None where it was not."""
+    def parse(cls, text: str | None) -> Position | None:
+        """Parse what `str` of a position has written; None for any other text."""
         if text is None:
             return None
         try:
-            latest, back, count, check, of_last = map(int, text.split("."))
+            latest, back, count, checksum, partial_bytes = map(int, text.split("."))
         except ValueError:
             return None
-        return cls(latest, latest - back, count, check, of_last)
+        return cls(latest, latest - back, count, checksum, partial_bytes)
 
     def __str__(self) -> str:
-        return f"{self.latest}.{self.latest - self.window}.{self.count}.{self.check}.{self.of_last}"
+        return f"{self.latest}.{self.latest - self.window}.{self.count}.{self.checksum}.{self.partial_bytes}"
 
     @property
     def since(self) -> str:
-        """From when on the log must be read again, as the API takes it; it knows whole seconds only."""
+        """The time to request the log from. The API accepts only whole seconds."""
         return datetime.fromtimestamp(self.window // _NANOSECONDS, UTC).isoformat().replace("+00:00", "Z")
 
 
-def parse(log: bytes) -> list[Line]:
-    """Read a log that was asked for with time stamps; a line without one is the kubelet's own, and left out."""
+def parse_lines(log: bytes) -> list[Line]:
+    """Parse a log with timestamps. A line without a timestamp is the kubelet's own message and is left out."""
     lines: list[Line] = []
-    # Not `splitlines`: a progress bar's carriage return ends no line.
+    # Not `splitlines`: the carriage return of a progress bar does not end a line.
     for raw in log.split(b"\n"):
-        stamp, space, text = raw.partition(b" ")
-        at = _nanoseconds(stamp) if space else None
-        if at is not None:
-            lines.append(Line(at, text + b"\n"))
+        timestamp, space, text = raw.partition(b" ")
+        time = _parse_nanoseconds(timestamp) if space else None
+        if time is not None:
+            lines.append(Line(time, text + b"\n"))
     if lines and not log.endswith(b"\n"):
-        lines[-1] = Line(lines[-1].at, lines[-1].text[:-1])
+        lines[-1] = Line(lines[-1].time, lines[-1].text[:-1])
     return lines
 
 
-def _nanoseconds(stamp: bytes) -> int | None:
-    """2026-01-01T12:00:00.123456789Z, or with +02:00 in place of Z, in nanoseconds since 1970."""
-    text = stamp.decode("ascii", "replace")
+def _parse_nanoseconds(timestamp: bytes) -> int | None:
+    """Parse 2026-01-01T12:00:00.123456789Z, or the same with +02:00 in place of Z."""
+    text = timestamp.decode("ascii", "replace")
     fraction, zone = _SECONDS_CHARS, _SECONDS_CHARS
     if text[fraction : fraction + 1] == ".":
         fraction, zone = fraction + 1, fraction + 1
         while text[zone : zone + 1].isdigit():
             zone += 1
-    seconds = _seconds(text[:_SECONDS_CHARS], text[zone:])
+    seconds = _parse_seconds(text[:_SECONDS_CHARS], text[zone:])
     return None if seconds is None else seconds * _NANOSECONDS + int(text[fraction:zone].ljust(9, "0")[:9] or 0)
 
 
 @lru_cache(maxsize=256)
-def _seconds(text: str, zone: str) -> int | None:
+def _parse_seconds(text: str, zone: str) -> int | None:
     try:
         return int(parse_time(text + zone).timestamp()) if zone else None
     except ValueError:
         return None
 
 
-def unread(lines: Sequence[Line], position: Position | None) -> list[Line]:
-    """Those that are new, the rest of a line that had no end yet included."""
+def unread_lines(lines: Sequence[Line], position: Position | None) -> list[Line]:
+    """Return the lines after a position, including the rest of a line that was incomplete."""
     if position is None:
         return list(lines)
-    near = [line for line in lines if line.at >= position.window]
-    seen = near[: position.count]
-    if len(seen) < position.count or _check(seen) != position.check:
-        return [line for line in near if line.at > position.latest]
-    rest = [Line(seen[-1].at, text)] if position.of_last and (text := seen[-1].text[position.of_last :]) else []
-    return rest + near[position.count :]
+    window = [line for line in lines if line.time >= position.window]
+    read = window[: position.count]
+    if len(read) < position.count or _checksum(read) != position.checksum:
+        return [line for line in window if line.time > position.latest]
+    unread = window[position.count :]
+    if position.partial_bytes and (rest := read[-1].text[position.partial_bytes :]):
+        unread.insert(0, Line(read[-1].time, rest))
+    return unread
 
 
-def position_after(lines: Sequence[Line], before: Position | None) -> Position | None:
+def next_position(lines: Sequence[Line], before: Position | None) -> Position | None:
     """
-    Where to go on from.
+    Return the position after the given lines.
 
     Args:
-        lines: All that the API gave, read ones included.
-        before: The position that they were asked for with.
+        lines: All lines that the API returned, including those that were read before.
+        before: The position that they were requested with.
     """
     if not lines:
         return before
-    latest = max(line.at for line in lines)
+    latest = max(line.time for line in lines)
     if before is not None and latest < before.latest:
         return before
-    near = [line for line in lines if line.at >= latest - _WINDOW]
-    last = near[-1]
+    window = [line for line in lines if line.time >= latest - _WINDOW]
+    last = window[-1]
     return Position(
         latest=latest,
         window=latest - _WINDOW,
-        count=len(near),
-        check=_check(near),
-        of_last=0 if last.text.endswith(b"\n") else len(last.text),
+        count=len(window),
+        checksum=_checksum(window),
+        partial_bytes=0 if last.text.endswith(b"\n") else len(last.text),
     )
 
 
-def _check(lines: Iterable[Line]) -> int:
-    return zlib.crc32(b",".join(b"%d" % line.at for line in lines))
+def _checksum(lines: Iterable[Line]) -> int:
+    return zlib.crc32(b",".join(b"%d" % line.time for line in lines))
 
 
-def newest(lines: Sequence[Line], limit_bytes: int) -> tuple[bytes, bool]:
-    """The text of the newest lines, at most so many bytes, and whether any had to be left out."""
+def newest_text(lines: Sequence[Line], limit_bytes: int) -> tuple[bytes, bool]:
+    """Return the text of the newest lines up to the limit, and whether older text was left out."""
     text = b"".join(line.text for line in lines)
     if len(text) <= limit_bytes:
         return text, False
     text = text[len(text) - limit_bytes :]
-    whole = text.find(b"\n") + 1  # from the first whole line on, unless there is none
-    return text[whole:] if 0 < whole < len(text) else text, True
+    begin = text.find(b"\n") + 1  # of the first complete line, if there is one
+    return text[begin:] if 0 < begin < len(text) else text, True

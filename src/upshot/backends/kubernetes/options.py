@@ -1,89 +1,61 @@
-"""What an operator writes of a Kubernetes backend, and what an author may add to it for one job."""
+"""The options of a Kubernetes backend, and those that an author may add for one job."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from upshot.backends.options import BackendOptions, Duration, validate_options
 from upshot.errors import ConfigError
-from upshot.schema.quantities import InvalidQuantity, read_duration
+from upshot.validation import invalid
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
 DEFAULT_HELPER_IMAGE = "docker.io/library/busybox:1.37"
-DEFAULT_TTL_SECONDS = 86_400  # a job that ended while all of ours was down is still there the next day
-DEFAULT_PULL_SECONDS = 900.0  # of an image of several gigabytes
+DEFAULT_TTL_SECONDS = 86_400  # a job that ends while all workers are down is still there the next day
+DEFAULT_PULL_SECONDS = 900.0  # enough for an image of several gigabytes
 
 MAX_NAME_CHARS = 253
-_OF_THE_CLUSTER = ("kubernetes.io", "k8s.io")
+_RESERVED_DOMAINS = ("kubernetes.io", "k8s.io")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-
-R = TypeVar("R", bound="_Record")
-
-
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=_kebab)
 
 
 def _check_name(value: str) -> str:
     if not _NAME.fullmatch(value) or len(value) > MAX_NAME_CHARS:
-        raise PydanticCustomError("name", "Kubernetes' names are of small letters, digits, `-` and `.`")
+        raise invalid(f"{value!r} is not a name in Kubernetes; use lower-case letters, digits, `-` and `.`")
     return value
 
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, Mapping) else value
-
-
-def _read_duration(value: Any) -> float:
-    try:
-        return read_duration(value)
-    except InvalidQuantity as error:
-        raise PydanticCustomError("duration", "{reason}", {"reason": str(error)}) from error
-
-
 Name = Annotated[str, AfterValidator(_check_name)]
-Duration = Annotated[float, BeforeValidator(_read_duration), Field(ge=0, le=86_400)]
-NativeObject = Mapping[str, Any]  #: as Kubernetes has it, keys and all; checked by its API server
+NativeObject = Mapping[str, Any]  #: written as in a Kubernetes manifest, and checked by the API server
 
 
-class ConditionMatch(_Record):
-    """What must be seen of a custom resource: a condition of its status, or the value of a field."""
+class ConditionMatch(BackendOptions):
+    """A condition of a custom resource's status, or the value of one of its fields."""
 
-    type: str | None = Field(None, min_length=1)  #: of a condition
-    status: str = "True"  #: of that condition
-    field: str | None = Field(None, min_length=1)  #: dotted path, such as `status.phase`; numbers count list items
-    value: str | int | bool | None = None  #: that the field has; None: any but none, false and empty
+    type: str | None = Field(None, min_length=1)  #: type of the condition
+    status: str = "True"  #: status of the condition
+    field: str | None = Field(None, min_length=1)  #: dotted path, such as `status.phase`; a number is a list index
+    value: str | int | bool | None = None  #: value of the field; None matches all but null, false and empty values
 
     @model_validator(mode="after")
-    def _check_one(self) -> Self:
+    def _check_kind(self) -> Self:
         if (self.type is None) == (self.field is None):
-            raise PydanticCustomError("one_of", "write either `type`, of a condition, or `field`")
+            raise invalid("write either `type` for a condition, or `field`")
         return self
 
 
-Conditions = Annotated[Sequence[ConditionMatch], BeforeValidator(_listed)]  #: one of them is enough
+#: One match is enough. A single one may be written without a list.
+Conditions = Annotated[
+    Sequence[ConditionMatch], BeforeValidator(lambda value: [value] if isinstance(value, Mapping) else value)
+]
 
 
-class AuthorOptions(_Record):
-    """What a step may say under `kubernetes`; the operator's word comes first."""
+class AuthorOptions(BackendOptions):
+    """Options that a step may set under `kubernetes`. The operator's options take precedence."""
 
     node_selector: Mapping[str, str] = Field(default_factory=dict)
     tolerations: Sequence[NativeObject] = ()
@@ -91,95 +63,73 @@ class AuthorOptions(_Record):
     annotations: Mapping[str, str] = Field(default_factory=dict)
 
 
-class Options(AuthorOptions):
-    """What stands under the backend's name in the operator's file."""
+class KubernetesOptions(AuthorOptions):
+    """Options of a Kubernetes backend."""
 
-    kubeconfig: str | None = Field(None, min_length=1)  #: path; None: the worker's own pod, or what kubectl takes
+    kubeconfig: str | None = Field(None, min_length=1)  #: path; None: the worker's own pod, or kubectl's default
     context: str | None = Field(None, min_length=1)
-    namespace: Name | None = None  #: None: the pod's, or the context's
-    service_account: Name | None = None  #: None: the namespace's default one, without its token
+    namespace: Name | None = None  #: None: the namespace of the pod or of the context
+    service_account: Name | None = None  #: None: the namespace's default account, without its token
     volumes: Sequence[NativeObject] = ()
     volume_mounts: Sequence[NativeObject] = ()
     gpu_resource: str = Field(DEFAULT_GPU_RESOURCE, min_length=1)
     image_pull_secrets: Sequence[Name] = ()
     ttl_seconds_after_finished: int = Field(DEFAULT_TTL_SECONDS, ge=600)
     priority_class: Name | None = None
-    helper_image: str = Field(DEFAULT_HELPER_IMAGE, min_length=1)  #: has sh, stat, head and base64
-    pull_time: Duration = DEFAULT_PULL_SECONDS  #: seconds beside a job's timeout, for its image
-    network_policy: bool = False  #: a NetworkPolicy shuts off pods that are labelled `upshot.network: none`
+    helper_image: str = Field(DEFAULT_HELPER_IMAGE, min_length=1)  #: contains sh, stat, head and base64
+    pull_time: Annotated[Duration, Field(ge=0, le=86_400)] = DEFAULT_PULL_SECONDS  #: added to the job's timeout
+    network_policy: bool = False  #: whether a NetworkPolicy isolates pods with the label `upshot.network: none`
 
-    template: str | None = Field(None, min_length=1)  #: path of a custom resource, in place of a Job
+    template: str | None = Field(None, min_length=1)  #: path of a custom resource that replaces the Job
     succeeded_when: Conditions = ()
     failed_when: Conditions = ()
-    running_when: Conditions = ()  #: none: from its beginning
+    running_when: Conditions = ()  #: empty: it runs from its creation
     log_selector: Mapping[str, str] = Field(default_factory=dict)  #: labels of the pod whose log is the job's
-    log_container: str | None = Field(None, min_length=1)  #: None: the pod's first
+    log_container: str | None = Field(None, min_length=1)  #: None: the pod's first container
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
         for field in ("succeeded_when", "failed_when", "running_when", "log_selector", "log_container"):
             if self.template is None and getattr(self, field):
-                raise PydanticCustomError("template", f"{_kebab(field)} is of a custom resource; name its `template`")
+                key = field.replace("_", "-")
+                raise invalid(f"{key} applies to custom resources only; remove it, or set `template`")
         if self.template is not None and not (self.succeeded_when and self.failed_when):
-            raise PydanticCustomError(
-                "template", "a custom resource ends when `succeeded-when` or `failed-when` holds; write both"
-            )
+            raise invalid("a custom resource needs both `succeeded-when` and `failed-when`; write both")
         return self
 
     @model_validator(mode="after")
     def _check_volumes(self) -> Self:
         for key, objects in (("volumes", self.volumes), ("volume-mounts", self.volume_mounts)):
-            for one in objects:
-                if not isinstance(one.get("name"), str) or one["name"].startswith("upshot-"):
-                    raise PydanticCustomError("name", f"{key}: each has a `name` that does not begin with upshot-")
+            for item in objects:
+                if not isinstance(item.get("name"), str) or item["name"].startswith("upshot-"):
+                    raise invalid(f"{key}: each item needs a `name` that does not begin with upshot-")
         return self
 
 
-def read_options(written: Mapping[str, Any]) -> Options:
+def read_options(options: Mapping[str, Any]) -> KubernetesOptions:
     """
-    Read what stands under the backend's name.
+    Read the options of a Kubernetes backend from the operator's file.
 
     Raises:
-        ConfigError: It cannot be meant.
+        ConfigError: An option is invalid.
     """
-    options = _read(Options, written)
-    for key, path in (("kubeconfig", options.kubeconfig), ("template", options.template)):
+    valid = validate_options(KubernetesOptions, options)
+    for key, path in (("kubeconfig", valid.kubeconfig), ("template", valid.template)):
         if path is not None and not Path(path).expanduser().is_file():
             raise ConfigError(f"{key}: there is no file {path}")
-    return options
+    return valid
 
 
-def read_author_options(written: Mapping[str, Any]) -> AuthorOptions:
+def read_author_options(options: Mapping[str, Any]) -> AuthorOptions:
     """
-    Read what a step says under `kubernetes`.
+    Read what a step sets under `kubernetes`.
 
     Raises:
-        ConfigError: It cannot be meant, or is not an author's to say.
+        ConfigError: An option is invalid, or reserved for the operator.
     """
-    options = _read(AuthorOptions, written)
-    for key in options.annotations:
-        # Some of these take a container's walls away.
-        if key.partition("/")[0].endswith(_OF_THE_CLUSTER):
-            raise ConfigError(f"annotations.{key}: this is Kubernetes' own; only the operator can set it")
-    return options
-
-
-def _read(record: type[R], written: Mapping[str, Any]) -> R:
-    try:
-        return record(**written)
-    except ValidationError as error:
-        raise ConfigError(_finding(error, record)) from error
-
-
-def _finding(error: ValidationError, record: type[_Record]) -> str:
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        inner = ConditionMatch if len(first["loc"]) > 1 else record
-        known = [_kebab(name) for name in inner.model_fields]
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        return f"{place}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}")
-    if not place:  # of the whole record
-        return str(first["msg"])
-    given = "" if first["type"] == "missing" else f", and this is {first['input']!r}"
-    return f"{place}: {first['msg']}{given}"
+    valid = validate_options(AuthorOptions, options)
+    for key in valid.annotations:
+        # Some of these annotations turn off a container's isolation.
+        if key.partition("/")[0].endswith(_RESERVED_DOMAINS):
+            raise ConfigError(f"annotations.{key}: only the operator may set annotations of Kubernetes; remove it")
+    return valid

@@ -1,12 +1,13 @@
 """
-How `outputs.json` comes out of a pod whose command has ended.
+Read `outputs.json` from a pod whose command has exited.
 
-A pod's files are out of reach once its containers have ended, and the message that a container may
-leave behind holds 4 KB. So a second container of a small image shares the output folder: a sidecar,
-which Kubernetes tells to end after the job's own container has ended, however that was, and which
-then says the file on its own log. The job cannot write into that log, and no longer runs while its
-file is read: nothing can be swapped under the reader. A link, a folder or a file beyond the limit is
-named, not read; what comes between the marks is base64, with the file's size at its head.
+The files of a pod cannot be read once its containers have exited, and a container's termination message holds only
+4 KB. So a second container with a small image shares the output directory. It is a sidecar: Kubernetes stops it after
+the job's own container has exited, in whatever way, and then the sidecar writes the file to its own log.
+
+The job cannot write to that log, and it no longer runs while its file is read, so nobody can swap the file. A link, a
+directory, or a file beyond the limit is named instead of read. Between the markers the log contains base64, and the
+first marker contains the size of the file.
 """
 
 from __future__ import annotations
@@ -17,88 +18,82 @@ import binascii
 from upshot.backends.protocol import OutputUnreadable
 from upshot.domain.job import MAX_OUTPUTS_BYTES, OUTPUTS_FILE
 
-COLLECTOR = "upshot-outputs"  #: the container's name
-# Of base64 in lines of 76, with the marks, whatever the file's size.
-MAX_SAID_BYTES = MAX_OUTPUTS_BYTES * 4 // 3 * 77 // 76 + 4096
+SIDECAR = "upshot-outputs"  #: name of the container
+# Base64 in lines of 76 characters, and room for the markers, whatever the size in them.
+MAX_LOG_BYTES = MAX_OUTPUTS_BYTES * 4 // 3 * 77 // 76 + 4096
 
-_MARK = "upshot-outputs:"
+_MARKER = "upshot-outputs:"
 
-#: For any POSIX shell with stat, head and base64. The size is asked for, as some would read a terabyte to count it;
-#: `wait` ends at once when the signal comes, as `sleep` would not.
+#: Runs in any POSIX shell with stat, head and base64. It asks for the size first, because counting the bytes of a
+#: sparse file could mean reading a terabyte. The signal interrupts `wait`, but would not interrupt `sleep`.
 SCRIPT = f"""
 file={OUTPUTS_FILE}
-say() {{ echo "{_MARK} $*"; exit 0; }}
-tell() {{
-  if [ -L "$file" ]; then say link; fi
-  if [ ! -e "$file" ]; then say none; fi
-  if [ -d "$file" ]; then say other a folder; fi
-  if [ -p "$file" ]; then say other a pipe; fi
-  if [ ! -f "$file" ]; then say other no plain file; fi
-  if [ ! -r "$file" ]; then say unreadable; fi
+finish() {{ echo "{_MARKER} $*"; exit 0; }}
+report() {{
+  if [ -L "$file" ]; then finish link; fi
+  if [ ! -e "$file" ]; then finish none; fi
+  if [ -d "$file" ]; then finish other a directory; fi
+  if [ -p "$file" ]; then finish other a pipe; fi
+  if [ ! -f "$file" ]; then finish other not a regular file; fi
+  if [ ! -r "$file" ]; then finish unreadable; fi
   size=$(stat -c %s "$file")
-  if [ "$size" -gt {MAX_OUTPUTS_BYTES} ]; then say large $size; fi
-  echo "{_MARK} begin $size"
+  if [ "$size" -gt {MAX_OUTPUTS_BYTES} ]; then finish large $size; fi
+  echo "{_MARKER} begin $size"
   head -c {MAX_OUTPUTS_BYTES} "$file" | base64
-  say end
+  finish end
 }}
-trap tell TERM
+trap report TERM
 while :; do sleep 3600 & wait $!; done
 """
 
 
-def read_said(said: bytes, *, limit_bytes: int) -> bytes | None:
+def parse_log(log: bytes, *, limit_bytes: int) -> bytes | None:
     """
-    Read what the sidecar has said.
+    Return the file that the sidecar wrote to its log.
 
     Args:
-        said: Its whole log.
-        limit_bytes: Of the file.
+        log: The sidecar's whole log.
+        limit_bytes: Maximum size of the file.
 
     Returns:
-        The file's content; None when there is none.
+        The content of the file; None if there is no file.
 
     Raises:
-        OutputUnreadable: It is no plain file, too large, or the sidecar could not end its sentence.
+        OutputUnreadable: It is not a regular file, it is too large, or the sidecar could not finish.
     """
-    lines = said.decode("ascii", "replace").splitlines()
-    first, words = _first_mark(lines)
-    match words:
+    lines = log.decode("ascii", "replace").splitlines()
+    first = next((number for number, line in enumerate(lines) if line.startswith(_MARKER)), 0)
+    match lines[first].split()[1:] if lines else []:
         case ["none"]:
             return None
         case ["large", size]:
-            raise OutputUnreadable(f"{OUTPUTS_FILE} has {size} bytes; at most {limit_bytes} are read")
+            raise _too_large(size, limit_bytes)
         case ["link"]:
-            raise OutputUnreadable(f"{OUTPUTS_FILE} is a link, and links are not followed; write a plain file")
+            raise OutputUnreadable(f"{OUTPUTS_FILE} is a link, and links are not followed; write a regular file")
         case ["other", *kind]:
-            raise OutputUnreadable(f"{OUTPUTS_FILE} is {' '.join(kind)}; write a plain file")
+            raise OutputUnreadable(f"{OUTPUTS_FILE} is {' '.join(kind)}; write a regular file")
         case ["unreadable"]:
-            raise OutputUnreadable(f"{OUTPUTS_FILE} may not be read by the container {COLLECTOR}; let others read it")
+            raise OutputUnreadable(
+                f"the container {SIDECAR} may not read {OUTPUTS_FILE}; make the file readable for all users"
+            )
         case ["begin", size]:
             if int(size) > limit_bytes:
-                raise OutputUnreadable(f"{OUTPUTS_FILE} has {size} bytes; at most {limit_bytes} are read")
-            return _content(lines[first + 1 :], int(size))
-    raise _cut_off()
+                raise _too_large(size, limit_bytes)
+            try:
+                end = lines.index(f"{_MARKER} end")
+                content = base64.b64decode("".join(lines[first + 1 : end]), validate=True)
+            except (ValueError, binascii.Error) as error:
+                raise _incomplete() from error
+            if len(content) == int(size):
+                return content
+    raise _incomplete()
 
 
-def _first_mark(lines: list[str]) -> tuple[int, list[str]]:
-    for number, line in enumerate(lines):
-        if line.startswith(_MARK):
-            return number, line.split()[1:]
-    return 0, []
+def _too_large(size: str, limit_bytes: int) -> OutputUnreadable:
+    return OutputUnreadable(f"{OUTPUTS_FILE} has {size} bytes; the limit is {limit_bytes}")
 
 
-def _content(lines: list[str], size: int) -> bytes:
-    try:
-        end = lines.index(f"{_MARK} end")
-        content = base64.b64decode("".join(lines[:end]), validate=True)
-    except (ValueError, binascii.Error) as error:
-        raise _cut_off() from error
-    if len(content) != size:
-        raise _cut_off()
-    return content
-
-
-def _cut_off() -> OutputUnreadable:
+def _incomplete() -> OutputUnreadable:
     return OutputUnreadable(
-        f"{OUTPUTS_FILE} could not be read: the container {COLLECTOR} was killed before it had told of it"
+        f"{OUTPUTS_FILE} could not be read: the container {SIDECAR} was killed before it had written all of it"
     )

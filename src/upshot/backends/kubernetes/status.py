@@ -1,10 +1,10 @@
 """
-What a Job, its pod and their warnings say of a try: pure functions over what the API server tells.
+Translate a Job, its pod and their warnings into a `ContainerStatus`: pure functions over the API server's responses.
 
-    suspended by us, never begun ─► CREATED
-    no pod yet, no node yet, image pulled ─► PENDING, with the reason
-    the command runs, or its outputs are being told ─► RUNNING
-    ended, or cannot begin, or told to stop and gone ─► ENDED
+    suspended by Upshot and never started ─► CREATED
+    no pod, no node or no image yet ─► PENDING, with the reason
+    the command runs, or its outputs are being read ─► RUNNING
+    exited, or unable to start, or stopped and its pod gone ─► EXITED
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from upshot.backends.kubernetes.manifests import JOB, MAIN, STOPPED, Manifest
-from upshot.backends.kubernetes.outputs_sidecar import COLLECTOR
-from upshot.backends.protocol import ContainerStatus, Phase
+from upshot.backends.kubernetes.manifests import MAIN, STOPPED, Manifest
+from upshot.backends.kubernetes.outputs_sidecar import SIDECAR
+from upshot.backends.protocol import JOB_LABEL, ContainerStatus, Phase
 from upshot.clock import parse_time
 from upshot.domain.job import FailureKind
+from upshot.ids import JobId
 
-PATIENCE = timedelta(minutes=2)  # with an image that cannot be pulled: a registry may be away for a moment
+#: How long a container may fail to start before the attempt fails: an image registry may be down for a moment.
+STARTUP_TOLERANCE = timedelta(minutes=2)
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
-#: Reasons of a waiting container that nobody needs to wait out, and those that may pass.
-_HOPELESS = {"InvalidImageName": FailureKind.IMAGE_MISSING, "ErrImageNeverPull": FailureKind.IMAGE_MISSING}
-_TROUBLE = {
+#: Reasons of a waiting container that no waiting can resolve.
+_FATAL_REASONS = {"InvalidImageName": FailureKind.IMAGE_MISSING, "ErrImageNeverPull": FailureKind.IMAGE_MISSING}
+#: Reasons of a waiting container that may pass.
+_TRANSIENT_REASONS = {
     "ErrImagePull": FailureKind.IMAGE_MISSING,
     "ImagePullBackOff": FailureKind.IMAGE_MISSING,
     "ImageInspectError": FailureKind.IMAGE_MISSING,
@@ -36,23 +39,23 @@ _TROUBLE = {
     "CreateContainerConfigError": FailureKind.REFUSED,
     "CreateContainerError": FailureKind.REFUSED,
     "RunContainerError": FailureKind.REFUSED,
-    "CrashLoopBackOff": FailureKind.REFUSED,  # of the sidecar: the helper's image has no shell
+    "CrashLoopBackOff": FailureKind.REFUSED,  # of the sidecar: the helper image has no shell
 }
-_FAILURES = {"Failed", "BackOff"}  #: reasons of Warnings that go with them
-#: Reasons of a terminated container that say more than its code.
-_ENDS = {
+_STARTUP_WARNINGS = {"Failed", "BackOff"}  #: reasons of the warnings about such a container
+#: Reasons of a terminated container that say more than its exit code.
+_TERMINATION_REASONS = {
     "OOMKilled": FailureKind.OUT_OF_MEMORY,
     "StartError": FailureKind.REFUSED,
     "ContainerCannotRun": FailureKind.REFUSED,
-    "ContainerStatusUnknown": FailureKind.ENGINE_LOST,  # the node came back without it
+    "ContainerStatusUnknown": FailureKind.ENGINE_LOST,  # the node came back without the container
 }
-#: What a container runtime says of a command, and what shells do: the code, and the finding.
-_NO_COMMAND = (
-    (re.compile(r"executable file not found|no such file or directory"), 127, "its command is not there"),
+#: Messages of container runtimes about a command, with a shell's exit code for the same problem, and a note.
+_COMMAND_ERRORS = (
+    (re.compile(r"executable file not found|no such file or directory"), 127, "its command does not exist"),
     (re.compile(r"permission denied"), 126, "its command may not be executed"),
 )
-#: Reasons of a failed pod that are its node's, not its own: eviction, shutdown, and a node that has no room after all.
-_TAKEN_BACK = re.compile(
+#: Reasons of a failed pod that come from its node: eviction, shutdown, and a node that has no capacity after all.
+_EVICTION_REASONS = re.compile(
     r"Evicted|Preempt\w*|NodeLost|Node\w*Shutdown|Shutdown|Terminated|NodeAffinity|UnexpectedAdmissionError|OutOf\w+"
 )
 _DEADLINE = "DeadlineExceeded"
@@ -60,35 +63,39 @@ _DEADLINE = "DeadlineExceeded"
 
 @dataclass(frozen=True, slots=True)
 class WarningEvents:
-    """Events of type Warning, by the UID of what they are about."""
+    """Events of type Warning, by the UID of the object that they are about."""
 
     by_uid: Mapping[str, Sequence[Manifest]]
 
     @classmethod
     def of(cls, events: Iterable[Manifest]) -> WarningEvents:
-        """Sort them."""
+        """Group events by the object that they are about."""
         by_uid: dict[str, list[Manifest]] = {}
         for event in events:
             by_uid.setdefault(event.get("involvedObject", {}).get("uid", ""), []).append(event)
         return cls(by_uid)
 
-    def last_about(self, thing: Manifest) -> str | None:
-        """The newest of them that can still hold, in the cluster's words."""
-        # What the scheduler has to say stands in the pod's own status.
-        events = [one for one in self.by_uid.get(uid_of(thing), ()) if one.get("reason") != "FailedScheduling"]
-        newest = max(events, key=lambda event: _span(event)[1] or "", default=None)
+    def latest(self, item: Manifest) -> str | None:
+        """Return the reason and message of the newest warning about an object."""
+        # The pod's own status contains the scheduler's reason, and is more recent.
+        events = [event for event in self.by_uid.get(uid_of(item), ()) if event.get("reason") != "FailedScheduling"]
+        newest = max(events, key=lambda event: _event_times(event)[1] or "", default=None)
         return None if newest is None else f"{newest.get('reason')}: {newest.get('message')}"
 
-    def lasts(self, thing: Manifest) -> timedelta:
-        """For how long something has failed about it, by the cluster's own clock."""
-        spans = [_span(event) for event in self.by_uid.get(uid_of(thing), ()) if event.get("reason") in _FAILURES]
-        firsts = [moment for first, _ in spans if (moment := moment_of(first))]
-        lasts = [moment for _, last in spans if (moment := moment_of(last))]
+    def failing_for(self, item: Manifest) -> timedelta:
+        """Return for how long an object has failed to start, by the cluster's clock."""
+        times = [
+            _event_times(event)
+            for event in self.by_uid.get(uid_of(item), ())
+            if event.get("reason") in _STARTUP_WARNINGS
+        ]
+        firsts = [time for first, _ in times if (time := time_of(first))]
+        lasts = [time for _, last in times if (time := time_of(last))]
         return max(lasts) - min(firsts) if firsts and lasts else timedelta()
 
 
-def _span(event: Manifest) -> tuple[str | None, str | None]:
-    """First and last time; an event of the newer kind has them elsewhere."""
+def _event_times(event: Manifest) -> tuple[str | None, str | None]:
+    """Return an event's first and last time. The events.k8s.io API stores them in other fields."""
     first = event.get("firstTimestamp") or event.get("eventTime")
     series = event.get("series") or {}
     return first, event.get("lastTimestamp") or series.get("lastObservedTime") or first
@@ -100,184 +107,185 @@ NO_WARNINGS = WarningEvents({})
 # --- reading --------------------------------------------------------------------------------------
 
 
-def uid_of(thing: Manifest) -> str:
-    """The cluster's own id of it."""
-    return str(thing["metadata"].get("uid", ""))
+def uid_of(item: Manifest) -> str:
+    """Return an object's UID."""
+    return str(item["metadata"].get("uid", ""))
 
 
-def name_of(thing: Manifest) -> str:
-    """Its name."""
-    return str(thing["metadata"]["name"])
+def name_of(item: Manifest) -> str:
+    """Return an object's name."""
+    return str(item["metadata"]["name"])
 
 
-def moment_of(text: Any) -> datetime | None:
-    """A time of the API's."""
+def created_at(item: Manifest) -> str:
+    """Return an object's creation time, for comparisons."""
+    return str(item["metadata"].get("creationTimestamp") or "")
+
+
+def time_of(text: Any) -> datetime | None:
+    """Parse a time of the API; None if there is none."""
     return parse_time(text) if isinstance(text, str) else None
 
 
-def condition(thing: Manifest, kind: str) -> Manifest | None:
-    """A condition of its status, if it is true."""
-    for one in thing.get("status", {}).get("conditions") or ():
-        if one.get("type") == kind and one.get("status") == "True":
-            return dict(one)
+def condition(item: Manifest, kind: str) -> Manifest | None:
+    """Return a condition of an object's status if it is true."""
+    for candidate in item.get("status", {}).get("conditions") or ():
+        if candidate.get("type") == kind and candidate.get("status") == "True":
+            return dict(candidate)
     return None
 
 
 def was_stopped(job: Manifest) -> bool:
-    """We told it to end."""
+    """Return whether Upshot has stopped the Job."""
     return STOPPED in (job["metadata"].get("annotations") or {})
 
 
 def pod_of(job: Manifest, pods: Iterable[Manifest]) -> Manifest | None:
-    """The Job's pod; the newest, should there be two."""
-    own = [pod for pod in pods if any(owner["uid"] == uid_of(job) for owner in _owners(pod))]
-    return max(own, key=lambda pod: pod["metadata"].get("creationTimestamp") or "", default=None)
+    """Return the Job's pod; the newest one if there are two."""
+    owned = [
+        pod
+        for pod in pods
+        if any(owner["uid"] == uid_of(job) for owner in pod["metadata"].get("ownerReferences") or ())
+    ]
+    return max(owned, key=created_at, default=None)
 
 
-def _owners(thing: Manifest) -> Sequence[Manifest]:
-    return thing["metadata"].get("ownerReferences") or ()
-
-
-def status_of(pod: Manifest, container: str) -> Manifest | None:
-    """What the pod says of one of its containers."""
+def container_of(pod: Manifest, container: str) -> Manifest | None:
+    """Return the status of one of the pod's containers."""
     status = pod.get("status", {})
-    for one in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        if one.get("name") == container:
-            return dict(one)
+    for candidate in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        if candidate.get("name") == container:
+            return dict(candidate)
     return None
 
 
 def state_of(pod: Manifest, container: str, state: str) -> Manifest | None:
-    """`running`, `waiting` or `terminated` of one of its containers, if that is its state."""
-    found = ((status_of(pod, container) or {}).get("state") or {}).get(state)
-    return None if found is None else dict(found)
+    """Return details of a container's state `running`, `waiting` or `terminated`; None if it is in another state."""
+    details = ((container_of(pod, container) or {}).get("state") or {}).get(state)
+    return None if details is None else dict(details)
 
 
-def is_over(pod: Manifest) -> bool:
-    """Nothing of it runs any more, and its phase is final."""
+def is_finished(pod: Manifest) -> bool:
+    """Return whether the pod's phase is final, so that nothing in it runs any more."""
     return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
 
 
-def is_taken_back(pod: Manifest) -> bool:
-    """Its node, or the cluster, wants the place back."""
+def is_evicted(pod: Manifest) -> bool:
+    """Return whether the node or the cluster has ended the pod to get its capacity back."""
     reason = pod.get("status", {}).get("reason") or ""
-    return condition(pod, "DisruptionTarget") is not None or _TAKEN_BACK.fullmatch(reason) is not None
+    return condition(pod, "DisruptionTarget") is not None or _EVICTION_REASONS.fullmatch(reason) is not None
 
 
-# --- judging --------------------------------------------------------------------------------------
+# --- status ---------------------------------------------------------------------------------------
 
 
-def sight(job: Manifest, pod: Manifest | None, warnings: WarningEvents = NO_WARNINGS) -> ContainerStatus:
-    """Say where a try stands."""
-    bare = ContainerStatus(
+def pod_status(job: Manifest, pod: Manifest | None, warnings: WarningEvents = NO_WARNINGS) -> ContainerStatus:
+    """Return the status of an attempt."""
+    status = ContainerStatus(
         name=name_of(job),
-        job_id=job["metadata"].get("labels", {}).get(JOB, ""),
+        job_id=JobId(job["metadata"].get("labels", {}).get(JOB_LABEL, "")),
         phase=Phase.PENDING,
         handle=uid_of(job),
     )
     if pod is None:
-        return _without_pod(bare, job, warnings)
-    seen = _with_times(bare, pod)
-    if _has_ended(pod):
-        return _ended(seen, job, pod)
-    if state_of(pod, MAIN, "running") or state_of(pod, MAIN, "terminated"):
-        return replace(seen, phase=Phase.RUNNING)
-    if trouble := _cannot_begin(pod, warnings):
-        return replace(seen, phase=Phase.EXITED, failure=trouble[0], note=trouble[1])
-    return replace(seen, note=_why_pending(pod, warnings))
-
-
-def _without_pod(seen: ContainerStatus, job: Manifest, warnings: WarningEvents) -> ContainerStatus:
-    """The pod is not made yet, or was deleted, by us or not."""
-    if condition(job, "Complete"):
-        return replace(seen, phase=Phase.EXITED, exit_code=0)
-    if was_stopped(job):
-        return replace(seen, phase=Phase.EXITED, failure=FailureKind.CANCELLED, note="stopped, and its pod is gone")
-    if failed := condition(job, "Failed"):
-        is_late = failed.get("reason") == _DEADLINE
-        cause = FailureKind.TIMED_OUT if is_late else FailureKind.EVICTED
-        return replace(seen, phase=Phase.EXITED, failure=cause, note=f"its pod is gone: {failed.get('message')}")
-    if job["spec"].get("suspend"):
-        return replace(seen, phase=Phase.CREATED)
-    return replace(seen, note=warnings.last_about(job) or "its pod is not made yet")
-
-
-def _with_times(seen: ContainerStatus, pod: Manifest) -> ContainerStatus:
-    terminated = state_of(pod, MAIN, "terminated") or {}
-    running = state_of(pod, MAIN, "running") or {}
-    digest = _DIGEST.search((status_of(pod, MAIN) or {}).get("imageID") or "")
-    return replace(
-        seen,
+        return _status_without_pod(status, job, warnings)
+    terminated = state_of(pod, MAIN, "terminated")
+    running = state_of(pod, MAIN, "running")
+    digest = _DIGEST.search((container_of(pod, MAIN) or {}).get("imageID") or "")
+    status = replace(
+        status,
         image_digest=digest.group() if digest else None,
-        started_at=moment_of(terminated.get("startedAt") or running.get("startedAt")),
-        finished_at=moment_of(terminated.get("finishedAt")),
+        started_at=time_of((terminated or running or {}).get("startedAt")),
+        finished_at=time_of((terminated or {}).get("finishedAt")),
     )
+    if _has_exited(pod):
+        return _terminated(status, job, pod)
+    if running is not None or terminated is not None:
+        return replace(status, phase=Phase.RUNNING)
+    if (problem := _startup_failure(pod, warnings)) is not None:
+        failure, note = problem
+        return replace(status, phase=Phase.EXITED, failure=failure, note=note)
+    return replace(status, note=_pending_reason(pod, warnings))
 
 
-def _has_ended(pod: Manifest) -> bool:
-    """The command has, and the outputs were told: nothing more comes."""
+def _status_without_pod(status: ContainerStatus, job: Manifest, warnings: WarningEvents) -> ContainerStatus:
+    """Return the status of a Job whose pod has not been created yet, or has been deleted."""
+    if condition(job, "Complete"):
+        return replace(status, phase=Phase.EXITED, exit_code=0)
+    if was_stopped(job):
+        return replace(
+            status, phase=Phase.EXITED, failure=FailureKind.CANCELLED, note="it was stopped, and its pod is gone"
+        )
+    if failed := condition(job, "Failed"):
+        failure = FailureKind.TIMED_OUT if failed.get("reason") == _DEADLINE else FailureKind.EVICTED
+        return replace(status, phase=Phase.EXITED, failure=failure, note=f"its pod is gone: {failed.get('message')}")
+    if job["spec"].get("suspend"):
+        return replace(status, phase=Phase.CREATED)
+    return replace(status, note=warnings.latest(job) or "its pod has not been created yet")
+
+
+def _has_exited(pod: Manifest) -> bool:
+    """Return whether the command has exited and the sidecar has written the outputs to its log."""
     if state_of(pod, MAIN, "terminated"):
-        return is_over(pod) or state_of(pod, COLLECTOR, "terminated") is not None or status_of(pod, COLLECTOR) is None
-    # Old kubelets call a pod failed while its containers still end; a lost node's pod never says more.
-    return is_over(pod) and (state_of(pod, MAIN, "running") is None or is_taken_back(pod))
+        return (
+            is_finished(pod) or state_of(pod, SIDECAR, "terminated") is not None or container_of(pod, SIDECAR) is None
+        )
+    # Old kubelets set the phase Failed while the containers still stop. The pod of a lost node is never updated again.
+    return is_finished(pod) and (state_of(pod, MAIN, "running") is None or is_evicted(pod))
 
 
-def _ended(seen: ContainerStatus, job: Manifest, pod: Manifest) -> ContainerStatus:
+def _terminated(status: ContainerStatus, job: Manifest, pod: Manifest) -> ContainerStatus:
     terminated = state_of(pod, MAIN, "terminated") or {}
     code, reason = terminated.get("exitCode"), terminated.get("reason")
-    ended = replace(seen, phase=Phase.EXITED, exit_code=code, note=terminated.get("message"))
-    status = pod.get("status", {})
-    if code == 0 and status.get("reason") != _DEADLINE:
-        return ended  # whatever came over its pod afterwards
-    if is_taken_back(pod) and not was_stopped(job):
-        return replace(ended, failure=FailureKind.EVICTED, note=_why_taken_back(pod))
-    if status.get("reason") == _DEADLINE and not was_stopped(job):
-        return replace(ended, failure=FailureKind.TIMED_OUT, note=status.get("message"))
-    if reason in _ENDS:
-        return _without_command(ended) or replace(ended, failure=_ENDS[reason])
+    status = replace(status, phase=Phase.EXITED, exit_code=code, note=terminated.get("message"))
+    details = pod.get("status", {})
+    is_late = details.get("reason") == _DEADLINE
+    if code == 0 and not is_late:
+        return status  # whatever happened to its pod afterwards
+    if is_evicted(pod) and not was_stopped(job):
+        return replace(status, failure=FailureKind.EVICTED, note=_eviction_reason(pod))
+    if is_late and not was_stopped(job):
+        return replace(status, failure=FailureKind.TIMED_OUT, note=details.get("message"))
+    if reason in _TERMINATION_REASONS:
+        for pattern, shell_code, note in _COMMAND_ERRORS:
+            if status.note and pattern.search(status.note):
+                return replace(status, exit_code=shell_code, note=f"{note}: {status.note}")
+        return replace(status, failure=_TERMINATION_REASONS[reason])
     if code is None:
-        cause = FailureKind.CANCELLED if was_stopped(job) else None
-        return replace(ended, failure=cause, note=status.get("message") or status.get("reason"))
-    return ended
+        failure = FailureKind.CANCELLED if was_stopped(job) else None
+        return replace(status, failure=failure, note=details.get("message") or details.get("reason"))
+    return status
 
 
-def _without_command(ended: ContainerStatus) -> ContainerStatus | None:
-    """The end of a job whose command could not be begun, in the words of shells; None of any other."""
-    for pattern, code, finding in _NO_COMMAND:
-        if ended.note and pattern.search(ended.note):
-            return replace(ended, exit_code=code, note=f"{finding}: {ended.note}")
-    return None
-
-
-def _why_taken_back(pod: Manifest) -> str:
+def _eviction_reason(pod: Manifest) -> str:
     disruption = condition(pod, "DisruptionTarget") or {}
     status = pod["status"]
     return str(status.get("message") or disruption.get("message") or status.get("reason") or disruption.get("reason"))
 
 
-def _cannot_begin(pod: Manifest, warnings: WarningEvents) -> tuple[FailureKind, str] | None:
-    """A container waits for what will not come, by the look of it."""
-    for container in (COLLECTOR, MAIN):
-        waiting = state_of(pod, container, "waiting") or {}
-        reason = waiting.get("reason")
-        cause = _HOPELESS.get(reason or "")
-        if cause is None and warnings.lasts(pod) > PATIENCE:
-            cause = _TROUBLE.get(reason or "")
-        if cause is not None:
-            return cause, f"{_whose(container)}{reason}: {waiting.get('message') or warnings.last_about(pod)}"
+def _startup_failure(pod: Manifest, warnings: WarningEvents) -> tuple[FailureKind, str] | None:
+    """Return failure and note if one of the containers will probably never start."""
+    for container in (SIDECAR, MAIN):
+        reason = (state_of(pod, container, "waiting") or {}).get("reason") or ""
+        failure = _FATAL_REASONS.get(reason)
+        if failure is None and warnings.failing_for(pod) > STARTUP_TOLERANCE:
+            failure = _TRANSIENT_REASONS.get(reason)
+        if failure is not None:
+            return failure, _waiting_note(pod, container, warnings)
     return None
 
 
-def _whose(container: str) -> str:
-    return "" if container == MAIN else "of the container that tells the outputs (option `helper-image`): "
+def _pending_reason(pod: Manifest, warnings: WarningEvents) -> str:
+    for candidate in pod.get("status", {}).get("conditions") or ():
+        if candidate.get("type") == "PodScheduled" and candidate.get("status") == "False":
+            return f"waits for a node: {candidate.get('message') or candidate.get('reason')}"
+    for container in (SIDECAR, MAIN):
+        if (state_of(pod, container, "waiting") or {}).get("reason") in _TRANSIENT_REASONS:
+            return _waiting_note(pod, container, warnings)
+    return warnings.latest(pod) or "its image is being pulled, or its volumes are being attached"
 
 
-def _why_pending(pod: Manifest, warnings: WarningEvents) -> str:
-    for one in pod.get("status", {}).get("conditions") or ():
-        if one.get("type") == "PodScheduled" and one.get("status") == "False":
-            return f"waits for a node: {one.get('message') or one.get('reason')}"
-    for container in (COLLECTOR, MAIN):
-        waiting = state_of(pod, container, "waiting") or {}
-        if waiting.get("reason") in _TROUBLE:
-            return f"{_whose(container)}{waiting['reason']}: {waiting.get('message') or warnings.last_about(pod)}"
-    return warnings.last_about(pod) or "its image is pulled, or its volumes are being attached"
+def _waiting_note(pod: Manifest, container: str, warnings: WarningEvents) -> str:
+    waiting = state_of(pod, container, "waiting") or {}
+    note = f"{waiting['reason']}: {waiting.get('message') or warnings.latest(pod)}"
+    return f"the container that reads the outputs (option `helper-image`): {note}" if container == SIDECAR else note

@@ -1,14 +1,14 @@
 """
-An operator's custom resource, with the job's fields in place of `{{ names }}`.
+Fill in an operator's custom resource: the job's fields replace `{{ names }}`.
 
-No language: a text may hold names, and a text that is one name alone takes what the name stands
-for, a number or a list as well. Whatever is to be decided is decided by whoever writes the file.
+This is not a template language. A text may contain names, and a text that is exactly one name takes the value of the
+name, which may also be a number or a list. Every other decision is made by the author of the file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -22,52 +22,71 @@ from upshot.domain.job import FailureKind, JobSpec
 from upshot.errors import ConfigError
 
 _NAME = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
-#: Of the spec, what the Secrets hold instead, and what only the other kind of backend reads.
-_NOT_SHOWN = frozenset({"env", "files", "registry_auth", "mounts", "options"})
-_SPEC_NAMES = tuple(sorted(f"spec.{name}" for name in JobSpec.__dataclass_fields__ if name not in _NOT_SHOWN))
+#: Fields of the spec that the Secrets contain instead, or that only the backend for Jobs reads.
+_HIDDEN = frozenset({"env", "secret_files", "registry_auth", "mounts", "kubernetes"})
+_SPEC_NAMES = tuple(sorted(f"spec.{name}" for name in JobSpec.__dataclass_fields__ if name not in _HIDDEN))
 _PLAIN_NAMES = ("name", "namespace", "secrets.env", "secrets.files", "secrets.pull")
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A custom resource that is to be filled in."""
+    """A custom resource with names to be replaced."""
 
     path: str
     api_version: str  #: group and version
     kind: str
     content: Mapping[str, Any]
 
-    def fill(self, order: ContainerRequest, namespace: str) -> Manifest:
+    def fill(self, request: ContainerRequest, namespace: str) -> Manifest:
         """
-        The resource of one try.
+        Return the custom resource for one attempt.
 
         Raises:
-            StartRefused: It names what this job has not.
+            StartRefused: The template uses a name that this job does not have.
         """
-        names = _names(order, namespace)
-        filled = _fill(self.content, lambda name: self._value(names, name))
-        assert isinstance(filled, dict)  # noqa: S101 - as it was read
-        return filled
+        values: dict[str, Any] = {"name": request.name, "namespace": namespace}
+        values |= {f"secrets.{key}": value for key, value in asdict(SecretNames.of(request.name)).items()}
+        values |= {f"job.{key}": value for key, value in request.context.get("job", {}).items()}
+        values |= {name: getattr(request.spec, name.removeprefix("spec.")) for name in _SPEC_NAMES}
+        return {str(self._fill(key, values)): self._fill(value, values) for key, value in self.content.items()}
 
-    def _value(self, names: Mapping[str, Any], name: str) -> Any:
-        if name in names:
-            return names[name]
-        raise StartRefused(FailureKind.REFUSED, f"{self.path}: {{{{ {name} }}}} is nothing that this job has")
+    def _fill(self, node: Any, values: Mapping[str, Any]) -> Any:
+        if isinstance(node, Mapping):
+            return {self._fill(key, values): self._fill(value, values) for key, value in node.items()}
+        if isinstance(node, list):
+            return [self._fill(item, values) for item in node]
+        if not isinstance(node, str):
+            return node
+        if whole := _NAME.fullmatch(node):
+            return self._value(whole[1], values)
+        return _NAME.sub(lambda found: _as_text(self._value(found[1], values)), node)
+
+    def _value(self, name: str, values: Mapping[str, Any]) -> Any:
+        if name not in values:
+            raise StartRefused(FailureKind.REFUSED, f"{self.path}: this job has no {{{{ {name} }}}}; remove it")
+        value = values[name]
+        if isinstance(value, Enum):
+            return value.value
+        return list(value) if isinstance(value, tuple) else value
+
+
+def _as_text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def read_template(path: str) -> Template:
     """
-    Read an operator's file.
+    Read an operator's template.
 
     Raises:
-        ConfigError: It is no custom resource, or has a name in it that no job has.
+        ConfigError: It is not a custom resource, or it contains a name that no job has.
     """
     try:
         documents = list(yaml.safe_load_all(Path(path).expanduser().read_text("utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"template: {path} cannot be read: {error}") from error
     if len(documents) != 1 or not isinstance(documents[0], dict):
-        raise ConfigError(f"template: {path} must hold one custom resource")
+        raise ConfigError(f"template: {path} must contain one custom resource")
     content = documents[0]
     version, kind = content.get("apiVersion"), content.get("kind")
     if not isinstance(kind, str) or not isinstance(version, str) or version.count("/") != 1:
@@ -76,66 +95,38 @@ def read_template(path: str) -> Template:
             "such as kubeflow.org/v1 and PyTorchJob"
         )
     if not isinstance(content.get("metadata", {}), dict):
-        raise ConfigError(f"template: {path}: metadata is no mapping")
-    if unknown := [name for name in _used(content) if not _is_known(name)]:
-        known = ", ".join((*_PLAIN_NAMES, "job.…", *_SPEC_NAMES))
-        raise ConfigError(f"template: {path}: {{{{ {unknown[0]} }}}} is not known; there are {known}")
+        raise ConfigError(f"template: {path}: metadata must be a mapping")
+    for name in _names_in(content):
+        if name not in _PLAIN_NAMES and name not in _SPEC_NAMES and not name.startswith("job."):
+            known = ", ".join((*_PLAIN_NAMES, "job.…", *_SPEC_NAMES))
+            raise ConfigError(f"template: {path}: unknown name {{{{ {name} }}}}; choose from {known}")
     return Template(path, version, kind, content)
 
 
-def fill_names(texts: Mapping[str, str], container: str) -> dict[str, str]:
-    """Texts that may hold `{{ name }}`, the container's, and no other."""
-    return {key: _NAME.sub(container, text) for key, text in texts.items()}
-
-
-def check_names(texts: Mapping[str, str]) -> None:
+def check_selector(selector: Mapping[str, str]) -> None:
     """
-    Check that they hold no other.
+    Check that a label selector contains no name except `{{ name }}`.
 
     Raises:
-        ConfigError: They do.
+        ConfigError: It contains another name.
     """
-    for name in _used(dict(texts)):
+    for name in _names_in(dict(selector)):
         if name != "name":
-            raise ConfigError(f"log-selector: {{{{ {name} }}}} is not known there; there is {{{{ name }}}}")
+            raise ConfigError(f"log-selector: unknown name {{{{ {name} }}}}; only {{{{ name }}}} is known here")
 
 
-def _is_known(name: str) -> bool:
-    return name in _PLAIN_NAMES or name in _SPEC_NAMES or name.startswith("job.")
+def fill_selector(selector: Mapping[str, str], container: str) -> str:
+    """Return a label selector with the container's name in place of `{{ name }}`."""
+    return ",".join(f"{key}={_NAME.sub(container, text)}" for key, text in selector.items())
 
 
-def _names(order: ContainerRequest, namespace: str) -> dict[str, Any]:
-    secrets = SecretNames.of(order.name)
-    names: dict[str, Any] = {"name": order.name, "namespace": namespace}
-    names |= {f"secrets.{key}": value for key, value in asdict(secrets).items()}
-    names |= {f"job.{key}": _plain(value) for key, value in order.fields.get("job", {}).items()}
-    return names | {name: _plain(getattr(order.spec, name.removeprefix("spec."))) for name in _SPEC_NAMES}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _used(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield from _NAME.findall(value)
-    elif isinstance(value, dict):
-        for key, member in value.items():
-            yield from (*_used(key), *_used(member))
-    elif isinstance(value, list):
-        for member in value:
-            yield from _used(member)
-
-
-def _fill(value: Any, known: Callable[[str], Any]) -> Any:
-    if isinstance(value, Mapping):
-        return {_fill(key, known): _fill(member, known) for key, member in value.items()}
-    if isinstance(value, list):
-        return [_fill(member, known) for member in value]
-    if not isinstance(value, str):
-        return value
-    if alone := _NAME.fullmatch(value):
-        return known(alone[1])
-    return _NAME.sub(lambda found: "" if (text := known(found[1])) is None else str(text), value)
+def _names_in(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield from _NAME.findall(node)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _names_in(key)
+            yield from _names_in(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from _names_in(item)
