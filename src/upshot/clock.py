@@ -48,6 +48,11 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def format_optional_time(moment: datetime | None) -> str | None:
+    """Return the time as `format_time` writes it, or None if there is none."""
+    return None if moment is None else format_time(moment)
+
+
 def parse_time(text: str) -> datetime:
     """
     Read an RFC 3339 time; one without a zone is taken as UTC.

@@ -25,7 +25,7 @@ class IdempotencyRecord:
     fingerprint: str  #: names method, address and body: the same key with another fingerprint is a mistake
     first_at: datetime  #: when the key first came; stays when the request is taken up again
     holder: str | None  #: names the call that works on it, or did when it was answered; None: given back
-    answer: StoredResponse | None  #: None while it is worked on
+    response: StoredResponse | None  #: None while it is worked on
 
 
 class IdempotencyStore(Protocol):
@@ -50,15 +50,15 @@ class IdempotencyStore(Protocol):
         """
         ...
 
-    def answer(self, key: str, holder: str, answer: StoredResponse) -> None:
+    def store_response(self, key: str, holder: str, response: StoredResponse) -> None:
         """Keep what was answered; nothing happens if another call has taken the key since."""
         ...
 
-    def give_back(self, key: str, holder: str) -> None:
+    def release(self, key: str, holder: str) -> None:
         """Let the same request be made again at once: how far this call came is not known."""
         ...
 
-    def forget(self, key: str, holder: str) -> None:
+    def delete(self, key: str, holder: str) -> None:
         """Let any request use the key: this call changed nothing."""
         ...
 

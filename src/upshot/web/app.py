@@ -1,53 +1,64 @@
-"""The web application: routes, errors, gate and document, put together around a house."""
+"""The web application: routes, middleware, error handlers and the OpenAPI document."""
 
 from __future__ import annotations
 
 from fastapi import FastAPI
 
+from upshot.resources.urls import API_PREFIX
 from upshot.web import openapi, problems
-from upshot.web.auth import API, JobTokenAuth, TokenAuth
 from upshot.web.dependencies import WebDependencies
 from upshot.web.docs import router as docs
-from upshot.web.metrics import RequestMetrics, make_registry
-from upshot.web.middleware import Gate
-from upshot.web.routes import automations, collections, events, executions, health, jobs, projects, registries, versions
+from upshot.web.metrics import make_metrics
+from upshot.web.middleware import build_middleware
+from upshot.web.routes import (
+    artifacts,
+    automations,
+    collections,
+    events,
+    executions,
+    health,
+    jobs,
+    registries,
+    versions,
+    workers,
+)
 
-_ROUTERS = (
+ROUTERS = (
     registries.router,
     collections.router,
     versions.router,
-    projects.router,
+    artifacts.router,
     events.router,
     executions.router,
     jobs.router,
     automations.router,
-    health.api_router,
+    workers.router,
     health.router,
     docs,
 )
 
 
-def create_app(house: WebDependencies) -> FastAPI:
+def create_app(deps: WebDependencies) -> FastAPI:
     """
-    The ASGI application of a house.
+    Return the ASGI application.
 
     Raises:
         ConfigError: The settings would serve other machines without a token.
     """
+    metrics = make_metrics(deps)
     app = FastAPI(
-        title="Upshot", openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None, redirect_slashes=False
+        title="Upshot",
+        openapi_url=f"{API_PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=build_middleware(deps, metrics),
     )
-    app.state.house = house
-    app.state.metrics = make_registry(house)
-    for router in _ROUTERS:
-        # Not `include_router`: it prepares every route a second time, at the first request, for half a second.
+    app.state.deps = deps
+    app.state.metrics = metrics
+    for router in ROUTERS:
+        # `include_router` would prepare every route again at the first request, which takes half a second.
         app.router.routes.extend(router.routes)
     problems.install(app)
-    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign] # FastAPI's documented way
-    app.add_middleware(
-        Gate,
-        access=TokenAuth(house.settings, house.installation.key),
-        job_access=JobTokenAuth(house.jobs),
-        metrics=RequestMetrics(app.state.metrics),
-    )
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign] # FastAPI documents this way
     return app

@@ -1,11 +1,12 @@
 """
-Who may come in: bearers of the token, jobs with a token of theirs; without a token, programs of this machine.
+Authentication of requests: the server's token, job tokens, and servers without a token.
 
-A page in a browser of this machine is not such a program: it can be made to ask a server on
-loopback, by a request across origins or by a name that it lets point here (DNS rebinding). So
-without a token the `Host` must be a name of this machine, and an `Origin` must be our own.
+A server without a token listens on loopback only and answers any program of the machine. A browser page is not such
+a program. It can reach a server on loopback through a cross-origin request, or through a name that it makes point
+there (DNS rebinding). So without a token the `Host` must be a name of this machine, and an `Origin` must be the
+server's own.
 
-A job's token opens what the job's work is about, and nothing else (see `JobAccess`).
+A job's token gives access to what the job's work is about, and to nothing else (see `JobTokenAuth`).
 """
 
 from __future__ import annotations
@@ -18,35 +19,36 @@ from starlette.datastructures import Headers
 from upshot.domain import job_token
 from upshot.domain.job import Job
 from upshot.errors import ConfigError
+from upshot.ids import JobId
 from upshot.net import is_loopback
 from upshot.ports.jobs import JobAdmin
+from upshot.resources.urls import API_PREFIX
 from upshot.settings import Settings
 from upshot.web.problems import Problem
 
-API = "/api/v1"
 ACTOR_HEADER = "X-Upshot-Actor"
 _METRICS = "/metrics"
-# The document and its page say what the source code says to everybody; a browser bears no token there.
-_OPEN_API = frozenset({f"{API}/openapi.json", f"{API}/docs"})
+# The document and its page only repeat what the source code says, and a browser sends no token for them.
+_OPEN_API_PATHS = frozenset({f"{API_PREFIX}/openapi.json", f"{API_PREFIX}/docs"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_MAX_SHOWN_CHARS = 200  # of a path in a message
 
-_SHOWN_CHARS = 200  # of a path, in a message
-_ANYTHING = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
-_LOOKING = frozenset({"GET"})
-#: What a job may ask for with its token: these paths and those under them. `{event}` and `{job}` are its own.
-#: In a registry it counts as a member: what takes an admin there, such as protected aliases, is refused it.
+_ALL_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
+_READ = frozenset({"GET"})
+#: Paths, and everything below them, that a job may request with its token. `{event_id}` and `{job_id}` are its own.
+#: The registry treats a job as a member: it refuses what only an admin may do, such as moving a protected alias.
 JOB_SCOPE = (
-    ("/registries", _ANYTHING),
-    ("/projects", _ANYTHING),
-    ("/history", _LOOKING),
+    ("/registries", _ALL_METHODS),
+    ("/projects", _ALL_METHODS),
+    ("/history", _READ),
     ("/events", frozenset({"POST"})),
-    ("/events/{event}", _LOOKING),
-    ("/jobs/{job}", _LOOKING),
+    ("/events/{event_id}", _READ),
+    ("/jobs/{job_id}", _READ),
 )
 
 
-def token_of(settings: Settings) -> str | None:
-    """The token that requests must bear; None when there is none, an empty one included."""
+def configured_token(settings: Settings) -> str | None:
+    """Return the token that requests must send, or None if there is none. An empty token counts as none."""
     return (settings.token.get_secret_value() or None) if settings.token else None
 
 
@@ -57,10 +59,136 @@ def check_exposure(settings: Settings) -> None:
     Raises:
         ConfigError: The server would listen beyond loopback, and no token is set.
     """
-    if token_of(settings) is None and not is_loopback(settings.host):
+    if configured_token(settings) is None and not is_loopback(settings.host):
         raise ConfigError(
-            f"UPSHOT_HOST: {settings.host} can be reached from other machines, and no token is set; "
+            f"UPSHOT_HOST: other machines can reach {settings.host}, and no token is set; "
             "set UPSHOT_TOKEN, or listen on 127.0.0.1"
+        )
+
+
+class TokenAuth:
+    """
+    Checks the token of every request, or its host and origin if the server has no token.
+
+    Args:
+        settings: Token, host and public URL of the server.
+        key: The installation's key, with which job tokens are signed.
+
+    Raises:
+        ConfigError: The server would listen beyond loopback, and no token is set.
+    """
+
+    def __init__(self, settings: Settings, key: bytes) -> None:
+        check_exposure(settings)
+        token = configured_token(settings)
+        self._token = token.encode() if token else None
+        self._key = key
+        self._metrics_open = is_loopback(settings.host)
+        own_names = {settings.host.lower(), _host_name(urlsplit(settings.public_url or "").netloc)}
+        self._host_names = _LOOPBACK_NAMES | {name for name in own_names if name}
+
+    def check(self, path: str, headers: Headers, local_address: str) -> JobId | None:
+        """
+        Check the credentials of a request.
+
+        Args:
+            path: The decoded path.
+            headers: The request's headers.
+            local_address: The server's address that the request reached. `upshot up` also listens for containers.
+
+        Returns:
+            Id of the job whose token the request has, for `JobTokenAuth` to check; None if nothing is left to check.
+
+        Raises:
+            Problem: 401 without the right token; 403 from another host or origin.
+        """
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        token = credentials.strip() if scheme.lower() == "bearer" else ""
+        needs_token = path == _METRICS or (path.startswith("/api/") and path not in _OPEN_API_PATHS)
+        if token.startswith(job_token.PREFIX) and not self._is_server_token(token):
+            # A page on another site cannot know such a token, so host and origin do not matter.
+            job_id = job_token.verify(self._key, token)
+            if job_id is None:
+                raise _wrong_token(
+                    "this token belongs to no job of this server; "
+                    "a job finds its own token in UPSHOT_TOKEN, and its server in UPSHOT_URL"
+                )
+            return job_id if needs_token else None
+        if self._token is None:
+            self._check_source(headers)
+        elif needs_token and not (path == _METRICS and self._metrics_open and is_loopback(local_address)):
+            self._check_token(token)
+        return None
+
+    def _is_server_token(self, token: str) -> bool:
+        return self._token is not None and hmac.compare_digest(token.encode(), self._token)
+
+    def _check_token(self, token: str) -> None:
+        if not token:
+            raise Problem(
+                401,
+                "unauthorized",
+                "header.authorization: no token; send `Authorization: Bearer TOKEN` with the server's token",
+                headers={"WWW-Authenticate": 'Bearer realm="upshot"'},
+            )
+        if not self._is_server_token(token):
+            raise _wrong_token(
+                "this is not the server's token; find it in UPSHOT_TOKEN where the server runs, "
+                "or in endpoint.json in its data directory"
+            )
+
+    def _check_source(self, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if _host_name(host) not in self._host_names:
+            raise Problem(
+                403,
+                "forbidden",
+                f"header.host: {host[:100]!r} is not a name of this server; without a token it answers only to "
+                f"{', '.join(sorted(self._host_names))}; set UPSHOT_TOKEN, or set UPSHOT_PUBLIC_URL to this address",
+            )
+        origin = headers.get("origin")
+        if origin is not None and not _is_same_host(origin, host):
+            raise Problem(
+                403,
+                "forbidden",
+                f"header.origin: a page from {origin[:100]!r} may not call this server, which has no token; "
+                "set UPSHOT_TOKEN",
+            )
+
+
+class JobTokenAuth:
+    """
+    Checks what a job may do: it acts as itself, while it is active, and within `JOB_SCOPE`.
+
+    Args:
+        jobs: Finds the job.
+    """
+
+    def __init__(self, jobs: JobAdmin) -> None:
+        self._jobs = jobs
+
+    def check(self, job_id: JobId, method: str, path: str, headers: Headers) -> Job:
+        """
+        Return the job that makes a request, if it may make it.
+
+        Raises:
+            Problem: 401 if the job is not active; 403 if a job may not do this.
+        """
+        job = self._jobs.find(job_id)
+        if job is None or not job.state.is_active:
+            state = "removed" if job is None else job.state.value
+            raise _wrong_token(f"job {job_id} is {state}; its token is valid only while it runs")
+        if ACTOR_HEADER in headers:
+            raise Problem(403, "forbidden", f"header.{ACTOR_HEADER}: a job acts as itself; leave the header out")
+        for prefix, methods in JOB_SCOPE:
+            allowed = API_PREFIX + prefix.format(event_id=job.event_id, job_id=job.id)
+            if method in methods and (path == allowed or path.startswith(f"{allowed}/")):
+                return job
+        raise Problem(
+            403,
+            "forbidden",
+            f"{method} {path[:_MAX_SHOWN_CHARS]}: a job may read and change registries and projects, emit events, and "
+            "read itself and its own event; use the server's token for anything else",
         )
 
 
@@ -71,10 +199,9 @@ def _host_name(netloc: str) -> str | None:
         return None
 
 
-def _token_in(authorization: str) -> str:
-    """What a request bears; nothing where it bears nothing."""
-    scheme, _, given = authorization.partition(" ")
-    return given.strip() if scheme.lower() == "bearer" else ""
+def _is_same_host(origin: str, host: str) -> bool:
+    scheme, separator, netloc = origin.partition("://")
+    return bool(scheme and separator) and netloc.lower() == host.lower()
 
 
 def _wrong_token(detail: str) -> Problem:
@@ -84,140 +211,3 @@ def _wrong_token(detail: str) -> Problem:
         f"header.authorization: {detail}",
         headers={"WWW-Authenticate": 'Bearer realm="upshot", error="invalid_token"'},
     )
-
-
-def _is_of(origin: str, host: str) -> bool:
-    scheme, separator, netloc = origin.partition("://")
-    return bool(scheme and separator) and netloc.lower() == host.lower()
-
-
-class TokenAuth:
-    """
-    The rule, made from the settings.
-
-    Args:
-        settings: What an operator chose.
-        key: The installation's, which job tokens are made with.
-    """
-
-    def __init__(self, settings: Settings, key: bytes) -> None:
-        check_exposure(settings)
-        token = token_of(settings)
-        self._token = token.encode() if token else None
-        self._key = key
-        self._metrics_open = is_loopback(settings.host)
-        own = {settings.host.lower(), _host_name(urlsplit(settings.public_url or "").netloc)}
-        self._hosts = _LOOPBACK_NAMES | {name for name in own if name}
-
-    def check(self, path: str, headers: Headers, reached_at: str) -> str | None:
-        """
-        Let a request pass.
-
-        Args:
-            path: Decoded.
-            headers: The request's.
-            reached_at: Address of ours that it came in by: `upshot up` listens for containers, too.
-
-        Returns:
-            Id of the job whose token it bears, which `JobAccess` is to judge; None: there is nothing more to judge.
-
-        Raises:
-            Problem: 401 without the right token; 403 from a foreign host or origin.
-        """
-        given = _token_in(headers.get("authorization", ""))
-        is_guarded = path == _METRICS or (path.startswith("/api/") and path not in _OPEN_API)
-        if given.startswith(job_token.PREFIX) and not self._is_ours(given):
-            # No page of elsewhere can bear one, so its host and origin are as good as any.
-            job = self._job_of(given)
-            return job if is_guarded else None
-        if self._token is None:
-            self._check_source(headers)
-        elif is_guarded and not (path == _METRICS and self._metrics_open and is_loopback(reached_at)):
-            self._check_token(given)
-        return None
-
-    def _is_ours(self, given: str) -> bool:
-        return self._token is not None and hmac.compare_digest(given.encode(), self._token)
-
-    def _check_token(self, given: str) -> None:
-        if not given:
-            raise Problem(
-                401,
-                "unauthorized",
-                "header.authorization: no token; send `Authorization: Bearer TOKEN` with the server's token",
-                headers={"WWW-Authenticate": 'Bearer realm="upshot"'},
-            )
-        if not self._is_ours(given):
-            raise _wrong_token(
-                "this is not the server's token; "
-                "it is in UPSHOT_TOKEN where the server runs, or in its data folder's endpoint.json"
-            )
-
-    def _job_of(self, given: str) -> str:
-        job_id = job_token.verify(self._key, given)
-        if job_id is None:
-            raise _wrong_token(
-                "this is no token of a job of this server; a job finds its own in UPSHOT_TOKEN, and the server that it "
-                "is for in UPSHOT_URL"
-            )
-        return job_id
-
-    def _check_source(self, headers: Headers) -> None:
-        host = headers.get("host", "")
-        if _host_name(host) not in self._hosts:
-            raise Problem(
-                403,
-                "forbidden",
-                f"header.host: {host[:100]!r} is no name of this server, which has no token and so answers only to "
-                f"{', '.join(sorted(self._hosts))}; set UPSHOT_TOKEN, or UPSHOT_PUBLIC_URL to the address in use",
-            )
-        origin = headers.get("origin")
-        if origin is not None and not _is_of(origin, host):
-            raise Problem(
-                403,
-                "forbidden",
-                f"header.origin: a page of {origin[:100]!r} may not ask this server, which has no token; "
-                "set UPSHOT_TOKEN",
-            )
-
-
-class JobTokenAuth:
-    """
-    The rule for jobs: each as itself, while it is active, and within `JOB_SCOPE`.
-
-    Args:
-        jobs: Where they are kept.
-    """
-
-    def __init__(self, jobs: JobAdmin) -> None:
-        self._jobs = jobs
-
-    def check(self, job_id: str, method: str, path: str, headers: Headers) -> Job:
-        """
-        Let a request of a job pass whose token is right.
-
-        Raises:
-            Problem: 401 when it is not active; 403 when it is no business of a job.
-        """
-        job = self._jobs.find(job_id)
-        if job is None or not job.state.is_active:
-            state = "not there any more" if job is None else job.state.value
-            raise _wrong_token(f"job {job_id} is {state}; its token is good only while it runs")
-        if ACTOR_HEADER in headers:
-            raise Problem(403, "forbidden", f"header.{ACTOR_HEADER}: a job acts as itself; leave it out")
-        if not _may_ask(job, method, path):
-            raise Problem(
-                403,
-                "forbidden",
-                f"{method} {path[:_SHOWN_CHARS]}: a job may read and change registries and projects, emit events, and "
-                "look at itself and its own event; for anything else take the server's token",
-            )
-        return job
-
-
-def _may_ask(job: Job, method: str, path: str) -> bool:
-    for under, methods in JOB_SCOPE:
-        allowed = API + under.format(event=job.event_id, job=job.id)
-        if method in methods and (path == allowed or path.startswith(f"{allowed}/")):
-            return True
-    return False

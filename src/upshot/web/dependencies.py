@@ -1,4 +1,4 @@
-"""What the web process is made of; wiring builds it."""
+"""The objects that the web process consists of; `upshot.wiring.web` builds them."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ from upshot.registry.service import Registry
 from upshot.schema.queues import JobsConfig
 from upshot.settings import Settings
 
-WORKER_SILENT_SECONDS = 15.0  #: a worker that said nothing for so long is taken for gone
+WORKER_TIMEOUT_SECONDS = 15.0  #: a worker without a heartbeat for this long counts as dead
 
 
 @dataclass(frozen=True, slots=True)
 class WebDependencies:
-    """The parts that requests are answered with."""
+    """The objects that handle requests."""
 
     settings: Settings
     clock: Clock
+    base_url: str | None  #: the server's public address, for URLs in responses; None if it is unknown
     registry: Registry
     events: EventStore
     executions: ExecutionAdmin
     jobs: JobAdmin
-    book: JobsConfig
+    jobs_config: JobsConfig
     installation: Installation
-    doorbell: Notifier | None  #: None: the sweeper finds what a person has set going
+    notifier: Notifier | None  #: wakes workers; None leaves that to the sweeper
     automations: AutomationFolder
     backlog: BacklogStore
     workers: WorkerStore
     idempotency: IdempotencyStore
-    database_answers: Callable[[], bool]
-    redis_answers: Callable[[], bool]
+    ping_database: Callable[[], bool]
+    ping_redis: Callable[[], bool]
 
-    def workers_alive(self) -> tuple[WorkerRecord, ...]:
-        """The workers that have said lately that they are alive."""
-        return self.workers.list(seen_since=self.clock.now() - timedelta(seconds=WORKER_SILENT_SECONDS))
+    def live_workers(self) -> tuple[WorkerRecord, ...]:
+        """Return the workers with a recent heartbeat."""
+        return self.workers.list(seen_since=self.clock.now() - timedelta(seconds=WORKER_TIMEOUT_SECONDS))
 
-    def limits_of(self, queue: str) -> ConcurrencyLimits:
-        """How many jobs of a queue are active at the same time; any number in one that is not declared any more."""
-        rules = self.book.queues.get(queue)
-        return ConcurrencyLimits(rules.concurrency, rules.per_machine) if rules else ConcurrencyLimits()
+    def concurrency_limits(self, queue: str) -> ConcurrencyLimits:
+        """Return the concurrency limits of a queue. A queue that is no longer declared has none."""
+        config = self.jobs_config.queues.get(queue)
+        return ConcurrencyLimits(config.concurrency, config.per_machine) if config else ConcurrencyLimits()

@@ -1,4 +1,4 @@
-"""The page that shows the API: drawn from its OpenAPI document, with nothing loaded from elsewhere."""
+"""The HTML page that shows the API. It is made from the OpenAPI document and loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
-from upshot.web.auth import API
+from upshot.resources.urls import API_PREFIX
 
 router = APIRouter(include_in_schema=False)
 
@@ -18,18 +18,17 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 code, summary { font-family: ui-monospace, monospace; } summary { cursor: pointer; padding: .2rem 0; }
 td { padding: 0 1rem .2rem 0; vertical-align: top; } details { margin-left: 1rem; } p { white-space: pre-line; }
 """
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
-@router.get(f"{API}/docs")
-def show_docs(request: Request) -> Response:
-    """Every route, with what it takes and gives."""
-    return HTMLResponse(_page(request.app.openapi()), headers={"Content-Security-Policy": _POLICY})
-
-
-def _page(document: Mapping[str, Any]) -> str:
+@router.get(f"{API_PREFIX}/docs")
+def get_docs(request: Request) -> Response:
+    """Return the page with every route, its parameters and its responses."""
+    document = request.app.openapi()
     info = document["info"]
-    return "\n".join(
+    page = "\n".join(
         [
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(info["title"])} API</title>',
             f"<style>{_STYLE}</style><h1>{escape(info['title'])} {escape(info['version'])}</h1>",
@@ -38,15 +37,16 @@ def _page(document: Mapping[str, Any]) -> str:
             "</html>",
         ]
     )
+    return HTMLResponse(page, headers={"Content-Security-Policy": _CONTENT_SECURITY_POLICY})
 
 
 def _operations(document: Mapping[str, Any]) -> Iterator[str]:
-    chapter = None
+    tag = None
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            if operation["tags"][0] != chapter:
-                chapter = operation["tags"][0]
-                yield f"<h2>{escape(chapter)}</h2>"
+            if operation["tags"][0] != tag:
+                tag = operation["tags"][0]
+                yield f"<h2>{escape(tag)}</h2>"
             yield f"<details><summary>{method.upper():6} {escape(path)}</summary>"
             yield f"<p>{escape(operation.get('description', ''))}</p><table>"
             yield from _rows(operation, document)
@@ -55,23 +55,26 @@ def _operations(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _rows(operation: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[str]:
     for given in operation.get("parameters", ()):
-        parameter = _resolved(given, document)
+        parameter = _resolve(given, document)
         yield _row(f"{parameter['in']} {parameter['name']}", parameter.get("description", ""))
     if body := operation.get("requestBody"):
-        record = _resolved(body["content"]["application/json"]["schema"], document)
-        yield _row("body", record.get("description", ""))
-        for name, field in record.get("properties", {}).items():
+        schema = _resolve(body["content"]["application/json"]["schema"], document)
+        yield _row("body", schema.get("description", ""))
+        for name, field in schema.get("properties", {}).items():
             yield _row(f"body {name}", field.get("description", ""))
-    for status, answer in operation["responses"].items():
-        yield _row(status, answer["description"])
+    for status, response in operation["responses"].items():
+        yield _row(status, response["description"])
 
 
-def _resolved(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = document
-    for word in schema.get("$ref", "").split("/")[1:]:
-        found = found[word]
-    return found if "$ref" in schema else schema
+def _resolve(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a `$ref` points to, or the schema itself if it has none."""
+    if "$ref" not in schema:
+        return schema
+    target: Mapping[str, Any] = document
+    for key in schema["$ref"].split("/")[1:]:
+        target = target[key]
+    return target
 
 
-def _row(name: str, meaning: str) -> str:
-    return f"<tr><td><code>{escape(name)}</code></td><td>{escape(meaning)}</td></tr>"
+def _row(name: str, description: str) -> str:
+    return f"<tr><td><code>{escape(name)}</code></td><td>{escape(description)}</td></tr>"

@@ -1,12 +1,11 @@
 """
-Errors as clients see them: problem details for HTTP APIs (RFC 9457), and nothing else.
+Errors as clients see them: problem details for HTTP APIs (RFC 9457).
 
-`type` is a URN that programs can compare; `detail` gives place, finding and remedy for a person.
+`type` is a URN for programs. `detail` names the place, the finding and the remedy for people.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -30,44 +29,45 @@ from upshot.errors import (
     Unavailable,
     UpshotError,
 )
-from upshot.registry.lookup import hint
+from upshot.resources.urls import API_PREFIX
+from upshot.validation import validation_problems
 
 MEDIA_TYPE = "application/problem+json"
-_SHOWN_CHARS = 100  # of a wrong word
-RETRY_AFTER_SECONDS = 1  #: when a store that does not answer may be asked again
+RETRY_AFTER_SECONDS = 1  #: when a client may ask a store again that did not answer
 
 log = structlog.get_logger("upshot.web")
 
 
 class FieldError(BaseModel):
-    """One thing that is wrong with a request."""
+    """One mistake in a request."""
 
-    place: str = Field(description="Where: `body.aliases.0`, `query.limit`, `path.version`, `header.…`.")
+    location: str = Field(description="`body.aliases.0`, `query.limit`, `path.version`, `header.…`.")
     detail: str = Field(description="What is wrong there, and what would be right.")
 
 
-class ProblemRecord(BaseModel):
-    """What every error answers, as `application/problem+json` (RFC 9457)."""
+class ProblemDetails(BaseModel):
+    """The body of every error, as `application/problem+json` (RFC 9457)."""
 
     type: str = Field(description="Kind of problem, for programs: `urn:upshot:problem:not-found`.")
     title: str = Field(description="Kind of problem, in words.")
     status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What happened here, and what can be done.")
-    errors: list[FieldError] | None = Field(None, description="Everything that is wrong with the request.")
+    detail: str = Field(description="What happened, and what you can do.")
+    errors: list[FieldError] | None = Field(None, description="Every mistake in the request.")
 
 
 class Problem(HTTPException):
     """
-    An answer other than the one that was asked for.
+    An error response.
 
     It is an HTTPException because FastAPI lets only these pass while it reads a body.
 
     Args:
         status: HTTP status.
-        kind: Last word of the type's URN; the title is made of it.
+        kind: Last word of the type's URN; the title is derived from it.
         detail: Place, finding and remedy.
-        errors: Everything that is wrong with the request, where there may be several things.
-        headers: To be sent along.
+        errors: Every mistake in the request, if there can be several.
+        headers: Additional response headers.
+        members: Additional members of the JSON object.
     """
 
     def __init__(
@@ -78,37 +78,42 @@ class Problem(HTTPException):
         *,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
-        **more: Any,
+        **members: Any,
     ) -> None:
         super().__init__(status, detail, headers)
         self.kind = kind
         self.errors = errors
-        self.more = more
+        self.members = members
 
     def response(self) -> Response:
-        """The answer."""
-        form: dict[str, Any] = {
+        """Return the response."""
+        data: dict[str, Any] = {
             "type": f"urn:upshot:problem:{self.kind}",
             "title": self.kind.replace("-", " ").capitalize(),
             "status": self.status_code,
             "detail": self.detail,
-            **self.more,
+            **self.members,
         }
         if self.errors:
-            form["errors"] = [finding.model_dump() for finding in self.errors]
+            data["errors"] = [error.model_dump() for error in self.errors]
         return Response(
-            orjson.dumps(form), status_code=self.status_code, media_type=MEDIA_TYPE, headers=dict(self.headers or {})
+            orjson.dumps(data), status_code=self.status_code, media_type=MEDIA_TYPE, headers=dict(self.headers or {})
         )
 
 
-def invalid(errors: Sequence[FieldError]) -> Problem:
-    """A request that breaks a rule, in one or several places."""
-    first = f"{errors[0].place}: {errors[0].detail}"
+def invalid_input(errors: Sequence[FieldError]) -> Problem:
+    """Return the problem of a request with one or several mistakes."""
+    first = f"{errors[0].location}: {errors[0].detail}"
     others = f" (and {len(errors) - 1} more, see errors)" if len(errors) > 1 else ""
     return Problem(422, "invalid-input", first + others, errors=errors)
 
 
-_STATUS_OF: tuple[tuple[type[UpshotError], int, str], ...] = (
+def internal_error() -> Problem:
+    """Return the problem of an unexpected error. Only the log says what happened."""
+    return Problem(500, "internal", "the server failed; its log has the details")
+
+
+_STATUSES: tuple[tuple[type[UpshotError], int, str], ...] = (
     (NotFound, 404, "not-found"),
     (AlreadyExists, 409, "already-exists"),
     (Conflict, 409, "conflict"),
@@ -118,51 +123,54 @@ _STATUS_OF: tuple[tuple[type[UpshotError], int, str], ...] = (
 )
 
 
-def problem_of(error: UpshotError) -> Problem:
-    """The answer for an error of ours; its class decides."""
-    for family, status, kind in _STATUS_OF:
-        if isinstance(error, family):
+def problem_from_error(error: UpshotError) -> Problem:
+    """Return the problem for an error; its class decides."""
+    for error_class, status, kind in _STATUSES:
+        if isinstance(error, error_class):
             return Problem(status, kind, str(error))
     if isinstance(error, Unavailable):
         log.warning("request.unavailable", reason=str(error))
         return Problem(
             503,
             "unavailable",
-            "the database does not answer; nothing that was accepted is lost, try again",
+            "the database does not answer; nothing that was accepted is lost; try again",
             headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         )
-    return unexpected()
+    return internal_error()
 
 
-def unexpected() -> Problem:
-    """The answer when we are at fault; what happened is in the log and nowhere else."""
-    return Problem(500, "internal", "the server made a mistake; its log says which")
+def install(app: FastAPI) -> None:
+    """Turn every error of the app's routes into a problem."""
+
+    @app.exception_handler(Problem)
+    async def on_problem(_request: Request, error: Problem) -> Response:
+        return error.response()
+
+    @app.exception_handler(UpshotError)
+    async def on_upshot_error(_request: Request, error: UpshotError) -> Response:
+        return problem_from_error(error).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(_request: Request, error: RequestValidationError) -> Response:
+        mistakes = validation_problems(error.errors(), mapping="a JSON object")
+        return invalid_input([FieldError(location=m.dotted_path, detail=m.message) for m in mistakes]).response()
+
+    @app.exception_handler(HTTPException)
+    async def on_http_exception(request: Request, error: HTTPException) -> Response:
+        route = f"{request.method} {request.url.path}"
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            detail = f"{route}: there is no such route; {API_PREFIX}/openapi.json lists all routes"
+            return Problem(404, "not-found", detail).response()
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = ", ".join(_allowed_methods(request))
+            detail = f"{route}: this path allows {allowed}"
+            return Problem(405, "method-not-allowed", detail, headers={"Allow": allowed}).response()
+        kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+        return Problem(error.status_code, kind, f"{route}: {error.detail}").response()
 
 
-_SAID_PLAINLY = {
-    "missing": "is missing",
-    "model_type": "a JSON object is needed",
-    "model_attributes_type": "a JSON object is needed",
-    "dict_type": "a JSON object is needed",
-    "list_type": "a list is needed",
-    "string_type": "a string is needed",
-    "int_parsing": "a whole number is needed",
-}
-
-
-def _finding(error: Mapping[str, Any]) -> FieldError:
-    """One of pydantic's findings; where it lists the words that are allowed, with the nearest of them."""
-    place = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "enum":
-        words = [word.strip("'") for word in re.split(", | or ", error["ctx"]["expected"])]
-        given = str(error["input"])[:_SHOWN_CHARS]
-        return FieldError(place=place, detail=f"{given!r} is not known{hint(given, words)}")
-    message = _SAID_PLAINLY.get(error["type"]) or error["msg"]
-    return FieldError(place=place, detail=message[:1].lower() + message[1:])
-
-
-def _methods_of(request: Request) -> list[str]:
-    """Every method that some route has for this path; the router tells only the first route's."""
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of all routes with the request's path; the router names only those of the first."""
     methods: set[str] = set()
     for route in request.app.routes:
         match, _ = route.matches({**request.scope, "method": ""})
@@ -171,51 +179,22 @@ def _methods_of(request: Request) -> list[str]:
     return sorted(methods)
 
 
-def _of_http(request: Request, error: HTTPException) -> Problem:
-    place = f"{request.method} {request.url.path}"
-    if error.status_code == HTTPStatus.NOT_FOUND:
-        return Problem(404, "not-found", f"{place}: there is no such route; /api/v1/openapi.json lists all of them")
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = ", ".join(_methods_of(request))
-        return Problem(405, "method-not-allowed", f"{place}: use {allowed} here", headers={"Allow": allowed})
-    phrase = HTTPStatus(error.status_code).phrase
-    return Problem(error.status_code, phrase.lower().replace(" ", "-"), f"{place}: {error.detail}")
-
-
-def install(app: FastAPI) -> None:
-    """Make every error of the app a problem."""
-
-    @app.exception_handler(Problem)
-    async def on_problem(_request: Request, error: Problem) -> Response:
-        return error.response()
-
-    @app.exception_handler(UpshotError)
-    async def on_error(_request: Request, error: UpshotError) -> Response:
-        return problem_of(error).response()
-
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid(_request: Request, error: RequestValidationError) -> Response:
-        return invalid([_finding(item) for item in error.errors()]).response()
-
-    @app.exception_handler(HTTPException)
-    async def on_http(request: Request, error: HTTPException) -> Response:
-        return _of_http(request, error).response()
-
-
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route, for its OpenAPI document."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemRecord"}}}
-    return {status: {"description": _MEANING[status], "content": content} for status in sorted({*statuses, 422, 503})}
-
-
-_MEANING = {
+_DESCRIPTIONS = {
     400: "The body is not JSON.",
     401: "The token is missing or wrong.",
     403: "This host, origin or actor may not do this.",
-    404: "What was named does not exist.",
-    409: "It exists already, its present state does not allow this, or the same request is being worked on.",
+    404: "The resource does not exist.",
+    409: "The resource exists already, its state does not allow this, or the same request is in progress.",
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
-    422: "The input breaks a rule, or the idempotency key was used for another request.",
+    422: "The input is invalid, or the idempotency key was used for another request.",
     503: "The database does not answer; try again.",
 }
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses for the problems of a route; 422 and 503 are always among them."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
+    return {
+        status: {"description": _DESCRIPTIONS[status], "content": content} for status in sorted({*statuses, 422, 503})
+    }

@@ -1,88 +1,80 @@
-"""How routes of the API are made: strict bodies, answers that are given once, the house and the caller at hand."""
+"""The route class of the API, and what its handlers depend on: `Deps`, `OriginDep` and `IdempotencyKeyDep`."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
+from typing_extensions import override
 
-from upshot.domain.event import Actor, Cause
+from upshot.domain.event import Actor, Origin, Role
 from upshot.domain.job import Job
 from upshot.domain.reference import check_name
 from upshot.errors import NotFound
 from upshot.jobs.events import actor_of, chain_of
-from upshot.web.auth import ACTOR_HEADER, API
+from upshot.resources.urls import API_PREFIX
+from upshot.web.auth import ACTOR_HEADER
 from upshot.web.body import JsonRequest
 from upshot.web.dependencies import WebDependencies
-from upshot.web.idempotency import HEADER, ReservedKey, answer_once
-from upshot.web.problems import FieldError, Problem, invalid
+from upshot.web.idempotency import HEADER, ReservedKey, run_idempotently
+from upshot.web.problems import FieldError, Problem, invalid_input
 
-DEFAULT_ACTOR = "admin"  #: who bears the token, as long as tokens have no names
-MUTATIONS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+DEFAULT_ACTOR = "admin"  #: the actor of requests with the server's token, which names nobody
+MUTATING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
-_SHOWN = 5  # parameters that a message names
-_SHOWN_CHARS = 100  # of each
+_MAX_SHOWN = 5  # parameters that a message names
+_MAX_SHOWN_CHARS = 100  # of each
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class Caller(TypedDict):
-    """In whose name a request changes something: what every verb of the registry that does so takes."""
-
-    actor: Actor
-    chain: tuple[Cause, ...]  #: the executions that led to the request, oldest first; events carry it
-
-
 class ApiRoute(APIRoute):
-    """A route whose body is strict JSON and whose mutation is done once for each key."""
+    """A route that reads its body as strict JSON and supports `Idempotency-Key` on mutations."""
 
+    @override
     def get_route_handler(self) -> Handler:
-        """FastAPI's handler, inside ours."""
         handle = super().get_route_handler()
-        needs_body = self.body_field is not None
+        has_body = self.body_field is not None
 
-        async def answer(received: Request) -> Response:
+        async def handle_strictly(received: Request) -> Response:
             request = JsonRequest(received.scope, received.receive)
             _check_query(request)
-            if needs_body:
+            if has_body:
                 _check_content_type(request)
-            key = request.headers.get(HEADER) if request.method in MUTATIONS else None
+            key = request.headers.get(HEADER) if request.method in MUTATING_METHODS else None
             if key is None:
                 return await handle(request)
-            return await answer_once(request.app.state.house, key, request, handle)
+            return await run_idempotently(request.app.state.deps, key, request, handle)
 
-        return answer
+        return handle_strictly
 
 
 def _check_query(request: Request) -> None:
-    """Refuse what would be read by halves: of a parameter that stands there twice, only the last would count."""
-    counted = Counter(name for name, _ in request.query_params.multi_items())
-    if twice := [name for name, count in counted.items() if count > 1]:
-        raise invalid(
+    """Refuse a parameter that is given twice, since FastAPI would read only the last one."""
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise invalid_input(
             [
-                FieldError(place=f"query.{name[:_SHOWN_CHARS]}", detail="is given twice; give it once")
-                for name in twice[:_SHOWN]
+                FieldError(location=f"query.{name[:_MAX_SHOWN_CHARS]}", detail="is given twice; give it once")
+                for name in repeated[:_MAX_SHOWN]
             ]
         )
 
 
 def _check_content_type(request: Request) -> None:
     declared = request.headers.get("content-type", "")
-    kind = declared.partition(";")[0].strip().lower()
-    if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
+    media_type = declared.partition(";")[0].strip().lower()
+    if media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json")):
         return
-    if (
-        not declared
-        and request.headers.get("content-length", "0") == "0"
-        and "transfer-encoding" not in request.headers
-    ):
-        return  # there is no body, which says more
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    if not declared and not has_body:
+        return  # the error about the missing body says more
     raise Problem(
         415,
         "unsupported-media-type",
@@ -91,50 +83,51 @@ def _check_content_type(request: Request) -> None:
 
 
 def make_router(tag: str) -> APIRouter:
-    """A router of the API; the tag is its chapter in the OpenAPI document."""
-    return APIRouter(prefix=API, route_class=ApiRoute, tags=[tag])
+    """Return a router of the API. The tag groups its operations in the OpenAPI document."""
+    return APIRouter(
+        prefix=API_PREFIX, route_class=ApiRoute, tags=[tag], generate_unique_id_function=lambda route: route.name
+    )
 
 
-# Both are coroutines: FastAPI would send a plain function to a thread.
+# These are coroutines because FastAPI would run a plain function in a thread.
 
 
-async def _house(request: Request) -> WebDependencies:
-    house: WebDependencies = request.app.state.house
-    return house
+async def _deps(request: Request) -> WebDependencies:
+    deps: WebDependencies = request.app.state.deps
+    return deps
 
 
-async def _caller(
+async def _origin(
     request: Request,
-    house: Annotated[WebDependencies, Depends(_house)],
+    deps: Annotated[WebDependencies, Depends(_deps)],
     name: Annotated[
         str | None,
-        Header(alias=ACTOR_HEADER, description="Who does this, for events and history; `admin` if left out."),
+        Header(alias=ACTOR_HEADER, description="Who makes the change, for events and history; `admin` by default."),
     ] = None,
-) -> Caller:
+) -> Origin:
     job: Job | None = getattr(request.state, "job", None)
     if job is not None:
-        return await run_in_threadpool(_as_itself, house, job)
+        return await run_in_threadpool(_origin_of_job, deps, job)
     if name is None:
-        return Caller(actor=Actor(DEFAULT_ACTOR, role="admin"), chain=())
+        return Origin(Actor(DEFAULT_ACTOR, role=Role.ADMIN))
     try:
-        name = name.encode("latin-1").decode()  # servers read headers as Latin-1; names are UTF-8
+        name = name.encode("latin-1").decode()  # servers read headers as Latin-1, and names are UTF-8
     except UnicodeError as error:
         raise Problem(422, "invalid-input", f"header.{ACTOR_HEADER}: the name is not UTF-8") from error
-    return Caller(actor=Actor(check_name(name, f"header.{ACTOR_HEADER}"), role="admin"), chain=())
+    return Origin(Actor(check_name(name, f"header.{ACTOR_HEADER}"), role=Role.ADMIN))
 
 
-def _as_itself(house: WebDependencies, job: Job) -> Caller:
-    """A job, and what led to it: its execution, and the executions that led to the event which that answers."""
-    stored = house.events.find(job.event_id)
+def _origin_of_job(deps: WebDependencies, job: Job) -> Origin:
+    stored = deps.events.find(job.event_id)
     if stored is None:
-        raise NotFound(f"event {job.event_id!r}, which job {job.id} answers, is not kept any more")
-    return Caller(actor=actor_of(job), chain=chain_of(job, stored.event))
+        raise NotFound(f"event {job.event_id!r}, for which job {job.id} runs, is no longer stored")
+    return Origin(actor_of(job), chain_of(job, stored.event))
 
 
-async def _taken_key(request: Request) -> ReservedKey | None:
-    return getattr(request.state, "taken_key", None)
+async def _reserved_key(request: Request) -> ReservedKey | None:
+    return getattr(request.state, "reserved_key", None)
 
 
-Deps = Annotated[WebDependencies, Depends(_house)]
-CallerDep = Annotated[Caller, Depends(_caller)]
-IdempotencyKeyDep = Annotated[ReservedKey | None, Depends(_taken_key)]
+Deps = Annotated[WebDependencies, Depends(_deps)]
+OriginDep = Annotated[Origin, Depends(_origin)]
+IdempotencyKeyDep = Annotated[ReservedKey | None, Depends(_reserved_key)]

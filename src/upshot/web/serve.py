@@ -1,4 +1,4 @@
-"""The web process: one uvicorn server around a house, until it is told to stop."""
+"""The web process: one uvicorn server that runs until a signal stops it."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from typing_extensions import override
 
 from upshot.errors import Unavailable
 from upshot.net import listen, url_of
 from upshot.web.app import create_app
 from upshot.web.auth import check_exposure
 from upshot.web.dependencies import WebDependencies
-from upshot.web.idempotency import KEPT_HOURS
+from upshot.web.idempotency import RETENTION_HOURS
 
 log = structlog.get_logger("upshot.web")
 
-_REFRESH_SECONDS = 1.0  #: how soon a changed automation file is seen
+_REFRESH_SECONDS = 1.0  #: how soon a changed automation file is read
 _PRUNE_SECONDS = 3600.0
-_KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep connections: they close first, and no request is lost
+_KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep connections, so that they close first
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def serve(house: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable[[str], None] | None = None) -> None:
+def serve(deps: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable[[str], None] | None = None) -> None:
     """
-    Serve until SIGTERM or SIGINT; requests in flight are then finished, for `stop_seconds` at most.
+    Serve until SIGTERM or SIGINT, then finish the requests in flight, for at most `stop_seconds`.
 
     Args:
-        house: What requests are answered with.
-        fds: Descriptors of sockets that listen already; left out, one is made as the settings say.
-        on_ready: Called with the URL once requests are answered.
+        deps: Handle the requests.
+        fds: File descriptors of listening sockets; if there is none, the server listens as the settings say.
+        on_ready: Called with the URL once the server answers.
 
     Raises:
-        ConfigError: The address cannot be had, or must not be served without a token.
+        ConfigError: The address is not available, or must not be served without a token.
     """
-    check_exposure(house.settings)
-    given = [socket.socket(fileno=fd) for fd in fds]
-    bound = given or [listen(house.settings.host, house.settings.port)]
+    check_exposure(deps.settings)
+    sockets = [socket.socket(fileno=fd) for fd in fds] or [listen(deps.settings.host, deps.settings.port)]
 
-    def announce() -> None:
-        log.info("web.ready", url=url_of(bound[0]))
+    def report_ready() -> None:
+        log.info("web.ready", url=url_of(sockets[0]))
         if on_ready:
-            on_ready(url_of(bound[0]))
+            on_ready(url_of(sockets[0]))
 
     config = uvicorn.Config(
-        create_app(house),
+        create_app(deps),
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -59,35 +59,36 @@ def serve(house: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=round(house.settings.stop_seconds),
+        timeout_graceful_shutdown=round(deps.settings.stop_seconds),
     )
+
+    def prune_keys() -> None:
+        deps.idempotency.prune(kept_since=deps.clock.now() - timedelta(hours=RETENTION_HOURS))
+
     stopped = threading.Event()
-    chores = [
-        PeriodicThread("refresh", house.automations.refresh, _REFRESH_SECONDS, stopped),
-        PeriodicThread("prune", lambda: _prune(house), _PRUNE_SECONDS, stopped),
+    threads = [
+        PeriodicThread("refresh", deps.automations.refresh, _REFRESH_SECONDS, stopped),
+        PeriodicThread("prune", prune_keys, _PRUNE_SECONDS, stopped),
     ]
-    for chore in chores:
-        chore.start()
+    for thread in threads:
+        thread.start()
     try:
         with SignalGuard():
-            _Server(config, announce).run(sockets=bound)
+            _Server(config, report_ready).run(sockets=sockets)
     finally:
         stopped.set()
-        for chore in chores:
-            chore.join()
-
-
-def _prune(house: WebDependencies) -> None:
-    house.idempotency.prune(kept_since=house.clock.now() - timedelta(hours=KEPT_HOURS))
+        for thread in threads:
+            thread.join()
 
 
 class _Server(uvicorn.Server):
-    """Says when it answers."""
+    """A server that reports when it is ready."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
 
+    @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_ready()
@@ -97,38 +98,49 @@ class SignalGuard:
     """
     Lets `serve` return after a signal.
 
-    uvicorn stops gracefully and then raises the signal again for whoever handled it before; by
-    default that would end the process before the house is closed.
+    After its graceful stop, uvicorn raises the signal again for the handler that was installed before. The default
+    handler would end the process before `serve` returns.
     """
 
     def __enter__(self) -> None:
-        self._before = {}
+        self._previous = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, _ignore) for number in _STOP_SIGNALS}
+            self._previous = {number: signal.signal(number, _ignore) for number in _STOP_SIGNALS}
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """The signal has done its work."""
+    """Do nothing; uvicorn has handled the signal already."""
 
 
 class PeriodicThread(threading.Thread):
-    """Does something every so often; what fails is logged and tried again at the next turn."""
+    """
+    Calls a function again and again. An error is logged, and the next call follows as usual.
 
-    def __init__(self, name: str, work: Callable[[], object], seconds: float, stopped: threading.Event) -> None:
+    Args:
+        name: Name of the thread, for the log.
+        function: Called without arguments.
+        interval_seconds: Time between the end of a call and the next call.
+        stopped: Ends the thread when it is set.
+    """
+
+    def __init__(
+        self, name: str, function: Callable[[], object], interval_seconds: float, stopped: threading.Event
+    ) -> None:
         super().__init__(name=name, daemon=True)
-        self._work = work
-        self._seconds = seconds
+        self._function = function
+        self._interval_seconds = interval_seconds
         self._stopped = stopped
 
+    @override
     def run(self) -> None:
-        while not self._stopped.wait(self._seconds):
+        while not self._stopped.wait(self._interval_seconds):
             try:
-                self._work()
+                self._function()
             except Unavailable as error:
-                log.warning("chore.failed", chore=self.name, reason=str(error))
+                log.warning("periodic.failed", thread=self.name, reason=str(error))
             except Exception:
-                log.exception("chore.failed", chore=self.name)
+                log.exception("periodic.failed", thread=self.name)

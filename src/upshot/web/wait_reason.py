@@ -1,4 +1,4 @@
-"""Why a queued job does not run yet, in words."""
+"""Explain why a queued job does not run yet."""
 
 from __future__ import annotations
 
@@ -11,76 +11,67 @@ from upshot.ports.jobs import ConcurrencyLimits, QueuePosition
 from upshot.ports.workers import WorkerRecord
 
 _TEENS = range(11, 14)  # 11th, 12th, 13th
-_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
+_ORDINAL_SUFFIXES = {1: "st", 2: "nd", 3: "rd"}
 
 
-def why_it_waits(
-    job: Job, place: QueuePosition | None, *, limits: ConcurrencyLimits, workers: Sequence[WorkerRecord], now: datetime
+def explain_wait(
+    job: Job,
+    position: QueuePosition | None,
+    *,
+    limits: ConcurrencyLimits,
+    workers: Sequence[WorkerRecord],
+    now: datetime,
 ) -> str | None:
     """
-    Say what a job waits for: its end, a time, a worker, its place.
+    Explain what a job waits for: its cancellation, a time, a worker, or its turn in the queue.
 
     Args:
-        job: It.
-        place: Where it stands.
-        limits: Of its queue.
-        workers: Those that are alive.
-        now: The present moment.
+        job: The job.
+        position: Its position in the queue.
+        limits: Concurrency limits of its queue.
+        workers: The workers that are alive.
+        now: The current time.
 
     Returns:
-        One line; None when it is not queued.
+        One line, or None if the job is not queued.
     """
-    if job.state is not JobState.QUEUED or place is None:
+    if job.state is not JobState.QUEUED or position is None:
         return None
-    words = _stop(job) or _time(job, now) or _worker(job, workers) or "; ".join(_turn(job, place, limits, workers))
-    return f"{words}; {job.reason}" if job.reason else words
-
-
-def _stop(job: Job) -> str | None:
-    return f"is about to be cancelled, by {job.stop_requested_by}" if job.stop_requested_at else None
-
-
-def _time(job: Job, now: datetime) -> str | None:
-    if job.due_at is None or job.due_at <= now:
-        return None
-    until = f"until {format_time(job.due_at)}"
-    return f"waits for its {_ordinal(job.attempt)} try {until}" if job.attempt > 1 else f"waits {until}"
-
-
-def _worker(job: Job, workers: Sequence[WorkerRecord]) -> str | None:
-    if not workers:
-        return "no worker is alive; start `upshot worker`"
-    takers = _takers(job, workers)
-    if not takers:
-        return f"no worker takes queue {job.queue}; start `upshot worker --queues {job.queue}`"
-    if not any(job.backend in worker.engines for worker in takers):
+    takers = [worker for worker in workers if job.queue in worker.queues]
+    if job.stop_requested_at:
+        text = f"is about to be cancelled, by {job.stop_requested_by}"
+    elif job.due_at is not None and job.due_at > now:
+        until = f"until {format_time(job.due_at)}"
+        text = f"waits for its {_ordinal(job.attempt)} attempt {until}" if job.attempt > 1 else f"waits {until}"
+    elif not workers:
+        text = "no worker is alive; start `upshot worker`"
+    elif not takers:
+        text = f"no worker takes queue {job.queue}; start `upshot worker --queues {job.queue}`"
+    elif not any(job.backend in worker.engines for worker in takers):
         hosts = ", ".join(sorted({worker.machine or worker.host for worker in takers}))
-        return f"no worker reaches backend {job.backend}; look at its engine, or at the worker's log on {hosts}"
-    return None
-
-
-def _turn(job: Job, place: QueuePosition, limits: ConcurrencyLimits, workers: Sequence[WorkerRecord]) -> Iterator[str]:
-    yield f"{_ordinal(place.ahead + 1)} in queue {job.queue}" if place.ahead else f"next in queue {job.queue}"
-    machines = {worker.machine for worker in _takers(job, workers) if job.backend in worker.engines}
-    places = _places(limits, len(machines))
-    if places is None:
-        yield f"{place.active} of its jobs run"
+        text = f"no worker reaches backend {job.backend}; check its engine, or the worker's log on {hosts}"
     else:
-        yield f"{place.active} of {places} places are taken"
+        machines = {worker.machine for worker in takers if job.backend in worker.engines}
+        text = "; ".join(_explain_turn(job, position, _slots(limits, len(machines))))
+    return f"{text}; {job.reason}" if job.reason else text
+
+
+def _explain_turn(job: Job, position: QueuePosition, slots: int | None) -> Iterator[str]:
+    yield f"{_ordinal(position.ahead + 1)} in queue {job.queue}" if position.ahead else f"next in queue {job.queue}"
+    if slots is None:
+        yield f"{position.active} of its jobs run"
+    else:
+        yield f"{position.active} of {slots} slots are taken"
     if job.concurrency is not None:
         yield f"at most {job.concurrency} of this step at the same time"
 
 
-def _places(limits: ConcurrencyLimits, machines: int) -> int | None:
-    """How many jobs of the queue can be active at the same time; None: any number."""
-    on_all = None if limits.per_machine is None else limits.per_machine * machines
-    return min((limit for limit in (limits.concurrency, on_all) if limit is not None), default=None)
-
-
-def _takers(job: Job, workers: Sequence[WorkerRecord]) -> list[WorkerRecord]:
-    return [worker for worker in workers if job.queue in worker.queues]
+def _slots(limits: ConcurrencyLimits, machines: int) -> int | None:
+    """Return how many jobs of the queue can be active at the same time; None means any number."""
+    on_all_machines = None if limits.per_machine is None else limits.per_machine * machines
+    return min((limit for limit in (limits.concurrency, on_all_machines) if limit is not None), default=None)
 
 
 def _ordinal(number: int) -> str:
-    ending = "th" if number % 100 in _TEENS else _ENDINGS.get(number % 10, "th")
-    return f"{number}{ending}"
+    suffix = "th" if number % 100 in _TEENS else _ORDINAL_SUFFIXES.get(number % 10, "th")
+    return f"{number}{suffix}"

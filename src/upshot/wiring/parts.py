@@ -1,10 +1,10 @@
-"""What both processes are made of."""
+"""Objects that the web process and the workers share."""
 
 from __future__ import annotations
 
 from socket import gethostname
 
-from upshot.adapters.redis import RedisPublisher, check_redis_url
+from upshot.adapters.redis import RedisPublisher, validate_redis_url
 from upshot.adapters.secrets import CombinedSecrets, EnvironmentSecrets, FolderSecrets
 from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.migrate import migrate
@@ -21,17 +21,17 @@ _ALL_ADDRESSES = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with,
 
 
 def database_url(settings: Settings) -> str:
-    """The database that the settings name, or the data folder's SQLite file."""
+    """Return the URL of the database in the settings, or of the SQLite file in the data directory."""
     return settings.database_url or sqlite_url(settings.sqlite_path.absolute())
 
 
 def open_database(settings: Settings) -> Database:
     """
-    Open the database, its schema brought up to date.
+    Open the database and migrate its schema.
 
     Raises:
-        ConfigError: The URL cannot be used, or the schema is newer than this release.
-        Unavailable: It does not answer.
+        ConfigError: The URL is invalid, or the schema is newer than this release.
+        Unavailable: The database does not answer.
     """
     if settings.database_url is None:
         settings.data.mkdir(parents=True, exist_ok=True)
@@ -42,18 +42,18 @@ def open_database(settings: Settings) -> Database:
 
 def redis_url(settings: Settings) -> str:
     """
-    The Redis that the settings name.
+    Return the URL of Redis in the settings.
 
     Raises:
-        ConfigError: None is named, or its URL cannot be used.
+        ConfigError: The settings have no URL, or it is invalid.
     """
     if settings.redis_url is None:
-        raise ConfigError("UPSHOT_REDIS_URL is not set; name a Redis, or use `upshot up`, which runs its own")
-    return check_redis_url(settings.redis_url)
+        raise ConfigError("UPSHOT_REDIS_URL is not set; set it, or use `upshot up`, which runs its own Redis")
+    return validate_redis_url(settings.redis_url)
 
 
 def make_secrets(settings: Settings) -> SecretSource:
-    """Secrets from the environment first, then from the folder."""
+    """Return the source of secrets: the environment first, then the directory of secret files."""
     sources: list[SecretSource] = [EnvironmentSecrets()]
     if settings.secrets_dir is not None:
         sources.append(FolderSecrets(settings.secrets_dir))
@@ -61,7 +61,7 @@ def make_secrets(settings: Settings) -> SecretSource:
 
 
 def base_url(settings: Settings) -> str:
-    """Where people reach the web process; one that listens on all addresses, by this machine's name."""
+    """Return the URL of the web process for people. If it listens on all addresses, the URL has this machine's name."""
     if settings.public_url:
         return settings.public_url.rstrip("/")
     host = gethostname() if settings.host in _ALL_ADDRESSES else settings.host
@@ -69,15 +69,15 @@ def base_url(settings: Settings) -> str:
 
 
 def jobs_url(settings: Settings) -> str:
-    """Where jobs reach the REST API."""
+    """Return the URL at which jobs reach the REST API."""
     return (settings.jobs_url or base_url(settings)).rstrip("/")
 
 
-def find_installation(store: InstallationStore, clock: Clock) -> Installation:
-    """This Upshot's name and key; made now if it is new."""
-    return store.get(lambda: Installation(new_id("ins", clock.now()), new_key()))
+def load_installation(store: InstallationStore, clock: Clock) -> Installation:
+    """Return the installation's id and key; create them if the installation is new."""
+    return store.get_or_create(lambda: Installation(new_id("ins", clock.now()), new_key()))
 
 
 def make_registry(settings: Settings, database: Database, publisher: RedisPublisher, clock: Clock) -> Registry:
-    """The registry over the database, which publishes to Redis."""
+    """Return the registry, which stores in the database and publishes to Redis."""
     return Registry(SqlRegistry(database), publisher, clock, base_url=base_url(settings))

@@ -1,4 +1,4 @@
-"""The web process."""
+"""Build the web process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
-from upshot.adapters.redis import RedisPublisher, redis_answers
+from upshot.adapters.redis import RedisPublisher, ping
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.idempotency import SqlIdempotency
@@ -17,32 +17,38 @@ from upshot.automations.folder import AutomationFolder
 from upshot.clock import SystemClock
 from upshot.settings import Settings
 from upshot.web.dependencies import WebDependencies
-from upshot.wiring.jobs_file import read_queue_book
-from upshot.wiring.parts import find_installation, make_registry, open_database, redis_url
+from upshot.wiring.jobs_file import read_jobs_config
+from upshot.wiring.parts import base_url, load_installation, make_registry, open_database, redis_url
 
 
 def build_web(settings: Settings) -> WebDependencies:
-    """Everything that the web process is made of; raises as `open_database`, `redis_url`, `read_queue_book` do."""
+    """
+    Build the objects of the web process.
+
+    Raises:
+        ConfigError: The settings or the operator's jobs file are invalid, or the database's schema is newer.
+        Unavailable: The database does not answer.
+    """
     url = redis_url(settings)
-    book = read_queue_book(settings)
+    jobs_config = read_jobs_config(settings)
     database = open_database(settings)
     clock = SystemClock()
+    catalog = load_catalog(EgressRules.parse(settings.egress_allow), jobs_config)
     return WebDependencies(
         settings=settings,
         clock=clock,
+        base_url=base_url(settings),
         registry=make_registry(settings, database, RedisPublisher(url), clock),
         events=SqlEvents(database),
         executions=SqlExecutions(database),
         jobs=SqlJobAdmin(database),
-        book=book,
-        installation=find_installation(SqlInstallation(database), clock),
-        doorbell=None,  # what a person sets going, the workers' sweepers find within a second
-        automations=AutomationFolder(
-            settings.automations, load_catalog(EgressRules.parse(settings.egress_allow), book)
-        ),
+        jobs_config=jobs_config,
+        installation=load_installation(SqlInstallation(database), clock),
+        notifier=None,  # the workers' sweepers find a retried or cancelled execution within a second
+        automations=AutomationFolder(settings.automations, catalog),
         backlog=SqlBacklog(database),
         workers=SqlWorkers(database),
         idempotency=SqlIdempotency(database),
-        database_answers=database.answers,
-        redis_answers=partial(redis_answers, url),
+        ping_database=database.ping,
+        ping_redis=partial(ping, url),
     )

@@ -26,7 +26,7 @@ class MemoryIdempotency:
             if kept is None or kept.first_at < kept_since:
                 return self._take(IdempotencyRecord(key, fingerprint, now, holder, None), now)
             is_free = kept.holder is None or self._taken_at[key] < stale_before
-            if kept.fingerprint == fingerprint and kept.answer is None and is_free:
+            if kept.fingerprint == fingerprint and kept.response is None and is_free:
                 return self._take(replace(kept, holder=holder), now)
             return kept
 
@@ -35,19 +35,19 @@ class MemoryIdempotency:
         self._taken_at[taken.key] = now
         return taken
 
-    def answer(self, key: str, holder: str, answer: StoredResponse) -> None:
+    def store_response(self, key: str, holder: str, response: StoredResponse) -> None:
         """Keep what was answered; nothing happens if another call has taken the key since."""
         with self._lock:
             if self._is_held(key, holder):
-                self._kept[key] = replace(self._kept[key], answer=answer)
+                self._kept[key] = replace(self._kept[key], response=response)
 
-    def give_back(self, key: str, holder: str) -> None:
+    def release(self, key: str, holder: str) -> None:
         """Let the same request be made again at once."""
         with self._lock:
             if self._is_held(key, holder):
                 self._kept[key] = replace(self._kept[key], holder=None)
 
-    def forget(self, key: str, holder: str) -> None:
+    def delete(self, key: str, holder: str) -> None:
         """Let any request use the key."""
         with self._lock:
             if self._is_held(key, holder):

@@ -45,16 +45,16 @@ class SqlIdempotency:
 
         return self._database.write(work)
 
-    def answer(self, key: str, holder: str, answer: StoredResponse) -> None:
+    def store_response(self, key: str, holder: str, response: StoredResponse) -> None:
         """Keep what was answered; nothing happens if another call has taken the key since."""
-        kept = {"status": answer.status, "headers": dict(answer.headers), "body": answer.body}
+        kept = {"status": response.status, "headers": dict(response.headers), "body": response.body}
         self._change(sa.update(keys).where(keys.c.key == key, keys.c.holder == holder).values(kept))
 
-    def give_back(self, key: str, holder: str) -> None:
+    def release(self, key: str, holder: str) -> None:
         """Let the same request be made again at once."""
         self._change(sa.update(keys).where(keys.c.key == key, keys.c.holder == holder).values(holder=None))
 
-    def forget(self, key: str, holder: str) -> None:
+    def delete(self, key: str, holder: str) -> None:
         """Let any request use the key."""
         self._change(sa.delete(keys).where(keys.c.key == key, keys.c.holder == holder))
 
@@ -67,5 +67,5 @@ class SqlIdempotency:
 
 
 def _kept(row: sa.Row[Any]) -> IdempotencyRecord:
-    answer = None if row.status is None else StoredResponse(row.status, row.headers, row.body)
-    return IdempotencyRecord(row.key, row.fingerprint, row.first_at, row.holder, answer)
+    response = None if row.status is None else StoredResponse(row.status, row.headers, row.body)
+    return IdempotencyRecord(row.key, row.fingerprint, row.first_at, row.holder, response)

@@ -1,1 +1,1 @@
-"""The routes of the API, a file for each chapter."""
+"""The routes of the REST API, one file per resource."""

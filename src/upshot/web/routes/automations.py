@@ -1,4 +1,4 @@
-"""Automations as they are loaded from their folder, and what is wrong in it."""
+"""Routes of automations, as they are loaded from their directory."""
 
 from __future__ import annotations
 
@@ -9,48 +9,45 @@ from fastapi import Query
 from starlette.responses import Response
 
 from upshot.adapters.cursor import after_cursor, make_cursor
-from upshot.domain.automation import Automation
 from upshot.errors import NotFound
 from upshot.ports.paging import Page
-from upshot.registry.lookup import hint
-from upshot.web.dependencies import WebDependencies
-from upshot.web.problems import responses
+from upshot.resources.automation import AutomationDetail, automation_detail, automation_json
+from upshot.suggestions import did_you_mean
+from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, make_router
+from upshot.web.schemas.automations import AutomationPage
 from upshot.web.schemas.requests import PageQuery
-from upshot.web.schemas.responses import (
-    AutomationForm,
-    AutomationsForm,
-    automation_form,
-    automation_view,
-    broken_form,
-    json_response,
-    page_form,
-)
+from upshot.web.schemas.responses import json_response, page_json
 
 router = make_router("automations")
 
 
-@router.get("/automations", responses={200: {"model": AutomationsForm}, **responses()})
-def list_automations(house: Deps, query: Annotated[PageQuery, Query()]) -> Response:
-    """Automations by name, and everything that is wrong in the folder."""
-    listing: AutomationsForm = {
-        **page_form(_page(house, query), automation_form),
-        "broken": [broken_form(found) for file in house.automations.current.broken for found in file.errors],
+@router.get("/automations", responses={200: {"model": AutomationPage}, **problem_responses()})
+def list_automations(deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+    """Return automations, by name, and every mistake in the directory."""
+    loaded = deps.automations.current
+    automations = sorted(loaded.automations, key=lambda automation: automation.name)
+    start = 0
+    if query.cursor:
+        start = bisect_right(automations, after_cursor(query.cursor), key=lambda automation: automation.name)
+    end = start + query.limit
+    items = tuple(automations[start:end])
+    page = Page(items, make_cursor(items[-1].name) if end < len(automations) else None)
+    response: AutomationPage = {
+        **page_json(page, automation_json),
+        "broken": [
+            {"path": mistake.path, "line": mistake.line, "reason": mistake.reason}
+            for file in loaded.broken
+            for mistake in file.errors
+        ],
     }
-    return json_response(listing)
+    return json_response(response)
 
 
-def _page(house: WebDependencies, query: PageQuery) -> Page[Automation]:
-    ordered = sorted(house.automations.current.automations, key=lambda one: one.name)
-    begin = bisect_right(ordered, after_cursor(query.cursor), key=lambda one: one.name) if query.cursor else 0
-    items = tuple(ordered[begin : begin + query.limit])
-    return Page(items, make_cursor(items[-1].name) if begin + query.limit < len(ordered) else None)
-
-
-@router.get("/automations/{automation}", responses={200: {"model": AutomationForm}, **responses(404)})
-def show_automation(automation: str, house: Deps) -> Response:
-    """One automation with its document as it was written."""
-    found = {one.name: one for one in house.automations.current.automations}
-    if automation not in found:
-        raise NotFound(f"there is no automation {automation!r}{hint(automation, found)}")
-    return json_response(automation_view(found[automation]))
+@router.get("/automations/{automation}", responses={200: {"model": AutomationDetail}, **problem_responses(404)})
+def get_automation(automation: str, deps: Deps) -> Response:
+    """Return an automation with its document as it was written."""
+    by_name = {loaded.name: loaded for loaded in deps.automations.current.automations}
+    if automation not in by_name:
+        raise NotFound(f"there is no automation {automation!r}{did_you_mean(automation, by_name)}")
+    return json_response(automation_detail(by_name[automation]))

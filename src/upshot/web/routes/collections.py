@@ -1,84 +1,79 @@
-"""Collections: made, described, tagged, deleted."""
+"""Routes of collections."""
 
 from __future__ import annotations
 
 from typing import Annotated, cast
-from urllib.parse import quote
 
 from fastapi import Query
 from starlette.responses import Response
 
 from upshot.domain.registry import Change, Collection
-from upshot.web.auth import API
-from upshot.web.problems import responses
-from upshot.web.routing import CallerDep, Deps, make_router
-from upshot.web.schemas.requests import CollectionChange, NewCollection, PageQuery
-from upshot.web.schemas.responses import (
-    CollectionForm,
-    MutationResult,
-    PageForm,
-    collection_form,
-    effect_form,
-    json_response,
-    page_form,
-)
+from upshot.resources.collection import CollectionJson, collection_json
+from upshot.resources.urls import api_path
+from upshot.web.dependencies import WebDependencies
+from upshot.web.problems import problem_responses
+from upshot.web.routing import Deps, OriginDep, make_router
+from upshot.web.schemas.collections import ChangedCollection, CollectionChange, CollectionPage, NewCollection
+from upshot.web.schemas.requests import PageQuery
+from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
 
 router = make_router("collections")
 
-_ALL = "/registries/{registry}/collections"
-_ONE = _ALL + "/{collection}"
+_COLLECTIONS = "/registries/{registry}/collections"
+_COLLECTION = _COLLECTIONS + "/{collection}"
 
 
-def _changed(change: Change[Collection]) -> CollectionForm:
-    return {**collection_form(change.value), **effect_form(change)}
+def _changed(deps: WebDependencies, change: Change[Collection]) -> ChangedCollection:
+    return {**collection_json(change.value, deps.base_url), **mutation_result(change)}
 
 
-@router.post(_ALL, status_code=201, responses={201: {"model": CollectionForm}, **responses(409)})
-def create_collection(registry: str, body: NewCollection, house: Deps, by: CallerDep) -> Response:
-    """Make a collection; the registry too if there is none."""
-    change = house.registry.create_collection(
-        registry, body.name, body.artifact_type, description=body.description, **by
+@router.post(_COLLECTIONS, status_code=201, responses={201: {"model": ChangedCollection}, **problem_responses(409)})
+def create_collection(registry: str, body: NewCollection, deps: Deps, origin: OriginDep) -> Response:
+    """Create a collection, and its registry if that does not exist."""
+    change = deps.registry.create_collection(
+        registry, body.name, body.artifact_type, description=body.description, origin=origin
     )
-    place = f"{API}/registries/{quote(registry, safe='')}/collections/{quote(body.name, safe='')}"
-    return json_response(_changed(change), 201, location=place)
+    location = api_path("registries", registry, "collections", body.name)
+    return json_response(_changed(deps, change), 201, location=location)
 
 
-@router.get(_ALL, responses={200: {"model": PageForm[CollectionForm]}, **responses(404)})
-def list_collections(registry: str, house: Deps, query: Annotated[PageQuery, Query()]) -> Response:
-    """Collections of a registry, by name."""
-    page = house.registry.collections(registry, cursor=query.cursor, limit=query.limit)
-    return json_response(page_form(page, collection_form))
+@router.get(_COLLECTIONS, responses={200: {"model": CollectionPage}, **problem_responses(404)})
+def list_collections(registry: str, deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+    """Return the collections of a registry, by name."""
+    page = deps.registry.collections(registry, cursor=query.cursor, limit=query.limit)
+    return json_response(page_json(page, lambda collection: collection_json(collection, deps.base_url)))
 
 
-@router.get(_ONE, responses={200: {"model": CollectionForm}, **responses(404)})
-def show_collection(registry: str, collection: str, house: Deps) -> Response:
-    """One collection with all its aliases."""
-    return json_response(collection_form(house.registry.collection(registry, collection)))
+@router.get(_COLLECTION, responses={200: {"model": CollectionJson}, **problem_responses(404)})
+def get_collection(registry: str, collection: str, deps: Deps) -> Response:
+    """Return a collection with all its aliases."""
+    return json_response(collection_json(deps.registry.collection(registry, collection), deps.base_url))
 
 
-@router.patch(_ONE, responses={200: {"model": CollectionForm}, **responses(404)})
-def update_collection(registry: str, collection: str, body: CollectionChange, house: Deps, by: CallerDep) -> Response:
-    """Change a collection's description."""
-    return json_response(
-        _changed(house.registry.update_collection(registry, collection, description=body.description, **by))
-    )
+@router.patch(_COLLECTION, responses={200: {"model": ChangedCollection}, **problem_responses(404)})
+def update_collection(
+    registry: str, collection: str, body: CollectionChange, deps: Deps, origin: OriginDep
+) -> Response:
+    """Change the description of a collection."""
+    change = deps.registry.update_collection(registry, collection, description=body.description, origin=origin)
+    return json_response(_changed(deps, change))
 
 
-@router.delete(_ONE, responses={200: {"model": MutationResult}, **responses(403, 404)})
-def delete_collection(registry: str, collection: str, house: Deps, by: CallerDep) -> Response:
-    """Delete a collection with its links and aliases; what was linked stays in its project."""
-    return json_response(effect_form(house.registry.delete_collection(registry, collection, **by)))
+@router.delete(_COLLECTION, responses={200: {"model": MutationResult}, **problem_responses(403, 404)})
+def delete_collection(registry: str, collection: str, deps: Deps, origin: OriginDep) -> Response:
+    """Delete a collection with its links and aliases. The artifacts stay in their projects."""
+    return json_response(mutation_result(deps.registry.delete_collection(registry, collection, origin=origin)))
 
 
-@router.put(_ONE + "/tags/{tag}", responses={200: {"model": CollectionForm}, **responses(404)})
-def tag_collection(registry: str, collection: str, tag: str, house: Deps, by: CallerDep) -> Response:
-    """Tag a collection."""
-    change = cast("Change[Collection]", house.registry.add_tag(registry, collection, tag, **by))
-    return json_response(_changed(change))
+@router.put(_COLLECTION + "/tags/{tag}", responses={200: {"model": ChangedCollection}, **problem_responses(404)})
+def add_collection_tag(registry: str, collection: str, tag: str, deps: Deps, origin: OriginDep) -> Response:
+    """Add a tag to a collection."""
+    change = cast("Change[Collection]", deps.registry.add_tag(registry, collection, tag, origin=origin))
+    return json_response(_changed(deps, change))
 
 
-@router.delete(_ONE + "/tags/{tag}", responses={200: {"model": CollectionForm}, **responses(404)})
-def untag_collection(registry: str, collection: str, tag: str, house: Deps, by: CallerDep) -> Response:
-    """Take a tag from a collection."""
-    change = cast("Change[Collection]", house.registry.remove_tag(registry, collection, tag, **by))
-    return json_response(_changed(change))
+@router.delete(_COLLECTION + "/tags/{tag}", responses={200: {"model": ChangedCollection}, **problem_responses(404)})
+def remove_collection_tag(registry: str, collection: str, tag: str, deps: Deps, origin: OriginDep) -> Response:
+    """Remove a tag from a collection."""
+    change = cast("Change[Collection]", deps.registry.remove_tag(registry, collection, tag, origin=origin))
+    return json_response(_changed(deps, change))

@@ -1,122 +1,115 @@
-"""Events: listed, explained, and accepted from outside."""
+"""Routes of events."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from typing import Annotated
 
 from fastapi import Query
 from starlette.responses import Response
 
-from upshot.domain.event import Event
 from upshot.errors import NotFound
-from upshot.ids import execution_id
+from upshot.ids import EventId, derive_execution_id
 from upshot.ports.events import EventQuery, StoredEvent
 from upshot.ports.executions import ExecutionQuery
-from upshot.web.auth import API
+from upshot.resources.urls import API_PREFIX, api_path
 from upshot.web.dependencies import WebDependencies
-from upshot.web.problems import responses
-from upshot.web.routing import CallerDep, Deps, IdempotencyKeyDep, make_router
-from upshot.web.schemas.requests import MAX_LIMIT, EventsQuery, NewEvents
-from upshot.web.schemas.responses import (
-    AcceptedEventForm,
-    AcceptedEventsForm,
-    AnswerForm,
-    EventForm,
-    EventView,
-    PageForm,
-    accepted_event_form,
-    accepted_events_form,
-    event_form,
-    event_view,
-    json_response,
-    page_form,
+from upshot.web.problems import problem_responses
+from upshot.web.routing import Deps, IdempotencyKeyDep, OriginDep, make_router
+from upshot.web.schemas.events import (
+    AcceptedEvent,
+    AcceptedEvents,
+    EventDetail,
+    EventPage,
+    EventsQuery,
+    ExplanationJson,
+    NewEvents,
+    accepted_event,
+    accepted_events,
+    event_detail,
+    stored_event_json,
 )
+from upshot.web.schemas.requests import MAX_LIMIT
+from upshot.web.schemas.responses import json_response, page_json
 
 router = make_router("events")
 
 
-@router.get("/events", responses={200: {"model": PageForm[EventForm]}, **responses()})
-def list_events(house: Deps, query: Annotated[EventsQuery, Query()]) -> Response:
-    """Events, newest first; with `after`, those that came later, oldest first."""
-    wanted = EventQuery(
+@router.get("/events", responses={200: {"model": EventPage}, **problem_responses()})
+def list_events(deps: Deps, query: Annotated[EventsQuery, Query()]) -> Response:
+    """Return events, newest first; with `after`, later events, oldest first."""
+    event_query = EventQuery(
         kind=query.kind and query.kind.value,
         subject=query.subject,
         name=query.name,
-        mutation_id=query.mutation,
-        after=query.after,
+        mutation_id=query.mutation_id,
+        after_id=query.after,
     )
-    return json_response(page_form(house.events.page(wanted, cursor=query.cursor, limit=query.limit), event_form))
+    page = deps.events.page(event_query, cursor=query.cursor, limit=query.limit)
+    return json_response(page_json(page, stored_event_json))
 
 
-@router.get("/events/{event}", responses={200: {"model": EventView}, **responses(404)})
-def show_event(event: str, house: Deps) -> Response:
-    """One event, the executions that answer it, and why the other automations do not."""
-    stored = house.events.find(event)
+@router.get("/events/{event_id}", responses={200: {"model": EventDetail}, **problem_responses(404)})
+def get_event(event_id: EventId, deps: Deps) -> Response:
+    """Return an event, the executions that answer it, and why the other automations do not answer it."""
+    stored = deps.events.find(event_id)
     if stored is None:
-        raise NotFound(f"there is no event {event!r}; GET {API}/events lists those there are")
-    return json_response(event_view(stored, _explain(house, stored)))
+        raise NotFound(f"there is no event {event_id!r}; GET {API_PREFIX}/events lists events")
+    return json_response(event_detail(stored, _explain(deps, stored)))
 
 
-def _explain(house: WebDependencies, stored: StoredEvent) -> list[AnswerForm]:
-    left = set(stored.execution_ids)
-    explanation: list[AnswerForm] = []
-    for one in house.automations.current.matcher.explain(stored.event):
-        execution = execution_id(stored.event.id, one.automation.name)
-        answered = execution in left
-        left.discard(execution)
-        explanation.append(
+def _explain(deps: WebDependencies, stored: StoredEvent) -> list[ExplanationJson]:
+    unexplained = set(stored.execution_ids)
+    explanations: list[ExplanationJson] = []
+    for match in deps.automations.current.matcher.explain(stored.event):
+        execution_id = derive_execution_id(stored.event.id, match.automation.name)
+        answered = execution_id in unexplained
+        unexplained.discard(execution_id)
+        reason = match.reason
+        if match.answers and not answered:
+            reason = (
+                "it will answer when a worker matches the event"
+                if stored.matched_at is None
+                else "it would answer now, but it was not loaded, or was different, when the event was matched"
+            )
+        explanations.append(
             {
-                "automation": one.automation.name,
+                "automation": match.automation.name,
                 "answered": answered,
-                "execution": execution if answered else None,
-                "reason": _not_yet(stored) if one.answers and not answered else one.reason,
+                "execution_id": execution_id if answered else None,
+                "reason": reason,
             }
         )
-    return explanation + _others(house, stored, left)
-
-
-def _not_yet(stored: StoredEvent) -> str:
-    if stored.matched_at is None:
-        return "it answers, as soon as a worker has matched the event"
-    return "it would answer now; it was not loaded, or not like this, when the event was matched"
-
-
-def _others(house: WebDependencies, stored: StoredEvent, executions: Collection[str]) -> list[AnswerForm]:
-    """Executions of automations that are gone, and replays."""
-    if not executions:
-        return []
-    page = house.executions.page(ExecutionQuery(event_id=stored.event.id), cursor=None, limit=MAX_LIMIT)
-    return [
-        {
-            "automation": one.automation,
-            "answered": True,
-            "execution": one.id,
-            "reason": f"answered in revision {one.revision}",
-        }
-        for one in page.items
-        if one.id in executions
-    ]
+    if unexplained:  # of automations that were removed, and replays
+        page = deps.executions.page(ExecutionQuery(event_id=stored.event.id), cursor=None, limit=MAX_LIMIT)
+        explanations += [
+            {
+                "automation": execution.automation,
+                "answered": True,
+                "execution_id": execution.id,
+                "reason": f"revision {execution.revision_id} answered it",
+            }
+            for execution in page.items
+            if execution.id in unexplained
+        ]
+    return explanations
 
 
 @router.post(
-    "/events", status_code=201, responses={201: {"model": AcceptedEventForm | AcceptedEventsForm}, **responses()}
+    "/events",
+    status_code=201,
+    responses={201: {"model": AcceptedEvent | AcceptedEvents}, **problem_responses()},
 )
-def emit(body: NewEvents, house: Deps, by: CallerDep, key: IdempotencyKeyDep) -> Response:
-    """Accept custom events: one, which is the answer, or a list; all of them or none."""
-    ids = key.event_ids(len(body.root)) if key else None
-    accepted = house.registry.emit([(event.name, event.data) for event in body.root], event_ids=ids, **by)
-    stored = _all_accepted(house, accepted, ids)
-    if body.is_one:
-        return json_response(accepted_event_form(stored[0]), 201, location=f"{API}/events/{stored[0].event.id}")
-    return json_response(accepted_events_form(stored), 201)
-
-
-def _all_accepted(house: WebDependencies, accepted: Sequence[Event], ids: Sequence[str] | None) -> list[StoredEvent]:
-    """
-    The events that were asked for, in the order of the request.
-
-    Those of a call that died after accepting them are not accepted again, and yet are among them.
-    """
-    new = {event.id: StoredEvent(event, None) for event in accepted}
-    return [found for one in ids or new if (found := new.get(one) or house.events.find(one))]
+def emit_events(body: NewEvents, deps: Deps, origin: OriginDep, key: IdempotencyKeyDep) -> Response:
+    """Accept one custom event or a list of them. Either all events of a list are accepted, or none."""
+    event_ids = key.event_ids(len(body.root)) if key else None
+    new = {
+        event.id: StoredEvent(event, None)
+        for event in deps.registry.emit(
+            [(event.name, event.data) for event in body.root], event_ids=event_ids, origin=origin
+        )
+    }
+    # A call that died after the commit has accepted the events already; then they are only in the store.
+    accepted = [stored for event_id in event_ids or new if (stored := new.get(event_id) or deps.events.find(event_id))]
+    if body.is_single:
+        return json_response(accepted_event(accepted[0]), 201, location=api_path("events", accepted[0].event.id))
+    return json_response(accepted_events(accepted), 201)

@@ -1,4 +1,4 @@
-"""Executions: listed, shown with their receipts, retried, cancelled."""
+"""Routes of executions."""
 
 from __future__ import annotations
 
@@ -10,56 +10,54 @@ from starlette.responses import Response
 
 from upshot.domain.execution import Execution
 from upshot.errors import NotFound
-from upshot.execution.transitions import cancel_by_person, retry_by_person
+from upshot.execution.transitions import cancel_by_user, retry_by_user
+from upshot.ids import ExecutionId
 from upshot.ports.executions import ExecutionQuery
-from upshot.web.auth import API
+from upshot.resources.execution import ExecutionDetail, ExecutionJson, execution_detail, execution_json
+from upshot.resources.urls import API_PREFIX
 from upshot.web.dependencies import WebDependencies
-from upshot.web.problems import responses
-from upshot.web.routing import CallerDep, Deps, make_router
-from upshot.web.schemas.requests import ExecutionsQuery
-from upshot.web.schemas.responses import (
-    ExecutionForm,
-    PageForm,
-    execution_form,
-    execution_view,
-    json_response,
-    page_form,
-)
+from upshot.web.problems import problem_responses
+from upshot.web.routing import Deps, OriginDep, make_router
+from upshot.web.schemas.executions import ExecutionPage, ExecutionsQuery
+from upshot.web.schemas.responses import json_response, page_json
 
 router = make_router("executions")
 
-
-@router.get("/executions", responses={200: {"model": PageForm[ExecutionForm]}, **responses()})
-def list_executions(house: Deps, query: Annotated[ExecutionsQuery, Query()]) -> Response:
-    """Executions, newest event first, without receipts."""
-    wanted = ExecutionQuery(event_id=query.event, automation=query.automation, state=query.state)
-    page = house.executions.page(wanted, cursor=query.cursor, limit=query.limit)
-    return json_response(page_form(page, execution_form))
+_EXECUTION = "/executions/{execution_id}"
 
 
-@router.get("/executions/{execution}", responses={200: {"model": ExecutionForm}, **responses(404)})
-def show_execution(execution: str, house: Deps) -> Response:
-    """One execution with the receipt of every attempt."""
-    found = house.executions.find(execution)
+@router.get("/executions", responses={200: {"model": ExecutionPage}, **problem_responses()})
+def list_executions(deps: Deps, query: Annotated[ExecutionsQuery, Query()]) -> Response:
+    """Return executions, newest event first, without receipts."""
+    execution_query = ExecutionQuery(event_id=query.event_id, automation=query.automation, state=query.state)
+    page = deps.executions.page(execution_query, cursor=query.cursor, limit=query.limit)
+    return json_response(page_json(page, execution_json))
+
+
+@router.get(_EXECUTION, responses={200: {"model": ExecutionDetail}, **problem_responses(404)})
+def get_execution(execution_id: ExecutionId, deps: Deps) -> Response:
+    """Return an execution with the receipt of every attempt."""
+    found = deps.executions.find(execution_id)
     if found is None:
-        raise NotFound(f"there is no execution {execution!r}; GET {API}/executions lists those there are")
-    return json_response(execution_view(*found))
+        raise NotFound(f"there is no execution {execution_id!r}; GET {API_PREFIX}/executions lists executions")
+    return json_response(execution_detail(*found))
 
 
-@router.post("/executions/{execution}/retry", responses={200: {"model": ExecutionForm}, **responses(404, 409)})
-def retry_execution(execution: str, house: Deps) -> Response:
-    """Go on from the step that failed or was cancelled, with the same delivery ids."""
-    return _amend(house, execution, lambda before: retry_by_person(before, house.clock.now()))
+@router.post(_EXECUTION + "/retry", responses={200: {"model": ExecutionJson}, **problem_responses(404, 409)})
+def retry_execution(execution_id: ExecutionId, deps: Deps) -> Response:
+    """Continue from the step that failed or was cancelled, with the same delivery ids."""
+    return _amend(deps, execution_id, lambda execution: retry_by_user(execution, deps.clock.now()))
 
 
-@router.post("/executions/{execution}/cancel", responses={200: {"model": ExecutionForm}, **responses(404, 409)})
-def cancel_execution(execution: str, house: Deps, by: CallerDep) -> Response:
-    """Stop an execution that waits or runs, and the job that it waits for; what was sent stays sent."""
-    return _amend(house, execution, lambda before: cancel_by_person(before, house.clock.now(), by["actor"].name))
+@router.post(_EXECUTION + "/cancel", responses={200: {"model": ExecutionJson}, **problem_responses(404, 409)})
+def cancel_execution(execution_id: ExecutionId, deps: Deps, origin: OriginDep) -> Response:
+    """Stop an execution that waits or runs, and the job that it waits for. Requests that were sent stay sent."""
+    name = origin.actor.name
+    return _amend(deps, execution_id, lambda execution: cancel_by_user(execution, deps.clock.now(), name))
 
 
-def _amend(house: WebDependencies, execution: str, change: Callable[[Execution], Execution]) -> Response:
-    amended = house.executions.amend(execution, change)
-    if house.doorbell and not amended.state.is_final:
-        house.doorbell.notify_executions([execution])  # not taken: the sweeper finds it
-    return json_response(execution_form(amended))
+def _amend(deps: WebDependencies, execution_id: ExecutionId, change: Callable[[Execution], Execution]) -> Response:
+    execution = deps.executions.amend(execution_id, change)
+    if deps.notifier and not execution.state.is_final:
+        deps.notifier.notify_executions([execution_id])  # if this fails, the sweeper finds the execution
+    return json_response(execution_json(execution))

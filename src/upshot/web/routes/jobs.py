@@ -1,4 +1,4 @@
-"""Jobs: listed, shown with why they wait, their logs read, stopped."""
+"""Routes of jobs and their logs."""
 
 from __future__ import annotations
 
@@ -10,83 +10,97 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from upshot.domain.job import Job
 from upshot.errors import NotFound
+from upshot.ids import JobId
 from upshot.ports.jobs import JobQuery
-from upshot.web.auth import API
+from upshot.resources.job import JobDetail, job_detail, job_summary
+from upshot.resources.urls import API_PREFIX
 from upshot.web.dependencies import WebDependencies
-from upshot.web.problems import responses
-from upshot.web.routing import CallerDep, Deps, make_router
-from upshot.web.schemas.jobs import JobForm, JobLogForm, JobView, job_form, job_view, log_form
-from upshot.web.schemas.requests import JobsQuery, LogQuery
-from upshot.web.schemas.responses import PageForm, json_response, page_form
-from upshot.web.wait_reason import why_it_waits
+from upshot.web.problems import problem_responses
+from upshot.web.routing import Deps, OriginDep, make_router
+from upshot.web.schemas.jobs import JobLog, JobPage, JobsQuery, LogQuery
+from upshot.web.schemas.responses import json_response, page_json
+from upshot.web.wait_reason import explain_wait
 
 router = make_router("jobs")
 
-_PIECES = 20  # of a log that are in memory at the same time
+_CHUNKS_IN_MEMORY = 20  # of a log that is streamed
 
 
-@router.get("/jobs", responses={200: {"model": PageForm[JobForm]}, **responses()})
-def list_jobs(house: Deps, query: Annotated[JobsQuery, Query()]) -> Response:
-    """Jobs, newest first."""
-    wanted = JobQuery(state=query.state, queue=query.queue, automation=query.automation, execution_id=query.execution)
-    return json_response(page_form(house.jobs.page(wanted, cursor=query.cursor, limit=query.limit), job_form))
-
-
-@router.get("/jobs/{job}", responses={200: {"model": JobView}, **responses(404)})
-def show_job(job: str, house: Deps) -> Response:
-    """One job: what it runs, where it stands and why it waits, what it gave, the end of its log."""
-    return json_response(_view(house, _find(house, job)))
-
-
-@router.get("/jobs/{job}/log", responses={200: {"model": JobLogForm}, **responses(404)})
-def read_log(job: str, house: Deps, query: Annotated[LogQuery, Query()]) -> Response:
-    """
-    Pieces of a job's log after a number, also while it runs.
-
-    Ask again with `after` = `next` until `done`; a piece that is not there yet comes within seconds.
-    """
-    found = _find(house, job)  # before its log: of a job that has ended, all of it is there
-    pieces = house.jobs.log(job, after=query.after, limit=query.limit)
-    return json_response(log_form(pieces, after=query.after, done=found.state.is_final and len(pieces) < query.limit))
-
-
-@router.get("/jobs/{job}/log.txt", response_class=PlainTextResponse, responses=responses(404))
-def download_log(job: str, house: Deps) -> Response:
-    """All that is kept of a job's log, as plain text."""
-    _find(house, job)
-    return StreamingResponse(_log_text(house, job), media_type="text/plain; charset=utf-8")
-
-
-def _log_text(house: WebDependencies, job: str) -> Iterator[str]:
-    after = 0
-    while pieces := house.jobs.log(job, after=after, limit=_PIECES):
-        after = pieces[-1].number
-        yield from (piece.text for piece in pieces)
-
-
-@router.post("/jobs/{job}/cancel", responses={200: {"model": JobView}, **responses(404, 409)})
-def cancel_job(job: str, house: Deps, by: CallerDep) -> Response:
-    """
-    Stop a job: one that is queued ends at once, one that runs is told to end and killed when its grace is over.
-
-    The step that waits for it fails. To stop all of it, cancel the execution; that stops the job, too.
-    """
-    stopped = house.jobs.request_stop(job, by["actor"].name, house.clock.now())
-    if house.doorbell and stopped.state.is_final:
-        house.doorbell.notify_executions([stopped.execution_id])  # not taken: the sweeper finds it
-    return json_response(_view(house, stopped))
-
-
-def _find(house: WebDependencies, job: str) -> Job:
-    found = house.jobs.find(job)
-    if found is None:
-        raise NotFound(f"there is no job {job!r}; GET {API}/jobs lists those there are")
-    return found
-
-
-def _view(house: WebDependencies, job: Job) -> JobView:
-    place = house.jobs.queue_position(job)
-    waits = why_it_waits(
-        job, place, limits=house.limits_of(job.queue), workers=house.workers_alive(), now=house.clock.now()
+@router.get("/jobs", responses={200: {"model": JobPage}, **problem_responses()})
+def list_jobs(deps: Deps, query: Annotated[JobsQuery, Query()]) -> Response:
+    """Return jobs, newest first."""
+    job_query = JobQuery(
+        state=query.state, queue=query.queue, automation=query.automation, execution_id=query.execution_id
     )
-    return job_view(job, place, waits)
+    page = deps.jobs.page(job_query, cursor=query.cursor, limit=query.limit)
+    return json_response(page_json(page, job_summary))
+
+
+@router.get("/jobs/{job_id}", responses={200: {"model": JobDetail}, **problem_responses(404)})
+def get_job(job_id: JobId, deps: Deps) -> Response:
+    """Return a job: its options, its state and why it waits, its outputs, and the end of its log."""
+    return json_response(_job_detail(deps, _find(deps, job_id)))
+
+
+@router.get("/jobs/{job_id}/log", responses={200: {"model": JobLog}, **problem_responses(404)})
+def get_job_log(job_id: JobId, deps: Deps, query: Annotated[LogQuery, Query()]) -> Response:
+    """
+    Return chunks of a job's log after a number, also while the job runs.
+
+    Ask again with `after` = `next` until `done` is true. A new chunk appears within seconds.
+    """
+    # Find the job before its log: once the job has ended, its log is complete.
+    is_final = _find(deps, job_id).state.is_final
+    chunks = deps.jobs.log_chunks(job_id, after=query.after, limit=query.limit)
+    log: JobLog = {
+        "items": list(chunks),
+        "next": chunks[-1].number if chunks else query.after,
+        "done": is_final and len(chunks) < query.limit,
+    }
+    return json_response(log)
+
+
+@router.get("/jobs/{job_id}/log.txt", response_class=PlainTextResponse, responses=problem_responses(404))
+def download_job_log(job_id: JobId, deps: Deps) -> Response:
+    """Return everything that is kept of a job's log, as plain text."""
+    _find(deps, job_id)
+
+    def texts() -> Iterator[str]:
+        after = 0
+        while chunks := deps.jobs.log_chunks(job_id, after=after, limit=_CHUNKS_IN_MEMORY):
+            after = chunks[-1].number
+            yield from (chunk.text for chunk in chunks)
+
+    return StreamingResponse(texts(), media_type="text/plain; charset=utf-8")
+
+
+@router.post("/jobs/{job_id}/cancel", responses={200: {"model": JobDetail}, **problem_responses(404, 409)})
+def cancel_job(job_id: JobId, deps: Deps, origin: OriginDep) -> Response:
+    """
+    Stop a job. A queued job ends at once; a running job gets a signal, and is killed when its grace period is over.
+
+    The step that waits for the job fails. To stop the rest too, cancel the execution, which also stops the job.
+    """
+    job = deps.jobs.request_stop(job_id, origin.actor.name, deps.clock.now())
+    if deps.notifier and job.state.is_final:
+        deps.notifier.notify_executions([job.execution_id])  # if this fails, the sweeper finds the execution
+    return json_response(_job_detail(deps, job))
+
+
+def _find(deps: WebDependencies, job_id: JobId) -> Job:
+    job = deps.jobs.find(job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id!r}; GET {API_PREFIX}/jobs lists jobs")
+    return job
+
+
+def _job_detail(deps: WebDependencies, job: Job) -> JobDetail:
+    position = deps.jobs.queue_position(job)
+    wait_reason = explain_wait(
+        job,
+        position,
+        limits=deps.concurrency_limits(job.queue),
+        workers=deps.live_workers(),
+        now=deps.clock.now(),
+    )
+    return job_detail(job, position, wait_reason)

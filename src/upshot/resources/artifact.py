@@ -1,0 +1,41 @@
+"""An artifact of a project."""
+
+from __future__ import annotations
+
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from upshot.domain.registry import Artifact, ArtifactVersion
+from upshot.resources.urls import api_url
+
+
+class ArtifactJson(TypedDict):
+    """A series of artifact versions that are logged under one name in a project."""
+
+    project: str
+    name: str
+    reference: str  #: `project/artifact`
+    artifact_type: str
+    url: str | None  #: of its versions in the REST API; null if the server's public address is unknown
+
+
+class ArtifactDetail(ArtifactJson):
+    """An artifact with its aliases; events carry the aliases with the version."""
+
+    aliases: dict[str, str]  #: version by alias in the project, such as `{"latest": "v2"}`
+
+
+def artifact_json(artifact: Artifact | ArtifactVersion, base_url: str | None) -> ArtifactJson:
+    """Return the JSON object of an artifact, which may be given as one of its versions."""
+    name = artifact.artifact_name if isinstance(artifact, ArtifactVersion) else artifact.name
+    return {
+        "project": artifact.project,
+        "name": name,
+        "reference": f"{artifact.project}/{name}",
+        "artifact_type": artifact.artifact_type,
+        "url": api_url(base_url, "projects", artifact.project, "artifacts", name, "versions"),
+    }
+
+
+def artifact_detail(artifact: Artifact, base_url: str | None) -> ArtifactDetail:
+    """Return the JSON object of an artifact with its aliases."""
+    return {**artifact_json(artifact, base_url), "aliases": dict(artifact.aliases)}

@@ -1,0 +1,40 @@
+"""A collection of a registry."""
+
+from __future__ import annotations
+
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from upshot.clock import format_time
+from upshot.domain.registry import Collection
+from upshot.resources.urls import api_url
+
+
+class CollectionJson(TypedDict):
+    """A registered model (or data set, …), to which versions are linked and which holds their aliases."""
+
+    registry: str
+    name: str
+    reference: str  #: `registry/collection`
+    artifact_type: str
+    description: str  #: the model card, in Markdown
+    tags: list[str]  #: sorted
+    aliases: dict[str, str]  #: version by alias, such as `{"production": "v3"}`
+    created_at: str
+    created_by: str
+    url: str | None  #: in the REST API; null if the server's public address is unknown
+
+
+def collection_json(collection: Collection, base_url: str | None) -> CollectionJson:
+    """Return the JSON object of a collection."""
+    return {
+        "registry": collection.registry,
+        "name": collection.name,
+        "reference": collection.reference,
+        "artifact_type": collection.artifact_type,
+        "description": collection.description,
+        "tags": list(collection.tags),
+        "aliases": dict(collection.aliases),
+        "created_at": format_time(collection.created_at),
+        "created_by": collection.created_by,
+        "url": api_url(base_url, "registries", collection.registry, "collections", collection.name),
+    }

@@ -1,0 +1,73 @@
+"""A version: an artifact version that is linked into a collection, or one in its project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from upshot.clock import format_time
+from upshot.domain.registry import ArtifactVersion, Version
+from upshot.resources.urls import api_url
+
+
+class VersionJson(TypedDict):
+    """
+    A version of a collection, or a version of an artifact in its project.
+
+    Tags, description, metadata and digest belong to the artifact version, so all links to it show the same.
+    """
+
+    name: str  #: `v3`
+    number: int  #: counted from 0
+    reference: str  #: `registry/collection:v3`, or `project/artifact:v0` in its project
+    registry: str | None  #: null in its project
+    collection: str | None  #: null in its project
+    artifact: str  #: reference of the artifact version: `project/artifact:v0`
+    artifact_name: str
+    artifact_version: str  #: `v0`
+    artifact_type: str
+    project: str
+    aliases: list[str]  #: in the collection, or in the project; sorted
+    tags: list[str]  #: sorted
+    description: str
+    metadata: dict[str, Any]
+    digest: str
+    linked_at: str | None  #: null in its project
+    linked_by: str | None  #: null in its project
+    created_at: str
+    created_by: str
+    url: str | None  #: in the REST API; null if the server's public address is unknown
+
+
+def version_json(version: Version | ArtifactVersion, base_url: str | None) -> VersionJson:
+    """Return the JSON object of a version, which is linked (`Version`) or in its project (`ArtifactVersion`)."""
+    artifact = version.artifact_version
+    if isinstance(version, Version):
+        linked = version
+        path = ("registries", version.registry, "collections", version.collection, "versions", version.name)
+    else:
+        linked = None
+        path = ("projects", version.project, "artifacts", version.artifact_name, "versions", version.name)
+    return {
+        "name": version.name,
+        "number": version.number,
+        "reference": version.reference,
+        "registry": linked.registry if linked else None,
+        "collection": linked.collection if linked else None,
+        "artifact": artifact.reference,
+        "artifact_name": artifact.artifact_name,
+        "artifact_version": artifact.name,
+        "artifact_type": artifact.artifact_type,
+        "project": artifact.project,
+        "aliases": list(version.aliases),
+        "tags": list(artifact.tags),
+        "description": artifact.description,
+        "metadata": dict(artifact.metadata),
+        "digest": artifact.digest,
+        "linked_at": format_time(linked.linked_at) if linked else None,
+        "linked_by": linked.linked_by if linked else None,
+        "created_at": format_time(artifact.created_at),
+        "created_by": artifact.created_by,
+        "url": api_url(base_url, *path),
+    }

@@ -1,0 +1,41 @@
+"""A worker process."""
+
+from __future__ import annotations
+
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from upshot.clock import format_optional_time, format_time
+from upshot.ports.workers import WorkerRecord
+
+
+class WorkerJson(TypedDict):
+    """A worker that is alive."""
+
+    id: str
+    host: str
+    pid: int
+    started_at: str
+    seen_at: str
+    in_progress: int  #: executions that it is carrying out
+    stream_read_at: str | None  #: when Redis last answered its read of the stream
+    automations: int  #: how many it has loaded
+    machine: str  #: where its jobs run
+    queues: list[str]  #: of jobs that it takes; `events` among them means that it answers events
+    engines: dict[str, str]  #: id of each container engine that it reaches, by backend
+
+
+def worker_json(worker: WorkerRecord) -> WorkerJson:
+    """Return the JSON object of a worker."""
+    return {
+        "id": worker.id,
+        "host": worker.host,
+        "pid": worker.pid,
+        "started_at": format_time(worker.started_at),
+        "seen_at": format_time(worker.seen_at),
+        "in_progress": worker.in_progress,
+        "stream_read_at": format_optional_time(worker.stream_read_at),
+        "automations": worker.automations,
+        "machine": worker.machine,
+        "queues": list(worker.queues),
+        "engines": dict(worker.engines),
+    }

@@ -1,0 +1,142 @@
+"""Routes of the artifacts of a project."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+from starlette.responses import Response
+
+from upshot.domain.reference import Reference, check_name
+from upshot.domain.registry import ArtifactVersion, Change
+from upshot.resources.artifact import artifact_detail
+from upshot.resources.urls import api_path
+from upshot.resources.version import version_json
+from upshot.web.dependencies import WebDependencies
+from upshot.web.problems import problem_responses
+from upshot.web.routing import Deps, OriginDep, make_router
+from upshot.web.schemas.artifacts import (
+    ArtifactPage,
+    ArtifactVersionDetail,
+    ChangedArtifactVersion,
+    NewArtifactVersion,
+    artifact_version_detail,
+)
+from upshot.web.schemas.requests import PageQuery
+from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
+from upshot.web.schemas.versions import AliasTarget, VersionChange, VersionPage
+
+router = make_router("artifacts")
+
+_ARTIFACTS = "/projects/{project}/artifacts"
+_VERSIONS = _ARTIFACTS + "/{artifact}/versions"
+_VERSION = _VERSIONS + "/{version}"
+_ALIAS = _ARTIFACTS + "/{artifact}/aliases/{alias}"
+
+
+def _changed(deps: WebDependencies, change: Change[ArtifactVersion]) -> ChangedArtifactVersion:
+    return {**artifact_version_detail(change.value, deps.base_url), **mutation_result(change)}
+
+
+def _reference(project: str, artifact: str, version: str) -> str:
+    return str(
+        Reference(check_name(project, "project"), check_name(artifact, "artifact"), check_name(version, "version"))
+    )
+
+
+@router.post(
+    _ARTIFACTS,
+    status_code=201,
+    responses={
+        200: {"model": ChangedArtifactVersion, "description": "The content equals that of the current `latest`."},
+        201: {"model": ChangedArtifactVersion},
+        **problem_responses(409),
+    },
+)
+def log_artifact(project: str, body: NewArtifactVersion, deps: Deps, origin: OriginDep) -> Response:
+    """Log an artifact version. Creates the project and the artifact if they do not exist."""
+    change = deps.registry.log_artifact(
+        project,
+        body.name,
+        body.artifact_type,
+        metadata=body.metadata,
+        digest=body.digest,
+        manifest=body.manifest,
+        description=body.description,
+        aliases=body.aliases,
+        origin=origin,
+    )
+    location = api_path("projects", project, "artifacts", body.name, "versions", change.value.name)
+    return json_response(_changed(deps, change), 201 if change.created else 200, location=location)
+
+
+@router.get(_ARTIFACTS, responses={200: {"model": ArtifactPage}, **problem_responses(404)})
+def list_artifacts(project: str, deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+    """Return the artifacts of a project, by name."""
+    page = deps.registry.artifacts(project, cursor=query.cursor, limit=query.limit)
+    return json_response(page_json(page, lambda artifact: artifact_detail(artifact, deps.base_url)))
+
+
+@router.get(_VERSIONS, responses={200: {"model": VersionPage}, **problem_responses(404)})
+def list_artifact_versions(project: str, artifact: str, deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+    """Return the versions of an artifact, newest first, without manifests."""
+    page = deps.registry.artifact_versions(project, artifact, cursor=query.cursor, limit=query.limit)
+    return json_response(page_json(page, lambda version: version_json(version, deps.base_url)))
+
+
+@router.get(_VERSION, responses={200: {"model": ArtifactVersionDetail}, **problem_responses(404)})
+def get_artifact_version(project: str, artifact: str, version: str, deps: Deps) -> Response:
+    """Return the artifact version with this name (`v3`) or alias in the project."""
+    found = deps.registry.artifact_version(_reference(project, artifact, version))
+    return json_response(artifact_version_detail(found, deps.base_url))
+
+
+@router.patch(_VERSION, responses={200: {"model": ChangedArtifactVersion}, **problem_responses(404)})
+def update_artifact_version(
+    *, project: str, artifact: str, version: str, body: VersionChange, deps: Deps, origin: OriginDep
+) -> Response:
+    """Change metadata (a JSON merge patch) and description. All links to the artifact version show the change."""
+    change = deps.registry.update_artifact_version(
+        project, artifact, version, metadata=body.new_metadata, description=body.new_description, origin=origin
+    )
+    return json_response(_changed(deps, change))
+
+
+@router.delete(_VERSION, responses={200: {"model": MutationResult}, **problem_responses(404, 409)})
+def delete_artifact_version(project: str, artifact: str, version: str, deps: Deps, origin: OriginDep) -> Response:
+    """Delete an artifact version and every link to it, unless a protected alias points to one of them."""
+    reference = _reference(project, artifact, version)
+    return json_response(mutation_result(deps.registry.delete_artifact_version(reference, origin=origin)))
+
+
+@router.put(_VERSION + "/tags/{tag}", responses={200: {"model": ChangedArtifactVersion}, **problem_responses(404)})
+def add_artifact_version_tag(
+    *, project: str, artifact: str, version: str, tag: str, deps: Deps, origin: OriginDep
+) -> Response:
+    """Add a tag to an artifact version. All links to it show the tag."""
+    return json_response(_changed(deps, deps.registry.add_artifact_tag(project, artifact, tag, version, origin=origin)))
+
+
+@router.delete(_VERSION + "/tags/{tag}", responses={200: {"model": ChangedArtifactVersion}, **problem_responses(404)})
+def remove_artifact_version_tag(
+    *, project: str, artifact: str, version: str, tag: str, deps: Deps, origin: OriginDep
+) -> Response:
+    """Remove a tag from an artifact version."""
+    return json_response(
+        _changed(deps, deps.registry.remove_artifact_tag(project, artifact, tag, version, origin=origin))
+    )
+
+
+@router.put(_ALIAS, responses={200: {"model": ChangedArtifactVersion}, **problem_responses(404)})
+def move_artifact_alias(
+    *, project: str, artifact: str, alias: str, body: AliasTarget, deps: Deps, origin: OriginDep
+) -> Response:
+    """Give an alias in the project to an artifact version. Collections have aliases of their own."""
+    change = deps.registry.add_artifact_alias(project, artifact, alias, body.version, origin=origin)
+    return json_response(_changed(deps, change))
+
+
+@router.delete(_ALIAS, responses={200: {"model": MutationResult}, **problem_responses(404)})
+def remove_artifact_alias(project: str, artifact: str, alias: str, deps: Deps, origin: OriginDep) -> Response:
+    """Remove an alias in the project."""
+    return json_response(mutation_result(deps.registry.remove_artifact_alias(project, artifact, alias, origin=origin)))

@@ -1,0 +1,57 @@
+"""Requests and responses about artifacts in their projects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from upshot.domain.registry import ArtifactVersion
+from upshot.resources.artifact import ArtifactDetail
+from upshot.resources.version import VersionJson, version_json
+from upshot.validation import invalid
+from upshot.web.schemas.requests import JsonObject, RequestBody
+from upshot.web.schemas.responses import MutationResult, PageJson
+
+
+class NewArtifactVersion(RequestBody):
+    """An artifact version to log. Content equal to that of `latest` creates no new version."""
+
+    name: str
+    artifact_type: str = Field(
+        description="model, dataset, …; fixed when the artifact is first logged. W&B's name for it, `type`, also works."
+    )
+    metadata: JsonObject = Field({}, description="Any JSON object.")
+    digest: str | None = Field(None, description="Names the content; computed from the manifest if left out.")
+    manifest: dict[str, str] | None = Field(None, description="Content digest by path.")
+    description: str = ""
+    aliases: list[str] = Field([], description="Aliases in the project, in addition to `latest`.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_type(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "type" not in data:
+            return data
+        if "artifact_type" in data:
+            raise invalid("`type` is another name for `artifact_type`; give one of them")
+        return {("artifact_type" if key == "type" else key): value for key, value in data.items()}
+
+
+class ArtifactPage(PageJson[ArtifactDetail]):
+    """A page of artifacts, by name."""
+
+
+class ArtifactVersionDetail(VersionJson):
+    """An artifact version in its project, with its manifest."""
+
+    manifest: dict[str, str] | None  #: content digest by path; null if only a digest was given
+
+
+class ChangedArtifactVersion(ArtifactVersionDetail, MutationResult):
+    """An artifact version after a mutation."""
+
+
+def artifact_version_detail(artifact: ArtifactVersion, base_url: str | None) -> ArtifactVersionDetail:
+    """Return the JSON object of an artifact version with its manifest."""
+    manifest = None if artifact.manifest is None else dict(artifact.manifest)
+    return {**version_json(artifact, base_url), "manifest": manifest}

@@ -1,0 +1,22 @@
+"""Responses about automations."""
+
+from __future__ import annotations
+
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from upshot.resources.automation import AutomationJson
+from upshot.web.schemas.responses import PageJson
+
+
+class DiagnosticJson(TypedDict):
+    """A mistake in an automation file."""
+
+    path: str
+    line: int | None
+    reason: str
+
+
+class AutomationPage(PageJson[AutomationJson]):
+    """A page of automations, by name, and every mistake in the directory."""
+
+    broken: list[DiagnosticJson]

@@ -1,0 +1,31 @@
+"""Requests and responses about collections."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from upshot.resources.collection import CollectionJson
+from upshot.web.schemas.requests import RequestBody
+from upshot.web.schemas.responses import MutationResult, PageJson
+
+
+class NewCollection(RequestBody):
+    """A collection to create."""
+
+    name: str
+    artifact_type: str = Field(description="model, dataset, …; it cannot be changed later.")
+    description: str = Field("", description="The model card, in Markdown.")
+
+
+class CollectionChange(RequestBody):
+    """Changes to a collection."""
+
+    description: str = Field(description="The model card, in Markdown.")
+
+
+class CollectionPage(PageJson[CollectionJson]):
+    """A page of collections, by name."""
+
+
+class ChangedCollection(CollectionJson, MutationResult):
+    """A collection after a mutation."""

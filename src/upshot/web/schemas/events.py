@@ -1,0 +1,133 @@
+"""Requests and responses about events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, PrivateAttr, RootModel, model_validator
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from upshot.clock import format_optional_time
+from upshot.domain.event import EventKind
+from upshot.ids import EventId
+from upshot.ports.events import StoredEvent
+from upshot.resources.event import EventJson, event_json
+from upshot.web.schemas.requests import JsonObject, PageQuery, RequestBody
+from upshot.web.schemas.responses import PageJson
+
+MAX_EVENTS = 1_000  #: of one request
+
+
+class NewEvent(RequestBody):
+    """A custom event."""
+
+    name: str
+    data: JsonObject = Field({}, description="Any JSON object; templates read it as `event.data`.")
+
+
+def _one_or_many(schema: dict[str, Any]) -> None:
+    many = {key: schema.pop(key) for key in ("type", "items", "minItems", "maxItems")}
+    schema["anyOf"] = [many["items"], many]
+
+
+class NewEvents(RootModel[list[NewEvent]]):
+    """One custom event, or a list of them."""
+
+    model_config = ConfigDict(frozen=True, json_schema_extra=_one_or_many)
+
+    root: list[NewEvent] = Field(min_length=1, max_length=MAX_EVENTS)
+    _is_single: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _wrap_single(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(data, dict):
+            return handler(data)
+        # Validated outside the list, so that errors are located at `body`, not at `body.0`.
+        events = handler([NewEvent.model_validate(data)])
+        events._is_single = True  # noqa: SLF001 - an object of this class
+        return events
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the request sent one event rather than a list."""
+        return self._is_single
+
+
+class EventsQuery(PageQuery):
+    """Query parameters of the list of events."""
+
+    kind: EventKind | None = None
+    subject: str | None = Field(None, max_length=300, description="The whole subject, or its part before a `:`.")
+    name: str | None = Field(None, max_length=128, description="Name of custom events.")
+    mutation_id: str | None = Field(None, max_length=40, description="The mutation that caused the events.")
+    after: EventId | None = Field(
+        None,
+        pattern=r"^evt_[0-9a-hjkmnp-tv-z]{26}$",
+        description="Only events later than this event id, oldest first. Events of concurrent mutations can become "
+        "visible out of order, by as long as a mutation takes. To follow events, ask again from a few seconds back "
+        "and drop events that you have seen.",
+    )
+
+
+class StoredEventJson(EventJson):
+    """An event, and when it was matched."""
+
+    matched_at: str | None  #: when a worker matched it; null while it waits for a worker
+
+
+class EventPage(PageJson[StoredEventJson]):
+    """A page of events, newest first."""
+
+
+class ExplanationJson(TypedDict):
+    """Why an automation answers an event, or why it does not."""
+
+    automation: str
+    answered: bool
+    execution_id: str | None  #: the execution that answers the event
+    reason: str  #: according to the automation as it is loaded now
+
+
+class EventDetail(StoredEventJson):
+    """An event with its executions."""
+
+    execution_ids: list[str]  #: executions that answer the event
+    explanation: list[ExplanationJson]  #: of each loaded automation, and of each removed one that answered
+
+
+class AcceptedEvent(StoredEventJson):
+    """A custom event that was accepted."""
+
+    event_ids: list[str]  #: the event's id; present because the response to a list has it too
+
+
+class AcceptedEvents(TypedDict):
+    """Custom events that were accepted."""
+
+    items: list[StoredEventJson]  #: in the order of the request
+    event_ids: list[str]  #: in the same order
+
+
+def stored_event_json(stored: StoredEvent) -> StoredEventJson:
+    """Return the JSON object of an event in a list."""
+    return {**event_json(stored.event), "matched_at": format_optional_time(stored.matched_at)}
+
+
+def event_detail(stored: StoredEvent, explanation: list[ExplanationJson]) -> EventDetail:
+    """Return the JSON object of an event with its executions."""
+    return {**stored_event_json(stored), "execution_ids": list(stored.execution_ids), "explanation": explanation}
+
+
+def accepted_event(stored: StoredEvent) -> AcceptedEvent:
+    """Return the JSON object of an event that was sent by itself."""
+    return {**stored_event_json(stored), "event_ids": [stored.event.id]}
+
+
+def accepted_events(events: Sequence[StoredEvent]) -> AcceptedEvents:
+    """Return the JSON object of events that were sent as a list."""
+    return {
+        "items": [stored_event_json(stored) for stored in events],
+        "event_ids": [stored.event.id for stored in events],
+    }

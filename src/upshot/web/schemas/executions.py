@@ -1,0 +1,23 @@
+"""Requests and responses about executions."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from upshot.domain.execution import ExecutionState
+from upshot.ids import EventId
+from upshot.resources.execution import ExecutionJson
+from upshot.web.schemas.requests import PageQuery
+from upshot.web.schemas.responses import PageJson
+
+
+class ExecutionsQuery(PageQuery):
+    """Query parameters of the list of executions."""
+
+    event_id: EventId | None = Field(None, max_length=40, description="The event that the executions answer.")
+    automation: str | None = Field(None, max_length=128)
+    state: ExecutionState | None = None
+
+
+class ExecutionPage(PageJson[ExecutionJson]):
+    """A page of executions, newest event first."""

@@ -1,0 +1,23 @@
+"""Requests and responses about registries and their history."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from upshot.resources.registry import HistoryEntryJson, RegistryDetail
+from upshot.web.schemas.requests import RequestBody
+from upshot.web.schemas.responses import PageJson
+
+
+class ProtectedAliases(RequestBody):
+    """Aliases that only an admin may add, move or remove."""
+
+    patterns: list[str] = Field(description="Globs, such as `prod*`. They replace all earlier patterns.")
+
+
+class RegistryPage(PageJson[RegistryDetail]):
+    """All registries, by name, on one page."""
+
+
+class HistoryPage(PageJson[HistoryEntryJson]):
+    """A page of history entries, newest first."""

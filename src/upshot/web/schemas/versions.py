@@ -1,0 +1,47 @@
+"""Requests and responses about the versions of a collection."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from upshot.resources.version import VersionJson
+from upshot.web.schemas.requests import JsonObject, RequestBody
+from upshot.web.schemas.responses import MutationResult, PageJson
+
+
+class NewLink(RequestBody):
+    """An artifact version to link."""
+
+    artifact: str = Field(description="`project/name:v3`, `project/name:alias`, or a version of another collection.")
+    aliases: list[str] = Field([], description="Aliases of the new version, in addition to `latest`.")
+
+
+class VersionChange(RequestBody):
+    """Changes to a version; a field that is left out stays as it is."""
+
+    metadata: JsonObject = Field({}, description="A JSON merge patch (RFC 7396): null removes a key.")
+    description: str = ""
+
+    @property
+    def new_metadata(self) -> JsonObject | None:
+        """The patch, or None if it was left out."""
+        return self.metadata if "metadata" in self.model_fields_set else None
+
+    @property
+    def new_description(self) -> str | None:
+        """The description, or None if it was left out."""
+        return self.description if "description" in self.model_fields_set else None
+
+
+class AliasTarget(RequestBody):
+    """The version that gets the alias."""
+
+    version: str = Field(description="`v3`, or an alias of the version.")
+
+
+class VersionPage(PageJson[VersionJson]):
+    """A page of versions, newest first."""
+
+
+class ChangedVersion(VersionJson, MutationResult):
+    """A version after a mutation."""

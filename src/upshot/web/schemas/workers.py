@@ -1,0 +1,10 @@
+"""Responses about workers."""
+
+from __future__ import annotations
+
+from upshot.resources.worker import WorkerJson
+from upshot.web.schemas.responses import PageJson
+
+
+class WorkerPage(PageJson[WorkerJson]):
+    """The workers that are alive, oldest first, on one page."""
