@@ -71,7 +71,7 @@ def main() -> None:
         f"/projects/{quote(artifact['project'], safe='')}/artifacts",
         {
             "name": f"{artifact['name']}-int8",
-            "type": artifact["type"],
+            "artifact_type": artifact["artifact_type"],
             "digest": f"sha256:{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}",
             "metadata": {"format": "logistic-int8", "model": content, "quantized_from": source["reference"]},
         },

@@ -244,7 +244,7 @@ def test_a_time_out_holds_though_every_worker_was_down(system):
     system.start_worker("second")
     job = job_in(system, "failed")
 
-    assert job["cause"] == "timed-out"
+    assert job["failure"] == "timed-out"
     assert "timeout" in execution_in(system, "failed")["reason"]
     until(lambda: not containers(job["id"], "--all"), "the container is removed")
 
@@ -306,7 +306,7 @@ def test_a_hundred_jobs_keep_to_a_limit_of_four(system, starts):
     system.emit("narrow", *({"number": number} for number in range(100)))
     until(lambda: len(jobs(system, state="queued")) > 50, "they are queued")
     waiting = system.api.get(f"/jobs/{jobs(system, state='queued')[0]['id']}").json()
-    assert "narrow" in json.dumps(waiting["waits"])
+    assert "narrow" in json.dumps(waiting["wait_reason"])
 
     most = 0
 
@@ -329,7 +329,7 @@ def test_a_worker_of_a_queue_takes_only_that(system):
     system.emit("gpu", {})
     job = until(lambda: (found := jobs(system)) and found[0], "the job is queued")
     shown = system.api.get(f"/jobs/{job['id']}").json()
-    assert "no worker takes queue gpu-a100" in json.dumps(shown["waits"])
+    assert "no worker takes queue gpu-a100" in json.dumps(shown["wait_reason"])
 
     system.start_worker("gpu", UPSHOT_QUEUES="gpu-a100")
     job_in(system, "succeeded")

@@ -68,8 +68,8 @@ class Story:
         metadata = json.loads((ROOT / "examples" / "evaluate" / "models" / f"{model}.json").read_text())
         logged = self.post("/projects/fraud/artifacts", {"name": "logistic", "type": "model", "metadata": metadata})
         linked = self.post(f"{FRAUD}/versions", {"artifact": logged["reference"], "aliases": ["candidate"]})
-        until(lambda: self.rests_after(linked["events"]), f"all that follows from {linked['reference']} has ended")
-        return linked["version"]
+        until(lambda: self.rests_after(linked["event_ids"]), f"all that follows from {linked['reference']} has ended")
+        return linked["name"]
 
     def rests_after(self, events):
         """The events are answered, and so is whatever they led to."""
@@ -105,7 +105,7 @@ class Story:
         (found,) = [
             one
             for one in self.executions(automation=automation)
-            if self.get(f"/events/{one['event']}")["subject"] == f"model/fraud:{version}"
+            if self.get(f"/events/{one["event_id"]}")["subject"] == f"model/fraud:{version}"
         ]
         return self.get(f"/executions/{found['id']}")
 
