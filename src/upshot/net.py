@@ -1,4 +1,4 @@
-"""Where the web process listens; light, for the supervisor takes the address before the web process is loaded."""
+"""Listening sockets of the web process. The supervisor binds the port before it starts the web process."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from ipaddress import ip_address
 
 from upshot.errors import ConfigError
 
-_BACKLOG = 1024  # connections that may wait to be accepted
+_BACKLOG = 1024  # connections that wait to be accepted
 
 
 def listen(host: str, port: int) -> socket.socket:
     """
-    Take an address to listen on.
+    Open a listening socket.
 
     Raises:
-        ConfigError: It cannot be had.
+        ConfigError: The address is invalid or in use.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --host and --port, "
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another address with --host and --port, "
             "or UPSHOT_HOST and UPSHOT_PORT (--port 0 takes any free port)"
         ) from error
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens there."""
+    """Return whether only this machine can reach a server that listens on this address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -36,7 +36,7 @@ def is_loopback(host: str) -> bool:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where programs of this machine reach the server."""
+    """Return the URL at which programs on this machine reach the socket."""
     host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - this compares, and does not bind
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""`upshot up` as a user runs it: a real process with real parts, in a folder of its own."""
+"""`upshot up` as a user runs it: a real process with real child processes, in a directory of its own."""
 
 from __future__ import annotations
 
@@ -33,13 +33,20 @@ steps:
 
 
 class Up:
-    """One `upshot up`; stopped, and its parts with it, when the block ends."""
+    """
+    One `upshot up`, which is stopped at the end of a `with` block.
 
-    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
-        self.data = folder / "data"
-        self.automations = folder / "automations"
+    Args:
+        directory: Directory for its data, its automations and its output.
+        options: More options of the command.
+        environment: More environment variables.
+    """
+
+    def __init__(self, directory: Path, *options: str, **environment: str) -> None:
+        self.data = directory / "data"
+        self.automations = directory / "automations"
         self.automations.mkdir(exist_ok=True)
-        self._output = folder / "output.txt"
+        self._output = directory / "output.txt"
         self._options = options
         self._environment = environment
 
@@ -58,34 +65,29 @@ class Up:
                 self.process.kill()
 
     def start(self) -> None:
-        """Start it; returns when its endpoint is written."""
-        started = time.time()
+        """Start it, and wait until it has written endpoint.json."""
+        started_at = time.time()
+        command = [sys.executable, "-m", "upshot", "up", "--port", "0"]
+        command += ["--data", str(self.data), "--automations", str(self.automations), *self._options]
         with self._output.open("ab") as output:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "upshot", "up", "--port", "0"),
-                    *("--data", str(self.data), "--automations", str(self.automations)),
-                    *self._options,
-                ],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self._environment},
+                command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **self._environment}
             )
-        until(lambda: self._is_up(started), seconds=_START_SECONDS)
+        until(lambda: self._is_up(started_at), "`upshot up` is ready", seconds=_START_SECONDS)
 
-    def _is_up(self, started: float) -> bool:
+    def _is_up(self, started_at: float) -> bool:
         assert self.process.poll() is None, self.output
         endpoint = self.data / "endpoint.json"
-        return endpoint.exists() and endpoint.stat().st_mtime > started  # not one that a killed supervisor left
+        return endpoint.exists() and endpoint.stat().st_mtime > started_at  # an older one is from a killed supervisor
 
     @property
     def output(self) -> str:
-        """All that it printed."""
+        """Everything that it has printed."""
         return self._output.read_text()
 
     @property
     def endpoint(self) -> Mapping[str, Any]:
-        """What endpoint.json says now."""
+        """The present content of endpoint.json."""
         endpoint: Mapping[str, Any] = json.loads((self.data / "endpoint.json").read_text())
         return endpoint
 
@@ -94,22 +96,22 @@ class Up:
         """Permissions of endpoint.json."""
         return stat.S_IMODE((self.data / "endpoint.json").stat().st_mode)
 
-    def pid(self, part: str) -> int:
-        """Process id of a part now."""
-        pid: int = self.endpoint["processes"][part]
+    def pid(self, name: str) -> int:
+        """Return the present process id of a child process: web, worker or redis."""
+        pid: int = self.endpoint["processes"][name]
         return pid
 
-    def parts(self) -> list[psutil.Process]:
-        """Its processes."""
+    def children(self) -> list[psutil.Process]:
+        """Return the child processes."""
         return [psutil.Process(pid) for pid in self.endpoint["processes"].values()]
 
     def interrupt(self) -> int:
-        """Ctrl-C; gives the exit code."""
+        """Press Ctrl-C, and return the exit code."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(_STOP_SECONDS)
 
     def api(self) -> httpx.Client:
-        """A client that bears the token."""
+        """Return a client that sends the token."""
         return httpx.Client(
             base_url=f"{self.endpoint['url']}/api/v1",
             headers={"Authorization": f"Bearer {self.endpoint['token']}"},
@@ -117,21 +119,21 @@ class Up:
         )
 
     def emit(self, name: str) -> str:
-        """Accept a custom event; gives its id."""
+        """Emit a custom event, and return its id."""
         with self.api() as api:
-            answer = api.post("/events", json={"name": name, "data": {}})
-            answer.raise_for_status()
-            event: str = answer.json()["id"]
-            return event
+            response = api.post("/events", json={"name": name, "data": {}})
+            response.raise_for_status()
+            event_id: str = response.json()["id"]
+            return event_id
 
-    def matched(self, event: str) -> bool:
-        """Whether a worker has seen the event."""
+    def is_matched(self, event_id: str) -> bool:
+        """Return whether a worker has matched the event."""
         with self.api() as api:
-            return api.get(f"/events/{event}").json()["matched_at"] is not None
+            return api.get(f"/events/{event_id}").json()["matched_at"] is not None
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Whether a process has ended, reaped or not."""
+    """Return whether a process has ended, reaped or not."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Processes that must not outlive their supervisor, and a supervisor that nobody listens to."""
+"""Processes that must not outlive their supervisor, and a supervisor whose output nobody reads."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ pytestmark = pytest.mark.live
 
 
 def start(program: str, grace_seconds: float) -> subprocess.Popen[bytes]:
+    """Start a process with the watchdog, which runs a program and then sleeps."""
     code = (
         "from upshot.embedded.parent_watchdog import stop_when_stdin_ends\n"
         "import signal, sys, time\n"
@@ -25,8 +26,8 @@ def start(program: str, grace_seconds: float) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_a_part_stops_as_usual_when_its_supervisor_is_gone():
-    """The end of the lifeline is a SIGTERM: the part finishes what it has in hand."""
+def test_a_process_gets_sigterm_when_its_supervisor_is_gone():
+    """It can finish what is in flight."""
     process = start("signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))", 60)
 
     assert process.stdin is not None
@@ -35,8 +36,8 @@ def test_a_part_stops_as_usual_when_its_supervisor_is_gone():
     assert process.wait(10) == 7
 
 
-def test_a_part_that_does_not_stop_is_killed():
-    """A part that hangs does not stay behind for ever."""
+def test_a_process_that_does_not_stop_is_killed():
+    """A process that hangs does not outlive its supervisor for longer than the grace period."""
     process = start("signal.signal(signal.SIGTERM, signal.SIG_IGN)", 0.1)
 
     assert process.stdin is not None
@@ -45,18 +46,18 @@ def test_a_part_that_does_not_stop_is_killed():
     assert process.wait(10) == -signal.SIGKILL
 
 
-def test_nobody_reading_holds_nothing_up():
-    """A supervisor whose output is a pipe that nobody reads goes on, and ends when it is told to."""
-    reading, writing = os.pipe()
+def test_output_that_nobody_reads_does_not_block_the_supervisor():
+    """A supervisor that writes to a full pipe continues, and ends when it is asked to."""
+    read_end, write_end = os.pipe()
     program = (
         "from upshot.embedded.terminal import Terminal\n"
         "terminal = Terminal()\n"
-        "for _ in range(20_000): terminal.say('x' * 100)\n"
+        "for _ in range(20_000): terminal.print('x' * 100)\n"
         "terminal.close()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=writing)
-    os.close(writing)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=write_end)
+    os.close(write_end)
     try:
         assert process.wait(20) == 0
     finally:
-        os.close(reading)
+        os.close(read_end)

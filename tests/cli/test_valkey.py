@@ -1,4 +1,4 @@
-"""The embedded Redis server, for real."""
+"""The embedded Redis server, as a real process."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _COMMAND = [sys.executable, "-m", "upshot.embedded.exec_valkey"]
 
 
 class Server:
-    """An embedded Redis that a `Part` keeps alive, as `upshot up` does."""
+    """An embedded Redis that a `ChildProcess` restarts, as in `upshot up`."""
 
-    def __init__(self, folder: DataDir) -> None:
-        self.valkey = Valkey(folder)
+    def __init__(self, data_dir: DataDir) -> None:
+        self.valkey = Valkey(data_dir)
         self.valkey.configure()
         self.pids: list[int] = []
-        self.said: list[str] = []
-        self.part = ChildProcess(
+        self.reports: list[str] = []
+        self.child = ChildProcess(
             "redis",
             [*_COMMAND, str(self.valkey.configuration), str(os.getpid())],
-            log=folder.logs / "redis.log",
-            say=self.said.append,
+            log=data_dir.logs / "redis.log",
+            report=self.reports.append,
             on_start=self.pids.append,
-            aloud=False,
+            show_output=False,
         )
 
     def client(self) -> redis.Redis:
@@ -51,69 +51,57 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: DataDir) -> AsyncIterator[Server]:
-    server = Server(folder)
-    server.part.start()
+async def serving(data_dir: DataDir) -> AsyncIterator[Server]:
+    server = Server(data_dir)
+    server.child.start()
     try:
-        await eventually(server.valkey.answers)
+        await eventually(server.valkey.ping)
         yield server
     finally:
-        await server.part.stop(10, asyncio.Event())
+        await server.child.stop(10, asyncio.Event())
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> DataDir:
-    return DataDir(tmp_path / "a folder with spaces")
+def data_dir(tmp_path: Path) -> DataDir:
+    return DataDir(tmp_path / "a directory with spaces")
 
 
-async def _scenario_kill(folder: DataDir) -> None:
-    async with serving(folder) as server:
+async def test_a_killed_server_comes_back_with_its_data_at_the_same_address(data_dir):
+    """`kill -9` of Redis loses no data that it has accepted, and clients do not need a new URL."""
+    async with serving(data_dir) as server:
         server.client().set("kept", "yes")
+
         os.kill(server.pids[0], signal.SIGKILL)
         await eventually(server.is_restarted)
-        await eventually(server.valkey.answers)
+        await eventually(server.valkey.ping)
+
         assert server.client().get("kept") == "yes"
-        assert any("SIGKILL" in line for line in server.said)
+        assert any("SIGKILL" in line for line in server.reports)
 
 
-def test_a_killed_server_comes_back_with_its_data_at_the_same_address(folder):
-    """`kill -9` of Redis loses nothing that it had accepted, and clients need no new URL."""
-    asyncio.run(_scenario_kill(folder))
-
-
-async def _scenario_restart(folder: DataDir) -> None:
-    async with serving(folder) as first:
+async def test_data_outlives_a_clean_stop(data_dir):
+    """The next start of `upshot up` finds the data of the previous one."""
+    async with serving(data_dir) as first:
         first.client().xadd("stream", {"event": "1"})
-    async with serving(folder) as second:
+    async with serving(data_dir) as second:
         assert second.client().xlen("stream") == 1
 
 
-def test_data_outlives_a_clean_stop(folder):
-    """What is in Redis when `upshot up` stops is there when it starts again."""
-    asyncio.run(_scenario_restart(folder))
-
-
-async def _scenario_private(folder: DataDir) -> None:
-    async with serving(folder) as server:
-        command = psutil.Process(server.pids[0]).cmdline()
-        password = folder.redis_password()
-        assert password not in " ".join(command)
+async def test_only_this_user_on_this_machine_has_access(data_dir):
+    """The server listens on loopback and requires a password, which neither `ps` nor other users can show."""
+    async with serving(data_dir) as server:
+        process, password = psutil.Process(server.pids[0]), data_dir.redis_password()
+        assert password not in " ".join(process.cmdline())
         assert stat.S_IMODE(server.valkey.configuration.stat().st_mode) == 0o600
         with pytest.raises(redis.AuthenticationError):
             redis.Redis.from_url(server.valkey.url.replace(password, "guess")).ping()
-        listening = {c.laddr.ip for c in psutil.Process(server.pids[0]).net_connections() if c.status == "LISTEN"}
-        assert listening == {"127.0.0.1"}
+        assert {c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"} == {"127.0.0.1"}
         assert server.client().config_get("appendonly") == {"appendonly": "yes"}
 
 
-def test_only_this_user_on_this_machine_gets_in(folder):
-    """It listens on loopback, wants a password, and shows it neither in `ps` nor to other users."""
-    asyncio.run(_scenario_private(folder))
-
-
-def test_a_server_dies_with_its_supervisor(folder, tmp_path):
-    """`kill -9` of the process that started it ends it, so that no two servers ever write to the same files."""
-    valkey = Valkey(folder)
+def test_a_server_dies_with_its_supervisor(data_dir):
+    """`kill -9` of the supervisor ends the server, so that two servers never write to the same files."""
+    valkey = Valkey(data_dir)
     valkey.configure()
     program = (
         "import os, subprocess, sys, time\n"
@@ -125,7 +113,7 @@ def test_a_server_dies_with_its_supervisor(folder, tmp_path):
     supervisor = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert supervisor.stdout is not None
     server = psutil.Process(int(supervisor.stdout.readline()))
-    until(lambda: asyncio.run(valkey.answers()))
+    until(lambda: asyncio.run(valkey.ping()))
 
     supervisor.kill()
     supervisor.wait()
@@ -133,13 +121,13 @@ def test_a_server_dies_with_its_supervisor(folder, tmp_path):
     until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_an_orphan_is_stopped_by_its_password(folder):
-    """A server that was left behind, where the system cannot end it with its supervisor, is ended by the next `up`."""
-    valkey = Valkey(folder)
+def test_an_orphaned_server_is_stopped(data_dir):
+    """Where the system cannot end the server with its supervisor, the next `upshot up` does, with the password."""
+    valkey = Valkey(data_dir)
     valkey.configure()
     orphan = subprocess.Popen([*_COMMAND, str(valkey.configuration), str(os.getpid())], stdout=subprocess.DEVNULL)
-    until(lambda: asyncio.run(valkey.answers()))
+    until(lambda: asyncio.run(valkey.ping()))
 
-    asyncio.run(stop_orphan(folder))
+    asyncio.run(stop_orphan(data_dir))
 
     assert orphan.wait(10) == 0

@@ -1,1 +1,1 @@
-"""Everything on one machine as one foreground command: `upshot up`."""
+"""`upshot up`: run everything on one machine, as one foreground command."""

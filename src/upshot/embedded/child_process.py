@@ -1,4 +1,4 @@
-"""One process of the embedded system, kept alive: started again after a growing pause until it is told to stop."""
+"""A child process of `upshot up`, which is restarted after a growing delay until it is told to stop."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 from upshot.clock import stopwatch
 
-_FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 5.0
-_STABLE_SECONDS = 30.0  # having run so long, the next pause is a short one again
-_DRAIN_SECONDS = 1.0  # a dead part's last words are read for so long; a grandchild may hold the pipe open
-_LOG_BYTES = 20_000_000  # of one log file; one older one is kept
-_LONGEST_LINE_BYTES = 65_536
+_FIRST_DELAY_SECONDS = 0.2
+_MAX_DELAY_SECONDS = 5.0
+_STABLE_SECONDS = 30.0  # after a process has run for so long, the next restart has the first delay again
+_DRAIN_SECONDS = 1.0  # for reading the rest of a dead process's output, because a grandchild may keep the pipe open
+_LOG_BYTES = 20_000_000  # of the log file, and of the older file that is kept
+_MAX_LINE_BYTES = 65_536
 
 
 class ChildProcess:
@@ -28,12 +28,12 @@ class ChildProcess:
     Args:
         name: web, worker or redis.
         command: The command line.
-        environment: Variables on top of ours; asked for at each start.
-        log: File that gets everything it prints.
-        say: Gets what happens to the process, and each line that it prints if `aloud`.
-        on_start: Called with its process id at each start.
-        inherit: File descriptors that it inherits.
-        aloud: Whether what it prints is for people.
+        environment: Returns variables to add to this process's environment. Called at each start.
+        log: File that gets all output of the process.
+        report: Called with each restart and kill, and with each line of output if `show_output` is true.
+        on_start: Called with the process id at each start.
+        inherit_fds: File descriptors that the process inherits.
+        show_output: Whether people see the output.
     """
 
     def __init__(
@@ -43,114 +43,115 @@ class ChildProcess:
         *,
         environment: Callable[[], Mapping[str, str]] = dict,
         log: Path,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         on_start: Callable[[int], None],
-        inherit: Sequence[int] = (),
-        aloud: bool = True,
+        inherit_fds: Sequence[int] = (),
+        show_output: bool = True,
     ) -> None:
         self.name = name
         self.log_path = log
-        self.starts = 0  #: so far
-        self.last_line = ""  #: that it printed
+        self.start_count = 0
+        self.last_line = ""  #: the last line of output that is not empty
         self._command = command
         self._environment = environment
         self._log = logging.handlers.RotatingFileHandler(log, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
-        self._say = say
+        self._report = report
         self._on_start = on_start
-        self._inherit = tuple(inherit)
-        self._aloud = aloud
+        self._inherit_fds = tuple(inherit_fds)
+        self._show_output = show_output
         self._process: asyncio.subprocess.Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
 
     def start(self) -> asyncio.Task[None]:
-        """Start it; the task ends after `stop`, or with the error for which it cannot be started at all."""
-        self._keeper = asyncio.create_task(self._keep_alive(), name=self.name)
-        return self._keeper
+        """Start the process. The returned task ends after `stop`, or with an error if the process cannot be started."""
+        self._task = asyncio.create_task(self._keep_running(), name=self.name)
+        return self._task
 
-    async def stop(self, grace_seconds: float, hurry: asyncio.Event) -> bool:
+    async def stop(self, grace_seconds: float, force: asyncio.Event) -> bool:
         """
-        Ask it to end; kill it if it has not ended after the grace, or when hurry is set.
+        Send SIGTERM, and SIGKILL after the grace period or as soon as `force` is set.
 
         Returns:
-            Whether it ended by itself and without an error.
+            Whether the process ended by itself and without an error.
         """
         self._stopping.set()
-        if self._keeper is None:
+        if self._task is None:
             return True
-        self._signal(signal.SIGTERM)
-        hurried = asyncio.create_task(hurry.wait())
-        await asyncio.wait({self._keeper, hurried}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        if not self._keeper.done():
-            self._say(f"{self.name} is killed" + ("" if hurry.is_set() else f": not ended after {grace_seconds:g} s"))
-            self._signal(signal.SIGKILL)
-        await asyncio.wait({self._keeper})
+        self._send_signal(signal.SIGTERM)
+        forced = asyncio.create_task(force.wait())
+        await asyncio.wait({self._task, forced}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        if not self._task.done():
+            reason = "" if force.is_set() else f": it did not stop within {grace_seconds:g} s"
+            self._report(f"killing {self.name}{reason}")
+            self._send_signal(signal.SIGKILL)
+        await asyncio.wait({self._task})
         self._log.close()
         return self._process is not None and self._process.returncode == 0
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _send_signal(self, signum: signal.Signals) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                self._process.send_signal(signum)
 
-    async def _keep_alive(self) -> None:
-        pause = _FIRST_PAUSE_SECONDS
+    async def _keep_running(self) -> None:
+        delay = _FIRST_DELAY_SECONDS
         while not self._stopping.is_set():
-            began = stopwatch()
+            started_at = stopwatch()
             status = await self._run_once()
             if self._stopping.is_set():
                 return
-            if stopwatch() - began > _STABLE_SECONDS:
-                pause = _FIRST_PAUSE_SECONDS
-            self._say(f"{self.name} {_ending(status)}; starting it again in {pause:g} s")
+            if stopwatch() - started_at > _STABLE_SECONDS:
+                delay = _FIRST_DELAY_SECONDS
+            self._report(f"{self.name} {_describe_exit(status)}; restarting it in {delay:g} s")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                await asyncio.wait_for(self._stopping.wait(), delay)
+            delay = min(2 * delay, _MAX_DELAY_SECONDS)
 
     async def _run_once(self) -> int:
         self._process = process = await asyncio.create_subprocess_exec(
             *self._command,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment()},
-            stdin=asyncio.subprocess.PIPE,  # never written to: its end tells the part that we are gone
+            stdin=asyncio.subprocess.PIPE,  # never written to; its end tells the child that this process is gone
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we stop the parts in order
-            pass_fds=self._inherit,
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops its children in order
+            pass_fds=self._inherit_fds,
         )
-        self.starts += 1
+        self.start_count += 1
         self._on_start(process.pid)
-        if self._stopping.is_set():  # told to stop while it was being started
-            self._signal(signal.SIGTERM)
-        reading = asyncio.create_task(self._read(process))
+        if self._stopping.is_set():  # `stop` was called during the start
+            self._send_signal(signal.SIGTERM)
+        reading = asyncio.create_task(self._read_output(process))
         status = await process.wait()
         await asyncio.wait({reading}, timeout=_DRAIN_SECONDS)
         reading.cancel()
         return status
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None  # noqa: S101 - we asked for a pipe
+    async def _read_output(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
         rest = b""
-        while piece := await process.stdout.read(_LONGEST_LINE_BYTES):
-            *lines, rest = (rest + piece).split(b"\n")
-            if len(rest) > _LONGEST_LINE_BYTES:
+        while data := await process.stdout.read(_MAX_LINE_BYTES):
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > _MAX_LINE_BYTES:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                self._print(line)
+                self._on_line(line)
         if rest:
-            self._print(rest)
+            self._on_line(rest)
 
-    def _print(self, line: bytes) -> None:
+    def _on_line(self, line: bytes) -> None:
         text = line.decode("utf-8", "replace").rstrip("\r")
         self.last_line = text or self.last_line
         self._log.emit(logging.makeLogRecord({"msg": text}))
-        if self._aloud:
-            self._say(f"{self.name:<6} | {text}")
+        if self._show_output:
+            self._report(f"{self.name:<6} | {text}")
 
 
-def _ending(status: int) -> str:
+def _describe_exit(status: int) -> str:
     if status >= 0:
-        return f"ended (exit {status})"
+        return f"exited with code {status}"
     with contextlib.suppress(ValueError):
         return f"was ended by {signal.Signals(-status).name}"
     return f"was ended by signal {-status}"

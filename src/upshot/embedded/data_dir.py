@@ -1,9 +1,9 @@
 """
-The data folder of `upshot up`, and who may work on it.
+The data directory of `upshot up`, and the locks on it.
 
-Two locks: `lock` is held by the supervisor alone, `lock.parts` by it and by every process that it
-starts. So a free `lock` beside a held `lock.parts` means: the supervisor was killed, and something
-that it started still works here.
+The supervisor alone holds `lock`. The supervisor and all processes that it starts hold `lock.children`.
+If `lock` is free and `lock.children` is not, the supervisor was killed and a process that it started
+still uses the directory.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from pathlib import Path
 
 from upshot.client.endpoint import write_private
 from upshot.errors import ConfigError
+from upshot.ids import WorkerId
 
 
 class DataDir:
     """
-    Files of one installation; makes the folder, closed to other users.
+    The files of one installation. Creates the directory, which other users cannot enter.
 
     Raises:
-        ConfigError: It cannot be made or written to.
+        ConfigError: The directory cannot be created, or is not writable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,39 +36,40 @@ class DataDir:
         try:
             if not self.path.exists():
                 self.path.mkdir(mode=0o700, parents=True)
-                (self.path / ".gitignore").write_text("*\n")  # it holds a token and a password
-            for folder in (self.redis, self.logs):
-                folder.mkdir(mode=0o700, exist_ok=True)
+                (self.path / ".gitignore").write_text("*\n")  # it contains a token and a password
+            for directory in (self.redis, self.logs):
+                directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"{error.filename}: {error.strerror}; choose a data folder that you can write to with --data"
+                f"{error.filename}: {error.strerror}; choose a data directory that you can write to with --data"
             ) from error
 
     def token(self) -> str:
-        """The token of this installation, made when it is first asked for."""
-        return self._kept("token", lambda: f"upshot_{secrets.token_urlsafe(32)}")
+        """Return the API token of this installation. Create it at the first call."""
+        return self._read_or_create("token", lambda: f"upshot_{secrets.token_urlsafe(32)}")
 
     def redis_password(self) -> str:
-        """The password of the embedded Redis, made when it is first asked for."""
-        return self._kept("redis/password", lambda: secrets.token_hex(32))
+        """Return the password of the embedded Redis. Create it at the first call."""
+        return self._read_or_create("redis/password", lambda: secrets.token_hex(32))
 
-    def _kept(self, name: str, make: Callable[[], str]) -> str:
+    def _read_or_create(self, name: str, create: Callable[[], str]) -> str:
         path = self.path / name
         with contextlib.suppress(FileNotFoundError):
-            if kept := path.read_text().strip():
-                return kept
-        fresh = make()
-        write_private(path, f"{fresh}\n")
-        return fresh
+            if text := path.read_text().strip():
+                return text
+        text = create()
+        write_private(path, f"{text}\n")
+        return text
 
-    def last_worker(self) -> str | None:
-        """Id of the worker that was started last and has not stopped cleanly since; None when there is none."""
+    def last_worker_id(self) -> WorkerId | None:
+        """Return the id of the worker that was started last, or None if it has stopped cleanly."""
         with contextlib.suppress(FileNotFoundError):
-            return (self.path / "worker-id").read_text().strip() or None
+            if worker_id := (self.path / "worker-id").read_text().strip():
+                return WorkerId(worker_id)
         return None
 
-    def note_worker(self, worker_id: str | None) -> None:
-        """Keep the id of the worker that is being started; None: it has stopped cleanly."""
+    def save_worker_id(self, worker_id: WorkerId | None) -> None:
+        """Store the id of the worker that is being started. None: the last worker has stopped cleanly."""
         if worker_id is None:
             (self.path / "worker-id").unlink(missing_ok=True)
         else:
@@ -76,55 +78,51 @@ class DataDir:
 
 class SupervisorLock:
     """
-    The right to run `upshot up` on a data folder; let go when the process ends, however it ends.
+    The right to run `upshot up` on a data directory. The kernel releases it when this process ends.
 
     Raises:
-        ConfigError: Another `upshot up` has it; names that one's process and address.
+        ConfigError: Another `upshot up` has it. The message names its process id and address.
     """
 
-    def __init__(self, folder: DataDir) -> None:
-        path = folder.path / "lock"
-        self._descriptor = _open(path)
-        if not _take(self._descriptor):
-            holder = _holder(path)
-            os.close(self._descriptor)
+    def __init__(self, data_dir: DataDir) -> None:
+        path = data_dir.path / "lock"
+        self._fd = _open(path)
+        if not _try_lock(self._fd):
+            try:
+                holder = json.loads(path.read_text())
+                described = f" (process {holder['pid']}, {holder['url']})"
+            except (OSError, ValueError, KeyError, TypeError):
+                described = ""  # the other process is just starting and has not written its address yet
+            os.close(self._fd)
             raise ConfigError(
-                f"{folder.path}: `upshot up` runs on this data already{holder}; "
-                "stop that one first, or choose another folder with --data"
+                f"{data_dir.path}: `upshot up` already runs on this data directory{described}; "
+                "stop it first, or choose another directory with --data"
             )
 
-    def sign(self, url: str) -> None:
-        """Leave word for those who come second."""
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "url": url}).encode(), 0)
+    def write_holder(self, url: str) -> None:
+        """Write the process id and address of this process into the lock file, for the message of a second one."""
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps({"pid": os.getpid(), "url": url}).encode(), 0)
 
 
 class ChildrenLock:
-    """The lock that every started process inherits (`descriptor`), so that it is held until the last has ended."""
+    """A lock that every child process inherits, so that it is held until the last of them has ended."""
 
-    def __init__(self, folder: DataDir) -> None:
-        self.descriptor = _open(folder.path / "lock.parts")
+    def __init__(self, data_dir: DataDir) -> None:
+        self.fd = _open(data_dir.path / "lock.children")
 
-    def take(self) -> bool:
-        """Try to take it; False while something of an earlier run still works here."""
-        return _take(self.descriptor)
+    def acquire(self) -> bool:
+        """Try to acquire the lock. Return False while a process of an earlier run still uses the directory."""
+        return _try_lock(self.fd)
 
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _take(descriptor: int) -> bool:
+def _try_lock(fd: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
-
-
-def _holder(path: Path) -> str:
-    try:
-        form = json.loads(path.read_text())
-        return f" (process {form['pid']}, {form['url']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""  # it is just starting and has not signed yet

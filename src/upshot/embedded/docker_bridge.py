@@ -1,8 +1,9 @@
 """
-How containers of this machine reach the embedded server, which listens on loopback.
+Make the embedded server reachable for containers of this machine.
 
-A container has a loopback of its own. The address of Docker's bridge on the machine is the one that
-both see: the web process listens there as well, and answers bearers of a token only.
+The server listens on loopback, and a container has a loopback of its own. The machine and its
+containers both reach the address of Docker's bridge, so the web process listens there as well. Requests
+from there need the token.
 """
 
 from __future__ import annotations
@@ -16,19 +17,8 @@ from ipaddress import ip_network
 from typing import Any
 
 _SOCKET = "/var/run/docker.sock"
-_SECONDS = 2.0
-_DESKTOP = "host.docker.internal"  # Docker Desktop's name for the machine; it leads to its loopback
-
-
-class _OverSocket(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_SECONDS)
-        self.sock.connect(self._path)
+_TIMEOUT_SECONDS = 2.0
+_DOCKER_DESKTOP_HOST = "host.docker.internal"  # with Docker Desktop, this name leads to the machine's loopback
 
 
 def listen_on_bridge(port: int) -> tuple[socket.socket | None, str | None]:
@@ -36,46 +26,47 @@ def listen_on_bridge(port: int) -> tuple[socket.socket | None, str | None]:
     Listen where containers of this machine's Docker reach it.
 
     Args:
-        port: That the server has on loopback.
+        port: Port on which the server listens on loopback.
 
     Returns:
-        The socket, where one more is needed, and the host that containers use; None where no Docker
-        answers, or nothing can be listened on there.
+        The socket, or None if no additional socket is necessary or possible, and the host name that
+        containers use, or None if they cannot reach this machine.
     """
-    address = _bridge_address()
+    address = bridge_address()
     if address is None:
         return None, None
     try:
         return socket.create_server((address, port)), address
     except OSError:
-        # Docker runs in a machine of its own, as Docker Desktop's does, or the port is taken there.
-        return None, _DESKTOP if _is_desktop() else None
+        # Docker Desktop runs Docker in a virtual machine, so the address is not one of this machine's.
+        is_docker_desktop = "Docker Desktop" in str((_get("/info") or {}).get("OperatingSystem"))
+        return None, _DOCKER_DESKTOP_HOST if is_docker_desktop else None
 
 
-def _bridge_address() -> str | None:
-    network = _ask("/networks/bridge")
+def bridge_address() -> str | None:
+    """Return the machine's address on Docker's default network, or None if Docker does not answer."""
+    network = _get("/networks/bridge")
     for config in ((network or {}).get("IPAM") or {}).get("Config") or ():
         if gateway := config.get("Gateway"):
             return str(gateway)
         with contextlib.suppress(KeyError, ValueError, StopIteration):
-            return str(next(ip_network(config["Subnet"]).hosts()))  # Docker takes the first for itself
+            return str(next(ip_network(config["Subnet"]).hosts()))  # Docker takes the first address for itself
     return None
 
 
-def _is_desktop() -> bool:
-    return "Docker Desktop" in str((_ask("/info") or {}).get("OperatingSystem"))
-
-
-def _ask(path: str) -> Any:
-    """What the local engine answers; None when none does."""
+def _get(path: str) -> Any:
+    """Send a GET request to the local Docker engine. Return its JSON response, or None if there is none."""
     host = os.environ.get("DOCKER_HOST", f"unix://{_SOCKET}")
     if not host.startswith("unix://"):
         return None
-    connection = _OverSocket(host.removeprefix("unix://"))
+    connection = http.client.HTTPConnection("localhost", timeout=_TIMEOUT_SECONDS)
     try:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(_TIMEOUT_SECONDS)
+        connection.sock.connect(host.removeprefix("unix://"))
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return json.loads(answer.read()) if answer.status == http.HTTPStatus.OK else None
+        response = connection.getresponse()
+        return json.loads(response.read()) if response.status == http.HTTPStatus.OK else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
     finally:

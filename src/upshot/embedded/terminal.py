@@ -1,4 +1,4 @@
-"""Lines for the person in front of `upshot up`; one who does not read them holds nothing up."""
+"""Print lines for the person who runs `upshot up`, without blocking if nobody reads them."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import os
 import queue
 import threading
 
-_WAITING_LINES = 10_000  # beyond that, lines are dropped: the log files have them all
-_FLUSH_SECONDS = 1.0
+_MAX_WAITING_LINES = 10_000  # more lines are dropped; the log files contain all of them
+_CLOSE_SECONDS = 1.0
 
 
 class Terminal:
-    """Writes to standard output from a thread of its own, past Python's buffers, dropping what nobody takes."""
+    """Writes to standard output from a thread of its own, without Python's buffers."""
 
     def __init__(self) -> None:
-        self._lines: queue.Queue[str | None] = queue.Queue(_WAITING_LINES)
+        self._lines: queue.Queue[str | None] = queue.Queue(_MAX_WAITING_LINES)
         self._thread = threading.Thread(target=self._write, name="terminal", daemon=True)
         self._thread.start()
 
-    def say(self, text: str) -> None:
-        """Write one or several lines."""
+    def print(self, text: str) -> None:
+        """Print one or several lines."""
         with contextlib.suppress(queue.Full):
             self._lines.put_nowait(f"{text}\n")
 
     def close(self) -> None:
-        """Write what is left, for a moment."""
+        """Print the remaining lines, but wait only a moment for a reader."""
         with contextlib.suppress(queue.Full):
             self._lines.put_nowait(None)
-        self._thread.join(_FLUSH_SECONDS)
+        self._thread.join(_CLOSE_SECONDS)
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
@@ -37,6 +37,6 @@ class Terminal:
                 try:
                     data = data[os.write(1, data) :]
                 except BlockingIOError:
-                    break  # a pipe that somebody made non-blocking, and does not read
+                    break  # standard output is a non-blocking pipe that nobody reads
                 except OSError:
-                    return  # closed: nobody will read again
+                    return  # standard output is closed
