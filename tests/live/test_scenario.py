@@ -11,7 +11,7 @@ from tests.docker_engines import HOW_TO, find_engine
 from tests.project.repository import ROOT
 from tests.waiting import until
 from upshot.demo.image import example_image
-from upshot.embedded.docker_bridge import _bridge_address
+from upshot.embedded.docker_bridge import bridge_address
 from upshot.receivers import GITHUB_TOKEN, SIGNING_SECRET
 
 FRAUD = "/registries/model/collections/fraud"
@@ -32,7 +32,7 @@ def engine():
 def gateway(engine):
     """Address of this machine that containers of its Docker reach, and the samples' image made there."""
     example_image(print)
-    return _bridge_address()
+    return bridge_address()
 
 
 @pytest.fixture
