@@ -1,1 +1,1 @@
-"""`make bench`: what Upshot reaches on this machine, everything real, every delivery audited."""
+"""`make bench`: measures Upshot on this machine with real processes, and audits every delivery."""

@@ -1,4 +1,4 @@
-"""Measure, audit, print a table, write JSON. The exit code is about lost and doubled deliveries, never about speed."""
+"""Measure Upshot, audit the deliveries, print a table and write JSON. Lost or duplicate deliveries are a failure."""
 
 from __future__ import annotations
 
@@ -18,129 +18,127 @@ from bench.load import Load
 from bench.matching import measure_matching
 from bench.measures import Rate, measure_backlog, measure_latency, measure_memory, measure_mutations
 from bench.report import Report, machine
-from bench.system import Measured, Ports, running_receiver
+from bench.system import BenchSystem, Ports, running_receiver
 from tests.servers import Postgres, Redis, find_postgres
 
-_FOLDER = Path("bench-results")
+_RESULTS = Path("bench-results")
 _IDLE_SECONDS = 5.0
+_PARTS = ("latency", "mutations", "backlog", "memory", "matching")
+_DATABASES = ("sqlite", "postgresql")
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of everything."""
+    """How long to measure, and how many events."""
 
     latency_seconds: float
     mutation_seconds: float
     backlog_events: int
 
 
-_WHOLE = Size(latency_seconds=30, mutation_seconds=20, backlog_events=20_000)
+_FULL = Size(latency_seconds=30, mutation_seconds=20, backlog_events=20_000)
 _QUICK = Size(latency_seconds=5, mutation_seconds=5, backlog_events=4_000)
 
 
 def main() -> int:
-    """Run what the command line asks for."""
-    arguments = _arguments()
+    """Run the measurements that the command line asks for."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="measure for a few seconds, for a first impression")
+    parser.add_argument("--databases", nargs="+", choices=_DATABASES, default=_DATABASES, metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS, metavar="PART", help=", ".join(_PARTS))
+    arguments = parser.parse_args()
     report = Report(machine=machine(), quick=arguments.quick)
-    _FOLDER.mkdir(exist_ok=True)
-    # Beside the results, not in /tmp, which is memory on many machines: durable commits are part of what is measured.
-    scratch = Path(tempfile.mkdtemp(prefix="running-", dir=_FOLDER)).resolve()
+    _RESULTS.mkdir(exist_ok=True)
+    # Not in /tmp, which is in memory on many machines: durable commits are part of what is measured.
+    scratch = Path(tempfile.mkdtemp(prefix="running-", dir=_RESULTS)).resolve()
     scratch.chmod(0o711)
-    bench = _Bench(report, _QUICK if arguments.quick else _WHOLE, frozenset(arguments.only))
+    bench = _Bench(report, _QUICK if arguments.quick else _FULL, frozenset(arguments.only), scratch)
     try:
-        bench.measure_matching()
-        for name in arguments.databases:
-            bench.measure(name, scratch)
+        if "matching" in bench.only:
+            _log("matching")
+            report.matching = measure_matching()
+        if bench.only != {"matching"}:
+            for name in arguments.databases:
+                bench.measure(name)
     except BaseException:
-        print(f"what the processes printed is kept in {scratch}", file=sys.stderr)
+        print(f"the output of the processes is in {scratch}", file=sys.stderr)
         raise
     report.print()
-    path = report.write(_FOLDER)
+    path = report.write(_RESULTS)
     print(f"\nwritten to {path}")
     if report.is_clean:
         shutil.rmtree(scratch)
         return 0
-    print(f"deliveries were lost or doubled; what the processes printed is kept in {scratch}", file=sys.stderr)
+    print(f"deliveries were lost or duplicated; the output of the processes is in {scratch}", file=sys.stderr)
     return 1
-
-
-def _arguments() -> argparse.Namespace:
-    parts = ("latency", "mutations", "backlog", "memory", "matching")
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a short run, for a first look")
-    parser.add_argument(
-        "--databases", nargs="+", choices=("sqlite", "postgresql"), default=("sqlite", "postgresql"), metavar="NAME"
-    )
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
-    return parser.parse_args()
 
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
     report: Report
     size: Size
-    only: frozenset[str]  #: the parts that were asked for
+    only: frozenset[str]  #: the parts to measure
+    scratch: Path  #: a directory for all data, removed after a clean run
 
-    def measure_matching(self) -> None:
-        if "matching" in self.only:
-            _say("matching")
-            self.report.matching = measure_matching()
-
-    def measure(self, database: str, scratch: Path) -> None:
-        """All that needs a running system, on one database."""
-        if self.only == {"matching"}:
-            return
-        folder = scratch / database
-        folder.mkdir()
-        with _database(database, scratch) as new_database:
+    def measure(self, database: str) -> None:
+        """Run all measurements that need a running system, on one database."""
+        directory = self.scratch / database
+        directory.mkdir()
+        with _database(database, self.scratch) as new_database:
             if new_database is None:
                 self.report.notes.append("PostgreSQL is not installed: not measured (apt-get install postgresql)")
                 return
             with running_receiver() as ports:
                 if self.only & {"latency", "mutations", "memory"}:
-                    with _system(folder / "live", new_database(), ports) as system:
-                        system.begin_workers(1)
+                    with _system(directory / "live", new_database(), ports) as system:
+                        system.start_workers(1)
                         uvloop.run(self._measure_live(database, system, ports))
                 if "backlog" in self.only:
-                    for title, targets in {"backlog": ports.fast, "backlog-slow": ports.fast + ports.slow}.items():
-                        _say(f"{database}: {title}, {self.size.backlog_events} events, two workers")
-                        with _system(folder / title, new_database(), ports) as system:
+                    for name, targets in {"backlog": ports.fast, "backlog-slow": ports.fast + ports.slow}.items():
+                        _log(f"{database}: {name}, {self.size.backlog_events} events, two workers")
+                        with _system(directory / name, new_database(), ports) as system:
                             rate = uvloop.run(self._measure_backlog(system, ports, targets))
-                        self.report.add_rate(database, title, rate)
+                        self.report.add_rate(database, name, rate)
 
-    async def _measure_live(self, database: str, system: Measured, ports: Ports) -> None:
+    async def _measure_live(self, database: str, system: BenchSystem, ports: Ports) -> None:
         async with Load(system, ports) as load:
             await load.wait_until_ready()
             if "memory" in self.only:
-                _say(f"{database}: memory when idle")
+                _log(f"{database}: memory when idle")
                 await asyncio.sleep(_IDLE_SECONDS)
                 self.report.memory[database] = measure_memory(system)
             if "latency" in self.only:
-                _say(f"{database}: 10 mutations a second for {self.size.latency_seconds:g} s")
+                _log(f"{database}: 10 mutations per second for {self.size.latency_seconds:g} s")
                 self.report.latency[database] = await measure_latency(load, seconds=self.size.latency_seconds)
             if "mutations" in self.only:
-                _say(f"{database}: 8 writers for {self.size.mutation_seconds:g} s")
+                _log(f"{database}: 8 writers for {self.size.mutation_seconds:g} s")
                 rate = await measure_mutations(load, system, seconds=self.size.mutation_seconds)
                 self.report.add_rate(database, "mutations", rate)
 
-    async def _measure_backlog(self, system: Measured, ports: Ports, targets: tuple[int, ...]) -> Rate:
+    async def _measure_backlog(self, system: BenchSystem, ports: Ports, targets: tuple[int, ...]) -> Rate:
         async with Load(system, ports) as load:
             return await measure_backlog(load, system, events=self.size.backlog_events, workers=2, ports=targets)
 
 
 @contextmanager
-def _system(folder: Path, database_url: str | None, ports: Ports) -> Iterator[Measured]:
-    """A fresh installation with its own Redis, its web process started and answering."""
-    redis_folder = folder / "redis"
-    redis_folder.mkdir(parents=True)
-    with Redis(redis_folder) as redis, Measured(folder / "system", redis, database_url, ports) as system:
+def _system(directory: Path, database_url: str | None, ports: Ports) -> Iterator[BenchSystem]:
+    """Start a fresh installation with its own Redis, and wait until its web process answers."""
+    redis_directory = directory / "redis"
+    redis_directory.mkdir(parents=True)
+    with Redis(redis_directory) as redis, BenchSystem(directory / "system", redis, database_url, ports) as system:
         system.start_web()
         yield system
 
 
 @contextmanager
 def _database(name: str, scratch: Path) -> Iterator[Callable[[], str | None] | None]:
-    """Yields what makes a fresh database and gives its URL (None: SQLite's default); None when there is no server."""
+    """
+    Start a database server if necessary.
+
+    Yields:
+        A function that creates a database and returns its URL (None for SQLite's default), or None if PostgreSQL is
+        not installed.
+    """
     if name == "sqlite":
         yield lambda: None
         return
@@ -148,13 +146,13 @@ def _database(name: str, scratch: Path) -> Iterator[Callable[[], str | None] | N
     if programs is None:
         yield None
         return
-    folder = scratch / "postgresql-server"
-    folder.mkdir()
-    with Postgres(programs, folder) as server:
+    directory = scratch / "postgresql-server"
+    directory.mkdir()
+    with Postgres(programs, directory) as server:
         yield server.new_database
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"… {text}", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What the measurements do to a system: mutations by REST, events in bulk; and what the receiver says came of it."""
+"""The load of the measurements: mutations over REST, and bulk events; and the deliveries that the receiver got."""
 
 from __future__ import annotations
 
@@ -13,55 +13,57 @@ from typing import Any, Self
 
 import aiohttp
 
-from bench.system import Measured, Ports
+from bench.system import BenchSystem, Ports
 from tests.system import TOKEN
 
 REGISTRY = "model"
-EVENTS_PER_REQUEST = 1000  # the API's limit for one list
-_STALLED_SECONDS = 30.0  # nothing having arrived for so long, what is missing is taken as lost
-_SETTLE_SECONDS = 1.0  # after the last one was expected, a double would still arrive
+EVENTS_PER_REQUEST = 1000  # the API's maximum for one list
+_DIGEST = "sha256:" + "0" * 64
+_LINKERS = 8  # concurrent requests that link versions
+_STALLED_SECONDS = 30.0  # without a new delivery; the missing ones are then considered lost
+_SETTLE_SECONDS = 1.0  # after the last expected delivery; a duplicate would still arrive
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One request that the receiver got."""
 
-    at: float  #: CLOCK_MONOTONIC, seconds
+    at: float  #: CLOCK_MONOTONIC, in seconds
     delivery_id: str
-    mark: str
+    tag: str
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was asked for against what was received."""
+    """A comparison of the expected deliveries with the received ones."""
 
     expected: int
     missing: int
-    double: int  #: deliveries beyond the first of a mark
+    duplicates: int  #: deliveries beyond the first one of each tag
 
     @property
     def is_clean(self) -> bool:
-        """None missing, none double."""
-        return not self.missing and not self.double
+        """Whether no delivery is missing and none is a duplicate."""
+        return not self.missing and not self.duplicates
 
     def __str__(self) -> str:
-        return f"{self.expected} expected, {self.missing} missing, {self.double} double"
+        return f"{self.expected} expected, {self.missing} missing, {self.duplicates} duplicates"
 
 
-def audit(marks: Collection[str], deliveries: Iterable[Delivery]) -> Audit:
-    """Compare what was accepted with what was received."""
-    seen = Counter(delivery.mark for delivery in deliveries)
+def audit(tags: Collection[str], deliveries: Iterable[Delivery]) -> Audit:
+    """Compare the tags of accepted requests with the received deliveries."""
+    received = Counter(delivery.tag for delivery in deliveries)
     return Audit(
-        expected=len(marks),
-        missing=sum(1 for mark in marks if mark not in seen),
-        double=sum(count - 1 for count in seen.values()),
+        expected=len(tags),
+        missing=sum(1 for tag in tags if tag not in received),
+        duplicates=sum(count - 1 for count in received.values()),
     )
 
 
 class Load:
     """A client of one system and of the receiver."""
 
-    def __init__(self, system: Measured, ports: Ports) -> None:
+    def __init__(self, system: BenchSystem, ports: Ports) -> None:
         self._system = system
         self.ports = ports
         self._api = f"{system.url}/api/v1"
@@ -79,65 +81,64 @@ class Load:
         await self._session.close()
 
     async def wait_until_ready(self) -> None:
-        """Wait until a worker says that it is alive."""
+        """Wait until a worker is alive."""
         while not (await self.request("GET", "/workers"))["items"]:
             self._system.check_alive()
             await asyncio.sleep(0.1)
 
-    async def make_collections(self, names: Sequence[str]) -> None:
-        """Link one artifact version into each of them, which makes them."""
-        artifact = {"name": "net", "type": "model", "digest": "sha256:" + "0" * 64, "metadata": {"accuracy": 0.93}}
-        answer = await self.request("POST", "/projects/bench/artifacts", artifact)
-        reference = answer["reference"]
+    async def create_collections(self, names: Sequence[str]) -> None:
+        """Create collections by linking an artifact version to each of them."""
+        artifact = {"name": "net", "artifact_type": "model", "digest": _DIGEST, "metadata": {"accuracy": 0.93}}
+        reference = (await self.request("POST", "/projects/bench/artifacts", artifact))["reference"]
 
-        async def link(some: Sequence[str]) -> None:
-            for name in some:
+        async def link(names: Sequence[str]) -> None:
+            for name in names:
                 path = f"/registries/{REGISTRY}/collections/{name}/versions"
                 await self.request("POST", path, {"artifact": reference})
 
-        await asyncio.gather(*(link(names[start::8]) for start in range(8)))
+        await asyncio.gather(*(link(names[start::_LINKERS]) for start in range(_LINKERS)))
 
-    async def add_alias(self, collection: str, alias: str) -> None:
-        """One mutation that fires one delivery, whose mark is the alias."""
-        path = f"/registries/{REGISTRY}/collections/{collection}/aliases/{alias}"
+    async def add_alias(self, collection: str, tag: str) -> None:
+        """Add an alias. The mutation causes one delivery, whose tag is the alias."""
+        path = f"/registries/{REGISTRY}/collections/{collection}/aliases/{tag}"
         await self.request("PUT", path, {"version": "v0"})
 
-    async def emit(self, events: Sequence[tuple[str, int]]) -> None:
-        """Accept custom events, each with a mark and the port that its delivery goes to."""
-        for start in range(0, len(events), EVENTS_PER_REQUEST):
-            some = events[start : start + EVENTS_PER_REQUEST]
-            forms = [{"name": "bench", "data": {"mark": mark, "port": port}} for mark, port in some]
-            await self.request("POST", "/events", forms)
+    async def emit(self, ports_by_tag: Sequence[tuple[str, int]]) -> None:
+        """Emit custom events. Each causes one delivery with a tag to a port of the receiver."""
+        for start in range(0, len(ports_by_tag), EVENTS_PER_REQUEST):
+            batch = ports_by_tag[start : start + EVENTS_PER_REQUEST]
+            events = [{"name": "bench", "data": {"tag": tag, "port": port}} for tag, port in batch]
+            await self.request("POST", "/events", events)
 
     async def request(self, method: str, path: str, body: Any = None) -> Any:
         """
-        Ask the API.
+        Send a request to the API, and return the data of its response.
 
         Raises:
-            RuntimeError: It refused.
+            RuntimeError: The API rejected the request.
         """
-        async with self._session.request(method, self._api + path, json=body) as answer:
-            text = await answer.text()
-            if answer.status >= 400:
-                raise RuntimeError(f"{method} {path}: {answer.status} {text[:500]}")
+        async with self._session.request(method, self._api + path, json=body) as response:
+            text = await response.text()
+            if response.status >= 400:
+                raise RuntimeError(f"{method} {path}: {response.status} {text[:500]}")
             return json.loads(text) if text else None
 
     async def received(self, expected: int) -> list[Delivery]:
-        """Wait until so many have arrived, or nothing more does; take all that came."""
-        count, since = -1, time.monotonic()
+        """Wait until the expected number of deliveries has arrived, or no more arrive. Return and forget them."""
+        count, last_change = -1, time.monotonic()
         while (now := await self._ask_receiver("count")) < expected:
             self._system.check_alive()
             if now != count:
-                count, since = now, time.monotonic()
-            elif time.monotonic() - since > _STALLED_SECONDS:
+                count, last_change = now, time.monotonic()
+            elif time.monotonic() - last_change > _STALLED_SECONDS:
                 break
             await asyncio.sleep(0.2)
         await asyncio.sleep(_SETTLE_SECONDS)
         return [
-            Delivery(at, delivery_id, json.loads(body)["mark"])
+            Delivery(at, delivery_id, json.loads(body)["tag"])
             for at, delivery_id, body in await self._ask_receiver("take")
         ]
 
-    async def _ask_receiver(self, what: str) -> Any:
-        async with self._session.get(f"http://127.0.0.1:{self.ports.fast[0]}/{what}") as answer:
-            return json.loads(await answer.text())
+    async def _ask_receiver(self, path: str) -> Any:
+        async with self._session.get(f"http://127.0.0.1:{self.ports.fast[0]}/{path}") as response:
+            return json.loads(await response.text())

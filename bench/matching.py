@@ -1,4 +1,4 @@
-"""What it costs to find, among many automations, the one that answers an event."""
+"""How long it takes to find the automation that answers an event among many automations."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from datetime import UTC, datetime
 from upshot.automations.matcher import Matcher
 from upshot.domain.automation import Automation, Pattern, Step, Trigger
 from upshot.domain.event import Actor, Event, EventKind
+from upshot.ids import EventId, RevisionId
 
 COUNTS = (1, 1_000, 10_000)
-_EVERY_NTH_IS_A_GLOB = 7  # about as many as people write: most automations name one collection
-_SECONDS = 1.0  # of measuring, for each count
+_GLOB_EVERY = 7  # one automation in seven has a glob: most automations name one collection
+_SECONDS = 1.0  # per count
 
 
 def measure_matching() -> Mapping[int, float]:
-    """Microseconds an event, by the number of automations that are loaded."""
+    """Return the microseconds per event, by number of loaded automations."""
     return {count: _microseconds(count) for count in COUNTS}
 
 
 def _microseconds(count: int) -> float:
-    others = (_automation(number) for number in range(1, count))
-    matcher = Matcher([_named("the-one", "churn", "production"), *others])
+    others = (_other_automation(number) for number in range(1, count))
+    matcher = Matcher([_make_automation("matching", "churn", "production"), *others])
     event = _event()
-    assert [match.automation.name for match in matcher.match(event)] == ["the-one"]
+    assert [match.automation.name for match in matcher.match(event)] == ["matching"]
     rounds, start = 0, time.perf_counter()
     while time.perf_counter() - start < _SECONDS:
         for _ in range(20):
@@ -33,13 +34,13 @@ def _microseconds(count: int) -> float:
     return (time.perf_counter() - start) / rounds * 1e6
 
 
-def _automation(number: int) -> Automation:
-    if number % _EVERY_NTH_IS_A_GLOB == 0:
-        return _named(f"automation-{number}", f"team-{number}-*", "production")
-    return _named(f"automation-{number}", f"collection-{number}", ("production", "candidate")[number % 2])
+def _other_automation(number: int) -> Automation:
+    if number % _GLOB_EVERY == 0:
+        return _make_automation(f"automation-{number}", f"team-{number}-*", "production")
+    return _make_automation(f"automation-{number}", f"collection-{number}", ("production", "candidate")[number % 2])
 
 
-def _named(name: str, collection: str, alias: str) -> Automation:
+def _make_automation(name: str, collection: str, alias: str) -> Automation:
     filters = {
         "registry": Pattern(any_of=("model",)),
         "collection": Pattern(any_of=(collection,)),
@@ -47,7 +48,7 @@ def _named(name: str, collection: str, alias: str) -> Automation:
     }
     return Automation(
         name=name,
-        revision="000000000000",
+        revision_id=RevisionId("000000000000"),
         path="bench.yaml",
         line=1,
         triggers=(Trigger(EventKind.ALIAS_ADDED, filters),),
@@ -66,16 +67,16 @@ def _event() -> Event:
         "tags": [],
     }
     return Event(
-        id="evt_01jd3v9k2m8q4z6w0x5y7a1b2c",
+        id=EventId("evt_01jd3v9k2m8q4z6w0x5y7a1b2c"),
         kind=EventKind.ALIAS_ADDED,
         time=datetime(2026, 1, 1, 12, tzinfo=UTC),
         subject="model/churn:v3",
         actor=Actor("kim"),
-        mutation_id="mut_01jd3v9k2m8q4z6w0x5y7a1b2c",
+        mutation_id=EventId("mut_01jd3v9k2m8q4z6w0x5y7a1b2c"),
         sequence=0,
         data={
             "registry": {"name": "model"},
-            "collection": {"name": "churn", "type": "model", "description": "", "tags": []},
+            "collection": {"name": "churn", "artifact_type": "model", "description": "", "tags": []},
             "version": version,
             "alias": "production",
             "aliases": ["latest", "production"],

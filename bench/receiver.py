@@ -1,9 +1,9 @@
 """
-The receiver of all deliveries, in a process of its own: as fast as can be, and it forgets nothing.
+The receiver of all deliveries: a separate process that is as fast as possible and records every request.
 
-Run as `python -m bench.receiver`. It prints one line of JSON with its ports, then serves until its
-standard input ends. A POST is noted and answered 200, on the slow ports only after two seconds;
-`GET /count` and `GET /take` (what came since the last taking) are for the bench.
+Run as `python -m bench.receiver`. It prints its ports as one line of JSON, and serves until its standard
+input ends. It records each POST and answers 200, on the slow ports after two seconds. `GET /count` returns
+the number of recorded requests. `GET /take` returns the recorded requests and forgets them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import uvloop
+from typing_extensions import override
 
 FAST_PORTS = 19
 SLOW_PORTS = 1  # of twenty: 5 % of the receivers
@@ -26,71 +27,68 @@ _OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\n
 
 
 @dataclass(slots=True)
-class Notes:
-    """What was received: when (seconds, CLOCK_MONOTONIC), delivery id, body."""
+class ReceivedLog:
+    """The recorded requests: time (seconds, CLOCK_MONOTONIC), delivery id, body."""
 
-    received: list[tuple[float, str, str]]
+    requests: list[tuple[float, str, str]]
 
 
 class Receiver(asyncio.Protocol):
-    """One connection; requests come one after another, with a Content-Length."""
+    """One connection. Its requests come one after the other, with a Content-Length."""
 
-    def __init__(self, notes: Notes, wait_seconds: float) -> None:
-        self._notes = notes
+    def __init__(self, log: ReceivedLog, wait_seconds: float) -> None:
+        self._log = log
         self._wait_seconds = wait_seconds
         self._unread = b""
         self._transport: Any = None
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
         self._transport = transport
 
+    @override
     def data_received(self, data: bytes) -> None:
-        """Note and answer each whole request."""
         now = time.monotonic()
         self._unread += data
         while (end := self._unread.find(b"\r\n\r\n")) >= 0:
             head = self._unread[:end].split(b"\r\n")
-            fields = dict(line.lower().split(b": ", 1) for line in head[1:] if b": " in line)
-            length = int(fields.get(b"content-length", b"0"))
+            headers = dict(line.lower().split(b": ", 1) for line in head[1:] if b": " in line)
+            length = int(headers.get(b"content-length", b"0"))
             if len(self._unread) < end + 4 + length:
                 return
             body = self._unread[end + 4 : end + 4 + length]
             self._unread = self._unread[end + 4 + length :]
             if head[0].startswith(b"POST"):
-                self._notes.received.append((now, fields.get(b"webhook-id", b"").decode(), body.decode()))
-                self._answer(_OK)
+                self._log.requests.append((now, headers.get(b"webhook-id", b"").decode(), body.decode()))
+                if self._wait_seconds:
+                    asyncio.get_running_loop().call_later(self._wait_seconds, self._write, _OK)
+                else:
+                    self._write(_OK)
             else:
                 self._report(head[0])
 
-    def _answer(self, answer: bytes) -> None:
-        if self._wait_seconds:
-            asyncio.get_running_loop().call_later(self._wait_seconds, self._write, answer)
-        else:
-            self._write(answer)
-
-    def _write(self, answer: bytes) -> None:
+    def _write(self, response: bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.write(answer)
+            self._transport.write(response)
 
     def _report(self, request: bytes) -> None:
         if b" /take " in request:
-            body = json.dumps(self._notes.received).encode()
-            self._notes.received = []
+            body = json.dumps(self._log.requests).encode()
+            self._log.requests = []
         else:
-            body = str(len(self._notes.received)).encode()
+            body = str(len(self._log.requests)).encode()
         head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         self._write(head.encode() + body)
 
 
 async def serve() -> None:
-    """Listen, say where, and go on until standard input ends."""
+    """Listen, print the ports, and serve until standard input ends."""
     loop = asyncio.get_running_loop()
-    notes = Notes([])
+    log = ReceivedLog([])
     ports: list[int] = []
     for number in range(FAST_PORTS + SLOW_PORTS):
         wait = 0.0 if number < FAST_PORTS else SLOW_SECONDS
-        server = await loop.create_server(partial(Receiver, notes, wait), "127.0.0.1", 0, backlog=4096)
+        server = await loop.create_server(partial(Receiver, log, wait), "127.0.0.1", 0, backlog=4096)
         ports.append(server.sockets[0].getsockname()[1])
     print(json.dumps({"fast": ports[:FAST_PORTS], "slow": ports[FAST_PORTS:]}), flush=True)
     await loop.run_in_executor(None, sys.stdin.read)

@@ -1,4 +1,4 @@
-"""Results as a table for people and as JSON for comparing runs."""
+"""The results: a table for people, and JSON to compare runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rich.table import Table
 
 from bench.measures import Latency, Rate
 
-# Row, what must be reached, where it is going; on two cores with everything on them.
+# By row: its title, the required figure, and the goal, for two cores that run all processes.
 _TARGETS = {
-    "latency": ("REST mutation begun → webhook received, 10/s, p50 / p95 / p99", "12 / – / 30 ms", "6 / – / 15 ms"),
+    "latency": ("REST mutation → webhook received, 10/s, p50 / p95 / p99", "12 / – / 30 ms", "6 / – / 15 ms"),
     "mutations": ("REST mutations with one delivery each, 8 writers", "200/s", "500/s"),
     "backlog": ("from a standing backlog, two workers", "2,000/s", "8,000/s"),
-    "backlog-slow": ("the same, 5 % of the receivers taking 2 s", "1,500/s", "5,000/s"),
+    "backlog-slow": ("the same, 5 % of the receivers take 2 s", "1,500/s", "5,000/s"),
     "memory": ("memory idle: worker + web + Redis (resident; proportional)", "300 MB", "180 MB"),
 }
 _MATCHING_TARGETS = {10_000: ("50 µs", "15 µs")}
@@ -30,52 +30,52 @@ _MATCHING_TARGETS = {10_000: ("50 µs", "15 µs")}
 
 @dataclass(slots=True)
 class Report:
-    """What was measured; latency, rates and memory by database."""
+    """The results of all measurements."""
 
     machine: Mapping[str, Any]
     quick: bool
-    latency: dict[str, Latency] = field(default_factory=dict)
-    rates: dict[str, dict[str, Rate]] = field(default_factory=dict)  #: by database, by measurement
-    memory: dict[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)  #: by database, by part
-    matching: Mapping[int, float] = field(default_factory=dict)  #: microseconds an event, by number of automations
+    latency: dict[str, Latency] = field(default_factory=dict)  #: by database
+    rates: dict[str, dict[str, Rate]] = field(default_factory=dict)  #: by database and measurement
+    memory: dict[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)  #: by database and process
+    matching: Mapping[int, float] = field(default_factory=dict)  #: microseconds per event, by number of automations
     notes: list[str] = field(default_factory=list)
 
     def add_rate(self, database: str, measurement: str, rate: Rate) -> None:
-        """Keep one rate of one database."""
+        """Add the rate of one measurement on one database."""
         self.rates.setdefault(database, {})[measurement] = rate
 
     @property
     def is_clean(self) -> bool:
-        """Every audit found none missing and none double."""
+        """Whether no delivery is missing and none is a duplicate."""
         audits = [latency.audit for latency in self.latency.values()]
         audits += [rate.audit for rates in self.rates.values() for rate in rates.values()]
         return all(audit.is_clean for audit in audits)
 
     def print(self) -> None:
-        """The table."""
+        """Print the table."""
         console = Console(width=150 if not os.isatty(1) else None)
         databases = list(dict.fromkeys([*self.latency, *self.rates, *self.memory]))
         table = Table(title=", ".join(str(value) for value in self.machine.values()))
-        for title in ("what", *databases, "must reach", "goal"):
+        for title in ("what", *databases, "required", "goal"):
             table.add_column(title, overflow="fold")
-        for row, (what, spine, goal) in _TARGETS.items():
+        for row, (title, required, goal) in _TARGETS.items():
             cells = [self._cell(row, database) for database in databases]
             if any(cells):
-                table.add_row(what, *cells, spine, goal)
+                table.add_row(title, *cells, required, goal)
         for count, microseconds in self.matching.items():
-            spine, goal = _MATCHING_TARGETS.get(count, ("", ""))
+            required, goal = _MATCHING_TARGETS.get(count, ("", ""))
             cells = [f"{microseconds:.1f} µs"] + [""] * (len(databases) - 1) if databases else []
-            table.add_row(f"match one event against {count:,} automations, one matches", *cells, spine, goal)
+            table.add_row(f"match one event against {count:,} automations, one matches", *cells, required, goal)
         console.print(table)
         for note in self.notes:
             console.print(f"note: {note}")
 
-    def write(self, folder: Path) -> Path:
-        """Write JSON, named after the time; returns the file."""
+    def write(self, directory: Path) -> Path:
+        """Write a JSON file whose name is the current time. Return its path."""
         now = datetime.now(UTC)
-        path = folder / f"{now:%Y%m%dT%H%M%SZ}.json"
-        form = {"measured_at": now.isoformat(), "clean": self.is_clean, **asdict(self)}
-        path.write_text(json.dumps(form, indent=2) + "\n")
+        path = directory / f"{now:%Y%m%dT%H%M%SZ}.json"
+        results = {"measured_at": now.isoformat(), "clean": self.is_clean, **asdict(self)}
+        path.write_text(json.dumps(results, indent=2) + "\n")
         return path
 
     def _cell(self, row: str, database: str) -> str:
@@ -86,18 +86,19 @@ class Report:
         if row == "memory" and database in self.memory:
             return _memory_cell(self.memory[database])
         if rate := self.rates.get(database, {}).get(row):
-            cpu = ", ".join(f"{part} {used:.2f}" for part, used in rate.cpu_ms.items())
-            return f"{rate.per_second:,.0f}/s over {rate.took_seconds:.1f} s\n{rate.audit}\nms of processor each: {cpu}"
+            cpu = ", ".join(f"{name} {used:.2f}" for name, used in rate.cpu_ms.items())
+            speed = f"{rate.per_second:,.0f}/s over {rate.took_seconds:.1f} s"
+            return f"{speed}\n{rate.audit}\nprocessor ms per delivery: {cpu}"
         return ""
 
 
-def _memory_cell(parts: Mapping[str, Mapping[str, float]]) -> str:
-    whole = [f"{sum(sizes.get(kind, 0.0) for sizes in parts.values()):.0f} MB" for kind in ("rss_mb", "pss_mb")]
-    return "; ".join(whole) + "\n" + ", ".join(f"{part} {sizes['rss_mb']:.0f}" for part, sizes in parts.items())
+def _memory_cell(processes: Mapping[str, Mapping[str, float]]) -> str:
+    totals = [f"{sum(sizes.get(kind, 0.0) for sizes in processes.values()):.0f} MB" for kind in ("rss_mb", "pss_mb")]
+    return "; ".join(totals) + "\n" + ", ".join(f"{name} {sizes['rss_mb']:.0f}" for name, sizes in processes.items())
 
 
 def machine() -> Mapping[str, Any]:
-    """What the numbers were measured on."""
+    """Describe the machine that the figures were measured on."""
     return {
         "cores": f"{os.cpu_count()} cores",
         "processor": _processor(),
@@ -108,7 +109,7 @@ def machine() -> Mapping[str, Any]:
 
 
 def _processor() -> str:
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text().splitlines() if facts.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,4 +1,4 @@
-"""The system that is measured: what the live tests run, with the settings that Upshot comes with."""
+"""The measured system: the same processes as in the live tests, with Upshot's default settings."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ from upshot.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the receiver listens."""
+    """The ports of the receiver."""
 
     fast: tuple[int, ...]
     slow: tuple[int, ...]
 
 
-# Each has one step and each event of the measurements fires exactly one of them. `mark` is how the
-# audit knows again what it asked for.
+# Each automation has one step, and each event matches exactly one automation. The audit compares deliveries by `tag`.
 _AUTOMATIONS = """\
 name: bench-alias
 on:
   alias-added:
-    alias: mark-*
+    alias: tag-*
 steps:
   - uses: webhook
     with:
       url: http://127.0.0.1:{port}/alias
       json:
-        mark: "{{{{ alias }}}}"
+        tag: "{{{{ alias }}}}"
         version: "{{{{ version.reference }}}}"
 ---
 name: bench-custom
@@ -47,55 +46,55 @@ steps:
     with:
       url: "http://127.0.0.1:{{{{ event.data.port }}}}/custom"
       json:
-        mark: "{{{{ event.data.mark }}}}"
+        tag: "{{{{ event.data.tag }}}}"
         event: "{{{{ event.id }}}}"
 """
 
-# What the tests set otherwise, so that they need not wait.
-_AS_IT_COMES = {
+# The tests use shorter times; the bench uses the defaults.
+_DEFAULTS = {
     f"UPSHOT_{name.upper()}": str(Settings.model_fields[name].default)
     for name in ("lease_seconds", "sweep_seconds", "relay_seconds")
 }
 
 
-class Measured(System):
+class BenchSystem(System):
     """
-    One installation in a folder of its own.
+    One installation with its own directory.
 
     Args:
-        folder: Not there yet; on the disk that is to be measured.
-        redis: A running server, empty.
-        database_url: None for SQLite in the folder.
-        ports: Of the receiver, for the automations.
+        directory: A directory that does not exist yet, on the disk to be measured.
+        redis: A running server without data.
+        database_url: The URL of a database, or None for SQLite in the directory.
+        ports: The ports of the receiver, for the automations.
     """
 
-    def __init__(self, folder: Path, redis: Redis, database_url: str | None, ports: Ports) -> None:
+    def __init__(self, directory: Path, redis: Redis, database_url: str | None, ports: Ports) -> None:
         automations = {"bench.yaml": _AUTOMATIONS.format(port=ports.fast[0])}
-        super().__init__(folder, redis, database_url=database_url, automations=automations, settings=_AS_IT_COMES)
+        super().__init__(directory, redis, database_url=database_url, automations=automations, settings=_DEFAULTS)
 
-    def begin_workers(self, count: int) -> None:
+    def start_workers(self, count: int) -> None:
         """Start workers at the same time, without waiting for them."""
         for number in range(1, count + 1):
             self._start(f"worker-{number}", "worker")
 
     def stop_workers(self) -> None:
-        """Ask all workers to stop, and wait for them."""
+        """Stop all workers, and wait for them."""
         for name in [name for name in self._processes if name.startswith("worker")]:
             self.stop(name)
 
     def check_alive(self) -> None:
-        """Fail, with the end of its log, when a process has ended by itself."""
+        """Raise AssertionError with the end of its log if a process has exited."""
         for name in self._processes:
-            self._alive(name)
+            self._assert_alive(name)
 
     def process_ids(self) -> Mapping[str, int]:
-        """The process of each part: redis, web, worker-1 and so on."""
+        """Return the process ids by name: redis, web, worker-1 and so on."""
         return {"redis": self.redis.pid, **{name: process.pid for name, process in self._processes.items()}}
 
 
 @contextmanager
 def running_receiver() -> Iterator[Ports]:
-    """The receiver's process, for as long as the block runs."""
+    """Run the receiver's process for the duration of the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.receiver"],
         stdin=subprocess.PIPE,
