@@ -1,8 +1,8 @@
 """
-What all suites share: Hypothesis' profiles, and the rule that nothing is skipped in CI.
+Configuration for all test suites: Hypothesis' profiles, and the rule that no test is skipped in CI.
 
-A test that needs something which a machine may lack (PostgreSQL) skips itself and says how to
-make it run; in CI, where everything is installed, such a skip is a failure.
+A test that needs something that a machine may lack, such as PostgreSQL, is skipped with the command that
+makes it run. In CI everything is installed, so such a skip is a failure.
 """
 
 from __future__ import annotations
@@ -18,26 +18,29 @@ from hypothesis import HealthCheck, settings
 from tests.servers import Postgres, Redis, find_postgres
 
 IN_CI = bool(os.environ.get("CI"))
-MAY_BE_SKIPPED_IN_CI = ()  #: beginnings of reasons; each with why no CI machine can have it
+#: Beginnings of skip reasons, each with a comment why a CI machine may not have what the test needs.
+SKIPS_ALLOWED_IN_CI = (
+    "this machine has no cgroups v2 with the controllers",  # the kernel of the CI machine decides
+)
 
-# Examples that are found by chance must not fail on a machine that is merely slow.
+# A random example must not fail only because the machine is slow.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if IN_CI else "default")
 
 for _name in [name for name in os.environ if name.startswith("UPSHOT_")]:
-    del os.environ[_name]  # a person's own settings are no part of a test
+    del os.environ[_name]  # tests must not depend on the developer's own settings
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI, fail what was skipped for want of something that CI must have."""
+    """In CI, turn a skipped test into a failed one."""
     report = yield
     if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        if not reason.removeprefix("Skipped: ").startswith(MAY_BE_SKIPPED_IN_CI):
+        if not reason.removeprefix("Skipped: ").startswith(SKIPS_ALLOWED_IN_CI):
             report.outcome = "failed"
-            report.longrepr = f"skipped in CI, where nothing may be skipped: {reason}"
+            report.longrepr = f"skipped in CI, where no test may be skipped: {reason}"
     return report
 
 
@@ -49,17 +52,17 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server of our own; `postgres.new_database()` gives the URL of a fresh database."""
+    """Start a PostgreSQL server; `postgres.new_database()` returns the URL of an empty database."""
     programs = find_postgres()
     if programs is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql, and run again")
-    # Not in pytest's own temporary folder: every session closes that one to other accounts again.
+    # Not in pytest's temporary directory: every session makes that one unreadable for other accounts.
     with TemporaryDirectory(prefix="upshot-postgres-") as folder, Postgres(programs, Path(folder)) as server:
         yield server
 
 
 @pytest.fixture
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    """A Redis-protocol server of the test's own, which it may kill, flush and start again."""
+    """Start a Redis-protocol server for this test alone, which it may kill, flush and restart."""
     with Redis(tmp_path_factory.mktemp("redis")) as server:
         yield server

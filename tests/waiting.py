@@ -1,4 +1,4 @@
-"""Waiting for what happens elsewhere: in other threads, in other processes."""
+"""Wait until something happens in another thread or process."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 60.0  #: for a busy machine; nothing that works takes so long
+TIMEOUT_SECONDS = 60.0  #: enough on a busy machine
 
 
-def until(look: Callable[[], T | None], what: str = "", *, seconds: float = PATIENCE_SECONDS) -> T:
-    """What `look` gives as soon as it is true; AssertionError, with what was waited for, when it is not in time."""
+def until(condition: Callable[[], T | None], what: str = "", *, seconds: float = TIMEOUT_SECONDS) -> T:
+    """
+    Poll the condition until its result is true, and return the result.
+
+    Args:
+        condition: Called again and again.
+        what: Describes the condition in the message of the AssertionError after the timeout.
+        seconds: Timeout.
+    """
     deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what or look}"
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what or condition}"
         time.sleep(0.02)
     return found
 
 
-async def eventually(look: Callable[[], Awaitable[bool]], *, seconds: float = PATIENCE_SECONDS) -> None:
-    """Return as soon as `look` is true; TimeoutError when it is not in time."""
+async def eventually(condition: Callable[[], Awaitable[bool]], *, seconds: float = TIMEOUT_SECONDS) -> None:
+    """Poll the condition until it is true; raise TimeoutError after the timeout."""
     async with asyncio.timeout(seconds):
-        while not await look():
+        while not await condition():
             await asyncio.sleep(0.01)

@@ -1,15 +1,15 @@
 """
-Local stand-ins for the systems that actions talk to, behaving as those do; and rude ones, for tests.
+Local fakes of the systems that actions call. They respond as the real systems do; tests can make them misbehave.
 
-| path | stands for | answers |
+| path | fake of | responses |
 |---|---|---|
 | `/github/repos/{owner}/{repo}/dispatches` | GitHub's `repository_dispatch` | 204, 401, 404, 422 as GitHub does |
 | `/slack/services/{…}` | a Slack incoming webhook | 200 `ok`, 400 `invalid_payload`, 404 `no_service` |
 | `/slack/api/chat.postMessage` | Slack's Web API | 200 with `ok` true or false |
-| anything else | a receiver of webhooks | 200; 401 where a signature is there and does not verify |
+| anything else | a webhook receiver | 200; 401 if the request has a signature that is wrong |
 
-`async with Receivers() as receivers: receivers.url`, `with ReceiversThread() as receivers:` from code
-without a loop, or `python -m upshot.receivers --port 9000`, which prints what it receives.
+Start them with `async with Receivers() as receivers`, with `with ReceiversThread() as receivers` in code
+without an event loop, or with `python -m upshot.receivers --port 9000`, which prints every request.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from aiohttp import web
 from upshot.actions.standard_webhooks import find_fault, read_secret
 from upshot.clock import Clock, SystemClock, format_time
 
-GITHUB_TOKEN = "ghp_stand_in"  # noqa: S105 - of the stand-in, no secret
-SLACK_TOKEN = "xoxb-stand-in"  # noqa: S105 - of the stand-in, no secret
-SIGNING_SECRET = "whsec_c3RhbmQtaW4gc2VjcmV0LCAzMiBieXRlcyBsb25nISE="  # noqa: S105 - of the stand-in, no secret
-SLACK_WEBHOOK_PATH = "/slack/services/T000/B000/standin"
+GITHUB_TOKEN = "ghp_fake"  # noqa: S105 - the fake's, not a secret
+SLACK_TOKEN = "xoxb-fake"  # noqa: S105 - the fake's, not a secret
+SIGNING_SECRET = "whsec_c3RhbmQtaW4gc2VjcmV0LCAzMiBieXRlcyBsb25nISE="  # noqa: S105 - the fake's, not a secret
+SLACK_WEBHOOK_PATH = "/slack/services/T000/B000/fake"
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 ENDLESS_CHUNK = b"x" * 65536
 TRICKLE_SECONDS = 0.05
@@ -42,35 +42,37 @@ TRICKLE_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class _Behaviour:
-    """What is done instead of answering as usual."""
+    """What the receiver does with a request in place of the usual response."""
 
-    act: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    status: int | None = None  #: that it answers; None: it is rude
+    respond: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    status: int | None = None  #: status of the response; None if there is no valid response
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as it arrived, and what was made of it."""
+    """One request as it arrived, with the result of its verification."""
 
     method: str
     path: str
     headers: Mapping[str, str]  #: names in lower case
     body: bytes
     time: datetime
-    status: int | None  #: that it is answered with; None where the answer is rude
-    verified: bool  #: headers, token and signature are as they must be
-    reason: str | None  #: why it is not verified; None when it is
+    status: int | None  #: status of the response; None if there is no valid response
+    verified: bool  #: headers, token and signature are correct
+    reason: str | None  #: why it is not verified; None if it is
 
     @property
     def json(self) -> Any:
-        """The body as data; raises ValueError when it is no JSON."""
+        """The parsed body; raises ValueError if it is not JSON."""
         return json.loads(self.body)
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Reply:
+    """The usual response to a request."""
+
     status: int
-    reason: str | None = None  #: None: verified
+    reason: str | None = None  #: why the request is not verified; None if it is
     data: Any = None
     text: str | None = None
 
@@ -82,14 +84,14 @@ class _Verdict:
 
 class Receivers:
     """
-    The stand-ins on one port.
+    All fakes on one port.
 
     Args:
-        port: 0 for any free one.
-        host: Where to listen.
-        signing_secret: With which signed webhooks are verified.
-        clock: Tells the time.
-        on_received: Called with each request when all of it has arrived.
+        port: Port to listen on; 0 for any free port.
+        host: Address to listen on.
+        signing_secret: Verifies signed webhooks.
+        clock: Returns the current time.
+        on_received: Called with each request once its whole body has arrived.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Receivers:
         self._stopping = asyncio.Event()
         self.requests: list[Received] = []  #: in the order in which they arrived
 
-    # --- where it is ------------------------------------------------------------------------------
+    # --- addresses --------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -122,62 +124,62 @@ class Receivers:
 
     @property
     def github_api_url(self) -> str:
-        """What `UPSHOT_GITHUB_API_URL` is set to."""
+        """Value for `UPSHOT_GITHUB_API_URL`."""
         return f"{self.url}/github"
 
     @property
     def slack_api_url(self) -> str:
-        """What `UPSHOT_SLACK_API_URL` is set to."""
+        """Value for `UPSHOT_SLACK_API_URL`."""
         return f"{self.url}/slack/api"
 
     @property
     def slack_webhook_url(self) -> str:
-        """An incoming webhook that exists."""
+        """URL of the incoming webhook that exists."""
         return f"{self.url}{SLACK_WEBHOOK_PATH}"
 
     def received(self, path: str) -> list[Received]:
-        """The requests whose path begins so."""
+        """Return the requests whose path starts with this text."""
         return [request for request in self.requests if request.path.startswith(path)]
 
-    # --- how it behaves ---------------------------------------------------------------------------
+    # --- behaviour --------------------------------------------------------------------------------
 
     def fail_times(self, times: int, status: int, *, path: str, headers: Mapping[str, str] | None = None) -> None:
-        """Answer the next requests of this path with a status, then as usual."""
+        """Respond to the next requests for this path with this status, and then as usual."""
 
         async def fail(_request: web.Request) -> web.StreamResponse:
-            return web.Response(status=status, headers=headers, text=f"stand-in answers {status}")
+            return web.Response(status=status, headers=headers, text=f"the fake receiver responds with {status}")
 
         self._next[path].extend([_Behaviour(fail, status)] * times)
 
     def delay(self, seconds: float, *, path: str) -> None:
-        """Answer this path so much later, from now on."""
+        """Delay every response to this path from now on."""
         self._delays[path] = seconds
 
-    def be_rude(self, how: str, *, path: str, times: int | None = None) -> None:
+    def misbehave(self, how: str, *, path: str, times: int | None = None) -> None:
         """
-        Break the rules on this path.
+        Break the rules of HTTP on this path.
 
         Args:
-            how: `hang` (never answers), `reset` (cuts the connection), `garbage` (no HTTP), `trickle`
-                (a head that never ends, byte by byte), `endless` (a body that never ends).
+            how: `hang` (never responds), `reset` (resets the connection), `garbage` (sends something that is not
+                HTTP), `trickle` (sends an endless header byte by byte), `endless` (sends an endless body).
             path: The whole path.
-            times: For so many requests; None for all from now on.
+            times: Number of requests; None for all from now on.
         """
-        acts = {
+        behaviours = {
             "hang": self._hang,
             "reset": _reset,
             "garbage": _garbage,
             "trickle": self._trickle,
             "endless": self._endless,
         }
-        behaviour = _Behaviour(acts[how])
+        behaviour = _Behaviour(behaviours[how])
         if times is None:
             self._always[path] = behaviour
         else:
             self._next[path].extend([behaviour] * times)
 
-    def be_good(self, *, path: str) -> None:
-        """Answer this path as usual again."""
+    def reset(self, *, path: str) -> None:
+        """Respond to this path as usual again."""
         for behaviours in (self._next, self._always, self._delays):
             behaviours.pop(path, None)
 
@@ -202,49 +204,46 @@ class Receivers:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        verdict = self._judge(request, body)
+        reply = self._usual_reply(request, body)
         queued = self._next.get(request.path)
         behaviour = queued.popleft() if queued else self._always.get(request.path)
-        self._keep(request, body, verdict, behaviour.status if behaviour else verdict.status)
-        if seconds := self._delays.get(request.path):
-            await asyncio.sleep(seconds)
-        return await behaviour.act(request) if behaviour else verdict.response()
-
-    def _keep(self, request: web.Request, body: bytes, verdict: _Verdict, status: int | None) -> None:
         received = Received(
             method=request.method,
             path=request.path_qs,
             headers={name.lower(): value for name, value in request.headers.items()},
             body=body,
             time=self._clock.now(),
-            status=status,
-            verified=verdict.reason is None,
-            reason=verdict.reason,
+            status=behaviour.status if behaviour else reply.status,
+            verified=reply.reason is None,
+            reason=reply.reason,
         )
         self.requests.append(received)
         if self._on_received:
             self._on_received(received)
+        if seconds := self._delays.get(request.path):
+            await asyncio.sleep(seconds)
+        return await behaviour.respond(request) if behaviour else reply.response()
 
-    # --- what is right ----------------------------------------------------------------------------
+    # --- usual replies ----------------------------------------------------------------------------
 
-    def _judge(self, request: web.Request, body: bytes) -> _Verdict:
+    def _usual_reply(self, request: web.Request, body: bytes) -> _Reply:
         path = request.path
         if path.startswith("/github/repos/") and path.endswith("/dispatches"):
-            return _judge_github(request, body)
+            return _github_reply(request, body)
         if path == "/slack/api/chat.postMessage":
-            return _judge_slack_api(request, body)
+            return _slack_api_reply(request, body)
         if path.startswith("/slack/services/"):
-            return _judge_slack_webhook(path, body)
-        return self._judge_webhook(request, body)
+            return _slack_webhook_reply(path, body)
+        return self._webhook_reply(request, body)
 
-    def _judge_webhook(self, request: web.Request, body: bytes) -> _Verdict:
+    def _webhook_reply(self, request: web.Request, body: bytes) -> _Reply:
         headers = {name.lower(): value for name, value in request.headers.items()}
         if "webhook-signature" not in headers:
-            return _Verdict(200, reason="not signed", data={"received": True})
+            return _Reply(200, reason="not signed", data={"received": True})
         fault = find_fault(self._key, headers, body, now=self._clock.now())
-        return _Verdict(200 if fault is None else 401, reason=fault, data={"received": fault is None, "reason": fault})
+        return _Reply(200 if fault is None else 401, reason=fault, data={"received": fault is None, "reason": fault})
 
-    # --- what is rude -----------------------------------------------------------------------------
+    # --- misbehaviour -----------------------------------------------------------------------------
 
     async def _hang(self, _request: web.Request) -> web.StreamResponse:
         await self._stopping.wait()
@@ -270,7 +269,7 @@ class Receivers:
 def _transport(request: web.Request) -> asyncio.Transport:
     transport = request.transport
     if transport is None:
-        raise ConnectionResetError("the sender has hung up")
+        raise ConnectionResetError("the sender closed the connection")
     return transport
 
 
@@ -293,40 +292,39 @@ _GITHUB_MAX_KEYS = 10
 _GITHUB_MAX_PAYLOAD_BYTES = 64 * 1024
 
 
-def _github_says(status: int, message: str) -> _Verdict:
+def _github_error(status: int, message: str) -> _Reply:
     data = {"message": message, "documentation_url": "https://docs.github.com/rest", "status": str(status)}
-    return _Verdict(status, reason=message, data=data)
+    return _Reply(status, reason=message, data=data)
 
 
-def _judge_github(request: web.Request, body: bytes) -> _Verdict:
-    """As api.github.com answers `POST /repos/{owner}/{repo}/dispatches`."""
+def _github_reply(request: web.Request, body: bytes) -> _Reply:
+    """Reply as api.github.com does to `POST /repos/{owner}/{repo}/dispatches`."""
     if request.method != "POST" or "missing" in request.path:
-        return _github_says(404, "Not Found")
+        return _github_error(404, "Not Found")
     if not request.headers.get("User-Agent"):
-        return _github_says(
+        return _github_error(
             403, "Request forbidden by administrative rules. Please make sure your request has a User-Agent"
         )
     if request.headers.get("Authorization") not in {f"Bearer {GITHUB_TOKEN}", f"token {GITHUB_TOKEN}"}:
-        return _github_says(401, "Bad credentials")
+        return _github_error(401, "Bad credentials")
     try:
-        asked = json.loads(body)
+        dispatch = json.loads(body)
     except ValueError:
-        return _github_says(400, "Problems parsing JSON")
-    fault = _github_fault(asked)
-    if fault:
-        return _github_says(422, f"Invalid request.\n\n{fault}")
+        return _github_error(400, "Problems parsing JSON")
+    if fault := _github_fault(dispatch):
+        return _github_error(422, f"Invalid request.\n\n{fault}")
     for name, value in (("Accept", "application/vnd.github+json"), ("X-GitHub-Api-Version", "2022-11-28")):
-        if request.headers.get(name) != value:  # GitHub itself is lenient here; whoever looks at the stand-in is not
-            return _Verdict(204, reason=f"{name} is not {value}")
-    return _Verdict(204)
+        if request.headers.get(name) != value:  # GitHub accepts it, but a test or a user should notice
+            return _Reply(204, reason=f"{name} is not {value}")
+    return _Reply(204)
 
 
-def _github_fault(asked: Any) -> str | None:
-    if not isinstance(asked, dict) or not isinstance(asked.get("event_type"), str):
+def _github_fault(dispatch: Any) -> str | None:
+    if not isinstance(dispatch, dict) or not isinstance(dispatch.get("event_type"), str):
         return '"event_type" wasn\'t supplied.'
-    if not 0 < len(asked["event_type"]) <= _GITHUB_MAX_EVENT_TYPE_CHARS:
+    if not 0 < len(dispatch["event_type"]) <= _GITHUB_MAX_EVENT_TYPE_CHARS:
         return "event_type is too long (maximum is 100 characters)"
-    payload = asked.get("client_payload", {})
+    payload = dispatch.get("client_payload", {})
     if not isinstance(payload, dict):
         return "For 'properties/client_payload', input is not an object."
     if len(payload) > _GITHUB_MAX_KEYS:
@@ -359,16 +357,16 @@ def _read_slack(body: bytes) -> Any:
         return None
 
 
-def _judge_slack_webhook(path: str, body: bytes) -> _Verdict:
-    """As hooks.slack.com answers: plain text."""
+def _slack_webhook_reply(path: str, body: bytes) -> _Reply:
+    """Reply as hooks.slack.com does, with plain text."""
     if path != SLACK_WEBHOOK_PATH:
-        return _Verdict(404, reason="no_service", text="no_service")
+        return _Reply(404, reason="no_service", text="no_service")
     fault = _slack_fault(_read_slack(body))
-    return _Verdict(200, text="ok") if fault is None else _Verdict(400, reason=fault, text=fault)
+    return _Reply(200, text="ok") if fault is None else _Reply(400, reason=fault, text=fault)
 
 
-def _judge_slack_api(request: web.Request, body: bytes) -> _Verdict:
-    """As slack.com/api answers: 200, and `ok` says how it went."""
+def _slack_api_reply(request: web.Request, body: bytes) -> _Reply:
+    """Reply as slack.com/api does: always with 200, while `ok` tells success from failure."""
     message = _read_slack(body)
     fault = _slack_fault(message)
     if request.headers.get("Authorization") != f"Bearer {SLACK_TOKEN}":
@@ -376,18 +374,18 @@ def _judge_slack_api(request: web.Request, body: bytes) -> _Verdict:
     elif fault is None and not str(message.get("channel", "")).startswith(("C", "#")):
         fault = "channel_not_found"
     if fault:
-        return _Verdict(200, reason=fault, data={"ok": False, "error": fault})
-    return _Verdict(200, data={"ok": True, "channel": message["channel"], "ts": "1767268800.000100"})
+        return _Reply(200, reason=fault, data={"ok": False, "error": fault})
+    return _Reply(200, data={"ok": True, "channel": message["channel"], "ts": "1767268800.000100"})
 
 
-# --- from code without a loop, and from a shell --------------------------------------------------
+# --- use from code without an event loop, and from a shell ---------------------------------------
 
 
 class ReceiversThread:
-    """The stand-ins on a thread with a loop of its own, for code that has none; takes what `Receivers` takes."""
+    """All fakes in a thread with its own event loop, for code without one. Takes the arguments of `Receivers`."""
 
-    def __init__(self, **how: Any) -> None:
-        self._how = how
+    def __init__(self, **arguments: Any) -> None:
+        self._arguments = arguments
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="upshot-receivers", daemon=True)
         self._receivers: Receivers | None = None
@@ -398,7 +396,7 @@ class ReceiversThread:
         return self._receivers
 
     async def _open(self) -> Receivers:
-        return await Receivers(**self._how).__aenter__()
+        return await Receivers(**self._arguments).__aenter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -411,10 +409,10 @@ class ReceiversThread:
 
 
 def describe(request: Received) -> str:
-    """A request in words, for a person."""
-    verdict = "verified" if request.verified else f"not verified: {request.reason}"
-    answered = request.status if request.status is not None else "no answer"
-    head = f"{format_time(request.time)}  {request.method} {request.path}  → {answered}  {verdict}"
+    """Return a readable description of the request."""
+    verified = "verified" if request.verified else f"not verified: {request.reason}"
+    status = request.status if request.status is not None else "no response"
+    head = f"{format_time(request.time)}  {request.method} {request.path}  → {status}  {verified}"
     names = ("webhook-id", "webhook-signature", "x-github-api-version")
     lines = [f"    {name}: {request.headers[name]}" for name in names if name in request.headers]
     return "\n".join([head, *lines, f"    {request.body.decode('utf-8', 'replace')}"])
@@ -422,10 +420,10 @@ def describe(request: Received) -> str:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=9000, show_default=True, help="Port to listen on; 0 for any free one.")
+@click.option("--port", default=9000, show_default=True, help="Port to listen on; 0 for any free port.")
 @click.option("--signing-secret", default=SIGNING_SECRET, help="Verifies signed webhooks.")
 def main(host: str, port: int, signing_secret: str) -> None:
-    """Receive what automations send, look at it, and print it."""
+    """Receive the requests that automations send, verify them and print them."""
 
     async def run() -> None:
         stop = asyncio.Event()

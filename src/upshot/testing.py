@@ -1,19 +1,19 @@
 """
-A whole Upshot in memory, for tests of automations and of Upshot itself.
+A complete Upshot in memory, for tests of automations and of Upshot itself.
 
     world = World()
     world.apply(Path("automations/promote.yaml"))
-    world.answer("https://deploy.example.com", status=503, times=1)
+    world.respond("https://deploy.example.com", status=503, times=1)
 
     world.link("churn", alias="production")
-    world.settle()
+    world.run_until_idle()
     world.clock.advance(60)
-    world.settle()
+    world.run_until_idle()
 
-    assert [post.json["version"] for post in world.sent] == ["v0", "v0"]
+    assert [request.json["version"] for request in world.sent] == ["v0", "v0"]
 
-Everything is real but what leaves the machine: requests are recorded in `world.sent` and answered
-as the test says, time stands still until it is moved, and nothing happens until `settle`.
+Only what leaves the machine is fake: `world.sent` records the requests, and the test decides the responses.
+Time stands still until the test advances the clock, and nothing happens until `run_until_idle`.
 """
 
 from __future__ import annotations
@@ -28,19 +28,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from typing_extensions import override
+
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
-from upshot.actions.protocol import ActionContext, HttpResponse
+from upshot.actions.protocol import ActionContext, Egress, HttpResponse
 from upshot.adapters.memory.events import MemoryEvents
-from upshot.adapters.memory.executions import MemoryExecutions, MemoryRevisions
+from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
+from upshot.adapters.memory.revisions import MemoryRevisions
 from upshot.adapters.memory.stream import MemoryNotifier, MemoryStream
-from upshot.automations.loader import load_file, load_text, rebuild
+from upshot.automations.loader import load_file, load_revision, load_text
 from upshot.automations.matcher import Matcher
 from upshot.clock import FrozenClock
 from upshot.domain.automation import Automation
-from upshot.domain.event import Actor, Event, EventKind
+from upshot.domain.event import Actor, Event, EventKind, Origin, Role
 from upshot.domain.execution import Execution, Receipt
 from upshot.domain.job import FailureKind, Job, JobState
 from upshot.domain.registry import Version
@@ -48,24 +51,28 @@ from upshot.execution.admission import Admitter
 from upshot.execution.attempt import ExecutorContext
 from upshot.execution.compiled import RevisionCache
 from upshot.execution.executor import Executor
+from upshot.execution.recorder import Recorder
 from upshot.execution.sweeper import Sweeper
-from upshot.execution.transitions import cancel_by_person, retry_by_person
+from upshot.execution.transitions import cancel_by_user, retry_by_user
+from upshot.ids import ExecutionId, WorkerId
 from upshot.jobs.events import job_event
 from upshot.jobs.transitions import JobOutcome, finish
+from upshot.ports.concurrency import RunInThread
 from upshot.ports.events import EventQuery, StoredEvent
 from upshot.ports.executions import ExecutionQuery
 from upshot.ports.jobs import JobQuery, JobUpdate
+from upshot.ports.secrets import SecretSource
 from upshot.registry.service import Registry
 from upshot.stream import Consumer, Relay
 
 T = TypeVar("T")
 
-ANN = Actor("ann", role="admin")
+ADMIN = Origin(Actor("ann", role=Role.ADMIN))
 
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:
-    """One request that left."""
+    """A request that left the machine."""
 
     method: str
     url: str
@@ -74,17 +81,17 @@ class SentRequest:
 
     @property
     def json(self) -> Any:
-        """The body as data."""
+        """The parsed body; raises ValueError if it is not JSON."""
         return json.loads(self.body)
 
     @property
-    def delivery(self) -> str | None:
-        """The delivery id that its headers carry."""
+    def delivery_id(self) -> str | None:
+        """The delivery id in its headers; None if there is none."""
         return self.headers.get("webhook-id")
 
 
 @dataclass(slots=True)
-class _Answer:
+class _Response:
     prefix: str
     times: int | None
     status: int = 200
@@ -93,21 +100,22 @@ class _Answer:
     error: Exception | None = None
 
 
-class RecordingEgress:
-    """`Egress` that records what would leave, and answers as it was told; 200 where it was told nothing."""
+class RecordingEgress(Egress):
+    """`Egress` that records the requests and responds as the test decides, by default with 200."""
 
     def __init__(self) -> None:
         self.sent: list[SentRequest] = []
-        self._answers: list[_Answer] = []
+        self._responses: list[_Response] = []
 
-    def answer(self, answer: _Answer) -> None:
-        """Answer so from now on; the latest that fits is asked first."""
-        self._answers.insert(0, answer)
+    def respond(self, response: _Response) -> None:
+        """Add a response. The response that was added last is tried first."""
+        self._responses.insert(0, response)
 
-    def forget_answers(self) -> None:
-        """Answer everything with 200 again."""
-        self._answers.clear()
+    def reset(self) -> None:
+        """Respond to every request with 200 again."""
+        self._responses.clear()
 
+    @override
     async def send(
         self,
         method: str,
@@ -118,42 +126,36 @@ class RecordingEgress:
         timeout_seconds: float,
         follow_redirects: bool = False,
     ) -> HttpResponse:
-        """Record the request and answer."""
         self.sent.append(SentRequest(method, url, dict(headers), body))
-        answer = self._next(url)
-        if answer.error is not None:
-            raise answer.error
+        matching = (known for known in self._responses if url.startswith(known.prefix) and known.times != 0)
+        response = next(matching, _Response("", None))
+        if response.times is not None:
+            response.times -= 1
+        if response.error is not None:
+            raise response.error
         return HttpResponse(
-            status=answer.status,
-            headers=answer.headers,
-            body=answer.body,
-            body_bytes=len(answer.body),
+            status=response.status,
+            headers=response.headers,
+            body=response.body,
+            body_bytes=len(response.body),
             truncated=False,
             request={"method": method, "url": url, "headers": dict(headers), "body": body.decode("utf-8", "replace")},
             timings={},
         )
 
-    def _next(self, url: str) -> _Answer:
-        for answer in self._answers:
-            if url.startswith(answer.prefix) and answer.times != 0:
-                if answer.times is not None:
-                    answer.times -= 1
-                return answer
-        return _Answer("", None)
 
-
-class Secrets:
+class Secrets(SecretSource):
     """`SecretSource` from a mapping."""
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
         self._secrets = dict(secrets)
 
+    @override
     def get(self, name: str) -> str | None:
-        """The secret's value."""
         return self._secrets.get(name)
 
+    @override
     def names(self) -> frozenset[str]:
-        """The names that are known."""
         return frozenset(self._secrets)
 
 
@@ -162,7 +164,7 @@ class World:
     Registry, stream, automations and one worker, in memory.
 
     Args:
-        secrets: What `secrets.NAME` gives.
+        secrets: Values of `secrets.NAME` in templates, by name.
     """
 
     def __init__(self, *, secrets: Mapping[str, str] | None = None) -> None:
@@ -180,14 +182,14 @@ class World:
         self._automations: list[Automation] = []
         self._workers = 0
 
-    # --- what a user does -------------------------------------------------------------------------
+    # --- actions of a user ------------------------------------------------------------------------
 
     def apply(self, automations: str | Path) -> None:
         """
-        Add the automations of a file, or of a text.
+        Add the automations of a file or of a YAML text.
 
         Raises:
-            AutomationInvalid: The first finding.
+            AutomationInvalid: The first error in it.
         """
         if isinstance(automations, Path):
             loaded = load_file(automations.parent, automations.name, self._catalog)
@@ -199,36 +201,40 @@ class World:
         self._revisions.save(loaded.automations, self.clock.now())
 
     def replace(self, automations: str | Path) -> None:
-        """Take all automations out of force, and put these in; raises as `apply` does."""
+        """
+        Replace all automations by those of a file or of a YAML text.
+
+        Raises:
+            AutomationInvalid: The first error in it.
+        """
         self._automations.clear()
         self.apply(automations)
 
-    def retry(self, execution_id: str) -> None:
-        """Let a person retry an execution."""
-        self.executions.amend(execution_id, lambda one: retry_by_person(one, self.clock.now()))
+    def retry(self, execution_id: ExecutionId) -> None:
+        """Retry a failed or cancelled execution, as a user."""
+        self.executions.amend(execution_id, lambda execution: retry_by_user(execution, self.clock.now()))
 
-    def cancel(self, execution_id: str) -> None:
-        """Let a person cancel an execution."""
-        self.executions.amend(execution_id, lambda one: cancel_by_person(one, self.clock.now(), ANN.name))
+    def cancel(self, execution_id: ExecutionId) -> None:
+        """Cancel an execution, as a user."""
+        now = self.clock.now()
+        self.executions.amend(execution_id, lambda execution: cancel_by_user(execution, now, ADMIN.actor.name))
 
     def link(self, collection: str = "churn", *, alias: str | None = None, registry: str = "model") -> Version:
-        """Log a new artifact version, link it, and give it the alias, each as its own mutation."""
+        """Log a new artifact version, link it and add the alias, each in its own mutation."""
+        logged = sum(stored.event.kind is EventKind.ARTIFACT_CREATED for stored in self.all_events())
         artifact = self.registry.log_artifact(
-            "team", collection, "model", manifest={"model.bin": f"sha256:{self._artifacts()}"}, actor=ANN
+            "team", collection, "model", manifest={"model.bin": f"sha256:{logged}"}, origin=ADMIN
         )
-        version = self.registry.link(registry, collection, artifact.value.reference, actor=ANN).value
+        version = self.registry.link(registry, collection, artifact.value.reference, origin=ADMIN).value
         if alias is not None:
-            self.registry.add_alias(registry, collection, alias, version.name, actor=ANN)
+            self.registry.add_alias(registry, collection, alias, version.name, origin=ADMIN)
         return version
 
-    def _artifacts(self) -> int:
-        return sum(one.event.kind is EventKind.ARTIFACT_CREATED for one in self.all_events())
-
     def emit(self, name: str, **data: Any) -> Event:
-        """Accept a custom event."""
-        return self.registry.emit([(name, data)], actor=ANN)[0]
+        """Emit a custom event."""
+        return self.registry.emit([(name, data)], origin=ADMIN)[0]
 
-    def answer(
+    def respond(
         self,
         prefix: str = "",
         *,
@@ -239,17 +245,17 @@ class World:
         error: Exception | None = None,
     ) -> None:
         """
-        Say how requests are answered from now on.
+        Decide how matching requests are answered from now on.
 
         Args:
-            prefix: Which requests: those whose URL begins so.
-            times: How often; None for always.
-            status: HTTP status of the answer.
-            headers: Its headers, names in lower case.
-            body: Its body.
-            error: Raised instead of an answer: an `ActionError`, as the real door raises it.
+            prefix: Beginning of the URLs of matching requests.
+            times: Number of requests; None for all.
+            status: HTTP status.
+            headers: Headers, with names in lower case.
+            body: Body.
+            error: Raised in place of a response: an `ActionError`, as the real egress raises it.
         """
-        self.egress.answer(_Answer(prefix, times, status, headers or {}, body, error))
+        self.egress.respond(_Response(prefix, times, status, headers or {}, body, error))
 
     def finish_job(
         self,
@@ -258,21 +264,21 @@ class World:
         exit_code: int = 0,
         failure: FailureKind | None = None,
         reason: str | None = None,
-        step: str | None = None,
+        step_id: str | None = None,
     ) -> Job:
         """
-        Let a job that a `launch` step asked for run and end; nothing is started for it.
+        Finish the job of a `launch` step. No container is started for it.
 
         Args:
-            outputs: What it writes to `outputs.json`.
-            exit_code: Any but 0 is a failure.
-            cause: Why it failed, where that is not its exit code: OUT_OF_MEMORY, TIMED_OUT, …
-            reason: In words.
-            step: Of which step; None: there is only one job.
+            outputs: Content of `outputs.json`.
+            exit_code: The job fails if it is not 0.
+            failure: Why the job failed, if not because of its exit code: OUT_OF_MEMORY, TIMED_OUT, …
+            reason: Description of the failure.
+            step_id: The step of the job; None if there is only one job.
         """
-        waiting = [job for job in self.all_jobs() if not job.state.is_final and step in (None, job.step_id)]
+        waiting = [job for job in self.all_jobs() if not job.state.is_final and step_id in (None, job.step_id)]
         if len(waiting) != 1:
-            raise AssertionError(f"there are {len(waiting)} jobs that could end, not one: {waiting}")
+            raise AssertionError(f"there are {len(waiting)} unfinished jobs, not one: {waiting}")
         if exit_code and failure is None:
             failure, reason = FailureKind.EXITED, reason or f"it ended with exit code {exit_code}"
         now = self.clock.now()
@@ -281,66 +287,67 @@ class World:
             dataclass_replace(running, exit_code=exit_code, outputs=outputs), JobOutcome(failure, reason), now=now
         )
         event = self.events.get([running.event_id])[running.event_id]
-        told = [one for job in (running, ended) if (one := job_event(job, event, now))]
-        self.jobs.record([JobUpdate(ended, tuple(told), wakes=True)])
-        self.stream.publish(told)
+        events = tuple(made for job in (running, ended) if (made := job_event(job, event, now)))
+        self.jobs.record([JobUpdate(ended, events, wakes_execution=True)])
+        self.stream.publish(events)
         return ended
 
-    # --- what happens -----------------------------------------------------------------------------
+    # --- what happened ----------------------------------------------------------------------------
 
-    def settle(self) -> None:
-        """Let one worker do everything that can be done now."""
-        asyncio.run(self._settle())
+    def run_until_idle(self) -> None:
+        """Let a new worker do everything that can be done now."""
+        asyncio.run(self._run_one_worker())
 
-    async def _settle(self) -> None:
+    async def _run_one_worker(self) -> None:
         self._workers += 1
-        worker = Worker(self, f"worker-{self._workers}")
-        await worker.settle()
+        await Worker(self, f"worker-{self._workers}").run_until_idle()
 
     @property
     def sent(self) -> list[SentRequest]:
-        """What left, in order."""
+        """The requests that left, in order."""
         return self.egress.sent
 
     def execution(self, automation: str | None = None) -> Execution:
-        """The only execution, or the only one of that automation."""
+        """Return the only execution, or the only execution of that automation."""
         found = self.all_executions(automation)
         if len(found) != 1:
             raise AssertionError(f"there are {len(found)} executions, not one: {found}")
         return found[0]
 
     def all_executions(self, automation: str | None = None) -> tuple[Execution, ...]:
-        """Executions, newest first."""
+        """Return the executions, newest first."""
         return self.executions.page(ExecutionQuery(automation=automation), cursor=None, limit=10_000).items
 
     def all_events(self) -> tuple[StoredEvent, ...]:
-        """Events, newest first, with what has become of them."""
+        """Return the events, newest first."""
         return self.events.page(EventQuery(), cursor=None, limit=10_000).items
 
     def all_jobs(self) -> tuple[Job, ...]:
-        """Jobs, newest first."""
+        """Return the jobs, newest first."""
         listed = self.jobs.page(JobQuery(), cursor=None, limit=10_000).items
-        whole = self.jobs.get([job.id for job in listed])  # with their outputs, which lists leave out
-        return tuple(whole[job.id] for job in listed)
+        complete = self.jobs.get([job.id for job in listed])  # a page leaves out the outputs
+        return tuple(complete[job.id] for job in listed)
 
     def receipts(self, execution: Execution) -> tuple[Receipt, ...]:
-        """Its receipts, in the order of their start."""
+        """Return the receipts of an execution, in the order of their start."""
         found = self.executions.find(execution.id)
         return found[1] if found else ()
 
     @property
     def matcher(self) -> Matcher:
-        """Of the automations that were applied."""
+        """The matcher of the current automations."""
         return Matcher(self._automations)
 
     # --- for Worker -------------------------------------------------------------------------------
 
-    def make_engine(self, worker: str, run_in_thread: Callable[..., Any], egress: Any) -> tuple[Executor, Admitter]:
-        """An engine on the running loop."""
-        engine = Executor(
-            bench=ExecutorContext(
-                worker_id=worker,
-                tools=ActionContext(
+    def make_executor(
+        self, worker_id: WorkerId, run_in_thread: RunInThread, egress: Egress
+    ) -> tuple[Executor, Admitter]:
+        """Create an executor on the running event loop."""
+        executor = Executor(
+            context=ExecutorContext(
+                worker_id=worker_id,
+                action_context=ActionContext(
                     egress=egress,
                     registry=self.registry,
                     github_api_url="https://api.github.com",
@@ -353,37 +360,45 @@ class World:
             ),
             executions=self.executions,
             events=self.events,
-            publisher=self.stream,
-            book=RevisionCache(self._catalog, self._revisions, partial(rebuild, catalog=self._catalog)),
+            recorder=Recorder(self.executions, self.stream, run_in_thread),
+            revisions=RevisionCache(self._catalog, self._revisions, partial(load_revision, catalog=self._catalog)),
             run_in_thread=run_in_thread,
-            in_flight=100,
+            max_in_flight=100,
             lease=timedelta(seconds=30),
         )
         matcher = self.matcher
-        return engine, Admitter(engine, lambda: matcher, self.clock)
+        return executor, Admitter(executor, lambda: matcher, self.clock)
 
 
-class Worker:
+class Worker(Egress):
     """
-    One worker of a world, on the running loop.
+    One worker of a world, on the running event loop.
 
     Args:
-        world: Its world.
-        name: Its id.
-        at_each_step: Awaited before and after each call of a store and each request; a test that lets
-            a worker die there never returns from it.
+        world: The world.
+        name: Id of the worker.
+        at_each_step: Awaited before and after each call of a store and each request. A test that kills the
+            worker there never returns from it.
     """
 
     def __init__(self, world: World, name: str, at_each_step: Callable[[], Awaitable[None]] | None = None) -> None:
         self._world = world
         self._at_each_step = at_each_step
-        self.engine, self._reception = world.make_engine(name, self._run_in_thread, self)
-        self._consumer = Consumer(world.stream, world.executions, self._reception, world.clock, self._run_in_thread)
+        self.executor, admitter = world.make_executor(WorkerId(name), self._run_in_thread, self)
+        self._consumer = Consumer(
+            stream=world.stream,
+            executions=world.executions,
+            admitter=admitter,
+            executor=self.executor,
+            publisher=world.stream,
+            clock=world.clock,
+            run_in_thread=self._run_in_thread,
+        )
         self._relay = Relay(
             world.stream, world.events, world.stream, world.clock, self._run_in_thread, after=timedelta(seconds=5)
         )
         self.sweeper = Sweeper(
-            self.engine,
+            self.executor,
             world.executions,
             world.notifier,
             world.clock,
@@ -391,27 +406,27 @@ class Worker:
             after_outage=timedelta(seconds=6),
         )
 
+    async def _step(self) -> None:
+        if self._at_each_step:
+            await self._at_each_step()
+
     async def _run_in_thread(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         await self._step()
         result = work(*args, **kwargs)
         await self._step()
         return result
 
+    @override
     async def send(self, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Send by the world's egress."""
         await self._step()
-        answer = await self._world.egress.send(*args, **kwargs)
+        response = await self._world.egress.send(*args, **kwargs)
         await self._step()
-        return answer
+        return response
 
-    async def _step(self) -> None:
-        if self._at_each_step:
-            await self._at_each_step()
-
-    async def settle(self) -> None:
+    async def run_until_idle(self) -> None:
         """Do everything that can be done now."""
         world = self._world
-        writing = asyncio.create_task(self.engine.write_records())
+        recorder = asyncio.create_task(self.executor.recorder.run())
         try:
             while True:
                 done = 0
@@ -422,10 +437,10 @@ class Worker:
                     await self._consumer.consume(entries)
                     done += len(entries)
                 done += await self.sweeper.sweep()
-                rung, world.notifier.notified = world.notifier.notified, []
-                await self.engine.execute(rung)
-                await self.engine.idle()
+                notified, world.notifier.notified = world.notifier.notified, []
+                await self.executor.execute(notified)
+                await self.executor.wait_until_idle()
                 if not done:
                     return
         finally:
-            writing.cancel()
+            recorder.cancel()

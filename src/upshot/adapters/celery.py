@@ -1,4 +1,4 @@
-"""Celery: the doorbell that calls any worker to executions that are due. The only place that imports it."""
+"""Celery notifies any worker of due executions and queued jobs. Only this module imports it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from celery.platforms import SecurityWarning
 from celery.signals import worker_shutting_down
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as kombu_redis
+from typing_extensions import override
+
+from upshot.ids import ExecutionId
+from upshot.ports.messaging import JobNotifier, Notifier
 
 log = structlog.get_logger("upshot.worker")
 
-EXECUTE_TASK = "upshot.run"  # executions are due: their ids
-JOBS_TASK = "upshot.jobs"  # jobs are queued
-QUEUE = "upshot"  # of executions, which any worker that answers events carries out
-_SOCKET_SECONDS = 3.0  # unset, a Redis that hangs blocks a publisher for as long as it hangs
-_VISIBILITY_SECONDS = 120  # a ring that a dead worker held comes again; the sweeper is earlier
+EXECUTE_TASK = "upshot.execute"  # carries the ids of executions that are due
+JOBS_TASK = "upshot.jobs"  # says that jobs are queued
+QUEUE = "upshot"  # queue of EXECUTE_TASK, read by every worker that answers events
+_SOCKET_SECONDS = 3.0  # without it, a Redis that hangs blocks a publisher for as long as it hangs
+_VISIBILITY_SECONDS = 120  # a message that a dead worker held is delivered again; the sweeper acts sooner
 
 
 def make_app(redis_url: str) -> Celery:
     """
-    The Celery app, configured against the faults of its Redis transport.
+    Create the Celery app, with settings that survive the known faults of its Redis transport.
 
     Args:
         redis_url: The broker.
@@ -65,12 +69,12 @@ def _guard_transport() -> None:
     Keep a busy worker alive when the broker restarts.
 
     kombu 5.7 reads `connection.client.hostname` of a connection that Celery 5.7 has just collected,
-    and the AttributeError ends the worker process (9 of 9 busy workers with the prefork and threads
-    pools, measured; the solo pool that we run has not shown it). As a ConnectionError it is what
-    both treat as "reconnect".
+    and the AttributeError ends the worker process. Measured: 9 of 9 busy workers with the prefork and
+    threads pools; the solo pool, which we run, has not shown it. Both handle a ConnectionError by
+    reconnecting, so we raise that.
     """
     channel = kombu_redis.Channel
-    original = channel._connparams  # noqa: SLF001 - the only place where the fault can be caught
+    original = channel._connparams  # noqa: SLF001 - the only place where the error can be caught
     if getattr(original, "guarded_by_upshot", False):
         return
 
@@ -79,35 +83,35 @@ def _guard_transport() -> None:
             raise ConnectionError("the connection to the broker is closed")
         return original(self, *args, **kwargs)
 
-    guarded.guarded_by_upshot = True  # type: ignore[attr-defined]  # a mark, so that it is put on once
+    guarded.guarded_by_upshot = True  # type: ignore[attr-defined]  # marks it, so that it is installed once
     channel._connparams = guarded  # type: ignore[method-assign]  # noqa: SLF001 - see above
 
 
-class CeleryNotifier:
-    """Rings with a task that carries execution ids."""
+class CeleryNotifier(Notifier, JobNotifier):
+    """Notifies workers with Celery tasks."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def notify_executions(self, execution_ids: Sequence[str]) -> bool:
-        """Tell whether the broker took it."""
-        return not execution_ids or self._send(EXECUTE_TASK, execution_ids, QUEUE)
+    @override
+    def notify_executions(self, execution_ids: Sequence[ExecutionId]) -> bool:
+        return not execution_ids or self._send(EXECUTE_TASK, [list(execution_ids)], QUEUE)
 
-    def notify_jobs(self, queue: str, job_ids: Sequence[str]) -> bool:
-        """Tell whether the broker took it."""
-        return self._send(JOBS_TASK, job_ids, job_queue(queue))
+    @override
+    def notify_jobs(self, queue: str) -> bool:
+        return self._send(JOBS_TASK, [], job_queue(queue))
 
-    def _send(self, task: str, ids: Sequence[str], queue: str) -> bool:
+    def _send(self, task: str, args: list[Any], queue: str) -> bool:
         try:
-            self._app.send_task(task, args=[list(ids)], queue=queue, retry=False, argsrepr="")
+            self._app.send_task(task, args=args, queue=queue, retry=False, argsrepr="")
         except (OperationalError, OSError, ConnectionError) as error:
-            log.warning("doorbell.failed", task=task, ids=len(ids), error=str(error))
+            log.warning("notifier.failed", task=task, queue=queue, error=str(error))
             return False
         return True
 
 
 def job_queue(queue: str) -> str:
-    """Name of the Celery queue for the jobs of a queue of ours."""
+    """Return the name of the Celery queue for the jobs of this queue."""
     return f"{QUEUE}.jobs.{queue}"
 
 
@@ -116,60 +120,60 @@ def run_worker(
     *,
     name: str,
     queues: Sequence[str],
-    run: Callable[[list[str]], None],
-    launch: Callable[[], None],
-    start: Callable[[], None],
-    stop: Callable[[], None],
-    shutting_down: Callable[[], None],
+    execute: Callable[[list[ExecutionId]], None],
+    wake_jobs: Callable[[], None],
+    on_start: Callable[[], None],
+    on_stop: Callable[[], None],
+    on_shutdown_signal: Callable[[], None],
 ) -> int:
     """
-    Run a Celery worker process with our engine beside its tasks; returns its exit code.
+    Run a Celery worker process with our executor beside its tasks, and return the exit code.
 
-    One process, solo pool: a task only hands ids to the engine's loop, which lives in a thread of
-    this process; a pool that forks would leave that thread behind.
+    It uses one process and the solo pool. A task only hands ids to the executor's event loop, which runs in a
+    thread of this process. A pool that forks would not copy that thread.
 
     Args:
         app: From `make_app`.
-        name: The node's name, unique among workers.
+        name: Name of the Celery node, unique among workers.
         queues: Celery queues that it takes tasks from.
-        run: Takes ids that a task brought; must return at once.
-        launch: Told that jobs are queued; must return at once.
-        start: Starts the engine, before the first task.
-        stop: Stops the engine and returns when it has stopped.
-        shutting_down: Called from the signal handler as soon as a stop is asked for; must return at once.
+        execute: Called with the ids of a task. Must return at once.
+        wake_jobs: Called when jobs are queued. Must return at once.
+        on_start: Starts the executor, before the first task.
+        on_stop: Stops the executor, and returns when it has stopped.
+        on_shutdown_signal: Called from the signal handler as soon as a stop is requested. Must return at once.
     """
 
     @app.task(name=EXECUTE_TASK)
-    def run_task(execution_ids: list[str]) -> None:
-        run(execution_ids)
+    def execute_task(execution_ids: list[ExecutionId]) -> None:
+        execute(execution_ids)
 
     @app.task(name=JOBS_TASK)
-    def launch_task(_job_ids: list[str]) -> None:
-        launch()
+    def jobs_task() -> None:
+        wake_jobs()
 
-    class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-        """Starts and stops the engine with the worker itself, not with its connection to the broker."""
+    class ExecutorStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+        """Starts and stops the executor with the worker itself, not with its connection to the broker."""
 
         def __init__(self, parent: Any, **options: Any) -> None:
             super().__init__(parent, **options)
 
         def start(self, parent: Any) -> None:
-            start()
+            on_start()
 
         def stop(self, parent: Any) -> None:
-            stop()
+            on_stop()
 
         def terminate(self, parent: Any) -> None:
-            stop()
+            on_stop()
 
-    def announce(**_: Any) -> None:
-        shutting_down()
+    def on_signal(**_: Any) -> None:
+        on_shutdown_signal()
 
-    # Only JSON is accepted, so running as root (as in many containers) adds no risk of its own.
+    # Only JSON is accepted, so running as root, as in many containers, adds no risk.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)  # names a setting that is set above
-    worker_shutting_down.connect(announce, weak=False)
-    app.steps["worker"].add(EngineStep)
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)  # it names a setting that is set above
+    worker_shutting_down.connect(on_signal, weak=False)
+    app.steps["worker"].add(ExecutorStep)
     worker = app.Worker(
         hostname=f"{name}@%h",
         pool_cls="solo",

@@ -1,7 +1,7 @@
 """
-The event stream on Redis (or Valkey): one stream, one consumer group, one consumer for each worker.
+The event stream on Redis or Valkey: one stream, one consumer group, one consumer per worker.
 
-Acknowledged entries are deleted, so the stream holds what is still to be matched and no more.
+Acknowledged entries are deleted, so the stream holds only events that are not matched yet.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import redis.asyncio
 import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from typing_extensions import override
 
 from upshot.clock import stopwatch
 from upshot.domain.event import Event
 from upshot.errors import ConfigError, Unavailable
-from upshot.ports.messaging import StreamEntry
+from upshot.ports.messaging import EventPublisher, EventStream, StreamEntry
+from upshot.resources.event import event_from_json, event_json
 
 log = structlog.get_logger("upshot.stream")
 
@@ -32,17 +34,19 @@ GROUP = "upshot"
 _FIELD = b"event"
 _PROTOCOL = 2  # RESP2: the shape of XREADGROUP's reply differs between versions of RESP3 clients
 _CONNECT_SECONDS = 2.0
-_ANSWER_SECONDS = 2.0
-_HOLD_OFF_SECONDS = 0.5  # after a failure, or as long as it took: what is accepted meanwhile is left to the relay
+_RESPONSE_SECONDS = 2.0
+# After a failure, nothing is published for this time, or for as long as the failure took. The relay publishes
+# what is accepted meanwhile.
+_HOLD_OFF_SECONDS = 0.5
 _REDIS_ERRORS = (redis.RedisError, OSError, TimeoutError)
 
 
-def check_redis_url(url: str) -> str:
+def validate_redis_url(url: str) -> str:
     """
-    Let a usable URL through.
+    Return the URL if it is usable.
 
     Raises:
-        ConfigError: It is none that redis-py knows.
+        ConfigError: redis-py does not support this URL.
     """
     try:
         redis.ConnectionPool.from_url(url)
@@ -51,86 +55,82 @@ def check_redis_url(url: str) -> str:
     return url
 
 
-def _client(url: str) -> redis.Redis:
-    return redis.Redis.from_url(
-        url,
-        protocol=_PROTOCOL,
-        socket_timeout=_ANSWER_SECONDS,
-        socket_connect_timeout=_CONNECT_SECONDS,
-        # Once more where a connection went stale while Redis restarted; not where Redis hangs: it hung long enough.
-        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-    )
-
-
-def redis_answers(url: str) -> bool:
-    """Tell whether Redis answers within two seconds."""
+def ping(url: str) -> bool:
+    """Return whether Redis answers within two seconds."""
     try:
         with redis.Redis.from_url(
-            url, protocol=_PROTOCOL, socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_CONNECT_SECONDS
+            url, protocol=_PROTOCOL, socket_timeout=_RESPONSE_SECONDS, socket_connect_timeout=_CONNECT_SECONDS
         ) as client:
             return bool(client.ping())
     except _REDIS_ERRORS:
         return False
 
 
-class RedisPublisher:
+class RedisPublisher(EventPublisher):
     """
-    Puts committed events on the stream.
+    Appends committed events to the stream.
 
-    While Redis is away or hangs, one mutation at a time finds out whether it is back, and waits for
-    one time-out at most; all others leave their events to the relay at once.
+    While Redis is down or hangs, one mutation at a time tries to publish and waits for one timeout at
+    most. All others leave their events to the relay at once.
     """
 
     def __init__(self, url: str) -> None:
-        self._redis = _client(url)
+        self._redis = redis.Redis.from_url(
+            url,
+            protocol=_PROTOCOL,
+            socket_timeout=_RESPONSE_SECONDS,
+            socket_connect_timeout=_CONNECT_SECONDS,
+            # One retry for a connection that broke when Redis restarted. No retry after a timeout.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
         self._failed = False
         self._held_off_until = 0.0
         self._lock = threading.Lock()
 
+    @override
     def publish(self, events: Sequence[Event]) -> bool:
-        """Tell whether the stream took them."""
         if not events:
             return True
-        if not self._may_try():
+        if not self._may_publish():
             return False
-        begun = stopwatch()
+        started = stopwatch()
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for event in events:
-                    pipe.xadd(STREAM, {_FIELD: orjson.dumps(event.as_dict())})
+                    pipe.xadd(STREAM, {_FIELD: orjson.dumps(event_json(event))})
                 pipe.execute()
         except _REDIS_ERRORS as error:
             with self._lock:
                 now = stopwatch()
                 self._failed = True
-                self._held_off_until = now + max(_HOLD_OFF_SECONDS, now - begun)
+                self._held_off_until = now + max(_HOLD_OFF_SECONDS, now - started)
             log.warning("publisher.failed", events=len(events), error=str(error))
             return False
         self._failed = False
         return True
 
-    def _may_try(self) -> bool:
+    def _may_publish(self) -> bool:
         if not self._failed:
             return True
         with self._lock:
             now = stopwatch()
             if now < self._held_off_until:
                 return False
-            self._held_off_until = now + _CONNECT_SECONDS + _ANSWER_SECONDS  # this one tries; the others need not wait
+            self._held_off_until = now + _CONNECT_SECONDS + _RESPONSE_SECONDS  # this caller tries; the others go on
             return True
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._redis.close()
 
 
-class RedisEventStream:
+class RedisEventStream(EventStream):
     """
-    The consumer group's side, on the engine's loop.
+    The stream, as one consumer of the group reads it on the worker's event loop.
 
     Args:
         url: Redis.
-        consumer: This worker's name in the group.
+        consumer: Name of this worker in the group.
     """
 
     def __init__(self, url: str, consumer: str) -> None:
@@ -140,29 +140,37 @@ class RedisEventStream:
 
     @property
     def _redis(self) -> redis.asyncio.Redis:
-        if self._client is None:  # made on the loop that uses it
+        if self._client is None:  # created on the event loop that uses it
             self._client = redis.asyncio.Redis.from_url(
                 self._url,
                 protocol=_PROTOCOL,
                 socket_connect_timeout=_CONNECT_SECONDS,
-                # Longer than any read waits; a Redis that hangs is noticed after this.
-                socket_timeout=2 * _ANSWER_SECONDS,
+                # Longer than any read waits. A Redis that hangs is noticed after this time.
+                socket_timeout=2 * _RESPONSE_SECONDS,
             )
         return self._client
 
-    async def _ask(self, question: Awaitable[T]) -> T:
+    async def _reply_to(self, command: Awaitable[T]) -> T:
+        """Return the reply to a command. If the stream or its group is missing, create it and raise Unavailable."""
         try:
-            return await question
+            return await command
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error) and "no such key" not in str(error):
                 raise Unavailable(f"Redis: {error}") from error
         except _REDIS_ERRORS as error:
             raise Unavailable(f"Redis does not answer: {error or type(error).__name__}") from error
-        # New, restarted empty or flushed: begin at the beginning, nothing may be passed over.
-        await self._make_group()
-        raise Unavailable("Redis: the stream was gone and is made again")
+        await self.create_group()
+        raise Unavailable("Redis: the stream was missing and is created again")
 
-    async def _make_group(self) -> None:
+    async def create_group(self) -> None:
+        """
+        Create the stream and its group if they do not exist.
+
+        The group starts at the first entry, because after a flush or a loss of data no entry may be skipped.
+
+        Raises:
+            Unavailable: Redis does not answer.
+        """
         try:
             await self._redis.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
@@ -171,61 +179,47 @@ class RedisEventStream:
         except _REDIS_ERRORS as error:
             raise Unavailable(f"Redis does not answer: {error or type(error).__name__}") from error
         else:
-            log.info("stream.made", stream=STREAM, group=GROUP)
+            log.info("stream.created", stream=STREAM, group=GROUP)
 
-    async def prepare(self) -> None:
-        """Make the group where there is none, and take up what this consumer's name left pending."""
-        await self._make_group()
-
+    @override
     async def read(self, *, limit: int, wait_seconds: float) -> tuple[StreamEntry, ...]:
-        """The next entries for this consumer, waiting for the first; makes the group if it is gone."""
-        reply = await self._ask(
-            cast(
-                "Awaitable[list[Any] | None]",
-                self._redis.xreadgroup(
-                    GROUP, self._consumer, {STREAM: ">"}, count=limit, block=max(1, int(wait_seconds * 1000))
-                ),
-            )
-        )
+        block = max(1, int(wait_seconds * 1000))
+        command = self._redis.xreadgroup(GROUP, self._consumer, {STREAM: ">"}, count=limit, block=block)
+        reply = await self._reply_to(cast("Awaitable[list[Any] | None]", command))
         return _entries(reply[0][1]) if reply else ()
 
+    @override
     async def take_over(self, *, idle_seconds: float, limit: int) -> tuple[StreamEntry, ...]:
-        """Entries that another consumer read and did not acknowledge for so long."""
-        reply = await self._ask(
+        reply = await self._reply_to(
             self._redis.xautoclaim(STREAM, GROUP, self._consumer, min_idle_time=int(idle_seconds * 1000), count=limit)
         )
         return _entries(reply[1])
 
+    @override
     async def acknowledge(self, entries: Sequence[StreamEntry]) -> None:
-        """Say that these are matched and committed; they are removed from the stream."""
         if not entries:
             return
         ids = [entry.entry_id for entry in entries]
         pipe = self._redis.pipeline(transaction=False)
         pipe.xack(STREAM, GROUP, *ids)
         pipe.xdel(STREAM, *ids)
-        await self._ask(pipe.execute())
+        await self._reply_to(pipe.execute())
 
+    @override
     async def is_drained(self) -> bool:
-        """Nothing waits unread: what is accepted and still unmatched must be published again."""
-        groups = await self._ask(self._redis.xinfo_groups(STREAM))
-        group = next((one for one in groups if one["name"] == GROUP.encode()), None)
+        groups = await self._reply_to(self._redis.xinfo_groups(STREAM))
+        group = next((group for group in groups if group["name"] == GROUP.encode()), None)
         if group is None:
-            await self._make_group()
+            await self.create_group()
             return True
-        unread = await self._ask(
-            cast(
-                "Awaitable[list[Any]]",
-                self._redis.xrange(STREAM, min=f"({group['last-delivered-id'].decode()}", count=1),
-            )
-        )
-        return not unread
+        command = self._redis.xrange(STREAM, min=f"({group['last-delivered-id'].decode()}", count=1)
+        return not await self._reply_to(cast("Awaitable[list[Any]]", command))
 
-    async def close(self, *, leave: bool) -> None:
-        """Let go; `leave` also takes this consumer out of the group if nothing of its is pending."""
+    @override
+    async def close(self, *, leave_group: bool) -> None:
         if self._client is None:
             return
-        if leave:
+        if leave_group:
             with suppress(*_REDIS_ERRORS):
                 pending = await self._client.xpending_range(STREAM, GROUP, "-", "+", 1, consumername=self._consumer)
                 if not pending:
@@ -241,8 +235,9 @@ def _entries(raw: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> tuple[St
 
 def _event(entry_id: bytes, fields: dict[bytes, bytes] | None) -> Event | None:
     try:
-        return Event.from_dict(orjson.loads((fields or {})[_FIELD]))
+        return event_from_json(orjson.loads((fields or {})[_FIELD]))
     except (KeyError, ValueError, TypeError) as error:
-        # Not ours, or of a release that we do not know: if it is an accepted event, the relay brings it from SQL.
-        log.error("stream.unreadable_entry", entry=entry_id.decode(), error=repr(error))  # noqa: TRY400 - no trace of ours
+        # Another program wrote it, or another release of Upshot. If it is an accepted event, the relay publishes
+        # it again from SQL.
+        log.error("stream.unreadable_entry", entry=entry_id.decode(), error=repr(error))  # noqa: TRY400 - the trace says no more
         return None

@@ -1,4 +1,4 @@
-"""What `upshot doctor` wants to know of a Redis."""
+"""The facts about a Redis server that `upshot doctor` checks."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ import redis
 
 from upshot.errors import Unavailable
 
-_SECONDS = 3.0
+_TIMEOUT_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class RedisInfo:
-    """A Redis as it describes itself."""
+    """How a Redis server describes itself."""
 
     name: str  #: Redis or Valkey, with its version
-    version: tuple[int, ...]  #: of Redis' own commands and protocol
-    keeps_on_disk: bool  #: the append-only file is on
-    eviction: str  #: `maxmemory-policy`; `unknown` where the server does not tell
-    time: datetime  #: by its clock, in UTC
+    version: tuple[int, ...]  #: version of Redis whose commands and protocol it speaks
+    append_only: bool  #: the append-only file is on
+    eviction_policy: str  #: `maxmemory-policy`; `unknown` if the server does not report it
+    time: datetime  #: by the server's clock, in UTC
 
 
-def survey_redis(url: str) -> RedisInfo:
+def redis_info(url: str) -> RedisInfo:
     """
-    Ask a Redis about itself.
+    Query a Redis server for facts about itself.
 
     Raises:
-        Unavailable: It does not answer, or does not let us in.
+        Unavailable: It does not answer, or it refuses our credentials.
     """
     try:
         with redis.Redis.from_url(
-            url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS, decode_responses=True
+            url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, decode_responses=True
         ) as client:
-            facts = client.info()
+            info = client.info()
             seconds, microseconds = client.time()
     except (redis.RedisError, OSError, ValueError) as error:
         raise Unavailable(f"Redis does not answer: {error}") from error
-    kind = "Valkey" if "valkey_version" in facts else "Redis"
+    kind = "Valkey" if "valkey_version" in info else "Redis"
     return RedisInfo(
-        name=f"{kind} {facts.get('valkey_version') or facts['redis_version']}",
-        version=tuple(int(part) for part in str(facts["redis_version"]).split(".")),
-        keeps_on_disk=bool(facts.get("aof_enabled")),
-        eviction=str(facts.get("maxmemory_policy", "unknown")),
+        name=f"{kind} {info.get('valkey_version') or info['redis_version']}",
+        version=tuple(int(part) for part in str(info["redis_version"]).split(".")),
+        append_only=bool(info.get("aof_enabled")),
+        eviction_policy=str(info.get("maxmemory_policy", "unknown")),
         time=datetime.fromtimestamp(seconds + microseconds / 1e6, UTC),
     )

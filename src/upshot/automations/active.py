@@ -1,12 +1,12 @@
-"""Which automations answer events now: a new edition of the folder counts once its revisions are kept."""
+"""The automations that answer events now. A changed set becomes active once its revisions are stored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import structlog
 
+from upshot.automations.folder import AutomationFolder
 from upshot.automations.matcher import Matcher
 from upshot.clock import Clock
 from upshot.domain.automation import Automation
@@ -15,81 +15,54 @@ from upshot.ports.executions import RevisionStore
 log = structlog.get_logger("upshot.automations")
 
 
-class AutomationSet(Protocol):
-    """The folder of automations as it was read at one time."""
-
-    @property
-    def automations(self) -> Sequence[Automation]:
-        """The sound ones."""
-        ...
-
-    @property
-    def matcher(self) -> Matcher:
-        """Matches events against the sound ones."""
-        ...
-
-    @property
-    def errors(self) -> Sequence[Exception]:
-        """What is wrong with the others, each with its place and remedy."""
-        ...
-
-
-class Folder(Protocol):
-    """The folder of automations."""
-
-    @property
-    def current(self) -> AutomationSet:
-        """As it was last read."""
-        ...
-
-    def refresh(self) -> bool:
-        """Read it again if a file has changed; tells whether it has."""
-        ...
-
-
 class ActiveAutomations:
     """
-    The edition that a worker matches with.
+    The set of automations that a worker matches events with.
 
-    An execution keeps the revision that it was admitted with; so a revision is kept in the database
-    before the first execution can carry its name.
+    An execution finishes with the revision that it was admitted with. Therefore every revision is
+    stored in the database before the first execution can refer to it.
 
     Args:
-        folder: The folder of automations.
-        revisions: Where all revisions are kept.
-        clock: Tells the time.
+        folder: The folder of automation files.
+        revisions: Stores every revision.
+        clock: Returns the current time.
     """
 
-    def __init__(self, folder: Folder, revisions: RevisionStore, clock: Clock) -> None:
+    def __init__(self, folder: AutomationFolder, revisions: RevisionStore, clock: Clock) -> None:
         self._folder = folder
         self._revisions = revisions
         self._clock = clock
-        self._edition = folder.current
-        revisions.save(self._edition.automations, clock.now())
-        self._log_mistakes(known=())
+        self._active = folder.current
+        revisions.save(self._active.automations, clock.now())
+        self._log_errors(already_logged=())
 
     @property
     def automations(self) -> Sequence[Automation]:
-        """Those in force."""
-        return self._edition.automations
+        """The active automations."""
+        return self._active.automations
 
     def matcher(self) -> Matcher:
-        """Of the automations in force."""
-        return self._edition.matcher
+        """Return the matcher of the active automations."""
+        return self._active.matcher
 
     def refresh(self) -> None:
-        """Put a changed folder in force; raises `Unavailable` when its revisions cannot be kept now."""
-        self._folder.refresh()
-        edition = self._folder.current
-        if edition is not self._edition:
-            self._revisions.save(edition.automations, self._clock.now())
-            known, self._edition = self._edition.errors, edition
-            log.info("automations.loaded", automations=len(edition.automations), mistakes=len(edition.errors))
-            self._log_mistakes(known)
+        """
+        Activate the folder's current set if a file has changed.
 
-    def _log_mistakes(self, known: Sequence[Exception]) -> None:
-        """Say what is wrong, once: whoever saves a file looks at the log to see whether it was taken up."""
-        told = set(map(str, known))
-        for error in self._edition.errors:
-            if str(error) not in told:
-                log.warning("automations.mistake", error=str(error))
+        Raises:
+            Unavailable: The revisions cannot be stored now. The previous set stays active.
+        """
+        self._folder.refresh()
+        current = self._folder.current
+        if current is not self._active:
+            self._revisions.save(current.automations, self._clock.now())
+            previous, self._active = self._active, current
+            log.info("automations.loaded", automations=len(current.automations), errors=len(current.errors))
+            self._log_errors(already_logged=previous.errors)
+
+    def _log_errors(self, already_logged: Sequence[Exception]) -> None:
+        """Log each error once. The author of a file looks for it in the log after saving the file."""
+        known = set(map(str, already_logged))
+        for error in self._active.errors:
+            if str(error) not in known:
+                log.warning("automations.invalid", error=str(error))

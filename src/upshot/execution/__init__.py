@@ -1,1 +1,1 @@
-"""Stage 4: executions, from a claim over render, act and receipt to the decision what comes next."""
+"""Stage 4: carries out executions. Claims a lease, renders, acts, stores a receipt and decides what comes next."""

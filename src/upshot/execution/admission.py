@@ -1,75 +1,80 @@
-"""From an event to the executions that answer it: what the consumer asks of the engine."""
+"""Turns an event into the executions that answer it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
-from upshot.automations.matcher import Match, Matcher, MatchResult
+from upshot.automations.matcher import Matcher, MatchResult
 from upshot.clock import Clock
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.execution import transitions
 from upshot.execution.attempt import ClaimedExecution
 from upshot.execution.executor import Executor
-from upshot.execution.failure import admission
-from upshot.ids import execution_id
+from upshot.execution.failure import failure_event
+from upshot.ids import derive_execution_id
 from upshot.ports.executions import Admission
 
 log = structlog.get_logger("upshot.execution")
 
 
+@dataclass(frozen=True, slots=True)
+class AdmittedEvent:
+    """A matched event. Its executions start once the admission is stored."""
+
+    admission: Admission
+    claimed: tuple[ClaimedExecution, ...]  #: its executions that have steps to perform, leased by this worker
+
+
 class Admitter:
     """
-    Admits events with the automations that are loaded at that moment.
+    Admits events with the automations that are active at that moment.
 
     Args:
-        engine: Carries out what is admitted.
-        matcher: Gives the matcher that is in force now.
-        clock: Tells the time.
+        executor: The executor that will carry out the executions.
+        matcher: Returns the matcher of the active automations.
+        clock: Returns the current time.
     """
 
-    def __init__(self, engine: Executor, matcher: Callable[[], Matcher], clock: Clock) -> None:
-        self._engine = engine
+    def __init__(self, executor: Executor, matcher: Callable[[], Matcher], clock: Clock) -> None:
+        self._executor = executor
         self._matcher = matcher
         self._clock = clock
 
-    @property
-    def capacity(self) -> int:
-        """How many more executions the engine takes."""
-        return self._engine.capacity
+    def admit(self, event: Event) -> AdmittedEvent:
+        """
+        Match an event.
 
-    async def wait_for_capacity(self) -> None:
-        """Return when the engine takes more."""
-        await self._engine.wait_for_capacity()
-
-    def admit(self, event: Event) -> Admission:
-        """The executions that answer an event: leased, or final from the start where the match itself failed."""
-        return admission(event, tuple(self._answer(event, match) for match in self._matcher().match(event)))
-
-    def _answer(self, event: Event, match: Match) -> Execution:
-        automation = match.automation
-        name, now = execution_id(event.id, automation.name), self._clock.now()
-        if match.verdict is MatchResult.MATCHED:
-            # Compiled now, so that the engine finds this very revision though the file changes meanwhile.
-            self._engine.revisions.get_or_compile(automation)
-            return transitions.admit(
-                name, automation, event.id, now=now, owner=self._engine.worker_id, until=self._engine.lease_end()
-            )
-        state = ExecutionState.SKIPPED if match.verdict is MatchResult.LOOP else ExecutionState.FAILED
-        log.warning("event.not_answered", event_id=event.id, automation=automation.name, reason=match.reason)
-        return transitions.admit_final(name, automation, event.id, now=now, state=state, reason=match.reason or "")
-
-    def start(self, admitted: Iterable[tuple[Execution, Event]]) -> None:
-        """Carry out executions that are kept now; those that were final from the start need nothing more."""
-        works = []
-        for execution, event in admitted:
-            compiled = self._engine.revisions.get(execution.automation, execution.revision)
-            if compiled is not None and not execution.state.is_final:
-                works.append(ClaimedExecution(execution, event, compiled))
-        self._engine.start(works)
-
-    async def publish(self, events: Sequence[Event]) -> None:
-        """Publish events that were accepted with an admission."""
-        await self._engine.publish(events)
+        Each matching automation gets an execution that this worker leases. An automation whose match failed,
+        or that would answer itself, gets an execution that is final from the start.
+        """
+        now = self._clock.now()
+        executions: list[Execution] = []
+        claimed: list[ClaimedExecution] = []
+        for match in self._matcher().match(event):
+            automation = match.automation
+            execution_id = derive_execution_id(event.id, automation.name)
+            if match.result is MatchResult.MATCHED:
+                execution = transitions.admit(
+                    execution_id,
+                    automation,
+                    event.id,
+                    now=now,
+                    worker_id=self._executor.worker_id,
+                    until=self._executor.lease_end(),
+                )
+                compiled = self._executor.revisions.get_or_compile(automation)
+                claimed.append(ClaimedExecution(execution, event, compiled))
+            else:
+                reason = match.reason or ""
+                state = ExecutionState.SKIPPED if match.result is MatchResult.LOOP else ExecutionState.FAILED
+                log.warning("event.not_answered", event_id=event.id, automation=automation.name, reason=reason)
+                execution = transitions.admit_final(
+                    execution_id, automation, event.id, now=now, state=state, reason=reason
+                )
+            executions.append(execution)
+        failures = tuple(failure_event(failed, event) for failed in executions if failed.state is ExecutionState.FAILED)
+        return AdmittedEvent(Admission(event.id, tuple(executions), failures), tuple(claimed))

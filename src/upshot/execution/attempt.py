@@ -1,4 +1,4 @@
-"""One attempt of one step: render, act, and what came of it as a receipt and the next state."""
+"""One attempt of one step: render, act, and turn the outcome into a receipt and the next state."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 
 from upshot.actions.protocol import ActionCall, ActionContext, Deferred, Outcome
-from upshot.automations.context import DeferredSecrets, SecretsView, build_context
+from upshot.automations.context import DeferredSecrets, SecretsView, step_context
 from upshot.clock import Clock, stopwatch
-from upshot.domain.event import Actor, Cause, Event
+from upshot.domain.event import Actor, ActorKind, Cause, Event, Origin
 from upshot.domain.execution import AttemptState, Execution, Receipt, StepRecord
 from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.errors import (
@@ -34,15 +34,16 @@ from upshot.execution import transitions
 from upshot.execution.backoff import BusyBackoff
 from upshot.execution.compiled import CompiledAutomation
 from upshot.execution.retry import wait_before_next
-from upshot.ids import delivery_id, new_nonce
+from upshot.ids import WorkerId, derive_delivery_id, new_nonce
 from upshot.masking import Mask
 from upshot.ports.executions import ExecutionUpdate
 from upshot.ports.secrets import SecretSource
+from upshot.storable import to_storable_text
 
 log = structlog.get_logger("upshot.execution")
 
-# Beyond the time that a step may take: for waiting for a place at a destination (4 s at most), and for an
-# action that does not keep to its time.
+# In addition to the step's timeout: time to wait for a slot of the destination (4 s at most), and time for an
+# action that ignores its timeout.
 GRACE_SECONDS = 5.0
 MAX_REASON_CHARS = 2_000
 
@@ -58,7 +59,7 @@ _ATTEMPT_STATES: tuple[tuple[type[ActionError], AttemptState], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class ClaimedExecution:
-    """An execution that this worker holds, with all that carrying it out needs."""
+    """An execution that this worker has leased, with everything needed to carry it out."""
 
     execution: Execution
     event: Event
@@ -67,10 +68,10 @@ class ClaimedExecution:
 
 @dataclass(frozen=True, slots=True)
 class ExecutorContext:
-    """What every attempt of this worker is made with."""
+    """What every attempt of a worker uses."""
 
-    worker_id: str
-    tools: ActionContext
+    worker_id: WorkerId
+    action_context: ActionContext
     secrets: SecretSource
     clock: Clock
     event_source: str  #: CloudEvents `source`
@@ -79,170 +80,167 @@ class ExecutorContext:
 
 class Attempt:
     """
-    One attempt.
+    One attempt of one step.
 
     Args:
-        work: The execution, leased.
-        record: The step whose turn it is.
-        bench: What it is made with.
+        claimed: The leased execution.
+        record: The step to perform.
+        context: What every attempt uses.
     """
 
-    def __init__(self, work: ClaimedExecution, record: StepRecord, bench: ExecutorContext) -> None:
-        self._work = work
+    def __init__(self, claimed: ClaimedExecution, record: StepRecord, context: ExecutorContext) -> None:
+        self._execution = claimed.execution
+        self._event = claimed.event
+        self._automation = claimed.compiled.automation
+        self._compiled = claimed.compiled.steps[record.id]
         self._record = record
-        self._bench = bench
-        self._compiled = work.compiled.steps[record.id]
-        # An action of somebody else's package says so only if it needs it.
-        self._marks = (
-            SecretPlaceholders(new_nonce()) if getattr(self._compiled.action, "defers_secrets", False) else None
+        self._context = context
+        # An action of a third-party package declares `defers_secrets` only if it needs it.
+        defers_secrets = getattr(self._compiled.action, "defers_secrets", False)
+        self._placeholders = SecretPlaceholders(new_nonce()) if defers_secrets else None
+        self._secrets = (
+            DeferredSecrets(context.secrets, self._placeholders) if self._placeholders else SecretsView(context.secrets)
         )
-        self._secrets = DeferredSecrets(bench.secrets, self._marks) if self._marks else SecretsView(bench.secrets)
-        self._delivery = delivery_id(work.execution.id, record.id)
-        self._started_at = bench.clock.now()
-        self._started = stopwatch()
-        if record.job_id is not None and record.started_at is not None:  # it began when the job was asked for
-            self._started -= (self._started_at - record.started_at).total_seconds()
+        self._attempt = record.attempts + 1
+        self._delivery_id = derive_delivery_id(claimed.execution.id, record.id)
+        self._started_at = context.clock.now()
+        self._stopwatch_start = stopwatch()
+        if record.job_id is not None and record.started_at is not None:  # the attempt began when it created the job
+            self._stopwatch_start -= (self._started_at - record.started_at).total_seconds()
             self._started_at = record.started_at
 
     async def make(self) -> ExecutionUpdate:
         """
-        Do it; every way in which it can end is a Progress.
+        Perform the step, and return its outcome, whether it succeeded or failed.
 
         Raises:
-            asyncio.CancelledError: The worker stops; `interrupted` then tells what is to be kept.
+            asyncio.CancelledError: The worker stops. `interrupted` then returns the update to record.
         """
         try:
-            context = self._context()
+            template_context = self._template_context()
             condition = self._compiled.condition
-            if condition is not None and self._record.job_id is None and not condition.evaluate(context):
+            if condition is not None and self._record.job_id is None and not condition.evaluate(template_context):
                 return self._skipped(f"if: {self._compiled.step.condition} is false")
-            outcome = await self._perform(self._call(context))
+            outcome = await self._perform(self._call(template_context))
         except DestinationBusy as busy:
-            return self._put_off(busy)
-        except ConfigError as error:  # a template that fails on this event, a secret that cannot be read
+            wait_seconds = self._context.backoff.wait_seconds(busy.destination)
+            due_at = self._context.clock.now() + timedelta(seconds=wait_seconds)
+            return ExecutionUpdate(transitions.reschedule(self._execution, reason=str(busy), due_at=due_at))
+        except ConfigError as error:  # a template fails on this event, or a secret cannot be read
             return self._failed(Refused(str(error)), AttemptState.INVALID)
         except ActionError as error:
-            return self._failed(error, _state_of(error))
+            states = (state for error_class, state in _ATTEMPT_STATES if isinstance(error, error_class))
+            return self._failed(error, next(states, AttemptState.REFUSED))
         except Exception as error:
-            # An action's own fault: nobody knows how far it came, and the next attempt may go well.
-            log.exception("action.broke", execution=self._work.execution.id, uses=self._record.uses)
-            broke = f"{self._record.uses} broke: {type(error).__name__}: {error}"
-            return self._failed(Ambiguous(broke), AttemptState.AMBIGUOUS)
-        return self._held(outcome) if isinstance(outcome, Deferred) else self._succeeded(outcome)
+            # A bug in the action. Nobody knows how far it got, and the next attempt may succeed.
+            log.exception("action.crashed", execution=self._execution.id, uses=self._record.uses)
+            crash = f"{self._record.uses} crashed: {type(error).__name__}: {error}"
+            return self._failed(Ambiguous(crash), AttemptState.AMBIGUOUS)
+        return self._deferred(outcome) if isinstance(outcome, Deferred) else self._succeeded(outcome)
 
     async def _perform(self, call: ActionCall) -> Outcome | Deferred:
-        timeout_seconds = self._compiled.step.timeout_seconds
-        limit = timeout_seconds + GRACE_SECONDS
+        limit = call.timeout_seconds + GRACE_SECONDS
         try:
             async with asyncio.timeout(limit):
-                return await self._compiled.action.perform(call, self._bench.tools)
+                return await self._compiled.action.perform(call, self._context.action_context)
         except TimeoutError as error:
-            raise Ambiguous(f"no end after {limit:g} s; the step's timeout is {timeout_seconds:g} s") from error
+            raise Ambiguous(
+                f"not finished after {limit:g} s; the step's timeout is {call.timeout_seconds:g} s"
+            ) from error
 
-    # --- what it is made of -----------------------------------------------------------------------
+    # --- what the action gets ---------------------------------------------------------------------
 
-    def _context(self) -> Mapping[str, Any]:
-        execution, automation = self._work.execution, self._work.compiled.automation
-        failure = transitions.failed_step(execution)
-        return build_context(
-            self._work.event,
-            automation_name=automation.name,
-            vars=automation.vars,
-            steps=execution.steps,
+    def _template_context(self) -> Mapping[str, Any]:
+        failed = transitions.failed_step(self._execution)
+        return step_context(
+            self._event,
+            automation_name=self._automation.name,
+            vars=self._automation.vars,
+            steps=self._execution.steps,
             secrets=self._secrets,
-            delivery={"id": self._delivery, "attempt": self._number},
-            failure={"step": failure.id, "reason": failure.reason} if failure else None,
+            delivery={"id": self._delivery_id, "attempt": self._attempt},
+            failure={"step": failed.id, "reason": failed.reason} if failed else None,
         )
 
-    def _call(self, context: Mapping[str, Any]) -> ActionCall:
-        execution, event, compiled = self._work.execution, self._work.event, self._compiled
+    def _call(self, template_context: Mapping[str, Any]) -> ActionCall:
+        execution, event, compiled = self._execution, self._event, self._compiled
         cause = Cause(execution.automation, execution.id, event.id, event.version_reference)
         return ActionCall(
-            with_={} if self._record.job_id else self._render(context),
-            body=compiled.body.render(context).encode() if compiled.body else None,
+            with_={} if self._record.job_id else self._render_inputs(template_context),
+            body=compiled.body.render(template_context).encode() if compiled.body else None,
             event=event,
             automation=execution.automation,
-            execution=execution.id,
+            execution_id=execution.id,
             execution_created_at=execution.created_at,
-            step=self._record.id,
-            attempt=self._number,
-            delivery_id=self._delivery,
+            step_id=self._record.id,
+            attempt=self._attempt,
+            delivery_id=self._delivery_id,
             now=self._started_at,
             timeout_seconds=compiled.step.timeout_seconds,
-            actor=Actor(execution.automation, "automation"),
-            chain=(*event.chain, cause),
-            event_source=self._bench.event_source,
+            origin=Origin(Actor(execution.automation, ActorKind.AUTOMATION), (*event.chain, cause)),
+            event_source=self._context.event_source,
             retry=compiled.step.retry,
-            job=self._record.job_id,
-            marks=self._marks,
+            job_id=self._record.job_id,
+            placeholders=self._placeholders,
         )
 
-    def _render(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not isinstance(self._secrets, DeferredSecrets) or self._marks is None:
-            return self._compiled.tree.render(context)  # type: ignore[no-any-return]
-        self._secrets.looked_up.clear()
-        rendered: Mapping[str, Any] = self._compiled.tree.render(context)
-        if changed := self._secrets.looked_up - Counter(self._marks.names(rendered)):
+    def _render_inputs(self, template_context: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not isinstance(self._secrets, DeferredSecrets) or self._placeholders is None:
+            return self._compiled.tree.render(template_context)  # type: ignore[no-any-return]
+        self._secrets.lookups.clear()
+        rendered: Mapping[str, Any] = self._compiled.tree.render(template_context)
+        if changed := self._secrets.lookups - Counter(self._placeholders.secret_names(rendered)):
             names = ", ".join(f"secrets.{name}" for name in sorted(changed))
             raise TemplateInvalid(
-                self._work.compiled.automation.path,
+                self._automation.path,
                 self._compiled.step.line or None,
                 f"{names}: a job's secrets are filled in when it starts, so a template can neither change "
                 "nor test them; write {{ secrets.NAME }} without a filter",
             )
         return rendered
 
-    @property
-    def _number(self) -> int:
-        return self._record.attempts + 1
-
-    # --- what came of it --------------------------------------------------------------------------
+    # --- outcomes ---------------------------------------------------------------------------------
 
     def _skipped(self, reason: str) -> ExecutionUpdate:
-        now = self._bench.clock.now()
-        return ExecutionUpdate(transitions.step_skipped(self._work.execution, self._record, reason=reason, now=now))
+        now = self._context.clock.now()
+        return ExecutionUpdate(transitions.step_skipped(self._execution, self._record, reason=reason, now=now))
 
-    def _held(self, held: Deferred) -> ExecutionUpdate:
-        job = held.job.id if held.job else self._record.job_id
-        if job is None:
-            broke = f"{self._record.uses} broke: it waits for a job that it does not name"
-            return self._failed(Refused(broke), AttemptState.REFUSED)
-        execution = transitions.step_held(
-            self._work.execution, self._record, job=job, reason=held.reason, started_at=self._started_at
+    def _deferred(self, deferred: Deferred) -> ExecutionUpdate:
+        job_id = deferred.job.id if deferred.job else self._record.job_id
+        if job_id is None:
+            bug = f"{self._record.uses} is broken: it waits for a job, but has created none"
+            return self._failed(Refused(bug), AttemptState.REFUSED)
+        execution = transitions.step_deferred(
+            self._execution, self._record, job_id=job_id, reason=deferred.reason, started_at=self._started_at
         )
-        return ExecutionUpdate(execution, jobs=(held.job,) if held.job else ())
-
-    def _put_off(self, busy: DestinationBusy) -> ExecutionUpdate:
-        wait_seconds = self._bench.backoff.wait_seconds(busy.destination)
-        due_at = self._bench.clock.now() + timedelta(seconds=wait_seconds)
-        return ExecutionUpdate(transitions.reschedule(self._work.execution, reason=str(busy), due_at=due_at))
+        return ExecutionUpdate(execution, jobs=(deferred.job,) if deferred.job else ())
 
     def _succeeded(self, outcome: Outcome) -> ExecutionUpdate:
         mask = Mask(self._secrets.used.values())
         execution = transitions.step_succeeded(
-            self._work.execution,
+            self._execution,
             self._record,
             outputs=mask.data(outcome.outputs),
             started_at=self._started_at,
-            now=self._bench.clock.now(),
+            now=self._context.clock.now(),
         )
-        receipt = self._receipt(
+        return self._finish(
+            execution,
             AttemptState.SUCCEEDED,
             request=mask.request(outcome.request),
             response=mask.data(outcome.response),
             timings=outcome.timings,
         )
-        return _logged(execution, receipt)
 
     def _failed(self, error: ActionError, state: AttemptState) -> ExecutionUpdate:
-        step, record, now = self._compiled.step, self._record, self._bench.clock.now()
+        step, record, now = self._compiled.step, self._record, self._context.clock.now()
         mask = Mask(self._secrets.used.values())
-        reason = _plain(mask.text(str(error)))
+        reason = to_storable_text(mask.text(str(error)))[:MAX_REASON_CHARS]
         chance = random.random()  # noqa: S311 - jitter, not cryptography
-        wait = wait_before_next(step.retry, failures=record.failures + 1, error=error, chance=chance)
-        if wait is None:
+        wait_seconds = wait_before_next(step.retry, failures=record.failures + 1, error=error, chance=chance)
+        if wait_seconds is None:
             execution = transitions.step_failed(
-                self._work.execution,
+                self._execution,
                 record,
                 reason=reason,
                 continue_on_error=step.continue_on_error,
@@ -250,38 +248,40 @@ class Attempt:
                 now=now,
             )
         else:
-            execution = transitions.step_waits(
-                self._work.execution,
+            execution = transitions.schedule_retry(
+                self._execution,
                 record,
                 reason=f"step {record.id}: {reason}",
-                wait_seconds=wait,
+                wait_seconds=wait_seconds,
                 started_at=self._started_at,
                 now=now,
             )
-        receipt = self._receipt(
+        return self._finish(
+            execution,
             state,
             request=mask.request(error.request),
             response=mask.data(error.response),
             error=reason,
-            wait_seconds=wait,
+            wait_seconds=wait_seconds,
         )
-        return _logged(execution, receipt)
 
     def interrupted(self) -> ExecutionUpdate:
-        """The worker stops before the answer came: due at once for another, with the same delivery id."""
-        reason = "its worker stopped before an answer came"
-        execution = transitions.step_waits(
-            self._work.execution,
-            replace(self._record, failures=self._record.failures - 1),  # a stop is nobody's failure
+        """Return the update of an attempt that a stop of the worker interrupts. The next attempt is due at once."""
+        reason = "its worker stopped before a response arrived"
+        execution = transitions.schedule_retry(
+            self._execution,
+            self._record,
             reason=reason,
             wait_seconds=0,
             started_at=self._started_at,
-            now=self._bench.clock.now(),
+            now=self._context.clock.now(),
+            counts_as_failure=False,
         )
-        return _logged(execution, self._receipt(AttemptState.AMBIGUOUS, error=reason, wait_seconds=0))
+        return self._finish(execution, AttemptState.AMBIGUOUS, error=reason, wait_seconds=0)
 
-    def _receipt(
+    def _finish(
         self,
+        execution: Execution,
         state: AttemptState,
         *,
         request: Mapping[str, Any] | None = None,
@@ -289,54 +289,49 @@ class Attempt:
         error: str | None = None,
         wait_seconds: float | None = None,
         timings: Mapping[str, float] | None = None,
-    ) -> Receipt:
-        return Receipt(
-            execution_id=self._work.execution.id,
-            step_id=self._record.id,
-            attempt=self._number,
-            state=state,
-            delivery_id=self._delivery,
-            started_at=self._started_at,
-            took_seconds=round(stopwatch() - self._started, 6),
-            worker_id=self._bench.worker_id,
-            request=request,
-            response=response,
-            error=error,
-            wait_seconds=wait_seconds,
-            timings=timings,
+    ) -> ExecutionUpdate:
+        return _with_receipt(
+            execution,
+            Receipt(
+                execution_id=execution.id,
+                step_id=self._record.id,
+                attempt=self._attempt,
+                state=state,
+                delivery_id=self._delivery_id,
+                started_at=self._started_at,
+                took_seconds=round(stopwatch() - self._stopwatch_start, 6),
+                worker_id=self._context.worker_id,
+                request=request,
+                response=response,
+                error=error,
+                wait_seconds=wait_seconds,
+                timings=timings,
+            ),
         )
 
 
-def lost_attempt(execution: Execution, worker: str, now: datetime) -> ExecutionUpdate:
-    """Keep the attempt of a worker that fell silent as ambiguous, and go on from there (see `lease_lost`)."""
-    after, record = transitions.lease_lost(execution, worker=worker, now=now)
+def lost_attempt(execution: Execution, worker_id: WorkerId, now: datetime) -> ExecutionUpdate:
+    """Return the update of an attempt whose worker lost its lease (see `transitions.lease_lost`)."""
+    continued, record = transitions.lease_lost(execution, worker_id=worker_id, now=now)
     if record is None:
-        return ExecutionUpdate(after)
+        return ExecutionUpdate(continued)
     receipt = Receipt(
         execution_id=execution.id,
         step_id=record.id,
         attempt=record.attempts + 1,
         state=AttemptState.AMBIGUOUS,
-        delivery_id=delivery_id(execution.id, record.id),
+        delivery_id=derive_delivery_id(execution.id, record.id),
         started_at=now,
         took_seconds=0.0,
-        worker_id=worker,
-        error="the worker fell silent; whether it had sent anything is not known",
+        worker_id=worker_id,
+        error="the worker was lost; it is not known whether it had sent anything",
         wait_seconds=0.0,
     )
-    return _logged(after, receipt)
+    return _with_receipt(continued, receipt)
 
 
-def _state_of(error: ActionError) -> AttemptState:
-    return next((state for kind, state in _ATTEMPT_STATES if isinstance(error, kind)), AttemptState.REFUSED)
-
-
-def _plain(text: str) -> str:
-    """A reason that any database takes: no NUL, which PostgreSQL refuses in text, and no unbounded length."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")[:MAX_REASON_CHARS]
-
-
-def _logged(execution: Execution, receipt: Receipt) -> ExecutionUpdate:
+def _with_receipt(execution: Execution, receipt: Receipt) -> ExecutionUpdate:
+    """Log a finished attempt, and return its update."""
     log.info(
         "attempt.finished",
         execution=execution.id,

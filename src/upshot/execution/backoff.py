@@ -1,4 +1,4 @@
-"""How long executions wait whose destination has its share of requests in flight."""
+"""How long an execution waits when its destination already has the maximum number of requests in flight."""
 
 from __future__ import annotations
 
@@ -8,35 +8,32 @@ from collections.abc import Callable
 
 from upshot.clock import stopwatch
 
-SHORTEST_SECONDS = 2.0
-RETURNS_A_SECOND = 50.0  # to one destination, about; each costs a claim and a write, and most find it busy still
+MIN_WAIT_SECONDS = 2.0
+# To one destination, on average. Each retry costs a claim and a write, and usually finds it still busy.
+RETRIES_PER_SECOND = 50.0
 
 
 class BusyBackoff:
     """
-    Spreads the returns to a busy destination, so that a long queue at one costs the others nothing.
+    Spreads the retries to a busy destination, so that its long queue does not slow down the other destinations.
 
     Args:
-        clock: Seconds that only go forward.
+        clock: Returns seconds on a clock that never goes back.
     """
 
     def __init__(self, clock: Callable[[], float] = stopwatch) -> None:
         self._clock = clock
-        self._returns: dict[str, deque[float]] = {}
+        self._retries: dict[str, deque[float]] = {}  #: times of the planned retries, by destination
 
     def wait_seconds(self, destination: str) -> float:
-        """How long one more execution for this destination waits: the longer, the more are waiting."""
+        """Return how long one more execution for this destination waits. The more are waiting, the longer it is."""
         now = self._clock()
-        waiting = self._returns.setdefault(destination, deque())
-        while waiting and waiting[0] < now:
-            waiting.popleft()
-        usual = max(SHORTEST_SECONDS, len(waiting) / RETURNS_A_SECOND)
-        wait = usual * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not cryptography
-        waiting.append(now + wait)
-        if len(waiting) == 1:
-            self._forget_idle(now)
+        planned = self._retries.setdefault(destination, deque())
+        while planned and planned[0] < now:
+            planned.popleft()
+        average = max(MIN_WAIT_SECONDS, len(planned) / RETRIES_PER_SECOND)
+        wait = average * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not cryptography
+        planned.append(now + wait)
+        if len(planned) == 1:  # remove the destinations that no longer have a planned retry
+            self._retries = {name: times for name, times in self._retries.items() if times[-1] >= now}
         return wait
-
-    def _forget_idle(self, now: float) -> None:
-        for destination in [name for name, waiting in self._returns.items() if waiting[-1] < now]:
-            del self._returns[destination]

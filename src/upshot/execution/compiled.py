@@ -1,4 +1,4 @@
-"""Automations ready to be carried out: each revision compiled once, kept while it is in use."""
+"""Compiled automations. Each revision is compiled once and cached while it is in use."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from upshot.automations.template import (
 )
 from upshot.domain.automation import Automation, Step
 from upshot.errors import ConfigError
+from upshot.ids import RevisionId
 from upshot.ports.executions import RevisionStore
 
-KEPT_REVISIONS = 20_000  # compiled lazily, a few KB each
+MAX_CACHED_REVISIONS = 20_000  # templates are compiled on first use; a few KB each
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledStep:
-    """A step with its action and its templates."""
+    """A step with its action and its compiled templates."""
 
     step: Step
     action: Action
@@ -35,7 +36,7 @@ class CompiledStep:
 
 @dataclass(frozen=True, slots=True)
 class CompiledAutomation:
-    """One revision of an automation, its steps by id."""
+    """One revision of an automation, with its compiled steps by id."""
 
     automation: Automation
     steps: Mapping[str, CompiledStep]
@@ -43,10 +44,10 @@ class CompiledAutomation:
 
 def compile_automation(automation: Automation, actions: Mapping[str, Action]) -> CompiledAutomation:
     """
-    Bring an automation's steps together with their actions and templates.
+    Look up the actions of an automation and compile its templates.
 
     Raises:
-        ConfigError: An action that it uses is not installed here, or a template is not allowed any more.
+        ConfigError: An action is not installed here, or a template is no longer allowed.
     """
     return CompiledAutomation(
         automation,
@@ -59,11 +60,11 @@ def _compile_step(automation: Automation, step: Step, actions: Mapping[str, Acti
     if action is None:
         raise ConfigError(
             f"{automation.path}:{step.line}: action {step.uses!r} is not installed on this worker; install the "
-            "package that brings it, or start the worker that has it"
+            "package that provides it, or start the worker that has it"
         )
 
     def line_of(leaf: str) -> int | None:
-        return step.lines.get(leaf, step.line) or None  # 0 in a kept revision, whose lines are not known
+        return step.lines.get(leaf, step.line) or None  # 0 in a stored revision, whose line numbers are unknown
 
     body_file = step.with_.get("body-file")
     return CompiledStep(
@@ -79,48 +80,53 @@ def _compile_step(automation: Automation, step: Step, actions: Mapping[str, Acti
 
 class RevisionCache:
     """
-    Finds the revision that an execution was admitted with, though the file may have changed since.
+    Finds the revision that an execution was admitted with, even if the file has changed since.
 
     Args:
         actions: The catalog.
-        revisions: Where all revisions are kept.
-        rebuild: Makes an automation of a kept revision: name, document, body files, path.
+        revisions: Stores every revision.
+        load_revision: Builds an automation from a stored revision: name, document, body files, path.
     """
 
     def __init__(
         self,
         actions: Mapping[str, Action],
         revisions: RevisionStore,
-        rebuild: Callable[[str, Mapping[str, object], Mapping[str, str], str], Automation],
+        load_revision: Callable[[str, Mapping[str, object], Mapping[str, str], str], Automation],
     ) -> None:
         self._actions = actions
         self._revisions = revisions
-        self._rebuild = rebuild
-        self._kept: OrderedDict[tuple[str, str], CompiledAutomation] = OrderedDict()
+        self._load_revision = load_revision
+        self._compiled: OrderedDict[tuple[str, RevisionId], CompiledAutomation] = OrderedDict()
+
+    def get(self, name: str, revision_id: RevisionId) -> CompiledAutomation | None:
+        """Return a revision that is compiled already, or None if it has to be loaded."""
+        return self._compiled.get((name, revision_id))
 
     def get_or_compile(self, automation: Automation) -> CompiledAutomation:
-        """Of an automation that is at hand; raises as `compile_automation` does."""
-        key = (automation.name, automation.revision)
-        found = self._kept.get(key)
-        if found is None:
-            found = self._kept[key] = compile_automation(automation, self._actions)
-            if len(self._kept) > KEPT_REVISIONS:
-                self._kept.popitem(last=False)
-        return found
-
-    def get(self, name: str, revision: str) -> CompiledAutomation | None:
-        """Of a revision that is compiled already; None when it has to be fetched."""
-        return self._kept.get((name, revision))
-
-    def load(self, name: str, revision: str) -> CompiledAutomation:
         """
-        Of a kept revision, read from the store.
+        Return the compiled automation.
 
         Raises:
-            ConfigError: It was never kept, or cannot be carried out here.
+            ConfigError: See `compile_automation`.
         """
-        kept = self._revisions.get(name, revision)
-        if kept is None:
-            raise ConfigError(f"automation {name!r}: revision {revision} is not kept in the database")
-        source, body_files, path = kept
-        return self.get_or_compile(self._rebuild(name, source, body_files, path))
+        key = (automation.name, automation.revision_id)
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            compiled = self._compiled[key] = compile_automation(automation, self._actions)
+            if len(self._compiled) > MAX_CACHED_REVISIONS:
+                self._compiled.popitem(last=False)
+        return compiled
+
+    def load(self, name: str, revision_id: RevisionId) -> CompiledAutomation:
+        """
+        Read a revision from the store and compile it.
+
+        Raises:
+            ConfigError: The store does not have it, or this worker cannot compile it.
+        """
+        stored = self._revisions.get(name, revision_id)
+        if stored is None:
+            raise ConfigError(f"automation {name!r}: the database does not have revision {revision_id}")
+        source, body_files, path = stored
+        return self.get_or_compile(self._load_revision(name, source, body_files, path))

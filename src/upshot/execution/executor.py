@@ -1,228 +1,197 @@
 """
-Carries executions out on one event loop, hundreds at a time: claim, render, act, receipt, decide.
+Carries out executions on one event loop, hundreds at a time: claim, render, act, store the receipt, decide.
 
-Everything enters through `begin` (leased by the consumer as they were admitted) or `run` (ids, from
-a Celery task or the sweeper), and everything leaves through the recorder.
+Executions arrive through `start`, already leased when they were admitted, or through `execute`, as ids
+from a Celery task or the sweeper. Every result leaves through the recorder.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
 
 from upshot.domain.event import Event
-from upshot.domain.execution import Execution, ExecutionState, StepRecord
+from upshot.domain.execution import ExecutionState, StepRecord
 from upshot.errors import ConfigError, Unavailable
 from upshot.execution import transitions
 from upshot.execution.attempt import Attempt, ClaimedExecution, ExecutorContext, lost_attempt
 from upshot.execution.compiled import RevisionCache
-from upshot.execution.failure import with_failure
 from upshot.execution.recorder import Recorder
+from upshot.ids import ExecutionId
 from upshot.ports.concurrency import RunInThread
 from upshot.ports.events import EventStore
 from upshot.ports.executions import Claim, ExecutionStore, ExecutionUpdate
-from upshot.ports.messaging import EventPublisher, JobNotifier
 
 log = structlog.get_logger("upshot.execution")
 
-LAST_RECORDS_SECONDS = 5.0  # for writing what came of the attempts that a stop interrupted
+FINAL_WRITE_SECONDS = 5.0  # at a stop, for writing the receipts of interrupted attempts
 
 
 class Executor:
     """
-    One worker's engine.
+    The executor of one worker.
 
     Args:
-        bench: What attempts are made with.
-        executions: Where executions are kept.
-        events: Where events are kept.
-        publisher: Where events that executions give rise to are published.
-        book: Compiled automations.
-        run_in_thread: Runs the stores' blocking calls.
-        in_flight: Steps that are performed at the same time.
-        lease: How long a claim holds unless it is renewed.
-        job_bell: Calls those who take a queue; None: they look for themselves.
+        context: What every attempt uses.
+        executions: Stores executions.
+        events: Stores events.
+        recorder: Writes results. Its `run` must run beside the executor.
+        revisions: Compiled automations.
+        run_in_thread: Runs the blocking calls of the stores.
+        max_in_flight: Number of steps that are performed at the same time.
+        lease: Duration of a claim that is not renewed.
     """
 
     def __init__(
         self,
         *,
-        bench: ExecutorContext,
+        context: ExecutorContext,
         executions: ExecutionStore,
         events: EventStore,
-        publisher: EventPublisher,
-        book: RevisionCache,
+        recorder: Recorder,
+        revisions: RevisionCache,
         run_in_thread: RunInThread,
-        in_flight: int,
+        max_in_flight: int,
         lease: timedelta,
-        job_bell: JobNotifier | None = None,
     ) -> None:
-        self.worker_id = bench.worker_id
-        self.revisions = book
-        self._bench = bench
-        self._clock = bench.clock
+        self.worker_id = context.worker_id
+        self.recorder = recorder
+        self.revisions = revisions
+        self._context = context
+        self._clock = context.clock
         self._executions = executions
         self._events = events
-        self._publisher = publisher
         self._run_in_thread = run_in_thread
-        self._job_bell = job_bell
         self._lease = lease
-        self._max_in_progress = 2 * in_flight  # those that wait for a place or a commit included
-        self._recorder = Recorder(self._write)
-        self._slots = asyncio.Semaphore(in_flight)
-        self._in_progress: dict[str, asyncio.Task[None]] = {}
+        self._max_in_progress = 2 * max_in_flight  # includes executions that wait for a slot or a commit
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._in_progress: dict[ExecutionId, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
         self._stopping = False
 
-    # --- in and out -------------------------------------------------------------------------------
+    # --- capacity ---------------------------------------------------------------------------------
 
     @property
-    def in_progress(self) -> tuple[str, ...]:
-        """Ids of the executions that this engine holds."""
+    def in_progress(self) -> tuple[ExecutionId, ...]:
+        """Ids of the executions that this executor holds."""
         return tuple(self._in_progress)
 
     @property
     def capacity(self) -> int:
-        """How many more executions it takes."""
+        """Number of further executions that can be started."""
         return 0 if self._stopping else max(0, self._max_in_progress - len(self._in_progress))
 
     async def wait_for_capacity(self) -> None:
-        """Return when it takes more."""
+        """Return when another execution can be started."""
         while self.capacity == 0:
             self._freed.clear()
             await self._freed.wait()
 
+    async def wait_until_idle(self) -> None:
+        """Return when no execution is in progress."""
+        while self._in_progress:
+            await asyncio.wait(list(self._in_progress.values()))
+
     def lease_end(self) -> datetime:
-        """Until when a lease that begins now holds."""
+        """Return the end of a lease that begins now."""
         return self._clock.now() + self._lease
 
-    async def write_records(self) -> None:
-        """Write what happens, until cancelled; must run beside everything else."""
-        await self._recorder.run()
+    # --- starting and stopping --------------------------------------------------------------------
 
-    def start(self, works: Iterable[ClaimedExecution]) -> None:
+    def start(self, claimed: Iterable[ClaimedExecution]) -> None:
         """Carry out executions that this worker has leased."""
-        for work in works:
-            task = asyncio.get_running_loop().create_task(self._execute(work))
-            self._in_progress[work.execution.id] = task
-            task.add_done_callback(partial(self._on_done, work.execution.id))
+        for execution in claimed:
+            execution_id = execution.execution.id
+            task = asyncio.get_running_loop().create_task(self._execute(execution))
+            self._in_progress[execution_id] = task
+            task.add_done_callback(partial(self._on_done, execution_id))
 
-    async def execute(self, ids: Collection[str]) -> None:
-        """Claim those of the executions that are due or abandoned, and carry them out."""
-        wanted = [one for one in ids if one not in self._in_progress][: self.capacity]
+    async def execute(self, execution_ids: Collection[ExecutionId]) -> None:
+        """Claim the executions that are due or whose lease has expired, and carry them out. Ignore the others."""
+        wanted = [execution_id for execution_id in execution_ids if execution_id not in self._in_progress]
+        wanted = wanted[: self.capacity]
         if not wanted:
             return
         now = self._clock.now()
         claims = await self._run_in_thread(
-            self._executions.claim, wanted, owner=self.worker_id, now=now, until=now + self._lease
+            self._executions.claim, wanted, worker_id=self.worker_id, now=now, until=now + self._lease
         )
         events = await self._run_in_thread(self._events.get, {claim.execution.event_id for claim in claims})
         for claim in claims:
             try:
                 await self._start_claimed(claim, events[claim.execution.event_id])
-            except Unavailable as error:  # its lease runs out; those behind it must not wait for that
-                log.warning("execution.left", execution=claim.execution.id, error=str(error))
+            except Unavailable as error:  # its lease expires; the claims behind it must not wait for that
+                log.warning("execution.start_failed", execution=claim.execution.id, error=str(error))
 
     async def _start_claimed(self, claim: Claim, event: Event) -> None:
         execution = claim.execution
         if claim.lost_by_worker_id is not None:
             lost = lost_attempt(execution, claim.lost_by_worker_id, self._clock.now())
-            if not await self._record(lost, event):
+            if not await self.recorder.record(lost, event):
                 return
             execution = lost.execution
         if execution.state.is_final:
             return
         try:
-            compiled = self.revisions.get(execution.automation, execution.revision)
+            compiled = self.revisions.get(execution.automation, execution.revision_id)
             if compiled is None:
-                compiled = await self._run_in_thread(self.revisions.load, execution.automation, execution.revision)
+                compiled = await self._run_in_thread(self.revisions.load, execution.automation, execution.revision_id)
         except ConfigError as error:
             failed = transitions.fail_without_attempt(execution, reason=str(error), now=self._clock.now())
-            await self._record(ExecutionUpdate(failed), event)
+            await self.recorder.record(ExecutionUpdate(failed), event)
             return
         self.start([ClaimedExecution(execution, event, compiled)])
 
-    def _on_done(self, execution: str, task: asyncio.Task[None]) -> None:
-        self._in_progress.pop(execution, None)
+    def _on_done(self, execution_id: ExecutionId, task: asyncio.Task[None]) -> None:
+        self._in_progress.pop(execution_id, None)
         self._freed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            # Its lease runs out, and it is tried again until it has cost too many workers.
-            log.error("execution.dropped", execution=execution, exc_info=error)
-
-    async def _record(self, progress: ExecutionUpdate, event: Event) -> bool:
-        """Write durably, and announce what it gives rise to; False when the lease is held by another now."""
-        progress = with_failure(progress, event)
-        held = await self._recorder.record(progress)
-        if held and progress.events:
-            await self.publish(progress.events)
-        if held and self._job_bell is not None:
-            for job in progress.jobs:
-                await self._run_in_thread(self._job_bell.notify_jobs, job.queue, [job.id])
-        return held
-
-    async def publish(self, events: Sequence[Event]) -> None:
-        """Publish accepted events; where that fails, the relay does it."""
-        await self._run_in_thread(self._publisher.publish, events)
-
-    async def _write(self, batch: Sequence[ExecutionUpdate]) -> frozenset[str]:
-        return await self._run_in_thread(self._executions.record, batch)
-
-    async def idle(self) -> None:
-        """Return when nothing is in hand."""
-        while self._in_progress:
-            await asyncio.wait(list(self._in_progress.values()))
+            # Its lease expires and it is claimed again, until it fails because too many workers were lost.
+            log.error("execution.crashed", execution=execution_id, exc_info=error)
 
     async def stop(self, *, within_seconds: float) -> None:
-        """Take nothing more, finish what is in flight for so long, and hand the rest back."""
+        """Start nothing more. Finish what is in flight within that time, and release the rest."""
         self._stopping = True
         tasks = list(self._in_progress.values())
         if tasks:
             await asyncio.wait(tasks, timeout=within_seconds)
-        rest = [task for task in tasks if not task.done()]
-        for task in rest:
+        unfinished = [task for task in tasks if not task.done()]
+        for task in unfinished:
             task.cancel()
-        if rest:
-            await asyncio.wait(rest, timeout=LAST_RECORDS_SECONDS)
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=FINAL_WRITE_SECONDS)
 
     # --- one execution ----------------------------------------------------------------------------
 
-    async def _execute(self, work: ClaimedExecution) -> None:
-        execution = work.execution
-        while (record := transitions.next_step(execution)) is not None and not execution.state.is_final:
-            progress = await self._with_slot(ClaimedExecution(execution, work.event, work.compiled), record)
-            happened = progress.receipts or progress.execution.state is not ExecutionState.RUNNING
-            if happened and not await self._record(progress, work.event):
-                log.info("execution.taken_away", execution=execution.id)
+    async def _execute(self, claimed: ClaimedExecution) -> None:
+        while (record := transitions.next_step(claimed.execution)) is not None:
+            update = await self._attempt(claimed, record)
+            # A skipped step leaves nothing to write until the next step has an outcome.
+            has_outcome = update.receipts or update.execution.state is not ExecutionState.RUNNING
+            if has_outcome and not await self.recorder.record(update, claimed.event):
+                log.info("execution.lease_lost", execution=claimed.execution.id)
                 return
-            execution = progress.execution
-            if execution.state is not ExecutionState.RUNNING:
+            if update.execution.state is not ExecutionState.RUNNING:
                 return
+            claimed = replace(claimed, execution=update.execution)
 
-    async def _with_slot(self, work: ClaimedExecution, record: StepRecord) -> ExecutionUpdate:
-        """Attempt the step when there is a place; hand the execution back if the worker stops before that."""
+    async def _attempt(self, claimed: ClaimedExecution, record: StepRecord) -> ExecutionUpdate:
+        """Attempt the step once a slot is free. Release the execution if the worker stops before that."""
+        attempt: Attempt | None = None
         try:
-            await self._slots.acquire()
+            async with self._slots:
+                if not self._stopping:
+                    attempt = Attempt(claimed, record, self._context)
+                    return await attempt.make()
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
-            return self._released(work.execution)
-        try:
-            return self._released(work.execution) if self._stopping else await self._attempt(work, record)
-        finally:
-            self._slots.release()
-
-    async def _attempt(self, work: ClaimedExecution, record: StepRecord) -> ExecutionUpdate:
-        attempt = Attempt(work, record, self._bench)
-        try:
-            return await attempt.make()
-        except asyncio.CancelledError:
-            if not self._stopping:
-                raise
+        if attempt is not None:
             return attempt.interrupted()
-
-    def _released(self, execution: Execution) -> ExecutionUpdate:
-        return ExecutionUpdate(transitions.reschedule(execution, reason="its worker stopped", due_at=self._clock.now()))
+        released = transitions.reschedule(claimed.execution, reason="its worker stopped", due_at=self._clock.now())
+        return ExecutionUpdate(released)

@@ -1,100 +1,128 @@
-"""Writes what happened, in batches: whoever comes while a commit is under way shares the next one."""
+"""Writes the updates of executions in batches. Updates that arrive during a commit share the next one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
 
+from upshot.domain.event import Event
 from upshot.domain.execution import ExecutionState
 from upshot.errors import Unavailable
-from upshot.ports.executions import ExecutionUpdate
+from upshot.execution.failure import failure_event
+from upshot.ids import ExecutionId
+from upshot.ports.concurrency import RunInThread
+from upshot.ports.executions import ExecutionStore, ExecutionUpdate
+from upshot.ports.messaging import EventPublisher, JobNotifier
 
 log = structlog.get_logger("upshot.execution")
 
-LARGEST_BATCH = 500
-LONGEST_PAUSE_SECONDS = 5.0
+MAX_BATCH = 500
+MAX_PAUSE_SECONDS = 5.0
 
 
 class Recorder:
     """
-    Group commit for the engine's loop.
+    Makes updates durable. Then publishes their events and notifies workers of their jobs.
 
     Args:
-        write: Writes one batch durably and returns the ids that were refused (`ExecutionStore.record`).
+        executions: Stores executions.
+        publisher: Publishes events. The relay publishes them again if that fails.
+        run_in_thread: Runs blocking calls.
+        job_notifier: Notifies the workers of a queue. None: the workers poll their queues.
     """
 
-    def __init__(self, write: Callable[[Sequence[ExecutionUpdate]], Awaitable[frozenset[str]]]) -> None:
-        self._write = write
+    def __init__(
+        self,
+        executions: ExecutionStore,
+        publisher: EventPublisher,
+        run_in_thread: RunInThread,
+        job_notifier: JobNotifier | None = None,
+    ) -> None:
+        self._executions = executions
+        self._publisher = publisher
+        self._run_in_thread = run_in_thread
+        self._job_notifier = job_notifier
         self._queue: list[tuple[ExecutionUpdate, asyncio.Future[bool]]] = []
         self._arrived = asyncio.Event()
 
-    async def record(self, progress: ExecutionUpdate) -> bool:
+    async def record(self, update: ExecutionUpdate, event: Event) -> bool:
         """
-        Write durably.
+        Write an update durably. A failed execution also accepts its `execution-failed` event.
+
+        Args:
+            update: The new state and its receipts.
+            event: The event that the execution answers.
 
         Returns:
-            False when the state was refused, since the lease is held by another now.
+            False if the state was rejected, because another worker or a user has changed the execution.
         """
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._queue.append((progress, done))
+        if update.execution.state is ExecutionState.FAILED:
+            update = replace(update, events=(failure_event(update.execution, event),))
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queue.append((update, written))
         self._arrived.set()
-        return await done
+        if not await written:
+            return False
+        if update.events:
+            await self._run_in_thread(self._publisher.publish, update.events)
+        if self._job_notifier is not None:
+            for job in update.jobs:
+                await self._run_in_thread(self._job_notifier.notify_jobs, job.queue)
+        return True
 
     async def run(self) -> None:
-        """Write until cancelled; a database that does not answer delays and loses nothing."""
+        """Write updates until cancelled. While the database is unavailable, they wait and none is lost."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             while self._queue:
-                batch, self._queue = self._queue[:LARGEST_BATCH], self._queue[LARGEST_BATCH:]
-                refused = await self._write_until_done([progress for progress, _ in batch])
-                for progress, done in batch:
-                    if not done.done():
-                        done.set_result(progress.execution.id not in refused)
+                batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+                rejected = await self._write([update for update, _ in batch])
+                for update, written in batch:
+                    if not written.done():
+                        written.set_result(update.execution.id not in rejected)
 
-    async def _write_until_done(self, batch: Sequence[ExecutionUpdate]) -> frozenset[str]:
+    async def _write(self, batch: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:
+        """
+        Write a batch, or each of its updates alone if the database rejects the batch.
+
+        An update that cannot be written must not block or repeat the others. Left unwritten, it would be sent
+        again each time its lease expires. So its execution fails with the reason, and its receipts are dropped.
+        """
         try:
-            return await self._write_when_possible(batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is, these records must not come to nothing
-            return await self._write_apart(batch, error)
-
-    async def _write_when_possible(self, batch: Sequence[ExecutionUpdate]) -> frozenset[str]:
-        pause_seconds = 0.1
-        while True:
-            try:
-                return await self._write(batch)
-            except Unavailable as error:
-                log.warning("recorder.waits", error=str(error), batch=len(batch), pause_seconds=pause_seconds)
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
-
-    async def _write_apart(self, batch: Sequence[ExecutionUpdate], error: Exception) -> frozenset[str]:
-        """
-        Keep one record that the database will not take from holding up, or repeating, any other.
-
-        Left unwritten it would be sent again each time its lease runs out, for ever: so its
-        execution fails, with the reason, and without the receipts that could not be kept.
-        """
+            return await self._write_when_available(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the updates must still be written
+            rejection = error
         if len(batch) > 1:
-            refused = [await self._write_until_done([progress]) for progress in batch]
-            return frozenset().union(*refused)
+            rejected = [await self._write([update]) for update in batch]
+            return frozenset().union(*rejected)
         execution = batch[0].execution
-        log.error("recorder.unwritable", execution=execution.id, error=repr(error))
+        log.error("recorder.update_rejected", execution=execution.id, error=repr(rejection))
         failed = replace(
             execution,
             state=ExecutionState.FAILED,
-            reason=f"what happened could not be recorded: {type(error).__name__}",
+            reason=f"the outcome could not be recorded: {type(rejection).__name__}",
             steps=tuple(replace(step, outputs=None, reason=None) for step in execution.steps),
             due_at=None,
-            lease_owner=None,
+            lease_owner_id=None,
             lease_until=None,
         )
         try:
-            return await self._write_when_possible([ExecutionUpdate(failed)])
+            return await self._write_when_available([ExecutionUpdate(failed)])
         except Exception:
-            # Not even that: it comes again when its lease runs out. Whoever else waits must be written all the same.
+            # The execution is claimed again when its lease expires. The other updates must still be written.
             log.exception("recorder.gave_up", execution=execution.id)
             return frozenset({execution.id})
+
+    async def _write_when_available(self, batch: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:
+        pause_seconds = 0.1
+        while True:
+            try:
+                return await self._run_in_thread(self._executions.record, batch)
+            except Unavailable as error:
+                log.warning("recorder.waiting", error=str(error), batch=len(batch), pause_seconds=pause_seconds)
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)

@@ -1,129 +1,134 @@
 """
-How an execution moves on: pure functions from one state to the next.
+State transitions of an execution, as pure functions.
 
-    admitted ─► running ─┬─ step succeeded or skipped ─► next step … ─► succeeded
-                         ├─ step is held by a job ─► waiting ─► its end wakes it ─► claimed: running
-                         ├─ step failed for now ─► waiting (due later) ─► claimed: running
-                         ├─ step failed for good ─► on-failure steps ─► failed
-                         └─ lease lost ─► claimed by another: the attempt counts as ambiguous
-    failed, cancelled ─ a person retries ─► waiting        waiting, running ─ a person cancels ─► cancelled
+    admit ──► RUNNING ─┬─ a step succeeded or was skipped ─► the next step; SUCCEEDED after the last
+                       ├─ a step waits for a job ─► WAITING, without a due time ─► the job's end makes it due
+                       ├─ an attempt failed, and another follows ─► WAITING, due later
+                       ├─ a step failed ─► the on-failure steps, if any; then FAILED
+                       └─ the lease expired ─► another worker claims it; the attempt counts as ambiguous
+    WAITING and due ── a worker claims it ─► RUNNING
+    WAITING, RUNNING ── a user cancels ─► CANCELLED
+    FAILED, CANCELLED ── a user retries ─► WAITING
 
-Nothing else leads out of a final state. Every function takes the present moment, none looks at a clock.
+No other transition leaves a final state. Every function gets the current time as an argument.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from upshot.domain.automation import Automation, Step
-from upshot.domain.execution import Execution, ExecutionState, StepRecord
+from upshot.domain.automation import Automation
+from upshot.domain.execution import Execution, ExecutionState, StepPhase, StepRecord
 from upshot.errors import Conflict
+from upshot.ids import EventId, ExecutionId, JobId, WorkerId
+from upshot.ports.executions import Claim
 
-MAX_LOSSES = 5  # workers that one step may take down with it before it is given up
-MAIN = "main"
-ON_FAILURE = "on-failure"
+MAX_LOSSES = 5  # number of workers lost during one step after which the step fails
 
 
 def admit(
-    execution_id: str, automation: Automation, event: str, *, now: datetime, owner: str, until: datetime
+    execution_id: ExecutionId,
+    automation: Automation,
+    event_id: EventId,
+    *,
+    now: datetime,
+    worker_id: WorkerId,
+    until: datetime,
 ) -> Execution:
-    """A new execution, leased from the first moment by the worker that matched its event."""
+    """Create an execution that is leased from the start by the worker that matched its event."""
     return Execution(
         id=execution_id,
         automation=automation.name,
-        revision=automation.revision,
-        event_id=event,
+        revision_id=automation.revision_id,
+        event_id=event_id,
         state=ExecutionState.RUNNING,
         created_at=now,
         steps=_records(automation),
-        lease_owner=owner,
+        lease_owner_id=worker_id,
         lease_until=until,
         fence=1,
     )
 
 
 def admit_final(
-    execution_id: str, automation: Automation, event: str, *, now: datetime, state: ExecutionState, reason: str
+    execution_id: ExecutionId,
+    automation: Automation,
+    event_id: EventId,
+    *,
+    now: datetime,
+    state: ExecutionState,
+    reason: str,
 ) -> Execution:
-    """An answer that ends before its first step, visibly: a loop that is stopped, an `if` that failed."""
-    skipped = tuple(
-        replace(record, state=ExecutionState.SKIPPED, reason="the execution did not begin")
-        for record in _records(automation)
-    )
+    """Create an execution that ends before its first step: a stopped loop, or an `if` that failed."""
     return Execution(
         id=execution_id,
         automation=automation.name,
-        revision=automation.revision,
-        event_id=event,
+        revision_id=automation.revision_id,
+        event_id=event_id,
         state=state,
         reason=reason,
         created_at=now,
         finished_at=now,
-        steps=skipped,
+        steps=_skip_unfinished(_records(automation), "the execution did not start"),
     )
 
 
 def _records(automation: Automation) -> tuple[StepRecord, ...]:
-    def record(step: Step, phase: str) -> StepRecord:
-        return StepRecord(id=step.id, uses=step.uses, phase=phase)
+    phases = ((StepPhase.MAIN, automation.steps), (StepPhase.ON_FAILURE, automation.on_failure))
+    return tuple(StepRecord(id=step.id, uses=step.uses, phase=phase) for phase, steps in phases for step in steps)
 
-    return (
-        *(record(step, MAIN) for step in automation.steps),
-        *(record(step, ON_FAILURE) for step in automation.on_failure),
+
+def claim(execution: Execution, *, worker_id: WorkerId, until: datetime) -> Claim:
+    """Lease an execution that is due or whose lease has expired. The new fence rejects writes of earlier claims."""
+    claimed = replace(
+        execution,
+        state=ExecutionState.RUNNING,
+        reason=None,
+        due_at=None,
+        lease_owner_id=worker_id,
+        lease_until=until,
+        fence=execution.fence + 1,
     )
+    lost_by = execution.lease_owner_id if execution.state is ExecutionState.RUNNING else None
+    return Claim(claimed, lost_by)
+
+
+def is_claimable(execution: Execution, now: datetime) -> bool:
+    """Return whether a worker may claim the execution: it is due, or its lease has expired."""
+    if execution.state is ExecutionState.WAITING:
+        return execution.due_at is not None and execution.due_at <= now
+    running = execution.state is ExecutionState.RUNNING
+    return running and execution.lease_until is not None and execution.lease_until < now
 
 
 def failed_step(execution: Execution) -> StepRecord | None:
-    """The main step that failed the execution; None while none has."""
+    """Return the main step that failed the execution, or None."""
     for record in execution.steps:
-        if record.phase == MAIN and record.state is ExecutionState.FAILED and not record.continued:
+        if record.phase is StepPhase.MAIN and record.state is ExecutionState.FAILED and not record.continued:
             return record
     return None
 
 
 def next_step(execution: Execution) -> StepRecord | None:
-    """The step whose turn it is; None when every step that has to run has ended."""
-    phase = ON_FAILURE if failed_step(execution) else MAIN
+    """Return the step to perform next, or None if every step that has to run has ended."""
+    phase = StepPhase.ON_FAILURE if failed_step(execution) else StepPhase.MAIN
     for record in execution.steps:
-        if record.phase == phase and not record.state.is_final:
+        if record.phase is phase and not record.state.is_final:
             return record
     return None
 
 
-def _with_step(execution: Execution, record: StepRecord) -> Execution:
-    return replace(execution, steps=tuple(record if old.id == record.id else old for old in execution.steps))
-
-
-def _settled(execution: Execution, now: datetime) -> Execution:
-    """Move on: still running while a step has its turn, final when none has."""
-    if next_step(execution) is not None:
-        return execution
-    failure = failed_step(execution)
-    idle = "nothing failed" if failure is None else "an earlier step failed"
-    steps = tuple(
-        record if record.state.is_final else replace(record, state=ExecutionState.SKIPPED, reason=idle)
-        for record in execution.steps
-    )
-    return replace(
-        execution,
-        state=ExecutionState.SUCCEEDED if failure is None else ExecutionState.FAILED,
-        reason=None if failure is None else f"step {failure.id}: {failure.reason}",
-        steps=steps,
-        due_at=None,
-        finished_at=now,
-        lease_owner=None,
-        lease_until=None,
-    )
+# --- outcomes of an attempt ----------------------------------------------------------------------
 
 
 def step_succeeded(
     execution: Execution, record: StepRecord, *, outputs: Mapping[str, Any], started_at: datetime, now: datetime
 ) -> Execution:
-    """The attempt succeeded: its outputs are kept and the next step has its turn."""
-    done = replace(
+    """Store the outputs and go on with the next step."""
+    succeeded = replace(
         record,
         state=ExecutionState.SUCCEEDED,
         reason=None,
@@ -132,14 +137,12 @@ def step_succeeded(
         started_at=record.started_at or started_at,
         finished_at=now,
     )
-    return _settled(_with_step(execution, done), now)
+    return _advance(execution, succeeded, now)
 
 
 def step_skipped(execution: Execution, record: StepRecord, *, reason: str, now: datetime) -> Execution:
-    """The step's `if` does not hold: the next step has its turn."""
-    return _settled(
-        _with_step(execution, replace(record, state=ExecutionState.SKIPPED, reason=reason, finished_at=now)), now
-    )
+    """Skip a step whose `if` is false, and go on with the next step."""
+    return _advance(execution, replace(record, state=ExecutionState.SKIPPED, reason=reason, finished_at=now), now)
 
 
 def step_failed(
@@ -151,7 +154,7 @@ def step_failed(
     started_at: datetime,
     now: datetime,
 ) -> Execution:
-    """The step is given up: the execution fails, unless the step says to go on."""
+    """Fail the step for good. The execution fails too, unless the step has `continue-on-error`."""
     failed = replace(
         record,
         state=ExecutionState.FAILED,
@@ -162,168 +165,186 @@ def step_failed(
         started_at=record.started_at or started_at,
         finished_at=now,
     )
-    return _settled(_with_step(execution, failed), now)
+    return _advance(execution, failed, now)
 
 
-def step_waits(
-    execution: Execution, record: StepRecord, *, reason: str, wait_seconds: float, started_at: datetime, now: datetime
+def schedule_retry(
+    execution: Execution,
+    record: StepRecord,
+    *,
+    reason: str,
+    wait_seconds: float,
+    started_at: datetime,
+    now: datetime,
+    counts_as_failure: bool = True,
 ) -> Execution:
-    """The attempt failed and another will follow; the lease is given back until then."""
+    """Release the lease after an attempt that did not succeed. The next attempt is due after the wait."""
     waiting = replace(
         record,
         reason=reason,
         attempts=record.attempts + 1,
-        failures=record.failures + 1,
+        failures=record.failures + counts_as_failure,
         started_at=record.started_at or started_at,
     )
     return reschedule(_with_step(execution, waiting), reason=reason, due_at=now + timedelta(seconds=wait_seconds))
 
 
-def step_held(execution: Execution, record: StepRecord, *, job: str, reason: str, started_at: datetime) -> Execution:
-    """The step goes on outside: the lease is given back, and nothing is due until the job's end wakes it."""
-    held = replace(record, job_id=job, reason=reason, started_at=record.started_at or started_at)
-    return replace(
-        _with_step(execution, held),
-        state=ExecutionState.WAITING,
-        reason=f"step {record.id}: {reason}",
-        due_at=None,
-        lease_owner=None,
-        lease_until=None,
-    )
+def step_deferred(
+    execution: Execution, record: StepRecord, *, job_id: JobId, reason: str, started_at: datetime
+) -> Execution:
+    """Release the lease while a job runs. The execution has no due time until the end of the job sets one."""
+    deferred = replace(record, job_id=job_id, reason=reason, started_at=record.started_at or started_at)
+    return reschedule(_with_step(execution, deferred), reason=f"step {record.id}: {reason}", due_at=None)
 
 
-def reschedule(execution: Execution, *, reason: str, due_at: datetime) -> Execution:
-    """Nothing was attempted; the lease is given back and the execution is due then."""
+def reschedule(execution: Execution, *, reason: str, due_at: datetime | None) -> Execution:
+    """Release the lease without an attempt. The execution is due at that time."""
     return replace(
         execution,
         state=ExecutionState.WAITING,
         reason=reason,
         due_at=due_at,
-        lease_owner=None,
+        lease_owner_id=None,
         lease_until=None,
     )
 
 
-def lease_lost(execution: Execution, *, worker: str, now: datetime) -> tuple[Execution, StepRecord | None]:
+def lease_lost(execution: Execution, *, worker_id: WorkerId, now: datetime) -> tuple[Execution, StepRecord | None]:
     """
-    Count the attempt of a worker that fell silent.
+    Count the attempt of a worker whose lease expired.
 
-    Whether it had sent anything cannot be known, so the attempt is ambiguous: the step is tried
-    again with the same delivery id, without counting against the retry policy, until it has
-    taken `MAX_LOSSES` workers down with it.
+    Nobody knows whether the worker had sent anything, so the attempt is ambiguous. The step is attempted
+    again with the same delivery id. The lost attempt does not count against the retry policy, but the
+    step fails once `MAX_LOSSES` workers were lost during it.
 
     Returns:
-        The execution as it goes on, and the record of the step whose attempt was lost, as it was
-        before; None when no step had its turn.
+        The execution in its next state, and the record of the step before the lost attempt was counted;
+        None if no step was left to perform.
     """
     record = next_step(execution)
     if record is None:
-        return _settled(execution, now), None
+        return _advance(execution, None, now), None
     lost = replace(record, attempts=record.attempts + 1, losses=record.losses + 1, started_at=record.started_at or now)
     if lost.losses < MAX_LOSSES:
         return _with_step(execution, lost), record
-    reason = f"{lost.losses} workers were lost during this step, the last one {worker}"
-    given_up = replace(lost, state=ExecutionState.FAILED, reason=reason, finished_at=now)
-    return _settled(_with_step(execution, given_up), now), record
+    reason = f"{lost.losses} workers were lost during this step, the last one was {worker_id}"
+    return _advance(execution, replace(lost, state=ExecutionState.FAILED, reason=reason, finished_at=now), now), record
 
 
 def fail_without_attempt(execution: Execution, *, reason: str, now: datetime) -> Execution:
-    """No worker here can carry it out at all, on-failure steps included."""
+    """Fail an execution that no worker can perform, its on-failure steps included."""
     record = next_step(execution)
-    steps = tuple(
-        replace(step, state=ExecutionState.FAILED, reason=reason, attempts=_attempts_begun(step), finished_at=now)
-        if record is not None and step.id == record.id
-        else step
-        if step.state.is_final
-        else replace(step, state=ExecutionState.SKIPPED, reason="an earlier step failed")
-        for step in execution.steps
-    )
-    return replace(
-        execution,
-        state=ExecutionState.FAILED,
-        reason=reason,
-        steps=steps,
-        due_at=None,
-        finished_at=now,
-        lease_owner=None,
-        lease_until=None,
-    )
+    if record is not None:
+        attempts = _attempts_started(record)
+        failed = replace(record, state=ExecutionState.FAILED, reason=reason, attempts=attempts, finished_at=now)
+        execution = _with_step(execution, failed)
+    steps = _skip_unfinished(execution.steps, "an earlier step failed")
+    return _end(execution, ExecutionState.FAILED, reason=reason, steps=steps, now=now)
 
 
-def retry_by_person(execution: Execution, now: datetime) -> Execution:
+# --- what users do -------------------------------------------------------------------------------
+
+
+def retry_by_user(execution: Execution, now: datetime) -> Execution:
     """
-    Go on from the step that failed or was cancelled, with the same delivery ids.
+    Continue from the step that failed or was cancelled, with the same delivery ids.
 
     Raises:
         Conflict: The execution is not failed or cancelled.
     """
-    if execution.state not in (ExecutionState.FAILED, ExecutionState.CANCELLED):
-        raise Conflict(
-            f"execution {execution.id} is {execution.state.value}; only a failed or cancelled one can be retried"
-        )
-
     stopped = (ExecutionState.FAILED, ExecutionState.CANCELLED)
-    done: list[StepRecord] = []
-    for record in execution.steps:
-        if record.phase != MAIN or (record.state in stopped and not record.continued):
-            break
-        done.append(record)
-    if len(done) == sum(record.phase == MAIN for record in execution.steps):
-        done = []  # it ended before its first step
-
-    def again(record: StepRecord) -> StepRecord:
-        return StepRecord(
-            id=record.id,
-            uses=record.uses,
-            phase=record.phase,
-            attempts=record.attempts,
-            started_at=record.started_at,
+    if execution.state not in stopped:
+        raise Conflict(
+            f"execution {execution.id} is {execution.state.value}; only a failed or cancelled execution can be retried"
         )
-
-    return replace(
-        execution,
-        state=ExecutionState.WAITING,
-        reason="retried by a person",
-        due_at=now,
-        finished_at=None,
-        lease_owner=None,
-        lease_until=None,
-        steps=(*done, *(again(record) for record in execution.steps[len(done) :])),
+    kept = 0  #: number of leading main steps that are not repeated
+    for record in execution.steps:
+        if record.phase is not StepPhase.MAIN or (record.state in stopped and not record.continued):
+            break
+        kept += 1
+    if kept == sum(record.phase is StepPhase.MAIN for record in execution.steps):
+        kept = 0  # the execution ended before its first step
+    repeated = tuple(
+        StepRecord(record.id, record.uses, record.phase, attempts=record.attempts, started_at=record.started_at)
+        for record in execution.steps[kept:]
     )
+    retried = replace(execution, finished_at=None, steps=(*execution.steps[:kept], *repeated))
+    return reschedule(retried, reason="retried by a user", due_at=now)
 
 
-def cancel_by_person(execution: Execution, now: datetime, who: str) -> Execution:
+def cancel_by_user(execution: Execution, now: datetime, user_name: str) -> Execution:
     """
-    Stop an execution; what is being sent at this moment may still arrive, and its receipt is kept.
+    Cancel an execution. A request that is in flight may still arrive, and its receipt is stored.
 
     Raises:
         Conflict: The execution has ended.
     """
     if execution.state.is_final:
         raise Conflict(f"execution {execution.id} is {execution.state.value} and cannot be cancelled")
-    return replace(
-        execution,
-        state=ExecutionState.CANCELLED,
-        reason=f"cancelled by {who}",
-        due_at=None,
-        finished_at=now,
-        lease_owner=None,
-        lease_until=None,
-        steps=tuple(
-            record
-            if record.state.is_final
-            else replace(
-                record,
-                state=ExecutionState.CANCELLED,
-                reason=f"cancelled by {who}",
-                attempts=_attempts_begun(record),
-                finished_at=now,
-            )
-            for record in execution.steps
-        ),
+    reason = f"cancelled by {user_name}"
+    steps = tuple(
+        record
+        if record.state.is_final
+        else replace(
+            record,
+            state=ExecutionState.CANCELLED,
+            reason=reason,
+            attempts=_attempts_started(record),
+            finished_at=now,
+        )
+        for record in execution.steps
+    )
+    return _end(execution, ExecutionState.CANCELLED, reason=reason, steps=steps, now=now)
+
+
+# --- shared parts --------------------------------------------------------------------------------
+
+
+def _with_step(execution: Execution, record: StepRecord) -> Execution:
+    return replace(execution, steps=tuple(record if old.id == record.id else old for old in execution.steps))
+
+
+def _advance(execution: Execution, record: StepRecord | None, now: datetime) -> Execution:
+    """Replace the record of a step. End the execution if no step is left to perform."""
+    if record is not None:
+        execution = _with_step(execution, record)
+    if next_step(execution) is not None:
+        return execution
+    failed = failed_step(execution)
+    if failed is None:
+        steps = _skip_unfinished(execution.steps, "no step failed")
+        return _end(execution, ExecutionState.SUCCEEDED, reason=None, steps=steps, now=now)
+    steps = _skip_unfinished(execution.steps, "an earlier step failed")
+    return _end(execution, ExecutionState.FAILED, reason=f"step {failed.id}: {failed.reason}", steps=steps, now=now)
+
+
+def _skip_unfinished(records: Iterable[StepRecord], reason: str) -> tuple[StepRecord, ...]:
+    return tuple(
+        record if record.state.is_final else replace(record, state=ExecutionState.SKIPPED, reason=reason)
+        for record in records
     )
 
 
-def _attempts_begun(record: StepRecord) -> int:
-    """Attempts, the one included that waited for a job: its job ends with it, and the next has one of its own."""
+def _end(
+    execution: Execution, state: ExecutionState, *, reason: str | None, steps: tuple[StepRecord, ...], now: datetime
+) -> Execution:
+    return replace(
+        execution,
+        state=state,
+        reason=reason,
+        steps=steps,
+        due_at=None,
+        finished_at=now,
+        lease_owner_id=None,
+        lease_until=None,
+    )
+
+
+def _attempts_started(record: StepRecord) -> int:
+    """
+    Count the attempts, including the one that waits for a job.
+
+    The job ends with its attempt. A job's id derives from the number of the attempt, so the next attempt
+    needs a higher number to get a new job.
+    """
     return record.attempts + (record.job_id is not None)

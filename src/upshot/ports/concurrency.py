@@ -1,4 +1,4 @@
-"""Run blocking calls off the event loop."""
+"""Run blocking calls outside the event loop."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ T = TypeVar("T")
 
 
 class RunInThread(Protocol):
-    """Runs a blocking call off the event loop; tests run it in place."""
+    """Runs a blocking call in a thread. Tests run it in place."""
 
     async def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return the call's result, or raise its error."""
+        """Return the result of the call, or raise its error."""
         ...

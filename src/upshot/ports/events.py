@@ -1,4 +1,4 @@
-"""Accepted events, kept in the database with the mutation that made them."""
+"""Accepted events, stored in the database together with the mutation that created them."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ class EventQuery:
 
     kind: str | None = None
     subject: str | None = None  #: the whole subject, or its beginning up to a `:`
-    name: str | None = None  #: of a custom event
+    name: str | None = None  #: name of a custom event
     mutation_id: str | None = None
-    after_id: EventId | None = None  #: an event's id: only later ones, and the page is then oldest first
+    after_id: EventId | None = None  #: list only later events, the oldest first
 
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event with what has become of it."""
+    """An event with its match."""
 
     event: Event
-    matched_at: datetime | None  #: when it was matched; None while it waits for a worker
-    execution_ids: tuple[ExecutionId, ...] = ()  #: ids of the executions that answer it
+    matched_at: datetime | None  #: None while the event waits for a worker
+    execution_ids: tuple[ExecutionId, ...] = ()  #: the executions that answer it
 
 
 class EventStore(Protocol):
-    """Accepted events, kept in the database with the mutation that made them."""
+    """Accepted events."""
 
     def get(self, event_ids: AnyCollection[EventId]) -> Mapping[EventId, Event]:
-        """The events of these ids; those that do not exist are left out."""
+        """Return the events with these ids. Leave out ids that do not exist."""
         ...
 
     def find(self, event_id: EventId) -> StoredEvent | None:
-        """One event with what has become of it."""
+        """Return an event with the executions that answer it."""
         ...
 
     def page(self, query: EventQuery, *, cursor: str | None, limit: int) -> Page[StoredEvent]:
         """
-        Events, newest first (oldest first with `query.after`); `executions` is left empty in lists.
+        Return a page of events, newest first; oldest first with `query.after_id`. `execution_ids` stays empty.
 
         Raises:
-            InvalidInput: The cursor is not one that a page gave.
+            InvalidInput: No page has returned this cursor.
         """
         ...
 
     def take_unmatched(self, *, published_before: datetime, now: datetime, limit: int) -> tuple[Event, ...]:
-        """Take for publishing again: unmatched events last published before then, oldest first; published now."""
+        """Take unmatched events that were last published before then, oldest first, and mark them as published now."""
         ...

@@ -1,4 +1,4 @@
-"""Executions, their receipts, and the revisions of automations that they go by."""
+"""Executions, their receipts, and the stored revisions of automations."""
 
 from __future__ import annotations
 
@@ -18,37 +18,39 @@ from upshot.ports.paging import Page
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What matching made of one event: its executions, leased by the worker that matched it, maybe none."""
+    """A matched event with the executions that answer it; there may be none."""
 
     event_id: EventId
-    executions: tuple[Execution, ...]
-    events: tuple[Event, ...] = ()  #: accepted with those that failed from the start; each names its execution last
+    executions: tuple[Execution, ...]  #: leased by the worker that matched the event, or final from the start
+    events: tuple[
+        Event, ...
+    ] = ()  #: events of executions that failed from the start; each is the last cause of its event
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An execution that this worker now holds, with a new fence."""
+    """An execution that a worker has claimed, with a new fence."""
 
     execution: Execution
-    lost_by_worker_id: WorkerId | None  #: worker whose lease had run out; None when it was waiting
+    lost_by_worker_id: WorkerId | None  #: worker whose lease had expired; None if the execution was waiting
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """An execution that somebody should see to."""
+    """An execution that a worker should claim."""
 
     execution_id: ExecutionId
-    notified_before: bool  #: the doorbell was rung for it already, and nobody came
+    notified_before: bool  #: workers were notified of it already, and none has claimed it
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionUpdate:
-    """The new state of an execution and the receipts that prove it; written if the fence still holds."""
+    """The new state of an execution, with the receipts of its attempts. The state is written if the fence matches."""
 
     execution: Execution
-    receipts: tuple[Receipt, ...] = ()  #: kept in any case, for what was sent was sent
-    events: tuple[Event, ...] = ()  #: accepted together with the state: what the execution's end gives rise to
-    jobs: tuple[Job, ...] = ()  #: queued together with the state, if the fence holds
+    receipts: tuple[Receipt, ...] = ()  #: stored even if the state is rejected, because the attempt was made
+    events: tuple[Event, ...] = ()  #: accepted together with the state, such as the event of a failure
+    jobs: tuple[Job, ...] = ()  #: queued together with the state
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,82 +63,86 @@ class ExecutionQuery:
 
 
 class ExecutionStore(Protocol):
-    """Executions and their receipts."""
+    """Executions and their receipts, as workers use them."""
 
     def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[ExecutionId]:
         """
         Insert the executions of a batch and mark its events as matched, in one transaction.
 
         Returns:
-            Ids of the executions that are new; the others existed (the event came twice) and stay as they are.
+            Ids of the new executions. An execution that exists, because its event arrived twice, stays unchanged.
         """
         ...
 
-    def claim(self, execution_ids: AnyCollection[ExecutionId], *, worker_id: WorkerId, now: datetime, until: datetime) -> tuple[Claim, ...]:
-        """Lease those of the executions that are due or whose lease has run out; the others are left out."""
+    def claim(
+        self, execution_ids: AnyCollection[ExecutionId], *, worker_id: WorkerId, now: datetime, until: datetime
+    ) -> tuple[Claim, ...]:
+        """Lease the executions that are due or whose lease has expired. Leave out the others."""
         ...
 
-    def record(self, progress: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:
+    def record(self, updates: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:
         """
-        Write states and receipts of a batch, in one transaction.
+        Write the states and receipts of a batch, in one transaction.
 
         Returns:
-            Ids whose state was refused, since another claim or a person came between; their receipts are kept.
+            Ids whose state was rejected because another worker or a user has changed the execution. Their
+            receipts are stored.
         """
         ...
 
     def renew(self, execution_ids: AnyCollection[ExecutionId], *, worker_id: WorkerId, until: datetime) -> None:
-        """Prolong the leases that the owner still holds."""
+        """Extend the leases that the worker still holds."""
         ...
 
     def take_due(self, *, now: datetime, notified_before: datetime, limit: int) -> tuple[Due, ...]:
         """
-        Take for ringing: executions that are due, or whose lease has run out; marked as rung now.
+        Take the executions that are due or whose lease has expired, and mark them as notified now.
 
         Args:
-            now: The present moment.
-            rung_before: Leave out those that were rung since then.
-            limit: At most so many, the longest due first.
+            now: The current time.
+            notified_before: Leave out executions that were marked since then.
+            limit: Maximum number. The executions that have been due for the longest time come first.
         """
         ...
 
 
 class ExecutionAdmin(Protocol):
-    """What people ask about executions and do to them."""
+    """Executions and their receipts, as users read and change them."""
 
     def find(self, execution_id: ExecutionId) -> tuple[Execution, tuple[Receipt, ...]] | None:
-        """One execution with all its receipts, in the order of their start."""
+        """Return an execution with all its receipts, ordered by their start."""
         ...
 
     def page(self, query: ExecutionQuery, *, cursor: str | None, limit: int) -> Page[Execution]:
-        """Executions, newest event first."""
+        """Return a page of executions; those of the newest event come first."""
         ...
 
     def amend(self, execution_id: ExecutionId, change: Callable[[Execution], Execution]) -> Execution:
         """
-        Change one execution in one transaction; its fence grows, so a worker that holds it is refused.
+        Change an execution in one transaction, and increase its fence. Later writes of a worker are rejected.
 
         Raises:
-            NotFound: No such execution. What `change` raises comes through, and nothing is written.
+            NotFound: There is no such execution. An error that `change` raises is passed on. In both
+                cases nothing is written.
         """
         ...
 
     def expire(self, worker_id: WorkerId, now: datetime) -> int:
-        """End the leases of a worker that is known to be dead; returns how many."""
+        """End the leases of a worker that is known to be dead, and return their number."""
         ...
 
     def prune(self, *, receipts_before: datetime) -> int:
-        """Remove receipts older than that of executions that are final; returns how many."""
+        """Delete the receipts of final executions that started before that time, and return their number."""
         ...
 
 
 class RevisionStore(Protocol):
-    """Every revision of every automation that was ever loaded, so that an execution finishes with its own."""
+    """Every revision of every automation that was ever loaded. An execution finishes with its own revision."""
 
     def save(self, automations: Iterable[Automation], now: datetime) -> None:
-        """Keep the revisions that are not kept yet."""
+        """Store the revisions that are not stored yet."""
         ...
 
     def get(self, name: str, revision_id: RevisionId) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
-        """The document as plain data, its body files and its path; None when it was never kept."""
+        """Return the document as plain data, its body files and its path; None if the revision is not stored."""
         ...

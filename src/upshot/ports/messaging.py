@@ -1,4 +1,4 @@
-"""Redis: the stream of events, and the doorbell that calls workers."""
+"""What goes through Redis: the stream of events, and the notifications of workers."""
 
 from __future__ import annotations
 
@@ -7,60 +7,60 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from upshot.domain.event import Event
-from upshot.ids import ExecutionId, JobId
+from upshot.ids import ExecutionId
 
 
 class EventPublisher(Protocol):
-    """Puts committed events on the stream; never raises, for the relay publishes again."""
+    """Appends committed events to the stream."""
 
     def publish(self, events: Sequence[Event]) -> bool:
-        """Tell whether the stream took them."""
+        """Return whether the stream accepted the events. Never raise, because the relay publishes them again."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEntry:
-    """One entry as read by the consumer group; `event` is None when it cannot be read (it is then acknowledged)."""
+    """An entry as the consumer group reads it."""
 
     entry_id: str
-    event: Event | None
+    event: Event | None  #: None if the entry is unreadable; it is acknowledged all the same
 
 
 class EventStream(Protocol):
-    """The consumer group's side of the stream; each may raise `Unavailable`."""
+    """The stream, as a consumer of the group reads it. Every method may raise `Unavailable`."""
 
     async def read(self, *, limit: int, wait_seconds: float) -> tuple[StreamEntry, ...]:
-        """The next entries for this consumer, waiting for the first; makes the group if it is gone."""
+        """Return the next entries for this consumer, and wait for the first. Create the group if it is missing."""
         ...
 
     async def take_over(self, *, idle_seconds: float, limit: int) -> tuple[StreamEntry, ...]:
-        """Entries that another consumer read and did not acknowledge for so long."""
+        """Return entries that another consumer read at least so long ago and did not acknowledge."""
         ...
 
     async def acknowledge(self, entries: Sequence[StreamEntry]) -> None:
-        """Say that these are matched and committed; they are removed from the stream."""
+        """Remove entries from the stream. Their events are matched, and the executions are committed."""
         ...
 
     async def is_drained(self) -> bool:
-        """Nothing waits unread: what is accepted and still unmatched must be published again."""
+        """Return whether no entry is unread. An accepted event that is still unmatched must then be republished."""
         ...
 
     async def close(self, *, leave_group: bool) -> None:
-        """Let go; `leave` also takes this consumer out of the group if nothing of its is pending."""
+        """Close the connection. With `leave_group`, also leave the group, unless an entry is still pending."""
         ...
 
 
 class Notifier(Protocol):
-    """Calls a worker to executions that are due; losing a ring loses nothing."""
+    """Notifies any worker that executions are due. Losing a notification loses nothing."""
 
     def notify_executions(self, execution_ids: Sequence[ExecutionId]) -> bool:
-        """Tell whether the broker took it; False: the caller runs them itself."""
+        """Return whether the broker accepted the notification. If not, the caller executes them itself."""
         ...
 
 
 class JobNotifier(Protocol):
-    """Calls the workers of a queue to jobs that are queued; unheard, they look about every second."""
+    """Notifies the workers of a queue that jobs are queued. Without it they poll the queue."""
 
-    def notify_jobs(self, queue: str, job_ids: Sequence[JobId]) -> bool:
-        """Tell whether the broker took it."""
+    def notify_jobs(self, queue: str) -> bool:
+        """Return whether the broker accepted the notification."""
         ...

@@ -1,4 +1,4 @@
-"""Who is working, and how much is left to do."""
+"""The workers that are alive, and the amount of work that is left."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from upshot.ids import WorkerId
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A worker process that said it is alive."""
+    """A worker process, as its last heartbeat described it."""
 
     id: WorkerId
     host: str
     pid: int
     started_at: datetime
     seen_at: datetime
-    in_progress: int  #: executions that it holds
+    in_progress: int  #: number of executions that it holds
     stream_read_at: datetime | None  #: when Redis last answered its read
-    automations: int
-    machine: str = ""  #: that its jobs run on
-    queues: tuple[str, ...] = ()  #: of jobs, that it takes; `events` among them: it answers events
-    engines: Mapping[str, str] = field(default_factory=dict)  #: that it reaches: identity by backend
+    automations: int  #: number of active automations
+    machine: str = ""  #: name of the machine that its jobs run on
+    queues: tuple[str, ...] = ()  #: queues that it takes jobs from; `events` if it answers events
+    engines: Mapping[str, str] = field(default_factory=dict)  #: id of each container engine that it reaches, by backend
 
 
 class WorkerStore(Protocol):
-    """Who is working."""
+    """The workers that are alive."""
 
     def heartbeat(self, worker: WorkerRecord) -> None:
-        """Say that the worker is alive."""
+        """Record that the worker is alive."""
         ...
 
     def deregister(self, worker_id: WorkerId) -> None:
-        """Say that the worker has stopped."""
+        """Remove a worker that has stopped."""
         ...
 
     def list(self, *, seen_since: datetime) -> tuple[WorkerRecord, ...]:
-        """Workers that were seen since then."""
+        """Return the workers that were seen since then, the oldest first."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How much is accepted and not finished; for health and metrics."""
+    """The amount of accepted work that is not finished, for health checks and metrics."""
 
-    events: int  #: accepted in all
+    events: int  #: number of all accepted events
     unmatched_events: int
     oldest_unmatched_at: datetime | None
     executions: Mapping[str, int]  #: count by state
-    due_executions: int  #: waiting and past their time
+    due_executions: int  #: executions that wait although their due time has passed
     oldest_due_at: datetime | None
     jobs: Mapping[str, int]  #: count by state
-    queued_jobs: Mapping[str, int]  #: count by queue, of those where any waits
+    queued_jobs: Mapping[str, int]  #: count by queue, for queues where a job waits
 
 
 class BacklogStore(Protocol):
-    """Counts."""
+    """Counts the backlog."""
 
     def measure(self, now: datetime) -> Backlog:
-        """Count what stands."""
+        """Count the unfinished work."""
         ...

@@ -1,4 +1,4 @@
-"""A worker process."""
+"""The objects of a worker process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from upshot.adapters.sql.revisions import SqlRevisions
 from upshot.adapters.sql.workers import SqlWorkers
 from upshot.automations.active import ActiveAutomations
 from upshot.automations.folder import AutomationFolder
-from upshot.automations.loader import rebuild
+from upshot.automations.loader import load_revision
 from upshot.backends.catalog import make_backends
 from upshot.backends.protocol import Backend
 from upshot.clock import Clock, SystemClock
@@ -32,7 +32,9 @@ from upshot.execution.admission import Admitter
 from upshot.execution.attempt import ExecutorContext
 from upshot.execution.compiled import RevisionCache
 from upshot.execution.executor import Executor
-from upshot.jobs.container_request import ContainerRequestBuilder
+from upshot.execution.recorder import Recorder
+from upshot.ids import WorkerId
+from upshot.jobs.container_request import JobEnvironment
 from upshot.jobs.supervisor import JobSupervisor, SupervisorSettings
 from upshot.jobs.version_metrics import VersionMetricsWriter
 from upshot.ports.concurrency import RunInThread
@@ -42,26 +44,24 @@ from upshot.ports.secrets import SecretSource
 from upshot.registry.service import Registry
 from upshot.schema.queues import JobsConfig
 from upshot.settings import Settings
-from upshot.wiring.jobs_file import read_queue_book
+from upshot.wiring.jobs_file import EVENTS_QUEUE, read_jobs_config
 from upshot.wiring.parts import (
     base_url,
-    find_installation,
     jobs_url,
+    load_installation,
     make_registry,
     make_secrets,
     open_database,
     redis_url,
 )
 
-EVENTS = "events"  #: among the queues that a worker takes: it answers events
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerDependencies:
-    """Everything that a worker process is made of."""
+    """The objects that a worker process consists of."""
 
     settings: Settings
-    worker: str
+    worker_id: WorkerId
     redis_url: str
     clock: Clock
     database: Database
@@ -70,70 +70,76 @@ class WorkerDependencies:
     workers: SqlWorkers
     revisions: SqlRevisions
     publisher: RedisPublisher
-    feed: RedisEventStream
+    stream: RedisEventStream
     automations: ActiveAutomations
     catalog: Mapping[str, Action]
     egress: GuardedEgress
     registry: Registry
     secrets: SecretSource
     jobs: SqlJobs
-    job_desk: SqlJobAdmin
-    book: JobsConfig
+    job_admin: SqlJobAdmin
+    jobs_config: JobsConfig
     backends: Mapping[str, Backend]
     installation: Installation
 
     @property
     def answers_events(self) -> bool:
-        """It takes events and executions, not jobs alone."""
-        return not self.settings.queues or EVENTS in self.takes
+        """Whether the worker answers events, in addition to jobs or alone."""
+        return not self.settings.queues or EVENTS_QUEUE in self.queues
 
     @property
-    def takes(self) -> tuple[str, ...]:
-        """What it takes: queues of jobs, and `events`."""
-        return tuple(self.settings.queues.split(",")) if self.settings.queues else (EVENTS, *sorted(self.book.queues))
+    def queues(self) -> tuple[str, ...]:
+        """The queues that the worker takes: queues of jobs, and `events`."""
+        if self.settings.queues:
+            return tuple(self.settings.queues.split(","))
+        return (EVENTS_QUEUE, *sorted(self.jobs_config.queues))
 
     @property
-    def queues(self) -> frozenset[str]:
-        """The queues of jobs that it takes."""
-        return frozenset(self.takes) - {EVENTS}
+    def job_queues(self) -> frozenset[str]:
+        """The queues of jobs that the worker takes."""
+        return frozenset(self.queues) - {EVENTS_QUEUE}
 
-    def make_engine(self, run_in_thread: RunInThread, job_bell: JobNotifier) -> tuple[Executor, Admitter]:
-        """The engine and its reception, on the running loop."""
+    @property
+    def machine(self) -> str:
+        """Name of the machine that the worker's jobs run on."""
+        return self.settings.machine or gethostname()
+
+    def make_executor(self, run_in_thread: RunInThread, job_notifier: JobNotifier) -> tuple[Executor, Admitter]:
+        """Create the executor and its admitter, on the running event loop."""
         settings = self.settings
-        bench = ExecutorContext(
-            worker_id=self.worker,
-            tools=ActionContext(
+        context = ExecutorContext(
+            worker_id=self.worker_id,
+            action_context=ActionContext(
                 egress=self.egress,
                 registry=self.registry,
                 github_api_url=settings.github_api_url,
                 slack_api_url=settings.slack_api_url,
-                jobs=self.job_desk,
+                jobs=self.job_admin,
             ),
             secrets=self.secrets,
             clock=self.clock,
             event_source=base_url(settings),
         )
-        engine = Executor(
-            bench=bench,
+        executor = Executor(
+            context=context,
             executions=self.executions,
             events=self.events,
-            publisher=self.publisher,
-            book=RevisionCache(self.catalog, self.revisions, partial(rebuild, catalog=self.catalog)),
+            recorder=Recorder(self.executions, self.publisher, run_in_thread, job_notifier),
+            revisions=RevisionCache(self.catalog, self.revisions, partial(load_revision, catalog=self.catalog)),
             run_in_thread=run_in_thread,
-            in_flight=settings.worker_in_flight,
+            max_in_flight=settings.worker_in_flight,
             lease=timedelta(seconds=settings.lease_seconds),
-            job_bell=job_bell,
         )
-        return engine, Admitter(engine, self.automations.matcher, self.clock)
+        return executor, Admitter(executor, self.automations.matcher, self.clock)
 
-    def make_keeper(self, run_in_thread: RunInThread, doorbell: Notifier) -> JobSupervisor:
-        """The keeper of jobs, on the running loop."""
+    def make_supervisor(self, run_in_thread: RunInThread, notifier: Notifier) -> JobSupervisor:
+        """Create the job supervisor, on the running event loop."""
         settings = self.settings
         return JobSupervisor(
             SupervisorSettings(
-                worker_id=self.worker,
+                worker_id=self.worker_id,
                 machine=self.machine,
-                queues=self.queues,
+                queues=self.job_queues,
                 lease=timedelta(seconds=settings.lease_seconds),
                 lost_after=timedelta(seconds=settings.jobs_lost_seconds),
                 log_bytes=settings.jobs_log_bytes,
@@ -143,44 +149,40 @@ class WorkerDependencies:
             jobs=self.jobs,
             events=self.events,
             publisher=self.publisher,
-            doorbell=doorbell,
-            clerk=ContainerRequestBuilder(self.installation, self.secrets, jobs_url(settings)),
-            book=self.book,
+            notifier=notifier,
+            environment=JobEnvironment(self.installation, self.secrets, jobs_url(settings)),
+            config=self.jobs_config,
             metrics=VersionMetricsWriter(self.registry, run_in_thread),
             clock=self.clock,
             run_in_thread=run_in_thread,
         )
 
-    @property
-    def machine(self) -> str:
-        """Name of the machine that its jobs run on."""
-        return self.settings.machine or gethostname()
-
     async def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all connections to other machines."""
         await self.egress.close()
         self.publisher.close()
 
 
-def build_worker(settings: Settings, worker: str) -> WorkerDependencies:
+def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
     """
-    Everything that a worker process is made of.
+    Create the objects of a worker process.
 
     Raises:
-        ConfigError: The settings, or the operator's file of queues, cannot be meant; see also `open_database`.
+        ConfigError: The settings, or the operator's jobs file, are invalid. See also `open_database`.
+        Unavailable: The database does not answer.
     """
     url = redis_url(settings)
     database = open_database(settings)
     clock = SystemClock()
     rules = EgressRules.parse(settings.egress_allow)
-    book = read_queue_book(settings)
-    _check_queues(settings, book)
-    catalog = load_catalog(rules, book)
+    jobs_config = read_jobs_config(settings)
+    _check_queues(settings, jobs_config)
+    catalog = load_catalog(rules, jobs_config)
     revisions = SqlRevisions(database)
     publisher = RedisPublisher(url)
     return WorkerDependencies(
         settings=settings,
-        worker=worker,
+        worker_id=worker_id,
         redis_url=url,
         clock=clock,
         database=database,
@@ -189,30 +191,30 @@ def build_worker(settings: Settings, worker: str) -> WorkerDependencies:
         workers=SqlWorkers(database),
         revisions=revisions,
         publisher=publisher,
-        feed=RedisEventStream(url, worker),
+        stream=RedisEventStream(url, worker_id),
         automations=ActiveAutomations(AutomationFolder(settings.automations, catalog), revisions, clock),
         catalog=catalog,
         egress=GuardedEgress(rules, destination_in_flight=settings.destination_in_flight),
         registry=make_registry(settings, database, publisher, clock),
         secrets=make_secrets(settings),
         jobs=SqlJobs(database),
-        job_desk=SqlJobAdmin(database),
-        book=book,
-        backends=make_backends(book, settings.data),
-        installation=find_installation(SqlInstallation(database), clock),
+        job_admin=SqlJobAdmin(database),
+        jobs_config=jobs_config,
+        backends=make_backends(jobs_config, settings.data),
+        installation=load_installation(SqlInstallation(database), clock),
     )
 
 
-def _check_queues(settings: Settings, book: JobsConfig) -> None:
+def _check_queues(settings: Settings, jobs_config: JobsConfig) -> None:
     """
-    Refuse queues that nobody has declared: a worker that waits for them would wait for ever.
+    Raise an error for a queue that is not declared, because a worker would wait for it in vain.
 
     Raises:
         ConfigError: There is no such queue.
     """
-    asked = set(settings.queues.split(",")) if settings.queues else set()
-    for unknown in sorted(asked - {EVENTS} - book.queues.keys()):
+    wanted = set(settings.queues.split(",")) if settings.queues else set()
+    for unknown in sorted(wanted - {EVENTS_QUEUE} - jobs_config.queues.keys()):
         raise ConfigError(
-            f"UPSHOT_QUEUES: there is no queue {unknown!r}; there are {', '.join(sorted(book.queues))}, and {EVENTS} "
-            "for answering events; queues are declared in the file that UPSHOT_JOBS_FILE names"
+            f"UPSHOT_QUEUES: there is no queue {unknown!r}; use {', '.join(sorted(jobs_config.queues))}, or "
+            f"{EVENTS_QUEUE} for answering events; queues are declared in the file that UPSHOT_JOBS_FILE names"
         )

@@ -1,9 +1,9 @@
 """
-A worker process: Celery in the main thread (`process`), the engine's loop in a thread beside it (`loop`).
+A worker process: Celery in the main thread (`process`), and our event loop in a thread beside it (`loop`).
 
-    Celery task (ids) ──┐
-    sweeper ────────────┼──► Engine.run ──► claim ─┐
-    stream ► Consumer ──┴──► Engine.begin ─────────┴──► render ► act ► record
+    Celery task (ids) ─┐
+    sweeper ───────────┴─► Executor.execute ─► claim ─┐
+    stream ─► Consumer ──► Executor.start ────────────┴─► render ─► act ─► record
 
-The loop goes on when the broker is away: Celery reconnects in its own time, the consumer in its.
+The event loop goes on while the broker is down. Celery and the consumer reconnect independently.
 """

@@ -14,203 +14,202 @@ from typing import Any, TypeVar
 import structlog
 
 from upshot.errors import Unavailable
-from upshot.execution.sweeper import Sweeper, repeat
+from upshot.execution.sweeper import Sweeper
+from upshot.ids import ExecutionId, WorkerId
 from upshot.ports.messaging import JobNotifier, Notifier
 from upshot.ports.workers import WorkerRecord
 from upshot.stream import Consumer, Relay
 from upshot.wiring.worker import WorkerDependencies
+from upshot.worker.periodic import run_periodically
 
 log = structlog.get_logger("upshot.worker")
 
 T = TypeVar("T")
 
 DATABASE_THREADS = 4
-SHORTEST_PAUSE_SECONDS = 0.02  # of a loop that waits by itself
-AFTER_BREAK_SECONDS = 1.0
-CONSUMER_PAUSE_SECONDS = 0.2  # only after a failure: the consumer itself runs on
+MIN_PAUSE_SECONDS = 0.02  # for a loop that waits for work by itself
+FAILURE_PAUSE_SECONDS = 1.0  # after a failure of the engine monitors, which otherwise run on
+CONSUMER_FAILURE_PAUSE_SECONDS = 0.2  # after a failure of the consumer, which otherwise runs on
 RELOAD_SECONDS = 1.0
-ABANDONED_SECONDS = 15.0
+TAKE_OVER_SECONDS = 15.0
 PRUNE_SECONDS = 3600.0
-LONGEST_BEAT_SECONDS = 5.0
-INTAKE_END_SECONDS = 5.0  # for what the intake is doing when a stop comes
+MAX_HEARTBEAT_SECONDS = 5.0
+STOP_STEP_SECONDS = 5.0  # at a stop, for the current call of each loop
 
 
 class WorkerLoop:
     """
-    Consumer, sweeper, relay, heartbeat, the engine that they feed, and the keeper of jobs.
+    Runs the consumer, the sweeper, the relay, the heartbeat, the executor and the job supervisor.
 
     Args:
-        house: The worker's parts.
-        doorbell: Calls workers to what is due.
-        job_bell: Calls workers to jobs that are queued.
+        deps: The objects that the worker consists of.
+        notifier: Notifies workers of due executions.
+        job_notifier: Notifies workers of queued jobs.
     """
 
-    def __init__(self, house: WorkerDependencies, doorbell: Notifier, job_bell: JobNotifier) -> None:
-        self._house = house
+    def __init__(self, deps: WorkerDependencies, notifier: Notifier, job_notifier: JobNotifier) -> None:
+        self._deps = deps
         self._threads = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="database")
-        self._engine, reception = house.make_engine(self._run_in_thread, job_bell)
-        self._keeper = house.make_keeper(self._run_in_thread, doorbell)
-        self._consumer = Consumer(house.feed, house.executions, reception, house.clock, self._run_in_thread)
+        self._executor, admitter = deps.make_executor(self._run_in_thread, job_notifier)
+        self._supervisor = deps.make_supervisor(self._run_in_thread, notifier)
+        self._heartbeat_seconds = min(MAX_HEARTBEAT_SECONDS, deps.settings.lease_seconds / 3)
+        self._consumer = Consumer(
+            stream=deps.stream,
+            executions=deps.executions,
+            admitter=admitter,
+            executor=self._executor,
+            publisher=deps.publisher,
+            clock=deps.clock,
+            run_in_thread=self._run_in_thread,
+        )
         self._sweeper = Sweeper(
-            self._engine,
-            house.executions,
-            doorbell,
-            house.clock,
+            self._executor,
+            deps.executions,
+            notifier,
+            deps.clock,
             self._run_in_thread,
-            after_outage=timedelta(seconds=self._beat_seconds + RELOAD_SECONDS),
+            after_outage=timedelta(seconds=self._heartbeat_seconds + RELOAD_SECONDS),
         )
         self._relay = Relay(
-            house.feed,
-            house.events,
-            house.publisher,
-            house.clock,
+            deps.stream,
+            deps.events,
+            deps.publisher,
+            deps.clock,
             self._run_in_thread,
-            after=timedelta(seconds=house.settings.relay_seconds),
+            after=timedelta(seconds=deps.settings.relay_seconds),
         )
-        self._started_at = house.clock.now()
+        self._started_at = deps.clock.now()
         self._stopping = asyncio.Event()
 
     async def _run_in_thread(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
 
-    def stop(self) -> None:
-        """Take nothing more; `live` returns when what is in hand has ended or is handed back."""
+    def request_stop(self) -> None:
+        """Take nothing more. `serve` returns when everything in progress has ended or is released."""
         self._stopping.set()
         self._consumer.stop()
-        self._keeper.wake()
+        self._supervisor.wake()
 
     def wake_jobs(self) -> None:
-        """Look at the queues of jobs now."""
-        self._keeper.wake()
+        """Check the queues of jobs now."""
+        self._supervisor.wake()
 
-    async def run(self, execution_ids: Sequence[str]) -> None:
-        """Carry out what a Celery task brought; what cannot be claimed now is left to the sweeper."""
+    async def execute(self, execution_ids: Sequence[ExecutionId]) -> None:
+        """Execute the ids of a Celery task. The sweeper executes those that cannot be claimed now."""
         try:
-            await self._engine.execute(execution_ids)
+            await self._executor.execute(execution_ids)
         except Unavailable as error:
-            log.warning("task.left_to_the_sweeper", executions=len(execution_ids), error=str(error))
+            log.warning("executions.left_to_sweeper", executions=len(execution_ids), error=str(error))
 
-    async def live(self, started: Callable[[], None]) -> None:
+    async def serve(self, on_started: Callable[[], None]) -> None:
         """
-        Work until stopped.
+        Work until a stop is requested.
 
         Args:
-            started: Called when ids can be given to `run`.
+            on_started: Called when the loop accepts ids through `execute`.
         """
-        await self._succeed()
-        await self._prepare()
-        await self._beat()
-        started()
+        await self._take_over_predecessor()
+        if self._deps.answers_events:
+            try:
+                await self._deps.stream.create_group()
+            except Unavailable as error:
+                log.warning("worker.redis_unavailable", error=str(error))
+        await self._heartbeat()
+        on_started()
         log.info(
             "worker.started",
-            worker=self._engine.worker_id,
-            automations=len(self._house.automations.automations),
-            takes=",".join(self._house.takes),
+            worker=self._executor.worker_id,
+            automations=len(self._deps.automations.automations),
+            queues=",".join(self._deps.queues),
         )
-        intake = self._begin_intake()
-        ended = asyncio.Event()
-        beating = self._repeat("heartbeat", self._beat_seconds, self._beat, until=ended)
-        writing = asyncio.create_task(self._engine.write_records())
+        loops = self._start_loops()
+        stopped = asyncio.Event()
+        heartbeat = self._start_loop("heartbeat", self._heartbeat_seconds, self._heartbeat, until=stopped)
+        recorder = asyncio.create_task(self._executor.recorder.run())
 
         await self._stopping.wait()
-        log.info("worker.stopping", in_hand=len(self._engine.in_progress))
-        await asyncio.wait(intake, timeout=INTAKE_END_SECONDS)
-        await self._engine.stop(within_seconds=self._house.settings.stop_seconds)
-        await self._keeper.stop()
-        ended.set()
-        writing.cancel()
-        await asyncio.wait((beating, writing), timeout=INTAKE_END_SECONDS)
-        await self._leave()
+        log.info("worker.stopping", in_progress=len(self._executor.in_progress))
+        await asyncio.wait(loops, timeout=STOP_STEP_SECONDS)
+        await self._executor.stop(within_seconds=self._deps.settings.stop_seconds)
+        await self._supervisor.stop()
+        stopped.set()
+        recorder.cancel()
+        await asyncio.wait((heartbeat, recorder), timeout=STOP_STEP_SECONDS)
+        await self._close()
 
-    def _begin_intake(self) -> list[asyncio.Task[None]]:
-        settings, stopping = self._house.settings, self._stopping
-        intake = [
-            self._repeat(
-                "engines", AFTER_BREAK_SECONDS, partial(self._keeper.monitor_engines, stopping), until=stopping
-            ),
-            self._repeat("jobs", SHORTEST_PAUSE_SECONDS, self._keep_jobs, until=stopping),
-            self._repeat("prune", PRUNE_SECONDS, self._prune, until=stopping),
+    def _start_loops(self) -> list[asyncio.Task[None]]:
+        """Start the loops that end at once when a stop is requested."""
+        settings, stopping, start = self._deps.settings, self._stopping, partial(self._start_loop, until=self._stopping)
+        loops = [
+            start("engines", FAILURE_PAUSE_SECONDS, partial(self._supervisor.monitor_engines, stopping)),
+            start("jobs", MIN_PAUSE_SECONDS, self._supervise_jobs),
+            start("prune", PRUNE_SECONDS, self._prune),
         ]
-        if not self._house.answers_events:
-            return intake
-        return [
-            *intake,
-            self._repeat("consumer", CONSUMER_PAUSE_SECONDS, self._consumer.run, until=stopping),
-            self._repeat("sweeper", settings.sweep_seconds, self._sweeper.sweep, until=stopping),
-            self._repeat("relay", settings.sweep_seconds, self._relay.relay, until=stopping),
-            self._repeat("abandoned", ABANDONED_SECONDS, self._consumer.take_over_abandoned, until=stopping),
-            self._repeat("reload", RELOAD_SECONDS, self._reload, until=stopping),
-        ]
-
-    async def _keep_jobs(self) -> None:
-        await self._keeper.reconcile()
-        await self._keeper.wait_for_work(self._house.settings.sweep_seconds)
+        if self._deps.answers_events:
+            loops += [
+                start("consumer", CONSUMER_FAILURE_PAUSE_SECONDS, self._consumer.run),
+                start("sweeper", settings.sweep_seconds, self._sweeper.sweep),
+                start("relay", settings.sweep_seconds, self._relay.relay),
+                start("take-over", TAKE_OVER_SECONDS, self._consumer.take_over_abandoned),
+                start("reload", RELOAD_SECONDS, partial(self._run_in_thread, self._deps.automations.refresh)),
+            ]
+        return loops
 
     @staticmethod
-    def _repeat(
-        name: str, every_seconds: float, work: Callable[[], Awaitable[object]], *, until: asyncio.Event
+    def _start_loop(
+        name: str, interval_seconds: float, work: Callable[[], Awaitable[object]], *, until: asyncio.Event
     ) -> asyncio.Task[None]:
-        return asyncio.create_task(repeat(name, every_seconds, work, until=until), name=name)
+        return asyncio.create_task(run_periodically(name, interval_seconds, work, until=until), name=name)
 
-    async def _succeed(self) -> None:
-        """Take the leases of a predecessor that is known to be dead, instead of waiting for them to run out."""
-        predecessor = self._house.settings.worker_predecessor
-        if predecessor:
-            now = self._house.clock.now()
-            leases = await self._run_in_thread(self._house.executions.expire, predecessor, now)
-            leases += await self._run_in_thread(self._house.jobs.expire, predecessor, now)
-            await self._run_in_thread(self._house.workers.deregister, predecessor)
-            log.info("worker.succeeds", predecessor=predecessor, leases=leases)
+    async def _supervise_jobs(self) -> None:
+        await self._supervisor.reconcile()
+        await self._supervisor.wait_for_work(self._deps.settings.sweep_seconds)
 
-    async def _prepare(self) -> None:
-        if not self._house.answers_events:
-            return
-        try:
-            await self._house.feed.prepare()
-        except Unavailable as error:
-            log.warning("worker.starts_without_redis", error=str(error))
+    async def _take_over_predecessor(self) -> None:
+        """End the leases of a predecessor that is known to be dead, instead of waiting until they expire."""
+        if predecessor := self._deps.settings.worker_predecessor:
+            predecessor_id = WorkerId(predecessor)
+            now = self._deps.clock.now()
+            leases = await self._run_in_thread(self._deps.executions.expire, predecessor_id, now)
+            leases += await self._run_in_thread(self._deps.jobs.expire, predecessor_id, now)
+            await self._run_in_thread(self._deps.workers.deregister, predecessor_id)
+            log.info("worker.predecessor_replaced", predecessor=predecessor_id, leases=leases)
 
-    @property
-    def _beat_seconds(self) -> float:
-        return min(LONGEST_BEAT_SECONDS, self._house.settings.lease_seconds / 3)
-
-    async def _beat(self) -> None:
-        house, engine = self._house, self._engine
+    async def _heartbeat(self) -> None:
+        """Renew the leases, and record that this worker is alive."""
+        deps, executor = self._deps, self._executor
         await self._run_in_thread(
-            house.executions.renew, engine.in_progress, owner=engine.worker_id, until=engine.lease_end()
+            deps.executions.renew, executor.in_progress, worker_id=executor.worker_id, until=executor.lease_end()
         )
-        await self._keeper.renew()
+        await self._supervisor.renew()
         record = WorkerRecord(
-            id=engine.worker_id,
+            id=executor.worker_id,
             host=socket.gethostname(),
             pid=os.getpid(),
             started_at=self._started_at,
-            seen_at=house.clock.now(),
-            in_progress=len(engine.in_progress),
+            seen_at=deps.clock.now(),
+            in_progress=len(executor.in_progress),
             stream_read_at=self._consumer.read_at,
-            automations=len(house.automations.automations),
-            machine=house.machine,
-            queues=house.takes,
-            engines=self._keeper.engines,
+            automations=len(deps.automations.automations),
+            machine=deps.machine,
+            queues=deps.queues,
+            engines=self._supervisor.engine_ids,
         )
-        await self._run_in_thread(house.workers.heartbeat, record)
-
-    async def _reload(self) -> None:
-        await self._run_in_thread(self._house.automations.refresh)
+        await self._run_in_thread(deps.workers.heartbeat, record)
 
     async def _prune(self) -> None:
-        now, settings = self._house.clock.now(), self._house.settings
-        await self._run_in_thread(
-            self._house.executions.prune, receipts_before=now - timedelta(days=settings.receipts_days)
-        )
-        await self._run_in_thread(self._house.job_desk.prune, finished_before=now - timedelta(days=settings.jobs_days))
+        now, settings = self._deps.clock.now(), self._deps.settings
+        receipts_before = now - timedelta(days=settings.receipts_days)
+        await self._run_in_thread(self._deps.executions.prune, receipts_before=receipts_before)
+        finished_before = now - timedelta(days=settings.jobs_days)
+        await self._run_in_thread(self._deps.job_admin.prune, finished_before=finished_before)
 
-    async def _leave(self) -> None:
-        await self._house.feed.close(leave=True)
-        await self._house.close()
+    async def _close(self) -> None:
+        await self._deps.stream.close(leave_group=True)
+        await self._deps.close()
         try:
-            await self._run_in_thread(self._house.workers.deregister, self._engine.worker_id)
+            await self._run_in_thread(self._deps.workers.deregister, self._executor.worker_id)
         except Unavailable as error:
-            log.warning("worker.left_without_a_word", error=str(error))
+            log.warning("worker.deregister_failed", error=str(error))
         self._threads.shutdown(wait=False)
-        log.info("worker.stopped", worker=self._engine.worker_id)
+        log.info("worker.stopped", worker=self._executor.worker_id)

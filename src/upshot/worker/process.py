@@ -1,4 +1,4 @@
-"""The process: Celery's worker in the main thread, started and stopped together with the engine's thread."""
+"""The worker process: Celery in the main thread, started and stopped together with the executor's thread."""
 
 from __future__ import annotations
 
@@ -7,46 +7,48 @@ import os
 import signal
 import socket
 import threading
+import time
 
 import structlog
 import uvloop
 
 from upshot import gc_tuning
 from upshot.adapters.celery import QUEUE, CeleryNotifier, job_queue, make_app, run_worker
+from upshot.ids import ExecutionId, WorkerId
 from upshot.settings import Settings
 from upshot.wiring.worker import build_worker
 from upshot.worker.loop import WorkerLoop
 
 log = structlog.get_logger("upshot.worker")
 
-MAIN_END_SECONDS = 3.0  # for Celery's main thread to end after the engine has
-ENGINE_END_SECONDS = 15.0  # beyond `stop_seconds`, for the engine itself
+MAIN_STOP_SECONDS = 3.0  # for Celery's main thread to end after the executor's thread
+EXECUTOR_STOP_SECONDS = 15.0  # in addition to `stop_seconds`, for the executor's thread to end
 
 
 def main(settings: Settings) -> int:
     """
-    Run a worker until it is told to stop; returns the process's exit code.
+    Run a worker until it is stopped, and return the exit code of the process.
 
     Raises:
-        ConfigError: The settings cannot be used, or the database is newer than this release.
+        ConfigError: The settings are not usable, or the database schema is newer than this release.
         Unavailable: The database does not answer.
     """
-    worker = settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
-    house = build_worker(settings, worker)
-    app = make_app(house.redis_url)
-    bell = CeleryNotifier(app)
-    thread = ExecutorThread(WorkerLoop(house, bell, bell), patience_seconds=settings.stop_seconds)
-    queues = [job_queue(name) for name in sorted(house.queues)]
+    worker_id = WorkerId(settings.worker_id or f"{socket.gethostname()}-{os.getpid()}")
+    deps = build_worker(settings, worker_id)
+    app = make_app(deps.redis_url)
+    notifier = CeleryNotifier(app)
+    thread = ExecutorThread(WorkerLoop(deps, notifier, notifier), stop_seconds=settings.stop_seconds)
+    queues = [job_queue(name) for name in sorted(deps.job_queues)]
     gc_tuning.freeze_startup_objects()
     code = run_worker(
         app,
-        name=worker,
-        queues=[QUEUE, *queues] if house.answers_events else queues,
-        run=thread.run,
-        launch=thread.wake_jobs,
-        start=thread.start,
-        stop=thread.stop,
-        shutting_down=thread.begin_to_stop,
+        name=worker_id,
+        queues=[QUEUE, *queues] if deps.answers_events else queues,
+        execute=thread.execute,
+        wake_jobs=thread.wake_jobs,
+        on_start=thread.start,
+        on_stop=thread.stop,
+        on_shutdown_signal=thread.request_stop,
     )
     thread.stop()
     return code
@@ -54,63 +56,63 @@ def main(settings: Settings) -> int:
 
 class ExecutorThread:
     """
-    Lives the worker's loop in a thread of its own.
+    Runs the worker's event loop in its own thread.
 
     Args:
-        loop: What to live.
-        patience_seconds: How long a stop may take.
+        worker_loop: What runs on the event loop.
+        stop_seconds: How long a stop may take.
     """
 
-    def __init__(self, loop: WorkerLoop, *, patience_seconds: float) -> None:
-        self._worker_loop = loop
-        self._patience_seconds = patience_seconds
+    def __init__(self, worker_loop: WorkerLoop, *, stop_seconds: float) -> None:
+        self._worker_loop = worker_loop
+        self._stop_seconds = stop_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = threading.Event()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="executor", daemon=True)
 
     def start(self) -> None:
-        """Start; returns when the engine can be given ids."""
+        """Start the thread, and return when it accepts ids."""
         self._thread.start()
         self._started.wait()
 
-    def run(self, execution_ids: list[str]) -> None:
-        """Give ids to the engine; returns at once."""
+    def execute(self, execution_ids: list[ExecutionId]) -> None:
+        """Hand ids to the executor, and return at once."""
         if self._loop is not None and not self._ended.is_set():
-            asyncio.run_coroutine_threadsafe(self._worker_loop.run(execution_ids), self._loop)
+            asyncio.run_coroutine_threadsafe(self._worker_loop.execute(execution_ids), self._loop)
 
     def wake_jobs(self) -> None:
-        """Say that jobs are queued; returns at once."""
+        """Tell the job supervisor that jobs are queued, and return at once."""
         if self._loop is not None and not self._ended.is_set():
             self._loop.call_soon_threadsafe(self._worker_loop.wake_jobs)
 
-    def begin_to_stop(self) -> None:
-        """Ask the engine to stop; returns at once, for it is called from a signal handler."""
+    def request_stop(self) -> None:
+        """Ask the thread to stop, and return at once. A signal handler calls this."""
         if self._loop is not None and not self._ended.is_set():
-            self._loop.call_soon_threadsafe(self._worker_loop.stop)
-        threading.Thread(target=self._end_if_main_hangs, name="last-words", daemon=True).start()
+            self._loop.call_soon_threadsafe(self._worker_loop.request_stop)
+        threading.Thread(target=self._force_exit_on_hang, name="force-exit", daemon=True).start()
 
     def stop(self) -> None:
-        """Ask the engine to stop, and return when it has."""
+        """Ask the thread to stop, and return when it has stopped."""
         if self._thread.is_alive():
-            self.begin_to_stop()
+            self.request_stop()
             self._thread.join()
 
-    def _end_if_main_hangs(self) -> None:
-        # Celery's main thread may wait for a broker that is away, and hear nothing meanwhile. Once the
-        # engine has ended nothing is in hand any more, so the process can go without it.
-        clean = self._ended.wait(self._patience_seconds + ENGINE_END_SECONDS)
-        threading.Event().wait(MAIN_END_SECONDS)
-        os._exit(0 if clean else 1)
+    def _force_exit_on_hang(self) -> None:
+        # Celery's main thread may wait for a broker that is down and ignore the signal meanwhile. Once the
+        # executor has ended, nothing is in progress, so the process can exit without the main thread.
+        ended = self._ended.wait(self._stop_seconds + EXECUTOR_STOP_SECONDS)
+        time.sleep(MAIN_STOP_SECONDS)
+        os._exit(0 if ended else 1)
 
-    def _live(self) -> None:
+    def _serve(self) -> None:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 self._loop = runner.get_loop()
-                runner.run(self._worker_loop.live(self._started.set))
+                runner.run(self._worker_loop.serve(self._started.set))
         except Exception:
-            # A worker without its engine must not look alive: whoever supervises it starts another.
-            log.exception("worker.broke")
+            # A worker without its executor must not look alive. Its supervisor starts another one.
+            log.exception("worker.crashed")
             os.kill(os.getpid(), signal.SIGKILL)
         finally:
             self._ended.set()

@@ -7,93 +7,90 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from upshot.adapters.cursor import event_after_cursor, make_cursor
+from typing_extensions import override
+
+from upshot.adapters.cursor import decode_event_cursor, make_cursor
 from upshot.domain.event import Event
 from upshot.ids import EventId, ExecutionId
-from upshot.ports.events import EventQuery, StoredEvent
+from upshot.ports.events import EventQuery, EventStore, StoredEvent
 from upshot.ports.paging import Page
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class _Row:
     event: Event
     published_at: datetime
     matched_at: datetime | None = None
-    executions: tuple[ExecutionId, ...] = ()
+    execution_ids: tuple[ExecutionId, ...] = ()
 
 
-class MemoryEvents:
-    """`EventStore` in memory; the registry adds to it, and the executions say what is matched."""
+class MemoryEvents(EventStore):
+    """`EventStore` in memory. The registry adds events to it, and `MemoryExecutions` marks them as matched."""
 
     def __init__(self) -> None:
-        self._kept: dict[EventId, _Stored] = {}
+        self._rows: dict[EventId, _Row] = {}
         self.lock = threading.RLock()
 
     def add(self, events: Sequence[Event], now: datetime) -> tuple[EventId, ...]:
-        """Accept events, published as of now; returns the ids of those that were not accepted before."""
+        """Accept events, published now, and return the ids of the new ones."""
         with self.lock:
-            new = {event.id: _Stored(event, now) for event in events if event.id not in self._kept}
-            self._kept.update(new)
+            new = {event.id: _Row(event, now) for event in events if event.id not in self._rows}
+            self._rows.update(new)
             return tuple(new)
 
-    def take_back(self, event_ids: Iterable[EventId]) -> None:
-        """Forget events whose transaction failed."""
+    def discard(self, event_ids: Iterable[EventId]) -> None:
+        """Remove the events of a transaction that failed."""
         with self.lock:
             for event_id in event_ids:
-                del self._kept[event_id]
+                del self._rows[event_id]
 
-    def mark_matched(self, answers: Mapping[EventId, Iterable[ExecutionId]], now: datetime) -> None:
-        """Mark events as matched, and keep the ids of the executions that answer each."""
+    def mark_matched(self, execution_ids: Mapping[EventId, Iterable[ExecutionId]], now: datetime) -> None:
+        """Mark events as matched, and store the ids of the executions that answer each."""
         with self.lock:
-            for one, executions in answers.items():
-                if kept := self._kept.get(one):
-                    everything = tuple(sorted({*kept.executions, *executions}))
-                    self._kept[one] = replace(kept, matched_at=kept.matched_at or now, executions=everything)
+            for event_id, ids in execution_ids.items():
+                if row := self._rows.get(event_id):
+                    all_ids = tuple(sorted({*row.execution_ids, *ids}))
+                    self._rows[event_id] = replace(row, matched_at=row.matched_at or now, execution_ids=all_ids)
 
+    @override
     def get(self, event_ids: Collection[EventId]) -> Mapping[EventId, Event]:
-        """The events of these ids; those that do not exist are left out."""
         with self.lock:
-            return {one: self._kept[one].event for one in event_ids if one in self._kept}
+            return {event_id: self._rows[event_id].event for event_id in event_ids if event_id in self._rows}
 
+    @override
     def find(self, event_id: EventId) -> StoredEvent | None:
-        """One event with what has become of it."""
         with self.lock:
-            kept = self._kept.get(event_id)
-        return StoredEvent(kept.event, kept.matched_at, kept.executions) if kept else None
+            row = self._rows.get(event_id)
+        return StoredEvent(row.event, row.matched_at, row.execution_ids) if row else None
 
+    @override
     def page(self, query: EventQuery, *, cursor: str | None, limit: int) -> Page[StoredEvent]:
-        """Events, newest first; oldest first with `query.after`."""
         oldest_first = query.after_id is not None
-        last = event_after_cursor(cursor) if cursor is not None else None
+        last = decode_event_cursor(cursor) if cursor is not None else None
         with self.lock:
-            found = [kept for kept in self._kept.values() if _fits(kept.event, query)]
-        found.sort(key=lambda kept: kept.event.id, reverse=not oldest_first)
+            found = [row for row in self._rows.values() if _matches(row.event, query)]
+        found.sort(key=lambda row: row.event.id, reverse=not oldest_first)
         if last is not None:
-            found = [kept for kept in found if (kept.event.id > last if oldest_first else kept.event.id < last)]
-        items = tuple(StoredEvent(kept.event, kept.matched_at) for kept in found[:limit])
+            found = [row for row in found if (row.event.id > last if oldest_first else row.event.id < last)]
+        items = tuple(StoredEvent(row.event, row.matched_at) for row in found[:limit])
         return Page(items, make_cursor(items[-1].event.id) if len(found) > limit else None)
 
+    @override
     def take_unmatched(self, *, published_before: datetime, now: datetime, limit: int) -> tuple[Event, ...]:
-        """Take for publishing again: unmatched events last published before then, oldest first; published now."""
         with self.lock:
             waiting = [
-                kept for kept in self._kept.values() if kept.matched_at is None and kept.published_at < published_before
+                row for row in self._rows.values() if row.matched_at is None and row.published_at < published_before
             ]
-            waiting.sort(key=lambda kept: (kept.published_at, kept.event.id))
-            for kept in waiting[:limit]:
-                self._kept[kept.event.id] = replace(kept, published_at=now)
-            return tuple(kept.event for kept in waiting[:limit])
+            waiting.sort(key=lambda row: (row.published_at, row.event.id))
+            for row in waiting[:limit]:
+                self._rows[row.event.id] = replace(row, published_at=now)
+            return tuple(row.event for row in waiting[:limit])
 
 
-def _fits(event: Event, query: EventQuery) -> bool:
-    if (
-        query.subject is not None
-        and event.subject != query.subject
-        and event.subject.partition(":")[0] != query.subject
-    ):
-        return False
+def _matches(event: Event, query: EventQuery) -> bool:
     return (
-        query.kind in (None, event.kind.value)
+        query.subject in (None, event.subject, event.subject.partition(":")[0])
+        and query.kind in (None, event.kind.value)
         and query.name in (None, event.name)
         and query.mutation_id in (None, event.mutation_id)
         and (query.after_id is None or event.id > query.after_id)

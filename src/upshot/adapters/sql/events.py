@@ -1,4 +1,4 @@
-"""Events in SQL: inserted with the mutation that made them, matched later."""
+"""Events in SQL, inserted with the mutation that created them and matched later."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
+from typing_extensions import override
 
-from upshot.adapters.cursor import event_after_cursor, make_cursor
+from upshot.adapters.cursor import decode_event_cursor, make_cursor
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import events, executions
 from upshot.domain.event import Event
-from upshot.ports.events import EventQuery, StoredEvent
+from upshot.ids import EventId
+from upshot.ports.events import EventQuery, EventStore, StoredEvent
 from upshot.ports.paging import Page
+from upshot.resources.event import event_from_json, event_json
 
 _INSERT = {
     "sqlite": sqlite.insert(events).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(events).on_conflict_do_nothing(),
 }
-_BY_ID = sa.select(events.c.document).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
-_FIND = sa.select(events.c.document, events.c.matched_at).where(events.c.id == sa.bindparam("id"))
-_EXECUTIONS = sa.select(executions.c.id).where(executions.c.event_id == sa.bindparam("id")).order_by(executions.c.id)
-_LIST = sa.select(events.c.id, events.c.document, events.c.matched_at)
+_BY_IDS = sa.select(events.c.document).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
+_BY_ID = sa.select(events.c.document, events.c.matched_at).where(events.c.id == sa.bindparam("id"))
+_EXECUTION_IDS = sa.select(executions.c.id).where(executions.c.event_id == sa.bindparam("id")).order_by(executions.c.id)
 _is_unmatched = sa.and_(events.c.matched_at.is_(None), events.c.published_at < sa.bindparam("before"))
 _ANY_UNMATCHED = sa.select(events.c.id).where(_is_unmatched).limit(1)
 _UNMATCHED = (
@@ -31,9 +33,9 @@ _UNMATCHED = (
     .where(_is_unmatched)
     .order_by(events.c.published_at, events.c.id)
     .limit(sa.bindparam("limit"))
-    .with_for_update(skip_locked=True)  # several relays share the work (SQLite gives them their turn anyway)
+    .with_for_update(skip_locked=True)  # on PostgreSQL relays share the work; on SQLite they take turns
 )
-_PUBLISHED = (
+_SET_PUBLISHED = (
     sa.update(events)
     .where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
     .values(published_at=sa.bindparam("now"))
@@ -41,7 +43,7 @@ _PUBLISHED = (
 
 
 def insert_events(connection: Connection, accepted: Sequence[Event], now: datetime) -> None:
-    """Insert events as part of a transaction, published as of now; one whose id exists is left as it is."""
+    """Insert events in a transaction, published now. An event whose id exists is left unchanged."""
     rows = [
         {
             "id": event.id,
@@ -50,7 +52,7 @@ def insert_events(connection: Connection, accepted: Sequence[Event], now: dateti
             "subject": event.subject,
             "time": event.time,
             "mutation_id": event.mutation_id,
-            "document": event.as_dict(),
+            "document": event_json(event),
             "published_at": now,
         }
         for event in accepted
@@ -58,59 +60,53 @@ def insert_events(connection: Connection, accepted: Sequence[Event], now: dateti
     connection.execute(_INSERT[connection.dialect.name], rows)
 
 
-class SqlEvents:
+class SqlEvents(EventStore):
     """`EventStore` on one database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get(self, ids: Collection[str]) -> Mapping[str, Event]:
-        """The events of these ids; those that do not exist are left out."""
+    @override
+    def get(self, event_ids: Collection[EventId]) -> Mapping[EventId, Event]:
+        ids = list(event_ids)
+        documents = self._database.read(lambda connection: connection.execute(_BY_IDS, {"ids": ids}).scalars().all())
+        return {event.id: event for event in map(event_from_json, documents)}
 
-        def work(connection: Connection) -> dict[str, Event]:
-            found = (Event.from_dict(document) for document in connection.execute(_BY_ID, {"ids": list(ids)}).scalars())
-            return {event.id: event for event in found}
-
-        return self._database.read(work)
-
-    def find(self, event_id: str) -> StoredEvent | None:
-        """One event with what has become of it."""
-
+    @override
+    def find(self, event_id: EventId) -> StoredEvent | None:
         def work(connection: Connection) -> StoredEvent | None:
-            row = connection.execute(_FIND, {"id": event_id}).one_or_none()
+            row = connection.execute(_BY_ID, {"id": event_id}).one_or_none()
             if row is None:
                 return None
-            answers = connection.execute(_EXECUTIONS, {"id": event_id}).scalars()
-            return StoredEvent(Event.from_dict(row.document), row.matched_at, tuple(answers))
+            execution_ids = connection.execute(_EXECUTION_IDS, {"id": event_id}).scalars()
+            return StoredEvent(event_from_json(row.document), row.matched_at, tuple(execution_ids))
 
         return self._database.read(work)
 
+    @override
     def page(self, query: EventQuery, *, cursor: str | None, limit: int) -> Page[StoredEvent]:
-        """Events, newest first; oldest first with `query.after`."""
-        oldest_first = query.after is not None
-        select = _LIST.where(*_conditions(query))
+        oldest_first = query.after_id is not None
+        select = sa.select(events.c.document, events.c.matched_at).where(*_conditions(query))
         if cursor is not None:
-            last = event_after_cursor(cursor)
+            last = decode_event_cursor(cursor)
             select = select.where(events.c.id > last if oldest_first else events.c.id < last)
         select = select.order_by(events.c.id if oldest_first else events.c.id.desc()).limit(limit + 1)
-
         rows = self._database.read(lambda connection: connection.execute(select).all())
-        items = tuple(StoredEvent(Event.from_dict(row.document), row.matched_at) for row in rows[:limit])
+        items = tuple(StoredEvent(event_from_json(row.document), row.matched_at) for row in rows[:limit])
         return Page(items, make_cursor(items[-1].event.id) if len(rows) > limit else None)
 
+    @override
     def take_unmatched(self, *, published_before: datetime, now: datetime, limit: int) -> tuple[Event, ...]:
-        """Take for publishing again: unmatched events last published before then, oldest first; published now."""
-
         def any_unmatched(connection: Connection) -> bool:
             return connection.execute(_ANY_UNMATCHED, {"before": published_before}).first() is not None
 
         def work(connection: Connection) -> tuple[Event, ...]:
             rows = connection.execute(_UNMATCHED, {"before": published_before, "limit": limit}).all()
             if rows:
-                connection.execute(_PUBLISHED, {"ids": [row.id for row in rows], "now": now})
-            return tuple(Event.from_dict(row.document) for row in rows)
+                connection.execute(_SET_PUBLISHED, {"ids": [row.id for row in rows], "now": now})
+            return tuple(event_from_json(row.document) for row in rows)
 
-        # Most rounds find nothing: they shall not take SQLite's one writing place.
+        # Usually nothing is unmatched. Then a read is enough, and SQLite's single writer is not disturbed.
         return self._database.write(work) if self._database.read(any_unmatched) else ()
 
 
@@ -118,13 +114,13 @@ def _conditions(query: EventQuery) -> list[sa.ColumnElement[bool]]:
     equal = {"kind": query.kind, "name": query.name, "mutation_id": query.mutation_id}
     conditions = [events.c[column] == value for column, value in equal.items() if value is not None]
     if query.subject is not None:
-        # `model/churn` also means `model/churn:v3`; `;` is the character after `:`.
+        # `model/churn` also matches `model/churn:v3`. The character after `:` is `;`.
         conditions.append(
             sa.or_(
                 events.c.subject == query.subject,
                 sa.and_(events.c.subject > f"{query.subject}:", events.c.subject < f"{query.subject};"),
             )
         )
-    if query.after is not None:
-        conditions.append(events.c.id > query.after)
+    if query.after_id is not None:
+        conditions.append(events.c.id > query.after_id)
     return conditions

@@ -1,10 +1,10 @@
 """
-SQLite's one writing place, shared: whoever waits for it while another writes goes into the next transaction.
+Group commit for SQLite, which allows one writer at a time.
 
 SQLite's own waiting polls with growing sleeps, and every commit waits for the disk. Here the first
-writer that comes leads: it takes the turn among processes (a file lock, asked for far more often than
-SQLite does), runs the work of everybody who has come by then, each under a savepoint of its own, and
-commits once. SQLite's lock stays the one that is trusted.
+writer that arrives is the leader. It takes a file lock, which it polls far more often than SQLite does,
+so that processes take turns. It then runs the work of every writer that has arrived by then, each under
+its own savepoint, and commits once. Correctness depends on SQLite's lock alone.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from upshot.clock import stopwatch
 
 T = TypeVar("T")
 
-LARGEST_GROUP = 64
-PATIENCE_SECONDS = 2.0  # for the turn; a group takes milliseconds
-SHORTEST_PAUSE_SECONDS = 0.0001
-LONGEST_PAUSE_SECONDS = 0.002
+MAX_GROUP = 64
+LOCK_TIMEOUT_SECONDS = 2.0  # for the file lock; a group takes milliseconds
+MIN_PAUSE_SECONDS = 0.0001
+MAX_PAUSE_SECONDS = 0.002
 
 
-class Transaction(Protocol):
+class OpenTransaction(Protocol):
     """Opens a transaction, commits it at the end, and rolls it back on an error."""
 
     def __call__(self, *, writing: bool) -> AbstractContextManager[Connection]:
-        """The connection that is in it."""
+        """Return the connection that is in the transaction."""
         ...
 
 
 class _Request:
-    """The work of one caller, and what came of it."""
+    """The work of one caller, with its result."""
 
-    __slots__ = ("error", "lead", "result", "woken", "work")
+    __slots__ = ("error", "is_leader", "result", "woken", "work")
 
     def __init__(self, work: Callable[[Connection], Any]) -> None:
         self.work = work
         self.woken = threading.Event()
-        self.lead = False  #: woken to lead the next group, not because it is done
+        self.is_leader = False  #: woken to lead the next group, not because its work is done
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -57,107 +57,104 @@ class GroupCommit:
 
     Args:
         transaction: Opens a transaction.
-        database_path: The database's file, beside which the turn is kept; None for one in memory.
+        database_path: The database file. The lock file is beside it. None for a database in memory.
     """
 
-    def __init__(self, transaction: Transaction, database_path: str | None) -> None:
+    def __init__(self, transaction: OpenTransaction, database_path: str | None) -> None:
         self._transaction = transaction
         self._lock = threading.Lock()
         self._waiting: deque[_Request] = deque()
-        self._led = False
-        self._turn: int | None = None
+        self._has_leader = False
+        self._lock_file: int | None = None
         if database_path:
-            self._turn = os.open(f"{database_path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_file = os.open(f"{database_path}.write-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def close(self) -> None:
-        """Let go of the turn's file."""
-        if self._turn is not None:
-            os.close(self._turn)
-            self._turn = None
+        """Close the lock file."""
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """The work's result, committed; its error comes through, with nothing of its own written."""
+        """
+        Return the result of the work, committed.
+
+        An error of the work is raised here, and nothing that this work wrote is kept.
+        """
         request = _Request(work)
         with self._lock:
             self._waiting.append(request)
-            request.lead = not self._led
-            self._led = True
-        if not request.lead:
+            request.is_leader = not self._has_leader
+            self._has_leader = True
+        if not request.is_leader:
             request.woken.wait()
-        if request.lead:
+        if request.is_leader:
             self._lead()
         if request.error is not None:
             raise request.error
         return cast("T", request.result)
 
     def _lead(self) -> None:
-        """Run the first group, the leader's own request in it, and name the next leader."""
+        """Run the first group, which includes the leader's own request, and appoint the next leader."""
         group: list[_Request] = []
         try:
-            with self._taken_turn():
+            with self._file_locked():
                 with self._lock:
-                    group.extend(self._waiting.popleft() for _ in range(min(LARGEST_GROUP, len(self._waiting))))
+                    group.extend(self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting))))
                 self._commit(group)
         finally:
             with self._lock:
-                heir = self._waiting[0] if self._waiting else None
-                self._led = heir is not None
-            if heir is not None:
-                heir.lead = True
-                heir.woken.set()
+                successor = self._waiting[0] if self._waiting else None
+                self._has_leader = successor is not None
+            if successor is not None:
+                successor.is_leader = True
+                successor.woken.set()
             for request in group:
                 request.woken.set()
 
     def _commit(self, group: list[_Request]) -> None:
         try:
             with self._transaction(writing=True) as connection:
+                if len(group) == 1:  # an error rolls back the whole transaction, which contains only this work
+                    group[0].result = group[0].work(connection)
+                    return
                 for request in group:
-                    _run(request, connection, alone=len(group) == 1)
-        except BaseException as error:  # noqa: BLE001 - nothing of the group was kept, and each must hear of it
+                    try:
+                        with connection.begin_nested():
+                            request.result = request.work(connection)
+                    except Exception as error:  # noqa: BLE001 - the caller handles it; the rest of the group goes on
+                        request.error = error
+        except BaseException as error:  # noqa: BLE001 - nothing of the group was committed, and every caller must know
             for request in group:
                 request.error = error
 
     @contextmanager
-    def _taken_turn(self) -> Iterator[None]:
-        if self._turn is None:
-            yield
-            return
-        taken = _lock(self._turn)
+    def _file_locked(self) -> Iterator[None]:
+        """
+        Hold the file lock, or go on without it after the timeout.
+
+        A process that is stopped while it holds the lock must not block all others, and a file system may
+        not support locks. SQLite's own lock, whose waiting is bounded, decides in these cases.
+        """
+        locked = self._lock_file is not None and _try_lock(self._lock_file)
         try:
             yield
         finally:
-            if taken:
-                fcntl.flock(self._turn, fcntl.LOCK_UN)
+            if locked and self._lock_file is not None:
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
 
-def _lock(turn: int) -> bool:
-    """
-    Take the turn, or go without it.
-
-    A process that stands still while it holds the turn must not hold up all others for ever, and a
-    file system may have no locks: SQLite's own lock, whose waiting is bounded, decides then.
-    """
-    deadline = stopwatch() + PATIENCE_SECONDS
-    pause_seconds = SHORTEST_PAUSE_SECONDS
+def _try_lock(file: int) -> bool:
+    deadline = stopwatch() + LOCK_TIMEOUT_SECONDS
+    pause_seconds = MIN_PAUSE_SECONDS
     while stopwatch() < deadline:
         try:
-            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+            pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
         except OSError:
             return False
         else:
             return True
     return False
-
-
-def _run(request: _Request, connection: Connection, *, alone: bool) -> None:
-    if alone:  # its error rolls back the whole transaction, which is its own
-        request.result = request.work(connection)
-        return
-    try:
-        with connection.begin_nested():
-            request.result = request.work(connection)
-    except Exception as error:  # noqa: BLE001 - its caller's affair; the others of the group go on
-        request.error = error

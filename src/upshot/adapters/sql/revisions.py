@@ -9,14 +9,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
+from typing_extensions import override
 
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import revisions
 from upshot.domain.automation import Automation
 from upshot.ids import RevisionId
+from upshot.ports.executions import RevisionStore
 
 
-class SqlRevisions:
+class SqlRevisions(RevisionStore):
     """`RevisionStore` on one database."""
 
     def __init__(self, database: Database) -> None:
@@ -24,36 +26,32 @@ class SqlRevisions:
         insert = sqlite.insert if database.is_sqlite else postgresql.insert
         self._insert = insert(revisions).on_conflict_do_nothing()
 
+    @override
     def save(self, automations: Iterable[Automation], now: datetime) -> None:
-        """Keep the revisions that are not kept yet."""
-        rows = sorted(
-            (
-                {
-                    "name": one.name,
-                    "revision_id": one.revision_id,
-                    "path": one.path,
-                    "source": one.source,
-                    "body_files": one.body_files,
-                    "saved_at": now,
-                }
-                for one in automations
-            ),
-            key=lambda row: (row["name"], row["revision_id"]),
-        )
+        rows = {
+            (automation.name, automation.revision_id): {
+                "name": automation.name,
+                "revision_id": automation.revision_id,
+                "path": automation.path,
+                "source": automation.source,
+                "body_files": automation.body_files,
+                "saved_at": now,
+            }
+            for automation in automations
+        }
         if not rows:
             return
 
-        def known(connection: Connection) -> set[tuple[str, str]]:
-            kept = connection.execute(sa.select(revisions.c.name, revisions.c.revision_id))
-            return {(row.name, row.revision_id) for row in kept}
+        def stored(connection: Connection) -> set[tuple[str, str]]:
+            keys = connection.execute(sa.select(revisions.c.name, revisions.c.revision_id))
+            return {(key.name, key.revision_id) for key in keys}
 
-        kept = self._database.read(known)
-        new = [row for row in rows if (row["name"], row["revision_id"]) not in kept]
-        if new:
-            self._database.write(lambda connection: connection.execute(self._insert, new) and None)
+        if new := sorted(rows.keys() - self._database.read(stored)):
+            new_rows = [rows[key] for key in new]
+            self._database.write(lambda connection: connection.execute(self._insert, new_rows))
 
+    @override
     def get(self, name: str, revision_id: RevisionId) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
-        """The document as plain data, its body files and its path; None when it was never kept."""
         select = sa.select(revisions).where(revisions.c.name == name, revisions.c.revision_id == revision_id)
         row = self._database.read(lambda connection: connection.execute(select).first())
         return None if row is None else (row.source, row.body_files, row.path)
