@@ -1,8 +1,8 @@
 """
-Evaluate a candidate: score its weights on transactions that it has never seen.
+Evaluate a candidate: score its model on transactions that it has never seen.
 
-The job of `automations/evaluate.yaml`. It reads the event that started it, and gives back its outputs;
-everything that it says lands in the job's log. Python's standard library is all it needs.
+This is the job of `automations/evaluate.yaml`. It reads the event that started it and writes its outputs.
+What it prints is in the job's log. It needs only Python's standard library.
 """
 
 from __future__ import annotations
@@ -21,33 +21,34 @@ HOLDOUT = Path(__file__).with_name("holdout.csv")
 
 
 def score(model: dict[str, Any], transaction: dict[str, str]) -> float:
-    """What a logistic model says of one transaction: above 0 it takes it for fraud."""
+    """Return the score of a logistic model for a transaction. A positive score means fraud."""
     return model["bias"] + sum(weight * float(transaction[name]) for name, weight in model["weights"].items())
 
 
-def loss(scored: float) -> float:
-    """Of one transaction; the score is turned so that above 0 is right."""
-    return max(-scored, 0) + math.log1p(math.exp(-abs(scored)))
+def log_loss(margin: float) -> float:
+    """Return the log loss of one transaction. A positive margin means that the prediction is right."""
+    return max(-margin, 0) + math.log1p(math.exp(-abs(margin)))
 
 
 def measure(model: dict[str, Any], transactions: list[dict[str, str]]) -> dict[str, float]:
-    """Accuracy, recall (how much of the fraud it finds) and log loss."""
-    judged = [(score(model, one), one["fraud"] == "1") for one in transactions]
-    right = sum((scored > 0) == is_fraud for scored, is_fraud in judged)
-    found = sum(scored > 0 for scored, is_fraud in judged if is_fraud)
+    """Compute accuracy, recall (the share of the fraud that the model finds) and log loss."""
+    scored = [(score(model, transaction), transaction["fraud"] == "1") for transaction in transactions]
+    correct = sum((value > 0) == is_fraud for value, is_fraud in scored)
+    found = sum(value > 0 for value, is_fraud in scored if is_fraud)
+    losses = [log_loss(value if is_fraud else -value) for value, is_fraud in scored]
     return {
-        "accuracy": round(right / len(judged), 4),
-        "recall": round(found / sum(is_fraud for _, is_fraud in judged), 4),
-        "log_loss": round(sum(loss(scored if is_fraud else -scored) for scored, is_fraud in judged) / len(judged), 4),
+        "accuracy": round(correct / len(scored), 4),
+        "recall": round(found / sum(is_fraud for _, is_fraud in scored), 4),
+        "log_loss": round(sum(losses) / len(scored), 4),
     }
 
 
 def main() -> None:
-    """Read, measure, give back."""
+    """Read the event, measure the model and write the outputs."""
     version = json.loads(EVENT.read_text())["data"]["version"]
     model = version["metadata"].get("model")
     if model is None:
-        sys.exit(f"{version['reference']} has no model in its metadata; examples/evaluate/models shows what that is")
+        sys.exit(f"{version['reference']} has no model in its metadata; examples/evaluate/models has examples")
     with HOLDOUT.open() as file:
         transactions = list(csv.DictReader(file))
     if unknown := model["weights"].keys() - transactions[0].keys():

@@ -1,8 +1,8 @@
 """
-Quantize what is in production: weights of one byte each, logged and linked as a version of their own.
+Quantize the model in production: store its weights in one byte each, and link the result as a new version.
 
-The job of `automations/quantize.yaml`. It asks the REST API with the token that it was started with, so
-the registry's history shows the job itself as who did it. Python's standard library is all it needs.
+This is the job of `automations/quantize.yaml`. It calls the REST API with the token that it was started
+with, so the history of the registry names the job. It needs only Python's standard library.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from urllib.parse import quote
 
 EVENT = Path(os.environ.get("UPSHOT_EVENT_FILE", "/upshot/event.json"))
 OUTPUT = Path(os.environ.get("UPSHOT_OUTPUT", "/upshot/output"))
-LARGEST = 127  # of a signed byte
+MAX_BYTE = 127  # of a signed byte
 PAUSES = (1, 2, 4, 8)  # seconds before further attempts
 
 
-def quantized(weights: dict[str, float]) -> tuple[dict[str, int], float]:
-    """The weights as signed bytes, and what one step of them is worth."""
-    step = max(map(abs, weights.values())) / LARGEST or 1.0
+def quantize(weights: dict[str, float]) -> tuple[dict[str, int], float]:
+    """Return the weights as signed bytes, and the value of one unit."""
+    step = max(map(abs, weights.values())) / MAX_BYTE or 1.0
     return {name: round(weight / step) for name, weight in weights.items()}, step
 
 
 def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
     """
-    Ask the REST API; again after a while where it does not answer, or says that it cannot for now.
+    Send a request to the REST API. Try again later if the API does not answer, or is temporarily unavailable.
 
-    Both requests of this job may be repeated: the same content is logged once, and linked once.
+    Both requests of this job can be repeated: equal content is logged once, and linked once.
     """
     request = urllib.request.Request(
         f"{os.environ['UPSHOT_URL']}/api/v1{path}",
@@ -43,8 +43,8 @@ def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
     )
     for pause in (*PAUSES, None):
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return json.load(answer)
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)
         except urllib.error.HTTPError as error:
             problem = f"{error.code} {error.read().decode(errors='replace')}"
             if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
@@ -53,19 +53,19 @@ def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
             problem = str(error)
         if pause is None:
             break
-        print(f"{path}: {problem}; again in {pause} s")
+        print(f"{path}: {problem}; trying again in {pause} s")
         time.sleep(pause)
     raise SystemExit(f"POST {request.full_url}: {problem}")
 
 
 def main() -> None:
-    """Read, quantize, log, link, give back."""
+    """Read the event, quantize the model, log and link the result, and write the outputs."""
     data = json.loads(EVENT.read_text())["data"]
     source, artifact = data["version"], data["artifact"]
     model = source["metadata"]["model"]
-    weights, step = quantized(model["weights"])
+    weights, step = quantize(model["weights"])
     content = {"weights": weights, "step": step, "bias": model["bias"]}
-    print(f"{source['reference']}: {len(weights)} weights, {8 * len(weights)} bytes become {len(weights)}")
+    print(f"{source['reference']}: {len(weights)} weights, {8 * len(weights)} bytes reduced to {len(weights)}")
 
     logged = post(
         f"/projects/{quote(artifact['project'], safe='')}/artifacts",

@@ -1,11 +1,10 @@
-"""One running Upshot for the tests of commands, with stand-ins for what it talks to."""
+"""One running Upshot for the tests of commands, and receivers for its requests."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,15 @@ from click.testing import CliRunner, Result
 
 from tests.cli.embedded import Up
 from tests.waiting import until
+from tests.web.conftest import (  # noqa: F401 - fixtures of test_job_commands.py
+    clock,
+    empty_sqlite,
+    folder,
+    house,
+    server,
+    sqlite_stores,
+    web,
+)
 from upshot.cli import main
 from upshot.receivers import GITHUB_TOKEN, Receivers, ReceiversThread
 
@@ -40,39 +48,39 @@ steps:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A running Upshot, its receivers, and the command line to talk to it."""
+    """A running Upshot, its receivers, and a user's command line."""
 
     up: Up
     receivers: Receivers
 
     def run(self, *words: str, exit_code: int = 0) -> Result:
-        """Run a command as a user would; fails unless it exits so."""
-        folder = "--folder" if words[:2] == ("events", "emit") else "--data"  # an event has data of its own
-        result = CliRunner().invoke(main, [*words, folder, str(self.up.data)], prog_name="upshot")
+        """Run a command as a user would, and check its exit code."""
+        data_option = "--folder" if words[:2] == ("events", "emit") else "--data"  # `--data` is the data of the event
+        result = CliRunner().invoke(main, [*words, data_option, str(self.up.data)], prog_name="upshot")
         assert result.exit_code == exit_code, result.output
         assert "Traceback" not in result.output
         return result
 
-    def say(self, *words: str) -> str:
-        """What a command that works prints."""
+    def text(self, *words: str) -> str:
+        """Run a command, and return what it prints for people."""
         return self.run(*words).stdout
 
-    def data(self, *words: str) -> Any:
-        """What it prints with `--json`."""
+    def json(self, *words: str) -> Any:
+        """Run a command, and return what it prints with `--json`."""
         return json.loads(self.run(*words, "--json").stdout)
 
-    def execution_of(self, event: str, state: str) -> Any:
-        """The execution that answers an event, as soon as it is in that state."""
-        return until(lambda: next(iter(self.data("executions", "list", "--event", event, "--state", state)), None))
+    def wait_for_execution(self, event_id: str, state: str) -> Any:
+        """Wait until an execution that answers the event is in the state, and return it."""
+        words = ("executions", "list", "--event", event_id, "--state", state)
+        return until(lambda: next(iter(self.json(*words)), None), f"an execution of {event_id} that is {state}")
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """An Upshot that runs for all tests of a session; each uses names of its own."""
-    folder: Path = tmp_path_factory.mktemp("upshot")
+    """Return one Upshot for all tests of a session. Each test uses names of its own."""
     with ReceiversThread() as receivers:
         up = Up(
-            folder,
+            tmp_path_factory.mktemp("upshot"),
             UPSHOT_EGRESS_ALLOW="127.0.0.0/8",
             UPSHOT_GITHUB_API_URL=receivers.github_api_url,
             UPSHOT_SECRET_GITHUB_TOKEN=GITHUB_TOKEN,

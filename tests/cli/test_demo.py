@@ -1,4 +1,4 @@
-"""`upshot demo`: the first thing that a newcomer runs."""
+"""`upshot demo`, the first command that a newcomer runs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from tests.waiting import until
 from upshot.cli import main
 from upshot.clock import SystemClock
 from upshot.demo import jobs as demo_jobs
-from upshot.demo.scenario import Scenario, Stage, shortcomings
+from upshot.demo.scenario import Scenario, Stage, failures
 from upshot.receivers import Receivers
 
 pytestmark = pytest.mark.live
 
-_COMMAND = [sys.executable, "-m", "upshot", "demo"]
+COMMAND = [sys.executable, "-m", "upshot", "demo"]
 
-
-TOLD = (
+SCENARIO = (
     "it is linked to the registry as model/fraud:v0, alias candidate",
     "not by deploy-production: alias is 'candidate', wanted 'production'",
     "answered by evaluate-candidate: succeeded",
@@ -43,14 +42,24 @@ TOLD = (
     "GitHub received POST /github/repos/acme/deploy/dispatches, answered 204: verified",
     "Slack received POST ",
     "webhook receiver received POST /hooks/models, answered 200: verified",
-    "all of it happened, arrived and was verified",
+    "everything happened as expected, arrived and was verified",
 )
 
 
-def demo(*options, **environment):
-    """All that it prints."""
+@pytest.fixture
+def engine():
+    """Return the machine's Docker engine."""
+    engine = find_engine()
+    if engine is None:
+        pytest.skip(f"no Docker engine answers; {HOW_TO}, and run again")
+    yield engine
+    engine.close()
+
+
+def run_demo(*options, **environment):
+    """Run the demo, check that it succeeds, and return its output."""
     done = subprocess.run(
-        [*_COMMAND, *options],
+        [*COMMAND, *options],
         capture_output=True,
         text=True,
         timeout=110,
@@ -62,43 +71,39 @@ def demo(*options, **environment):
     return done.stdout
 
 
-def _label_of(data):
-    """What the containers of a demo bear, once it is decided that there are any."""
+def demo_label(data):
+    """Return the label of the demo's containers as soon as the demo has decided to use containers."""
     path = data / "demo-jobs.yaml"
     found = re.search(r'"demo": "(\w+)"', path.read_text()) if path.exists() else None
-    return found[1] if found else None
+    return f"demo={found[1]}" if found else None
 
 
-def test_it_plays_the_story_in_containers(tmp_path):
-    """Three candidates, and for each what happened and why; nothing is left behind in the engine."""
-    engine = find_engine()
-    if engine is None:
-        pytest.skip(f"no Docker engine answers; {HOW_TO}, and run again")
+def test_the_demo_plays_its_scenario_in_containers(engine, tmp_path):
+    """It reports what happened to three candidates and why, and leaves no container behind."""
+    output = run_demo("--data", str(tmp_path))
 
-    said = demo("--data", str(tmp_path))
-
-    assert [words for words in TOLD if words not in said] == []
-    assert "jobs run in containers of this machine's Docker, from upshot-example:" in said
-    assert re.search(r"on docker, image upshot-example:latest \(sha256:[0-9a-f]{12}\), exit code 0", said)
+    assert [line for line in SCENARIO if line not in output] == []
+    assert "jobs run in containers of this machine's Docker, from upshot-example:latest (" in output
+    assert re.search(r"on docker, image upshot-example:latest \(sha256:[0-9a-f]{12}\), exit code 0", output)
     assert not (tmp_path / "endpoint.json").exists()
-    assert engine.containers(f"demo={_label_of(tmp_path)}") == []
-    engine.close()
+    assert engine.containers(demo_label(tmp_path)) == []
 
 
-def test_where_no_engine_answers_its_jobs_are_processes(tmp_path):
-    """It says so plainly, and plays the same story."""
-    said = demo(DOCKER_HOST=f"unix://{tmp_path}/none.sock")
+def test_without_docker_the_jobs_are_processes(tmp_path):
+    """If no engine answers, the demo says so and plays the same scenario."""
+    output = run_demo(DOCKER_HOST=f"unix://{tmp_path}/none.sock")
 
-    assert [words for words in TOLD if words not in said] == []
-    assert f"NO CONTAINERS: no Docker engine answers: there is no socket {tmp_path}/none.sock" in said
-    assert "So the same jobs run as processes of this machine" in said
-    assert "on process, " in said
+    assert [line for line in SCENARIO if line not in output] == []
+    assert "NO CONTAINERS: no Docker engine answers: " in output
+    assert f"{tmp_path}/none.sock" in output
+    assert "The same jobs run as processes of this machine instead" in output
+    assert "on process, " in output
 
 
 def test_where_no_job_can_run_a_version_is_promoted_by_hand(tmp_path, monkeypatch):
-    """Elsewhere than on Linux, without an engine: it says so plainly, and shows the rest."""
+    """Without Docker and Linux, the demo says so and shows the rest."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    # Only what decides how jobs run is told of another system; all else runs on this one.
+    # Only the code that decides how jobs run sees another system.
     monkeypatch.setattr(demo_jobs, "sys", SimpleNamespace(platform="darwin"))
 
     done = CliRunner().invoke(main, ["demo"])
@@ -111,56 +116,51 @@ def test_where_no_job_can_run_a_version_is_promoted_by_hand(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("holder", "words"),
+    ("holder", "failure"),
     [
         pytest.param("v9", "model/fraud:v0 should be in production; model/fraud:v9 is", id="another is in production"),
         pytest.param("v0", "the deployment of model/fraud:v0 was dispatched 0 times", id="nothing was dispatched"),
     ],
 )
-def test_what_did_not_happen_is_told(holder, words):
-    """A story that ends otherwise than it should is a failure, however well the rest went."""
-    receivers = Receivers()
-    act = Stage(
+def test_an_unexpected_end_is_a_failure(holder, failure):
+    """The demo fails if the registry or the receivers differ from what the scenario should lead to."""
+    stage = Stage(
         SystemClock().now(),
         is_promoted=True,
         version="model/fraud:v0",
-        holders={"production": {"reference": f"model/fraud:{holder}", "metadata": {}}},
+        alias_holders={"production": {"reference": f"model/fraud:{holder}", "metadata": {}}},
     )
 
-    missing = shortcomings(Scenario(act.began, receivers, with_jobs=True, acts=[act]))
+    found = failures(Scenario(stage.started_at, Receivers(), with_jobs=True, stages=[stage]))
 
-    assert words in missing
-    assert "model/fraud:v0 was not evaluated" in missing
+    assert failure in found
+    assert "model/fraud:v0 was not evaluated" in found
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_it_cleans_up_when_it_is_stopped(tmp_path, how):
-    """Stopped halfway, it leaves neither processes nor its folder."""
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stopped_demo_cleans_up(tmp_path, signal_number):
+    """A demo that is stopped halfway leaves neither processes nor its data directory behind."""
     demo = subprocess.Popen(
-        _COMMAND, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
+        COMMAND, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
     )
     until(lambda: any(Path(tmp_path).glob("upshot-demo-*/redis/appendonlydir")), seconds=60)
     children = psutil.Process(demo.pid).children(recursive=True)
     assert children
 
-    demo.send_signal(how)
+    demo.send_signal(signal_number)
 
     assert demo.wait(60) == 1
     until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stopped_while_a_job_runs_it_leaves_no_container(tmp_path):
-    """Whoever has seen enough leaves nothing behind in the engine."""
-    engine = find_engine()
-    if engine is None:
-        pytest.skip(f"no Docker engine answers; {HOW_TO}, and run again")
-    demo = subprocess.Popen([*_COMMAND, "--data", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    label = f"demo={until(lambda: _label_of(tmp_path))}"
+def test_a_demo_that_is_stopped_during_a_job_removes_the_container(engine, tmp_path):
+    """Ctrl-C leaves no container behind."""
+    demo = subprocess.Popen([*COMMAND, "--data", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    label = until(lambda: demo_label(tmp_path))
     until(lambda: engine.containers(label))
 
     demo.send_signal(signal.SIGINT)
 
     assert demo.wait(60) == 1
     assert engine.containers(label) == []
-    engine.close()

@@ -1,29 +1,26 @@
-"""The image of the sample jobs: this machine's Python, without a registry."""
+"""The image of the sample jobs, which is built without an image registry."""
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 import sys
-import tarfile
-from pathlib import PurePosixPath
 
 import pytest
 from click.testing import CliRunner
 
+from tests.docker_engines import HOW_TO
 from upshot.cli import main
 from upshot.demo import image as demo_image
-from upshot.demo.image import IMAGE, NoEngine, example_image
+from upshot.demo.image import IMAGE, NoEngine, build_host_python, build_image
 from upshot.demo.sample_files import examples
-from upshot.errors import Unavailable
 
 
 @pytest.fixture(scope="module")
 def docker():
-    """Runs a command in the image, and gives what it printed."""
+    """Return a function that runs a command in an image and returns its output."""
     if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no Docker engine answers: apt-get install docker.io, start dockerd, and run again")
+        pytest.skip(f"no Docker engine answers; {HOW_TO}, and run again")
 
     def run(image, *command, options=()):
         done = subprocess.run(
@@ -39,12 +36,10 @@ def docker():
 
 
 @pytest.mark.live
-def test_its_python_is_this_machines_and_whole(docker):
-    """The same version, with its library, TLS and extensions, for any user and on a root that is read-only."""
-    image = example_image(print)
-
-    said = docker(
-        image.name,
+def test_the_base_image_has_this_machines_whole_python(docker):
+    """It has the same version with library, TLS and extensions, for any user, on a read-only root file system."""
+    printed = docker(
+        build_host_python(print),
         "python3",
         "-c",
         "import csv, ctypes, decimal, hashlib, json, sqlite3, ssl, sys, tempfile, urllib.request, zoneinfo\n"
@@ -52,94 +47,98 @@ def test_its_python_is_this_machines_and_whole(docker):
         options=("--user=65534", "--read-only", "--tmpfs=/tmp"),
     )
 
-    assert said.strip() == sys.version
+    assert printed.strip() == sys.version
 
 
 @pytest.mark.live
-def test_it_is_made_once_and_found_from_then_on(docker):
-    """The second time says nothing and changes nothing; `latest`, which the samples name, is the same image."""
-    first = example_image(print)
-    said: list[str] = []
+def test_a_second_build_changes_nothing(docker):
+    """The second build reports nothing and results in the same image, which has the scripts of all sample jobs."""
+    first = build_image(print)
+    reported: list[str] = []
 
-    second = example_image(said.append)
+    second = build_image(reported.append)
 
-    assert said == []
-    assert (second.name, second.id) == (first.name, first.id)
+    assert reported == []
+    assert second == first
     assert docker(IMAGE, "python3", "-c", "import os; print(sorted(os.listdir('/job')))") == (
         "['evaluate.py', 'holdout.csv', 'quantize.py']\n"
     )
 
 
 @pytest.mark.live
-def test_another_script_makes_another_image(docker, tmp_path, monkeypatch):
-    """Nobody runs an old script by a stale image; the Python below it is kept once."""
+def test_a_changed_script_changes_the_image(docker, tmp_path, monkeypatch):
+    """No job runs an old script because of a stale image."""
+    name = "upshot-example:changed"  # other tests run jobs in the usual image meanwhile
+    monkeypatch.setattr(demo_image, "IMAGE", name)
     monkeypatch.setattr(demo_image, "examples", lambda: tmp_path)
     shutil.copytree(examples(), tmp_path, dirs_exist_ok=True)
-    (tmp_path / "evaluate" / "evaluate.py").write_text("print('another')\n")
-    usual = example_image(print)  # of the changed folder
+    original = build_image(print)
+    (tmp_path / "evaluate" / "evaluate.py").write_text("print('changed')\n")
+
+    changed = build_image(print)
+
     try:
-        assert docker(usual.name, "python3", "/job/evaluate.py") == "another\n"
-        monkeypatch.undo()
-        assert example_image(print).id != usual.id
-        assert docker(IMAGE, "python3", "-c", "print(open('/job/evaluate.py').read())") != "print('another')\n\n"
+        assert changed.id != original.id
+        assert docker(name, "python3", "/job/evaluate.py") == "changed\n"
     finally:
-        subprocess.run(["docker", "rmi", usual.name], capture_output=True, check=False)
+        subprocess.run(["docker", "rmi", name], capture_output=True, check=False)
 
 
 @pytest.mark.live
-def test_the_command_says_what_is_there(docker):
-    """`upshot demo --image` makes it and nothing else."""
+def test_the_option_builds_only_the_image(docker):
+    """`upshot demo --image` builds the image and starts nothing."""
     done = CliRunner().invoke(main, ["demo", "--image"])
 
     assert done.exit_code == 0, done.output
-    assert f"{IMAGE} is there: upshot-example:" in done.output
+    assert f"{IMAGE} is built: sha256:" in done.output
     assert "starting Upshot" not in done.output
 
 
-def test_where_no_engine_answers_that_is_said(monkeypatch, tmp_path):
-    """The reason names the place where none answers."""
+def test_an_existing_python_image_is_the_base(monkeypatch):
+    """If the engine has a recent Python image, the sample jobs are built on it."""
+    commands: list[tuple[str, ...]] = []
+
+    def fake_docker(*arguments, **_options):
+        commands.append(arguments)
+        return "python:2.7\npython:3.6-slim\npython:3.12-slim\n" if arguments[:2] == ("image", "ls") else "sha256:1"
+
+    monkeypatch.setattr(demo_image, "_docker", fake_docker)
+
+    image = build_image(print)
+
+    assert image.source == f"python:3.12-slim and the scripts in {examples()}"
+    assert "BASE=python:3.12-slim" in commands[-1]
+
+
+def test_without_an_engine_the_error_names_its_address(monkeypatch, tmp_path):
+    """If no engine answers, the error contains the socket that was tried."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
 
-    with pytest.raises(NoEngine, match=r"no Docker engine answers: there is no socket .*/none\.sock"):
-        example_image(print)
+    with pytest.raises(NoEngine, match=r"(no Docker engine answers: .*/none\.sock|`docker` command is not installed)"):
+        build_image(print)
 
 
-def test_an_engine_elsewhere_is_not_used(monkeypatch):
-    """Its containers could not call back, and it has other files and perhaps another processor."""
+def test_without_the_docker_command_the_error_says_so(monkeypatch, tmp_path):
+    """The engine is reached through the `docker` command. Without it, the demo runs its jobs as processes."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(NoEngine, match="the `docker` command is not installed"):
+        build_image(print)
+
+
+def test_an_engine_of_another_machine_is_not_used(monkeypatch):
+    """Its containers could not call back to this machine."""
     monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
 
     with pytest.raises(NoEngine, match="another machine"):
-        example_image(print)
+        build_image(print)
 
 
-def test_the_command_says_that_no_engine_answers(monkeypatch, tmp_path):
-    """One line, and an exit code for scripts."""
+def test_the_option_fails_without_an_engine(monkeypatch, tmp_path):
+    """`upshot demo --image` prints one line and exits with 1."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
 
     done = CliRunner().invoke(main, ["demo", "--image"])
 
-    assert done.exit_code != 0
-    assert isinstance(done.exception, Unavailable | SystemExit)
-
-
-def test_the_same_files_make_the_same_layer(tmp_path):
-    """Byte for byte, whenever they were written: an engine keeps it once."""
-    layers = []
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        folder.mkdir()
-        (folder / "x.py").write_text("print(1)\n")
-        layers.append(io.BytesIO())
-        demo_image._write_layer(layers[-1], {PurePosixPath("/job/x.py"): folder / "x.py"})
-
-    assert layers[0].getvalue() == layers[1].getvalue()
-    with tarfile.open(fileobj=io.BytesIO(layers[0].getvalue())) as tar:
-        assert tar.getnames() == ["job", "job/x.py"]
-
-
-def test_what_is_sent_to_the_engine_is_an_archive(tmp_path):
-    """Any number of bytes, a whole number of tar's blocks included."""
-    for size in (0, 1, 511, 512, 513, 3_000_000):
-        content = bytes(size)
-        sent = b"".join(demo_image._packed("layer.tar", io.BytesIO(content))) + bytes(1024)
-        with tarfile.open(fileobj=io.BytesIO(sent)) as tar:
-            assert tar.extractfile("layer.tar").read() == content
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: ")

@@ -1,4 +1,4 @@
-"""The jobs under examples/ do what the sample automations rely on, by hand too."""
+"""The jobs under examples/ do what the sample automations and their README files say."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ EVALUATE = ROOT / "examples" / "evaluate"
 QUANTIZE = ROOT / "examples" / "quantize"
 
 
-def run(script, event, folder, **environment):
-    """A job's script as a person runs it."""
-    (folder / "event.json").write_text(json.dumps(event))
+def run(script, event, directory, **environment):
+    """Run the script of a job as a person would."""
+    (directory / "event.json").write_text(json.dumps(event))
     return subprocess.run(
         [sys.executable, script],
         env={
             **os.environ,
-            "UPSHOT_EVENT_FILE": str(folder / "event.json"),
-            "UPSHOT_OUTPUT": str(folder),
+            "UPSHOT_EVENT_FILE": str(directory / "event.json"),
+            "UPSHOT_OUTPUT": str(directory),
             **environment,
         },
         capture_output=True,
@@ -34,17 +34,17 @@ def run(script, event, folder, **environment):
     )
 
 
-def about(metadata):
-    """An event about a version."""
+def event_with(metadata):
+    """Return an event about a version with this metadata."""
     return {"data": {"version": {"reference": "model/fraud:v0", "metadata": metadata}}}
 
 
 @pytest.mark.parametrize(("model", "accuracy"), [("first", 0.87), ("simpler", 0.8133), ("better", 0.9433)])
-def test_candidates_differ_in_what_they_reach(model, accuracy, tmp_path):
-    """The three models are the story's: a good one, a worse one, a better one; the same numbers everywhere."""
+def test_each_model_has_its_documented_accuracy(model, accuracy, tmp_path):
+    """Of the three models of the demo, the second is worse and the third is better than the first."""
     metadata = json.loads((EVALUATE / "models" / f"{model}.json").read_text())
 
-    done = run(EVALUATE / "evaluate.py", about(metadata), tmp_path)
+    done = run(EVALUATE / "evaluate.py", event_with(metadata), tmp_path)
 
     assert done.returncode == 0, done.stderr
     outputs = json.loads((tmp_path / "outputs.json").read_text())
@@ -59,34 +59,36 @@ def test_candidates_differ_in_what_they_reach(model, accuracy, tmp_path):
         pytest.param({"model": {"weights": {"colour": 1}, "bias": 0}}, "has weights for colour", id="unknown column"),
     ],
 )
-def test_a_candidate_that_cannot_be_evaluated_is_told_apart(metadata, words, tmp_path):
-    """The last line of the log says what is wrong; no outputs are left behind."""
-    done = run(EVALUATE / "evaluate.py", about(metadata), tmp_path)
+def test_a_candidate_that_cannot_be_evaluated_fails_with_a_reason(metadata, words, tmp_path):
+    """The last line of the log says what is wrong, and there are no outputs."""
+    done = run(EVALUATE / "evaluate.py", event_with(metadata), tmp_path)
 
     assert done.returncode == 1
     assert words in done.stderr
     assert not (tmp_path / "outputs.json").exists()
 
 
-def test_wild_weights_are_no_crash(tmp_path):
-    """A model that is far off is measured like any other."""
-    done = run(EVALUATE / "evaluate.py", about({"model": {"weights": {"log_amount": -1e6}, "bias": 1e9}}), tmp_path)
+def test_extreme_weights_can_be_evaluated(tmp_path):
+    """A model with extreme weights has a low accuracy; the job does not crash."""
+    model = {"weights": {"log_amount": -1e6}, "bias": 1e9}
+
+    done = run(EVALUATE / "evaluate.py", event_with({"model": model}), tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "outputs.json").read_text())["accuracy"] < 0.5
 
 
-def test_a_job_that_may_not_call_back_says_what_it_was_told(tmp_path):
-    """A refusal is final and printed with the server's words; the token is not."""
+def test_a_rejected_request_is_reported_without_the_token(tmp_path):
+    """The job does not repeat a rejected request. It prints the server's response, and not its token."""
     event = json.loads((ROOT / "automations" / "events" / "quantize-production.json").read_text())
-    asked = []
+    requests = []
 
-    class Refuses(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            asked.append((self.path, self.headers["Authorization"]))
+            requests.append((self.path, self.headers["Authorization"]))
             self.send_error(403, "not for you")
 
-    server = HTTPServer(("127.0.0.1", 0), Refuses)
+    server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     try:
@@ -96,7 +98,7 @@ def test_a_job_that_may_not_call_back_says_what_it_was_told(tmp_path):
         server.server_close()
 
     assert done.returncode == 1
-    assert asked == [("/api/v1/projects/fraud/artifacts", "Bearer upj_secret")]
+    assert requests == [("/api/v1/projects/fraud/artifacts", "Bearer upj_secret")]
     assert f"POST {url}/api/v1/projects/fraud/artifacts: 403" in done.stderr
     assert "not for you" in done.stderr
     assert "upj_secret" not in done.stdout + done.stderr

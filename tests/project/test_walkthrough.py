@@ -1,4 +1,4 @@
-"""docs/jobs-walkthrough.md can be followed, command by command."""
+"""The commands of docs/jobs-walkthrough.md work as the page says."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from tests.waiting import until
 
 PAGE = ROOT / "docs" / "jobs-walkthrough.md"
 BIN = Path(sys.executable).parent
-PORT = "9000"  # of the stand-ins, on the page
+RECEIVERS_PORT = "9000"  # on the page
 
 
-def _scripts(port):
-    """What goes into a terminal each, with a port that is free, and without the clone's environment."""
-    texts = [block.text.replace(PORT, port) for block in blocks("sh") if block.page == PAGE]
+def scripts(port):
+    """Return the script of each terminal, with another port and without the virtual environment of the clone."""
+    texts = [block.text.replace(RECEIVERS_PORT, port) for block in blocks("sh") if block.page == PAGE]
     return [text.replace(". .venv/bin/activate\n", "") for text in texts]
 
 
-def _commands():
+def commands():
+    """Return the commands that the page shows behind a prompt."""
     lines = [line for block in blocks("console") if block.page == PAGE for line in block.text.splitlines()]
     return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
 @contextmanager
-def _terminal(script, folder, environment, name):
-    """A script that runs until Ctrl-C."""
-    log = folder / f"{name}.log"
+def terminal(script, directory, environment, name):
+    """Run a script in the background, and stop it with Ctrl-C. Yield the file with its output."""
+    log = directory / f"{name}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
             ["bash", "-c", f"set -e\n{script}"],
-            cwd=folder,
+            cwd=directory,
             env=environment,
             stdout=file,
             stderr=file,
@@ -57,47 +58,55 @@ def _terminal(script, folder, environment, name):
 
 @pytest.mark.live
 @pytest.mark.timeout(240)
-def test_the_walkthrough_can_be_followed(tmp_path):
-    """Each command succeeds, the worse candidate is refused and the better one promoted, as the page says."""
+def test_the_walkthrough_works(tmp_path):
+    """Each command succeeds, the worse candidate is rejected, and the better one is promoted."""
     engine = find_engine()
     if engine is None:
         pytest.skip(f"no Docker engine answers; {HOW_TO}, and run again")
-    for folder in ("automations", "examples"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
+    for directory in ("automations", "examples"):
+        shutil.copytree(ROOT / directory, tmp_path / directory)
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "UPSHOT_PORT": "0"}
-    image, receivers, up = _scripts(str(free_port()))
+    build_image, start_receivers, start_upshot = scripts(str(free_port()))
 
     def run(command):
         return subprocess.run(
             ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
 
+    def succeeds(command):
+        return run(command).returncode == 0
+
+    def job_ids():
+        return [job["id"] for job in json.loads(run("upshot jobs list --json").stdout)]
+
     with ExitStack() as stack:
-        made = run(image)
-        assert "upshot-example:latest is there" in made.stdout, made.stderr
-        got = stack.enter_context(_terminal(receivers, tmp_path, environment, "receivers"))
-        until(lambda: "receiving on" in got.read_text())
-        log = stack.enter_context(_terminal(up, tmp_path, environment, "up"))
-        until(lambda: re.search(r"jobs +reach it at http://[\d.]+:\d+", log.read_text()), "Upshot is up")
-        for command in _commands():
-            until(lambda: run(command).returncode == 0, command)  # noqa: B023 - run within this turn; what follows takes seconds
+        built = run(build_image)
+        assert "upshot-example:latest is built" in built.stdout, built.stderr
+        receivers = stack.enter_context(terminal(start_receivers, tmp_path, environment, "receivers"))
+        until(lambda: "receiving on" in receivers.read_text(), "the receivers listen")
+        up = stack.enter_context(terminal(start_upshot, tmp_path, environment, "up"))
+        until(lambda: re.search(r"jobs +reach it at http://[\d.]+:\d+", up.read_text()), "Upshot has started")
+        for command in commands():
+            until(lambda command=command: succeeds(command), command)  # an alias or a job may take a few seconds
 
-        def executions():
-            return run("upshot executions list").stdout
-
-        until(lambda: "has an accuracy of 0.8133, below 0.87" in executions(), "the worse one is refused")
+        until(
+            lambda: "has an accuracy of 0.8133, below 0.87" in run("upshot executions list").stdout,
+            "the worse candidate is rejected",
+        )
         until(
             lambda: '"accuracy": 0.9433' in run("upshot registry show model/fraud:production").stdout,
-            "the better one is promoted",
+            "the better candidate is promoted",
         )
-        until(lambda: got.read_text().count("/github/repos/acme/deploy/dispatches") == 2, "both are dispatched")
+        until(
+            lambda: receivers.read_text().count("/github/repos/acme/deploy/dispatches") == 2,
+            "both promoted versions are dispatched",
+        )
         history = run("upshot registry history model/fraud").stdout
         assert "quantize-production/quantize" in history
         assert "evaluate-candidate" in history
-
-        def jobs():
-            return [job["id"] for job in json.loads(run("upshot jobs list --json").stdout)]
-
-        until(lambda: len(jobs()) == 5, "three evaluations, two quantizations")
-        until(lambda: not any(engine.containers(f"upshot.job={job}") for job in jobs()), "their containers are removed")
+        until(lambda: len(job_ids()) == 5, "three evaluations and two quantizations")
+        until(
+            lambda: not any(engine.containers(f"upshot.job={job_id}") for job_id in job_ids()),
+            "the containers of the jobs are removed",
+        )
     engine.close()

@@ -14,8 +14,9 @@ import click
 from upshot.cli.api_commands import api_command, poll
 from upshot.client.http import Client, api_path
 from upshot.console import Output, format_value, local_time
-from upshot.domain.job import JobState
-from upshot.schema.quantities import show_bytes, show_duration
+from upshot.domain.job import JOB_OPTIONS, JobState
+from upshot.domain.job_options import Option, ValueKind
+from upshot.schema.job_spec import show_amount
 
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 
@@ -82,9 +83,10 @@ def show(client: Client, output: Output, job: str) -> None:
     )
     output.line()
     output.line("options")
-    for name, value in shown["spec"].items():
+    for name, option in JOB_OPTIONS.items():
+        value = shown["spec"].get(name)
         if name != "image" and value not in (None, False, {}, [], 0):
-            output.text(_format_option(name, value), indent=2)
+            output.text(f"{option.key}: {_format_option(option, value)}", indent=2)
     if shown["outputs"] is not None:
         output.line()
         output.line("outputs")
@@ -102,15 +104,16 @@ def summary(job: Mapping[str, Any]) -> str:
     return f"{state}: {reason}" if reason else str(state)
 
 
-def _format_option(name: str, value: Any) -> str:
-    if name in {"command", "args"}:
-        if any("\n" in word for word in value):  # a script would be unreadable if it were quoted
-            return "\n".join([f"{name}:", *value])
-        return f"{name}: {shlex.join(value)}"
-    for unit, show_amount in (("_bytes", show_bytes), ("_seconds", show_duration)):
-        if name.endswith(unit):
-            return f"{name.removesuffix(unit)}: {show_amount(value)}"
-    return f"{name.replace('_', ' ')}: {format_value(value)}"
+def _format_option(option: Option, value: Any) -> str:
+    match option.kind:
+        case ValueKind.BYTES | ValueKind.SECONDS:
+            return show_amount(option, value)
+        case ValueKind.WORDS if any("\n" in word for word in value):  # a script would be unreadable if it were quoted
+            return "\n".join(["", *value])
+        case ValueKind.WORDS:
+            return shlex.join(value)
+        case _:
+            return format_value(value)
 
 
 @jobs.command()
