@@ -1,4 +1,4 @@
-"""`add-tag`: tag a version, or a collection."""
+"""`add-tag`: add a tag to a version or a collection."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from upshot.actions.inputs import Finding, read_with
-from upshot.actions.protocol import ActionCall, ActionContext, Outcome
-from upshot.actions.registry_changes import change, find_collection, find_version, told
-from upshot.schema.action_inputs import AddTagInputs
+from typing_extensions import override
+
+from upshot.actions.inputs import parse_inputs
+from upshot.actions.protocol import Action, ActionCall, ActionContext, Outcome
+from upshot.actions.registry_changes import call_registry, change_outcome, find_collection, find_version
+from upshot.schema.action_inputs import AddTagInputs, InputProblem
 
 
-class AddTag:
+class AddTag(Action):
     """
-    Tag the event's version or, with `on: collection`, its collection; or those that are named.
+    Adds a tag to the event's version or, with `on: collection`, to its collection, or to named ones.
 
-    A repetition changes nothing. Outputs: `reference`, `tag`, `changed`.
+    Repeating the step changes nothing. Outputs: `reference`, `tag`, `changed`.
     """
 
     uses = "add-tag"
-    with_record = AddTagInputs
-    expressions: frozenset[str] = frozenset()
+    inputs_model = AddTagInputs
 
-    def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
-        """Finding for a version where the collection is to be tagged."""
+    @override
+    def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:
         if with_.get("on") == "collection" and "version" in with_:
-            yield "version", "is given, but `on: collection` tags the collection; leave one of them out"
+            yield "version", "`on: collection` adds the tag to the collection; remove either `version` or `on`"
 
-    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
-        """Tag it."""
-        given = read_with(AddTagInputs, call)
+    @override
+    async def perform(self, call: ActionCall, context: ActionContext) -> Outcome:
+        inputs = parse_inputs(AddTagInputs, call)
         version: str | None = None
-        if given.on_ == "version":
-            registry, collection, version = find_version(given, call.event)
+        if inputs.on_ == "version":
+            registry, collection, version = find_version(inputs, call.event)
         else:
-            registry, collection = find_collection(given, call.event)
-        mutate = partial(
-            tools.registry.add_tag, registry, collection, given.tag, version, actor=call.actor, chain=call.chain
-        )
-        asked = {"registry": registry, "collection": collection, "version": version, "tag": given.tag}
-        made = await change(mutate, asked)
-        return told(made, asked, reference=made.value.reference, tag=given.tag)
+            registry, collection = find_collection(inputs, call.event)
+        request = {"registry": registry, "collection": collection, "version": version, "tag": inputs.tag}
+        add_tag = partial(context.registry.add_tag, registry, collection, inputs.tag, version, origin=call.origin)
+        change = await call_registry(add_tag, request)
+        return change_outcome(change, request, reference=change.value.reference, tag=inputs.tag)

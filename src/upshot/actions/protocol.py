@@ -1,39 +1,44 @@
-"""What an action is: one thing done to the outside world, once."""
+"""The protocol of actions, and what they work with."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from upshot.domain.automation import RetryPolicy
-from upshot.domain.event import Actor, Cause, Event
+from upshot.domain.event import Event, Origin
 from upshot.domain.job import Job
 from upshot.domain.secret_placeholders import SecretPlaceholders
+from upshot.ids import DeliveryId, ExecutionId, JobId
 from upshot.ports.jobs import JobAdmin
 from upshot.ports.registry import RegistryChanges
+from upshot.schema.action_inputs import ActionSpec, InputProblem
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What a receiver answered."""
+    """The response of a receiver, and the request that it answers."""
 
     status: int
     headers: Mapping[str, str]  #: names in lower case
     body: bytes  #: first 16 KB
-    body_bytes: int  #: length as received, up to the cap
+    body_bytes: int  #: length as received, up to the limit
     truncated: bool
     request: Mapping[str, Any]  #: as sent, for the receipt: method, url, headers, body, body_bytes
-    timings: Mapping[str, float]  #: seconds: connect (with name look-up and TLS), answer
+    timings: Mapping[str, float]  #: seconds: connect (including name lookup and TLS), answer
 
     @property
     def text(self) -> str:
-        """The body as text, undecodable bytes replaced."""
+        """The body as text. Bytes that are not UTF-8 are replaced."""
         return self.body.decode("utf-8", "replace")
 
-    def as_response(self) -> dict[str, Any]:
-        """The form that receipts keep."""
+    def receipt_json(self) -> dict[str, Any]:
+        """Return the JSON object that receipts store."""
         return {
             "status": self.status,
             "headers": dict(self.headers),
@@ -44,7 +49,7 @@ class HttpResponse:
 
 
 class Egress(Protocol):
-    """The one guarded door to other machines."""
+    """Sends HTTP requests to other machines, within the egress rules."""
 
     async def send(
         self,
@@ -57,53 +62,52 @@ class Egress(Protocol):
         follow_redirects: bool = False,
     ) -> HttpResponse:
         """
-        Send one request and read the answer, whatever its status.
+        Send one request and return the response, whatever its status.
 
         Args:
             method: HTTP method.
             url: http or https, with a host.
-            headers: As sent; a User-Agent is added where there is none.
+            headers: As sent. A User-Agent is added if there is none.
             body: As sent.
             timeout_seconds: For the whole exchange.
-            follow_redirects: To the same host only, keeping method and body, three at most (GitHub's renamed
-                repositories).
+            follow_redirects: Follow at most three redirects to the same host, with the same method and body
+                (renamed repositories on GitHub).
 
         Raises:
-            Blocked: Our rule forbids the destination.
-            Unreachable: The request cannot have been read: no address, no connection, no TLS.
-            Ambiguous: Sent, and no whole answer came.
-            Refused: Not a usable URL, or the answer breaks HTTP's rules.
-            DestinationBusy: The destination has its share in flight; nothing was sent.
+            Blocked: The egress rules forbid the destination.
+            Unreachable: The receiver cannot have read the request: no address, no connection, no TLS.
+            Ambiguous: The request was sent, and no complete response came.
+            Refused: The URL is not usable, or the response breaks the rules of HTTP.
+            DestinationBusy: Too many requests to the destination are in flight. Nothing was sent.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ActionCall:
-    """One attempt of one step, rendered and ready to be performed."""
+    """One attempt of one step, rendered."""
 
-    with_: Mapping[str, Any]  #: rendered, plain data, secrets filled in; of an expression, its value
+    with_: Mapping[str, Any]  #: rendered plain data, including secrets; an expression is replaced by its value
     event: Event
     automation: str
-    execution: str
+    execution_id: ExecutionId
     execution_created_at: datetime
-    step: str
+    step_id: str
     attempt: int  #: counted from 1
-    delivery_id: str  #: the same over all retries
+    delivery_id: DeliveryId  #: the same for all attempts of the step
     now: datetime
     timeout_seconds: float
-    actor: Actor  #: in whose name the registry is changed: the automation
-    chain: tuple[Cause, ...]  #: what led here, this execution included
-    event_source: str  #: CloudEvents `source` of our events
-    body: bytes | None = None  #: the rendered `body-file`, if the step has one
-    retry: RetryPolicy = field(default_factory=RetryPolicy)  #: the step's
-    job: str | None = None  #: id of the job that the step waits for; None at the step's first turn
-    marks: SecretPlaceholders | None = None  #: what stands for secrets, of an action that defers them
+    origin: Origin  #: the automation, and the executions that led here, including this one
+    event_source: str  #: `source` of Upshot's CloudEvents
+    body: bytes | None = None  #: the rendered `body-file`; None if the step has none
+    retry: RetryPolicy = field(default_factory=RetryPolicy)  #: of the step
+    job_id: JobId | None = None  #: the job that the step waits for; None in the first call
+    placeholders: SecretPlaceholders | None = None  #: stand for secrets in `with_`, if the action defers them
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a successful attempt gave."""
+    """The result of a successful attempt."""
 
     outputs: Mapping[str, Any] = field(default_factory=dict)  #: plain data that later steps can read
     request: Mapping[str, Any] | None = None
@@ -114,14 +118,14 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """
-    The step goes on outside, and the execution waits, held by no worker, until the job's end wakes it.
+    The result of an attempt whose work continues in a job.
 
-    It then has its turn again, with `Call.job` set. The job is kept in the same transaction that
-    lets the execution wait.
+    The execution waits without occupying a worker until the job ends. Then the step is called again with
+    `ActionCall.job_id`. The job is stored in the same transaction that makes the execution wait.
     """
 
-    reason: str  #: what it waits for, for people
-    job: Job | None = None  #: a new one; None: it goes on waiting for the job that it has
+    reason: str  #: what the execution waits for, for people
+    job: Job | None = None  #: a new job; None to keep waiting for the job that the step has
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,26 +139,25 @@ class ActionContext:
     jobs: JobAdmin
 
 
-class Action(Protocol):
+class Action(ActionSpec, Protocol):
     """
-    Do one thing to the outside world, once.
+    Does one thing outside of Upshot, once.
 
-    An action does not retry, schedule or store: it returns an Outcome, or raises an ActionError
-    whose class decides what happens next, or TemplateInvalid where a rendered value cannot be used.
+    An action does not retry, schedule or store. `perform` returns an Outcome, or raises an ActionError, whose
+    class decides what happens next, or TemplateInvalid if a rendered value cannot be used.
 
-    One that has something done which outlasts any attempt returns Held. It may then say
-    `defers_secrets = True`: its templates give marks (`Call.marks`) in place of secrets; and
-    `has_own_time = True`: its `with` block says how long that may take, and its step does not.
+    An action whose work outlasts an attempt returns Deferred. It can set two more attributes:
+    `defers_secrets = True` makes templates produce placeholders (`ActionCall.placeholders`) instead of secrets;
+    `has_own_timeout = True` means that its `with` block has a timeout and its step must not have one.
     """
 
-    uses: str  #: its name in YAML
-    with_record: type[Any]  #: pydantic record of its `with` block
-    expressions: frozenset[str]  #: top-level keys of `with` that are expressions (as `if` is), not templates
+    expressions: frozenset[str] = frozenset()
 
-    def check(self, with_: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-        """Findings at load time beyond the record's: pairs of (dotted path in `with`, message)."""
-        ...
+    @override
+    def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:
+        return ()
 
-    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome | Deferred:
-        """Do it, or have it done."""
+    @abstractmethod
+    async def perform(self, call: ActionCall, context: ActionContext) -> Outcome | Deferred:
+        """Perform one attempt."""
         ...

@@ -1,1 +1,1 @@
-"""The frozen vocabulary that all stages share; no I/O, no stage's logic."""
+"""Frozen records that all stages share. No I/O, and no logic of a stage."""

@@ -1,4 +1,4 @@
-"""Events: what happened in a registry, or to an execution."""
+"""Events: what happened in a registry, or to an execution or a job."""
 
 from __future__ import annotations
 
@@ -10,17 +10,28 @@ from typing import Any
 
 from upshot.ids import EventId, ExecutionId
 
-MAX_CHAIN_DEPTH = 8  #: executions that may cause one another before the chain is stopped, visibly
+MAX_CHAIN_DEPTH = 8  #: executions that may cause one another before the chain is stopped with a reason
 
-#: Contexts that a registry event carries in its data; null where it carries none.
+#: Template contexts that the data of a registry event can hold. In templates, a missing context is null.
 SNAPSHOT_NAMES = (
-    *("registry", "collection", "version", "alias", "aliases", "tag", "previous", "stage"),
-    *("project", "artifact", "run", "metric", "job"),
+    "registry",
+    "collection",
+    "version",
+    "alias",
+    "aliases",
+    "tag",
+    "previous",
+    "stage",
+    "project",
+    "artifact",
+    "run",
+    "metric",
+    "job",
 )
 
 
 class EventKind(StrEnum):
-    """What can happen. YAML (`on:`), CLI, API and streams use these words."""
+    """Kind of an event. YAML (`on:`), the CLI, the API and streams use these words."""
 
     COLLECTION_CREATED = "collection-created"
     COLLECTION_UPDATED = "collection-updated"
@@ -36,8 +47,8 @@ class EventKind(StrEnum):
     EXECUTION_FAILED = "execution-failed"
     JOB_STARTED = "job-started"
     JOB_SUCCEEDED = "job-succeeded"
-    JOB_FAILED = "job-failed"  #: for good: no further try
-    CUSTOM = "custom"  #: anything of a user's own, with a name and free data
+    JOB_FAILED = "job-failed"  #: the last attempt failed
+    CUSTOM = "custom"  #: emitted by a user, with a name and data of any shape
 
 
 class ActorKind(StrEnum):
@@ -54,33 +65,41 @@ class Role(StrEnum):
 
     ADMIN = "admin"  #: may also change protected aliases and the rules of a registry
     MEMBER = "member"  #: may read and change
-    VIEWER = "viewer"  #: may read
-    RESTRICTED_VIEWER = "restricted-viewer"  #: may read
+    VIEWER = "viewer"  #: may only read
+    RESTRICTED_VIEWER = "restricted-viewer"  #: may only read
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who made a change."""
+    """Who makes a change."""
 
     name: str  #: name of a person, a service account, an automation or a job
     kind: ActorKind = ActorKind.USER
-    role: Role = Role.MEMBER  #: events do not carry it
+    role: Role = Role.MEMBER  #: not part of events
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One link of the chain that led to an event: an execution that acted."""
+    """One link of the chain that led to an event: an execution and the event that it answered."""
 
     automation: str
-    execution_id: ExecutionId  #: id of the execution
-    event_id: EventId  #: id of the event that it answered
-    version_reference: str | None  #: immutable reference of the version that event was about
+    execution_id: ExecutionId
+    event_id: EventId
+    version_reference: str | None  #: `model/churn:v3`, the version that the event was about
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who makes a change, and which executions led to it. The events of the change carry both."""
+
+    actor: Actor
+    chain: tuple[Cause, ...] = ()  #: oldest first
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """
-    Something that happened, as a full snapshot of what was true then.
+    Something that happened, with a full snapshot of what was true then.
 
     `data` of a registry event holds the template contexts that apply (see `upshot.registry.snapshots`).
     `data` of a custom event is the user's own.
@@ -89,16 +108,16 @@ class Event:
     id: EventId
     kind: EventKind
     time: datetime  #: UTC
-    subject: str  #: what it is about: `model/churn:v3`, `model/churn`, or a custom event's name
+    subject: str  #: `model/churn:v3`, `model/churn`, `project/artifact:v0`, or the name of a custom event
     actor: Actor
     mutation_id: str  #: shared by all events of one mutation
-    sequence: int  #: place among the events of its mutation, counted from 0
+    sequence: int  #: position among the events of the mutation, counted from 0
     data: Mapping[str, Any]
-    name: str | None = None  #: of a custom event; None for all others
-    chain: tuple[Cause, ...] = ()  #: the executions that led here, oldest first
+    name: str | None = None  #: of a custom event; None for other kinds
+    chain: tuple[Cause, ...] = ()  #: executions that led to the event, oldest first
 
     @property
     def version_reference(self) -> str | None:
-        """The immutable reference of the version that the event is about; None when it is about none."""
+        """Reference (`model/churn:v3`) of the version that the event is about, or None."""
         version = self.data.get("version") if self.kind is not EventKind.CUSTOM else None
         return version["reference"] if isinstance(version, Mapping) else None

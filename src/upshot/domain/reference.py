@@ -9,21 +9,22 @@ from upshot.errors import InvalidInput
 
 MAX_NAME_CHARS = 128  # W&B's limit for names of collections, artifacts and aliases
 LATEST = "latest"
-# What references and URLs use, control characters and line breaks, and lone surrogates, which no store can keep.
+# Characters that references and URLs use, control characters, line breaks, and lone surrogates, which no database
+# can store.
 _FORBIDDEN = re.compile(r"[/\\#?%:\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _VERSION = re.compile(r"v(0|[1-9][0-9]{0,8})")
 
 
 def check_name(name: str, what: str) -> str:
     """
-    Let a good name through.
+    Validate a name, and return it.
 
     Args:
-        name: As the user wrote it.
-        what: What it names, for the message: "collection", "alias", …
+        name: As the client sent it.
+        what: What has the name, for the message: "collection", "alias", …
 
     Raises:
-        InvalidInput: It is empty, too long, padded, or has a character that references use.
+        InvalidInput: The name is empty or too long, begins or ends with a space, or contains a reserved character.
     """
     if not name:
         raise InvalidInput(f"{what}: the name is empty")
@@ -31,34 +32,34 @@ def check_name(name: str, what: str) -> str:
         raise InvalidInput(f"{what}: the name has {len(name)} characters; at most {MAX_NAME_CHARS} are allowed")
     if found := _FORBIDDEN.search(name):
         raise InvalidInput(
-            f"{what} {name!r}: {found.group()!r} is not allowed in a name; none of / \\ # ? % : or a line break is"
+            f"{what} {name!r}: {found.group()!r} is not allowed; a name must not contain / \\ # ? % : or line breaks"
         )
     if name != name.strip() or name in {".", ".."}:
-        raise InvalidInput(f"{what} {name!r}: a name neither begins nor ends with a space, and is not a dot")
+        raise InvalidInput(f"{what} {name!r}: a name must not begin or end with a space, and must not be . or ..")
     return name
 
 
 def check_alias(name: str) -> str:
     """
-    Let an alias through that can be given to a version.
+    Validate an alias, and return it.
 
     Raises:
-        InvalidInput: Not a good name, or of the form `vN`, which always means the version itself.
+        InvalidInput: The name is invalid, or it has the form `v3`, which always refers to the version itself.
     """
     check_name(name, "alias")
     if _VERSION.fullmatch(name):
-        raise InvalidInput(f"alias {name!r}: {name} always means the version itself; choose another word")
+        raise InvalidInput(f"alias {name!r}: {name} always refers to the version itself; choose another alias")
     return name
 
 
 def version_number(name: str) -> int | None:
-    """The number in `v3`; None when the name is not of that form (so it is an alias)."""
+    """Return the number in `v3`, or None if the name does not have this form (and is an alias)."""
     return int(name[1:]) if _VERSION.fullmatch(name) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One version of something: `scope/name:version`, where version is `vN` or an alias."""
+    """A reference to one version: `scope/name:version`."""
 
     scope: str  #: a project, or a registry
     name: str  #: an artifact, or a collection
@@ -70,12 +71,12 @@ class Reference:
 
 def parse_reference(text: str, *, default_version: str = LATEST) -> Reference:
     """
-    Read `scope/name:version`; without `:version` the default is meant.
+    Parse `scope/name:version`. Without `:version`, the reference gets the default version.
 
-    The older W&B form `entity/model-registry/Name:alias` reads as registry `model`.
+    W&B's older form `entity/model-registry/Name:alias` refers to the registry `model`.
 
     Raises:
-        InvalidInput: The text is not of this form.
+        InvalidInput: The text does not have this form, or a name is invalid.
     """
     path, colon, version = text.partition(":")
     parts = path.split("/")

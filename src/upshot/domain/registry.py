@@ -1,9 +1,9 @@
-"""What the registry keeps, as records: collections, versions, artifact versions, history."""
+"""Records of the registry: collections, artifacts, their versions, and history."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -14,61 +14,70 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What is logged again and again under one name in a project; its versions are artifact versions."""
+    """A series of artifact versions that are logged under one name in a project."""
 
     project: str
     name: str
-    type: str  #: fixed when it is first logged: model, dataset, …
-    aliases: Mapping[str, str]  #: in the project's scope: alias → version, such as {"latest": "v2"}
+    artifact_type: str  #: model, dataset, …; the first version sets it
+    aliases: Mapping[str, str]  #: version by alias in the project, such as {"latest": "v2"}
 
     @property
     def reference(self) -> str:
-        """`project/name`."""
+        """`project/artifact`."""
         return f"{self.project}/{self.name}"
 
-    def aliases_of(self, version: str) -> tuple[str, ...]:
-        """The aliases that the version (`v3`) holds, sorted."""
-        return tuple(sorted(alias for alias, holder in self.aliases.items() if holder == version))
+    def aliases_of(self, version_name: str) -> tuple[str, ...]:
+        """Return the aliases of a version (`v3`), sorted."""
+        return tuple(sorted(alias for alias, holder in self.aliases.items() if holder == version_name))
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactVersion:
-    """A logged thing: one numbered version of an artifact in a project."""
+    """One numbered version of an artifact in a project."""
 
     project: str
-    name: str
-    type: str  #: the artifact's type, fixed when it is first logged: model, dataset, …
+    artifact_name: str
+    artifact_type: str  #: model, dataset, …
     number: int  #: counted from 0
-    digest: str  #: `sha256:…` of the manifest, or as the user gave it
+    digest: str  #: `sha256:…` of the manifest, or as the client sent it
     metadata: Mapping[str, Any]
     description: str
-    manifest: Mapping[str, str] | None  #: content digest by path; None when only a digest was given, and in lists
-    aliases: tuple[str, ...]  #: in the project's scope, sorted
+    manifest: Mapping[str, str] | None  #: content digest by path; None if the client sent only a digest, and in lists
+    aliases: tuple[str, ...]  #: in the project, sorted
     tags: tuple[str, ...]  #: sorted
     created_at: datetime
     created_by: str
 
     @property
-    def version(self) -> str:
+    def name(self) -> str:
         """`v3`."""
         return f"v{self.number}"
 
     @property
     def reference(self) -> str:
-        """`project/name:v3`."""
-        return f"{self.project}/{self.name}:{self.version}"
+        """`project/artifact:v3`."""
+        return f"{self.project}/{self.artifact_name}:{self.name}"
+
+    @property
+    def artifact_version(self) -> ArtifactVersion:
+        """This record, so that both kinds of version have the property."""
+        return self
+
+    def with_artifact_version(self, artifact_version: ArtifactVersion) -> ArtifactVersion:
+        """Return the given artifact version, so that both kinds of version have the method."""
+        return artifact_version
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A registered model (or data set, …): where versions are linked and aliases live."""
+    """A registered model (or data set, …): versions are linked to it, and it holds their aliases."""
 
     registry: str
     name: str
-    artifact_type: str  #: fixed when it is made
+    artifact_type: str  #: model, dataset, …; fixed at creation
     description: str  #: the model card, Markdown
     tags: tuple[str, ...]  #: sorted
-    aliases: Mapping[str, str]  #: alias → version, such as {"production": "v3"}
+    aliases: Mapping[str, str]  #: version by alias, such as {"production": "v3"}
     created_at: datetime
     created_by: str
 
@@ -77,9 +86,9 @@ class Collection:
         """`registry/collection`."""
         return f"{self.registry}/{self.name}"
 
-    def aliases_of(self, version: str) -> tuple[str, ...]:
-        """The aliases that the version (`v3`) holds, sorted."""
-        return tuple(sorted(alias for alias, holder in self.aliases.items() if holder == version))
+    def aliases_of(self, version_name: str) -> tuple[str, ...]:
+        """Return the aliases of a version (`v3`), sorted."""
+        return tuple(sorted(alias for alias, holder in self.aliases.items() if holder == version_name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +97,8 @@ class Version:
 
     registry: str
     collection: str
-    number: int  #: counted from 0 in link order; never used twice
-    artifact: ArtifactVersion  #: tags, description and metadata belong to it
+    number: int  #: counted from 0 in the order of links; never used again
+    artifact_version: ArtifactVersion  #: tags, description and metadata belong to it
     aliases: tuple[str, ...]  #: in the collection, sorted
     linked_at: datetime
     linked_by: str
@@ -104,35 +113,43 @@ class Version:
         """`registry/collection:v3`."""
         return f"{self.registry}/{self.collection}:{self.name}"
 
+    def with_artifact_version(self, artifact_version: ArtifactVersion) -> Version:
+        """Return the version with a changed artifact version."""
+        return replace(self, artifact_version=artifact_version)
+
+
+#: A numbered series of versions with aliases.
+Series = Collection | Artifact
+
 
 @dataclass(frozen=True, slots=True)
 class RegistrySettings:
     """A registry and its rules."""
 
     name: str
-    protected_aliases: tuple[str, ...] = ()  #: patterns; only an admin may add, move or remove these
+    protected_aliases: tuple[str, ...] = ()  #: globs; only an admin may add, move or remove matching aliases
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One mutation, as the append-only history keeps it."""
+    """One change in the append-only history."""
 
     id: str
     time: datetime
     actor: str
     action: str  #: link, unlink, add-alias, …
-    subject: str  #: `model/churn:v3`, `model/churn`, `model`, or `project/name:v0`
+    subject: str  #: `model/churn:v3`, `model/churn`, `model`, or `project/artifact:v0`
     mutation_id: str
-    registry: str | None = None  #: None for what was done to an artifact in its project
+    registry: str | None = None  #: None for a change of an artifact in its project
     collection: str | None = None
-    before: Mapping[str, Any] = field(default_factory=dict)  #: what it was
+    before: Mapping[str, Any] = field(default_factory=dict)  #: values that the change replaced
     after: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[T]):
-    """What a mutation gave: the thing as it is now, and the events that were accepted with it."""
+    """The result of a mutation."""
 
-    value: T
-    events: tuple[Event, ...]  #: none: nothing changed
-    created: bool = False  #: the thing did not exist before
+    value: T  #: the record after the mutation
+    events: tuple[Event, ...]  #: accepted with the mutation; empty if nothing changed
+    created: bool = False  #: the record did not exist before

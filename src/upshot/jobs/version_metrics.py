@@ -1,4 +1,4 @@
-"""Writes what a job measured to the metadata of the version that its event is about."""
+"""Save what a job measured in the metadata of the version that its event is about."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from upshot.domain.event import Event, EventKind
 from upshot.domain.job import Job
 from upshot.domain.reference import parse_reference
 from upshot.errors import RegistryError
-from upshot.jobs.events import actor_of, chain_of
+from upshot.jobs.events import job_origin
 from upshot.ports.concurrency import RunInThread
 from upshot.ports.registry import RegistryChanges
 
 
 class VersionMetricsWriter:
     """
-    Saves metrics under the job's name, so that a gate or another automation can read them there.
+    Saves metrics under the job's name, where later steps and other automations can read them.
 
     Args:
         registry: The registry.
@@ -28,26 +28,28 @@ class VersionMetricsWriter:
         self._run_in_thread = run_in_thread
 
     async def save(self, job: Job, event: Event) -> str | None:
-        """Save the `metrics` of the job's outputs; returns why they could not be, or None."""
+        """Save the `metrics` of the job's outputs. Return why they cannot be saved, or None."""
         metrics = (job.outputs or {}).get("metrics")
         if not metrics:
             return "outputs.json holds no metrics to save"
         data: Mapping[str, Any] = event.data if event.kind is not EventKind.CUSTOM else {}
         version = data.get("version")
         if not isinstance(version, Mapping):
-            return "the event is about no version whose metadata could hold the metrics"
-        named = parse_reference(version["reference"])
+            return "the metrics were not saved: the event is not about a version"
+        reference = parse_reference(version["reference"])
         update: Callable[..., object] = (
             self._registry.update_version if "registry" in data else self._registry.update_artifact_version
         )
+        origin = job_origin(job, event)
         try:
             await self._run_in_thread(
                 update,
-                *(named.scope, named.name, named.version),
+                reference.scope,
+                reference.name,
+                reference.version,
                 metadata={job.name: metrics},
-                actor=actor_of(job),
-                chain=chain_of(job, event),
+                origin=origin,
             )
         except RegistryError as error:
-            return f"its metrics were not saved: {error}"
+            return f"the metrics were not saved: {error}"
         return None

@@ -1,6 +1,6 @@
 """
-What the stages ask of the world, as Protocols of a few verbs; `adapters` makes them real.
+What the stages need from outside, as protocols with few methods. `adapters` implements them.
 
-Store verbs are synchronous and each is one transaction; the engine calls them off its event loop.
-Every one may raise `Unavailable`; none lets an error of the database or of Redis through.
+Methods of stores are synchronous, and each is one transaction. The executor calls them in threads.
+Every method may raise `Unavailable`. No method raises an error of a database or of Redis.
 """

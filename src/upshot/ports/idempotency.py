@@ -1,4 +1,4 @@
-"""Requests that may come twice."""
+"""Idempotency keys: clients send them so that a repeated request is processed once."""
 
 from __future__ import annotations
 
@@ -10,58 +10,65 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """What a mutation answered, as it is said again."""
+    """The response to a request with an idempotency key. Repetitions of the request get the same response."""
 
     status: int
-    headers: Mapping[str, str]  #: beyond the length
+    headers: Mapping[str, str]  #: without Content-Length
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyRecord:
-    """A mutation that came with an idempotency key."""
+    """A request with an idempotency key."""
 
     key: str
-    fingerprint: str  #: names method, address and body: the same key with another fingerprint is a mistake
-    first_at: datetime  #: when the key first came; stays when the request is taken up again
-    holder: str | None  #: names the call that works on it, or did when it was answered; None: given back
-    response: StoredResponse | None  #: None while it is worked on
+    fingerprint: str  #: hash of method, address and body; a request with the same key and another one is a mistake
+    first_at: datetime  #: time of the first request with the key; a repetition does not change it
+    call_id: str | None  #: call that processes or processed the request; None after `release`
+    response: StoredResponse | None  #: None while a call processes the request
 
 
 class IdempotencyStore(Protocol):
-    """Which mutations came with a key, and what they answered."""
+    """Stores idempotency keys and the responses to their requests."""
 
     def reserve(
-        self, key: str, fingerprint: str, *, holder: str, now: datetime, stale_before: datetime, kept_since: datetime
+        self,
+        key: str,
+        fingerprint: str,
+        *,
+        call_id: str,
+        now: datetime,
+        stale_before: datetime,
+        expired_before: datetime,
     ) -> IdempotencyRecord:
         """
-        Take the key for this call, if nobody has it.
+        Reserve a key for a call, unless another call holds it.
 
         Args:
             key: As the client sent it.
-            fingerprint: Of the request.
-            holder: Names this call.
-            now: The present moment.
-            stale_before: A call that took the key before then and has not answered is taken for dead.
-            kept_since: A key that first came before then is forgotten.
+            fingerprint: Fingerprint of the request.
+            call_id: Id of the call.
+            now: Current time.
+            stale_before: A call that reserved the key before this time and has not responded is considered dead.
+            expired_before: A key that was first used before this time is deleted.
 
         Returns:
-            What is kept under the key now; `holder` tells whether this call has it.
+            The record of the key. Its `call_id` tells whether this call reserved the key.
         """
         ...
 
-    def store_response(self, key: str, holder: str, response: StoredResponse) -> None:
-        """Keep what was answered; nothing happens if another call has taken the key since."""
+    def store_response(self, key: str, call_id: str, response: StoredResponse) -> None:
+        """Store the response. Do nothing if another call has reserved the key since."""
         ...
 
-    def release(self, key: str, holder: str) -> None:
-        """Let the same request be made again at once: how far this call came is not known."""
+    def release(self, key: str, call_id: str) -> None:
+        """Let the same request reserve the key at once, because the outcome of this call is unknown."""
         ...
 
-    def delete(self, key: str, holder: str) -> None:
-        """Let any request use the key: this call changed nothing."""
+    def delete(self, key: str, call_id: str) -> None:
+        """Let any request reserve the key, because this call changed nothing."""
         ...
 
-    def prune(self, *, kept_since: datetime) -> int:
-        """Remove keys that first came before then; returns how many."""
+    def prune(self, *, expired_before: datetime) -> int:
+        """Delete keys that were first used before the given time, and return their number."""
         ...

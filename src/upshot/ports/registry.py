@@ -1,4 +1,4 @@
-"""The registry's state, and what actions may see and change of it."""
+"""The registry's store, and what actions and jobs may change in the registry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
-from upshot.domain.event import Actor, Cause, Event
+from upshot.domain.event import Event, Origin
 from upshot.domain.registry import (
     Artifact,
     ArtifactVersion,
@@ -14,6 +14,7 @@ from upshot.domain.registry import (
     Collection,
     HistoryEntry,
     RegistrySettings,
+    Series,
     Version,
 )
 from upshot.ids import EventId
@@ -23,29 +24,20 @@ T = TypeVar("T")
 
 
 class RegistryChanges(Protocol):
-    """What actions may see and change in the registry, in the name of an automation; `registry.Registry` is one."""
+    """What actions and jobs may read and change; `registry.service.Registry` implements it."""
 
     def version(self, registry: str, collection: str, version: str) -> Version:
-        """The version that `vN` or an alias means, as it is now."""
+        """Return a version by name (`v3`) or alias."""
         ...
 
-    def add_alias(
-        self, registry: str, collection: str, alias: str, version: str, *, actor: Actor, chain: tuple[Cause, ...] = ()
-    ) -> Change[Version]:
-        """Give the alias to the version."""
+    def add_alias(self, registry: str, collection: str, alias: str, version: str, *, origin: Origin) -> Change[Version]:
+        """Add an alias to a version. Another version that holds the alias loses it."""
         ...
 
     def add_tag(
-        self,
-        registry: str,
-        collection: str,
-        tag: str,
-        version: str | None = None,
-        *,
-        actor: Actor,
-        chain: tuple[Cause, ...] = (),
+        self, registry: str, collection: str, tag: str, version: str | None = None, *, origin: Origin
     ) -> Change[Collection | Version]:
-        """Tag the version, or the collection when version is None."""
+        """Add a tag to a version, or to its collection if `version` is None."""
         ...
 
     def update_version(
@@ -55,10 +47,9 @@ class RegistryChanges(Protocol):
         version: str,
         *,
         metadata: Mapping[str, Any] | None = None,
-        actor: Actor,
-        chain: tuple[Cause, ...] = (),
+        origin: Origin,
     ) -> Change[Version]:
-        """Change the metadata of the artifact version behind a link, by a JSON merge patch."""
+        """Change the metadata of the artifact version behind a link by a JSON merge patch."""
         ...
 
     def update_artifact_version(
@@ -68,18 +59,16 @@ class RegistryChanges(Protocol):
         version: str,
         *,
         metadata: Mapping[str, Any] | None = None,
-        actor: Actor,
-        chain: tuple[Cause, ...] = (),
+        origin: Origin,
     ) -> Change[ArtifactVersion]:
-        """Change the metadata of an artifact version, by a JSON merge patch."""
+        """Change the metadata of an artifact version by a JSON merge patch."""
         ...
 
     def emit(
         self,
         events: Sequence[tuple[str, Mapping[str, Any]]],
         *,
-        actor: Actor,
-        chain: tuple[Cause, ...] = (),
+        origin: Origin,
         event_ids: Sequence[EventId] | None = None,
     ) -> tuple[Event, ...]:
         """
@@ -87,9 +76,8 @@ class RegistryChanges(Protocol):
 
         Args:
             events: Pairs of name and data.
-            actor: Who emits.
-            chain: What led here.
-            event_ids: The events' ids, where the caller derives them; one that was accepted before is not
+            origin: Who emits the events.
+            event_ids: Ids of the events, if the caller derives them. An event whose id was accepted before is not
                 accepted again.
         """
         ...
@@ -99,149 +87,149 @@ NameKind = Literal["registry", "collection", "project", "artifact"]
 
 
 class RegistryView(Protocol):
-    """Questions to the registry; all within one transaction, so they see one state."""
+    """Reads the registry. All reads of one transaction see the same state."""
 
     def registry(self, name: str) -> RegistrySettings | None:
-        """The registry and its rules; None when there is none of this name."""
+        """Return a registry with its rules, or None if it does not exist."""
         ...
 
     def registries(self) -> tuple[RegistrySettings, ...]:
-        """All registries, by name."""
+        """Return all registries, by name."""
         ...
 
     def collection(self, registry: str, name: str) -> Collection | None:
-        """The collection with all its aliases; None when there is none of this name."""
+        """Return a collection with all its aliases, or None if it does not exist."""
         ...
 
     def versions(self, collection: Collection, numbers: Iterable[int]) -> Mapping[int, Version]:
-        """Those of the numbers that are linked; their aliases are read off the collection that is given."""
+        """Return the linked versions among the numbers; their aliases come from the given collection."""
         ...
 
-    def number_of(self, collection: Collection, artifact: ArtifactVersion) -> int | None:
-        """Under which number the artifact version is linked; None when it is not."""
+    def linked_number(self, collection: Collection, artifact_version: ArtifactVersion) -> int | None:
+        """Return the number under which the artifact version is linked in the collection, or None."""
         ...
 
-    def links_to(self, artifact: ArtifactVersion) -> tuple[tuple[str, str, int], ...]:
-        """Where the artifact version is linked: registry, collection and number, sorted."""
+    def links_to(self, artifact_version: ArtifactVersion) -> tuple[tuple[str, str, int], ...]:
+        """Return all links to the artifact version as registry, collection and number, sorted."""
         ...
 
     def artifact(self, project: str, name: str) -> Artifact | None:
-        """The artifact with its aliases in the project; None when there is none of this name."""
+        """Return an artifact with its aliases in the project, or None if it does not exist."""
         ...
 
     def artifact_versions(self, artifact: Artifact, numbers: Iterable[int]) -> Mapping[int, ArtifactVersion]:
-        """Those of the numbers that exist, without manifests; aliases are read off the artifact that is given."""
+        """Return the existing versions among the numbers, without manifests; aliases come from the given artifact."""
         ...
 
-    def manifest(self, artifact: ArtifactVersion) -> Mapping[str, str] | None:
-        """Content digest by path; None when only a digest was given."""
+    def manifest(self, artifact_version: ArtifactVersion) -> Mapping[str, str] | None:
+        """Return the content digest by path, or None if the version has only a digest."""
         ...
 
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:
-        """Names that exist, sorted, at most 1,000: all registries or projects, or what one of them holds."""
+        """Return up to 1,000 names, sorted: of all registries or projects, or of the items of one of them."""
         ...
 
     def page_collections(self, registry: str, *, cursor: str | None, limit: int) -> Page[Collection]:
-        """Collections, by name; `InvalidInput` for a cursor that no page gave, here and below."""
+        """Return collections by name. This and the other page methods raise `InvalidInput` for an invalid cursor."""
         ...
 
     def page_versions(self, collection: Collection, *, cursor: str | None, limit: int) -> Page[Version]:
-        """Versions, the highest number first."""
+        """Return versions, the highest number first."""
         ...
 
     def page_artifacts(self, project: str, *, cursor: str | None, limit: int) -> Page[Artifact]:
-        """Artifacts of a project, by name."""
+        """Return artifacts of a project, by name."""
         ...
 
     def page_artifact_versions(self, artifact: Artifact, *, cursor: str | None, limit: int) -> Page[ArtifactVersion]:
-        """Artifact versions without manifests, the highest number first."""
+        """Return artifact versions without manifests, the highest number first."""
         ...
 
     def page_history(
         self, registry: str | None, collection: str | None, *, cursor: str | None, limit: int
     ) -> Page[HistoryEntry]:
-        """What was done, newest first; None means any."""
+        """Return history entries, newest first. None means any registry or collection."""
         ...
 
 
 class RegistryTransaction(RegistryView, Protocol):
-    """The view, and what one mutation writes."""
+    """Reads and writes within one transaction."""
 
     def lock(self, keys: Iterable[str]) -> None:
-        """Wait for these keys too, and hold them to the end; what was read before may have changed since."""
+        """Wait for these locks and hold them until the end. Values read earlier may have changed since."""
         ...
 
     def save_registry(self, registry: RegistrySettings) -> None:
-        """Make the registry, or change its rules."""
+        """Create a registry, or change its rules."""
         ...
 
     def save_collection(self, collection: Collection) -> None:
-        """Make the collection, or change its description and tags; aliases have their own verbs."""
+        """Create a collection, or change its description and tags. Aliases have their own methods."""
         ...
 
     def remove_collection(self, collection: Collection) -> None:
-        """Remove the collection with its versions and aliases; a later one of its name counts on from its numbers."""
+        """Remove a collection with its versions and aliases. A new one with its name continues its version numbers."""
         ...
 
-    def next_number(self, of: Collection | Artifact) -> int:
-        """Take the number of the next version; it is given once, whatever becomes of the version."""
+    def next_number(self, series: Series) -> int:
+        """Return the number of the next version. Every number is returned only once."""
         ...
 
     def add_version(self, version: Version) -> None:
-        """Link; aliases have their own verbs."""
+        """Add a link. Aliases have their own methods."""
         ...
 
     def remove_version(self, version: Version) -> None:
-        """Unlink, and remove its aliases."""
+        """Remove a link and its aliases."""
         ...
 
-    def move_aliases(self, of: Collection | Artifact, moves: Mapping[str, int]) -> None:
-        """Give each alias to the version of that number, whoever held it."""
+    def move_aliases(self, series: Series, moves: Mapping[str, int]) -> None:
+        """Move each alias to the version with the given number."""
         ...
 
-    def remove_alias(self, of: Collection | Artifact, alias: str) -> None:
-        """Take the alias from its holder."""
+    def remove_alias(self, series: Series, alias: str) -> None:
+        """Remove an alias from its holder."""
         ...
 
     def save_artifact(self, artifact: Artifact) -> None:
-        """Make the artifact, and its project if it is the first there."""
+        """Create an artifact, and its project if it does not exist."""
         ...
 
-    def add_artifact_version(self, artifact: ArtifactVersion) -> None:
-        """Keep a logged version with its manifest; aliases have their own verbs."""
+    def add_artifact_version(self, artifact_version: ArtifactVersion) -> None:
+        """Add an artifact version with its manifest. Aliases have their own methods."""
         ...
 
-    def change_artifact_version(self, artifact: ArtifactVersion) -> None:
+    def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
         """Change metadata, description and tags."""
         ...
 
-    def remove_artifact_version(self, artifact: ArtifactVersion) -> None:
-        """Remove the version, which is linked nowhere, and its aliases."""
+    def remove_artifact_version(self, artifact_version: ArtifactVersion) -> None:
+        """Remove an artifact version without links, and its aliases."""
         ...
 
-    def accepted(self, event_ids: Iterable[EventId]) -> frozenset[str]:
-        """Those of the ids under which an event was accepted."""
+    def accepted_ids(self, event_ids: Iterable[EventId]) -> frozenset[EventId]:
+        """Return the ids that belong to accepted events."""
         ...
 
     def add_events(self, events: Sequence[Event], now: datetime) -> None:
-        """Accept events; one whose id exists is left as it is."""
+        """Accept events. An event whose id exists stays as it is."""
         ...
 
     def add_history(self, entries: Sequence[HistoryEntry]) -> None:
-        """Say what was done."""
+        """Append entries to the history."""
         ...
 
 
 class RegistryStore(Protocol):
     """
-    The registry's state, with its events and history.
+    Stores the registry's state, events and history.
 
-    `work` does nothing but talk to what it is given: it may run more than once, and an error that
-    it raises comes through, with nothing written.
+    `work` has no effects other than calls of the object that it gets, because it may run more than
+    once. An error that it raises is raised to the caller, and nothing is written.
     """
 
     def read(self, work: Callable[[RegistryView], T]) -> T:
-        """Run the work on one state."""
+        """Run the work on one consistent state."""
         ...
 
     def transact(self, work: Callable[[RegistryTransaction], T], *, locks: Iterable[str]) -> T:
@@ -250,6 +238,6 @@ class RegistryStore(Protocol):
 
         Args:
             work: The mutation.
-            locks: Keys that are held by one transaction at a time, the others wait; taken in sorted order.
+            locks: Keys of locks that the transaction holds. They are taken in sorted order.
         """
         ...

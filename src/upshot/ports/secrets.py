@@ -6,12 +6,12 @@ from typing import Protocol
 
 
 class SecretSource(Protocol):
-    """Secrets by name."""
+    """A source of secrets."""
 
     def get(self, name: str) -> str | None:
-        """The secret's value; None when there is none of this name."""
+        """Return the value of a secret, or None if it does not exist."""
         ...
 
     def names(self) -> frozenset[str]:
-        """The names that are known."""
+        """Return the names of all secrets."""
         ...

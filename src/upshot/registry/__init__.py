@@ -1,1 +1,1 @@
-"""Stage 1: mutations of the registry, new state and its events together in one transaction."""
+"""Stage 1: mutations of the registry. Each writes the new state and its events in one transaction."""

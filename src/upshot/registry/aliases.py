@@ -1,144 +1,224 @@
-"""Aliases: one holder each in a collection, or in a project; who may move them, and what is said of it."""
+"""Add, move and remove aliases. An alias has one holder in a collection, and one in an artifact of a project."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
-from upshot.domain.event import Actor, EventKind
-from upshot.domain.registry import Artifact, ArtifactVersion, Collection, RegistrySettings, Version
-from upshot.errors import Forbidden, InvalidInput
+from upshot.domain.event import EventKind, Origin
+from upshot.domain.reference import LATEST, check_alias
+from upshot.domain.registry import ArtifactVersion, Change, Collection, Series, Version
+from upshot.errors import InvalidInput
 from upshot.registry.inputs import MAX_ALIASES
+from upshot.registry.lookup import (
+    alias_not_found,
+    find_artifact,
+    find_collection,
+    find_in_project,
+    find_registry,
+    find_version,
+)
 from upshot.registry.mutation import Mutation
-from upshot.registry.snapshots import artifact_context, logged_version_form, version_context, version_form
+from upshot.registry.protection import require_alias_permission
+from upshot.registry.snapshots import version_context
+from upshot.registry.transaction import RegistryTransactions, artifact_lock, collection_lock
+from upshot.resources.version import version_json
 
-HolderOf = TypeVar("HolderOf", Collection, Artifact)
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A version, linked or logged, as events about its aliases show it."""
-
-    name: str
-    reference: str
-    form: Mapping[str, Any]
-    context: Mapping[str, Any]
+SeriesT = TypeVar("SeriesT", bound=Series)
+VersionT = TypeVar("VersionT", bound=Version | ArtifactVersion)
 
 
-def linked_holder(collection: Collection, version: Version, base_url: str | None) -> Holder:
-    """A version in its collection."""
-    return Holder(
-        version.name,
-        version.reference,
-        version_form(version, base_url),
-        version_context(collection, version, base_url),
-    )
+class Aliases(RegistryTransactions):
+    """Methods for aliases."""
+
+    def add_alias(self, registry: str, collection: str, alias: str, version: str, *, origin: Origin) -> Change[Version]:
+        """
+        Add an alias to a version of a collection. Another version that holds the alias loses it.
+
+        Args:
+            registry: Name of the registry.
+            collection: Name of the collection.
+            alias: The alias to add.
+            version: Name (`v3`) or alias of the version.
+            origin: Who makes the change.
+
+        Raises:
+            Forbidden: The alias is protected, and the actor is not an admin.
+        """
+        check_alias(alias)
+
+        def work(mutation: Mutation) -> Version:
+            found = find_collection(mutation.tx, registry, collection)
+            return move_aliases(mutation, found, find_version(mutation.tx, found, version), [alias])
+
+        return self._change(work, locks=[collection_lock(registry, collection)], origin=origin)
+
+    def add_artifact_alias(
+        self, project: str, name: str, alias: str, version: str, *, origin: Origin
+    ) -> Change[ArtifactVersion]:
+        """Add an alias to an artifact version in its project. Another version that holds the alias loses it."""
+        check_alias(alias)
+
+        def work(mutation: Mutation) -> ArtifactVersion:
+            artifact = find_artifact(mutation.tx, project, name)
+            return move_aliases(mutation, artifact, find_in_project(mutation.tx, artifact, version), [alias])
+
+        return self._change(work, locks=[artifact_lock(project, name)], origin=origin)
+
+    def remove_alias(self, registry: str, collection: str, alias: str, *, origin: Origin) -> Change[None]:
+        """
+        Remove an alias from its version in a collection.
+
+        Raises:
+            Forbidden: The alias is protected, and the actor is not an admin.
+        """
+        check_alias(alias)
+
+        def work(mutation: Mutation) -> None:
+            _remove_alias(mutation, find_collection(mutation.tx, registry, collection), alias)
+
+        return self._change(work, locks=[collection_lock(registry, collection)], origin=origin)
+
+    def remove_artifact_alias(self, project: str, name: str, alias: str, *, origin: Origin) -> Change[None]:
+        """Remove an alias from its artifact version in the project."""
+        check_alias(alias)
+
+        def work(mutation: Mutation) -> None:
+            _remove_alias(mutation, find_artifact(mutation.tx, project, name), alias)
+
+        return self._change(work, locks=[artifact_lock(project, name)], origin=origin)
 
 
-def logged_holder(artifact: ArtifactVersion, base_url: str | None) -> Holder:
-    """An artifact version in its project."""
-    return Holder(
-        artifact.version,
-        artifact.reference,
-        logged_version_form(artifact, base_url),
-        artifact_context(artifact, base_url),
-    )
-
-
-def give(of: HolderOf, version: str, aliases: Iterable[str]) -> tuple[HolderOf, dict[str, str | None]]:
+def assign_aliases(series: SeriesT, version_name: str, aliases: Iterable[str]) -> tuple[SeriesT, dict[str, str | None]]:
     """
-    Tell what becomes of the aliases when the version (`v3`) gets these.
+    Compute the aliases of a collection or artifact after a version gets some of them.
 
     Returns:
-        The collection or artifact as it is then, and who held each alias that moves, or None; an
-        alias that the version has already does not move.
+        The collection or artifact after the change, and the previous holder of each alias that moves (None for a
+        new alias). Aliases that the version already holds do not move.
 
     Raises:
-        InvalidInput: There would be too many aliases.
+        InvalidInput: The collection or artifact would have too many aliases.
     """
-    moved = {alias: of.aliases.get(alias) for alias in aliases if of.aliases.get(alias) != version}
-    after = dict(sorted({**of.aliases, **dict.fromkeys(moved, version)}.items()))
+    moved = {alias: series.aliases.get(alias) for alias in aliases if series.aliases.get(alias) != version_name}
+    after = dict(sorted({**series.aliases, **dict.fromkeys(moved, version_name)}.items()))
     if len(after) > MAX_ALIASES:
-        raise InvalidInput(f"{of.reference} would have {len(after):,} aliases; at most {MAX_ALIASES:,} are allowed")
-    return replace(of, aliases=after), moved
+        raise InvalidInput(
+            f"{series.reference} would have {len(after):,} aliases; at most {MAX_ALIASES:,} are allowed; "
+            "remove some aliases first"
+        )
+    return replace(series, aliases=after), moved
 
 
-def numbers_of(versions: Iterable[str | None]) -> frozenset[int]:
-    """The numbers in `v1`, `v2`, …; None is left out."""
-    return frozenset(int(name[1:]) for name in versions if name)
+def move_aliases(
+    mutation: Mutation, series: Series, version: VersionT, aliases: Sequence[str], *, is_new: bool = False
+) -> VersionT:
+    """
+    Move aliases to a version as part of a mutation. A new version also gets `latest`.
+
+    Returns:
+        The version with all aliases that it has after the change.
+
+    Raises:
+        Forbidden: An alias is protected, and the actor is not an admin.
+    """
+    if isinstance(series, Collection):
+        settings = find_registry(mutation.tx, series.registry)
+        require_alias_permission(settings, aliases, mutation.actor, "add or move it")
+        # A link moves `latest` automatically. Only a rule for `latest` itself forbids that; a pattern such as `*`
+        # does not.
+        if is_new and LATEST in settings.protected_aliases:
+            require_alias_permission(settings, [LATEST], mutation.actor, "link, which moves it")
+    after, moved = assign_aliases(series, version.name, dict.fromkeys([LATEST, *aliases] if is_new else aliases))
+    version = replace(version, aliases=after.aliases_of(version.name))
+    if is_new:
+        kind = EventKind.VERSION_LINKED if isinstance(version, Version) else EventKind.ARTIFACT_CREATED
+        mutation.add_event(kind, version.reference, version_context(after, version, mutation.base_url))
+    if not moved:
+        return version
+    mutation.tx.move_aliases(series, dict.fromkeys(moved, version.number))
+    add_alias_moved_events(mutation, after, version, moved, automatic=frozenset({LATEST}).difference(aliases))
+    values = {"digest": version.artifact_version.digest, "aliases": dict.fromkeys(moved, version.name)}
+    if isinstance(version, Version):
+        values["artifact"] = version.artifact_version.reference
+    creation = "link" if isinstance(version, Version) else "log-artifact"
+    mutation.add_history(
+        creation if is_new else "add-alias", version.reference, series, before={"aliases": moved}, after=values
+    )
+    return version
 
 
-def say_moves(
+def add_alias_moved_events(
     mutation: Mutation,
-    gainer: Holder,
+    series: Series,
+    new_holder: Version | ArtifactVersion,
     moved: Mapping[str, str | None],
-    losers: Mapping[str, Holder],
     *,
     automatic: frozenset[str],
 ) -> None:
     """
-    Add the events of aliases that moved: for each the loser's, if there is one, then the gainer's.
+    Add the events of moved aliases. For each alias, the event of the previous holder comes first.
 
     Args:
-        mutation: To which they belong.
-        gainer: The version that has them now.
-        moved: Who held each alias before, as `give` tells.
-        losers: Those versions, by name.
-        automatic: Aliases that move by themselves here.
+        mutation: The mutation that moves the aliases.
+        series: The collection or artifact after the change.
+        new_holder: The version that holds the aliases after the change.
+        moved: Name of the previous holder by alias, as `assign_aliases` returns it.
+        automatic: Aliases that nobody asked to move.
     """
-    for alias, before in moved.items():
-        by_itself = alias in automatic
-        loser = losers[before] if before else None
-        if loser:
-            say_removed(mutation, loser, alias, moved_to=gainer.name, automatic=by_itself)
-        data = {**gainer.context, "alias": alias, "previous": loser and loser.form, "automatic": by_itself}
-        mutation.say(EventKind.ALIAS_ADDED, gainer.reference, data)
-
-
-def say_removed(
-    mutation: Mutation, loser: Holder, alias: str, *, moved_to: str | None = None, automatic: bool = False
-) -> None:
-    """Add the event of an alias that its holder has no more."""
-    data = {**loser.context, "alias": alias, "moved_to": moved_to, "automatic": automatic}
-    mutation.say(EventKind.ALIAS_REMOVED, loser.reference, data)
-
-
-def is_protected(registry: RegistrySettings, alias: str) -> bool:
-    """Whether only an admin may add, move or remove the alias."""
-    return any(fnmatchcase(alias, pattern) for pattern in registry.protected_aliases)
-
-
-def check_may_touch(registry: RegistrySettings, aliases: Iterable[str], actor: Actor, what: str) -> None:
-    """
-    Let an actor through who may add, move and remove these aliases.
-
-    Args:
-        registry: Whose rules hold.
-        aliases: What is touched.
-        actor: Who does it.
-        what: What the actor is about to do, for the message: "move it", …
-
-    Raises:
-        Forbidden: One of them is protected and the actor is no admin.
-    """
-    if actor.role == "admin":
-        return
-    for alias in aliases:
-        if is_protected(registry, alias):
-            raise Forbidden(
-                f"alias {alias!r} is protected in registry {registry.name!r}: only an admin may {what}; "
-                f"{actor.name} is a {actor.role}"
+    previous_holders = _versions_by_name(mutation, series, [name for name in moved.values() if name])
+    context = version_context(series, new_holder, mutation.base_url)
+    for alias, name in moved.items():
+        previous_holder = previous_holders[name] if name else None
+        is_automatic = alias in automatic
+        if previous_holder:
+            add_alias_removed_event(
+                mutation, series, previous_holder, alias, moved_to=new_holder.name, automatic=is_automatic
             )
+        previous = version_json(previous_holder, mutation.base_url) if previous_holder else None
+        data = {**context, "alias": alias, "previous": previous, "automatic": is_automatic}
+        mutation.add_event(EventKind.ALIAS_ADDED, new_holder.reference, data)
 
 
-def check_may_move_by_itself(registry: RegistrySettings, alias: str, actor: Actor) -> None:
-    """
-    Let a link through that moves an alias by itself; a pattern such as `*` does not mean that, its exact name does.
+def add_alias_removed_event(
+    mutation: Mutation,
+    series: Series,
+    previous_holder: Version | ArtifactVersion,
+    alias: str,
+    *,
+    moved_to: str | None = None,
+    automatic: bool = False,
+) -> None:
+    """Add the event of an alias that a version no longer holds; `series` and version are as after the change."""
+    context = version_context(series, previous_holder, mutation.base_url)
+    data = {**context, "alias": alias, "moved_to": moved_to, "automatic": automatic}
+    mutation.add_event(EventKind.ALIAS_REMOVED, previous_holder.reference, data)
 
-    Raises:
-        Forbidden: The alias is protected by its name and the actor is no admin.
-    """
-    if alias in registry.protected_aliases:
-        check_may_touch(registry, [alias], actor, "link, which moves it")
+
+def _remove_alias(mutation: Mutation, before: Series, alias: str) -> None:
+    if alias not in before.aliases:
+        raise alias_not_found(before, alias)
+    if isinstance(before, Collection):
+        settings = find_registry(mutation.tx, before.registry)
+        require_alias_permission(settings, [alias], mutation.actor, "remove it")
+    mutation.tx.remove_alias(before, alias)
+    after = replace(before, aliases={name: holder for name, holder in before.aliases.items() if name != alias})
+    (holder,) = _versions_by_name(mutation, after, [before.aliases[alias]]).values()
+    add_alias_removed_event(mutation, after, holder, alias)
+    mutation.add_history(
+        "remove-alias",
+        holder.reference,
+        after,
+        before={"alias": alias, "version": holder.name},
+        after={"alias": alias, "version": None},
+    )
+
+
+def _versions_by_name(
+    mutation: Mutation, series: Series, names: Iterable[str]
+) -> dict[str, Version] | dict[str, ArtifactVersion]:
+    numbers = {int(name.removeprefix("v")) for name in names}
+    if isinstance(series, Collection):
+        return {version.name: version for version in mutation.tx.versions(series, numbers).values()}
+    return {version.name: version for version in mutation.tx.artifact_versions(series, numbers).values()}

@@ -1,4 +1,4 @@
-"""One attempt at one mutation: what it changes, and the events and history that go with it."""
+"""One attempt at a mutation: its changes, and the events and history entries that record them."""
 
 from __future__ import annotations
 
@@ -6,37 +6,35 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from upshot.domain.event import Actor, Cause, Event, EventKind
-from upshot.domain.registry import Collection, HistoryEntry
+from upshot.domain.event import Event, EventKind, Origin
+from upshot.domain.registry import Collection, HistoryEntry, Series
 from upshot.ids import EventId, new_id
 from upshot.ports.registry import RegistryTransaction
 
 
 class Mutation:
     """
-    Collects events and history, numbered in the order in which they are said, and writes them last.
+    Collects events and history entries in order, and writes them at the end.
 
     Args:
-        tx: The transaction that all of it is part of.
-        now: The moment of the mutation.
-        actor: Who does it.
-        chain: The executions that led here, oldest first.
-        base_url: Public address, for the links in its events.
+        tx: Transaction of the mutation.
+        now: Time of the mutation.
+        origin: Who makes the change, and what led to it.
+        base_url: Public address of the server, for links in events.
     """
 
-    def __init__(
-        self, tx: RegistryTransaction, now: datetime, actor: Actor, chain: tuple[Cause, ...], base_url: str | None
-    ) -> None:
+    def __init__(self, tx: RegistryTransaction, now: datetime, origin: Origin, base_url: str | None) -> None:
         self.tx = tx
         self.now = now
-        self.actor = actor
+        self.actor = origin.actor
         self.base_url = base_url
-        self._chain = chain
+        self.created = False  #: set if the mutation creates the record that it returns
+        self._chain = origin.chain
         self._id = new_id("mut", now)
         self._events: list[Event] = []
         self._history: list[HistoryEntry] = []
 
-    def say(
+    def add_event(
         self,
         kind: EventKind,
         subject: str,
@@ -61,17 +59,18 @@ class Mutation:
             )
         )
 
-    def note(
+    def add_history(
         self,
         action: str,
         subject: str,
+        series: Series | None = None,
         *,
-        of: Collection | None = None,
         registry: str | None = None,
         before: Mapping[str, Any] | None = None,
         after: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add an entry to the history of the collection `of`, or of the registry, or of neither."""
+        """Add an entry to the history of a collection, of a registry, or of an artifact in its project."""
+        collection = series if isinstance(series, Collection) else None
         self._history.append(
             HistoryEntry(
                 id=new_id("his", self.now),
@@ -80,15 +79,15 @@ class Mutation:
                 action=action,
                 subject=subject,
                 mutation_id=self._id,
-                registry=of.registry if of else registry,
-                collection=of.name if of else None,
+                registry=collection.registry if collection else registry,
+                collection=collection.name if collection else None,
                 before=before or {},
                 after=after or {},
             )
         )
 
     def write(self) -> tuple[Event, ...]:
-        """Write what was collected; returns the events."""
+        """Write the events and history entries, and return the events."""
         if self._events:
             self.tx.add_events(self._events, self.now)
         if self._history:

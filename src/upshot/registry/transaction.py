@@ -1,4 +1,4 @@
-"""What all verbs of the registry share: one transaction, and its events published after the commit."""
+"""The base of all registry methods: one transaction for each mutation, whose events are published after the commit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from upshot.clock import Clock
-from upshot.domain.event import Actor, Cause, Event
+from upshot.domain.event import Origin, Role
+from upshot.domain.registry import Change
 from upshot.errors import Forbidden
 from upshot.ports.messaging import EventPublisher
 from upshot.ports.registry import RegistryStore, RegistryTransaction
@@ -14,38 +15,36 @@ from upshot.registry.mutation import Mutation
 
 T = TypeVar("T")
 
-_READERS = ("viewer", "restricted-viewer")
-
 
 def collection_lock(registry: str, collection: str) -> str:
-    """Held while a collection, its links and its aliases change."""
+    """Return the key of the lock that a change of a collection, its links or its aliases holds."""
     return f"collection {registry}/{collection}"
 
 
 def artifact_lock(project: str, artifact: str) -> str:
     """
-    Held while an artifact and its versions change.
+    Return the key of the lock that a change of an artifact or its versions holds.
 
-    It sorts after the locks of collections, and is taken after them: a mutation learns from a
-    collection which artifact it is about.
+    The key sorts after the keys of collections, and the lock is taken after theirs, because a
+    mutation reads from a collection which artifact it changes.
     """
     return f"project {project}/{artifact}"
 
 
 def registry_lock(registry: str) -> str:
-    """Held while a registry is made or its rules change; sorts after the others, and is taken after them."""
+    """Return the key of the lock for the creation and the rules of a registry. It is taken after all other locks."""
     return f"registry {registry}"
 
 
 class RegistryTransactions:
     """
-    Where mutations are made.
+    Runs mutations.
 
     Args:
-        store: Keeps state, events and history.
-        publisher: Puts events on the stream.
-        clock: Tells the time of a mutation.
-        base_url: Public address, for links in events.
+        store: Stores state, events and history.
+        publisher: Publishes events to the stream.
+        clock: Provides the time of a mutation.
+        base_url: Public address of the server, for links in events.
     """
 
     def __init__(
@@ -56,17 +55,17 @@ class RegistryTransactions:
         self._clock = clock
         self._base_url = base_url
 
-    def _change(
-        self, work: Callable[[Mutation], T], *, locks: Iterable[str] = (), actor: Actor, chain: tuple[Cause, ...] = ()
-    ) -> tuple[T, tuple[Event, ...]]:
-        if actor.role in _READERS:
-            raise Forbidden(f"{actor.name} is a {actor.role}, who may read but not change; ask a member or an admin")
+    def _change(self, work: Callable[[Mutation], T], *, origin: Origin, locks: Iterable[str] = ()) -> Change[T]:
+        actor = origin.actor
+        if actor.role not in (Role.ADMIN, Role.MEMBER):
+            raise Forbidden(f"{actor.name} is a {actor.role} and may not change anything; ask a member or an admin")
 
-        def attempt(tx: RegistryTransaction) -> tuple[T, tuple[Event, ...]]:
-            mutation = Mutation(tx, self._clock.now(), actor, chain, self._base_url)
-            return work(mutation), mutation.write()
+        def attempt(tx: RegistryTransaction) -> Change[T]:
+            mutation = Mutation(tx, self._clock.now(), origin, self._base_url)
+            value = work(mutation)
+            return Change(value, mutation.write(), created=mutation.created)
 
-        value, events = self._store.transact(attempt, locks=locks)
-        if events:
-            self._publisher.publish(events)
-        return value, events
+        change = self._store.transact(attempt, locks=locks)
+        if change.events:
+            self._publisher.publish(change.events)
+        return change

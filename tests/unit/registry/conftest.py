@@ -1,4 +1,4 @@
-"""A registry in memory, with one artifact logged and the people who use it."""
+"""A registry in memory with one logged artifact, and the people who use it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.registry import MemoryRegistry
 from upshot.clock import FrozenClock
-from upshot.domain.event import Actor, Event, Role
+from upshot.domain.event import Actor, Event, Origin, Role
 from upshot.registry.service import Registry
 
-ANN = Actor("ann")
-BOSS = Actor("boss", role=Role.ADMIN)
+MEMBER = Origin(Actor("ann"))
+ADMIN = Origin(Actor("boss", role=Role.ADMIN))
 
 
 @dataclass
-class Published:
-    """Keeps what was published, one list a mutation."""
+class RecordingPublisher:
+    """Records the published events, one list for each mutation."""
 
     batches: list[list[Event]] = field(default_factory=list)
 
@@ -30,8 +30,8 @@ class Published:
 
 
 @pytest.fixture
-def published() -> Published:
-    return Published()
+def published() -> RecordingPublisher:
+    return RecordingPublisher()
 
 
 @pytest.fixture
@@ -46,16 +46,16 @@ def clock() -> FrozenClock:
 
 @pytest.fixture
 def registry(events, published, clock) -> Registry:
-    """A registry whose project `fraud` has `net:v0`, `net:v1` and `net:v2`."""
-    made = Registry(MemoryRegistry(events), published, clock, base_url="https://upshot.example.com")
+    """Return a registry whose project `fraud` has `net:v0`, `net:v1` and `net:v2`."""
+    registry = Registry(MemoryRegistry(events), published, clock, base_url="https://upshot.example.com")
     for number in range(3):
-        made.log_artifact("fraud", "net", "model", digest=f"d{number}", metadata={"number": number}, actor=ANN)
+        registry.log_artifact("fraud", "net", "model", digest=f"d{number}", metadata={"number": number}, origin=MEMBER)
     published.batches.clear()
-    return made
+    return registry
 
 
-def told(events: Sequence[Event]) -> list[tuple[Any, ...]]:
-    """What happened to what, and with which alias, in order."""
+def summarize(events: Sequence[Event]) -> list[tuple[Any, ...]]:
+    """Return kind, subject and, if there is one, alias of each event, in order."""
     return [
         (event.kind.value, event.subject, *([event.data["alias"]] if "alias" in event.data else [])) for event in events
     ]

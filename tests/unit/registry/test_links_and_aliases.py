@@ -1,38 +1,39 @@
-"""Linking, versions and aliases: the rules of the registry, one by one."""
+"""The rules of links, versions and aliases."""
 
 import pytest
 
-from tests.unit.registry.conftest import ANN, BOSS, told
+from tests.unit.registry.conftest import ADMIN, MEMBER, summarize
+from upshot.domain.event import Actor, Origin, Role
 from upshot.errors import Conflict, Forbidden, InvalidInput, NotFound
 
 
-def link(registry, source="fraud/net:v0", collection="churn", aliases=(), actor=ANN):
-    return registry.link("model", collection, source, aliases=aliases, actor=actor)
+def link(registry, source="fraud/net:v0", collection="churn", aliases=(), origin=MEMBER):
+    return registry.link("model", collection, source, aliases=aliases, origin=origin)
 
 
 def aliases(registry, collection="churn"):
     return dict(registry.collection("model", collection).aliases)
 
 
-def test_the_collection_counts_its_own_versions_in_link_order(registry):
-    """The artifact's own number does not matter."""
+def test_a_collection_numbers_its_versions_in_the_order_of_links(registry):
+    """The number of the artifact version does not matter."""
     assert link(registry, "fraud/net:v2").value.name == "v0"
     assert link(registry, "fraud/net:v0").value.name == "v1"
-    assert registry.version("model", "churn", "v0").artifact.reference == "fraud/net:v2"
+    assert registry.version("model", "churn", "v0").artifact_version.reference == "fraud/net:v2"
 
 
-def test_linking_makes_the_collection_and_moves_latest(registry):
-    """One mutation: the collection, the link, `latest` by itself, then what was asked for."""
+def test_linking_creates_the_collection_and_moves_latest(registry):
+    """One mutation creates the collection and the link, moves `latest`, and then moves the requested aliases."""
     first = link(registry, aliases=["candidate"])
     second = link(registry, "fraud/net:v1", aliases=["candidate"])
 
-    assert told(first.events) == [
+    assert summarize(first.events) == [
         ("collection-created", "model/churn"),
         ("version-linked", "model/churn:v0"),
         ("alias-added", "model/churn:v0", "latest"),
         ("alias-added", "model/churn:v0", "candidate"),
     ]
-    assert told(second.events) == [
+    assert summarize(second.events) == [
         ("version-linked", "model/churn:v1"),
         ("alias-removed", "model/churn:v0", "latest"),
         ("alias-added", "model/churn:v1", "latest"),
@@ -46,14 +47,14 @@ def test_linking_makes_the_collection_and_moves_latest(registry):
     assert aliases(registry) == {"candidate": "v1", "latest": "v1"}
 
 
-def test_latest_that_was_asked_for_does_not_move_by_itself(registry):
-    """Who writes `latest` means it: a pattern in a filter then matches."""
+def test_a_requested_latest_is_not_automatic(registry):
+    """If the request names `latest`, its event is not automatic, so that a glob in a filter matches it."""
     linked = link(registry, aliases=["latest"])
     assert [event.data["automatic"] for event in linked.events if "alias" in event.data] == [False]
 
 
 def test_events_of_a_mutation_are_numbered_and_published_together(registry, published):
-    """They share a mutation, count from 0, and reach the stream in one batch after the commit."""
+    """They share a mutation id, are numbered from 0, and are published in one batch after the commit."""
     linked = link(registry, aliases=["a", "b"])
 
     assert [event.sequence for event in linked.events] == list(range(len(linked.events)))
@@ -63,64 +64,64 @@ def test_events_of_a_mutation_are_numbered_and_published_together(registry, publ
 
 
 def test_the_same_artifact_version_keeps_its_number(registry):
-    """Linking it again says nothing of a link; aliases that were passed still move, `latest` does not."""
+    """Linking it again makes no link event. Requested aliases still move, and `latest` does not."""
     link(registry, "fraud/net:v0")
     link(registry, "fraud/net:v1")
 
-    again = link(registry, "fraud/net:v0", aliases=["production"])
+    linked_again = link(registry, "fraud/net:v0", aliases=["production"])
 
-    assert again.value.name == "v0"
-    assert not again.created
-    assert told(again.events) == [("alias-added", "model/churn:v0", "production")]
+    assert linked_again.value.name == "v0"
+    assert not linked_again.created
+    assert summarize(linked_again.events) == [("alias-added", "model/churn:v0", "production")]
     assert aliases(registry) == {"latest": "v1", "production": "v0"}
     assert link(registry, "fraud/net:v0").events == ()
 
 
-def test_numbers_are_never_used_twice(registry):
-    """Neither after an unlink nor in a collection that is made anew under the same name."""
+def test_numbers_are_never_used_again(registry):
+    """Numbers continue after an unlink, and in a new collection with the name of a deleted one."""
     link(registry, "fraud/net:v0")
     link(registry, "fraud/net:v1")
-    registry.unlink("model", "churn", "v1", actor=ANN)
+    registry.unlink("model", "churn", "v1", origin=MEMBER)
     assert link(registry, "fraud/net:v1").value.name == "v2"
 
-    registry.delete_collection("model", "churn", actor=ANN)
+    registry.delete_collection("model", "churn", origin=MEMBER)
     assert link(registry, "fraud/net:v1").value.name == "v3"
 
 
-def test_linking_a_link_links_its_source(registry):
-    """The second collection points to the artifact version, and aliases are not copied."""
+def test_linking_a_link_links_its_artifact_version(registry):
+    """The second collection links the artifact version, and aliases are not copied."""
     link(registry, "fraud/net:v2", aliases=["production"])
 
     copied = link(registry, "model/churn:production", collection="churn-eu").value
 
-    assert copied.artifact.reference == "fraud/net:v2"
+    assert copied.artifact_version.reference == "fraud/net:v2"
     assert copied.aliases == ("latest",)
 
 
-def test_the_older_form_of_wandb_means_the_registry_called_model(registry):
-    """`entity/model-registry/Name:alias` is a link, even where a project is called `model`."""
+def test_the_older_form_of_wandb_refers_to_the_registry_model(registry):
+    """`entity/model-registry/Name:alias` refers to a link, even if there is a project `model`."""
     link(registry, "fraud/net:v2")
-    registry.log_artifact("model", "churn", "model", digest="other", actor=ANN)
+    registry.log_artifact("model", "churn", "model", digest="other", origin=MEMBER)
 
-    assert link(registry, "acme/model-registry/churn:v0", collection="a").value.artifact.digest == "d2"
-    assert link(registry, "model/churn:v0", collection="b").value.artifact.digest == "other"
+    assert link(registry, "acme/model-registry/churn:v0", collection="a").value.artifact_version.digest == "d2"
+    assert link(registry, "model/churn:v0", collection="b").value.artifact_version.digest == "other"
 
 
-def test_another_type_is_refused_and_both_are_named(registry):
-    """A collection holds one type of artifacts."""
-    registry.create_collection("model", "churn", "dataset", actor=ANN)
+def test_another_artifact_type_is_rejected(registry):
+    """A collection has one artifact type, and the message names both types."""
+    registry.create_collection("model", "churn", "dataset", origin=MEMBER)
     with pytest.raises(Conflict, match=r"model/churn is for artifacts of type 'dataset', and .*v0 is of type 'model'"):
         link(registry)
 
 
 def test_an_alias_has_one_holder(registry):
-    """Moving it takes it from the first, which is said first; both events know of the other version."""
+    """The event of the previous holder comes first, and both events name the other version."""
     link(registry, "fraud/net:v0", aliases=["production"])
     link(registry, "fraud/net:v1")
 
-    moved = registry.add_alias("model", "churn", "production", "v1", actor=ANN)
+    moved = registry.add_alias("model", "churn", "production", "v1", origin=MEMBER)
 
-    assert told(moved.events) == [
+    assert summarize(moved.events) == [
         ("alias-removed", "model/churn:v0", "production"),
         ("alias-added", "model/churn:v1", "production"),
     ]
@@ -134,47 +135,47 @@ def test_an_alias_has_one_holder(registry):
 
 
 def test_a_mutation_that_changes_nothing_makes_no_event(registry, published):
-    """Nor an entry in the history."""
+    """It makes no history entry either, and nothing is published."""
     link(registry, aliases=["production"])
-    registry.add_tag("model", "churn", "nice", "v0", actor=ANN)
-    registry.add_tag("model", "churn", "nice", actor=ANN)
+    registry.add_tag("model", "churn", "nice", "v0", origin=MEMBER)
+    registry.add_tag("model", "churn", "nice", origin=MEMBER)
     published.batches.clear()
     before = registry.history(None, None, cursor=None, limit=100)
 
-    assert registry.add_alias("model", "churn", "production", "latest", actor=ANN).events == ()
-    assert registry.add_tag("model", "churn", "nice", "v0", actor=ANN).events == ()
-    assert registry.add_tag("model", "churn", "nice", actor=ANN).events == ()
-    assert registry.update_collection("model", "churn", description="", actor=ANN).events == ()
-    assert registry.update_version("model", "churn", "v0", metadata={"number": 0}, actor=ANN).events == ()
+    assert registry.add_alias("model", "churn", "production", "latest", origin=MEMBER).events == ()
+    assert registry.add_tag("model", "churn", "nice", "v0", origin=MEMBER).events == ()
+    assert registry.add_tag("model", "churn", "nice", origin=MEMBER).events == ()
+    assert registry.update_collection("model", "churn", description="", origin=MEMBER).events == ()
+    assert registry.update_version("model", "churn", "v0", metadata={"number": 0}, origin=MEMBER).events == ()
 
     assert published.batches == []
     assert registry.history(None, None, cursor=None, limit=100) == before
 
 
 def test_a_version_is_found_by_number_and_by_alias(registry):
-    """`vN` works as an alias, for reading and for changing."""
+    """Reads and changes accept `vN` and aliases."""
     link(registry, aliases=["production"])
     assert registry.version("model", "churn", "production") == registry.version("model", "churn", "v0")
-    registry.add_alias("model", "churn", "blue", "production", actor=ANN)
+    registry.add_alias("model", "churn", "blue", "production", origin=MEMBER)
     assert aliases(registry)["blue"] == "v0"
 
 
-def test_removing_an_alias_says_who_lost_it(registry):
-    """It moved to nobody."""
+def test_removing_an_alias_names_its_holder(registry):
+    """The event has the version that lost the alias, and `moved_to` is null."""
     link(registry, aliases=["production"])
-    removed = registry.remove_alias("model", "churn", "production", actor=ANN)
-    assert told(removed.events) == [("alias-removed", "model/churn:v0", "production")]
+    removed = registry.remove_alias("model", "churn", "production", origin=MEMBER)
+    assert summarize(removed.events) == [("alias-removed", "model/churn:v0", "production")]
     assert removed.events[0].data["moved_to"] is None
     assert aliases(registry) == {"latest": "v0"}
 
 
-def test_unlinking_removes_the_pointer_and_its_aliases(registry):
-    """Each alias is said, then the link with the aliases it had; the artifact stays."""
+def test_unlinking_removes_the_link_and_its_aliases(registry):
+    """The events of the aliases come first, then the event of the link. The artifact version stays."""
     link(registry, aliases=["production"])
 
-    unlinked = registry.unlink("model", "churn", "production", actor=ANN)
+    unlinked = registry.unlink("model", "churn", "production", origin=MEMBER)
 
-    assert told(unlinked.events) == [
+    assert summarize(unlinked.events) == [
         ("alias-removed", "model/churn:v0", "latest"),
         ("alias-removed", "model/churn:v0", "production"),
         ("version-unlinked", "model/churn:v0"),
@@ -183,153 +184,165 @@ def test_unlinking_removes_the_pointer_and_its_aliases(registry):
     assert unlinked.events[-1].data["version"]["aliases"] == []
     assert aliases(registry) == {}
     assert registry.artifact_version("fraud/net:v0").digest == "d0"
-    with pytest.raises(NotFound, match="model/churn has no version 'v0'; it has none"):
+    with pytest.raises(NotFound, match="model/churn has no version 'v0'; it has no versions"):
         registry.version("model", "churn", "v0")
 
 
 @pytest.mark.parametrize(
-    ("ask", "message"),
+    ("read", "message"),
     [
         pytest.param(lambda r: r.version("model", "churn", "prodution"), "did you mean 'production'", id="alias"),
-        pytest.param(lambda r: r.version("model", "churn", "v7"), "no version 'v7'; its newest is v0", id="number"),
+        pytest.param(
+            lambda r: r.version("model", "churn", "v7"), "no version 'v7'; its newest version is v0", id="number"
+        ),
         pytest.param(lambda r: r.collection("model", "Chrun"), "did you mean 'churn'", id="collection"),
         pytest.param(
             lambda r: r.collection("modle", "churn"), "no registry 'modle'; did you mean 'model'", id="registry"
         ),
         pytest.param(
-            lambda r: r.collections("zzz", cursor=None, limit=1), "no registry 'zzz'; there is 'model'", id="far"
+            lambda r: r.collections("zzz", cursor=None, limit=1),
+            "no registry 'zzz'; choose from 'model'",
+            id="no similar name",
         ),
         pytest.param(lambda r: link(r, "fraud/nte:v0"), "no artifact 'nte'; did you mean 'net'", id="artifact"),
         pytest.param(lambda r: link(r, "fruad/net:v0"), "no project 'fruad'; did you mean 'fraud'", id="project"),
-        pytest.param(lambda r: link(r, "fraud/net:v3"), "no version 'v3'; its newest is v2", id="artifact version"),
+        pytest.param(
+            lambda r: link(r, "fraud/net:v3"), "no version 'v3'; its newest version is v2", id="artifact version"
+        ),
         pytest.param(lambda r: link(r, "model/chrun:v0"), "did you mean 'churn'", id="link of a link"),
         pytest.param(
-            lambda r: r.remove_tag("model", "churn", "nicer", "v0", actor=ANN), "did you mean 'nice'", id="tag"
+            lambda r: r.remove_tag("model", "churn", "nicer", "v0", origin=MEMBER), "did you mean 'nice'", id="tag"
         ),
         pytest.param(
-            lambda r: r.remove_alias("model", "churn", "Production", actor=ANN),
+            lambda r: r.remove_alias("model", "churn", "Production", origin=MEMBER),
             "did you mean 'production'",
             id="remove",
         ),
     ],
 )
-def test_what_is_not_there_is_answered_with_the_nearest_right_name(registry, ask, message):
-    """A slip of the finger costs one look, not a search."""
+def test_errors_for_unknown_names_suggest_an_existing_name(registry, read, message):
+    """The message has a similar existing name, or the names that exist."""
     link(registry, aliases=["production"])
-    registry.add_tag("model", "churn", "nice", "v0", actor=ANN)
+    registry.add_tag("model", "churn", "nice", "v0", origin=MEMBER)
     with pytest.raises(NotFound, match=message):
-        ask(registry)
+        read(registry)
 
 
 @pytest.mark.parametrize("name", ["v3", "v0", "", " x", "a/b", "a:b", "a%", "x" * 129, "\ud800", "a\nb", "a\x00b"])
-def test_a_bad_alias_is_refused(registry, name):
-    """`vN` always means the version itself; the other signs belong to references."""
+def test_an_invalid_alias_is_rejected(registry, name):
+    """`vN` refers to the version itself, and some characters are reserved for references and URLs."""
     link(registry)
     with pytest.raises(InvalidInput):
-        registry.add_alias("model", "churn", name, "v0", actor=ANN)
+        registry.add_alias("model", "churn", name, "v0", origin=MEMBER)
     with pytest.raises(InvalidInput):
-        link(registry, aliases=["fine", name])
+        link(registry, aliases=["valid", name])
     assert aliases(registry) == {"latest": "v0"}
 
 
 @pytest.mark.parametrize("reference", ["net", "fraud/net:", "fraud//net:v0", "a/b/c:v0", "/:v0", "fraud/net:v0:v1", ""])
-def test_a_bad_reference_is_refused(registry, reference):
-    """The message shows the forms there are."""
+def test_an_invalid_reference_is_rejected(registry, reference):
+    """A text without the form of a reference is invalid input."""
     with pytest.raises(InvalidInput):
         link(registry, reference)
 
 
-def test_aliases_are_bounded(registry):
-    """At once, and in a collection as a whole."""
-    with pytest.raises(InvalidInput, match="101 aliases at once"):
+def test_the_number_of_aliases_is_limited(registry):
+    """There is one limit for a request and one for a collection."""
+    with pytest.raises(InvalidInput, match="101 aliases in one request"):
         link(registry, aliases=[f"a{number}" for number in range(101)])
     link(registry)
     for hundred in range(9):
         link(registry, aliases=[f"a{hundred}-{number}" for number in range(100)])
     link(registry, aliases=[f"b{number}" for number in range(99)])
     with pytest.raises(InvalidInput, match=r"1,001 aliases; at most 1,000"):
-        registry.add_alias("model", "churn", "one-more", "v0", actor=ANN)
+        registry.add_alias("model", "churn", "one-more", "v0", origin=MEMBER)
 
 
 # --- protected aliases
 
 
 @pytest.fixture
-def guarded(registry):
-    """`prod*` is protected; v0 holds `production`, v1 is there."""
-    registry.protect_aliases("model", ["prod*"], actor=BOSS)
-    link(registry, "fraud/net:v0", aliases=["production"], actor=BOSS)
+def protected(registry):
+    """Return a registry where `prod*` is protected, v0 holds `production`, and v1 has no protected alias."""
+    registry.protect_aliases("model", ["prod*"], origin=ADMIN)
+    link(registry, "fraud/net:v0", aliases=["production"], origin=ADMIN)
     link(registry, "fraud/net:v1")
     return registry
 
 
 @pytest.mark.parametrize(
-    "act",
+    "change",
     [
-        pytest.param(lambda r, who: r.add_alias("model", "churn", "production", "v1", actor=who), id="move"),
-        pytest.param(lambda r, who: r.add_alias("model", "churn", "prod-eu", "v1", actor=who), id="add"),
-        pytest.param(lambda r, who: r.remove_alias("model", "churn", "production", actor=who), id="remove"),
-        pytest.param(lambda r, who: r.unlink("model", "churn", "v0", actor=who), id="unlink"),
-        pytest.param(lambda r, who: r.delete_collection("model", "churn", actor=who), id="delete its collection"),
-        pytest.param(lambda r, who: link(r, "fraud/net:v2", aliases=["production"], actor=who), id="link with it"),
+        pytest.param(lambda r, origin: r.add_alias("model", "churn", "production", "v1", origin=origin), id="move"),
+        pytest.param(lambda r, origin: r.add_alias("model", "churn", "prod-eu", "v1", origin=origin), id="add"),
+        pytest.param(lambda r, origin: r.remove_alias("model", "churn", "production", origin=origin), id="remove"),
+        pytest.param(lambda r, origin: r.unlink("model", "churn", "v0", origin=origin), id="unlink"),
+        pytest.param(
+            lambda r, origin: r.delete_collection("model", "churn", origin=origin), id="delete its collection"
+        ),
+        pytest.param(
+            lambda r, origin: link(r, "fraud/net:v2", aliases=["production"], origin=origin), id="link with it"
+        ),
     ],
 )
-def test_only_an_admin_touches_a_protected_alias(guarded, act):
-    """A member is refused and nothing changes; an admin is not."""
-    before = guarded.collection("model", "churn")
+def test_only_an_admin_may_change_a_protected_alias(protected, change):
+    """A member is rejected and nothing changes; an admin may make the change."""
+    before = protected.collection("model", "churn")
     with pytest.raises(Forbidden, match=r"only an admin may .*; ann is a member"):
-        act(guarded, ANN)
-    assert guarded.collection("model", "churn") == before
-    assert act(guarded, BOSS).events
+        change(protected, MEMBER)
+    assert protected.collection("model", "churn") == before
+    assert change(protected, ADMIN).events
 
 
-def test_what_is_not_protected_moves_as_before(guarded):
-    """Other aliases, other versions, other registries."""
-    assert guarded.add_alias("model", "churn", "candidate", "v0", actor=ANN).events
-    assert guarded.unlink("model", "churn", "v1", actor=ANN).events
-    assert guarded.link("staging", "churn", "fraud/net:v0", aliases=["production"], actor=ANN).events
+def test_other_aliases_are_not_protected(protected):
+    """Members may change other aliases, other versions and other registries."""
+    assert protected.add_alias("model", "churn", "candidate", "v0", origin=MEMBER).events
+    assert protected.unlink("model", "churn", "v1", origin=MEMBER).events
+    assert protected.link("staging", "churn", "fraud/net:v0", aliases=["production"], origin=MEMBER).events
 
 
-def test_a_pattern_does_not_keep_members_from_linking(registry):
-    """`*` protects aliases that are given, not `latest` moving by itself; its exact name does protect that."""
-    registry.protect_aliases("model", ["*"], actor=BOSS)
+def test_a_protected_pattern_does_not_forbid_links(registry):
+    """`*` protects requested aliases, but not the automatic move of `latest`. Only `latest` itself protects that."""
+    registry.protect_aliases("model", ["*"], origin=ADMIN)
     assert link(registry).created
-    registry.protect_aliases("model", ["latest"], actor=BOSS)
+    registry.protect_aliases("model", ["latest"], origin=ADMIN)
     with pytest.raises(Forbidden, match="latest"):
         link(registry, "fraud/net:v1")
 
 
-def test_an_artifact_version_that_a_protected_alias_reaches_is_not_deleted(guarded):
-    """Not even by an admin, who must move the alias first."""
-    with pytest.raises(Conflict, match=r"fraud/net:v0 is model/churn:v0, which has the protected alias 'production'"):
-        guarded.delete_artifact_version("fraud/net:v0", actor=BOSS)
-    guarded.remove_alias("model", "churn", "production", actor=BOSS)
-    assert guarded.delete_artifact_version("fraud/net:v0", actor=ANN).events
+def test_an_artifact_version_with_a_protected_alias_is_not_deleted(protected):
+    """Even an admin must first move the alias of the link."""
+    with pytest.raises(
+        Conflict, match=r"fraud/net:v0 is linked as model/churn:v0, which has the protected alias 'production'"
+    ):
+        protected.delete_artifact_version("fraud/net:v0", origin=ADMIN)
+    protected.remove_alias("model", "churn", "production", origin=ADMIN)
+    assert protected.delete_artifact_version("fraud/net:v0", origin=MEMBER).events
 
 
 @pytest.mark.parametrize("role", ["viewer", "restricted-viewer"])
-def test_viewers_change_nothing(registry, role):
-    """Every mutation asks for the role first."""
+def test_viewers_may_not_change_anything(registry, role):
+    """Every mutation checks the role first."""
     link(registry)
-    who = type(ANN)("vic", role=role)
-    acts = [
-        lambda: link(registry, actor=who),
-        lambda: registry.add_alias("model", "churn", "x", "v0", actor=who),
-        lambda: registry.log_artifact("fraud", "net", "model", actor=who),
-        lambda: registry.emit([("nightly", {})], actor=who),
-        lambda: registry.create_collection("model", "new", "model", actor=who),
+    viewer = Origin(Actor("vic", role=Role(role)))
+    changes = [
+        lambda: link(registry, origin=viewer),
+        lambda: registry.add_alias("model", "churn", "x", "v0", origin=viewer),
+        lambda: registry.log_artifact("fraud", "net", "model", origin=viewer),
+        lambda: registry.emit([("nightly", {})], origin=viewer),
+        lambda: registry.create_collection("model", "new", "model", origin=viewer),
     ]
-    for act in acts:
+    for change in changes:
         with pytest.raises(Forbidden, match=rf"vic is a {role}"):
-            act()
+            change()
 
 
-def test_only_an_admin_protects_aliases(registry):
-    """And the history keeps what was protected before."""
+def test_only_an_admin_may_protect_aliases(registry):
+    """A member is rejected, and the history keeps the earlier patterns."""
     with pytest.raises(Forbidden):
-        registry.protect_aliases("model", ["x"], actor=ANN)
-    registry.protect_aliases("model", ["b", "a", "a"], actor=BOSS)
-    registry.protect_aliases("model", ["c?"], actor=BOSS)
+        registry.protect_aliases("model", ["x"], origin=MEMBER)
+    registry.protect_aliases("model", ["b", "a", "a"], origin=ADMIN)
+    registry.protect_aliases("model", ["c?"], origin=ADMIN)
     assert registry.registries()[0].protected_aliases == ("c?",)
     newest = registry.history("model", None, cursor=None, limit=1).items[0]
     assert (newest.action, newest.before, newest.after) == (

@@ -1,1 +1,1 @@
-"""The ports in memory: real implementations for tests and for `upshot.testing`, held to the same contracts."""
+"""Stores in memory, for tests and `upshot.testing`. They pass the same contract suites as the stores in SQL."""

@@ -1,4 +1,4 @@
-"""Requests that may come twice, in memory: the same promises as in SQL, for tests and `upshot.testing`."""
+"""Idempotency keys in memory, for tests and `upshot.testing`."""
 
 from __future__ import annotations
 
@@ -6,60 +6,65 @@ import threading
 from dataclasses import replace
 from datetime import datetime
 
-from upshot.ports.idempotency import IdempotencyRecord, StoredResponse
+from typing_extensions import override
+
+from upshot.ports.idempotency import IdempotencyRecord, IdempotencyStore, StoredResponse
 
 
-class MemoryIdempotency:
+class MemoryIdempotency(IdempotencyStore):
     """`IdempotencyStore` in memory."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, IdempotencyRecord] = {}
-        self._taken_at: dict[str, datetime] = {}
+        self._records: dict[str, IdempotencyRecord] = {}
+        self._reserved_at: dict[str, datetime] = {}
         self._lock = threading.Lock()
 
+    @override
     def reserve(
-        self, key: str, fingerprint: str, *, holder: str, now: datetime, stale_before: datetime, kept_since: datetime
+        self,
+        key: str,
+        fingerprint: str,
+        *,
+        call_id: str,
+        now: datetime,
+        stale_before: datetime,
+        expired_before: datetime,
     ) -> IdempotencyRecord:
-        """Take the key for this call, if nobody has it."""
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is None or kept.first_at < kept_since:
-                return self._take(IdempotencyRecord(key, fingerprint, now, holder, None), now)
-            is_free = kept.holder is None or self._taken_at[key] < stale_before
-            if kept.fingerprint == fingerprint and kept.response is None and is_free:
-                return self._take(replace(kept, holder=holder), now)
-            return kept
+            record = self._records.get(key)
+            if record is None or record.first_at < expired_before:
+                record = IdempotencyRecord(key, fingerprint, now, None, None)
+            is_free = record.call_id is None or self._reserved_at[key] < stale_before
+            if record.fingerprint == fingerprint and record.response is None and is_free:
+                record = replace(record, call_id=call_id)
+                self._records[key], self._reserved_at[key] = record, now
+            return record
 
-    def _take(self, taken: IdempotencyRecord, now: datetime) -> IdempotencyRecord:
-        self._kept[taken.key] = taken
-        self._taken_at[taken.key] = now
-        return taken
-
-    def store_response(self, key: str, holder: str, response: StoredResponse) -> None:
-        """Keep what was answered; nothing happens if another call has taken the key since."""
+    @override
+    def store_response(self, key: str, call_id: str, response: StoredResponse) -> None:
         with self._lock:
-            if self._is_held(key, holder):
-                self._kept[key] = replace(self._kept[key], response=response)
+            if self._is_reserved_by(key, call_id):
+                self._records[key] = replace(self._records[key], response=response)
 
-    def release(self, key: str, holder: str) -> None:
-        """Let the same request be made again at once."""
+    @override
+    def release(self, key: str, call_id: str) -> None:
         with self._lock:
-            if self._is_held(key, holder):
-                self._kept[key] = replace(self._kept[key], holder=None)
+            if self._is_reserved_by(key, call_id):
+                self._records[key] = replace(self._records[key], call_id=None)
 
-    def delete(self, key: str, holder: str) -> None:
-        """Let any request use the key."""
+    @override
+    def delete(self, key: str, call_id: str) -> None:
         with self._lock:
-            if self._is_held(key, holder):
-                del self._kept[key]
+            if self._is_reserved_by(key, call_id):
+                del self._records[key]
 
-    def _is_held(self, key: str, holder: str) -> bool:
-        return key in self._kept and self._kept[key].holder == holder
+    def _is_reserved_by(self, key: str, call_id: str) -> bool:
+        return key in self._records and self._records[key].call_id == call_id
 
-    def prune(self, *, kept_since: datetime) -> int:
-        """Remove keys that first came before then; returns how many."""
+    @override
+    def prune(self, *, expired_before: datetime) -> int:
         with self._lock:
-            old = [key for key, kept in self._kept.items() if kept.first_at < kept_since]
-            for key in old:
-                del self._kept[key]
-            return len(old)
+            expired = [key for key, record in self._records.items() if record.first_at < expired_before]
+            for key in expired:
+                del self._records[key]
+            return len(expired)

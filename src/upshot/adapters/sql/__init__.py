@@ -1,1 +1,1 @@
-"""SQLite and PostgreSQL through SQLAlchemy; the only place that imports it."""
+"""Stores in SQLite and PostgreSQL. Only this package imports SQLAlchemy and Alembic."""

@@ -1,20 +1,20 @@
-"""Requests that may come twice, in SQL."""
+"""Idempotency keys in SQL."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
+from typing_extensions import override
 
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import idempotency_keys as keys
-from upshot.ports.idempotency import IdempotencyRecord, StoredResponse
+from upshot.ports.idempotency import IdempotencyRecord, IdempotencyStore, StoredResponse
 
 
-class SqlIdempotency:
+class SqlIdempotency(IdempotencyStore):
     """`IdempotencyStore` on one database."""
 
     def __init__(self, database: Database) -> None:
@@ -22,50 +22,54 @@ class SqlIdempotency:
         insert = (sqlite.insert if database.is_sqlite else postgresql.insert)(keys)
         self._insert = insert.on_conflict_do_nothing(index_elements=["key"])
 
+    @override
     def reserve(
-        self, key: str, fingerprint: str, *, holder: str, now: datetime, stale_before: datetime, kept_since: datetime
+        self,
+        key: str,
+        fingerprint: str,
+        *,
+        call_id: str,
+        now: datetime,
+        stale_before: datetime,
+        expired_before: datetime,
     ) -> IdempotencyRecord:
-        """Take the key for this call, if nobody has it."""
-        taken = {"holder": holder, "reserved_at": now}
-        fresh = {"key": key, "fingerprint": fingerprint, "first_at": now, **taken}
-        forgotten = sa.delete(keys).where(keys.c.key == key, keys.c.first_at < kept_since)
-        takeover = (
+        reservation = {"call_id": call_id, "reserved_at": now}
+        new = {"key": key, "fingerprint": fingerprint, "first_at": now, **reservation}
+        delete_expired = sa.delete(keys).where(keys.c.key == key, keys.c.first_at < expired_before)
+        take_over = (
             sa.update(keys)
             .where(keys.c.key == key, keys.c.fingerprint == fingerprint, keys.c.status.is_(None))
-            .where(keys.c.holder.is_(None) | (keys.c.reserved_at < stale_before))
-            .values(taken)
+            .where(keys.c.call_id.is_(None) | (keys.c.reserved_at < stale_before))
+            .values(reservation)
         )
-        standing = sa.select(keys).where(keys.c.key == key)
+        select = sa.select(keys).where(keys.c.key == key)
 
         def work(connection: Connection) -> IdempotencyRecord:
-            connection.execute(forgotten)
-            connection.execute(self._insert, fresh)
-            connection.execute(takeover)
-            return _kept(connection.execute(standing).one())
+            connection.execute(delete_expired)
+            connection.execute(self._insert, new)
+            connection.execute(take_over)
+            row = connection.execute(select).one()
+            response = None if row.status is None else StoredResponse(row.status, row.headers, row.body)
+            return IdempotencyRecord(row.key, row.fingerprint, row.first_at, row.call_id, response)
 
         return self._database.write(work)
 
-    def store_response(self, key: str, holder: str, response: StoredResponse) -> None:
-        """Keep what was answered; nothing happens if another call has taken the key since."""
-        kept = {"status": response.status, "headers": dict(response.headers), "body": response.body}
-        self._change(sa.update(keys).where(keys.c.key == key, keys.c.holder == holder).values(kept))
+    @override
+    def store_response(self, key: str, call_id: str, response: StoredResponse) -> None:
+        values = {"status": response.status, "headers": dict(response.headers), "body": response.body}
+        self._execute(sa.update(keys).where(keys.c.key == key, keys.c.call_id == call_id).values(values))
 
-    def release(self, key: str, holder: str) -> None:
-        """Let the same request be made again at once."""
-        self._change(sa.update(keys).where(keys.c.key == key, keys.c.holder == holder).values(holder=None))
+    @override
+    def release(self, key: str, call_id: str) -> None:
+        self._execute(sa.update(keys).where(keys.c.key == key, keys.c.call_id == call_id).values(call_id=None))
 
-    def delete(self, key: str, holder: str) -> None:
-        """Let any request use the key."""
-        self._change(sa.delete(keys).where(keys.c.key == key, keys.c.holder == holder))
+    @override
+    def delete(self, key: str, call_id: str) -> None:
+        self._execute(sa.delete(keys).where(keys.c.key == key, keys.c.call_id == call_id))
 
-    def prune(self, *, kept_since: datetime) -> int:
-        """Remove keys that first came before then; returns how many."""
-        return self._change(sa.delete(keys).where(keys.c.first_at < kept_since))
+    @override
+    def prune(self, *, expired_before: datetime) -> int:
+        return self._execute(sa.delete(keys).where(keys.c.first_at < expired_before))
 
-    def _change(self, statement: sa.Update | sa.Delete) -> int:
+    def _execute(self, statement: sa.Update | sa.Delete) -> int:
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
-
-
-def _kept(row: sa.Row[Any]) -> IdempotencyRecord:
-    response = None if row.status is None else StoredResponse(row.status, row.headers, row.body)
-    return IdempotencyRecord(row.key, row.fingerprint, row.first_at, row.holder, response)

@@ -238,7 +238,7 @@ idempotency_keys = sa.Table(
     sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("first_at", UtcTimestamp, nullable=False),
     sa.Column("reserved_at", UtcTimestamp, nullable=False),
-    sa.Column("holder", sa.String(40)),
+    sa.Column("call_id", sa.String(40)),
     sa.Column("status", sa.Integer),  # of the answer; null while there is none
     sa.Column("headers", Json),
     sa.Column("body", sa.LargeBinary),
@@ -276,7 +276,7 @@ artifacts = sa.Table(
     metadata,
     sa.Column("project", _Name, sa.ForeignKey("projects.name"), primary_key=True),
     sa.Column("name", _Name, primary_key=True),
-    sa.Column("type", _Name, nullable=False),
+    sa.Column("artifact_type", _Name, nullable=False),
     sa.Column("next_number", sa.Integer, nullable=False),
 )
 
