@@ -1,4 +1,4 @@
-"""What the registry's store promises, in memory, on SQLite and on PostgreSQL."""
+"""The contract of `RegistryStore`, in memory, on SQLite and on PostgreSQL."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,44 +17,41 @@ from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.migrate import migrate
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.clock import FrozenClock
-from upshot.domain.event import Actor, Role
+from upshot.domain.event import Actor, Origin, Role
 from upshot.domain.registry import Artifact, ArtifactVersion, Collection, HistoryEntry, RegistrySettings, Version
 from upshot.errors import InvalidInput, NotFound, RegistryError
 from upshot.ports.events import EventQuery, EventStore
 from upshot.ports.registry import RegistryStore
 from upshot.registry.service import Registry
+from upshot.resources.event import event_json
 
-ANN = Actor("ann")
-BOSS = Actor("boss", role=Role.ADMIN)
+MEMBER = Origin(Actor("ann"))
+ADMIN = Origin(Actor("boss", role=Role.ADMIN))
 NOW = FrozenClock().now()
 
 
 @dataclass
-class Home:
+class RegistryFixture:
     store: RegistryStore
     events: EventStore
-    registry: Registry
+
+    def __post_init__(self):
+        self.registry = Registry(self.store, MemoryStream(), FrozenClock())
+
+    def transact(self, work):
+        return self.store.transact(work, locks=["collection model/churn"])
+
+    def read(self, work):
+        return self.store.read(work)
 
 
 @pytest.fixture(params=["memory", *KINDS])
-def home(request) -> Home:
+def fixture(request) -> RegistryFixture:
     if request.param == "memory":
-        kept = MemoryEvents()
-        return with_registry(MemoryRegistry(kept), kept)
+        events = MemoryEvents()
+        return RegistryFixture(MemoryRegistry(events), events)
     database = open_database(request.param, request)
-    return with_registry(SqlRegistry(database), SqlEvents(database))
-
-
-def with_registry(store, events) -> Home:
-    return Home(store, events, Registry(store, MemoryStream(), FrozenClock()))
-
-
-def change(home, work, locks=("collection model/churn",)):
-    return home.store.transact(work, locks=locks)
-
-
-def look(home, work):
-    return home.store.read(work)
+    return RegistryFixture(SqlRegistry(database), SqlEvents(database))
 
 
 CHURN = Collection(
@@ -70,53 +67,53 @@ CHURN = Collection(
 NET = Artifact("fraud", "net", "model", {})
 
 
-def logged(number: int, **given: Any) -> ArtifactVersion:
+def artifact_version(number: int, **fields: Any) -> ArtifactVersion:
     return ArtifactVersion(
         project="fraud",
-        name="net",
-        type="model",
+        artifact_name="net",
+        artifact_type="model",
         number=number,
         digest=f"sha256:{number}",
-        metadata=given.get("metadata", {}),
-        description=given.get("description", ""),
-        manifest=given.get("manifest"),
+        metadata=fields.get("metadata", {}),
+        description=fields.get("description", ""),
+        manifest=fields.get("manifest"),
         aliases=(),
-        tags=given.get("tags", ()),
+        tags=fields.get("tags", ()),
         created_at=NOW,
         created_by="ann",
     )
 
 
-def linked(number: int, source: ArtifactVersion) -> Version:
-    return Version("model", "churn", number, source, (), NOW, "ann")
+def version(number: int, linked: ArtifactVersion) -> Version:
+    return Version("model", "churn", number, linked, (), NOW, "ann")
 
 
-def furnish(tx):
-    """`model/churn` with v0 → fraud/net:v0 and v1 → fraud/net:v1."""
+def seed(tx):
+    """Add `model/churn` with v0, a link to fraud/net:v0, and v1, a link to fraud/net:v1."""
     tx.save_registry(RegistrySettings("model"))
     tx.save_collection(CHURN)
     tx.save_artifact(NET)
     for number in range(2):
         assert tx.next_number(NET) == number
         assert tx.next_number(CHURN) == number
-        tx.add_artifact_version(logged(number, manifest={"a": "b"} if number else None))
-        tx.add_version(linked(number, logged(number)))
+        tx.add_artifact_version(artifact_version(number, manifest={"a": "b"} if number else None))
+        tx.add_version(version(number, artifact_version(number)))
 
 
-def test_what_is_written_comes_back(home):
-    """Every field, with aliases where they belong."""
-    full = logged(0, metadata={"a": [1, 1.5, None, "ü\x00", {"b": {}}]}, description="ü\n", tags=("x", "y"))
+def test_written_records_are_read_unchanged(fixture):
+    """Every field is stored, and each version has its aliases in the collection and in the project."""
+    full = artifact_version(0, metadata={"a": [1, 1.5, None, "ü\x00", {"b": {}}]}, description="ü\n", tags=("x", "y"))
 
     def work(tx):
         tx.save_registry(RegistrySettings("model", ("prod*",)))
         tx.save_collection(CHURN)
         tx.save_artifact(NET)
         tx.add_artifact_version(full)
-        tx.add_version(linked(0, full))
+        tx.add_version(version(0, full))
         tx.move_aliases(CHURN, {"z": 0, "a": 0})
         tx.move_aliases(NET, {"best": 0})
 
-    change(home, work)
+    fixture.transact(work)
 
     def check(view):
         assert view.registry("model") == RegistrySettings("model", ("prod*",))
@@ -127,20 +124,20 @@ def test_what_is_written_comes_back(home):
         assert collection.created_at == NOW
         artifact = view.artifact("fraud", "net")
         assert artifact.aliases == {"best": "v0"}
-        version = view.versions(collection, [0, 7])[0]
-        assert version.aliases == ("a", "z")
-        assert version.artifact == view.artifact_versions(artifact, [0])[0]
-        assert version.artifact.aliases == ("best",)
-        assert version.artifact.metadata == full.metadata
-        assert version.artifact.tags == ("x", "y")
-        assert (version.linked_at, version.linked_by) == (NOW, "ann")
+        found = view.versions(collection, [0, 7])[0]
+        assert found.aliases == ("a", "z")
+        assert found.artifact_version == view.artifact_versions(artifact, [0])[0]
+        assert found.artifact_version.aliases == ("best",)
+        assert found.artifact_version.metadata == full.metadata
+        assert found.artifact_version.tags == ("x", "y")
+        assert (found.linked_at, found.linked_by) == (NOW, "ann")
 
-    look(home, check)
+    fixture.read(check)
 
 
-def test_what_does_not_exist_is_none_or_left_out(home):
-    """Nothing is raised by the store."""
-    change(home, furnish)
+def test_missing_records_are_none_or_left_out(fixture):
+    """The store raises no error for a record that does not exist."""
+    fixture.transact(seed)
 
     def check(view):
         assert view.registry("x") is None
@@ -150,19 +147,19 @@ def test_what_does_not_exist_is_none_or_left_out(home):
         assert view.versions(CHURN, [5]) == {}
         assert view.versions(CHURN, []) == {}
         assert view.artifact_versions(NET, [5]) == {}
-        assert view.number_of(CHURN, logged(5)) is None
-        assert view.links_to(logged(5)) == ()
-        assert view.manifest(logged(0)) is None
-        assert view.manifest(logged(1)) == {"a": "b"}
+        assert view.linked_number(CHURN, artifact_version(5)) is None
+        assert view.links_to(artifact_version(5)) == ()
+        assert view.manifest(artifact_version(0)) is None
+        assert view.manifest(artifact_version(1)) == {"a": "b"}
 
-    look(home, check)
+    fixture.read(check)
 
 
-def test_a_failed_transaction_leaves_nothing(home):
-    """Neither state, nor numbers, nor events, nor history; the error comes through as it is."""
-    change(home, furnish)
+def test_a_failed_transaction_writes_nothing(fixture):
+    """It changes no state, number, event or history entry, and its error is raised unchanged."""
+    fixture.transact(seed)
 
-    class OddError(Exception):
+    class UnrelatedError(Exception):
         pass
 
     def work(tx):
@@ -171,96 +168,96 @@ def test_a_failed_transaction_leaves_nothing(home):
         tx.next_number(CHURN)
         tx.move_aliases(CHURN, {"a": 0})
         tx.move_aliases(CHURN, {"a": 1})
-        tx.change_artifact_version(logged(0, tags=("t",)))
-        tx.remove_version(linked(1, logged(1)))
+        tx.update_artifact_version(artifact_version(0, tags=("t",)))
+        tx.remove_version(version(1, artifact_version(1)))
         tx.add_history([HistoryEntry("his_1", NOW, "ann", "x", "y", "mut_1")])
-        raise OddError
+        raise UnrelatedError
 
-    with pytest.raises(OddError):
-        change(home, work)
+    with pytest.raises(UnrelatedError):
+        fixture.transact(work)
 
     def check(view):
         assert view.registries() == (RegistrySettings("model"),)
         assert dict(view.collection("model", "churn").aliases) == {}
         found = view.versions(CHURN, [0, 1])
         assert sorted(found) == [0, 1]
-        assert found[0].artifact.tags == ()
+        assert found[0].artifact_version.tags == ()
         assert view.page_history(None, None, cursor=None, limit=1).items == ()
 
-    look(home, check)
-    assert change(home, lambda tx: tx.next_number(CHURN)) == 2
+    fixture.read(check)
+    assert fixture.transact(lambda tx: tx.next_number(CHURN)) == 2
 
 
-def test_an_alias_has_one_holder(home):
-    """Several move at once; removing one leaves the others."""
-    change(home, furnish)
-    change(home, lambda tx: tx.move_aliases(CHURN, {"a": 0, "b": 0}))
-    change(home, lambda tx: tx.move_aliases(CHURN, {"a": 1, "c": 1}))
-    assert look(home, lambda view: view.collection("model", "churn").aliases) == {"a": "v1", "b": "v0", "c": "v1"}
-    change(home, lambda tx: tx.remove_alias(CHURN, "a"))
-    assert look(home, lambda view: view.collection("model", "churn").aliases) == {"b": "v0", "c": "v1"}
+def test_an_alias_has_one_holder(fixture):
+    """Several aliases move in one call, and removing an alias leaves the others."""
+    fixture.transact(seed)
+    fixture.transact(lambda tx: tx.move_aliases(CHURN, {"a": 0, "b": 0}))
+    fixture.transact(lambda tx: tx.move_aliases(CHURN, {"a": 1, "c": 1}))
+    assert fixture.read(lambda view: view.collection("model", "churn").aliases) == {"a": "v1", "b": "v0", "c": "v1"}
+    fixture.transact(lambda tx: tx.remove_alias(CHURN, "a"))
+    assert fixture.read(lambda view: view.collection("model", "churn").aliases) == {"b": "v0", "c": "v1"}
 
 
-def test_unlinking_takes_the_aliases_along(home):
-    """And the number stays taken."""
-    change(home, furnish)
-    change(home, lambda tx: tx.move_aliases(CHURN, {"a": 0, "b": 1}))
-    change(home, lambda tx: tx.remove_version(linked(0, logged(0))))
-    assert look(home, lambda view: view.collection("model", "churn").aliases) == {"b": "v1"}
-    assert look(home, lambda view: view.links_to(logged(0))) == ()
-    assert change(home, lambda tx: tx.next_number(CHURN)) == 2
+def test_unlinking_removes_the_aliases(fixture):
+    """The number of the version is not used again."""
+    fixture.transact(seed)
+    fixture.transact(lambda tx: tx.move_aliases(CHURN, {"a": 0, "b": 1}))
+    fixture.transact(lambda tx: tx.remove_version(version(0, artifact_version(0))))
+    assert fixture.read(lambda view: view.collection("model", "churn").aliases) == {"b": "v1"}
+    assert fixture.read(lambda view: view.links_to(artifact_version(0))) == ()
+    assert fixture.transact(lambda tx: tx.next_number(CHURN)) == 2
 
 
-def test_a_removed_collection_leaves_its_counter(home):
-    """It is gone for every question; made anew, it is empty and counts on."""
-    change(home, furnish)
-    change(home, lambda tx: tx.move_aliases(CHURN, {"a": 0}))
-    change(home, lambda tx: tx.remove_collection(CHURN))
+def test_a_removed_collection_keeps_its_counter(fixture):
+    """No read returns it. A new collection with its name is empty and continues its numbers."""
+    fixture.transact(seed)
+    fixture.transact(lambda tx: tx.move_aliases(CHURN, {"a": 0}))
+    fixture.transact(lambda tx: tx.remove_collection(CHURN))
 
-    def gone(view):
+    def assert_removed(view):
         assert view.collection("model", "churn") is None
         assert view.names("collection", "model") == ()
         assert view.page_collections("model", cursor=None, limit=5).items == ()
-        assert view.links_to(logged(0)) == ()
+        assert view.links_to(artifact_version(0)) == ()
 
-    look(home, gone)
-    change(home, lambda tx: tx.save_collection(CHURN))
-    assert dict(look(home, lambda view: view.collection("model", "churn").aliases)) == {}
-    assert look(home, lambda view: view.versions(CHURN, [0, 1])) == {}
-    assert change(home, lambda tx: tx.next_number(CHURN)) == 2
+    fixture.read(assert_removed)
+    fixture.transact(lambda tx: tx.save_collection(CHURN))
+    assert dict(fixture.read(lambda view: view.collection("model", "churn").aliases)) == {}
+    assert fixture.read(lambda view: view.versions(CHURN, [0, 1])) == {}
+    assert fixture.transact(lambda tx: tx.next_number(CHURN)) == 2
 
 
-def test_changing_a_collection_keeps_its_counter_and_aliases(home):
-    """Only description and tags are written."""
-    change(home, furnish)
-    change(home, lambda tx: tx.move_aliases(CHURN, {"a": 0}))
-    change(home, lambda tx: tx.save_collection(Collection("model", "churn", "model", "new", (), {}, NOW, "ann")))
-    found = look(home, lambda view: view.collection("model", "churn"))
+def test_changing_a_collection_keeps_its_counter_and_aliases(fixture):
+    """Only the description and the tags are written."""
+    fixture.transact(seed)
+    fixture.transact(lambda tx: tx.move_aliases(CHURN, {"a": 0}))
+    fixture.transact(lambda tx: tx.save_collection(Collection("model", "churn", "model", "new", (), {}, NOW, "ann")))
+    found = fixture.read(lambda view: view.collection("model", "churn"))
     assert (found.description, found.tags, dict(found.aliases)) == ("new", (), {"a": "v0"})
-    assert change(home, lambda tx: tx.next_number(CHURN)) == 2
+    assert fixture.transact(lambda tx: tx.next_number(CHURN)) == 2
 
 
-def test_removing_an_artifact_version_removes_its_aliases_and_manifest(home):
-    """The others stay."""
-    change(home, furnish)
+def test_removing_an_artifact_version_removes_its_aliases_and_manifest(fixture):
+    """Other versions keep their aliases."""
+    fixture.transact(seed)
 
     def work(tx):
-        tx.remove_version(linked(1, logged(1)))
+        tx.remove_version(version(1, artifact_version(1)))
         tx.move_aliases(NET, {"old": 0, "latest": 1})
-        tx.remove_artifact_version(logged(1))
+        tx.remove_artifact_version(artifact_version(1))
 
-    change(home, work)
-    assert look(home, lambda view: view.artifact("fraud", "net").aliases) == {"old": "v0"}
-    assert sorted(look(home, lambda view: view.artifact_versions(NET, [0, 1]))) == [0]
-    assert change(home, lambda tx: tx.next_number(NET)) == 2
+    fixture.transact(work)
+    assert fixture.read(lambda view: view.artifact("fraud", "net").aliases) == {"old": "v0"}
+    assert sorted(fixture.read(lambda view: view.artifact_versions(NET, [0, 1]))) == [0]
+    assert fixture.transact(lambda tx: tx.next_number(NET)) == 2
 
 
-def test_names_are_sorted_and_kept_apart(home):
-    """By code point, each kind within its own."""
+def test_names_are_sorted_by_code_point(fixture):
+    """Names of collections and artifacts are listed for one registry or project."""
     for name in ("b", "B", "ä", "a b"):
-        home.registry.create_collection("model", name, "model", actor=ANN)
-        home.registry.log_artifact(f"p-{name}", name, "model", actor=ANN)
-    home.registry.create_collection("Other", "c", "model", actor=ANN)
+        fixture.registry.create_collection("model", name, "model", origin=MEMBER)
+        fixture.registry.log_artifact(f"p-{name}", name, "model", origin=MEMBER)
+    fixture.registry.create_collection("Other", "c", "model", origin=MEMBER)
 
     def check(view):
         assert view.names("registry") == ("Other", "model")
@@ -268,38 +265,40 @@ def test_names_are_sorted_and_kept_apart(home):
         assert view.names("project") == ("p-B", "p-a b", "p-b", "p-ä")
         assert view.names("artifact", "p-ä") == ("ä",)
         page = view.page_collections("model", cursor=None, limit=3)
-        assert [one.name for one in page.items] == ["B", "a b", "b"]
-        assert [one.name for one in view.page_collections("model", cursor=page.next, limit=3).items] == ["ä"]
-        logged = view.page_artifacts("p-ä", cursor=None, limit=1)
-        assert ([one.reference for one in logged.items], logged.next) == (["p-ä/ä"], None)
+        assert [collection.name for collection in page.items] == ["B", "a b", "b"]
+        assert [collection.name for collection in view.page_collections("model", cursor=page.next, limit=3).items] == [
+            "ä"
+        ]
+        artifacts = view.page_artifacts("p-ä", cursor=None, limit=1)
+        assert ([artifact.reference for artifact in artifacts.items], artifacts.next) == (["p-ä/ä"], None)
 
-    look(home, check)
+    fixture.read(check)
 
 
-def test_versions_come_in_pages_the_highest_first(home):
-    """By number, not by text: v10 is above v9."""
+def test_pages_of_versions_begin_with_the_highest_number(fixture):
+    """Versions are sorted by number and not as text, so v10 comes before v9."""
     for number in range(12):
-        home.registry.log_artifact("fraud", "net", "model", digest=str(number), actor=ANN)
-        home.registry.link("model", "churn", f"fraud/net:v{number}", actor=ANN)
+        fixture.registry.log_artifact("fraud", "net", "model", digest=str(number), origin=MEMBER)
+        fixture.registry.link("model", "churn", f"fraud/net:v{number}", origin=MEMBER)
     for pages in (
-        lambda cursor: home.registry.versions("model", "churn", cursor=cursor, limit=5),
-        lambda cursor: home.registry.artifact_versions("fraud", "net", cursor=cursor, limit=5),
+        lambda cursor: fixture.registry.versions("model", "churn", cursor=cursor, limit=5),
+        lambda cursor: fixture.registry.artifact_versions("fraud", "net", cursor=cursor, limit=5),
     ):
         seen, cursor = [], None
         while True:
             page = pages(cursor)
-            seen += [one.number for one in page.items]
+            seen += [version.number for version in page.items]
             cursor = page.next
             if cursor is None:
                 break
         assert seen == list(range(11, -1, -1))
         with pytest.raises(InvalidInput):
             pages("!!")
-    assert home.registry.versions("model", "churn", cursor=None, limit=1).items[0].aliases == ("latest",)
+    assert fixture.registry.versions("model", "churn", cursor=None, limit=1).items[0].aliases == ("latest",)
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "read",
     [
         pytest.param(lambda r, text: r.collection("model", text), id="collection"),
         pytest.param(lambda r, text: r.version("model", "churn", text), id="version"),
@@ -310,134 +309,157 @@ def test_versions_come_in_pages_the_highest_first(home):
     ],
 )
 @pytest.mark.parametrize("text", ["a\x00b", "\ud800"])
-def test_no_error_of_the_database_reaches_anyone(home, ask, text):
-    """Characters that a database cannot hold are bad input, or simply not there."""
-    home.registry.create_collection("model", "churn", "model", actor=ANN)
+def test_errors_of_the_database_never_reach_the_caller(fixture, read, text):
+    """A name with characters that a database cannot store is invalid input, or is not found."""
+    fixture.registry.create_collection("model", "churn", "model", origin=MEMBER)
     try:
-        found = ask(home.registry, text)
+        found = read(fixture.registry, text)
     except (InvalidInput, NotFound):
         return
     assert found.items == ()
 
 
-# --- the same story in memory and in SQL
+# --- the same mutations in memory and in SQL
 
 NAMES = st.sampled_from(["a", "b"])
 ALIASES = st.sampled_from(["x", "y", "latest", "prod"])
-WORDS = st.sampled_from(["v0", "v1", "v2", "v3", "x", "y", "latest", "prod", "nobody"])
-ACTORS = st.sampled_from([ANN, BOSS])
+VERSIONS = st.sampled_from(["v0", "v1", "v2", "v3", "x", "y", "latest", "prod", "missing"])
+ORIGINS = st.sampled_from([MEMBER, ADMIN])
+METADATA_VALUES = st.sampled_from([None, 1, True, {"n": 1}, {"n": None}])
 
 
-class SameStory(RuleBasedStateMachine):
-    """Whatever is done in whatever order: memory and SQL answer alike, and the invariants hold."""
+class MemoryMatchesSql(RuleBasedStateMachine):
+    """Memory and SQL give the same results for any sequence of mutations, and the invariants hold."""
 
     @initialize()
-    def begin(self):
+    def start(self):
         self.database = Database("sqlite://")
         migrate(self.database)
-        kept = MemoryEvents()
-        self.homes = (
-            with_registry(MemoryRegistry(kept), kept),
-            with_registry(SqlRegistry(self.database), SqlEvents(self.database)),
+        events = MemoryEvents()
+        self.fixtures = (
+            RegistryFixture(MemoryRegistry(events), events),
+            RegistryFixture(SqlRegistry(self.database), SqlEvents(self.database)),
         )
-        self.numbers: dict[str, int] = {}
-        for home in self.homes:
-            home.registry.protect_aliases("model", ["prod"], actor=BOSS)
+        self.next_numbers: dict[str, int] = {}
+        for fixture in self.fixtures:
+            fixture.registry.protect_aliases("model", ["prod"], origin=ADMIN)
 
     def teardown(self):
         self.database.close()
 
-    def both(self, act):
-        answers: list[tuple[Any, ...]] = []
-        for home in self.homes:
+    def both(self, mutate):
+        results: list[tuple[Any, ...]] = []
+        for fixture in self.fixtures:
             try:
-                answer = act(home.registry)
-                answers.append((answer.value, answer.created, [without_ids(event) for event in answer.events]))
+                change = mutate(fixture.registry)
+                results.append((change.value, change.created, [without_ids(event) for event in change.events]))
             except RegistryError as error:
-                answers.append((type(error), str(error)))
-        assert answers[0] == answers[1]
-        return answers[0]
+                results.append((type(error), str(error)))
+        assert results[0] == results[1]
+        return results[0]
 
-    @rule(name=NAMES, digest=st.sampled_from("123"), aliases=st.lists(ALIASES, max_size=2), actor=ACTORS)
-    def log(self, name, digest, aliases, actor):
-        self.both(lambda r: r.log_artifact("p", name, "model", digest=digest, aliases=aliases, actor=actor))
+    @rule(name=NAMES, digest=st.sampled_from("123"), aliases=st.lists(ALIASES, max_size=2), origin=ORIGINS)
+    def log(self, name, digest, aliases, origin):
+        self.both(lambda r: r.log_artifact("p", name, "model", digest=digest, aliases=aliases, origin=origin))
 
-    @rule(source=NAMES, word=WORDS, to=NAMES, aliases=st.lists(ALIASES, max_size=2), actor=ACTORS)
-    def link(self, source, word, to, aliases, actor):
-        answer = self.both(lambda r: r.link("model", to, f"p/{source}:{word}", aliases=aliases, actor=actor))
-        if len(answer) == 3 and answer[1]:
-            version = answer[0]
-            assert version.number == self.numbers.get(to, 0), "numbers are contiguous in link order"
-            self.numbers[to] = version.number + 1
+    @rule(artifact=NAMES, version=VERSIONS, collection=NAMES, aliases=st.lists(ALIASES, max_size=2), origin=ORIGINS)
+    def link(self, artifact, version, collection, aliases, origin):
+        reference = f"p/{artifact}:{version}"
+        result = self.both(lambda r: r.link("model", collection, reference, aliases=aliases, origin=origin))
+        if len(result) == 3 and result[1]:
+            number = result[0].number
+            assert number == self.next_numbers.get(collection, 0), "numbers are contiguous in the order of links"
+            self.next_numbers[collection] = number + 1
 
-    @rule(source=NAMES, word=WORDS, to=NAMES, actor=ACTORS)
-    def link_a_link(self, source, word, to, actor):
-        answer = self.both(lambda r: r.link("model", to, f"model/{source}:{word}", actor=actor))
-        if len(answer) == 3 and answer[1]:
-            self.numbers[to] = answer[0].number + 1
+    @rule(source=NAMES, version=VERSIONS, collection=NAMES, origin=ORIGINS)
+    def link_a_link(self, source, version, collection, origin):
+        result = self.both(lambda r: r.link("model", collection, f"model/{source}:{version}", origin=origin))
+        if len(result) == 3 and result[1]:
+            self.next_numbers[collection] = result[0].number + 1
 
-    @rule(to=NAMES, word=WORDS, actor=ACTORS)
-    def unlink(self, to, word, actor):
-        self.both(lambda r: r.unlink("model", to, word, actor=actor))
+    @rule(collection=NAMES, version=VERSIONS, origin=ORIGINS)
+    def unlink(self, collection, version, origin):
+        self.both(lambda r: r.unlink("model", collection, version, origin=origin))
 
-    @rule(to=NAMES, alias=ALIASES, word=WORDS, actor=ACTORS)
-    def add_alias(self, to, alias, word, actor):
-        self.both(lambda r: r.add_alias("model", to, alias, word, actor=actor))
+    @rule(name=NAMES, alias=ALIASES, version=VERSIONS, in_project=st.booleans(), origin=ORIGINS)
+    def add_alias(self, name, alias, version, in_project, origin):
+        if in_project:
+            self.both(lambda r: r.add_artifact_alias("p", name, alias, version, origin=origin))
+        else:
+            self.both(lambda r: r.add_alias("model", name, alias, version, origin=origin))
 
-    @rule(to=NAMES, alias=ALIASES, actor=ACTORS)
-    def remove_alias(self, to, alias, actor):
-        self.both(lambda r: r.remove_alias("model", to, alias, actor=actor))
+    @rule(name=NAMES, alias=ALIASES, in_project=st.booleans(), origin=ORIGINS)
+    def remove_alias(self, name, alias, in_project, origin):
+        if in_project:
+            self.both(lambda r: r.remove_artifact_alias("p", name, alias, origin=origin))
+        else:
+            self.both(lambda r: r.remove_alias("model", name, alias, origin=origin))
 
-    @rule(to=NAMES, word=st.none() | WORDS, tag=st.sampled_from("st"), add=st.booleans())
-    def tag(self, to, word, tag, add):
-        self.both(lambda r: (r.add_tag if add else r.remove_tag)("model", to, tag, word, actor=ANN))
+    @rule(collection=NAMES, version=st.none() | VERSIONS, tag=st.sampled_from("st"), add=st.booleans())
+    def tag(self, collection, version, tag, add):
+        self.both(lambda r: (r.add_tag if add else r.remove_tag)("model", collection, tag, version, origin=MEMBER))
 
-    @rule(to=NAMES, word=WORDS, value=st.sampled_from([None, 1, True, {"n": 1}, {"n": None}]))
-    def describe(self, to, word, value):
-        self.both(lambda r: r.update_version("model", to, word, metadata={"k": value}, actor=ANN))
+    @rule(artifact=NAMES, version=VERSIONS, tag=st.sampled_from("st"), add=st.booleans())
+    def tag_artifact(self, artifact, version, tag, add):
+        self.both(
+            lambda r: (r.add_artifact_tag if add else r.remove_artifact_tag)("p", artifact, tag, version, origin=MEMBER)
+        )
 
-    @rule(name=NAMES, word=WORDS)
-    def delete_artifact_version(self, name, word):
-        self.both(lambda r: r.delete_artifact_version(f"p/{name}:{word}", actor=ANN))
+    @rule(name=NAMES, version=VERSIONS, value=METADATA_VALUES, in_project=st.booleans())
+    def update(self, name, version, value, in_project):
+        if in_project:
+            self.both(lambda r: r.update_artifact_version("p", name, version, metadata={"k": value}, origin=MEMBER))
+        else:
+            self.both(lambda r: r.update_version("model", name, version, metadata={"k": value}, origin=MEMBER))
 
-    @rule(to=NAMES, actor=ACTORS)
-    def delete_collection(self, to, actor):
-        self.both(lambda r: r.delete_collection("model", to, actor=actor))
+    @rule(name=NAMES, version=VERSIONS)
+    def delete_artifact_version(self, name, version):
+        self.both(lambda r: r.delete_artifact_version(f"p/{name}:{version}", origin=MEMBER))
+
+    @rule(collection=NAMES, origin=ORIGINS)
+    def delete_collection(self, collection, origin):
+        self.both(lambda r: r.delete_collection("model", collection, origin=origin))
 
     @invariant()
-    def the_same_is_there(self):
-        seen = []
-        for home in self.homes:
-            collections = home.registry.collections("model", cursor=None, limit=10).items
+    def both_have_the_same_state(self):
+        states = []
+        for fixture in self.fixtures:
+            registry = fixture.registry
+            collections = registry.collections("model", cursor=None, limit=10).items
             versions = [
                 version
-                for one in collections
-                for version in home.registry.versions("model", one.name, cursor=None, limit=100).items
+                for collection in collections
+                for version in registry.versions("model", collection.name, cursor=None, limit=100).items
             ]
-            events = [without_ids(one.event) for one in home.events.page(EventQuery(), cursor=None, limit=500).items]
-            history = home.registry.history(None, None, cursor=None, limit=500).items
-            seen.append((collections, versions, events, [(one.action, one.before, one.after) for one in history]))
-            for one in collections:
-                held = {
+            events = fixture.events.page(EventQuery(), cursor=None, limit=500).items
+            history = registry.history(None, None, cursor=None, limit=500).items
+            states.append(
+                (
+                    collections,
+                    versions,
+                    [without_ids(stored.event) for stored in events],
+                    [(entry.action, entry.before, entry.after) for entry in history],
+                )
+            )
+            for collection in collections:
+                holders = {
                     alias: version.name
                     for version in versions
                     for alias in version.aliases
-                    if version.collection == one.name
+                    if version.collection == collection.name
                 }
-                assert held == one.aliases, "every alias has one holder that exists"
-        assert seen[0] == seen[1]
+                assert holders == collection.aliases, "every alias has one holder that exists"
+        assert states[0] == states[1]
 
 
 def without_ids(event):
-    form = event.as_dict()
-    del form["id"], form["mutation_id"]
-    return form
+    return {**event_json(event), "id": None, "mutation_id": None}
 
 
-def test_memory_and_sql_tell_the_same_story():
-    """Any sequence of mutations gives the same answers, errors, events, history and state in both."""
+def test_memory_matches_sql():
+    """Any sequence of mutations gives the same results, errors, events, history and state in memory and in SQL."""
     run_state_machine_as_test(
-        SameStory,
+        MemoryMatchesSql,
         settings=settings(
             max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
