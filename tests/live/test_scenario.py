@@ -10,7 +10,7 @@ import pytest
 from tests.docker_engines import HOW_TO, find_engine
 from tests.project.repository import ROOT
 from tests.waiting import until
-from upshot.demo.image import example_image
+from upshot.demo.image import build_image
 from upshot.embedded.docker_bridge import bridge_address
 from upshot.receivers import GITHUB_TOKEN, SIGNING_SECRET
 
@@ -31,7 +31,7 @@ def engine():
 @pytest.fixture
 def gateway(engine):
     """Address of this machine that containers of its Docker reach, and the samples' image made there."""
-    example_image(print)
+    build_image(print)
     return bridge_address()
 
 
