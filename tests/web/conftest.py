@@ -1,4 +1,4 @@
-"""A house in memory, or on a real SQLite file, answered by a real server on loopback."""
+"""The web application over stores in memory or on SQLite, behind a real server on loopback."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.memory.events import MemoryEvents
-from upshot.adapters.memory.executions import MemoryExecutions, MemoryWorkers
+from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.idempotency import MemoryIdempotency
 from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
+from upshot.adapters.memory.workers import MemoryWorkers
 from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
@@ -50,59 +51,55 @@ from upshot.web.app import create_app
 from upshot.web.dependencies import WebDependencies
 
 API = "/api/v1"
+BASE_URL = "https://upshot.example.com"
 COLLECTIONS = f"{API}/registries/model/collections"
 CHURN = f"{COLLECTIONS}/churn"
 
 
-class SilentPublisher:
-    """A stream that is away; the relay would publish later."""
+class DroppingPublisher:
+    """A stream that accepts no event, as if Redis were unavailable."""
 
     def publish(self, events: Sequence[Event]) -> bool:
-        """Not taken."""
+        """Publish nothing."""
         return False
 
 
-class Bell:
-    """Remembers who was rung for."""
+class RecordingNotifier:
+    """A notifier that records the executions that it is called for."""
 
     def __init__(self) -> None:
         self.notified: list[str] = []
 
     def notify_executions(self, execution_ids: Sequence[str]) -> bool:
-        """Taken."""
+        """Record the ids."""
         self.notified += execution_ids
         return True
 
 
-@pytest.fixture
-def clock() -> FrozenClock:
-    return FrozenClock()
-
-
-class QuietBacklog:
-    """`BacklogStore` that has little to say."""
+class StubBacklog:
+    """A backlog with fixed counts."""
 
     def measure(self, now: datetime) -> Backlog:
-        """One execution waits."""
+        """Return the counts."""
         return Backlog(3, 1, now, {"waiting": 1, "failed": 0}, 0, None, {"queued": 2, "running": 0}, {"gpu": 2})
 
 
 @dataclass(frozen=True)
 class Stores:
-    """Where the house keeps things."""
+    """The stores behind the web application."""
 
     registry: RegistryStore
     events: EventStore
     executions: MemoryExecutions | SqlExecutions
     jobs: JobStore
-    job_desk: JobAdmin
+    job_admin: JobAdmin
     workers: WorkerStore
     backlog: BacklogStore
     idempotency: IdempotencyStore
 
 
 def memory_stores() -> Stores:
-    """Everything in memory."""
+    """Return stores in memory."""
     events = MemoryEvents()
     executions = MemoryExecutions(events)
     jobs = MemoryJobs(executions)
@@ -111,30 +108,35 @@ def memory_stores() -> Stores:
         events=events,
         executions=executions,
         jobs=jobs,
-        job_desk=jobs,
+        job_admin=jobs,
         workers=MemoryWorkers(),
-        backlog=QuietBacklog(),
+        backlog=StubBacklog(),
         idempotency=MemoryIdempotency(),
     )
 
 
 def sql_stores(database: Database) -> Stores:
-    """Everything in one database."""
+    """Return stores in one database."""
     return Stores(
         registry=SqlRegistry(database),
         events=SqlEvents(database),
         executions=SqlExecutions(database),
         jobs=SqlJobs(database),
-        job_desk=SqlJobAdmin(database),
+        job_admin=SqlJobAdmin(database),
         workers=SqlWorkers(database),
         backlog=SqlBacklog(database),
         idempotency=SqlIdempotency(database),
     )
 
 
+@pytest.fixture
+def clock() -> FrozenClock:
+    return FrozenClock()
+
+
 @pytest.fixture(scope="session")
 def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with all tables and nothing in them, to be copied."""
+    """Return an SQLite file with empty tables, for tests to copy."""
     path = tmp_path_factory.mktemp("sqlite") / "empty.db"
     database = Database(sqlite_url(path))
     metadata.create_all(database.engine)
@@ -144,7 +146,7 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sqlite_stores(tmp_path: Path, empty_sqlite: Path) -> Iterator[Stores]:
-    """Everything in an SQLite file."""
+    """Return stores in an SQLite file."""
     path = tmp_path / "upshot.db"
     shutil.copy(empty_sqlite, path)
     database = Database(sqlite_url(path))
@@ -154,19 +156,8 @@ def sqlite_stores(tmp_path: Path, empty_sqlite: Path) -> Iterator[Stores]:
 
 @pytest.fixture
 def stores() -> Stores:
-    """Memory, unless a module says otherwise."""
+    """Return stores in memory. Modules that need a database override this fixture."""
     return memory_stores()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> AutomationFolder:
-    """A folder with one automation, one that is switched off, and a broken file."""
-    path = tmp_path / "automations"
-    path.mkdir()
-    (path / "promote.yaml").write_text(PROMOTE)
-    (path / "off.yaml").write_text(PROMOTE.replace("promote", "switched-off") + "enabled: false\n")
-    (path / "broken.yaml").write_text("name: broken\non: alias-added\nsteps:\n  - uses: slak\n")
-    return AutomationFolder(path, load_catalog(EgressRules.parse("")))
 
 
 PROMOTE = dedent(
@@ -184,29 +175,46 @@ PROMOTE = dedent(
 
 
 @pytest.fixture
-def house(stores: Stores, clock: FrozenClock, folder: AutomationFolder) -> WebDependencies:
-    """A house without a token, on loopback."""
-    return WebDependencies(
+def automations(tmp_path: Path) -> AutomationFolder:
+    """Return a directory with one automation, one that is disabled, and a broken file."""
+    path = tmp_path / "automations"
+    path.mkdir()
+    (path / "promote.yaml").write_text(PROMOTE)
+    (path / "off.yaml").write_text(PROMOTE.replace("promote", "switched-off") + "enabled: false\n")
+    (path / "broken.yaml").write_text("name: broken\non: alias-added\nsteps:\n  - uses: slak\n")
+    return AutomationFolder(path, load_catalog(EgressRules.parse("")))
+
+
+def make_deps(stores: Stores, clock: FrozenClock, automations: AutomationFolder, **changes: Any) -> WebDependencies:
+    """Return the dependencies of a server without a token on loopback."""
+    deps = WebDependencies(
         settings=Settings(host="127.0.0.1"),
         clock=clock,
-        registry=Registry(stores.registry, SilentPublisher(), clock),
+        base_url=BASE_URL,
+        registry=Registry(stores.registry, DroppingPublisher(), clock, base_url=BASE_URL),
         events=stores.events,
         executions=stores.executions,
-        jobs=stores.job_desk,
-        book=JobsConfig(),
+        jobs=stores.job_admin,
+        jobs_config=JobsConfig(),
         installation=Installation("ins_1", bytes(range(32))),
-        doorbell=Bell(),
-        automations=folder,
+        notifier=RecordingNotifier(),
+        automations=automations,
         backlog=stores.backlog,
         workers=stores.workers,
         idempotency=stores.idempotency,
-        database_answers=lambda: True,
-        redis_answers=lambda: True,
+        ping_database=lambda: True,
+        ping_redis=lambda: True,
     )
+    return replace(deps, **changes)
 
 
-class Host:
-    """A real server whose application can be exchanged; one for all tests, since starting it takes a while."""
+@pytest.fixture
+def deps(stores: Stores, clock: FrozenClock, automations: AutomationFolder) -> WebDependencies:
+    return make_deps(stores, clock, automations)
+
+
+class AppServer:
+    """A real server for an application that tests exchange. It starts once, because starting takes a while."""
 
     def __init__(self) -> None:
         self._app: ASGIApp | None = None
@@ -219,79 +227,80 @@ class Host:
         self._thread.start()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on to the application of the moment."""
-        assert self._app, "no house is being served"
+        """Pass a request on to the current application."""
+        assert self._app, "no application is being served"
         await self._app(scope, receive, send)
 
     @contextmanager
-    def serving(self, house: WebDependencies) -> Iterator[httpx.Client]:
-        """A client while the server answers for the house."""
-        before, self._app = self._app, create_app(house)
+    def serving(self, deps: WebDependencies) -> Iterator[httpx.Client]:
+        """Serve an application with these dependencies, and yield a client."""
+        previous, self._app = self._app, create_app(deps)
         try:
             with httpx.Client(base_url=url_of(self._listener), timeout=20, trust_env=False, verify=False) as client:
                 yield client
         finally:
-            self._app = before
+            self._app = previous
 
     def stop(self) -> None:
-        """Let the server end."""
+        """Stop the server."""
         self._server.should_exit = True
         self._thread.join()
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Host]:
+def server() -> Iterator[AppServer]:
     configure("warning", "text")
-    host = Host()
-    yield host
-    host.stop()
+    server = AppServer()
+    yield server
+    server.stop()
 
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 
 @pytest.fixture
-def serve(server: Host, house: WebDependencies) -> Serve:
-    """Gives a client of a house with other settings (`token=…`) or parts (`registry=…`) than the usual ones."""
+def serve(server: AppServer, deps: WebDependencies) -> Serve:
+    """Return a function that serves with other settings (`token=…`) or dependencies (`registry=…`)."""
 
-    def with_changes(**changes: Any) -> AbstractContextManager[httpx.Client]:
-        parts = {name: changes.pop(name) for name in list(changes) if hasattr(house, name)}
+    def serve_with(**changes: Any) -> AbstractContextManager[httpx.Client]:
+        other = {name: changes.pop(name) for name in list(changes) if hasattr(deps, name)}
         settings = Settings(**{"host": "127.0.0.1", **changes})
-        return server.serving(replace(house, settings=settings, **parts))
+        return server.serving(replace(deps, settings=settings, **other))
 
-    return with_changes
+    return serve_with
 
 
 @pytest.fixture
-def web(server: Host, house: WebDependencies) -> Iterator[httpx.Client]:
-    """A client of a server without a token."""
-    with server.serving(house) as client:
+def web(server: AppServer, deps: WebDependencies) -> Iterator[httpx.Client]:
+    """Return a client of a server without a token."""
+    with server.serving(deps) as client:
         yield client
 
 
 @pytest.fixture
 def churn(web: httpx.Client) -> httpx.Client:
-    """The same, with `model/churn:v0` linked to `demo/churn:v0`, which holds `candidate`."""
-    made(web.post(f"{API}/projects/demo/artifacts", json={"name": "churn", "type": "model", "digest": "sha256:0"}))
-    made(web.post(f"{CHURN}/versions", json={"artifact": "demo/churn:v0", "aliases": ["candidate"]}))
+    """Return the client, with `demo/churn:v0` linked as `model/churn:v0`, which has the alias `candidate`."""
+    artifact = {"name": "churn", "artifact_type": "model", "digest": "sha256:0"}
+    ok_json(web.post(f"{API}/projects/demo/artifacts", json=artifact))
+    ok_json(web.post(f"{CHURN}/versions", json={"artifact": "demo/churn:v0", "aliases": ["candidate"]}))
     return web
 
 
-def made(response: httpx.Response) -> Any:
-    """What a request that must succeed has given."""
+def ok_json(response: httpx.Response) -> Any:
+    """Return the JSON of a response, which must be a success."""
     assert response.is_success, response.text
     assert response.headers["content-type"] == "application/json"
     return response.json()
 
 
 def problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:
-    """The problem that a request that must fail has given, with the members that every problem has."""
-    form: dict[str, Any] = response.json()
-    assert (response.status_code, form["type"]) == (status, f"urn:upshot:problem:{kind}"), response.text
+    """Return the problem in a response, which must have this status and kind."""
+    data: dict[str, Any] = response.json()
+    assert (response.status_code, data["type"]) == (status, f"urn:upshot:problem:{kind}"), response.text
     assert response.headers["content-type"] == "application/problem+json"
-    assert form["status"] == status
-    assert form["title"]
-    assert form["detail"]
+    assert data["status"] == status
+    assert data["title"]
+    assert data["detail"]
     for word in ("Traceback", "sqlite", "psycopg", "SELECT", "INSERT", ".py"):
         assert word not in response.text
-    return form
+    return data

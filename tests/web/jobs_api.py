@@ -1,4 +1,4 @@
-"""Jobs as the workers would have left them, for tests of what people and jobs see of them."""
+"""Jobs in the states that workers leave them in, for tests of the API."""
 
 from __future__ import annotations
 
@@ -9,50 +9,51 @@ from typing import Any
 
 import httpx
 
-from tests.web.conftest import API, Stores, made
+from tests.web.conftest import API, Stores, ok_json
 from upshot.clock import FrozenClock
 from upshot.domain.execution import Execution, ExecutionState, StepRecord
 from upshot.domain.job import ImagePullCredentials, Job, JobSpec, JobState
 from upshot.domain.secret_placeholders import SecretPlaceholders
-from upshot.ids import delivery_id, execution_id, job_id
+from upshot.ids import EventId, RevisionId, WorkerId, derive_delivery_id, derive_execution_id, derive_job_id
 from upshot.ports.executions import Admission, ExecutionUpdate
 from upshot.ports.jobs import ConcurrencyLimits, JobUpdate, WorkerCapacity
 from upshot.ports.workers import WorkerRecord
 
 NONCE = "Nx0123456789abcdef0123456789abcdef"
 ENGINES: Mapping[str, str] = {"docker": "engine-1"}
+WORKER_ID = WorkerId("w1")
 
 
 @dataclass(frozen=True)
-class Shop:
-    """Makes events, has a `launch` step of `automation` wait for a job of each, and works on those as a worker."""
+class JobsApiHarness:
+    """Creates jobs that steps wait for, and changes them as a worker does."""
 
     web: httpx.Client
     stores: Stores
     clock: FrozenClock
 
-    def job(self, *, event: str | None = None, automation: str = "promote", **changes: Any) -> Job:
-        """A queued job, and the execution that waits for it."""
-        if event is None:
-            event = made(self.web.post(f"{API}/events", json={"name": "go"}))["id"]
-        execution = execution_id(event, automation)
-        delivery = delivery_id(execution, "evaluate")
-        marks = SecretPlaceholders(NONCE)
+    def queued(self, *, event_id: EventId | None = None, automation: str = "promote", **changes: Any) -> Job:
+        """Create a queued job, and the execution that waits for it."""
+        if event_id is None:
+            event_id = ok_json(self.web.post(f"{API}/events", json={"name": "go"}))["id"]
+        execution_id = derive_execution_id(event_id, automation)
+        delivery_id = derive_delivery_id(execution_id, "evaluate")
+        placeholders = SecretPlaceholders(NONCE)
         job = Job(
-            id=job_id(delivery, 1, self.clock.now()),
+            id=derive_job_id(delivery_id, 1, self.clock.now()),
             name="evaluate",
             automation=automation,
-            execution_id=execution,
+            execution_id=execution_id,
             step_id="evaluate",
-            event_id=event,
-            delivery_id=delivery,
+            event_id=event_id,
+            delivery_id=delivery_id,
             queue="default",
             backend="docker",
             spec=JobSpec(
                 image="acme/evaluate:1",
-                env={"API_KEY": f"Bearer {marks.mark('API_KEY')}", "MODE": "fast"},
-                files={"key.pem": marks.mark("KEY")},
-                registry_auth=ImagePullCredentials("robot", marks.mark("PULL")),
+                env={"API_KEY": f"Bearer {placeholders.placeholder('API_KEY')}", "MODE": "fast"},
+                secret_files={"key.pem": placeholders.placeholder("KEY")},
+                registry_auth=ImagePullCredentials("robot", placeholders.placeholder("PULL")),
             ),
             secrets=("API_KEY", "KEY", "PULL"),
             nonce=NONCE,
@@ -68,55 +69,65 @@ class Shop:
         running = Execution(
             id=job.execution_id,
             automation=job.automation,
-            revision="r1",
+            revision_id=RevisionId("r1"),
             event_id=job.event_id,
             state=ExecutionState.RUNNING,
             created_at=now,
             steps=(StepRecord("evaluate", "launch"),),
-            lease_owner="w1",
+            lease_owner_id=WORKER_ID,
             lease_until=now,
             fence=1,
         )
         self.stores.executions.admit([Admission(job.event_id, (running,))], now)
-        held = replace(
+        step = StepRecord("evaluate", "launch", job_id=job.id, reason="waits for its job", started_at=now)
+        waiting = replace(
             running,
             state=ExecutionState.WAITING,
             reason="step evaluate: waits for its job",
-            lease_owner=None,
+            lease_owner_id=None,
             lease_until=None,
-            steps=(StepRecord("evaluate", "launch", job_id=job.id, reason="waits for its job", started_at=now),),
+            steps=(step,),
         )
-        assert not self.stores.executions.record([ExecutionUpdate(held, jobs=(job,))])
+        assert not self.stores.executions.record([ExecutionUpdate(waiting, jobs=(job,))])
 
     def claim(self, *queues: str) -> tuple[Job, ...]:
-        """Take what is queued, as a worker does."""
+        """Claim queued jobs, as a worker does."""
         now = self.clock.now()
         limits = dict.fromkeys(queues or ("default",), ConcurrencyLimits())
-        offer = WorkerCapacity("w1", "machine-1", ENGINES, limits)
-        return self.stores.jobs.claim_queued(offer, now=now, until=now + timedelta(seconds=30))
+        capacity = WorkerCapacity(WORKER_ID, "machine-1", ENGINES, limits)
+        return self.stores.jobs.claim_queued(capacity, now=now, until=now + timedelta(seconds=30))
 
-    def move(self, job: Job, state: JobState, **changes: Any) -> Job:
-        """Record a job's state, as the worker that holds it does."""
-        moved = replace(job, state=state, **changes)
-        assert not self.stores.jobs.record([JobUpdate(moved, wakes=state.is_final)])
-        return moved
+    def record(self, job: Job, state: JobState, **changes: Any) -> Job:
+        """Record a new state of a job, as the worker that supervises it does."""
+        changed = replace(job, state=state, **changes)
+        assert not self.stores.jobs.record([JobUpdate(changed, wakes_execution=state.is_final)])
+        return changed
 
     def running(self, **changes: Any) -> Job:
-        """A job that runs."""
-        job = self.job(**changes)
-        (taken,) = [one for one in self.claim(job.queue) if one.id == job.id]
-        return self.move(taken, JobState.RUNNING, started_at=self.clock.now(), handle="c0ffee", image_digest="sha256:1")
+        """Create a running job."""
+        job = self.queued(**changes)
+        (claimed,) = [other for other in self.claim(job.queue) if other.id == job.id]
+        return self.record(
+            claimed, JobState.RUNNING, started_at=self.clock.now(), handle="c0ffee", image_digest="sha256:1"
+        )
 
-    def say(self, job: Job, *texts: str, keep_bytes: int = 1_000_000) -> None:
-        """Keep what a job said."""
+    def append_log(self, job: Job, *texts: str, keep_bytes: int = 1_000_000) -> None:
+        """Append chunks to a job's log."""
         for text in texts:
             self.stores.jobs.append_log(job.id, text, position="p", now=self.clock.now(), keep_bytes=keep_bytes)
 
-    def worker(self, **changes: Any) -> None:
-        """Let a worker be alive."""
+    def add_worker(self, **changes: Any) -> None:
+        """Record the heartbeat of a worker."""
         now = self.clock.now()
         record = WorkerRecord(
-            *("w1", "host-1", 1, now, now, 0, None, 1),
+            id=WORKER_ID,
+            host="host-1",
+            pid=1,
+            started_at=now,
+            seen_at=now,
+            in_progress=0,
+            stream_read_at=None,
+            automations=1,
             machine="machine-1",
             queues=("events", "default"),
             engines=ENGINES,

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.web.conftest import API, CHURN, made, problem
+from tests.web.conftest import API, CHURN, ok_json, problem
 from upshot.errors import Unavailable
 from upshot.ports.workers import WorkerRecord
 
 
 def worker(clock, name: str = "w1", *, silent_seconds: float = 0) -> WorkerRecord:
     now = clock.now()
-    seen = now - timedelta(seconds=silent_seconds)
-    return WorkerRecord(name, "here", 1, now, seen, in_progress=4, stream_read_at=None, automations=2)
+    seen_at = now - timedelta(seconds=silent_seconds)
+    return WorkerRecord(name, "here", 1, now, seen_at, in_progress=4, stream_read_at=None, automations=2)
 
 
 def samples(text: str) -> dict[str, float]:
@@ -28,28 +29,26 @@ def samples(text: str) -> dict[str, float]:
     }
 
 
-class Away:
-    """A store whose database is away."""
+class UnavailableStore:
+    """A store in a database that does not answer."""
 
     def __getattr__(self, name: str) -> Any:
         def fail(*_: Any, **__: Any) -> Any:
-            raise Unavailable("away")
+            raise Unavailable("the database does not answer")
 
         return fail
 
 
 def test_a_process_that_answers_is_healthy(web):
-    """Whatever else is away."""
-    assert made(web.get("/healthz")) == {"status": "ok"}
+    """Health does not depend on any other process."""
+    assert ok_json(web.get("/healthz")) == {"status": "ok"}
 
 
-def test_a_process_whose_threads_are_all_stuck_is_not_healthy(serve, monkeypatch):
-    """When no thread becomes free in time, whoever watches should start it again."""
-    from threading import Event, Thread
-
-    go_on = Event()
+def test_a_process_whose_threads_are_all_stuck_is_unhealthy(serve, monkeypatch):
+    """If no thread becomes free in time, the response is 503, so that a supervisor restarts the process."""
+    release = Event()
     monkeypatch.setattr("upshot.web.routes.health.STUCK_SECONDS", 0.2)
-    with serve(redis_answers=lambda: go_on.wait(30)) as client:
+    with serve(ping_redis=lambda: release.wait(30)) as client:
         stuck = [Thread(target=client.get, args=("/readyz",), daemon=True) for _ in range(40)]
         for thread in stuck:
             thread.start()
@@ -60,18 +59,18 @@ def test_a_process_whose_threads_are_all_stuck_is_not_healthy(serve, monkeypatch
                     break
             problem(response, 503, "stuck")
         finally:
-            go_on.set()
+            release.set()
             for thread in stuck:
                 thread.join()
-        assert made(client.get("/healthz")) == {"status": "ok"}
+        assert ok_json(client.get("/healthz")) == {"status": "ok"}
 
 
 def test_readiness_reports_redis_workers_and_backlog(web, stores, clock):
-    """Of workers, those that were seen in the last 15 seconds."""
+    """Only workers with a heartbeat in the last 15 seconds count."""
     stores.workers.heartbeat(worker(clock))
-    stores.workers.heartbeat(worker(clock, "gone", silent_seconds=16))
+    stores.workers.heartbeat(worker(clock, "dead", silent_seconds=16))
 
-    assert made(web.get("/readyz")) == {
+    assert ok_json(web.get("/readyz")) == {
         "status": "ready",
         "database": True,
         "redis": True,
@@ -79,28 +78,30 @@ def test_readiness_reports_redis_workers_and_backlog(web, stores, clock):
         "unmatched_events": 1,
         "due_executions": 0,
     }
-    assert [item["id"] for item in made(web.get(f"{API}/workers"))["items"]] == ["w1"]
+    assert [item["id"] for item in ok_json(web.get(f"{API}/workers"))["items"]] == ["w1"]
 
 
-def test_without_redis_and_workers_mutations_are_accepted(serve):
-    """So the process is ready, and says what is missing."""
-    with serve(redis_answers=lambda: False) as client:
-        form = made(client.get("/readyz"))
+def test_a_process_is_ready_without_redis_and_workers(serve):
+    """Mutations are accepted, and the response says what is missing."""
+    with serve(ping_redis=lambda: False) as client:
+        readiness = ok_json(client.get("/readyz"))
 
-    assert (form["status"], form["redis"], form["workers"]) == ("ready", False, 0)
-
-
-@pytest.mark.parametrize("how", [{"database_answers": lambda: False}, {"backlog": Away()}], ids=["ping", "query"])
-def test_without_the_database_the_process_is_not_ready(serve, how):
-    """503, as a problem that still tells about Redis."""
-    with serve(**how) as client:
-        form = problem(client.get("/readyz"), 503, "not-ready")
-
-    assert (form["database"], form["redis"]) == (False, True)
+    assert (readiness["status"], readiness["redis"], readiness["workers"]) == ("ready", False, 0)
 
 
-def test_metrics_tell_what_stands(web, stores, clock):
-    """The backlog, the workers and the automations, as Prometheus reads them."""
+@pytest.mark.parametrize(
+    "changes", [{"ping_database": lambda: False}, {"backlog": UnavailableStore()}], ids=["ping", "query"]
+)
+def test_a_process_is_not_ready_without_the_database(serve, changes):
+    """The response is 503, and its problem still reports on Redis."""
+    with serve(**changes) as client:
+        data = problem(client.get("/readyz"), 503, "not-ready")
+
+    assert (data["database"], data["redis"]) == (False, True)
+
+
+def test_metrics_show_backlog_workers_and_automations(web, stores, clock):
+    """Prometheus reads the counts from the database at each scrape."""
     stores.workers.heartbeat(worker(clock))
 
     found = samples(web.get("/metrics").text)
@@ -111,15 +112,15 @@ def test_metrics_tell_what_stands(web, stores, clock):
     assert found["upshot_jobs[('state', 'queued')]"] == 2
     assert found["upshot_jobs_queued[('queue', 'gpu')]"] == 2
     assert found["upshot_workers"] == 1
-    assert found["upshot_workers_in_hand"] == 4
+    assert found["upshot_workers_in_progress"] == 4
     assert found["upshot_automations"] == 2
     assert found["upshot_automations_broken"] == 1
     assert found["upshot_database_up"] == 1
 
 
-def test_metrics_without_the_database_still_tell_about_the_process(serve):
-    """So an alert can fire on it."""
-    with serve(backlog=Away()) as client:
+def test_metrics_without_the_database_still_show_the_process(serve):
+    """An alert can fire on `upshot_database_up`."""
+    with serve(backlog=UnavailableStore()) as client:
         client.get(f"{API}/automations")
         found = samples(client.get("/metrics").text)
 
@@ -128,8 +129,8 @@ def test_metrics_without_the_database_still_tell_about_the_process(serve):
     assert any(name.startswith("upshot_http_requests") for name in found)
 
 
-def test_requests_are_counted_by_route_not_by_path(web):
-    """However many names are asked for, labels stay few."""
+def test_requests_are_counted_by_route(web):
+    """The label is the template of the path, so labels stay few however many names clients use."""
     for number in range(20):
         web.get(f"{CHURN}{number}")
         web.get(f"/nowhere/{number}")
@@ -143,3 +144,12 @@ def test_requests_are_counted_by_route_not_by_path(web):
     assert found["upshot_http_requests_total[('method', 'GET'), ('route', 'unknown'), ('status', '404')]"] == 20
     assert found["upshot_http_request_seconds_count[('method', 'other'), ('route', '/healthz')]"] == 1
     assert not re.search(r"churn\d|nowhere|PROPFIND", text)
+
+
+def test_refused_requests_are_counted(serve):
+    """The metrics include requests that authentication or another middleware refuses."""
+    with serve(token="s3cret-token", host="127.0.0.1") as client:
+        client.get(f"{API}/events")
+        found = samples(client.get("/metrics").text)
+
+    assert found["upshot_http_requests_total[('method', 'GET'), ('route', 'unknown'), ('status', '401')]"] == 1

@@ -1,4 +1,4 @@
-"""No word that a path, a query, a body or a header can say makes the server fail, on either database."""
+"""No text in a path, a query, a body or a header makes the server fail, on either database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stores(request: pytest.FixtureRequest) -> Iterator[Stores]:
     database.close()
 
 
-NASTY = (
+HOSTILE_TEXTS = (
     "",
     " ",
     ".",
@@ -58,10 +58,10 @@ NASTY = (
 )
 
 
-def test_no_word_makes_a_route_fail(churn):
-    """Whatever a path, a query or a body says is answered or refused, never with a 500."""
-    for word in NASTY:
-        for method, path, body in calls_with(word):
+def test_no_text_makes_a_route_fail(churn):
+    """Every request is answered or refused, and none gets a 500."""
+    for text in HOSTILE_TEXTS:
+        for method, path, body in requests_with(text):
             response = churn.request(method, path, json=body)
             assert response.status_code < 500, (method, path, body, response.text)
             assert response.headers["content-type"] in {"application/json", "application/problem+json"}
@@ -82,57 +82,57 @@ CURSORS = (
 )
 
 
-def test_a_cursor_that_no_page_gave_is_refused_or_harmless(churn):
-    """Never a server's mistake; what cannot be read is 422."""
+def test_an_invented_cursor_is_refused_or_harmless(churn):
+    """A cursor that cannot be read is 422."""
     for path in PAGED.values():
         for cursor in CURSORS:
             response = churn.get(path, params={"cursor": cursor})
             assert response.status_code == 200 or problem(response, 422, "invalid-input")
 
 
-def calls_with(word: str) -> list[tuple[str, str, Any]]:
-    """One call of every kind, with the word wherever one can be said."""
-    said = quoted(word)
+def requests_with(text: str) -> list[tuple[str, str, Any]]:
+    """Return requests of every kind, with the text wherever a client can put one."""
+    encoded = url_encode(text)
     return [
-        ("GET", f"{COLLECTIONS}/{said}", None),
-        ("GET", f"{API}/registries/{said}/collections", None),
-        ("GET", f"{CHURN}/versions/{said}", None),
-        ("PUT", f"{CHURN}/aliases/{said}", {"version": word}),
-        ("PUT", f"{CHURN}/aliases/{said}", {"version": "v0"}),
-        ("DELETE", f"{CHURN}/aliases/{said}", None),
-        ("PUT", f"{CHURN}/tags/{said}", None),
-        ("PUT", f"{CHURN}/versions/v0/tags/{said}", None),
-        ("DELETE", f"{CHURN}/versions/{said}/tags/{said}", None),
-        ("PATCH", f"{CHURN}/versions/v0", {"metadata": {word: word}, "description": word}),
-        ("POST", COLLECTIONS, {"name": word, "artifact_type": word, "description": word}),
-        ("POST", f"{API}/registries/{said}/collections", {"name": "x", "artifact_type": "model"}),
-        ("POST", f"{CHURN}/versions", {"artifact": word, "aliases": [word]}),
-        ("POST", f"{CHURN}/versions", {"artifact": "demo/churn:v0", "aliases": [word]}),
-        ("POST", f"{API}/projects/{said}/artifacts", {"name": word, "type": word, "digest": word}),
-        ("POST", f"{API}/projects/demo/artifacts", {"name": "m", "type": "model", "manifest": {word: word}}),
-        ("GET", f"{API}/projects/{said}/artifacts/{said}/versions/{said}", None),
-        ("PUT", f"{API}/registries/model/protected-aliases", {"patterns": [word]}),
-        ("POST", EVENTS, {"name": word, "data": {word: [word]}}),
-        ("GET", f"{EVENTS}/{said}", None),
-        ("GET", f"{EVENTS}?subject={said}&name={said}&mutation={said}", None),
-        ("GET", f"{EVENTS}?after={said}", None),
-        ("GET", f"{API}/executions?event={said}&automation={said}", None),
-        ("POST", f"{API}/executions/{said}/cancel", None),
-        ("GET", f"{API}/automations/{said}", None),
-        ("GET", f"{API}/history?cursor={said}", None),
-        ("GET", f"{CHURN}?{said}={said}", None),
+        ("GET", f"{COLLECTIONS}/{encoded}", None),
+        ("GET", f"{API}/registries/{encoded}/collections", None),
+        ("GET", f"{CHURN}/versions/{encoded}", None),
+        ("PUT", f"{CHURN}/aliases/{encoded}", {"version": text}),
+        ("PUT", f"{CHURN}/aliases/{encoded}", {"version": "v0"}),
+        ("DELETE", f"{CHURN}/aliases/{encoded}", None),
+        ("PUT", f"{CHURN}/tags/{encoded}", None),
+        ("PUT", f"{CHURN}/versions/v0/tags/{encoded}", None),
+        ("DELETE", f"{CHURN}/versions/{encoded}/tags/{encoded}", None),
+        ("PATCH", f"{CHURN}/versions/v0", {"metadata": {text: text}, "description": text}),
+        ("POST", COLLECTIONS, {"name": text, "artifact_type": text, "description": text}),
+        ("POST", f"{API}/registries/{encoded}/collections", {"name": "x", "artifact_type": "model"}),
+        ("POST", f"{CHURN}/versions", {"artifact": text, "aliases": [text]}),
+        ("POST", f"{CHURN}/versions", {"artifact": "demo/churn:v0", "aliases": [text]}),
+        ("POST", f"{API}/projects/{encoded}/artifacts", {"name": text, "artifact_type": text, "digest": text}),
+        ("POST", f"{API}/projects/demo/artifacts", {"name": "m", "artifact_type": "model", "manifest": {text: text}}),
+        ("GET", f"{API}/projects/{encoded}/artifacts/{encoded}/versions/{encoded}", None),
+        ("PUT", f"{API}/registries/model/protected-aliases", {"patterns": [text]}),
+        ("POST", EVENTS, {"name": text, "data": {text: [text]}}),
+        ("GET", f"{EVENTS}/{encoded}", None),
+        ("GET", f"{EVENTS}?subject={encoded}&name={encoded}&mutation_id={encoded}", None),
+        ("GET", f"{EVENTS}?after={encoded}", None),
+        ("GET", f"{API}/executions?event_id={encoded}&automation={encoded}", None),
+        ("POST", f"{API}/executions/{encoded}/cancel", None),
+        ("GET", f"{API}/automations/{encoded}", None),
+        ("GET", f"{API}/history?cursor={encoded}", None),
+        ("GET", f"{CHURN}?{encoded}={encoded}", None),
     ]
 
 
 def test_no_actor_makes_a_mutation_fail(churn):
-    """A bad name is 422."""
-    for word in NASTY:
-        header = word.replace("\n", " ").strip(" ").encode()
+    """An invalid name is 422."""
+    for text in HOSTILE_TEXTS:
+        header = text.replace("\n", " ").strip(" ").encode()
         response = churn.put(f"{CHURN}/tags/x", headers={"X-Upshot-Actor": header})
 
         assert response.status_code == 200 or problem(response, 422, "invalid-input")
 
 
-def quoted(word: str) -> str:
-    """As a client must say it in a path; dots cannot be hidden from httpx, so they are escaped too."""
-    return "".join(f"%{byte:02X}" for byte in word.encode())
+def url_encode(text: str) -> str:
+    """Encode every byte, because httpx would resolve plain dots in a path."""
+    return "".join(f"%{byte:02X}" for byte in text.encode())

@@ -1,4 +1,4 @@
-"""What a job may do with its token, in whose name, and how long."""
+"""Job tokens: what a job may do, under which name, and for how long."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from tests.web.conftest import API, CHURN, Serve, made, problem
-from tests.web.jobs_api import Shop
+from tests.web.conftest import API, CHURN, Serve, ok_json, problem
+from tests.web.jobs_api import JobsApiHarness
 from upshot.automations.matcher import MatchResult
 from upshot.domain import job_token
-from upshot.domain.event import Event
 from upshot.domain.job import Job, JobState
 from upshot.errors import Unavailable
-from upshot.web.app import _ROUTERS
+from upshot.resources.event import event_from_json
+from upshot.web.app import ROUTERS
 from upshot.web.idempotency import MAX_KEY_CHARS
 
 SERVER_TOKEN = "s3cret-token"
 EVENTS = f"{API}/events"
-LINK = {"artifact": "demo/churn:v0", "aliases": ["candidate"]}
 
 
 @pytest.fixture
@@ -31,8 +30,8 @@ def stores(sqlite_stores):
 
 
 @pytest.fixture(params=[None, SERVER_TOKEN], ids=["server without a token", "server with a token"])
-def open_web(request, serve: Serve) -> Iterator[httpx.Client]:
-    """A client that may do anything, of either kind of server; others of the same server are made from it."""
+def admin(request, serve: Serve) -> Iterator[httpx.Client]:
+    """Return a client that may do anything, of a server without a token and of one with a token."""
     with serve(token=request.param) as client:
         if request.param:
             client.headers["Authorization"] = f"Bearer {request.param}"
@@ -40,59 +39,65 @@ def open_web(request, serve: Serve) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def shop(open_web, stores, clock) -> Shop:
-    return Shop(open_web, stores, clock)
+def jobs(admin, stores, clock) -> JobsApiHarness:
+    return JobsApiHarness(admin, stores, clock)
 
 
 @pytest.fixture
-def job(shop) -> Job:
-    """A job that runs, of the automation that answers when `production` is given away."""
-    made(shop.web.post(f"{API}/projects/demo/artifacts", json={"name": "churn", "type": "model", "digest": "sha256:0"}))
-    made(shop.web.post(f"{CHURN}/versions", json={"artifact": "demo/churn:v0", "aliases": ["production"]}))
-    (event,) = made(shop.web.get(EVENTS, params={"kind": "alias-added", "limit": 1}))["items"]
-    running: Job = shop.running(event_id=event["id"], version_reference="model/churn:v0")
+def job(jobs) -> Job:
+    """Return a running job of the automation that answers when a version gets `production`."""
+    artifact = {"name": "churn", "artifact_type": "model", "digest": "sha256:0"}
+    ok_json(jobs.web.post(f"{API}/projects/demo/artifacts", json=artifact))
+    ok_json(jobs.web.post(f"{CHURN}/versions", json={"artifact": "demo/churn:v0", "aliases": ["production"]}))
+    (event,) = ok_json(jobs.web.get(EVENTS, params={"kind": "alias-added", "limit": 1}))["items"]
+    running: Job = jobs.running(event_id=event["id"], version_reference="model/churn:v0")
     return running
 
 
 @pytest.fixture
-def token(house, job) -> str:
-    return job_token.make(house.installation.key, job.id)
+def token(deps, job) -> str:
+    return job_token.make(deps.installation.key, job.id)
 
 
 @pytest.fixture
-def inside(open_web, token) -> Iterator[httpx.Client]:
-    """What a program in the job's container asks with."""
-    with httpx.Client(base_url=open_web.base_url, headers=bearing(token), timeout=20, trust_env=False) as client:
+def job_client(admin, token) -> Iterator[httpx.Client]:
+    """Return the client of a program in the job's container."""
+    with httpx.Client(base_url=admin.base_url, headers=bearer(token), timeout=20, trust_env=False) as client:
         yield client
 
 
-def bearing(token: str) -> dict[str, str]:
+def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
 def api_routes() -> list[Any]:
-    """All that the document lists; APIRoute, whose methods are never None."""
+    """Return all documented routes of the API."""
     return [
         route
-        for router in _ROUTERS
+        for router in ROUTERS
         for route in router.routes
         if isinstance(route, APIRoute) and route.path.startswith(API) and route.include_in_schema
     ]
 
 
-# --- as itself ------------------------------------------------------------------------------------
+# --- acting as itself -----------------------------------------------------------------------------
 
 
-def test_a_job_changes_the_registry_as_itself(open_web, inside, job):
-    """History and events name it, and its events carry what led to them."""
-    made(inside.put(f"{CHURN}/aliases/evaluated", json={"version": "v0"}))
+def test_a_job_changes_the_registry_as_itself(admin, job_client, job):
+    """History and events name the job, and its events carry the chain that led to it."""
+    ok_json(job_client.put(f"{CHURN}/aliases/evaluated", json={"version": "v0"}))
 
-    entry = made(open_web.get(f"{CHURN}/history"))["items"][0]
+    entry = ok_json(admin.get(f"{CHURN}/history"))["items"][0]
     assert (entry["actor"], entry["action"]) == ("promote/evaluate", "add-alias")
-    event = made(open_web.get(EVENTS, params={"kind": "alias-added"}))["items"][0]
+    event = ok_json(admin.get(EVENTS, params={"kind": "alias-added"}))["items"][0]
     assert event["actor"] == {"name": "promote/evaluate", "kind": "job"}
     assert event["chain"] == [
-        {"automation": "promote", "execution": job.execution, "event": job.event, "version": "model/churn:v0"}
+        {
+            "automation": "promote",
+            "execution_id": job.execution_id,
+            "event_id": job.event_id,
+            "version": "model/churn:v0",
+        }
     ]
 
 
@@ -109,7 +114,7 @@ CHANGES = [
     ("DELETE", f"{CHURN}/aliases/production", None),
     ("DELETE", f"{CHURN}/versions/v0", None),
     ("DELETE", CHURN, None),
-    ("POST", f"{API}/projects/demo/artifacts", {"name": "x", "type": "model", "digest": "sha256:1"}),
+    ("POST", f"{API}/projects/demo/artifacts", {"name": "x", "artifact_type": "model", "digest": "sha256:1"}),
     ("PATCH", f"{API}/projects/demo/artifacts/churn/versions/v0", {"metadata": {"accuracy": 1}}),
     ("PUT", f"{API}/projects/demo/artifacts/churn/versions/v0/tags/t", None),
     ("DELETE", f"{API}/projects/demo/artifacts/churn/versions/v0/tags/seen", None),
@@ -121,34 +126,34 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES, ids=[f"{c[0]} {c[1].removeprefix(API)}" for c in CHANGES])
-@pytest.mark.parametrize("open_web", [None], indirect=True, ids=[""])
-def test_every_change_carries_the_chain(open_web, inside, job, method, path, body):
-    """There is no verb by which a job could hide what led to it."""
-    made(open_web.put(f"{CHURN}/tags/old"))
-    made(open_web.put(f"{CHURN}/versions/v0/tags/seen"))
-    newest = made(open_web.get(EVENTS))["items"][0]["id"]
+@pytest.mark.parametrize("admin", [None], indirect=True, ids=[""])
+def test_every_change_of_a_job_carries_the_chain(admin, job_client, job, method, path, body):
+    """A job cannot make a change that hides what led to it."""
+    ok_json(admin.put(f"{CHURN}/tags/old"))
+    ok_json(admin.put(f"{CHURN}/versions/v0/tags/seen"))
+    newest = ok_json(admin.get(EVENTS))["items"][0]["id"]
 
-    answer = inside.request(method, path, json=body)
+    response = job_client.request(method, path, json=body)
 
-    assert answer.is_success, answer.text
-    events = made(open_web.get(EVENTS, params={"after": newest}))["items"]
+    assert response.is_success, response.text
+    events = ok_json(admin.get(EVENTS, params={"after": newest}))["items"]
     assert events
     for event in events:
         assert event["actor"] == {"name": "promote/evaluate", "kind": "job"}
-        assert [link["execution"] for link in event["chain"]] == [job.execution]
+        assert [cause["execution_id"] for cause in event["chain"]] == [job.execution_id]
 
 
-def test_the_changes_above_are_all_there_are():
-    """A route that comes to be must be tried as well."""
-    tried = {
+def test_the_list_of_changes_is_complete():
+    """A new route that changes something must be added to `CHANGES`."""
+    tested = {
         (method, route.path)
         for method, path, _ in CHANGES
         for route in api_routes()
         if method in route.methods and route.path_regex.match(path)
     }
-    for_admins = ("PUT", f"{API}/registries/{{registry}}/protected-aliases")
+    only_for_admins = ("PUT", f"{API}/registries/{{registry}}/protected-aliases")
 
-    assert tried | {for_admins} == {
+    assert tested | {only_for_admins} == {
         (method, route.path)
         for route in api_routes()
         if route.path.startswith((f"{API}/registries", f"{API}/projects", EVENTS))
@@ -156,41 +161,39 @@ def test_the_changes_above_are_all_there_are():
     }
 
 
-def test_a_job_does_not_set_its_own_automation_off_again(house, open_web, inside, job):
-    """Giving `production` again to the version that it is about would go round for ever; it is stopped, visibly."""
-    made(inside.delete(f"{CHURN}/aliases/production"))
-    made(inside.put(f"{CHURN}/aliases/production", json={"version": "v0"}))
-    event = Event.from_dict(made(open_web.get(EVENTS, params={"kind": "alias-added"}))["items"][0])
+def test_a_job_does_not_trigger_its_own_automation(deps, admin, job_client, job):
+    """A job that gives `production` to its own version again would cause an endless loop, so the matcher refuses it."""
+    ok_json(job_client.delete(f"{CHURN}/aliases/production"))
+    ok_json(job_client.put(f"{CHURN}/aliases/production", json={"version": "v0"}))
+    event = event_from_json(ok_json(admin.get(EVENTS, params={"kind": "alias-added"}))["items"][0])
 
-    (match,) = house.automations.current.matcher.match(event)
+    (match,) = deps.automations.current.matcher.match(event)
 
-    assert match.verdict is MatchResult.LOOP
-
-
-def test_what_led_to_its_event_led_to_the_job(house, shop, open_web, inside, job):
-    """A chain grows with every job, oldest first."""
-    event = made(inside.post(EVENTS, json={"name": "evaluated"}))["id"]
-    second = shop.running(event_id=event, automation="notify")
-    token = job_token.make(house.installation.key, second.id)
-
-    told = made(open_web.post(EVENTS, json={"name": "notified"}, headers=bearing(token)))
-
-    assert [link["execution"] for link in told["chain"]] == [job.execution, second.execution]
+    assert match.result is MatchResult.LOOP
 
 
-def test_a_job_is_nobody_else(inside, open_web, job):
-    """It cannot name whom it acts for, not even when it only looks."""
+def test_the_chain_of_its_event_is_part_of_a_jobs_chain(deps, jobs, admin, job_client, job):
+    """The chain grows with every job, oldest execution first."""
+    event_id = ok_json(job_client.post(EVENTS, json={"name": "evaluated"}))["id"]
+    second = jobs.running(event_id=event_id, automation="notify")
+    token = job_token.make(deps.installation.key, second.id)
+
+    event = ok_json(admin.post(EVENTS, json={"name": "notified"}, headers=bearer(token)))
+
+    assert [cause["execution_id"] for cause in event["chain"]] == [job.execution_id, second.execution_id]
+
+
+def test_a_job_cannot_act_for_somebody_else(job_client, admin, job):
+    """The header that names an actor is refused, on reading too."""
     for method, path in (("PUT", f"{CHURN}/aliases/a"), ("GET", CHURN)):
-        form = problem(
-            inside.request(method, path, json={"version": "v0"}, headers={"X-Upshot-Actor": "ada"}), 403, "forbidden"
-        )
-        assert "acts as itself" in form["detail"]
-    assert made(open_web.get(CHURN))["aliases"] == {"latest": "v0", "production": "v0"}
+        response = job_client.request(method, path, json={"version": "v0"}, headers={"X-Upshot-Actor": "ada"})
+        assert "acts as itself" in problem(response, 403, "forbidden")["detail"]
+    assert ok_json(admin.get(CHURN))["aliases"] == {"latest": "v0", "production": "v0"}
 
 
-def test_a_job_is_no_admin(inside, open_web, job):
-    """Protected aliases stay where they are, and protected."""
-    made(open_web.put(f"{API}/registries/model/protected-aliases", json={"patterns": ["prod*"]}))
+def test_a_job_is_not_an_admin(job_client, admin, job):
+    """A job can neither move protected aliases nor change which aliases are protected."""
+    ok_json(admin.put(f"{API}/registries/model/protected-aliases", json={"patterns": ["prod*"]}))
 
     for method, path, body in (
         ("PUT", f"{CHURN}/aliases/production", {"version": "v0"}),
@@ -198,40 +201,44 @@ def test_a_job_is_no_admin(inside, open_web, job):
         ("DELETE", CHURN, None),
         ("PUT", f"{API}/registries/model/protected-aliases", {"patterns": []}),
     ):
-        form = problem(inside.request(method, path, json=body), 403, "forbidden")
-        assert "promote/evaluate is a member" in form["detail"]
+        data = problem(job_client.request(method, path, json=body), 403, "forbidden")
+        assert "promote/evaluate is a member" in data["detail"]
 
 
 # --- its scope ------------------------------------------------------------------------------------
 
 OPEN_TO_JOBS = {
-    *(f"{method} {API}/{path}" for method, path in (("POST", "events"), ("GET", "events/{event}"), ("GET", "history"))),
-    *(f"GET {API}/jobs/{{job}}{rest}" for rest in ("", "/log", "/log.txt")),
+    f"POST {API}/events",
+    f"GET {API}/events/{{event_id}}",
+    f"GET {API}/history",
+    f"GET {API}/jobs/{{job_id}}",
+    f"GET {API}/jobs/{{job_id}}/log",
+    f"GET {API}/jobs/{{job_id}}/log.txt",
 }
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [(method, route.path) for route in api_routes() for method in sorted(route.methods)]
 )
-@pytest.mark.parametrize("open_web", [SERVER_TOKEN], indirect=True, ids=[""])
-def test_a_job_asks_within_its_scope(inside, job, method, path):
-    """Registry, projects, its own event and itself are open to it; of all the rest it hears 403."""
+@pytest.mark.parametrize("admin", [SERVER_TOKEN], indirect=True, ids=[""])
+def test_a_job_has_access_within_its_scope(job_client, job, method, path):
+    """A job may use the registry, projects, its own event and itself. Everything else is 403."""
     is_open = f"{method} {path}" in OPEN_TO_JOBS or path.startswith((f"{API}/registries", f"{API}/projects"))
-    own = {"event": job.event, "job": job.id, "registry": "model", "project": "demo"}
+    own = {"event_id": job.event_id, "job_id": job.id, "registry": "model", "project": "demo"}
 
-    answer = inside.request(method, re.sub(r"{(\w+)}", lambda name: own.get(name[1], "x"), path))
+    response = job_client.request(method, re.sub(r"{(\w+)}", lambda name: own.get(name[1], "x"), path))
 
     if is_open:
-        assert answer.status_code not in {401, 403}, answer.text
+        assert response.status_code not in {401, 403}, response.text
     else:
-        assert "a job may" in problem(answer, 403, "forbidden")["detail"]
+        assert "a job may" in problem(response, 403, "forbidden")["detail"]
 
 
-def test_a_job_looks_at_itself_alone(shop, inside, job):
-    """Neither other jobs nor other events are its business, nor is stopping itself, nor what is not there."""
-    other = shop.running(automation="other")
-    assert made(inside.get(f"{API}/jobs/{job.id}"))["id"] == job.id
-    assert made(inside.get(f"{API}/events/{job.event}"))["id"] == job.event
+def test_a_job_sees_only_itself_and_its_own_event(jobs, job_client, job):
+    """Other jobs and other events are 403, known or unknown, and so is stopping itself."""
+    other = jobs.running(automation="other")
+    assert ok_json(job_client.get(f"{API}/jobs/{job.id}"))["id"] == job.id
+    assert ok_json(job_client.get(f"{API}/events/{job.event_id}"))["id"] == job.event_id
 
     for method, path in (
         ("GET", f"{API}/jobs/{other.id}"),
@@ -239,51 +246,51 @@ def test_a_job_looks_at_itself_alone(shop, inside, job):
         ("GET", f"{API}/jobs/{job.id}0"),
         ("GET", f"{API}/jobs"),
         ("POST", f"{API}/jobs/{job.id}/cancel"),
-        ("GET", f"{API}/events/{other.event}"),
-        ("GET", f"{API}/executions/{job.execution}"),
-        ("POST", f"{API}/executions/{job.execution}/cancel"),
+        ("GET", f"{API}/events/{other.event_id}"),
+        ("GET", f"{API}/executions/{job.execution_id}"),
+        ("POST", f"{API}/executions/{job.execution_id}/cancel"),
         ("GET", "/metrics"),
         ("GET", f"{API}/nowhere"),
         ("GET", f"{API}/registriesx"),
         ("GET", f"{API}/registries/../jobs"),
         ("HEAD", CHURN),
     ):
-        answer = inside.request(method, path)
-        assert answer.status_code == 403, (method, path, answer.text)
+        response = job_client.request(method, path)
+        assert response.status_code == 403, (method, path, response.text)
 
 
-def test_what_is_open_to_all_is_open_to_jobs(inside):
-    """Health and the document."""
+def test_public_paths_are_open_to_jobs(job_client):
+    """Health and the OpenAPI document need no scope."""
     for path in ("/healthz", "/readyz", f"{API}/openapi.json"):
-        assert inside.get(path).status_code == 200
+        assert job_client.get(path).status_code == 200
 
 
-# --- when it is good ------------------------------------------------------------------------------
+# --- when it is valid -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", JobState)
-def test_a_token_is_good_while_its_job_is_active(shop, inside, job, state):
-    """Neither before it starts, nor between two tries, nor after its end."""
-    changes: dict[str, Any] = {"due_at": shop.clock.now()} if state is JobState.QUEUED else {}
+def test_a_token_is_valid_while_its_job_is_active(jobs, job_client, job, state):
+    """It is invalid before the job starts, between two attempts, and after the end."""
+    changes: dict[str, Any] = {"due_at": jobs.clock.now()} if state is JobState.QUEUED else {}
     if state.is_final:
-        changes = {"finished_at": shop.clock.now()}
-    shop.move(job, state, **changes)
+        changes = {"finished_at": jobs.clock.now()}
+    jobs.record(job, state, **changes)
 
-    answer = inside.get(CHURN)
+    response = job_client.get(CHURN)
 
     if state.is_active:
-        made(answer)
+        ok_json(response)
     else:
-        form = problem(answer, 401, "unauthorized")
-        assert f"job {job.id} is {state.value}" in form["detail"]
-        assert "invalid_token" in answer.headers["www-authenticate"]
+        data = problem(response, 401, "unauthorized")
+        assert f"job {job.id} is {state.value}" in data["detail"]
+        assert "invalid_token" in response.headers["www-authenticate"]
 
 
-def test_a_token_of_no_job_is_refused(open_web, house, job):
-    """Not even one that was made with the right key opens anything for a job that is not there."""
-    token = job_token.make(house.installation.key, "job_0000000000000000000000000a")
+def test_a_token_of_an_unknown_job_is_refused(admin, deps, job):
+    """A token that the right key signed is invalid if its job does not exist."""
+    token = job_token.make(deps.installation.key, "job_0000000000000000000000000a")
 
-    problem(open_web.get(CHURN, headers=bearing(token)), 401, "unauthorized")
+    problem(admin.get(CHURN, headers=bearer(token)), 401, "unauthorized")
 
 
 @pytest.mark.parametrize(
@@ -294,106 +301,114 @@ def test_a_token_of_no_job_is_refused(open_web, house, job):
         pytest.param(lambda token: token[:-64] + "0" * 64, id="a guess"),
         pytest.param(lambda token: token.replace("job_0", "job_1"), id="another job's"),
         pytest.param(lambda token: job_token.make(bytes(32), token[4:-65]), id="another installation's"),
-        pytest.param(lambda token: "upj_", id="the beginning alone"),
+        pytest.param(lambda token: "upj_", id="only the prefix"),
     ],
 )
-def test_a_wrong_token_of_a_job_is_refused(open_web, token, spoil):
-    """Also by a server that asks for no token at all: whoever says to be a job must be it."""
+def test_an_invalid_job_token_is_refused(admin, token, spoil):
+    """A server without a token refuses it too: a caller that claims to be a job must prove it."""
     for method, path in (("GET", CHURN), ("POST", EVENTS), ("GET", "/metrics"), ("GET", f"{API}/nowhere")):
-        answer = open_web.request(method, path, headers=bearing(spoil(token)))
-        problem(answer, 401, "unauthorized")
-        assert "invalid_token" in answer.headers["www-authenticate"]
+        response = admin.request(method, path, headers=bearer(spoil(token)))
+        problem(response, 401, "unauthorized")
+        assert "invalid_token" in response.headers["www-authenticate"]
 
 
-@pytest.mark.parametrize("open_web", [None], indirect=True, ids=[""])
-def test_a_job_may_know_the_server_by_another_name(inside, job):
-    """A container reaches a server on loopback by a name that the server does not know; its token says enough."""
-    made(inside.get(CHURN, headers={"Host": "host.docker.internal:8080"}))
-    del inside.headers["Authorization"]
-    problem(inside.get(CHURN, headers={"Host": "host.docker.internal:8080"}), 403, "forbidden")
+@pytest.mark.parametrize("admin", [None], indirect=True, ids=[""])
+def test_a_job_may_reach_the_server_under_any_name(job_client, job):
+    """A container reaches a server on loopback under a name that the server does not know; the token is enough."""
+    ok_json(job_client.get(CHURN, headers={"Host": "host.docker.internal:8080"}))
+    del job_client.headers["Authorization"]
+    problem(job_client.get(CHURN, headers={"Host": "host.docker.internal:8080"}), 403, "forbidden")
 
 
-def test_the_servers_own_token_may_look_like_a_jobs(serve):
-    """Whatever an operator has chosen is the server's."""
+def test_the_servers_token_may_look_like_a_job_token(serve):
+    """The operator's own token always works."""
     with serve(token="upj_of_my_own") as client:
-        made(client.get(EVENTS, headers=bearing("upj_of_my_own")))
+        ok_json(client.get(EVENTS, headers=bearer("upj_of_my_own")))
 
 
-# --- once, and quickly ----------------------------------------------------------------------------
+# --- idempotency and the database -----------------------------------------------------------------
 
 
-def test_keys_of_jobs_meet_nobody_elses(shop, house, open_web, token, job):
-    """The same key of a person, of a job and of another job names three requests; each is done once."""
-    other = job_token.make(house.installation.key, shop.running(automation="other").id)
+def test_idempotency_keys_of_jobs_are_separate(jobs, deps, admin, token, job):
+    """The same key of a person, of a job and of another job names three requests, and each is made once."""
+    other = job_token.make(deps.installation.key, jobs.running(automation="other").id)
     key = {"Idempotency-Key": "k" * MAX_KEY_CHARS}
 
-    ids = []
-    for headers in ({}, bearing(token), bearing(other)):
+    event_ids = []
+    for headers in ({}, bearer(token), bearer(other)):
         first, again = [
-            made(open_web.post(EVENTS, json={"name": "done"}, headers={**headers, **key})) for _ in range(2)
+            ok_json(admin.post(EVENTS, json={"name": "done"}, headers={**headers, **key})) for _ in range(2)
         ]
         assert first["id"] == again["id"]
-        ids.append(first["id"])
+        event_ids.append(first["id"])
 
-    assert len(set(ids)) == 3
-    assert len(made(open_web.get(EVENTS, params={"name": "done"}))["items"]) == 3
+    assert len(set(event_ids)) == 3
+    assert len(ok_json(admin.get(EVENTS, params={"name": "done"}))["items"]) == 3
 
 
-def test_a_kept_key_of_a_job_fits_where_keys_are_kept(open_web, inside, stores, job, monkeypatch):
-    """However long it came, it is kept as a word that the table has room for, and told apart from any that came."""
-    kept = []
+def test_the_stored_key_of_a_job_fits_into_the_store(job_client, stores, job, monkeypatch):
+    """The longest key of a job is stored in the length that the table allows, and contains a line break."""
+    stored = []
     reserve = stores.idempotency.reserve
 
-    def noting(key: str, *rest: Any, **more: Any) -> Any:
-        kept.append(key)
-        return reserve(key, *rest, **more)
+    def record_and_reserve(key: str, *args: Any, **kwargs: Any) -> Any:
+        stored.append(key)
+        return reserve(key, *args, **kwargs)
 
-    monkeypatch.setattr(stores.idempotency, "reserve", noting)
+    monkeypatch.setattr(stores.idempotency, "reserve", record_and_reserve)
 
-    made(inside.post(EVENTS, json={"name": "done"}, headers={"Idempotency-Key": "k" * MAX_KEY_CHARS}))
+    ok_json(job_client.post(EVENTS, json={"name": "done"}, headers={"Idempotency-Key": "k" * MAX_KEY_CHARS}))
 
-    assert len(kept[0]) <= MAX_KEY_CHARS
-    assert not kept[0].isprintable()
+    assert len(stored[0]) <= MAX_KEY_CHARS
+    assert not stored[0].isprintable()
 
 
-class Away:
+class UnavailableJobs:
     """Jobs in a database that does not answer."""
 
     def find(self, job_id: str) -> Job | None:
-        raise Unavailable("away")
+        raise Unavailable("the database does not answer")
 
 
-def test_others_are_not_slower_for_jobs_tokens(serve, house):
-    """Who bears the server's token, or none where none is needed, has no job looked for."""
+def test_requests_without_a_job_token_look_up_no_job(serve):
+    """Job tokens cost other requests no query."""
     for token in (None, SERVER_TOKEN):
-        headers = bearing(token) if token else {}
-        with serve(token=token, jobs=Away()) as client:
-            made(client.get(EVENTS, headers=headers))
-            made(client.post(EVENTS, json={"name": "n"}, headers=headers))
+        headers = bearer(token) if token else {}
+        with serve(token=token, jobs=UnavailableJobs()) as client:
+            ok_json(client.get(EVENTS, headers=headers))
+            ok_json(client.post(EVENTS, json={"name": "n"}, headers=headers))
 
 
-def test_a_job_is_told_when_the_database_is_away(serve, house):
-    """It may try again: 503, as for everybody."""
-    token = job_token.make(house.installation.key, "job_1")
-    with serve(jobs=Away()) as client:
-        answer = client.get(EVENTS, headers=bearing(token))
+def test_a_job_gets_503_if_the_database_does_not_answer(serve, deps):
+    """The job may try again, as any other client."""
+    token = job_token.make(deps.installation.key, "job_1")
+    with serve(jobs=UnavailableJobs()) as client:
+        response = client.get(EVENTS, headers=bearer(token))
 
-    problem(answer, 503, "unavailable")
-    assert answer.headers["retry-after"]
-
-
-# --- not to be seen -------------------------------------------------------------------------------
+    problem(response, 503, "unavailable")
+    assert response.headers["retry-after"]
 
 
-def test_tokens_and_keys_are_in_no_answer(house, shop, open_web, inside, token, job):
-    """Neither of the job that asks, nor for those who look at jobs."""
-    shop.say(job, "hello\n")
-    key = house.installation.key
-    for client in (open_web, inside):
+# --- secrecy --------------------------------------------------------------------------------------
+
+
+def test_no_response_contains_a_token_or_the_key(deps, jobs, admin, job_client, token, job):
+    """Neither the job itself nor an admin sees them."""
+    jobs.append_log(job, "hello\n")
+    key = deps.installation.key
+    for client in (admin, job_client):
         for path in (
-            *(f"{API}/jobs/{job.id}{rest}" for rest in ("", "/log", "/log.txt")),
-            *(f"{API}/jobs", f"{API}/executions/{job.execution}", f"{API}/events/{job.event}", f"{API}/workers"),
-            *(f"{API}/openapi.json", "/metrics", "/readyz", f"{API}/nowhere"),
+            f"{API}/jobs/{job.id}",
+            f"{API}/jobs/{job.id}/log",
+            f"{API}/jobs/{job.id}/log.txt",
+            f"{API}/jobs",
+            f"{API}/executions/{job.execution_id}",
+            f"{API}/events/{job.event_id}",
+            f"{API}/workers",
+            f"{API}/openapi.json",
+            f"{API}/nowhere",
+            "/metrics",
+            "/readyz",
         ):
             text = client.get(path).text
             for secret in (token, token[-64:], key.hex()):

@@ -1,10 +1,10 @@
-"""Lists are pages, walked by cursor."""
+"""Lists are pages, which a client walks by cursor."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, made, problem
+from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, ok_json, problem
 
 LISTS = {
     "registries": f"{API}/registries",
@@ -14,6 +14,7 @@ LISTS = {
     "artifact versions": f"{API}/projects/demo/artifacts/churn/versions",
     "events": f"{API}/events",
     "executions": f"{API}/executions",
+    "jobs": f"{API}/jobs",
     "automations": f"{API}/automations",
     "history": f"{API}/history",
     "history of a collection": f"{CHURN}/history",
@@ -24,30 +25,29 @@ PAGED = {name: path for name, path in LISTS.items() if name not in {"registries"
 
 @pytest.fixture
 def stores(sqlite_stores: Stores) -> Stores:
-    """On a real database."""
     return sqlite_stores
 
 
 @pytest.mark.parametrize("path", LISTS.values(), ids=LISTS)
 def test_every_list_is_a_page(churn, path):
-    """`items` and `next`."""
-    page = made(churn.get(path))
+    """A page has `items` and `next`."""
+    page = ok_json(churn.get(path))
 
     assert isinstance(page["items"], list)
     assert page["next"] is None
 
 
-def test_a_walk_by_cursor_meets_every_item_once(churn):
-    """Seven collections in pages of three, by name."""
+def test_a_walk_by_cursor_returns_every_item_once(churn):
+    """Seven collections come by name, in pages of three."""
     for number in range(6):
-        made(churn.post(COLLECTIONS, json={"name": f"c{number}", "artifact_type": "model"}))
+        ok_json(churn.post(COLLECTIONS, json={"name": f"c{number}", "artifact_type": "model"}))
 
     names: list[str] = []
     sizes: list[int] = []
     query = {"limit": 3}
     while True:
-        page = made(churn.get(COLLECTIONS, params=query))
-        names += [item["name"] for item in page["items"]]
+        page = ok_json(churn.get(COLLECTIONS, params=query))
+        names += [collection["name"] for collection in page["items"]]
         sizes.append(len(page["items"]))
         if page["next"] is None:
             break
@@ -60,13 +60,13 @@ def test_a_walk_by_cursor_meets_every_item_once(churn):
 @pytest.mark.parametrize("path", PAGED.values(), ids=PAGED)
 @pytest.mark.parametrize("limit", ["0", "201", "-1", "x", "1.5", "", "9" * 5000, "%00"])
 def test_a_limit_is_a_number_from_1_to_200(churn, path, limit):
-    """Anything else is 422."""
+    """Any other value is 422."""
     problem(churn.get(f"{path}?limit={limit}"), 422, "invalid-input")
 
 
 @pytest.mark.parametrize("path", PAGED.values(), ids=PAGED)
-def test_an_unknown_query_key_gets_the_nearest_right_word(churn, path):
-    """A misspelt filter must not go unnoticed."""
-    form = problem(churn.get(f"{path}?limt=3"), 422, "invalid-input")
+def test_an_unknown_query_parameter_gets_a_suggestion(churn, path):
+    """A misspelt filter is an error, because ignoring it would return a wrong list."""
+    data = problem(churn.get(f"{path}?limt=3"), 422, "invalid-input")
 
-    assert "did you mean 'limit'?" in form["detail"]
+    assert "did you mean 'limit'?" in data["detail"]

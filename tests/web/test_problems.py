@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, made, problem
+from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, ok_json, problem
 from upshot.errors import Unavailable
 from upshot.web.body import MAX_BODY_BYTES, read_json
 from upshot.web.problems import Problem
@@ -38,21 +38,21 @@ def stores(sqlite_stores: Stores) -> Stores:
     return sqlite_stores
 
 
-def test_an_unknown_route_says_where_the_routes_are(web):
-    """404, method and path named."""
-    form = problem(web.get(f"{API}/collections"), 404, "not-found")
+def test_an_unknown_route_is_404(web):
+    """The message names method and path, and says where the routes are listed."""
+    data = problem(web.get(f"{API}/collections"), 404, "not-found")
 
-    assert form["detail"] == f"GET {API}/collections: there is no such route; {API}/openapi.json lists all of them"
+    assert data["detail"] == f"GET {API}/collections: there is no such route; {API}/openapi.json lists all routes"
 
 
 @pytest.mark.parametrize("path", [f"{EVENTS}/", f"{API}//events", "/", f"{CHURN}/", f"{CHURN}/versions/v0/x"])
-def test_paths_are_taken_as_they_are(web, path):
-    """No redirect to a path that is nearly the same."""
+def test_a_similar_path_is_not_found(web, path):
+    """The server does not redirect to the path that was probably meant."""
     problem(web.get(path), 404, "not-found")
 
 
-def test_a_wrong_method_says_which_are_right(web):
-    """405, with all methods of the path in `Allow`."""
+def test_a_wrong_method_is_405(web):
+    """The message and `Allow` list all methods of the path."""
     response = web.put(EVENTS)
 
     assert "GET, POST" in problem(response, 405, "method-not-allowed")["detail"]
@@ -60,9 +60,9 @@ def test_a_wrong_method_says_which_are_right(web):
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "says"),
+    ("body", "status", "reason"),
     [
-        pytest.param(b"{", 400, "line 1, column 2", id="cut off"),
+        pytest.param(b"{", 400, "line 1, column 2", id="incomplete"),
         pytest.param(b'{"name": "a",}', 400, "column 14", id="trailing comma"),
         pytest.param(b"{'name': 'a'}", 400, "not JSON", id="single quotes"),
         pytest.param(b'{"name": NaN}', 400, "NaN", id="NaN"),
@@ -71,9 +71,9 @@ def test_a_wrong_method_says_which_are_right(web):
         pytest.param('{"name": "a"}'.encode("utf-16"), 400, "UTF-8", id="UTF-16"),
         pytest.param(b'\xef\xbb\xbf{"name": "a"}', 400, "BOM", id="byte order mark"),
         pytest.param(b'{"name": "a\nb"}', 400, "not JSON", id="raw line break"),
-        pytest.param(b'{"name": "a"} x', 400, "Extra data", id="more behind it"),
-        pytest.param(b'{"name": "a", "name": "b"}', 422, "'name' stands twice", id="a key twice"),
-        pytest.param(b'{"name": "a", "data": {"b": {"c": 1, "c": 2}}}', 422, "'c' stands twice", id="deep key twice"),
+        pytest.param(b'{"name": "a"} x', 400, "Extra data", id="text after it"),
+        pytest.param(b'{"name": "a", "name": "b"}', 422, "'name' appears twice", id="a key twice"),
+        pytest.param(b'{"name": "a", "data": {"b": {"c": 1, "c": 2}}}', 422, "'c' appears twice", id="deep key twice"),
         pytest.param(b'{"name": "\\ud800"}', 422, "U+D800", id="half a surrogate pair"),
         pytest.param(b'{"name": "a", "data": {"\\udfff": 1}}', 422, "U+DFFF", id="half a pair in a key"),
         pytest.param(b'{"name": "a\\u0000b"}', 422, "U+0000", id="NUL"),
@@ -84,71 +84,72 @@ def test_a_wrong_method_says_which_are_right(web):
         pytest.param(b'{"name": "a", "data": ' + b'{"a":' * 65 + b"1" + b"}" * 65 + b"}", 422, "deep", id="deep"),
         pytest.param(b"[" * 200_000, 422, "deep", id="very deep"),
         pytest.param(b'{"a":' * 100_000, 422, "deep", id="very deep objects"),
-        pytest.param(b"", 422, "missing", id="empty"),
+        pytest.param(b"", 422, "required", id="empty"),
         pytest.param(b"null", 422, "body", id="null"),
         pytest.param(b'"text"', 422, "body", id="text"),
         pytest.param(b"7", 422, "body", id="number"),
         pytest.param(b"[[]]", 422, "body.0", id="list of lists"),
         pytest.param(b'{"name": null}', 422, "body.name", id="null for a name"),
-        pytest.param(b'{"name": 1}', 422, "a string is needed", id="number for a name"),
-        pytest.param(b'{"name": "a", "data": []}', 422, "a JSON object is needed", id="list for data"),
-        pytest.param(b"{}", 422, "body.name: is missing", id="nothing in it"),
+        pytest.param(b'{"name": 1}', 422, "must be a string", id="number for a name"),
+        pytest.param(b'{"name": "a", "data": []}', 422, "must be a JSON object", id="list for data"),
+        pytest.param(b"{}", 422, "body.name: this field is required", id="empty object"),
     ],
 )
-def test_a_bad_body_is_told_apart(web, body, status, says):
-    """400 for what is not JSON, 422 for what means nothing here or cannot be kept; with its place."""
+def test_an_invalid_body_is_refused(web, body, status, reason):
+    """A body that is not JSON is 400. A body that is invalid or cannot be stored exactly is 422."""
     kind = "malformed-body" if status == 400 else "invalid-input"
 
-    assert says in problem(web.post(EVENTS, content=body, headers=JSON), status, kind)["detail"]
-    assert made(web.get(EVENTS))["items"] == []
+    assert reason in problem(web.post(EVENTS, content=body, headers=JSON), status, kind)["detail"]
+    assert ok_json(web.get(EVENTS))["items"] == []
 
 
-def test_everything_that_is_wrong_is_told_at_once(web):
-    """`errors` has each place; `detail` has the first."""
-    form = problem(web.post(COLLECTIONS, json={"name": 1, "description": 2}), 422, "invalid-input")
+def test_every_mistake_is_reported_at_once(web):
+    """`errors` has every mistake, and `detail` has the first."""
+    data = problem(web.post(COLLECTIONS, json={"name": 1, "description": 2}), 422, "invalid-input")
 
-    assert form["errors"] == [
-        {"place": "body.name", "detail": "a string is needed"},
-        {"place": "body.artifact_type", "detail": "is missing"},
-        {"place": "body.description", "detail": "a string is needed"},
+    assert data["errors"] == [
+        {"location": "body.name", "detail": "must be a string, not the number 1; put it in quotes"},
+        {"location": "body.artifact_type", "detail": "this field is required"},
+        {"location": "body.description", "detail": "must be a string, not the number 2; put it in quotes"},
     ]
-    assert form["detail"] == "body.name: a string is needed (and 2 more, see errors)"
+    assert data["detail"].startswith("body.name: must be a string")
+    assert data["detail"].endswith("(and 2 more, see errors)")
 
 
 def test_numbers_keep_their_value(web):
-    """The largest and smallest that are taken come back as they went in."""
+    """The largest and smallest accepted numbers come back unchanged."""
     data = {"big": 2**64 - 1, "small": -(2**63), "float": 1.7976931348623157e308, "tiny": 5e-324, "text": "\U0001f600"}
 
-    event = made(web.post(EVENTS, json={"name": "n", "data": data}))["id"]
+    event_id = ok_json(web.post(EVENTS, json={"name": "n", "data": data}))["id"]
 
-    assert made(web.get(f"{EVENTS}/{event}"))["data"] == data
+    assert ok_json(web.get(f"{EVENTS}/{event_id}"))["data"] == data
 
 
 def test_escapes_are_characters(web):
-    """A whole surrogate pair is a character; an escaped backslash before `u0000` is no NUL."""
+    """A surrogate pair is one character, and an escaped backslash before `u0000` is not a NUL."""
     body = b'{"name": "n", "data": {"a": "\\ud83d\\ude00", "b": "\\\\u0000"}}'
 
-    event = made(web.post(EVENTS, content=body, headers=JSON))["id"]
+    event_id = ok_json(web.post(EVENTS, content=body, headers=JSON))["id"]
 
-    assert made(web.get(f"{EVENTS}/{event}"))["data"] == {"a": "\U0001f600", "b": "\\u0000"}
+    assert ok_json(web.get(f"{EVENTS}/{event_id}"))["data"] == {"a": "\U0001f600", "b": "\\u0000"}
 
 
 @given(ANY_JSON)
-def test_what_is_read_is_what_was_written(data):
-    """Any JSON is read exactly, or refused for a character that cannot be kept."""
+def test_any_json_is_read_exactly(data):
+    """Only a text with a NUL is refused, because a database cannot store it."""
     text = json.dumps(data)
-    unkeepable = "\x00" in str_of(data)
+    has_nul = "\x00" in str_of(data)
 
     try:
         assert read_json(text.encode()) == data
-        assert not unkeepable
+        assert not has_nul
     except Problem:
-        assert unkeepable
+        assert has_nul
 
 
 @given(st.binary(max_size=60) | st.text(alphabet='{}[]",:\\u0dn1e.- \x00', max_size=60).map(str.encode))
-def test_no_bytes_break_the_reader(body):
-    """Whatever comes is read or refused."""
+def test_no_bytes_make_the_reader_fail(body):
+    """Every body is read or refused."""
     with suppress(Problem):
         read_json(body)
 
@@ -165,7 +166,7 @@ def str_of(data: Any) -> str:
     "kind", ["text/json", "application/x-json", "application/jsonp", "application/json-seq", "json", "; charset=utf-8"]
 )
 def test_a_body_must_be_declared_as_json(web, kind):
-    """415 says what to send."""
+    """The response is 415 and says which header to send."""
     response = web.post(EVENTS, content=b'{"name": "a"}', headers={"Content-Type": kind})
 
     assert "Content-Type: application/json" in problem(response, 415, "unsupported-media-type")["detail"]
@@ -175,25 +176,25 @@ def test_a_body_must_be_declared_as_json(web, kind):
     "kind", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/merge-patch+json"]
 )
 def test_json_may_be_declared_in_several_ways(web, kind):
-    """With parameters, in any case, or as a kind of JSON."""
+    """Parameters, upper case and types that end in `+json` are accepted."""
     assert web.post(EVENTS, content=b'{"name": "a"}', headers={"Content-Type": kind}).status_code == 201
 
 
-def test_a_body_that_is_declared_too_large_is_refused_unread(web):
-    """413 before any of it is sent."""
+def test_a_large_content_length_is_refused_at_once(web):
+    """The response is 413, before the client has sent the body."""
     url = urlsplit(str(web.base_url))
     head = f"POST {EVENTS} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {BIG}\r\n\r\n"
 
     with socket.create_connection((url.hostname, url.port), timeout=10) as connection:
         connection.sendall(head.encode())
-        answer = connection.recv(65536)
+        response = connection.recv(65536)
 
-    assert answer.startswith(b"HTTP/1.1 413")
-    assert b"urn:upshot:problem:body-too-large" in answer
+    assert response.startswith(b"HTTP/1.1 413")
+    assert b"urn:upshot:problem:body-too-large" in response
 
 
-def test_a_body_that_grows_too_large_is_refused(web):
-    """413 once there was too much, without a length declared."""
+def test_a_large_body_without_a_content_length_is_refused(web):
+    """The response is 413 as soon as too many bytes have arrived."""
 
     def endless() -> Iterator[bytes]:
         for _ in range(BIG // 65536 + 2):
@@ -202,48 +203,48 @@ def test_a_body_that_grows_too_large_is_refused(web):
     problem(web.post(EVENTS, content=endless(), headers=JSON), 413, "body-too-large")
 
 
-def test_the_largest_manifest_is_taken(web):
-    """What the registry takes comes through."""
+def test_the_largest_manifest_is_accepted(web):
+    """The limit of the body leaves room for the largest manifest that the registry accepts."""
     manifest = {f"data/{'x' * 300}/{number:05}.parquet": "sha256:" + "0" * 64 for number in range(10_000)}
-    body = {"name": "rows", "type": "dataset", "manifest": manifest}
+    body = {"name": "rows", "artifact_type": "dataset", "manifest": manifest}
 
     assert web.post(f"{API}/projects/demo/artifacts", json=body).status_code == 201
 
 
-def test_when_the_database_is_away_the_answer_is_503(house, serve):
-    """With Retry-After, and not a word of the database's."""
+def test_an_unavailable_database_is_503(serve):
+    """The response has Retry-After, and no text of the database."""
 
-    class Away:
+    class UnavailableStore:
         def __getattr__(self, name: str) -> Any:
             def fail(*_: Any, **__: Any) -> Any:
                 raise Unavailable("the database does not answer: sqlite3 locked SELECT 1")
 
             return fail
 
-    with serve(registry=Away(), events=Away(), executions=Away()) as client:
+    with serve(registry=UnavailableStore(), events=UnavailableStore(), executions=UnavailableStore()) as client:
         for response in (client.get(COLLECTIONS), client.get(EVENTS), client.post(f"{API}/executions/x/retry")):
             problem(response, 503, "unavailable")
             assert response.headers["retry-after"] == "1"
 
 
-def test_a_mistake_of_ours_tells_nothing_but_that(house, serve):
-    """500 is a problem too; the trace is in the log."""
+def test_an_unexpected_error_is_500(serve):
+    """The problem shows no details, because they are in the log."""
 
-    class Wrong:
+    class BrokenStore:
         def __getattr__(self, name: str) -> Any:
             def fail(*_: Any, **__: Any) -> Any:
                 raise RuntimeError("SELECT secret FROM sqlite")
 
             return fail
 
-    with serve(events=Wrong()) as client:
-        form = problem(client.get(EVENTS), 500, "internal")
+    with serve(events=BrokenStore()) as client:
+        data = problem(client.get(EVENTS), 500, "internal")
 
-    assert form["detail"] == "the server made a mistake; its log says which"
+    assert data["detail"] == "the server failed; its log has the details"
 
 
-def test_bytes_that_are_no_http_do_not_disturb(web):
-    """Garbage on one connection leaves the others alone."""
+def test_bytes_that_are_not_http_do_no_harm(web):
+    """Garbage on one connection does not affect other connections."""
     url = urlsplit(str(web.base_url))
     for garbage in (b"\x00\xff\x00", b"GET / HTTP/9.9\r\n\r\n", b"GET \xff HTTP/1.1\r\nHost: a\r\n\r\n"):
         with socket.create_connection((url.hostname, url.port), timeout=10) as connection:

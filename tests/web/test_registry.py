@@ -2,245 +2,290 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, made, problem
+from tests.web.conftest import API, BASE_URL, CHURN, COLLECTIONS, Stores, ok_json, problem
+
+ARTIFACTS = f"{API}/projects/demo/artifacts"
 
 
 @pytest.fixture
 def stores(sqlite_stores: Stores) -> Stores:
-    """All of this on a real database."""
     return sqlite_stores
 
 
-def log(web: httpx.Client, digest: str, name: str = "churn", **more: object) -> dict[str, object]:
-    body = {"name": name, "type": "model", "digest": digest, **more}
-    form: dict[str, object] = made(web.post(f"{API}/projects/demo/artifacts", json=body))
-    return form
+def log(web: httpx.Client, digest: str, name: str = "churn", **more: object) -> dict[str, Any]:
+    body = {"name": name, "artifact_type": "model", "digest": digest, **more}
+    version: dict[str, Any] = ok_json(web.post(ARTIFACTS, json=body))
+    return version
 
 
-def test_a_logged_artifact_says_its_reference_version_and_digest(web):
-    """Logging answers 201 with reference, version and digest, and where the version is to be found."""
-    response = web.post(
-        f"{API}/projects/demo/artifacts",
-        json={
-            "name": "churn",
-            "type": "model",
-            "digest": "sha256:1",
-            "metadata": {"accuracy": 0.9},
-            "aliases": ["best"],
-        },
-    )
+def test_logging_an_artifact_returns_its_version(web):
+    """The response is 201 with reference, name and digest, and `Location` is the version's path."""
+    body = {
+        "name": "churn",
+        "artifact_type": "model",
+        "digest": "sha256:1",
+        "metadata": {"accuracy": 0.9},
+        "aliases": ["best"],
+    }
 
-    form = made(response)
+    response = web.post(ARTIFACTS, json=body)
+
+    logged = ok_json(response)
     assert response.status_code == 201
-    assert (form["reference"], form["version"], form["digest"]) == ("demo/churn:v0", "v0", "sha256:1")
-    assert form["aliases"] == ["best", "latest"]
-    shown = made(web.get(response.headers["location"]))
+    assert (logged["reference"], logged["name"], logged["digest"]) == ("demo/churn:v0", "v0", "sha256:1")
+    assert logged["aliases"] == ["best", "latest"]
+    assert len(logged["event_ids"]) == 3  # the artifact, and two aliases
+    shown = ok_json(web.get(response.headers["location"]))
     assert shown["metadata"] == {"accuracy": 0.9}
-    assert len(form["events"]) == 3  # the artifact, and two aliases
+    assert shown["url"] == BASE_URL + response.headers["location"]
 
 
-def test_logging_the_same_content_again_makes_nothing(web):
-    """The same digest as `latest` answers 200 with the version that is there, and no event."""
+def test_an_artifact_type_may_have_the_name_that_wandb_uses(web):
+    """`type` works in place of `artifact_type`, and both together are refused."""
+    body = {"name": "churn", "type": "model", "digest": "sha256:1"}
+
+    assert ok_json(web.post(ARTIFACTS, json=body))["artifact_type"] == "model"
+
+    refused = problem(web.post(ARTIFACTS, json={**body, "artifact_type": "model"}), 422, "invalid-input")
+    assert "give one of them" in refused["detail"]
+    missing = problem(web.post(ARTIFACTS, json={"name": "churn"}), 422, "invalid-input")
+    assert missing["detail"] == "body.artifact_type: this field is required"
+    wrong = problem(web.post(ARTIFACTS, json={**body, "typ": "model"}), 422, "invalid-input")
+    assert "unknown key 'typ'" in wrong["detail"]
+
+
+def test_logging_the_same_content_again_creates_nothing(web):
+    """A digest equal to that of `latest` returns 200 with the existing version, and no event."""
     log(web, "sha256:1")
 
-    again = web.post(f"{API}/projects/demo/artifacts", json={"name": "churn", "type": "model", "digest": "sha256:1"})
+    again = web.post(ARTIFACTS, json={"name": "churn", "artifact_type": "model", "digest": "sha256:1"})
 
     assert again.status_code == 200
-    assert (made(again)["version"], made(again)["events"], made(again)["mutation_id"]) == ("v0", [], None)
+    data = ok_json(again)
+    assert (data["name"], data["event_ids"], data["mutation_id"]) == ("v0", [], None)
 
 
-def test_an_artifact_version_can_be_found_by_alias_and_deleted(web):
-    """An alias in the project means the version; deleted, it is gone."""
+def test_an_artifact_version_is_found_by_alias_and_deleted(web):
+    """An alias in the project names the version; a deleted version is not found."""
     log(web, "sha256:1", aliases=["best"])
     log(web, "sha256:2")
-    versions = f"{API}/projects/demo/artifacts/churn/versions"
+    versions = f"{ARTIFACTS}/churn/versions"
 
-    assert made(web.get(f"{versions}/best"))["version"] == "v0"
-    assert [item["version"] for item in made(web.get(versions))["items"]] == ["v1", "v0"]
-    made(web.delete(f"{versions}/best"))
+    assert ok_json(web.get(f"{versions}/best"))["name"] == "v0"
+    assert [version["name"] for version in ok_json(web.get(versions))["items"]] == ["v1", "v0"]
+    ok_json(web.delete(f"{versions}/best"))
     problem(web.get(f"{versions}/v0"), 404, "not-found")
 
 
-def test_aliases_and_tags_of_an_artifact_are_given_and_taken_in_its_project(web):
-    """PUT gives them, whoever held the alias; DELETE takes them away."""
+def test_only_one_artifact_version_shows_its_manifest(web):
+    """The manifest can be large, so lists leave it out."""
+    manifest = {"model.bin": "sha256:" + "0" * 64}
+    logged = ok_json(web.post(ARTIFACTS, json={"name": "churn", "artifact_type": "model", "manifest": manifest}))
+
+    assert logged["manifest"] == manifest
+    assert ok_json(web.get(f"{ARTIFACTS}/churn/versions/v0"))["manifest"] == manifest
+    (listed,) = ok_json(web.get(f"{ARTIFACTS}/churn/versions"))["items"]
+    assert "manifest" not in listed
+
+
+def test_aliases_and_tags_of_an_artifact_are_added_and_removed_in_its_project(web):
+    """PUT moves an alias or adds a tag, and DELETE removes it."""
     log(web, "sha256:1", aliases=["best"])
     log(web, "sha256:2")
-    artifact = f"{API}/projects/demo/artifacts/churn"
+    artifact = f"{ARTIFACTS}/churn"
 
-    moved = made(web.put(f"{artifact}/aliases/best", json={"version": "v1"}))
-    tagged = made(web.put(f"{artifact}/versions/best/tags/checked"))
+    moved = ok_json(web.put(f"{artifact}/aliases/best", json={"version": "v1"}))
+    tagged = ok_json(web.put(f"{artifact}/versions/best/tags/checked"))
 
-    assert (moved["version"], moved["aliases"], len(moved["events"])) == ("v1", ["best", "latest"], 2)
-    assert (tagged["version"], tagged["tags"], len(tagged["events"])) == ("v1", ["checked"], 1)
-    assert made(web.put(f"{artifact}/aliases/best", json={"version": "v1"}))["events"] == []
+    assert (moved["name"], moved["aliases"], len(moved["event_ids"])) == ("v1", ["best", "latest"], 2)
+    assert (tagged["name"], tagged["tags"], len(tagged["event_ids"])) == ("v1", ["checked"], 1)
+    assert ok_json(web.put(f"{artifact}/aliases/best", json={"version": "v1"}))["event_ids"] == []
 
-    assert made(web.delete(f"{artifact}/versions/v1/tags/checked"))["tags"] == []
-    assert len(made(web.delete(f"{artifact}/aliases/best"))["events"]) == 1
-    assert made(web.get(f"{artifact}/versions/v1"))["aliases"] == ["latest"]
+    assert ok_json(web.delete(f"{artifact}/versions/v1/tags/checked"))["tags"] == []
+    assert len(ok_json(web.delete(f"{artifact}/aliases/best"))["event_ids"]) == 1
+    assert ok_json(web.get(f"{artifact}/versions/v1"))["aliases"] == ["latest"]
     problem(web.delete(f"{artifact}/aliases/best"), 404, "not-found")
     problem(web.put(f"{artifact}/aliases/v7", json={"version": "v1"}), 422, "invalid-input")
 
 
 def test_metadata_of_an_artifact_version_is_patched_in_its_project(churn):
-    """What is left out stays as it is, null removes a key; the link shows it too."""
-    version = f"{API}/projects/demo/artifacts/churn/versions/v0"
-    made(churn.patch(version, json={"metadata": {"a": 1, "b": 2}, "description": "First."}))
+    """A field that is left out stays, null removes a key, and the link shows the change."""
+    version = f"{ARTIFACTS}/churn/versions/v0"
+    ok_json(churn.patch(version, json={"metadata": {"a": 1, "b": 2}, "description": "First."}))
 
-    changed = made(churn.patch(version, json={"metadata": {"b": None}}))
+    changed = ok_json(churn.patch(version, json={"metadata": {"b": None}}))
 
-    assert (changed["metadata"], changed["description"], len(changed["events"])) == ({"a": 1}, "First.", 1)
-    assert made(churn.get(f"{CHURN}/versions/v0"))["metadata"] == {"a": 1}
-    assert made(churn.patch(version, json={}))["events"] == []
+    assert (changed["metadata"], changed["description"], len(changed["event_ids"])) == ({"a": 1}, "First.", 1)
+    assert ok_json(churn.get(f"{CHURN}/versions/v0"))["metadata"] == {"a": 1}
+    assert ok_json(churn.patch(version, json={}))["event_ids"] == []
 
 
 def test_the_artifacts_of_a_project_are_listed(web):
-    """By name, with type and aliases; a project that is not there is not found."""
+    """The list is sorted by name and has types and aliases; a project that does not exist is not found."""
     log(web, "sha256:1", name="b")
     log(web, "sha256:2", name="a")
 
-    listed = made(web.get(f"{API}/projects/demo/artifacts"))["items"]
+    listed = ok_json(web.get(ARTIFACTS))["items"]
 
-    assert [item["reference"] for item in listed] == ["demo/a", "demo/b"]
-    assert listed[0]["aliases"] == {"latest": "v0"}
+    assert [artifact["reference"] for artifact in listed] == ["demo/a", "demo/b"]
+    assert (listed[0]["artifact_type"], listed[0]["aliases"]) == ("model", {"latest": "v0"})
     assert "'demo'" in problem(web.get(f"{API}/projects/dem/artifacts"), 404, "not-found")["detail"]
 
 
-def test_a_collection_is_made_shown_changed_and_deleted(web):
-    """The life of a collection, with the events that each mutation made."""
+def test_a_collection_is_created_shown_changed_and_deleted(web):
+    """Each mutation returns the ids of its events."""
     response = web.post(COLLECTIONS, json={"name": "churn", "artifact_type": "model", "description": "card"})
     assert response.status_code == 201
     assert response.headers["location"] == CHURN
-    assert made(web.get(CHURN))["description"] == "card"
+    shown = ok_json(web.get(CHURN))
+    assert (shown["description"], shown["url"]) == ("card", BASE_URL + CHURN)
 
-    changed = made(web.patch(CHURN, json={"description": "new card"}))
+    changed = ok_json(web.patch(CHURN, json={"description": "new card"}))
     assert changed["description"] == "new card"
-    (event,) = changed["events"]
-    assert made(web.get(f"{API}/events/{event}"))["kind"] == "collection-updated"
+    (event_id,) = changed["event_ids"]
+    assert ok_json(web.get(f"{API}/events/{event_id}"))["kind"] == "collection-updated"
 
-    assert len(made(web.delete(CHURN))["events"]) == 1
+    assert len(ok_json(web.delete(CHURN))["event_ids"]) == 1
     problem(web.get(CHURN), 404, "not-found")
 
 
-def test_a_collection_that_exists_cannot_be_made_again(churn):
-    """The second POST of a name is 409."""
-    form = problem(churn.post(COLLECTIONS, json={"name": "churn", "artifact_type": "model"}), 409, "already-exists")
+def test_a_collection_cannot_be_created_twice(churn):
+    """The second POST with the same name is 409."""
+    data = problem(churn.post(COLLECTIONS, json={"name": "churn", "artifact_type": "model"}), 409, "already-exists")
 
-    assert "model/churn" in form["detail"]
+    assert "model/churn" in data["detail"]
 
 
-def test_linking_answers_the_version_and_makes_the_collection(web):
-    """Linking answers 201 with the version; the collection is there, and holds the aliases."""
+def test_linking_returns_the_version_and_creates_the_collection(web):
+    """The response is 201, and the new collection has the aliases."""
     log(web, "sha256:1")
 
     response = web.post(f"{CHURN}/versions", json={"artifact": "demo/churn:v0", "aliases": ["production"]})
 
     assert response.status_code == 201
-    assert made(response)["version"] == "v0"
+    assert ok_json(response)["name"] == "v0"
     assert response.headers["location"] == f"{CHURN}/versions/v0"
-    assert made(web.get(CHURN))["aliases"] == {"latest": "v0", "production": "v0"}
+    assert ok_json(web.get(CHURN))["aliases"] == {"latest": "v0", "production": "v0"}
 
 
-def test_linking_again_answers_the_version_that_is_there(churn):
-    """The same artifact version again is 200, the same number, and no event."""
+def test_an_event_and_the_api_show_the_same_version(churn):
+    """Collection, version and artifact have the same JSON in the data of an event and in responses."""
+    (linked,) = ok_json(churn.get(f"{API}/events", params={"kind": "version-linked"}))["items"]
+    data = linked["data"]
+
+    assert data["collection"] == ok_json(churn.get(CHURN))
+    assert data["version"] == ok_json(churn.get(f"{CHURN}/versions/v0"))
+    (artifact,) = ok_json(churn.get(ARTIFACTS))["items"]
+    del artifact["aliases"]  # an event has the aliases of its version
+    assert data["artifact"] == artifact
+
+    (logged,) = ok_json(churn.get(f"{API}/events", params={"kind": "artifact-created"}))["items"]
+    assert logged["data"]["version"] == ok_json(churn.get(f"{ARTIFACTS}/churn/versions"))["items"][0]
+
+
+def test_linking_again_returns_the_existing_version(churn):
+    """Linking the same artifact version again is 200, with the same number and no event."""
     again = churn.post(f"{CHURN}/versions", json={"artifact": "demo/churn:v0"})
 
     assert again.status_code == 200
-    assert (made(again)["version"], made(again)["events"]) == ("v0", [])
+    assert (ok_json(again)["name"], ok_json(again)["event_ids"]) == ("v0", [])
 
 
 def test_linking_another_type_is_a_conflict(churn):
-    """A collection takes one artifact type."""
-    churn.post(f"{API}/projects/demo/artifacts", json={"name": "rows", "type": "dataset", "digest": "sha256:9"})
+    """A collection accepts one artifact type."""
+    churn.post(ARTIFACTS, json={"name": "rows", "artifact_type": "dataset", "digest": "sha256:9"})
 
     problem(churn.post(f"{CHURN}/versions", json={"artifact": "demo/rows:v0"}), 409, "conflict")
 
 
-def test_an_alias_moves_by_put_and_goes_by_delete(churn):
-    """PUT gives the alias to a version whoever held it; DELETE takes it away."""
+def test_put_moves_an_alias_and_delete_removes_it(churn):
+    """PUT takes the alias from the version that has it."""
     log(churn, "sha256:2")
-    made(churn.post(f"{CHURN}/versions", json={"artifact": "demo/churn:v1"}))
+    ok_json(churn.post(f"{CHURN}/versions", json={"artifact": "demo/churn:v1"}))
 
-    moved = made(churn.put(f"{CHURN}/aliases/candidate", json={"version": "v1"}))
-    assert moved["version"] == "v1"
-    assert len(moved["events"]) == 2  # removed from one, added to the other
-    assert made(churn.get(f"{CHURN}/versions/candidate"))["version"] == "v1"
+    moved = ok_json(churn.put(f"{CHURN}/aliases/candidate", json={"version": "v1"}))
+    assert moved["name"] == "v1"
+    assert len(moved["event_ids"]) == 2  # removed from one version, and added to the other
+    assert ok_json(churn.get(f"{CHURN}/versions/candidate"))["name"] == "v1"
 
-    made(churn.delete(f"{CHURN}/aliases/candidate"))
+    ok_json(churn.delete(f"{CHURN}/aliases/candidate"))
     problem(churn.get(f"{CHURN}/versions/candidate"), 404, "not-found")
 
 
-def test_an_alias_that_is_not_there_is_not_found(churn):
-    """The message says which alias was probably meant."""
-    form = problem(churn.delete(f"{CHURN}/aliases/candidat"), 404, "not-found")
+def test_an_unknown_alias_is_not_found(churn):
+    """The message suggests the alias that was probably meant."""
+    data = problem(churn.delete(f"{CHURN}/aliases/candidat"), 404, "not-found")
 
-    assert "'candidate'" in form["detail"]
+    assert "'candidate'" in data["detail"]
 
 
 def test_a_merge_patch_changes_metadata(churn):
-    """Keys are set, null removes a key, what is left out stays."""
-    one = f"{CHURN}/versions/v0"
-    made(churn.patch(one, json={"metadata": {"a": 1, "b": {"c": 2}}}))
+    """A patch sets keys, null removes a key, and other keys stay."""
+    version = f"{CHURN}/versions/v0"
+    ok_json(churn.patch(version, json={"metadata": {"a": 1, "b": {"c": 2}}}))
 
-    patched = made(churn.patch(one, json={"metadata": {"a": None, "b": {"d": 3}}, "description": "good"}))
+    patched = ok_json(churn.patch(version, json={"metadata": {"a": None, "b": {"d": 3}}, "description": "good"}))
 
     assert patched["metadata"] == {"b": {"c": 2, "d": 3}}
     assert patched["description"] == "good"
-    assert made(churn.patch(one, json={"description": "better"}))["metadata"] == {"b": {"c": 2, "d": 3}}
+    assert ok_json(churn.patch(version, json={"description": "better"}))["metadata"] == {"b": {"c": 2, "d": 3}}
 
 
-@pytest.mark.parametrize("thing", [CHURN, f"{CHURN}/versions/v0"], ids=["collection", "version"])
-def test_tags_come_and_go(churn, thing):
-    """PUT tags, the second time without an event; DELETE takes the tag away."""
-    assert made(churn.put(f"{thing}/tags/reviewed"))["tags"] == ["reviewed"]
-    assert made(churn.put(f"{thing}/tags/reviewed"))["events"] == []
-    assert made(churn.delete(f"{thing}/tags/reviewed"))["tags"] == []
+@pytest.mark.parametrize("path", [CHURN, f"{CHURN}/versions/v0"], ids=["collection", "version"])
+def test_tags_are_added_and_removed(churn, path):
+    """The second PUT of a tag causes no event."""
+    assert ok_json(churn.put(f"{path}/tags/reviewed"))["tags"] == ["reviewed"]
+    assert ok_json(churn.put(f"{path}/tags/reviewed"))["event_ids"] == []
+    assert ok_json(churn.delete(f"{path}/tags/reviewed"))["tags"] == []
 
 
 def test_unlinking_removes_the_version_and_its_aliases(churn):
-    """An unlinked version is gone; its artifact stays."""
-    made(churn.delete(f"{CHURN}/versions/v0"))
+    """The artifact version stays in its project."""
+    ok_json(churn.delete(f"{CHURN}/versions/v0"))
 
     problem(churn.get(f"{CHURN}/versions/v0"), 404, "not-found")
-    assert made(churn.get(CHURN))["aliases"] == {}
-    assert made(churn.get(f"{API}/projects/demo/artifacts/churn/versions/v0"))["version"] == "v0"
+    assert ok_json(churn.get(CHURN))["aliases"] == {}
+    assert ok_json(churn.get(f"{ARTIFACTS}/churn/versions/v0"))["name"] == "v0"
 
 
 def test_protected_aliases_are_set_and_shown(churn):
     """PUT replaces the patterns of a registry."""
-    made(churn.put(f"{API}/registries/model/protected-aliases", json={"patterns": ["prod*"]}))
+    ok_json(churn.put(f"{API}/registries/model/protected-aliases", json={"patterns": ["prod*"]}))
 
-    assert made(churn.get(f"{API}/registries/model")) == {"name": "model", "protected_aliases": ["prod*"]}
-    assert made(churn.get(f"{API}/registries"))["items"] == [{"name": "model", "protected_aliases": ["prod*"]}]
+    assert ok_json(churn.get(f"{API}/registries/model")) == {"name": "model", "protected_aliases": ["prod*"]}
+    assert ok_json(churn.get(f"{API}/registries"))["items"] == [{"name": "model", "protected_aliases": ["prod*"]}]
 
 
-def test_a_registry_that_is_not_there_is_not_found(churn):
-    """The message says which one was probably meant."""
+def test_an_unknown_registry_is_not_found(churn):
+    """The message suggests the registry that was probably meant."""
     assert "'model'" in problem(churn.get(f"{API}/registries/modle"), 404, "not-found")["detail"]
 
 
-def test_history_tells_who_did_what(churn):
-    """Every mutation is in the history of its collection, its registry and the whole, with its actor."""
-    made(churn.put(f"{CHURN}/aliases/production", json={"version": "v0"}, headers={"X-Upshot-Actor": "ada"}))
+def test_history_shows_who_did_what(churn):
+    """A mutation is in the history of its collection, of its registry, and of everything, with its actor."""
+    ok_json(churn.put(f"{CHURN}/aliases/production", json={"version": "v0"}, headers={"X-Upshot-Actor": "ada"}))
 
-    for place in (f"{CHURN}/history", f"{API}/registries/model/history", f"{API}/history"):
-        newest = made(churn.get(place))["items"][0]
+    for path in (f"{CHURN}/history", f"{API}/registries/model/history", f"{API}/history"):
+        newest = ok_json(churn.get(path))["items"][0]
         assert (newest["actor"], newest["subject"]) == ("ada", "model/churn:v0")
         assert newest["after"]
 
 
-def test_the_actor_is_admin_unless_the_request_says_who(churn):
-    """`X-Upshot-Actor` names who did it, in UTF-8; without it, admin did."""
+def test_the_actor_is_admin_unless_the_request_names_one(churn):
+    """`X-Upshot-Actor` names the actor, in UTF-8."""
     logged = log(churn, "sha256:7")
     headers = {"X-Upshot-Actor": "Zoë".encode()}
-    tagged = made(churn.put(f"{CHURN}/tags/x", headers=headers))
+    tagged = ok_json(churn.put(f"{CHURN}/tags/x", headers=headers))
 
     assert logged["created_by"] == "admin"
-    assert made(churn.get(f"{API}/events/{tagged['events'][0]}"))["actor"] == {"name": "Zoë", "kind": "user"}
+    event = ok_json(churn.get(f"{API}/events/{tagged['event_ids'][0]}"))
+    assert event["actor"] == {"name": "Zoë", "kind": "user"}
 
 
 @pytest.mark.parametrize(
@@ -255,23 +300,24 @@ def test_the_actor_is_admin_unless_the_request_says_who(churn):
         pytest.param("…", id="three dots"),
     ],
 )
-def test_any_name_can_be_said_in_a_path(web, name):
-    """Names are URL-encoded in paths, whatever they hold."""
+def test_a_path_can_contain_any_name(web, name):
+    """Names are URL-encoded in paths, whatever they contain."""
     log(web, "sha256:1", name=name)
     collection = f"{COLLECTIONS}/{quote(name, safe='')}"
 
-    made(web.post(f"{collection}/versions", json={"artifact": f"demo/{name}:v0"}))
-    made(web.put(f"{collection}/aliases/{quote(name, safe='')}", json={"version": "v0"}))
-    made(web.put(f"{collection}/versions/{quote(name, safe='')}/tags/{quote(name, safe='')}"))
+    ok_json(web.post(f"{collection}/versions", json={"artifact": f"demo/{name}:v0"}))
+    ok_json(web.put(f"{collection}/aliases/{quote(name, safe='')}", json={"version": "v0"}))
+    ok_json(web.put(f"{collection}/versions/{quote(name, safe='')}/tags/{quote(name, safe='')}"))
 
-    shown = made(web.get(f"{collection}/versions/{quote(name, safe='')}"))
+    shown = ok_json(web.get(f"{collection}/versions/{quote(name, safe='')}"))
     assert (shown["collection"], shown["tags"]) == (name, [name])
+    assert shown["url"] == f"{BASE_URL}{collection}/versions/v0"
     assert name in shown["aliases"]
-    assert made(web.get(f"{collection}/history"))["items"]
+    assert ok_json(web.get(f"{collection}/history"))["items"]
 
 
 @pytest.mark.parametrize(
-    ("path", "says"),
+    ("path", "reason"),
     [
         pytest.param("churn%2Fversions", "%2F", id="encoded slash"),
         pytest.param("churn%2fversions%2fv0", "%2F", id="encoded slashes in lower case"),
@@ -281,10 +327,10 @@ def test_any_name_can_be_said_in_a_path(web, name):
         pytest.param("churn%0A", "not allowed", id="line break"),
         pytest.param("churn%5C", "not allowed", id="backslash"),
         pytest.param("churn%3Av0", "not allowed", id="colon"),
-        pytest.param("%20churn", "space", id="padded"),
+        pytest.param("%20churn", "space", id="leading space"),
         pytest.param("x" * 129, "128", id="too long"),
     ],
 )
-def test_a_path_that_cannot_be_a_name_is_refused(churn, path, says):
-    """What no name has is 422 and says why; it never reaches another route."""
-    assert says in problem(churn.get(f"{COLLECTIONS}/{path}"), 422, "invalid-input")["detail"]
+def test_a_path_with_an_impossible_name_is_refused(churn, path, reason):
+    """The response is 422 with the reason, and no other route handles the request."""
+    assert reason in problem(churn.get(f"{COLLECTIONS}/{path}"), 422, "invalid-input")["detail"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, cast
 
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
@@ -10,8 +10,8 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from upshot.clock import format_optional_time, format_time
 from upshot.domain.job import Job, JobRetryPolicy, JobSpec
 from upshot.domain.secret_placeholders import SecretPlaceholders
-from upshot.masking import MASK
 from upshot.ports.jobs import QueuePosition
+from upshot.schema.job_spec import without_literal_password
 
 
 class JobSummary(TypedDict):
@@ -108,9 +108,7 @@ def job_detail(job: Job, queue_position: QueuePosition | None, wait_reason: str 
     Every placeholder of a secret is shown as the template that it came from, and a literal password as `***`.
     """
     placeholders = SecretPlaceholders(job.nonce)
-    spec = job.spec
-    if (credentials := spec.registry_auth) and not placeholders.secret_names(credentials.password):
-        spec = replace(spec, registry_auth=replace(credentials, password=MASK))
+    spec = without_literal_password(job.spec, placeholders)
     detail: JobDetail = {
         **job_json(job),
         "wait_reason": wait_reason,

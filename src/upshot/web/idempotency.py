@@ -76,12 +76,12 @@ async def run_idempotently(
         deps.idempotency.reserve,
         key,
         fingerprint,
-        holder=call_id,
+        call_id=call_id,
         now=now,
         stale_before=now - timedelta(seconds=STALE_SECONDS),
-        kept_since=now - timedelta(hours=RETENTION_HOURS),
+        expired_before=now - timedelta(hours=RETENTION_HOURS),
     )
-    if record.holder != call_id:
+    if record.call_id != call_id:
         return _replay(record, fingerprint, client_key)
     request.state.reserved_key = ReservedKey(key, record.first_at)
     try:

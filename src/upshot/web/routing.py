@@ -17,7 +17,7 @@ from upshot.domain.event import Actor, Origin, Role
 from upshot.domain.job import Job
 from upshot.domain.reference import check_name
 from upshot.errors import NotFound
-from upshot.jobs.events import actor_of, chain_of
+from upshot.jobs.events import job_origin
 from upshot.resources.urls import API_PREFIX
 from upshot.web.auth import ACTOR_HEADER
 from upshot.web.body import JsonRequest
@@ -121,7 +121,7 @@ def _origin_of_job(deps: WebDependencies, job: Job) -> Origin:
     stored = deps.events.find(job.event_id)
     if stored is None:
         raise NotFound(f"event {job.event_id!r}, for which job {job.id} runs, is no longer stored")
-    return Origin(actor_of(job), chain_of(job, stored.event))
+    return job_origin(job, stored.event)
 
 
 async def _reserved_key(request: Request) -> ReservedKey | None:

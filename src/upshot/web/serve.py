@@ -63,7 +63,7 @@ def serve(deps: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable[
     )
 
     def prune_keys() -> None:
-        deps.idempotency.prune(kept_since=deps.clock.now() - timedelta(hours=RETENTION_HOURS))
+        deps.idempotency.prune(expired_before=deps.clock.now() - timedelta(hours=RETENTION_HOURS))
 
     stopped = threading.Event()
     threads = [

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from upshot.adapters.cursor import after_cursor, make_cursor
+from upshot.adapters.cursor import decode_cursor, make_cursor
 from upshot.errors import NotFound
 from upshot.ports.paging import Page
 from upshot.resources.automation import AutomationDetail, automation_detail, automation_json
@@ -29,7 +29,7 @@ def list_automations(deps: Deps, query: Annotated[PageQuery, Query()]) -> Respon
     automations = sorted(loaded.automations, key=lambda automation: automation.name)
     start = 0
     if query.cursor:
-        start = bisect_right(automations, after_cursor(query.cursor), key=lambda automation: automation.name)
+        start = bisect_right(automations, decode_cursor(query.cursor), key=lambda automation: automation.name)
     end = start + query.limit
     items = tuple(automations[start:end])
     page = Page(items, make_cursor(items[-1].name) if end < len(automations) else None)
