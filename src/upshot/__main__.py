@@ -1,4 +1,4 @@
-"""`python -m upshot` is the command `upshot`."""
+"""Run the command `upshot` as `python -m upshot`."""
 
 from upshot.cli import main
 

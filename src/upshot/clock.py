@@ -1,4 +1,4 @@
-"""The only door to the time of day; tests bring a clock that they move themselves."""
+"""The only module that reads the current time. Tests use a clock that they advance themselves."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from typing_extensions import override
+
 
 class Clock(Protocol):
-    """Tells the time, in UTC."""
+    """A source of the current time."""
 
     def now(self) -> datetime:
-        """The present moment, timezone-aware, in UTC."""
+        """Return the current time, timezone-aware, in UTC."""
         ...
 
 
-class SystemClock:
-    """The machine's clock."""
+class SystemClock(Clock):
+    """The clock of the machine."""
 
+    @override
     def now(self) -> datetime:
-        """The present moment, timezone-aware, in UTC."""
         return datetime.now(UTC)
 
 
-class FrozenClock:
-    """A clock that stands still until it is moved; for tests."""
+class FrozenClock(Clock):
+    """A clock for tests that stands still until a test advances it."""
 
     def __init__(self, start: datetime | None = None) -> None:
         self._now = start or datetime(2026, 1, 1, 12, tzinfo=UTC)
 
+    @override
     def now(self) -> datetime:
-        """The moment that the clock was last moved to."""
         return self._now
 
     def advance(self, seconds: float) -> None:
@@ -39,26 +41,26 @@ class FrozenClock:
 
 
 def stopwatch() -> float:
-    """Seconds on a clock that only goes forward, for measuring how long something took."""
+    """Return seconds of a monotonic clock, to measure durations."""
     return time.perf_counter()
 
 
 def format_time(moment: datetime) -> str:
-    """RFC 3339 in UTC with microseconds, as events and the API print it; sorts as text."""
+    """Format a time as RFC 3339 in UTC with microseconds, as events and the API show it. The text sorts by time."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def format_optional_time(moment: datetime | None) -> str | None:
-    """Return the time as `format_time` writes it, or None if there is none."""
+    """Format a time as `format_time` does, or return None for None."""
     return None if moment is None else format_time(moment)
 
 
 def parse_time(text: str) -> datetime:
     """
-    Read an RFC 3339 time; one without a zone is taken as UTC.
+    Parse an RFC 3339 time. A time without a time zone is in UTC.
 
     Raises:
-        ValueError: The text is no such time.
+        ValueError: The text is not an RFC 3339 time.
     """
     moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,21 +1,25 @@
 """
-Every error of Upshot; the class decides what happens next, never the text.
+Every error of Upshot. The class decides what happens next, never the text.
 
     UpshotError
-    ├── ConfigError            a person must edit YAML or settings; never retried
+    ├── ConfigError            somebody must edit YAML or settings; never retried
     │   ├── AutomationInvalid      .path .line .reason
     │   └── TemplateInvalid        .path .line .reason
-    ├── RegistryError
-    │   ├── InvalidInput · NotFound · AlreadyExists · Forbidden · Conflict
-    ├── ActionError            one attempt failed
-    │   ├── Refused                the receiver said no            → give up
-    │   │   ├── Unmet                  a `require` did not hold        → give up
-    │   │   └── JobFailed              its job ended without success   → give up
-    │   ├── Unreachable            timeout, reset, 5xx, 429        → retry, no sooner than it asked
-    │   ├── Ambiguous              sent, and no answer was read    → retry, same delivery id
-    │   └── Blocked                our own egress rule said no     → give up
-    ├── DestinationBusy        not an attempt: the destination has its share in flight → later
-    └── Unavailable            a store or the stream does not answer; what was accepted is kept
+    ├── RegistryError          the registry cannot do what the request asks for
+    │   ├── InvalidInput
+    │   ├── NotFound
+    │   ├── AlreadyExists
+    │   ├── Forbidden
+    │   └── Conflict
+    ├── ActionError            an attempt failed
+    │   ├── Refused                the receiver rejected the request       → give up
+    │   │   ├── Unmet                  the condition of a `require` is false   → give up
+    │   │   └── JobFailed              the job did not succeed                 → give up
+    │   ├── Unreachable            timeout, reset, 5xx, 429                → retry, no sooner than requested
+    │   ├── Ambiguous              sent, but no response was read          → retry with the same delivery id
+    │   └── Blocked                an egress rule rejected the destination → give up
+    ├── DestinationBusy        not an attempt: the destination has too many requests in flight → try later
+    └── Unavailable            a store or the stream does not answer; nothing accepted is lost
 """
 
 from __future__ import annotations
@@ -25,17 +29,17 @@ from typing import Any
 
 
 class UpshotError(Exception):
-    """The family; its text gives place, finding and remedy."""
+    """The base class. The text has place, finding and remedy."""
 
 
 class ConfigError(UpshotError):
-    """A person must edit YAML or settings; never retried."""
+    """YAML or settings are invalid. Somebody must edit them; a retry cannot help."""
 
 
-class _Located(ConfigError):
+class _LocatedError(ConfigError):
     def __init__(self, path: str, line: int | None, reason: str) -> None:
-        self.path = path  #: file as the user named it, relative where that was given
-        self.line = line  #: counted from 1; None where the whole file is meant
+        self.path = path  #: file as the user named it, relative if the user gave a relative path
+        self.line = line  #: counted from 1; None for the whole file
         self.reason = reason  #: finding and remedy, without the place
         place = path if line is None else f"{path}:{line}"
         super().__init__(f"{place}: {reason}" if place else reason)
@@ -44,28 +48,28 @@ class _Located(ConfigError):
         return type(self), (self.path, self.line, self.reason)
 
 
-class AutomationInvalid(_Located):
-    """An automation file says something that cannot be meant."""
+class AutomationInvalid(_LocatedError):
+    """The automation file is invalid."""
 
 
-class TemplateInvalid(_Located):
-    """A template cannot be compiled, is not allowed, or failed on the data it was given."""
+class TemplateInvalid(_LocatedError):
+    """A template cannot be compiled, is not allowed, or fails with the data of the event."""
 
 
 class RegistryError(UpshotError):
-    """A mutation or a question that the registry cannot answer as asked."""
+    """The registry cannot do what the request asks for."""
 
 
 class InvalidInput(RegistryError):
-    """The input breaks a rule of REST or registry: a name, a reference, a size."""
+    """A name, a reference, a size or another input is invalid."""
 
 
 class NotFound(RegistryError):
-    """The thing that was named does not exist."""
+    """The named object does not exist."""
 
 
 class AlreadyExists(RegistryError):
-    """Something of this name exists already."""
+    """An object with this name exists."""
 
 
 class Forbidden(RegistryError):
@@ -73,18 +77,18 @@ class Forbidden(RegistryError):
 
 
 class Conflict(RegistryError):
-    """The present state does not allow this: another artifact type, a final execution."""
+    """The current state does not allow this, such as another artifact type or a final execution."""
 
 
 class ActionError(UpshotError):
     """
-    One attempt failed.
+    An attempt failed.
 
     Args:
-        message: Finding and remedy, for a person; secrets are masked by the executor.
-        request: What was sent, as far as it came to that (see `domain.execution.Receipt`).
-        response: What came back, if anything did.
-        retry_after_seconds: The receiver asked not to be called again sooner.
+        message: Finding and remedy. The executor masks secrets in it.
+        request: The request, if one was built (see `domain.execution.Receipt`).
+        response: The response, if there was one.
+        retry_after_seconds: The receiver asked for a delay of at least this length.
     """
 
     retryable = False
@@ -104,40 +108,40 @@ class ActionError(UpshotError):
 
 
 class Refused(ActionError):
-    """The receiver said no; saying it again would not help."""
+    """The receiver rejected the request. Sending it again would not help."""
 
 
 class Unmet(Refused):
-    """What a `require` step asks for does not hold; the message is the author's own."""
+    """The condition of a `require` step is false. The author of the automation wrote the message."""
 
 
 class JobFailed(Refused):
-    """The job ended without success; whatever was worth another try has had it."""
+    """The job did not succeed, and has no attempts left."""
 
 
 class Unreachable(ActionError):
-    """Not delivered for now: no connection, 5xx, 429; the receiver did not take it."""
+    """The request was not delivered (no connection, 5xx, 429). The receiver did not process it."""
 
     retryable = True
 
 
 class Ambiguous(ActionError):
-    """Sent, and no answer was read; the receiver may have acted. Sent again with the same delivery id."""
+    """The request was sent, but no response was read. The receiver may have processed it."""
 
     retryable = True
 
 
 class Blocked(ActionError):
-    """Our own egress rule said no; the settings must allow the destination first."""
+    """An egress rule rejected the destination. The settings must allow it first."""
 
 
 class DestinationBusy(UpshotError):
-    """The destination has its share of requests in flight; not an attempt, come again later."""
+    """The destination has its maximum of requests in flight. This is not an attempt; try later."""
 
     def __init__(self, destination: str) -> None:
-        super().__init__(f"{destination} already has its share of requests in flight")
+        super().__init__(f"{destination} already has its maximum of requests in flight")
         self.destination = destination
 
 
 class Unavailable(UpshotError):
-    """A store or the stream does not answer; try again, nothing accepted is lost."""
+    """A store or the stream does not answer. Try again; nothing accepted is lost."""

@@ -1,4 +1,4 @@
-"""How log lines look: one wide line for each thing that happened, `event key=value …` or JSON, on stderr."""
+"""The format of log lines: one line on stderr for each event, as `event key=value …` or as JSON."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ _NEEDS_QUOTES = re.compile(r"[\s=\"\x00-\x1f\x7f]")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def configure(level: str, form: str) -> None:
+def configure(level: str, log_format: str) -> None:
     """
-    Set up structlog, and the loggers of libraries behind it.
+    Configure structlog, and the loggers of libraries.
 
     Args:
-        level: debug, info, warning or error; anything else counts as info.
-        form: `text` or `json`.
+        level: debug, info, warning or error. Any other text means info.
+        log_format: `text` or `json`.
     """
     threshold = _LEVELS.get(level.lower(), logging.INFO)
-    form_of_libraries = "level=%(levelname)s logger=%(name)s event=%(message)r"
-    logging.basicConfig(stream=sys.stderr, level=max(threshold, logging.WARNING), format=form_of_libraries)
-    renderer = structlog.processors.JSONRenderer() if form == "json" else _as_logfmt
+    library_format = "level=%(levelname)s logger=%(name)s event=%(message)r"
+    logging.basicConfig(stream=sys.stderr, level=max(threshold, logging.WARNING), format=library_format)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", key="time"),
-            _drop_empty,
+            _drop_none,
             structlog.processors.format_exc_info,
-            renderer,
+            structlog.processors.JSONRenderer() if log_format == "json" else _as_logfmt,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -41,15 +40,14 @@ def configure(level: str, form: str) -> None:
     )
 
 
-def _drop_empty(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A key that has nothing to say is left out of the line."""
+def _drop_none(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key in [key for key, value in line.items() if value is None]:
         del line[key]
     return line
 
 
 def _as_logfmt(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> str:
-    """`key=value …`, values in quotes where they need them; written for every attempt, so it has to be quick."""
+    """Format a line as `key=value …`. This is not structlog's renderer because every attempt logs, and it is faster."""
     first = [(key, line.pop(key)) for key in ("time", "level", "event")]
     return " ".join([f"{key}={_quoted(value)}" for key, value in (*first, *line.items())])
 

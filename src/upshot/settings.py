@@ -1,4 +1,4 @@
-"""Settings, read from the environment (`UPSHOT_…`) in one place; README documents every one."""
+"""Settings, read from the environment (`UPSHOT_…`). docs/settings.md documents every setting."""
 
 from __future__ import annotations
 
@@ -6,120 +6,140 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from upshot.validation import invalid
 
 
 class Settings(BaseSettings):
-    """What an operator can choose. Each field is the environment variable `UPSHOT_` + its name in capitals."""
+    """The settings of an operator. Each field is the environment variable `UPSHOT_` + its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="UPSHOT_", frozen=True, extra="ignore")
 
-    data: Path = Field(Path(".upshot"), description="Folder for the database, Redis' files, logs and endpoint.json.")
-    automations: Path = Field(Path("automations"), description="Folder of automation files.")
+    data: Path = Field(
+        Path(".upshot"),
+        description="Data directory, for the SQLite database, the files of Redis, logs and endpoint.json.",
+    )
+    automations: Path = Field(Path("automations"), description="Directory of automation files.")
     redis_url: str | None = Field(
-        None, description="A Redis of yours, e.g. `redis://host:6379/0`; left out, `upshot up` runs its own."
+        None, description="Your own Redis, e.g. `redis://host:6379/0`. By default, `upshot up` starts one."
     )
     database_url: str | None = Field(
         None,
-        description="PostgreSQL, e.g. `postgresql://user:password@host/upshot`; left out, SQLite in the data folder.",
+        description="PostgreSQL, e.g. `postgresql://user:password@host/upshot`. By default, SQLite in the data "
+        "directory.",
     )
     host: str = Field("127.0.0.1", description="Address that the web process listens on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port that the web process listens on; 0 for any free one.")
+    port: int = Field(8080, ge=0, le=65535, description="Port that the web process listens on. 0 means any free port.")
     url: str | None = Field(
-        None, description="A running Upshot that commands talk to; left out, the one that runs on the data folder."
+        None,
+        description="URL of the server that commands use. By default, the server that runs on the data directory.",
     )
     public_url: str | None = Field(
         None,
-        description="Base URL for links in events, e.g. `https://upshot.example.com`; left out, where it listens.",
+        description="Base URL for links in events, e.g. `https://upshot.example.com`. By default, the address that "
+        "the web process listens on.",
     )
     token: SecretStr | None = Field(
-        None, description="Token that requests must bear; needed for a server that listens beyond loopback."
+        None,
+        description="Token that clients must send. Required if the web process listens on another address than "
+        "loopback.",
     )
     secrets_dir: Path | None = Field(
         None,
-        description="Folder with a file for each secret, named as it, the way Docker and Kubernetes mount them.",
+        description="Directory with one file for each secret, as Docker and Kubernetes mount them. The file name is "
+        "the name of the secret.",
     )
     egress_allow: str = Field(
         "",
-        description="Private destinations that actions may reach: a comma list of networks and host names, each with "
-        "an optional port, e.g. `127.0.0.0/8,::1/128,hooks.internal:8443`.",
+        description="Private destinations that actions may reach: networks and host names separated by commas, each "
+        "with an optional port, e.g. `127.0.0.0/8,::1/128,hooks.internal:8443`.",
     )
-    github_api_url: str = Field("https://api.github.com", description="GitHub's API, or a GitHub Enterprise Server's.")
-    slack_api_url: str = Field("https://slack.com/api", description="Slack's Web API.")
-    worker_in_flight: int = Field(2000, ge=1, description="Steps that one worker process performs at the same time.")
+    github_api_url: str = Field(
+        "https://api.github.com", description="URL of GitHub's API, or of the API of a GitHub Enterprise Server."
+    )
+    slack_api_url: str = Field("https://slack.com/api", description="URL of Slack's Web API.")
+    worker_in_flight: int = Field(2000, ge=1, description="Maximum of steps that a worker executes at the same time.")
     destination_in_flight: int = Field(
-        200, ge=1, description="Requests that one worker process has in flight to one destination."
+        200, ge=1, description="Maximum of requests of a worker to one destination at the same time."
     )
     lease_seconds: float = Field(
-        30.0, ge=1, description="How long a worker that fell silent keeps its executions before others take them."
+        30.0, ge=1, description="Seconds after which other workers take over the executions of a worker that is silent."
     )
-    sweep_seconds: float = Field(1.0, gt=0, description="How often a worker looks for what is due, lost or unmatched.")
+    sweep_seconds: float = Field(
+        1.0, gt=0, description="Seconds between a worker's searches for work that is due, lost or unmatched."
+    )
     relay_seconds: float = Field(
-        5.0, gt=0, description="After how long an event that nobody matched is published again."
+        5.0, gt=0, description="Seconds after which an event that no worker has matched is published again."
     )
-    stop_seconds: float = Field(10.0, ge=0, description="How long a stopping worker finishes what is in flight.")
+    stop_seconds: float = Field(
+        10.0, ge=0, description="Maximum of seconds in which a stopping worker finishes attempts in flight."
+    )
     worker_id: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9._-]{1,80}$",
-        description="A worker's id, unique among workers; left out, its host and process.",
+        description="Id of a worker, unique among all workers. By default, its host name and process id.",
     )
     worker_predecessor: str | None = Field(
-        None, description="Id of a worker that is known to be dead; this worker takes its leases at once."
+        None, description="Id of a worker that has ended for certain. The new worker takes over its leases at once."
     )
     queues: str = Field(
         "",
         pattern=r"^$|^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*$",
-        description="What a worker takes: a comma list of queues of jobs, and `events` for answering events; "
-        "left out, everything.",
+        description="What a worker processes: job queues separated by commas, and `events` for events. By default, "
+        "everything.",
     )
     machine: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9._-]{1,80}$",
-        description="Name of the machine that a worker's jobs run on; left out, its host's.",
+        description="Name of the machine that runs a worker's jobs. By default, the host name.",
     )
     jobs_file: Path | None = Field(
-        None, description="The operator's file on queues of jobs; left out, `jobs.yaml` in the data folder, if any."
+        None,
+        description="The operator's file that configures job queues. By default, `jobs.yaml` in the data directory, "
+        "if it exists.",
     )
     jobs_url: str | None = Field(
         None,
-        description="Where jobs reach the REST API; left out, the public URL, or where the web process listens.",
+        description="URL of the REST API as jobs reach it. By default, the public URL, or else the address that the "
+        "web process listens on.",
     )
     jobs_lost_seconds: float = Field(
-        600.0, ge=5, description="After how long a job whose engine nobody reaches counts as lost."
+        600.0, ge=5, description="Seconds after which a job whose engine is unreachable is considered lost."
     )
-    jobs_log_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Kept of each job's log, the newest.")
+    jobs_log_bytes: int = Field(
+        8 * 1024 * 1024, ge=1024, description="Bytes that are kept of each job's log. Older lines are removed."
+    )
     jobs_remove_orphans: bool = Field(
-        default=False, description="Remove containers with our label that no job in the database knows, after a minute."
+        default=False,
+        description="Remove containers with Upshot's label that have belonged to no job in the database for a minute.",
     )
     jobs_days: int = Field(90, ge=1, description="Days that finished jobs and their logs are kept.")
     receipts_days: int = Field(90, ge=1, description="Days that receipts of finished executions are kept.")
-    log_level: str = Field("info", description="debug, info, warning or error.")
-    log_format: str = Field("text", pattern="^(text|json)$", description="`text` (key=value) or `json`, one line each.")
+    log_level: str = Field("info", description="`debug`, `info`, `warning` or `error`.")
+    log_format: str = Field(
+        "text", pattern="^(text|json)$", description="Format of log lines: `text` (key=value) or `json`."
+    )
 
     @field_validator("public_url", "jobs_url")
     @classmethod
     def _check_public_url(cls, url: str | None) -> str | None:
         if url and not _is_base_url(url):
-            raise PydanticCustomError(
-                "base_url",
-                "{url} is no base URL; write https://HOST, with a port and a path if need be",
-                {"url": repr(url)},
-            )
+            raise invalid(f"must be a base URL such as https://HOST:PORT/PATH, not {url!r}")
         return url
 
     @property
     def sqlite_path(self) -> Path:
-        """Where the embedded database lives."""
+        """Path of the SQLite database in the data directory."""
         return self.data / "upshot.db"
 
 
 def _is_base_url(url: str) -> bool:
-    """Whether paths can be put behind it: an HTTP address without user, query or fragment."""
+    """Return whether a path can be appended: an HTTP URL without user, query or fragment."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises where it is no number, or too large
+        parts.port  # noqa: B018 - raises ValueError for an invalid port
     except ValueError:
         return False
-    plain = url.isprintable() and not any(sign in url for sign in " ?#@")
-    return plain and parts.scheme in {"http", "https"} and bool(parts.hostname)
+    is_plain = url.isprintable() and not any(character in url for character in " ?#@")
+    return is_plain and parts.scheme in {"http", "https"} and bool(parts.hostname)

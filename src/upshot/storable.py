@@ -1,4 +1,4 @@
-"""Text and data that every store can keep: SQLite, PostgreSQL and JSON columns."""
+"""Convert text and data to what every store accepts: SQLite, PostgreSQL and JSON columns."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from typing import Any
 
 from upshot.clock import format_time
 
-_WHOLE_NUMBERS = range(-(2**63), 2**64)  # what JSON is written with here
+_SUPPORTED_INTEGERS = range(-(2**63), 2**64)  # what orjson reads and writes
 
 
 def to_storable_text(text: str) -> str:
-    """The text without NUL, which PostgreSQL refuses, and without halves of characters, which are no UTF-8."""
-    whole = text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return whole.replace("\x00", "\ufffd")
+    """Replace NUL, which PostgreSQL rejects, and lone surrogates, which UTF-8 cannot encode."""
+    valid = text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return valid.replace("\x00", "\ufffd")
 
 
 def to_storable(value: Any) -> Any:
     """
-    The value as data that can be written as JSON and read again.
+    Convert a value to data that JSON can represent.
 
-    Whole numbers beyond 64 bits become fractions, or texts where they are too large for that, too;
-    infinity and what is no number become null; what is no data becomes its text.
+    An integer beyond 64 bits becomes a float, or a text if it is too large for a float. Infinity and
+    NaN become None. An object that is not data becomes its text.
     """
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, str):
         return to_storable_text(value)
     if isinstance(value, int) and not isinstance(value, bool):
-        return _number_to_storable(value)
+        return _to_storable_integer(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {to_storable_text(str(key)): to_storable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_storable(item) for item in value]
-    return value if value is None or isinstance(value, bool) else _object_to_storable(value)
+    return value if value is None or isinstance(value, bool) else _to_storable_object(value)
 
 
-def _object_to_storable(value: Any) -> Any:
+def _to_storable_object(value: Any) -> Any:
     if isinstance(value, datetime):
         return format_time(value)
     if is_dataclass(value):
@@ -50,10 +50,10 @@ def _object_to_storable(value: Any) -> Any:
     return to_storable_text(str(value))
 
 
-def _number_to_storable(number: int) -> int | float | str:
-    if number in _WHOLE_NUMBERS:
+def _to_storable_integer(number: int) -> int | float | str:
+    if number in _SUPPORTED_INTEGERS:
         return number
     try:
         return float(number)
     except OverflowError:
-        return f"{number:#x}"  # in tens it would take long, and Python refuses to
+        return f"{number:#x}"  # not decimal, because that is slow, and Python limits its length

@@ -1,4 +1,4 @@
-"""One wide line for each thing that happened."""
+"""Log lines: one for each event, as key=value or JSON."""
 
 import json
 
@@ -9,14 +9,13 @@ from upshot import logs
 
 
 @pytest.fixture(autouse=True)
-def as_before():
-    """Other tests log as they did."""
+def reset_structlog():
     yield
     structlog.reset_defaults()
 
 
-def test_a_line_is_key_and_value(capsys):
-    """Time, level and event first; a value with spaces or quotes is quoted, one that is None is left out."""
+def test_a_text_line_has_keys_and_values(capsys):
+    """Time, level and event come first. A value with spaces or quotes is quoted, and None is left out."""
     logs.configure("info", "text")
     structlog.get_logger().info("attempt.finished", step="call", wait_seconds=None, error='no "answer"')
     line = capsys.readouterr().err
@@ -24,15 +23,15 @@ def test_a_line_is_key_and_value(capsys):
     assert line.endswith(' level=info event=attempt.finished step=call error="no \\"answer\\""\n')
 
 
-def test_a_value_cannot_begin_a_line_of_its_own(capsys):
-    """Whatever a receiver answered: one thing, one line."""
+def test_a_value_cannot_start_another_line(capsys):
+    """A response with line breaks is one log line, so that a receiver cannot forge log lines."""
     logs.configure("info", "text")
-    structlog.get_logger().info("answer", text="a\nlevel=error event=forged \ud800")
+    structlog.get_logger().info("response", text="a\nlevel=error event=forged \ud800")
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_json_has_the_same_keys(capsys):
-    """For machines that read logs."""
+    """A JSON line has the keys of a text line."""
     logs.configure("info", "json")
     structlog.get_logger().info("attempt.finished", step="call", error=None)
     line = json.loads(capsys.readouterr().err)
@@ -44,8 +43,8 @@ def test_json_has_the_same_keys(capsys):
     assert "error" not in line
 
 
-def test_what_is_below_the_level_is_not_written(capsys):
-    """`warning` hides `info`."""
+def test_lines_below_the_level_are_not_written(capsys):
+    """With the level `warning`, an `info` line is not written."""
     logs.configure("warning", "text")
     structlog.get_logger().info("attempt.finished")
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Settings: what cannot be meant is refused in words, and what is left out is derived."""
+"""Invalid settings are rejected with a remedy, and missing settings get derived values."""
 
 from socket import gethostname
 
@@ -14,12 +14,12 @@ from upshot.wiring.parts import base_url
     [
         pytest.param("upshot.example.com", id="no scheme"),
         pytest.param("upshot.example.com:8080", id="host and port"),
-        pytest.param("ftp://upshot.example.com", id="another scheme"),
+        pytest.param("ftp://upshot.example.com", id="other scheme"),
         pytest.param("https://", id="no host"),
-        pytest.param("https:///path", id="no host but a path"),
-        pytest.param("https://upshot.example.com:http", id="port that is no number"),
+        pytest.param("https:///path", id="path without host"),
+        pytest.param("https://upshot.example.com:http", id="port not a number"),
         pytest.param("https://upshot.example.com:99999", id="port too large"),
-        pytest.param("https://[::1", id="half an address"),
+        pytest.param("https://[::1", id="incomplete IPv6 address"),
         pytest.param("https://user:word@upshot.example.com", id="user"),
         pytest.param("https://upshot.example.com?x=1", id="query"),
         pytest.param("https://upshot.example.com#x", id="fragment"),
@@ -27,9 +27,9 @@ from upshot.wiring.parts import base_url
         pytest.param("https://upshot.example.com/\n", id="line break"),
     ],
 )
-def test_a_public_url_that_links_cannot_begin_with_is_refused(url):
-    """By the setting's name, with what was found and what would be right."""
-    with pytest.raises(ConfigError, match=r"^UPSHOT_PUBLIC_URL: .* is no base URL; write https://HOST"):
+def test_an_invalid_public_url_is_rejected(url):
+    """The message names the setting, the value and the correct form."""
+    with pytest.raises(ConfigError, match=r"^UPSHOT_PUBLIC_URL must be a base URL such as https://HOST:PORT/PATH, not '"):
         settings_with(public_url=url)
 
 
@@ -38,12 +38,12 @@ def test_a_public_url_that_links_cannot_begin_with_is_refused(url):
     [
         pytest.param({"public_url": "https://upshot.example.com/x/"}, "https://upshot.example.com/x", id="public URL"),
         pytest.param({"public_url": "http://[::1]:80"}, "http://[::1]:80", id="public IPv6 address"),
-        pytest.param({"public_url": ""}, "http://127.0.0.1:8080", id="empty, as compose files leave it"),
+        pytest.param({"public_url": ""}, "http://127.0.0.1:8080", id="empty, as in a compose file"),
         pytest.param({"host": "::1", "port": 1}, "http://[::1]:1", id="IPv6"),
         pytest.param({"host": "0.0.0.0"}, f"http://{gethostname()}:8080", id="all IPv4 addresses"),
         pytest.param({"host": "::"}, f"http://{gethostname()}:8080", id="all addresses"),
     ],
 )
-def test_links_begin_with_an_address_that_can_be_opened(settings, url):
-    """The public one, or where the server listens; a server on all addresses is reached by its machine's name."""
+def test_links_begin_with_a_reachable_address(settings, url):
+    """Links begin with the public URL, or with the listening address; for all addresses, with the host name."""
     assert base_url(settings_with(**settings)) == url
