@@ -1,4 +1,4 @@
-"""The databases that the contracts are held on."""
+"""The databases that the contract tests run on."""
 
 import pytest
 
@@ -9,7 +9,7 @@ KINDS = ("sqlite", "postgresql")
 
 
 def empty_database(kind: str, request: pytest.FixtureRequest) -> str:
-    """URL of an empty database, which is gone after the test."""
+    """Create an empty database for this test, and return its URL."""
     if kind == "sqlite":
         return sqlite_url(request.getfixturevalue("tmp_path") / "upshot.db")
     url: str = request.getfixturevalue("postgres").new_database()
@@ -17,8 +17,8 @@ def empty_database(kind: str, request: pytest.FixtureRequest) -> str:
 
 
 def open_database(kind: str, request: pytest.FixtureRequest) -> Database:
-    """A migrated database, which is closed after the test."""
-    made = Database(empty_database(kind, request))
-    request.addfinalizer(made.close)
-    migrate(made)
-    return made
+    """Open a migrated database, and close it after the test."""
+    database = Database(empty_database(kind, request))
+    request.addfinalizer(database.close)
+    migrate(database)
+    return database

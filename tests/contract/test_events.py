@@ -1,4 +1,4 @@
-"""What the store of events promises, in memory, on SQLite and on PostgreSQL."""
+"""Contract of the event stores: in memory, on SQLite and on PostgreSQL."""
 
 import contextlib
 import sqlite3
@@ -36,8 +36,8 @@ class Stores:
 @pytest.fixture(params=["memory", *KINDS])
 def stores(request) -> Stores:
     if request.param == "memory":
-        kept = MemoryEvents()
-        return Stores(kept, MemoryExecutions(kept), kept.add)
+        events = MemoryEvents()
+        return Stores(events, MemoryExecutions(events), events.add)
     database = open_database(request.param, request)
     return Stores(
         SqlEvents(database),
@@ -46,14 +46,14 @@ def stores(request) -> Stores:
     )
 
 
-def name(number: int) -> str:
-    """An event's id, sorting by its number."""
+def event_id(number: int) -> str:
+    """Return an event id that sorts by its number."""
     return f"evt_{number:026}"
 
 
 def event(number: int, **changes) -> Event:
-    made = Event(
-        id=EventId(name(number)),
+    event = Event(
+        id=EventId(event_id(number)),
         kind=EventKind.CUSTOM,
         time=NOW + timedelta(microseconds=number),
         subject="nightly",
@@ -64,7 +64,7 @@ def event(number: int, **changes) -> Event:
         name="nightly",
         chain=(Cause("promote", ExecutionId("exe_1"), EventId("evt_0"), None),),
     )
-    return replace(made, **changes)
+    return replace(event, **changes)
 
 
 def about(number: int, subject: str, kind: EventKind = EventKind.ALIAS_ADDED) -> Event:
@@ -72,72 +72,81 @@ def about(number: int, subject: str, kind: EventKind = EventKind.ALIAS_ADDED) ->
 
 
 def numbers(items) -> list[int]:
-    return [int(one.event.id.removeprefix("evt_")) for one in items]
+    return [int(stored.event.id.removeprefix("evt_")) for stored in items]
 
 
-def admit(stores, number, *executions):
-    made = tuple(
-        Execution(one, "promote", RevisionId("r1"), EventId(name(number)), ExecutionState.RUNNING, NOW, lease_owner_id=WorkerId("w1"), lease_until=NOW)
-        for one in executions
+def admit(stores, number, *execution_ids):
+    executions = tuple(
+        Execution(
+            execution_id,
+            "promote",
+            RevisionId("r1"),
+            EventId(event_id(number)),
+            ExecutionState.RUNNING,
+            NOW,
+            lease_owner_id=WorkerId("w1"),
+            lease_until=NOW,
+        )
+        for execution_id in execution_ids
     )
-    stores.executions.admit([Admission(EventId(name(number)), made)], NOW)
+    stores.executions.admit([Admission(EventId(event_id(number)), executions)], NOW)
 
 
-def listed(stores, cursor=None, limit=100, **query):
+def list_events(stores, cursor=None, limit=100, **query):
     return stores.events.page(EventQuery(**query), cursor=cursor, limit=limit)
 
 
 def test_an_event_comes_back_as_it_was_accepted(stores):
-    """Every field, by id and with what has become of it."""
+    """Every field is stored, and the event can be found by its id."""
     stores.accept([event(1), event(2)], NOW)
-    assert stores.events.get([name(1), name(2), name(3)]) == {name(1): event(1), name(2): event(2)}
+    assert stores.events.get([event_id(1), event_id(2), event_id(3)]) == {event_id(1): event(1), event_id(2): event(2)}
     assert stores.events.get([]) == {}
-    assert stores.events.find(name(1)) == StoredEvent(event(1), matched_at=None)
-    assert stores.events.find(name(3)) is None
+    assert stores.events.find(event_id(1)) == StoredEvent(event(1), matched_at=None)
+    assert stores.events.find(event_id(3)) is None
 
 
 def test_an_event_is_accepted_once(stores):
-    """The first text stays."""
+    """A second event with the same id changes nothing."""
     stores.accept([event(1)], NOW)
     stores.accept([event(1, data={"other": True}), event(2)], NOW)
-    assert stores.events.get([name(1)])[name(1)] == event(1)
-    assert numbers(listed(stores).items) == [2, 1]
+    assert stores.events.get([event_id(1)])[event_id(1)] == event(1)
+    assert numbers(list_events(stores).items) == [2, 1]
 
 
 def test_a_matched_event_names_its_executions(stores):
-    """Sorted; an event that nobody answers is matched too."""
+    """Their ids are sorted. An event that no automation answers is matched, too."""
     stores.accept([event(1), event(2)], NOW)
     admit(stores, 1, "exe_b", "exe_a")
     admit(stores, 2)
-    assert stores.events.find(name(1)) == StoredEvent(event(1), NOW, (ExecutionId("exe_a"), ExecutionId("exe_b")))
-    assert stores.events.find(name(2)) == StoredEvent(event(2), NOW, ())
-    assert listed(stores).items == (StoredEvent(event(2), NOW), StoredEvent(event(1), NOW))
+    assert stores.events.find(event_id(1)) == StoredEvent(event(1), NOW, (ExecutionId("exe_a"), ExecutionId("exe_b")))
+    assert stores.events.find(event_id(2)) == StoredEvent(event(2), NOW, ())
+    assert list_events(stores).items == (StoredEvent(event(2), NOW), StoredEvent(event(1), NOW))
 
 
 def test_events_come_in_pages_newest_first(stores):
-    """The cursor of a page leads to the next; new events do not disturb it."""
+    """The cursor of a page leads to the next page, even if events are added meanwhile."""
     stores.accept([event(number) for number in range(5)], NOW)
-    first = listed(stores, limit=2)
+    first = list_events(stores, limit=2)
     stores.accept([event(9)], NOW)
-    second = listed(stores, cursor=first.next, limit=2)
-    third = listed(stores, cursor=second.next, limit=2)
+    second = list_events(stores, cursor=first.next, limit=2)
+    third = list_events(stores, cursor=second.next, limit=2)
     assert [numbers(page.items) for page in (first, second, third)] == [[4, 3], [2, 1], [0]]
     assert third.next is None
-    assert listed(stores, limit=6).next is None
+    assert list_events(stores, limit=6).next is None
 
 
-def test_events_after_one_come_oldest_first(stores):
-    """As a reader that follows along wants them."""
+def test_events_after_an_event_come_oldest_first(stores):
+    """A reader that follows the events needs this order."""
     stores.accept([event(number) for number in range(5)], NOW)
-    first = listed(stores, after_id=name(1), limit=2)
-    second = listed(stores, after_id=name(1), cursor=first.next, limit=2)
+    first = list_events(stores, after_id=event_id(1), limit=2)
+    second = list_events(stores, after_id=event_id(1), cursor=first.next, limit=2)
     assert [numbers(page.items) for page in (first, second)] == [[2, 3], [4]]
     assert second.next is None
-    assert listed(stores, after_id=name(4)).items == ()
+    assert list_events(stores, after_id=event_id(4)).items == ()
 
 
-def test_events_are_found_by_what_they_are_about(stores):
-    """A subject's beginning up to the colon means all its versions, and nothing that merely begins alike."""
+def test_events_are_found_by_subject_kind_name_and_mutation(stores):
+    """The subject of a collection also finds its versions, but no other collection that starts with the same text."""
     kinds = EventKind.COLLECTION_CREATED, EventKind.VERSION_LINKED
     subjects = [
         "model/churn",
@@ -150,45 +159,45 @@ def test_events_are_found_by_what_they_are_about(stores):
     stores.accept([about(number, subject, kinds[number % 2]) for number, subject in enumerate(subjects)], NOW)
     stores.accept([event(9)], NOW)
 
-    assert numbers(listed(stores, subject="model/churn").items) == [2, 1, 0]
-    assert numbers(listed(stores, subject="model/churn:v3").items) == [1]
-    assert numbers(listed(stores, subject="model/churn:").items) == []
-    assert numbers(listed(stores, subject="model/ch%").items) == []
-    assert numbers(listed(stores, kind="version-linked").items) == [5, 3, 1]
-    assert numbers(listed(stores, kind="version-linked", subject="model/churn").items) == [1]
-    assert numbers(listed(stores, name="nightly").items) == [9]
-    assert numbers(listed(stores, mutation_id="mut_4").items) == [4]
+    assert numbers(list_events(stores, subject="model/churn").items) == [2, 1, 0]
+    assert numbers(list_events(stores, subject="model/churn:v3").items) == [1]
+    assert numbers(list_events(stores, subject="model/churn:").items) == []
+    assert numbers(list_events(stores, subject="model/ch%").items) == []
+    assert numbers(list_events(stores, kind="version-linked").items) == [5, 3, 1]
+    assert numbers(list_events(stores, kind="version-linked", subject="model/churn").items) == [1]
+    assert numbers(list_events(stores, name="nightly").items) == [9]
+    assert numbers(list_events(stores, mutation_id="mut_4").items) == [4]
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "!!", "AAAA", "ZXZ0XzE", "w7w", "a" * 1000])
-def test_a_wrong_cursor_is_refused(stores, cursor):
-    """With what to pass instead."""
-    with pytest.raises(InvalidInput, match="pass the `next` of the page before"):
-        listed(stores, cursor=cursor)
+def test_an_invalid_cursor_is_rejected(stores, cursor):
+    """The error says what to pass instead."""
+    with pytest.raises(InvalidInput, match="pass the `next` of the previous page"):
+        list_events(stores, cursor=cursor)
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\ud800", "x" * 5000, "'; --"])
-def test_texts_that_no_event_can_have_find_nothing(stores, text):
-    """Or are refused as input; no error of the database comes through."""
+def test_a_text_that_no_event_can_have_finds_nothing(stores, text):
+    """Or it is rejected as invalid input. It never causes an error of the database."""
     stores.accept([event(1)], NOW)
-    for ask in (
+    for query in (
         lambda: stores.events.find(text),
         lambda: stores.events.get([text]),
-        lambda: listed(stores, subject=text).items,
-        lambda: listed(stores, kind=text).items,
-        lambda: listed(stores, name=text).items,
+        lambda: list_events(stores, subject=text).items,
+        lambda: list_events(stores, kind=text).items,
+        lambda: list_events(stores, name=text).items,
     ):
         with contextlib.suppress(InvalidInput):
-            assert not ask()
+            assert not query()
 
 
 def take(stores, *, at, before, limit=10):
     taken = stores.events.take_unmatched(published_before=before, now=at, limit=limit)
-    return [int(one.id.removeprefix("evt_")) for one in taken]
+    return [int(event.id.removeprefix("evt_")) for event in taken]
 
 
 def test_unmatched_events_are_taken_oldest_first(stores):
-    """Each once per wait, and never once it is matched."""
+    """Each is taken once until the wait has passed again, and never after it is matched."""
     soon, later = NOW + timedelta(seconds=5), NOW + timedelta(seconds=10)
     stores.accept([event(3)], NOW)
     stores.accept([event(1), event(2)], NOW + timedelta(seconds=1))
@@ -202,36 +211,36 @@ def test_unmatched_events_are_taken_oldest_first(stores):
     assert take(stores, at=later, before=later) == [1, 3, 4]
 
 
-def test_several_relays_share_the_unmatched(stores):
-    """Nobody takes what another has taken."""
+def test_several_relays_share_the_unmatched_events(stores):
+    """No relay takes an event that another one has taken."""
     stores.accept([event(number) for number in range(200)], NOW)
     later = NOW + timedelta(seconds=1)
 
     def relay(_):
-        mine = []
+        numbers = []
         while taken := take(stores, at=later, before=later, limit=7):
-            mine += taken
-        return mine
+            numbers += taken
+        return numbers
 
     with ThreadPoolExecutor(6) as pool:
         shares = list(pool.map(relay, range(6)))
-    # With SKIP LOCKED a relay may see nothing left while others still hold theirs: one more round finds the rest.
+    # With SKIP LOCKED a relay may find nothing while others hold their locks. One more round finds the rest.
     shares.append(relay(0))
     assert sorted(number for share in shares for number in share) == list(range(200))
 
 
 def test_a_relay_that_finds_nothing_does_not_wait_for_a_writer(tmp_path):
-    """It looks every second; on SQLite there is one writing place, and looking shall not take it."""
+    """A relay polls every second, so on SQLite it must not wait for the single writer."""
     database = Database(sqlite_url(tmp_path / "upshot.db"))
     migrate(database)
     writer = sqlite3.connect(tmp_path / "upshot.db", isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
 
     with ThreadPoolExecutor(1) as pool:
-        looking = pool.submit(SqlEvents(database).take_unmatched, published_before=NOW, now=NOW, limit=10)
+        relaying = pool.submit(SqlEvents(database).take_unmatched, published_before=NOW, now=NOW, limit=10)
         try:
-            assert looking.result(2) == ()
+            assert relaying.result(2) == ()
         finally:
             writer.close()
-            looking.exception()
+            relaying.exception()
             database.close()

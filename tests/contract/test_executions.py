@@ -1,4 +1,4 @@
-"""What the store of executions promises, in memory, on SQLite and on PostgreSQL."""
+"""Contract of the execution stores: in memory, on SQLite and on PostgreSQL."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
+from tests.contract.databases import KINDS, open_database
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
-from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.events import SqlEvents, insert_events
 from upshot.adapters.sql.executions import SqlExecutions
-from upshot.adapters.sql.migrate import migrate
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepPhase, StepRecord
 from upshot.errors import Conflict, InvalidInput, NotFound
@@ -27,35 +26,31 @@ MUCH_LATER = NOW + timedelta(seconds=90)
 class Stores:
     executions: Any
     events: Any
-    accept: Any  #: accepts events by id
+    accept: Any  #: accepts events with these ids
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-def stores(request, tmp_path):
-    """The stores, with one event accepted: `evt_1`."""
+@pytest.fixture(params=["memory", *KINDS])
+def stores(request):
+    """Return the stores, with one accepted event: `evt_1`."""
     if request.param == "memory":
         events = MemoryEvents()
-        made = Stores(MemoryExecutions(events), events, lambda *ids: events.add([event(one) for one in ids], NOW))
-        made.accept("evt_1")
-        yield made
-        return
-    if request.param == "sqlite":
-        database = Database(sqlite_url(tmp_path / "upshot.db"))
+        executions = MemoryExecutions(events)
+        stores = Stores(executions, events, lambda *ids: events.add([event(event_id) for event_id in ids], NOW))
     else:
-        database = Database(request.getfixturevalue("postgres").new_database())
-    migrate(database)
+        database = open_database(request.param, request)
 
-    def accept(*ids):
-        database.write(lambda connection: insert_events(connection, [event(one) for one in ids], NOW))
+        def accept(*ids):
+            accepted = [event(event_id) for event_id in ids]
+            database.write(lambda connection: insert_events(connection, accepted, NOW))
 
-    accept("evt_1")
-    yield Stores(SqlExecutions(database), SqlEvents(database), accept)
-    database.close()
+        stores = Stores(SqlExecutions(database), SqlEvents(database), accept)
+    stores.accept("evt_1")
+    return stores
 
 
-def event(name):
+def event(event_id):
     return Event(
-        id=name,
+        id=event_id,
         kind=EventKind.CUSTOM,
         time=NOW,
         subject="nightly",
@@ -67,35 +62,41 @@ def event(name):
     )
 
 
-def execution(name="exe_1", **changes) -> Execution:
-    made = Execution(
-        id=name,
+def execution(execution_id="exe_1", **changes) -> Execution:
+    execution = Execution(
+        id=execution_id,
         automation="promote",
         revision_id=RevisionId("r1"),
         event_id=EventId("evt_1"),
         state=ExecutionState.RUNNING,
         created_at=NOW,
-        steps=(StepRecord("send", "webhook"), StepRecord("tell", "slack", phase=StepPhase.ON_FAILURE)),
+        steps=(StepRecord("send", "webhook"), StepRecord("notify", "slack", phase=StepPhase.ON_FAILURE)),
         lease_owner_id=WorkerId("w1"),
         lease_until=LATER,
         fence=1,
     )
-    return replace(made, **changes)
+    return replace(execution, **changes)
 
 
-def waiting(name="exe_1", **changes) -> Execution:
-    state = {"state": ExecutionState.WAITING, "due_at": NOW, "reason": "503", "lease_owner_id": None, "lease_until": None}
-    return execution(name, **(state | changes))
+def waiting(execution_id="exe_1", **changes) -> Execution:
+    state = {
+        "state": ExecutionState.WAITING,
+        "due_at": NOW,
+        "reason": "503",
+        "lease_owner_id": None,
+        "lease_until": None,
+    }
+    return execution(execution_id, **(state | changes))
 
 
-def receipt(number=1, **changes) -> Receipt:
-    made = Receipt(
+def receipt(attempt=1, **changes) -> Receipt:
+    receipt = Receipt(
         execution_id=ExecutionId("exe_1"),
         step_id="send",
-        attempt=number,
+        attempt=attempt,
         state=AttemptState.UNREACHABLE,
         delivery_id=DeliveryId("dlv_1"),
-        started_at=NOW + timedelta(seconds=number),
+        started_at=NOW + timedelta(seconds=attempt),
         took_seconds=0.25,
         worker_id=WorkerId("w1"),
         request={"method": "POST", "url": "https://example.com", "headers": {"a": "b"}, "body": "ü"},
@@ -104,19 +105,19 @@ def receipt(number=1, **changes) -> Receipt:
         wait_seconds=4.0,
         timings={"connect": 0.1},
     )
-    return replace(made, **changes)
+    return replace(receipt, **changes)
 
 
 def admit(stores, *executions):
     return stores.executions.admit([Admission(EventId("evt_1"), executions)], NOW)
 
 
-def find(stores, name="exe_1"):
-    return stores.executions.find(name)
+def find(stores, execution_id="exe_1"):
+    return stores.executions.find(execution_id)
 
 
-def test_what_is_admitted_can_be_found(stores):
-    """Every field comes back as it was written."""
+def test_an_admitted_execution_can_be_found(stores):
+    """Every field is stored."""
     full = execution(
         steps=(
             StepRecord(
@@ -143,37 +144,39 @@ def test_what_is_admitted_can_be_found(stores):
 
 
 def test_admitting_again_changes_nothing(stores):
-    """The same event twice makes one execution; the second admission says that nothing is new."""
+    """An event that arrives twice has one execution, and the second admission returns no new id for it."""
     admit(stores, execution())
     assert admit(stores, execution(lease_owner_id="w2"), execution("exe_2")) == {"exe_2"}
     assert find(stores)[0].lease_owner_id == "w1"
 
 
 def test_an_admission_marks_its_event_as_matched(stores):
-    """Also when nothing answers it: an event that was looked at is not relayed."""
+    """The relay does not publish it again, even if no automation answers it."""
     stores.accept("evt_2")
     stores.executions.admit([Admission(EventId("evt_2"), ())], NOW)
     unmatched = stores.events.take_unmatched(published_before=LATER, now=LATER, limit=10)
-    assert [one.id for one in unmatched] == ["evt_1"]
+    assert [event.id for event in unmatched] == ["evt_1"]
 
 
 def test_a_leased_execution_cannot_be_claimed(stores):
-    """One holder at a time."""
+    """Only one worker holds an execution at a time."""
     admit(stores, execution())
     assert stores.executions.claim(["exe_1"], worker_id="w2", now=NOW, until=LATER) == ()
 
 
-def test_a_lost_lease_can_be_claimed_and_names_who_lost_it(stores):
-    """The fence grows, so the one that lost it is refused."""
+def test_an_expired_lease_can_be_claimed(stores):
+    """The claim names the previous worker, and the new fence rejects its writes."""
     admit(stores, execution())
-    (claim,) = stores.executions.claim(["exe_1"], worker_id="w2", now=MUCH_LATER, until=MUCH_LATER + timedelta(seconds=30))
+    (claim,) = stores.executions.claim(
+        ["exe_1"], worker_id="w2", now=MUCH_LATER, until=MUCH_LATER + timedelta(seconds=30)
+    )
     assert claim.lost_by_worker_id == "w1"
     assert (claim.execution.lease_owner_id, claim.execution.fence) == ("w2", 2)
     assert find(stores)[0] == claim.execution
 
 
 def test_a_waiting_execution_is_claimed_when_it_is_due(stores):
-    """Not before; a claim from waiting was lost by nobody."""
+    """It cannot be claimed earlier. The claim names no previous worker."""
     admit(stores, waiting(due_at=LATER))
     assert stores.executions.claim(["exe_1"], worker_id="w2", now=NOW, until=LATER) == ()
     (claim,) = stores.executions.claim(["exe_1", "exe_none"], worker_id="w2", now=LATER, until=MUCH_LATER)
@@ -183,32 +186,34 @@ def test_a_waiting_execution_is_claimed_when_it_is_due(stores):
     assert claim == Claim(expected, lost_by_worker_id=None)
 
 
-def test_a_claim_is_given_once(stores):
-    """Two workers that were rung for the same execution: one of them gets it."""
+def test_only_one_worker_can_claim_an_execution(stores):
+    """If two workers are notified of the same execution, one of them gets it."""
     admit(stores, waiting())
     assert len(stores.executions.claim(["exe_1"], worker_id="w2", now=NOW, until=LATER)) == 1
     assert stores.executions.claim(["exe_1"], worker_id="w3", now=NOW, until=LATER) == ()
 
 
-def test_progress_is_written_with_its_receipts(stores):
-    """State and proof in one go."""
+def test_an_update_is_written_with_its_receipts(stores):
+    """Both are in one transaction."""
     admit(stores, execution())
     after = waiting(due_at=LATER)
     assert stores.executions.record([ExecutionUpdate(after, (receipt(1),))]) == frozenset()
     assert find(stores) == (after, (receipt(1),))
 
 
-def test_a_write_behind_the_fence_is_refused_but_its_receipts_are_kept(stores):
-    """What was sent was sent, whoever holds the lease now."""
+def test_an_update_with_an_old_fence_is_rejected_but_its_receipts_are_stored(stores):
+    """The request was sent, whichever worker holds the lease now."""
     admit(stores, execution())
-    (claim,) = stores.executions.claim(["exe_1"], worker_id="w2", now=MUCH_LATER, until=MUCH_LATER + timedelta(seconds=9))
+    (claim,) = stores.executions.claim(
+        ["exe_1"], worker_id="w2", now=MUCH_LATER, until=MUCH_LATER + timedelta(seconds=9)
+    )
     late = execution(state=ExecutionState.SUCCEEDED, finished_at=MUCH_LATER)
     assert stores.executions.record([ExecutionUpdate(late, (receipt(1),))]) == {"exe_1"}
     assert find(stores) == (claim.execution, (receipt(1),))
 
 
-def test_what_an_execution_gives_rise_to_is_accepted_with_its_state(stores):
-    """The event of a failure is there exactly if the failure is."""
+def test_the_events_of_an_update_are_accepted_with_its_state(stores):
+    """The event of a failure is accepted if and only if the failure is written."""
     admit(stores, execution("exe_1"), execution("exe_2"))
     failed = {"state": ExecutionState.FAILED, "finished_at": LATER, "lease_owner_id": None, "lease_until": None}
     stores.executions.record(
@@ -220,38 +225,38 @@ def test_what_an_execution_gives_rise_to_is_accepted_with_its_state(stores):
     assert set(stores.events.get(["evt_f1", "evt_f2"])) == {"evt_f1"}
 
 
-def test_what_failed_from_the_start_says_so_once(stores):
-    """An admission that is repeated accepts its events no second time."""
-    one = execution("exe_1", state=ExecutionState.FAILED, lease_owner_id=None, lease_until=None)
-    caused = replace(event("evt_f1"), chain=(Cause("promote", ExecutionId("exe_1"), EventId("evt_1"), None),))
-    again = replace(caused, id="evt_f2")
-    stores.executions.admit([Admission(EventId("evt_1"), (one,), (caused,))], NOW)
-    stores.executions.admit([Admission(EventId("evt_1"), (one,), (again,))], NOW)
+def test_an_execution_that_failed_from_the_start_has_one_event(stores):
+    """A repeated admission does not accept its events again."""
+    failed = execution("exe_1", state=ExecutionState.FAILED, lease_owner_id=None, lease_until=None)
+    failure = replace(event("evt_f1"), chain=(Cause("promote", ExecutionId("exe_1"), EventId("evt_1"), None),))
+    repeated = replace(failure, id="evt_f2")
+    stores.executions.admit([Admission(EventId("evt_1"), (failed,), (failure,))], NOW)
+    stores.executions.admit([Admission(EventId("evt_1"), (failed,), (repeated,))], NOW)
     assert set(stores.events.get(["evt_f1", "evt_f2"])) == {"evt_f1"}
 
 
 def test_a_receipt_is_never_overwritten(stores):
-    """A worker that was taken for dead cannot change what was kept of its attempt."""
+    """A worker that lost its lease cannot change the stored receipt of its attempt."""
     admit(stores, execution())
     stores.executions.record([ExecutionUpdate(execution(), (receipt(1, error="first"),))])
     stores.executions.record([ExecutionUpdate(execution(), (receipt(1, error="second"),))])
-    assert [one.error for one in find(stores)[1]] == ["first"]
+    assert [stored.error for stored in find(stores)[1]] == ["first"]
 
 
-def test_a_batch_is_written_whole_though_one_is_refused(stores):
-    """One refusal does not hold up the others."""
+def test_a_rejected_update_does_not_affect_its_batch(stores):
+    """All other updates of the batch are written."""
     admit(stores, execution("exe_1"), execution("exe_2"))
     done = {"state": ExecutionState.SUCCEEDED, "finished_at": LATER, "lease_owner_id": None, "lease_until": None}
-    refused = stores.executions.record(
+    rejected = stores.executions.record(
         [ExecutionUpdate(execution("exe_2", **done)), ExecutionUpdate(execution("exe_1", fence=7, **done))]
     )
-    assert refused == {"exe_1"}
+    assert rejected == {"exe_1"}
     assert find(stores, "exe_2")[0].state is ExecutionState.SUCCEEDED
     assert find(stores, "exe_1")[0].state is ExecutionState.RUNNING
 
 
-def test_whatever_a_text_holds_it_is_kept_to_the_letter(stores):
-    """In every row of a batch, and where the database gets the rows as one text."""
+def test_every_text_is_stored_exactly(stores):
+    """This holds for every row of a batch, even if the database gets all rows as one text."""
     texts = (
         '"',
         "\\",
@@ -269,13 +274,18 @@ def test_whatever_a_text_holds_it_is_kept_to_the_letter(stores):
         waiting(f"exe_{number}", reason=text, steps=(StepRecord("send", "webhook", outputs={"body": text}),))
         for number, text in enumerate(texts)
     ]
-    kept = [receipt(execution_id=one.id, response={"body": one.reason}) for one in after]
-    stores.executions.record([ExecutionUpdate(one, (proof,)) for one, proof in zip(after, kept, strict=True)])
-    assert [find(stores, one.id) for one in after] == [(one, (proof,)) for one, proof in zip(after, kept, strict=True)]
+    updates = [
+        ExecutionUpdate(written, (receipt(execution_id=written.id, response={"body": written.reason}),))
+        for written in after
+    ]
+    stores.executions.record(updates)
+    assert [find(stores, written.id) for written in after] == [
+        (update.execution, update.receipts) for update in updates
+    ]
 
 
-def test_what_was_never_admitted_is_refused_and_not_made(stores):
-    """Progress changes executions, whatever else is in the batch; it makes none."""
+def test_an_update_of_an_unknown_execution_is_rejected(stores):
+    """An update creates no execution, whatever else is in its batch."""
     admit(stores, execution())
     batch = [ExecutionUpdate(waiting(due_at=LATER)), ExecutionUpdate(waiting("exe_2"))]
     assert stores.executions.record(batch) == {"exe_2"}
@@ -283,8 +293,8 @@ def test_what_was_never_admitted_is_refused_and_not_made(stores):
     assert find(stores, "exe_2") is None
 
 
-def test_a_lease_is_renewed_by_its_owner_only(stores):
-    """Another worker's heartbeat does not keep it."""
+def test_only_the_owner_of_a_lease_can_renew_it(stores):
+    """The heartbeat of another worker does not extend it."""
     admit(stores, execution())
     stores.executions.renew(["exe_1"], worker_id="w2", until=MUCH_LATER)
     assert find(stores)[0].lease_until == LATER
@@ -293,8 +303,8 @@ def test_a_lease_is_renewed_by_its_owner_only(stores):
     stores.executions.renew([], worker_id="w1", until=MUCH_LATER)
 
 
-def test_what_is_due_or_lost_is_found_once_until_nobody_came(stores):
-    """A ring is not repeated while it may still be heard; then it is found again, marked as rung before."""
+def test_a_due_or_lost_execution_is_taken_again_if_no_worker_claims_it(stores):
+    """It is not taken again at once. Later it is taken with a mark that workers were notified before."""
     stores.accept("evt_2", "evt_3")
     admit(
         stores,
@@ -306,22 +316,22 @@ def test_what_is_due_or_lost_is_found_once_until_nobody_came(stores):
 
     def take(now, notified_before):
         found = stores.executions.take_due(now=now, notified_before=notified_before, limit=10)
-        return {(one.execution_id, one.notified_before) for one in found}
+        return {(due.execution_id, due.notified_before) for due in found}
 
     assert take(NOW, NOW - timedelta(seconds=5)) == {("exe_1", False), ("exe_3", False)}
     assert take(NOW, NOW - timedelta(seconds=5)) == set()
     assert take(NOW + timedelta(seconds=6), NOW + timedelta(seconds=1)) == {("exe_1", True), ("exe_3", True)}
 
 
-def test_what_is_due_first_is_found_first(stores):
-    """With a limit, the longest due come first."""
+def test_the_execution_that_was_due_first_is_taken_first(stores):
+    """With a limit, the executions that have been due for the longest time are taken."""
     admit(stores, *(waiting(f"exe_{number}", due_at=NOW - timedelta(seconds=number)) for number in range(5)))
     found = stores.executions.take_due(now=NOW, notified_before=NOW, limit=2)
-    assert [one.execution_id for one in found] == ["exe_4", "exe_3"]
+    assert [due.execution_id for due in found] == ["exe_4", "exe_3"]
 
 
-def test_progress_forgets_the_ring(stores):
-    """An execution that waits again is rung for again when it is due."""
+def test_an_update_resets_the_notification(stores):
+    """An execution that waits again counts as not notified."""
     admit(stores, waiting())
     stores.executions.take_due(now=NOW, notified_before=NOW, limit=1)
     (claim,) = stores.executions.claim(["exe_1"], worker_id="w2", now=NOW, until=LATER)
@@ -330,33 +340,33 @@ def test_progress_forgets_the_ring(stores):
     assert not due.notified_before
 
 
-def test_a_person_changes_an_execution_and_its_worker_is_refused(stores):
-    """Cancelling a running execution: the worker's later write finds a newer fence."""
+def test_a_change_by_a_user_rejects_the_updates_of_the_worker(stores):
+    """After a running execution is cancelled, the update of its worker finds a newer fence."""
     admit(stores, execution())
     cancelled = stores.executions.amend(
-        "exe_1", lambda one: replace(one, state=ExecutionState.CANCELLED, lease_owner_id=None, lease_until=None)
+        "exe_1", lambda before: replace(before, state=ExecutionState.CANCELLED, lease_owner_id=None, lease_until=None)
     )
     assert cancelled.fence == 2
     assert find(stores)[0] == cancelled
     assert stores.executions.record([ExecutionUpdate(execution(state=ExecutionState.SUCCEEDED))]) == {"exe_1"}
 
 
-def test_a_change_that_is_refused_writes_nothing(stores):
-    """What the change raises comes through."""
+def test_a_change_that_raises_an_error_writes_nothing(stores):
+    """The error is passed on."""
     admit(stores, execution())
 
-    def refuse(_):
+    def reject(_):
         raise Conflict("no")
 
     with pytest.raises(Conflict):
-        stores.executions.amend("exe_1", refuse)
+        stores.executions.amend("exe_1", reject)
     assert find(stores)[0] == execution()
     with pytest.raises(NotFound, match="exe_none"):
-        stores.executions.amend("exe_none", lambda one: one)
+        stores.executions.amend("exe_none", lambda before: before)
 
 
-def test_a_dead_workers_leases_are_ended(stores):
-    """They can be claimed a moment later, without waiting for their end."""
+def test_the_leases_of_a_dead_worker_can_be_ended(stores):
+    """Its executions can be claimed at once."""
     admit(stores, execution("exe_1"), execution("exe_2", lease_owner_id="w2"))
     assert stores.executions.expire("w1", NOW) == 1
     soon = NOW + timedelta(milliseconds=1)
@@ -365,34 +375,35 @@ def test_a_dead_workers_leases_are_ended(stores):
 
 
 def test_executions_are_listed_newest_first_and_page_by_page(stores):
-    """Walking the cursor gives everything once."""
+    """All pages together contain every execution once."""
     admit(stores, *(execution(f"exe_{number}") for number in range(5)))
     first = stores.executions.page(ExecutionQuery(), cursor=None, limit=2)
     second = stores.executions.page(ExecutionQuery(), cursor=first.next, limit=2)
     third = stores.executions.page(ExecutionQuery(), cursor=second.next, limit=2)
-    assert [one.id for page in (first, second, third) for one in page.items] == [f"exe_{n}" for n in (4, 3, 2, 1, 0)]
+    assert [item.id for page in (first, second, third) for item in page.items] == [f"exe_{n}" for n in (4, 3, 2, 1, 0)]
     assert third.next is None
     with pytest.raises(InvalidInput, match="cursor"):
         stores.executions.page(ExecutionQuery(), cursor="%%%", limit=2)
 
 
 def test_executions_are_found_by_event_automation_and_state(stores):
-    """Each filter alone and all together."""
+    """The filters work alone and together."""
     stores.accept("evt_2")
-    admit(stores, execution("exe_1"), waiting("exe_2", automation="tell"))
+    admit(stores, execution("exe_1"), waiting("exe_2", automation="notify"))
     stores.executions.admit([Admission(EventId("evt_2"), (execution("exe_3", event_id="evt_2"),))], NOW)
 
     def found(**query):
-        return {one.id for one in stores.executions.page(ExecutionQuery(**query), cursor=None, limit=9).items}
+        page = stores.executions.page(ExecutionQuery(**query), cursor=None, limit=9)
+        return {item.id for item in page.items}
 
     assert found(event_id="evt_1") == {"exe_1", "exe_2"}
-    assert found(automation="tell") == {"exe_2"}
+    assert found(automation="notify") == {"exe_2"}
     assert found(state=ExecutionState.RUNNING) == {"exe_1", "exe_3"}
     assert found(event_id="evt_1", automation="promote", state=ExecutionState.RUNNING) == {"exe_1"}
 
 
-def test_old_receipts_of_final_executions_are_removed(stores):
-    """Those of an execution that still goes on are kept, whatever their age."""
+def test_old_receipts_of_final_executions_are_deleted(stores):
+    """The receipts of an unfinished execution are kept, whatever their age."""
     stores.accept("evt_2")
     admit(stores, execution("exe_1"), execution("exe_2"))
     done = execution("exe_1", state=ExecutionState.SUCCEEDED, lease_owner_id=None, lease_until=None)
@@ -403,5 +414,5 @@ def test_old_receipts_of_final_executions_are_removed(stores):
         ]
     )
     assert stores.executions.prune(receipts_before=NOW + timedelta(seconds=2)) == 1
-    assert [one.attempt for one in find(stores, "exe_1")[1]] == [2]
-    assert [one.attempt for one in find(stores, "exe_2")[1]] == [1]
+    assert [stored.attempt for stored in find(stores, "exe_1")[1]] == [2]
+    assert [stored.attempt for stored in find(stores, "exe_2")[1]] == [1]

@@ -1,4 +1,4 @@
-"""What writers on SQLite are promised when they share a commit."""
+"""Writers on SQLite that share a commit."""
 
 import fcntl
 import threading
@@ -12,11 +12,11 @@ from upshot.adapters.sql.database import Database, sqlite_url
 
 @pytest.fixture
 def database(tmp_path):
-    """A file with one table, whose numbers are unique."""
-    made = Database(sqlite_url(tmp_path / "upshot.db"))
-    made.write(lambda connection: connection.exec_driver_sql("CREATE TABLE numbers (number INTEGER PRIMARY KEY)"))
-    yield made
-    made.close()
+    """Create a database file with one table of unique numbers."""
+    database = Database(sqlite_url(tmp_path / "upshot.db"))
+    database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE numbers (number INTEGER PRIMARY KEY)"))
+    yield database
+    database.close()
 
 
 def insert(connection, number):
@@ -24,63 +24,63 @@ def insert(connection, number):
     return number
 
 
-def kept(database):
+def stored(database):
     return set(database.read(lambda connection: connection.execute(sa.text("SELECT number FROM numbers")).scalars()))
 
 
-class Crowd:
-    """Writers that all wait while the first one works, and so go into one group after it."""
+class ConcurrentWriters:
+    """Writers that all wait while the first one works, and therefore form one group after it."""
 
     def __init__(self, database):
         self._database = database
-        self._begun, self._go_on = threading.Event(), threading.Event()
+        self._started, self._continue = threading.Event(), threading.Event()
         self.commits: list[int] = []
         sa.event.listen(database.engine, "commit", lambda _: self.commits.append(1))
 
     def write(self, *works):
-        """Results, or errors, of the works, in their order."""
+        """Run the works at the same time, and return the result or error of each."""
 
         def first(connection):
-            self._begun.set()
-            assert self._go_on.wait(10)
+            self._started.set()
+            assert self._continue.wait(10)
 
         with ThreadPoolExecutor(len(works) + 1) as threads:
             threads.submit(self._database.write, first)
-            assert self._begun.wait(10)
+            assert self._started.wait(10)
             futures = [threads.submit(self._database.write, work) for work in works]
             while len(self._database._writers._waiting) < len(works):
                 threading.Event().wait(0.001)
-            self._go_on.set()
+            self._continue.set()
             return [future.exception() or future.result() for future in futures]
 
 
-def test_those_who_wait_share_one_commit(database):
-    """Each gets its own result, and all of it is kept."""
-    crowd = Crowd(database)
-    results = crowd.write(*(lambda connection, number=number: insert(connection, number) for number in range(8)))
+def test_waiting_writers_share_a_commit(database):
+    """Each writer gets its own result, and everything is stored."""
+    writers = ConcurrentWriters(database)
+    results = writers.write(*(lambda connection, number=number: insert(connection, number) for number in range(8)))
     assert results == list(range(8))
-    assert kept(database) == set(range(8))
-    assert len(crowd.commits) < 8
+    assert stored(database) == set(range(8))
+    assert len(writers.commits) < 8
 
 
-def test_one_that_fails_leaves_nothing_and_holds_up_nobody(database):
-    """What it wrote before its error is undone; the others of its group are kept."""
+def test_a_failing_writer_does_not_affect_its_group(database):
+    """Its own changes are rolled back, and those of the other writers are stored."""
 
     def fail(connection):
         insert(connection, 99)
         raise ValueError("no")
 
-    first, error, last = Crowd(database).write(
+    first, error, last = ConcurrentWriters(database).write(
         lambda connection: insert(connection, 1), fail, lambda connection: insert(connection, 2)
     )
     assert (first, last) == (1, 2)
     assert isinstance(error, ValueError)
-    assert kept(database) == {1, 2}
+    assert stored(database) == {1, 2}
 
 
-def test_a_group_that_cannot_be_committed_tells_everybody(database, monkeypatch):
-    """Nobody takes for kept what was not."""
-    crowd = Crowd(database)
+def test_every_writer_of_a_group_gets_the_error_of_its_commit(database):
+    """No writer takes its changes for stored."""
+    writers = ConcurrentWriters(database)
     failing = threading.Event()
 
     def refuse(connection):
@@ -93,15 +93,15 @@ def test_a_group_that_cannot_be_committed_tells_everybody(database, monkeypatch)
         failing.set()
         return insert(connection, 2)
 
-    results = crowd.write(lambda connection: insert(connection, 1), insert_and_break)
+    results = writers.write(lambda connection: insert(connection, 1), insert_and_break)
     failing.clear()
     assert [str(result) for result in results] == ["the disk is full", "the disk is full"]
-    assert kept(database) == set()
+    assert stored(database) == set()
     assert database.write(lambda connection: insert(connection, 3)) == 3
 
 
-def test_an_error_of_one_alone_comes_through(database):
-    """And the next writer finds the place free."""
+def test_the_error_of_a_single_writer_is_raised(database):
+    """The next writer can write at once."""
 
     def fail(connection):
         insert(connection, 1)
@@ -113,22 +113,21 @@ def test_an_error_of_one_alone_comes_through(database):
 
 
 def test_two_processes_take_turns(database, tmp_path):
-    """A second door to the same file, as another process has it, loses nothing to the first."""
+    """Another `Database` on the same file, as another process has it, loses no change."""
     other = Database(sqlite_url(tmp_path / "upshot.db"))
     with ThreadPoolExecutor(8) as threads:
-        doors = [database, other] * 100
-        work = [
-            threads.submit(door.write, lambda connection, number=number: insert(connection, number))
-            for number, door in enumerate(doors)
+        futures = [
+            threads.submit(each.write, lambda connection, number=number: insert(connection, number))
+            for number, each in enumerate([database, other] * 100)
         ]
-        assert [future.result() for future in work] == list(range(200))
+        assert [future.result() for future in futures] == list(range(200))
     other.close()
-    assert kept(database) == set(range(200))
+    assert stored(database) == set(range(200))
 
 
-def test_a_process_that_stands_still_does_not_hold_up_the_others(database, tmp_path):
-    """The turn is a courtesy: after a while SQLite's own lock, which is free here, decides."""
-    with (tmp_path / "upshot.db.turn").open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+def test_a_stopped_process_does_not_block_the_others(database, tmp_path):
+    """After a timeout only SQLite's own lock counts, which is free here."""
+    with (tmp_path / "upshot.db.write-lock").open("rb") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
         assert database.write(lambda connection: insert(connection, 1)) == 1
-    assert kept(database) == {1}
+    assert stored(database) == {1}

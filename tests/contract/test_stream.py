@@ -1,13 +1,14 @@
-"""What publisher and feed promise, in memory and on a real Redis."""
+"""Contract of the event publishers and event streams: in memory and on a real Redis."""
 
 import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pytest
+import redis
 
 from tests.waiting import until
 from upshot.adapters.memory.stream import MemoryStream
@@ -15,6 +16,7 @@ from upshot.adapters.redis import RedisEventStream, RedisPublisher
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.errors import Unavailable
 from upshot.ids import EventId, ExecutionId
+from upshot.ports.messaging import EventPublisher, EventStream, StreamEntry
 
 EVENT = Event(
     id=EventId("evt_1"),
@@ -30,89 +32,85 @@ EVENT = Event(
 )
 
 
-class Wire:
-    """A publisher, and a feed that is called from ordinary code."""
+@dataclass
+class Transport:
+    """A publisher, and the stream that it publishes to."""
 
-    def __init__(self, publisher, feed, runner):
-        self.publish = publisher.publish
-        self.feed = feed
-        self._runner = runner
+    publisher: EventPublisher
+    stream: EventStream
 
-    def read(self, limit=100):
-        async def read():
-            while True:
-                try:
-                    return await self.feed.read(limit=limit, wait_seconds=0.05)
-                except Unavailable:  # the group had to be made
-                    await asyncio.sleep(0)
+    def publish(self, events) -> bool:
+        return self.publisher.publish(events)
 
-        return self._runner.run(read())
+    async def read(self, limit: int = 100) -> tuple[StreamEntry, ...]:
+        while True:
+            try:
+                return await self.stream.read(limit=limit, wait_seconds=0.05)
+            except Unavailable:  # the read had to create the group
+                await asyncio.sleep(0)
 
-    def acknowledge(self, entries):
-        self._runner.run(self.feed.acknowledge(entries))
 
-    def take_over(self):
-        return self._runner.run(self.feed.take_over(idle_seconds=0, limit=100))
-
-    def is_drained(self):
-        return self._runner.run(self.feed.is_drained())
+@pytest.fixture
+async def redis_transport(redis_server):
+    publisher, stream = RedisPublisher(redis_server.url), RedisEventStream(redis_server.url, "worker-1")
+    yield Transport(publisher, stream)
+    await stream.close(leave_group=True)
+    publisher.close()
 
 
 @pytest.fixture(params=["memory", "redis"])
-def wire(request):
-    with asyncio.Runner() as runner:
-        if request.param == "memory":
-            stream = MemoryStream()
-            yield Wire(stream, stream, runner)
-            return
-        server = request.getfixturevalue("redis_server")
-        publisher, feed = RedisPublisher(server.url), RedisEventStream(server.url, "worker-1")
-        yield Wire(publisher, feed, runner)
-        runner.run(feed.close(leave=True))
-        publisher.close()
+def transport(request):
+    if request.param == "redis":
+        return request.getfixturevalue("redis_transport")
+    stream = MemoryStream()
+    return Transport(stream, stream)
 
 
 def events(count):
     return [replace(EVENT, id=EventId(f"evt_{number}")) for number in range(count)]
 
 
-def test_an_event_arrives_as_it_was_published(wire):
-    """Every field survives the wire."""
-    assert wire.publish([EVENT])
-    (entry,) = wire.read()
+def ids(entries):
+    return [entry.event.id for entry in entries]
+
+
+async def test_an_event_arrives_as_it_was_published(transport):
+    """Every field arrives unchanged."""
+    assert transport.publish([EVENT])
+    (entry,) = await transport.read()
     assert entry.event == EVENT
 
 
-def test_events_come_in_order_and_in_batches(wire):
-    """A read gives at most the limit, the oldest first."""
-    wire.publish(events(5))
-    assert [entry.event.id for entry in wire.read(limit=3)] == ["evt_0", "evt_1", "evt_2"]
-    assert [entry.event.id for entry in wire.read(limit=3)] == ["evt_3", "evt_4"]
-    assert wire.read() == ()
+async def test_events_are_read_in_order_and_in_batches(transport):
+    """A read returns at most the limit, the oldest event first."""
+    transport.publish(events(5))
+    assert ids(await transport.read(limit=3)) == ["evt_0", "evt_1", "evt_2"]
+    assert ids(await transport.read(limit=3)) == ["evt_3", "evt_4"]
+    assert await transport.read() == ()
 
 
-def test_what_is_not_acknowledged_can_be_taken_over(wire):
-    """A consumer that died leaves its entries to the others; acknowledged ones are gone."""
-    wire.publish(events(3))
-    first, *_rest = wire.read()
-    wire.acknowledge([first])
-    assert [entry.event.id for entry in wire.take_over()] == ["evt_1", "evt_2"]
+async def test_an_unacknowledged_entry_can_be_taken_over(transport):
+    """Another consumer can read the entries of a dead one. Acknowledged entries are deleted."""
+    transport.publish(events(3))
+    first, *_rest = await transport.read()
+    await transport.stream.acknowledge([first])
+    assert ids(await transport.stream.take_over(idle_seconds=0, limit=100)) == ["evt_1", "evt_2"]
 
 
-def test_a_stream_is_drained_when_nothing_waits_unread(wire):
-    """Entries that were read do not count, whether acknowledged or not."""
-    wire.read()
-    assert wire.is_drained()
-    wire.publish(events(2))
-    assert not wire.is_drained()
-    entries = wire.read()
-    assert wire.is_drained()
-    wire.acknowledge(entries)
-    assert wire.is_drained()
+async def test_a_stream_is_drained_when_no_entry_is_unread(transport):
+    """Entries that were read do not count, whether they are acknowledged or not."""
+    await transport.read()
+    assert await transport.stream.is_drained()
+    transport.publish(events(2))
+    assert not await transport.stream.is_drained()
+    entries = await transport.read()
+    assert await transport.stream.is_drained()
+    await transport.stream.acknowledge(entries)
+    assert await transport.stream.is_drained()
 
 
-def test_publishing_to_a_redis_that_is_away_says_so_and_does_not_raise(redis_server):
-    """The mutation succeeds whatever Redis does."""
+def test_publishing_to_a_redis_that_is_down_returns_false(redis_server):
+    """It raises nothing, because a mutation succeeds whatever Redis does."""
     publisher = RedisPublisher(redis_server.url)
     redis_server.kill()
     assert publisher.publish([EVENT]) is False
@@ -120,25 +118,25 @@ def test_publishing_to_a_redis_that_is_away_says_so_and_does_not_raise(redis_ser
     until(lambda: publisher.publish([EVENT]))
 
 
-def test_a_redis_that_hangs_costs_one_time_out_and_one_caller_at_a_time(redis_server):
-    """Whoever is accepted meanwhile goes on at once, so that a mutation stays quick; then it is published again."""
+def test_a_redis_that_hangs_delays_one_caller_by_one_timeout(redis_server):
+    """All other callers go on at once. Publishing succeeds again when Redis answers."""
     publisher = RedisPublisher(redis_server.url)
     assert publisher.publish([EVENT])
     redis_server.pause()
     try:
-        first = _seconds(lambda: publisher.publish([EVENT]))
+        first = measure_seconds(lambda: publisher.publish([EVENT]))
         tried_again = threading.Event()
 
-        def accept_until_one_tries_again(_):
+        def publish_until_a_caller_tries_again(_):
             slow = 0
             while not tried_again.wait(0.02):
-                slow += _seconds(lambda: publisher.publish([EVENT])) > 0.5
+                slow += measure_seconds(lambda: publisher.publish([EVENT])) > 0.5
                 if slow:
                     tried_again.set()
             return slow
 
         with ThreadPoolExecutor(8) as pool:
-            slow = sum(pool.map(accept_until_one_tries_again, range(8)))
+            slow = sum(pool.map(publish_until_a_caller_tries_again, range(8)))
     finally:
         redis_server.resume()
 
@@ -147,51 +145,42 @@ def test_a_redis_that_hangs_costs_one_time_out_and_one_caller_at_a_time(redis_se
     until(lambda: publisher.publish([EVENT]))
 
 
-def test_a_flushed_redis_gets_its_group_again_from_the_beginning(redis_server):
-    """What was published before anybody made the group again is not passed over."""
-    with asyncio.Runner() as runner:
-        wire = Wire(RedisPublisher(redis_server.url), RedisEventStream(redis_server.url, "worker-1"), runner)
-        wire.publish(events(1))
-        assert len(wire.read()) == 1
-        redis_server.flush()
-        wire.publish(events(2))
-        assert [entry.event.id for entry in wire.read()] == ["evt_0", "evt_1"]
-        runner.run(wire.feed.close(leave=False))
+async def test_a_flushed_redis_gets_its_group_again_from_the_first_entry(redis_server, redis_transport):
+    """Events that were published before the group was created again are read."""
+    redis_transport.publish(events(1))
+    assert len(await redis_transport.read()) == 1
+    redis_server.flush()
+    redis_transport.publish(events(2))
+    assert ids(await redis_transport.read()) == ["evt_0", "evt_1"]
 
 
-def test_a_redis_that_is_away_is_unavailable_and_comes_back(redis_server):
-    """The same feed goes on when Redis is there again."""
-    with asyncio.Runner() as runner:
-        wire = Wire(RedisPublisher(redis_server.url), RedisEventStream(redis_server.url, "worker-1"), runner)
-        wire.publish(events(1))
-        wire.read()
-        redis_server.kill()
-        with pytest.raises(Unavailable):
-            runner.run(wire.feed.read(limit=1, wait_seconds=0.05))
-        redis_server.start()
-        until(lambda: wire.publish(events(1)))
-        assert [entry.event.id for entry in wire.read()] == ["evt_0"]
-        runner.run(wire.feed.close(leave=False))
+async def test_the_stream_is_unavailable_while_redis_is_down(redis_server, redis_transport):
+    """The same object works again when Redis is up."""
+    redis_transport.publish(events(1))
+    await redis_transport.read()
+    redis_server.kill()
+    with pytest.raises(Unavailable):
+        await redis_transport.stream.read(limit=1, wait_seconds=0.05)
+    redis_server.start()
+    until(lambda: redis_transport.publish(events(1)))
+    assert ids(await redis_transport.read()) == ["evt_0"]
 
 
-def test_an_entry_that_is_not_ours_is_passed_on_as_unreadable(redis_server):
-    """A stranger's entry is acknowledged like the others and holds up nothing."""
-    import redis
-
-    with asyncio.Runner() as runner, redis.Redis.from_url(redis_server.url) as client:
-        wire = Wire(RedisPublisher(redis_server.url), RedisEventStream(redis_server.url, "worker-1"), runner)
+async def test_an_entry_of_another_program_is_read_as_unreadable(redis_server, redis_transport):
+    """It is acknowledged like the others, and does not block them."""
+    with redis.Redis.from_url(redis_server.url) as client:
         client.xadd("upshot:events", {"event": "{not json"})
         client.xadd("upshot:events", {"something": "else"})
-        wire.publish([EVENT])
-        entries = wire.read()
+        redis_transport.publish([EVENT])
+        entries = await redis_transport.read()
         assert [entry.event for entry in entries] == [None, None, EVENT]
-        wire.acknowledge(entries)
+        await redis_transport.stream.acknowledge(entries)
         assert client.xlen("upshot:events") == 0
-        runner.run(wire.feed.close(leave=True))
+        await redis_transport.stream.close(leave_group=True)
         assert client.xinfo_consumers("upshot:events", "upshot") == []
 
 
-def _seconds(work):
-    begun = time.monotonic()
+def measure_seconds(work):
+    started = time.monotonic()
     work()
-    return time.monotonic() - begun
+    return time.monotonic() - started

@@ -1,4 +1,4 @@
-"""What the stores of workers promise, and what is counted of everything."""
+"""Contract of the stores of workers, and of the backlog."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -7,7 +7,7 @@ import pytest
 
 from tests.contract.databases import KINDS, open_database
 from tests.contract.job_stores import NOW, SECOND, ended, execution, job, sql_stores
-from upshot.adapters.memory.executions import MemoryWorkers
+from upshot.adapters.memory.workers import MemoryWorkers
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.domain.execution import ExecutionState
 from upshot.domain.job import JobState
@@ -22,7 +22,7 @@ def workers(request):
 
 
 def worker(name="w1", **changes) -> WorkerRecord:
-    made = WorkerRecord(
+    record = WorkerRecord(
         id=name,
         host="here",
         pid=7,
@@ -35,19 +35,19 @@ def worker(name="w1", **changes) -> WorkerRecord:
         queues=("gpu", "default"),
         engines={"docker": "engine-1"},
     )
-    return replace(made, **changes)
+    return replace(record, **changes)
 
 
-def test_a_worker_that_beats_is_listed_as_it_said_last(workers):
-    """Every field, the oldest worker first, and none that has fallen silent or left."""
+def test_a_live_worker_is_listed_as_of_its_last_heartbeat(workers):
+    """Every field is stored. The oldest worker comes first; workers that are silent or have stopped are left out."""
     workers.heartbeat(worker("w1", started_at=NOW + SECOND))
     workers.heartbeat(worker("w2"))
     workers.heartbeat(worker("silent", seen_at=NOW - SECOND))
-    workers.heartbeat(worker("left"))
-    workers.deregister("left")
-    again = worker("w2", in_progress=0, stream_read_at=NOW, queues=(), engines={})
-    workers.heartbeat(again)
-    assert workers.list(seen_since=NOW) == (again, worker("w1", started_at=NOW + SECOND))
+    workers.heartbeat(worker("stopped"))
+    workers.deregister("stopped")
+    updated = worker("w2", in_progress=0, stream_read_at=NOW, queues=(), engines={})
+    workers.heartbeat(updated)
+    assert workers.list(seen_since=NOW) == (updated, worker("w1", started_at=NOW + SECOND))
 
 
 @pytest.fixture(params=KINDS)
@@ -55,17 +55,17 @@ def database(request):
     return open_database(request.param, request)
 
 
-def test_everything_that_stands_is_counted(database):
-    """Every state is named, though nothing is in it; of the queues, those where something waits."""
-    nothing = {state.value: 0 for state in JobState}
+def test_the_backlog_counts_everything_unfinished(database):
+    """Every state has a count, even 0. Queues are listed only if a job waits in them."""
+    no_jobs = {state.value: 0 for state in JobState}
     backlog = SqlBacklog(database)
     no_executions = {state.value: 0 for state in ExecutionState}
-    assert backlog.measure(NOW) == Backlog(0, 0, None, no_executions, 0, None, nothing, {})
+    assert backlog.measure(NOW) == Backlog(0, 0, None, no_executions, 0, None, no_jobs, {})
 
     stores = sql_stores(database)
     stores.queue(job("job_1"), job("job_2"), job("job_3", queue="gpu"), job("job_4", queue="gpu"), job("job_5"))
     first, _ = stores.claim(max_jobs=2)
-    stores.record(ended(first), wakes=True)
+    stores.record(ended(first), wakes_execution=True)
     stores.executions.admit([Admission(EventId("evt_1"), (execution("exe_9"),))], NOW)
     stores.accept("evt_2")
 
@@ -73,5 +73,5 @@ def test_everything_that_stands_is_counted(database):
     assert (found.events, found.unmatched_events, found.oldest_unmatched_at) == (2, 1, NOW)
     assert found.executions == no_executions | {"waiting": 5, "running": 1}
     assert (found.due_executions, found.oldest_due_at) == (1, NOW + SECOND)
-    assert found.jobs == nothing | {"queued": 3, "starting": 1, "succeeded": 1}
+    assert found.jobs == no_jobs | {"queued": 3, "starting": 1, "succeeded": 1}
     assert found.queued_jobs == {"gpu": 2, "default": 1}

@@ -1,4 +1,4 @@
-"""A step that a job holds: the execution waits, held by no worker, and goes on with what the job gave."""
+"""A step that waits for a job. No worker holds the execution, which goes on with the outputs of the job."""
 
 from __future__ import annotations
 
@@ -30,45 +30,46 @@ on-failure:
 
 @pytest.fixture
 def world() -> World:
+    """Return a world whose execution waits for a job."""
     world = World(secrets={"HF_TOKEN": "hf-secret"})
     world.apply(EVALUATE)
     world.link(alias="candidate")
-    world.settle()
+    world.run_until_idle()
     return world
 
 
-def test_the_execution_waits_for_the_job_and_nothing_is_due(world):
-    """No worker holds it, no sweep finds it, however much time passes."""
+def test_the_execution_waits_for_its_job_without_a_due_time(world):
+    """No worker holds it, and no sweep finds it, however much time passes."""
     execution, (job,) = world.execution(), world.all_jobs()
-    assert (execution.state, execution.due_at, execution.lease_owner) == (ExecutionState.WAITING, None, None)
+    assert (execution.state, execution.due_at, execution.lease_owner_id) == (ExecutionState.WAITING, None, None)
     assert job.state is JobState.QUEUED
-    assert job.execution == execution.id
-    assert execution.steps[0].job == job.id
+    assert job.execution_id == execution.id
+    assert execution.steps[0].job_id == job.id
 
     world.clock.advance(86_400)
-    world.settle()
+    world.run_until_idle()
 
     assert world.execution() == execution
     assert world.all_jobs() == (job,)
 
 
-def test_its_outputs_are_what_later_steps_read(world):
-    """`steps.ID.outputs` is what the job wrote; one receipt tells of it."""
+def test_later_steps_read_the_outputs_of_a_job(world):
+    """`steps.ID.outputs` has what the job wrote, and the step has one receipt."""
     world.finish_job(outputs={"accuracy": 0.95})
-    world.settle()
+    world.run_until_idle()
 
     execution = world.execution()
     assert execution.state is ExecutionState.SUCCEEDED
-    assert [post.json for post in world.sent] == [{"accuracy": 0.95}]
+    assert [request.json for request in world.sent] == [{"accuracy": 0.95}]
     receipt = world.receipts(execution)[0]
-    assert (receipt.step, receipt.number, receipt.state) == ("evaluate", 1, AttemptState.SUCCEEDED)
+    assert (receipt.step_id, receipt.attempt, receipt.state) == ("evaluate", 1, AttemptState.SUCCEEDED)
     assert receipt.request["image"] == "evaluate:1"
 
 
-def test_what_is_kept_of_a_job_names_its_secrets_and_holds_none(world):
-    """Neither the job nor the receipt; the value is filled in where the job starts."""
+def test_no_stored_record_of_a_job_has_the_value_of_a_secret(world):
+    """The job and the receipt name the secret. The value is filled in when the job starts."""
     world.finish_job(outputs={"accuracy": 0.95})
-    world.settle()
+    world.run_until_idle()
 
     execution, (job,) = world.execution(), world.all_jobs()
     assert job.secrets == ("HF_TOKEN",)
@@ -79,36 +80,36 @@ def test_what_is_kept_of_a_job_names_its_secrets_and_holds_none(world):
     }
 
 
-def test_a_job_that_fails_fails_the_step_and_on_failure_runs(world):
-    """Its cause is the reason; nobody tries the step again."""
+def test_a_failed_job_fails_its_step(world):
+    """The reason names the exit code, the on-failure steps run, and the step is not attempted again."""
     world.finish_job(exit_code=3)
-    world.settle()
+    world.run_until_idle()
     world.clock.advance(86_400)
-    world.settle()
+    world.run_until_idle()
 
     execution = world.execution()
     assert execution.state is ExecutionState.FAILED
     assert "exit code 3" in execution.reason
-    assert [post.url for post in world.sent] == ["https://alarm.example.com/hook"]
+    assert [request.url for request in world.sent] == ["https://alarm.example.com/hook"]
     assert world.receipts(execution)[0].state is AttemptState.FAILED
 
 
-def test_a_person_who_retries_gets_another_job(world):
-    """With a name of its own; the old one stays as it ended."""
+def test_a_retry_by_a_user_creates_another_job(world):
+    """It has its own id, and the old job keeps its state."""
     world.finish_job(failure=FailureKind.OUT_OF_MEMORY, reason="it ran out of memory")
-    world.settle()
+    world.run_until_idle()
     world.retry(world.execution().id)
-    world.settle()
+    world.run_until_idle()
 
     world.finish_job(outputs={"accuracy": 0.99})
-    world.settle()
+    world.run_until_idle()
 
     assert world.execution().state is ExecutionState.SUCCEEDED
     assert sorted(job.state.value for job in world.all_jobs()) == ["failed", "succeeded"]
 
 
-def test_cancelling_the_execution_asks_its_job_to_stop(world):
-    """The job does not outlive what it was for."""
+def test_cancelling_an_execution_stops_its_job(world):
+    """The job gets a stop request."""
     world.cancel(world.execution().id)
 
     (job,) = world.all_jobs()
@@ -122,12 +123,12 @@ def test_cancelling_the_execution_asks_its_job_to_stop(world):
         pytest.param("{{ 'yes' if secrets.HF_TOKEN else 'no' }}", id="a test"),
     ],
 )
-def test_a_template_that_needs_the_secret_itself_is_told_that_it_cannot_have_it(template):
-    """A job's secret is filled in later; to go on with its mark would go wrong silently."""
+def test_a_template_cannot_use_the_value_of_a_secret_of_a_job(template):
+    """The value is filled in later. To go on with its placeholder would fail silently."""
     world = World(secrets={"HF_TOKEN": "hf-secret"})
     world.apply(EVALUATE.replace("Bearer {{ secrets.HF_TOKEN }}", template))
     world.link(alias="candidate")
-    world.settle()
+    world.run_until_idle()
 
     execution = world.execution()
     assert execution.state is ExecutionState.FAILED
@@ -135,14 +136,14 @@ def test_a_template_that_needs_the_secret_itself_is_told_that_it_cannot_have_it(
     assert world.all_jobs() == ()
 
 
-def test_an_event_cannot_pretend_to_be_a_secret(world):
-    """Text that looks like a mark stays text: nobody knows the nonce before the job is made."""
+def test_an_event_cannot_contain_a_valid_secret_placeholder(world):
+    """Text that looks like a placeholder stays text, because nobody knows the nonce before the job is created."""
     (job,) = world.all_jobs()
     forged = World(secrets={"HF_TOKEN": "hf-secret"})
     forged.apply(EVALUATE.replace("{{ version.reference }}", "{{ event.subject }}"))
-    mark = f"⟦Secret:{job.nonce}:HF_TOKEN⟧"
-    forged.link(mark.replace(":", "-"), alias="candidate")
-    forged.settle()
+    placeholder = f"⟦Secret:{job.nonce}:HF_TOKEN⟧"
+    forged.link(placeholder.replace(":", "-"), alias="candidate")
+    forged.run_until_idle()
 
     (other,) = forged.all_jobs()
     assert other.nonce != job.nonce
@@ -150,18 +151,18 @@ def test_an_event_cannot_pretend_to_be_a_secret(world):
     assert "hf-secret" not in repr(other)
 
 
-def test_other_automations_answer_what_becomes_of_a_job():
-    """`job-failed` fires automations like any other event, filtered by the job's name."""
+def test_other_automations_answer_the_events_of_a_job():
+    """An automation can answer `job-failed`, filtered by the name of the job."""
     world = World(secrets={"HF_TOKEN": "x"})
     world.apply(EVALUATE)
     world.apply(
-        "name: tell\non: {job-failed: {job: evaluate, collection: churn}}\nsteps:\n  - uses: webhook\n"
+        "name: notify\non: {job-failed: {job: evaluate, collection: churn}}\nsteps:\n  - uses: webhook\n"
         '    with: {url: https://chat.example.com, json: {job: "{{ job.name }}", code: "{{= job.exit_code }}"}}\n'
     )
     world.link(alias="candidate")
-    world.settle()
+    world.run_until_idle()
 
     world.finish_job(exit_code=3)
-    world.settle()
+    world.run_until_idle()
 
-    assert {"job": "evaluate", "code": 3} in [post.json for post in world.sent]
+    assert {"job": "evaluate", "code": 3} in [request.json for request in world.sent]

@@ -1,10 +1,10 @@
-"""From a mutation to what arrives: a story per test, in a world where only the receivers are made up."""
+"""From a mutation to the requests that leave, with real automations and fake receivers."""
 
 import pytest
 
 from upshot.domain.execution import AttemptState, ExecutionState
 from upshot.errors import Ambiguous, AutomationInvalid, Unreachable
-from upshot.testing import ANN, World
+from upshot.testing import ADMIN, World
 
 DEPLOY = """
 name: deploy
@@ -26,45 +26,45 @@ steps:
 
 @pytest.fixture
 def world():
-    """A world with the deploy automation."""
+    """Return a world with the `deploy` automation."""
     world = World(secrets={"TOKEN": "t0p-s3cret"})
     world.apply(DEPLOY)
     return world
 
 
 def test_moving_an_alias_posts_the_rendered_payload(world):
-    """Moving `production` posts once, with what was true at that moment."""
+    """Moving `production` posts once. The payload has the data of that moment."""
     world.link("churn", alias="production")
     world.link("churn", alias="production")
-    world.settle()
-    assert [post.json for post in world.sent] == [
+    world.run_until_idle()
+    assert [request.json for request in world.sent] == [
         {"model": "churn", "version": "v0", "replaces": None, "accuracy": None},
         {"model": "churn", "version": "v1", "replaces": "v0", "accuracy": None},
     ]
 
 
-def test_what_nothing_answers_leaves_no_execution(world):
-    """An alias that nobody asked for, in a registry that nobody asked for."""
+def test_an_event_that_no_automation_answers_has_no_execution(world):
+    """Neither another alias nor another registry matches the automation."""
     world.link("churn", alias="staging")
     world.link("iris", alias="production", registry="dataset")
-    world.settle()
+    world.run_until_idle()
     assert world.all_executions() == ()
     assert world.sent == []
 
 
 def test_a_name_with_quotes_cannot_change_a_payload(world):
-    """Payloads are trees until they are sent: what is filled in stays a text."""
+    """A payload is a tree until it is sent, so a rendered value stays one string."""
     name = 'x", "admin", {{ secrets.TOKEN }}, "y'
     world.link(name, alias="production")
-    world.settle()
+    world.run_until_idle()
     assert world.sent[0].json["model"] == name
 
 
-def test_a_receiver_that_is_down_gets_it_later(world):
-    """Retries wait longer each time, carry the same delivery id, and stop when one succeeds."""
-    world.answer("https://deploy.example.com", status=503, times=2)
+def test_a_request_is_retried_until_the_receiver_is_up(world):
+    """Retries wait longer each time, have the same delivery id, and stop after a success."""
+    world.respond("https://deploy.example.com", status=503, times=2)
     world.link(alias="production")
-    world.settle()
+    world.run_until_idle()
     execution = world.execution()
     assert execution.state is ExecutionState.WAITING
     assert "503" in execution.reason
@@ -72,62 +72,65 @@ def test_a_receiver_that_is_down_gets_it_later(world):
 
     for _ in range(2):
         world.clock.advance(seconds=8)
-        world.settle()
+        world.run_until_idle()
     assert world.execution().state is ExecutionState.SUCCEEDED
-    assert len({post.delivery for post in world.sent}) == 1
+    assert len({request.delivery_id for request in world.sent}) == 1
     states = [receipt.state for receipt in world.receipts(world.execution())]
     assert states == [AttemptState.UNREACHABLE, AttemptState.UNREACHABLE, AttemptState.SUCCEEDED]
 
 
-def test_a_receiver_is_not_called_sooner_than_it_asked(world):
-    """`Retry-After` rules over our own waits."""
-    world.answer("https://deploy.example.com", status=429, headers={"retry-after": "120"}, times=1)
+def test_retry_after_is_honoured(world):
+    """`Retry-After` overrides the wait of the retry policy."""
+    world.respond("https://deploy.example.com", status=429, headers={"retry-after": "120"}, times=1)
     world.link(alias="production")
-    world.settle()
+    world.run_until_idle()
     world.clock.advance(seconds=119)
-    world.settle()
+    world.run_until_idle()
     assert len(world.sent) == 1
     world.clock.advance(seconds=2)
-    world.settle()
+    world.run_until_idle()
     assert world.execution().state is ExecutionState.SUCCEEDED
 
 
 def test_a_refusal_is_final(world):
-    """A 404 stops at once, and says what came back."""
-    world.answer("https://deploy.example.com", status=404, body=b"no such hook")
+    """A 404 fails the step at once, and the receipt has the response."""
+    world.respond("https://deploy.example.com", status=404, body=b"no such hook")
     world.link(alias="production")
-    world.settle()
+    world.run_until_idle()
     execution = world.execution()
     assert execution.state is ExecutionState.FAILED
     assert "404" in execution.reason
     assert world.receipts(execution)[0].response["body"] == "no such hook"
 
 
-def test_giving_up_after_the_last_attempt(world):
-    """Three attempts were allowed, three are made."""
-    world.answer("https://deploy.example.com", error=Unreachable("no connection"))
+def test_a_step_fails_after_its_last_attempt(world):
+    """The policy allows three attempts, and three are made."""
+    world.respond("https://deploy.example.com", error=Unreachable("no connection"))
     world.link(alias="production")
     for _ in range(6):
-        world.settle()
+        world.run_until_idle()
         world.clock.advance(seconds=60)
     assert world.execution().state is ExecutionState.FAILED
     assert len(world.sent) == 3
 
 
-def test_an_answer_that_never_came_is_asked_for_again_under_the_same_id(world):
-    """The receiver may have acted: the delivery id lets it drop the second."""
-    world.answer("https://deploy.example.com", error=Ambiguous("no answer"), times=1)
+def test_a_request_without_a_response_is_repeated_with_the_same_delivery_id(world):
+    """The receiver may have acted. The delivery id lets it drop the second request."""
+    world.respond("https://deploy.example.com", error=Ambiguous("no answer"), times=1)
     world.link(alias="production")
-    world.settle()
+    world.run_until_idle()
     world.clock.advance(seconds=4)
-    world.settle()
+    world.run_until_idle()
     first, second = world.sent
-    assert first.delivery == second.delivery
-    assert [r.state for r in world.receipts(world.execution())] == [AttemptState.AMBIGUOUS, AttemptState.SUCCEEDED]
+    assert first.delivery_id == second.delivery_id
+    assert [receipt.state for receipt in world.receipts(world.execution())] == [
+        AttemptState.AMBIGUOUS,
+        AttemptState.SUCCEEDED,
+    ]
 
 
-STORY = """
-name: story
+STEPS = """
+name: steps
 on: {custom: {name: trained}}
 if: event.data.accuracy is defined
 vars: {bar: 0.9}
@@ -154,12 +157,12 @@ on-failure:
 """
 
 
-def test_later_steps_read_what_earlier_ones_gave(world):
-    """Outputs keep their types, a skipped step is `skipped`, and the secret is sent and not kept."""
-    world.apply(STORY)
-    world.answer("https://score.example.com", headers={"content-type": "application/json"}, body=b'{"score": 0.95}')
+def test_later_steps_read_the_outputs_of_earlier_steps(world):
+    """Outputs keep their types, a skipped step has the state `skipped`, and a secret is sent but not stored."""
+    world.apply(STEPS)
+    world.respond("https://score.example.com", headers={"content-type": "application/json"}, body=b'{"score": 0.95}')
     world.emit("trained", accuracy=0.95)
-    world.settle()
+    world.run_until_idle()
     score, deliver = world.sent
     assert score.json == {"accuracy": 0.95}
     assert deliver.json == {"score": 0.95, "announced": "skipped"}
@@ -169,22 +172,22 @@ def test_later_steps_read_what_earlier_ones_gave(world):
     assert "t0p-s3cret" not in repr(execution) + repr(world.receipts(execution))
 
 
-def test_a_gate_that_does_not_hold_fails_and_tells(world):
-    """The reason reaches the on-failure step, and nothing behind the gate runs."""
-    world.apply(STORY)
-    world.answer("https://score.example.com", headers={"content-type": "application/json"}, body=b'{"score": 0.5}')
+def test_a_require_that_is_not_met_fails_the_execution(world):
+    """The on-failure step gets the reason, and no later step runs."""
+    world.apply(STEPS)
+    world.respond("https://score.example.com", headers={"content-type": "application/json"}, body=b'{"score": 0.5}')
     world.emit("trained", accuracy=0.5)
-    world.settle()
-    assert [post.url for post in world.sent] == ["https://score.example.com", "https://alarm.example.com"]
+    world.run_until_idle()
+    assert [request.url for request in world.sent] == ["https://score.example.com", "https://alarm.example.com"]
     assert world.sent[1].json == {"text": "gate: score is below 0.9"}
     execution = world.execution()
     assert execution.state is ExecutionState.FAILED
     assert execution.reason == "step gate: score is below 0.9"
 
 
-def test_an_if_that_is_false_is_a_miss_and_one_that_breaks_is_seen(world):
-    """Not answering is explained; not being able to tell is a failed execution."""
-    world.apply(STORY)
+def test_an_if_that_fails_is_an_execution_and_one_that_is_false_is_not(world):
+    """If an `if` is false, there is no execution. If it cannot be evaluated, the execution fails."""
+    world.apply(STEPS)
     world.apply("""
 name: broken-if
 on: {custom: {name: trained}}
@@ -192,7 +195,7 @@ if: event.data.accuracy > 0.5
 steps: [{uses: webhook, with: {url: "https://never.example.com"}}]
 """)
     world.emit("trained")
-    world.settle()
+    world.run_until_idle()
     (execution,) = world.all_executions()
     assert execution.automation == "broken-if"
     assert execution.state is ExecutionState.FAILED
@@ -200,15 +203,15 @@ steps: [{uses: webhook, with: {url: "https://never.example.com"}}]
     assert world.sent == []
 
 
-def test_a_secret_that_nobody_set_is_a_clear_failure(world):
-    """It names the secret and how to set it; nothing is sent and nothing is tried again."""
+def test_a_missing_secret_fails_the_execution(world):
+    """The reason names the secret and says how to set it. Nothing is sent, and nothing is retried."""
     world.apply("""
 name: needs-secret
 on: {custom: {name: go}}
 steps: [{uses: webhook, with: {url: "https://x.example.com", headers: {X-Key: "{{ secrets.MISSING }}"}}}]
 """)
     world.emit("go")
-    world.settle()
+    world.run_until_idle()
     execution = world.execution()
     assert execution.state is ExecutionState.FAILED
     assert "UPSHOT_SECRET_MISSING" in execution.reason
@@ -226,37 +229,38 @@ steps:
 """
 
 
-def test_an_automation_that_changes_the_registry_fires_the_next_one(world):
-    """One alias in, a dispatch out; the second event knows what led to it."""
+def test_an_automation_that_changes_the_registry_triggers_another(world):
+    """The second event has the chain that led to it."""
     world.apply(CHAIN)
     world.link(alias="candidate")
-    world.settle()
-    assert [post.json["version"] for post in world.sent] == ["v0"]
+    world.run_until_idle()
+    assert [request.json["version"] for request in world.sent] == ["v0"]
     version = world.registry.version("model", "churn", "production")
-    assert version.artifact.tags == ("checked",)
+    assert version.artifact_version.tags == ("checked",)
     deploy = world.execution("deploy")
-    event = world.events.get([deploy.event])[deploy.event]
+    event = world.events.get([deploy.event_id])[deploy.event_id]
     assert [cause.automation for cause in event.chain] == ["promote"]
     assert event.actor.name == "promote"
 
 
 def test_an_automation_does_not_answer_itself(world):
-    """A loop ends at its first turn, and is there to be seen."""
+    """A loop stops at its first repetition, and a skipped execution says so."""
     world.apply("""
 name: loop
 on: {alias-added: {registry: model, alias: [a, b]}}
 steps: [{uses: add-alias, with: {alias: "{{ 'b' if alias == 'a' else 'a' }}"}}]
 """)
     world.link(alias="a")
-    world.settle()
-    states = sorted(one.state.value for one in world.all_executions("loop"))
+    world.run_until_idle()
+    states = sorted(execution.state.value for execution in world.all_executions("loop"))
     assert states == ["skipped", "succeeded"]
-    (skipped,) = [one for one in world.all_executions("loop") if one.state is ExecutionState.SKIPPED]
-    assert "caused by this automation itself" in skipped.reason
+    executions = world.all_executions("loop")
+    (skipped,) = [execution for execution in executions if execution.state is ExecutionState.SKIPPED]
+    assert "this automation itself caused the event" in skipped.reason
 
 
-def test_a_failure_is_an_event_that_automations_answer(world):
-    """One automation watches over all others, and not over itself."""
+def test_automations_can_answer_the_event_of_a_failure(world):
+    """An automation answers the failures of all others, but not its own."""
     world.apply("""
 name: watch
 on: execution-failed
@@ -268,82 +272,82 @@ steps:
         text: "{{ event.data.automation }} failed: {{ event.data.execution.reason }}"
         model: "{{ collection.name }}"
 """)
-    world.answer("https://deploy.example.com", status=404)
-    world.answer("https://alarm.example.com", status=404)
+    world.respond("https://deploy.example.com", status=404)
+    world.respond("https://alarm.example.com", status=404)
     world.link(alias="production")
-    world.settle()
-    alarms = [post.json for post in world.sent if post.url.startswith("https://alarm.")]
+    world.run_until_idle()
+    alarms = [request.json for request in world.sent if request.url.startswith("https://alarm.")]
     assert len(alarms) == 1
     assert alarms[0]["text"].startswith("deploy failed: step call: ")
     assert alarms[0]["model"] == "churn"
 
 
-def test_a_person_retries_what_failed(world):
-    """From the failed step, under the same delivery id."""
-    world.answer("https://deploy.example.com", status=403, times=1)
+def test_a_user_retries_a_failed_execution(world):
+    """It continues from the failed step, with the same delivery id."""
+    world.respond("https://deploy.example.com", status=403, times=1)
     world.link(alias="production")
-    world.settle()
+    world.run_until_idle()
     world.retry(world.execution().id)
-    world.settle()
+    world.run_until_idle()
     assert world.execution().state is ExecutionState.SUCCEEDED
     assert len(world.sent) == 2
-    assert len({post.delivery for post in world.sent}) == 1
+    assert len({request.delivery_id for request in world.sent}) == 1
 
 
-def test_a_person_cancels_what_waits(world):
-    """Nothing is sent any more."""
-    world.answer("https://deploy.example.com", status=503)
+def test_a_user_cancels_a_waiting_execution(world):
+    """Nothing more is sent."""
+    world.respond("https://deploy.example.com", status=503)
     world.link(alias="production")
-    world.settle()
+    world.run_until_idle()
     world.cancel(world.execution().id)
     world.clock.advance(seconds=600)
-    world.settle()
+    world.run_until_idle()
     assert world.execution().state is ExecutionState.CANCELLED
     assert len(world.sent) == 1
 
 
-def test_an_execution_finishes_with_the_revision_that_it_began_with(world):
-    """The file changes between two attempts; the payload does not."""
-    world.answer("https://deploy.example.com", status=503, times=1)
+def test_an_execution_finishes_with_the_revision_that_it_started_with(world):
+    """The file changes between two attempts, and the payload stays the same."""
+    world.respond("https://deploy.example.com", status=503, times=1)
     world.link(alias="production")
-    world.settle()
+    world.run_until_idle()
     world.replace(DEPLOY.replace("{{ collection.name }}", "changed"))
     world.clock.advance(seconds=10)
-    world.settle()
-    assert [post.json["model"] for post in world.sent] == ["churn", "churn"]
+    world.run_until_idle()
+    assert [request.json["model"] for request in world.sent] == ["churn", "churn"]
     world.link(alias="production")
-    world.settle()
+    world.run_until_idle()
     assert world.sent[-1].json["model"] == "changed"
 
 
-def test_a_lost_stream_is_made_up_for(world):
-    """Redis was away at the mutation, then came back empty."""
+def test_a_lost_stream_loses_no_event(world):
+    """Redis is down during the mutation and empty afterwards."""
     world.stream.is_down = True
     world.link(alias="production")
-    world.settle()
+    world.run_until_idle()
     assert world.sent == []
     world.stream.is_down = False
     world.clock.advance(seconds=6)
-    world.settle()
+    world.run_until_idle()
     assert len(world.sent) == 1
 
 
 def test_an_automation_that_is_not_enabled_does_nothing(world):
-    """It is loaded, and answers no event."""
+    """It is loaded, but answers no event."""
     world.replace(DEPLOY + "enabled: false\n")
     world.link(alias="production")
-    world.settle()
+    world.run_until_idle()
     assert world.all_executions() == ()
 
 
-def test_a_mistake_is_named_with_its_place(world):
-    """What `apply` raises is what `validate` prints."""
+def test_an_invalid_automation_names_the_line_of_the_error(world):
+    """`apply` raises the error that `validate` prints."""
     with pytest.raises(AutomationInvalid, match=r"test\.yaml:4: .*slak.*did you mean 'slack'"):
         world.apply("name: x\non: version-linked\nsteps:\n  - uses: slak\n")
 
 
-def test_a_step_that_may_fail_does_not_stop_the_rest(world):
-    """`continue-on-error` keeps the failure and goes on."""
+def test_continue_on_error_goes_on_after_a_failed_step(world):
+    """The step stays failed, and the next step runs."""
     world.apply("""
 name: lenient
 on: {custom: {name: go}}
@@ -355,35 +359,35 @@ steps:
   - uses: webhook
     with: {url: "https://second.example.com", json: {first: "{{ steps.first.state }}"}}
 """)
-    world.answer("https://first.example.com", status=400)
+    world.respond("https://first.example.com", status=400)
     world.emit("go")
-    world.settle()
+    world.run_until_idle()
     assert world.execution().state is ExecutionState.SUCCEEDED
     assert world.sent[1].json == {"first": "failed"}
 
 
 def test_without_a_body_the_event_itself_is_sent(world):
-    """As a structured CloudEvent, signed when there is a secret."""
+    """It is sent as a structured CloudEvent, and signed if there is a secret."""
     world.apply("""
 name: plain
 on: {alias-added: {registry: model, alias: staging}}
 steps: [{uses: webhook, with: {url: "https://plain.example.com"}}]
 """)
     world.link(alias="staging")
-    world.settle()
-    (post,) = world.sent
-    assert "application/cloudevents+json" in post.headers.values()
-    assert post.json["type"] == "upshot.alias-added"
-    assert post.json["subject"] == "model/churn:v0"
-    assert post.json["data"]["version"]["reference"] == "model/churn:v0"
+    world.run_until_idle()
+    (request,) = world.sent
+    assert "application/cloudevents+json" in request.headers.values()
+    assert request.json["type"] == "upshot.alias-added"
+    assert request.json["subject"] == "model/churn:v0"
+    assert request.json["data"]["version"]["reference"] == "model/churn:v0"
 
 
-def test_actors_are_named_in_what_they_cause(world):
-    """Who moved the alias stands in the event."""
+def test_an_event_names_its_actor(world):
+    """The event names the user who moved the alias."""
     world.link(alias="production")
     (event,) = [
-        one.event
-        for one in world.all_events()
-        if one.event.kind == "alias-added" and one.event.data["alias"] == "production"
+        stored.event
+        for stored in world.all_events()
+        if stored.event.kind == "alias-added" and stored.event.data["alias"] == "production"
     ]
-    assert event.actor.name == ANN.name
+    assert event.actor.name == ADMIN.actor.name

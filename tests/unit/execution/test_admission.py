@@ -1,4 +1,4 @@
-"""Events that an automation cannot answer: each is explained by an execution, and holds nobody up."""
+"""An event that an automation cannot answer gets an execution that says why."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ steps: [{uses: webhook, with: {url: "https://hooks.example/other"}}]
 
 @pytest.fixture
 def world() -> World:
-    """One automation that answers `production`, and whatever a test adds."""
-    made = World()
-    made.apply(OTHER)
-    return made
+    """Return a world with one automation that answers the alias `production`."""
+    world = World()
+    world.apply(OTHER)
+    return world
 
 
-def test_an_if_that_cannot_be_evaluated_fails_the_execution_and_says_why(world):
-    """The event is answered all the same: what is wrong with one automation holds no other up."""
+def test_an_if_that_cannot_be_evaluated_fails_its_execution(world):
+    """The execution says why. Other automations answer the event all the same."""
     world.apply(OTHER.replace("name: other", "name: misspelt\nif: version.metadata.acuracy > 1"))
 
     world.link(alias="production")
-    world.settle()
+    world.run_until_idle()
 
     execution = world.execution("misspelt")
     assert execution.state is ExecutionState.FAILED
     assert "'version.metadata' has no 'acuracy'" in execution.reason
-    assert [post.url for post in world.sent] == ["https://hooks.example/other"]
+    assert [request.url for request in world.sent] == ["https://hooks.example/other"]
 
 
-def test_an_automation_that_answers_itself_ends_as_a_skipped_execution(world):
-    """A chain of custom events that feeds itself stops at once on the same version, visibly."""
+def test_an_automation_that_would_answer_itself_is_skipped(world):
+    """A chain of custom events that feeds itself stops at its first repetition. The skipped execution says why."""
     world.apply("""
 name: echo
 on: {custom: {name: again}}
@@ -45,15 +45,15 @@ steps: [{uses: emit, with: {name: again}}]
 """)
 
     world.emit("again")
-    world.settle()
+    world.run_until_idle()
 
     executions = {execution.state: execution for execution in world.all_executions("echo")}
     assert executions.keys() == {ExecutionState.SUCCEEDED, ExecutionState.SKIPPED}
     assert executions[ExecutionState.SUCCEEDED].id in executions[ExecutionState.SKIPPED].reason
 
 
-def test_a_long_chain_stops_at_its_depth(world):
-    """The execution that would make it longer is skipped, and names the chain."""
+def test_a_chain_of_executions_has_a_maximum_depth(world):
+    """The execution that would exceed it is skipped, and its reason names the chain."""
     for number in range(MAX_CHAIN_DEPTH + 1):
         world.apply(f"""
 name: link-{number}
@@ -62,8 +62,8 @@ steps: [{{uses: emit, with: {{name: e{number + 1}}}}}]
 """)
 
     world.emit("e0")
-    world.settle()
+    world.run_until_idle()
 
     last = world.execution(f"link-{MAX_CHAIN_DEPTH}")
     assert last.state is ExecutionState.SKIPPED
-    assert "a chain stops there: link-0 → link-1" in last.reason
+    assert "which is the maximum: link-0 → link-1" in last.reason

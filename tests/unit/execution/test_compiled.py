@@ -1,4 +1,4 @@
-"""Automations ready to be carried out, at hand and kept."""
+"""Errors in compiled automations name their place, as far as it is known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.automations.factories import CATALOG, Secrets, automation, make_context
 from upshot.automations.context import SecretsView
-from upshot.automations.loader import rebuild
+from upshot.automations.loader import load_revision
 from upshot.errors import TemplateInvalid
 from upshot.execution.compiled import compile_automation
 
@@ -21,31 +21,31 @@ steps:
 """
 
 
-def complaints(found):
-    """What its step says of an event without `wanted`, and of a secret that is missing."""
-    step = compile_automation(found, CATALOG).steps["step-1"]
+def errors(automation):
+    """Yield the errors for an event without `wanted` and for a missing secret."""
+    step = compile_automation(automation, CATALOG).steps["step-1"]
     context = make_context(secrets=SecretsView(Secrets())) | {"event": {"data": {}}}
-    for act in (step.condition.evaluate, step.tree.render):
+    for evaluate in (step.condition.evaluate, step.tree.render):
         with pytest.raises(TemplateInvalid) as caught:
-            act(context)
+            evaluate(context)
         yield str(caught.value).partition("; ")[0]
 
 
-def test_a_mistake_names_its_line():
-    """The line of the step for its `if`, that of the leaf for a template."""
-    assert list(complaints(automation(HOOK))) == [
+def test_an_error_names_its_line():
+    """An error in `if` names the line of the step, an error in a template names its own line."""
+    assert list(errors(automation(HOOK))) == [
         "a.yaml:4: 'event.data' has no 'wanted'",
         "a.yaml:7: with.url: there is no secret 'PATH'",
     ]
 
 
-def test_a_mistake_in_a_kept_revision_names_the_file_alone():
-    """Its lines are not known any more, and none is made up."""
+def test_an_error_in_a_stored_revision_names_only_the_file():
+    """The line numbers of a stored revision are unknown."""
     found = automation(HOOK)
 
-    kept = rebuild(found.name, found.source, found.body_files, found.path, CATALOG)
+    kept = load_revision(found.name, found.source, found.body_files, found.path, CATALOG)
 
-    assert list(complaints(kept)) == [
+    assert list(errors(kept)) == [
         "a.yaml: 'event.data' has no 'wanted'",
         "a.yaml: with.url: there is no secret 'PATH'",
     ]

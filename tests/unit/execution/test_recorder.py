@@ -1,84 +1,102 @@
-"""What happened is written down, whatever the database makes of one record."""
+"""The recorder writes every update, whatever the database does with one of them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
+from tests.unit.automations.factories import make_event
+from upshot.adapters.memory.events import MemoryEvents
+from upshot.adapters.memory.executions import MemoryExecutions
+from upshot.adapters.memory.stream import MemoryStream
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.errors import Unavailable
 from upshot.execution.recorder import Recorder
+from upshot.ids import EventId, ExecutionId, RevisionId
 from upshot.ports.executions import ExecutionUpdate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def progress(name: str) -> ExecutionUpdate:
-    return ExecutionUpdate(Execution(name, "promote", "r1", "evt_1", ExecutionState.SUCCEEDED, NOW, fence=1))
+def update(execution_id: str) -> ExecutionUpdate:
+    return ExecutionUpdate(
+        Execution(
+            ExecutionId(execution_id),
+            "promote",
+            RevisionId("r1"),
+            EventId("evt_1"),
+            ExecutionState.SUCCEEDED,
+            NOW,
+            fence=1,
+        )
+    )
 
 
-class Database:
-    """Keeps what it is given, but for records that it will not take."""
+class Executions(MemoryExecutions):
+    """Accepts every update, except those that the test wants it to reject."""
 
-    def __init__(self, *, refuses: Sequence[str] = (), never_takes: Sequence[str] = (), outages: int = 0) -> None:
-        self.kept: dict[str, ExecutionUpdate] = {}
+    def __init__(self, *, rejects: Sequence[str] = (), never_accepts: Sequence[str] = (), outages: int = 0) -> None:
+        super().__init__(MemoryEvents())
+        self.written: dict[str, Execution] = {}
         self.batches: list[int] = []
-        self._refuses, self._never_takes, self._outages = refuses, never_takes, outages
+        self._rejects, self._never_accepts, self._outages = rejects, never_accepts, outages
 
-    async def write(self, batch: Sequence[ExecutionUpdate]) -> frozenset[str]:
-        await asyncio.sleep(0)
+    def record(self, updates: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:
         if self._outages:
             self._outages -= 1
             raise Unavailable("the database does not answer")
-        for one in batch:
-            state, name = one.execution.state, one.execution.id
-            if name in self._never_takes or (name in self._refuses and state is ExecutionState.SUCCEEDED):
-                raise TypeError("a text that cannot be kept")
-        self.batches.append(len(batch))
-        self.kept.update((one.execution.id, one) for one in batch)
+        for execution in (update.execution for update in updates):
+            rejects = execution.id in self._rejects and execution.state is ExecutionState.SUCCEEDED
+            if rejects or execution.id in self._never_accepts:
+                raise TypeError("a text that cannot be stored")
+        self.batches.append(len(updates))
+        self.written.update((update.execution.id, update.execution) for update in updates)
         return frozenset()
 
 
-def record(database: Database, *names: str) -> list[bool]:
-    """Record all at once; whether each was held."""
-
-    async def story() -> list[bool]:
-        recorder = Recorder(database.write)
-        writing = asyncio.create_task(recorder.run())
-        held = await asyncio.wait_for(asyncio.gather(*(recorder.record(progress(name)) for name in names)), 10)
-        assert not writing.done(), "it goes on for those who come later"
-        writing.cancel()
-        return held
-
-    return asyncio.run(story())
+async def run_in_thread(work: Callable[..., Any], /, *args: Any) -> Any:
+    await asyncio.sleep(0)
+    return work(*args)
 
 
-def test_those_who_come_together_share_a_commit():
-    """One batch for all of them."""
-    database = Database()
-    assert record(database, "a", "b", "c") == [True, True, True]
-    assert database.batches == [3]
+async def record(executions: Executions, *execution_ids: str) -> list[bool]:
+    """Record an update of each execution at the same time, and return whether each was accepted."""
+    recorder = Recorder(executions, MemoryStream(), run_in_thread)
+    running = asyncio.create_task(recorder.run())
+    updates = [recorder.record(update(execution_id), make_event()) for execution_id in execution_ids]
+    accepted = await asyncio.wait_for(asyncio.gather(*updates), 10)
+    assert not running.done(), "the recorder must go on with later updates"
+    running.cancel()
+    return accepted
 
 
-def test_an_outage_delays_and_loses_nothing():
-    """It is written when the database is back."""
-    database = Database(outages=2)
-    assert record(database, "a", "b") == [True, True]
-    assert set(database.kept) == {"a", "b"}
+async def test_updates_at_the_same_time_share_a_commit():
+    """They are written in one batch."""
+    executions = Executions()
+    assert await record(executions, "a", "b", "c") == [True, True, True]
+    assert executions.batches == [3]
 
 
-def test_a_record_that_cannot_be_kept_fails_its_execution_and_holds_up_no_other():
-    """Unwritten it would be sent again for ever."""
-    database = Database(refuses=["b"])
-    assert record(database, "a", "b", "c") == [True, True, True]
-    assert database.kept["b"].execution.state is ExecutionState.FAILED
-    assert "could not be recorded" in (database.kept["b"].execution.reason or "")
-    assert database.kept["a"].execution.state is database.kept["c"].execution.state is ExecutionState.SUCCEEDED
+async def test_an_outage_only_delays_updates():
+    """They are written when the database answers again."""
+    executions = Executions(outages=2)
+    assert await record(executions, "a", "b") == [True, True]
+    assert set(executions.written) == {"a", "b"}
 
 
-def test_one_that_cannot_even_fail_leaves_the_recorder_at_work():
-    """The others are written, and those who come later, too."""
-    database = Database(never_takes=["b"])
-    assert record(database, "a", "b", "c") == [True, False, True]
-    assert set(database.kept) == {"a", "c"}
+async def test_an_update_that_cannot_be_stored_fails_its_execution_alone():
+    """Left unwritten, it would be sent again each time its lease expires."""
+    executions = Executions(rejects=["b"])
+    assert await record(executions, "a", "b", "c") == [True, True, True]
+    assert executions.written["b"].state is ExecutionState.FAILED
+    assert "could not be recorded" in (executions.written["b"].reason or "")
+    assert executions.written["a"].state is executions.written["c"].state is ExecutionState.SUCCEEDED
+
+
+async def test_the_recorder_survives_an_execution_that_cannot_even_fail():
+    """The other updates are written, and so are later ones."""
+    executions = Executions(never_accepts=["b"])
+    assert await record(executions, "a", "b", "c") == [True, False, True]
+    assert set(executions.written) == {"a", "c"}

@@ -1,4 +1,4 @@
-"""What was left behind is found again, and what is only late is left alone."""
+"""The sweeper finds executions that are due, and leaves alone those that are only late."""
 
 import asyncio
 from datetime import timedelta
@@ -16,67 +16,60 @@ steps: [{uses: webhook, with: {url: "https://example.com"}, retry: {first: 1s}}]
 """
 
 
-def waiting_world() -> World:
-    """A world with one execution that waits for its second attempt, which is due."""
+@pytest.fixture
+def world() -> World:
+    """Return a world with one execution whose second attempt is due."""
     world = World()
     world.apply(AUTOMATION)
-    world.answer(status=503, times=1)
+    world.respond(status=503, times=1)
     world.emit("go")
-    world.settle()
+    world.run_until_idle()
     world.clock.advance(seconds=5)
     return world
 
 
-def test_after_an_outage_of_the_database_nothing_is_taken_at_once():
-    """Leases ran out meanwhile whose workers live: they get the time to renew them."""
-    world = waiting_world()
-    away = True
+async def test_nothing_is_taken_just_after_an_outage_of_the_database(world):
+    """Leases expired meanwhile although their workers are alive. These workers get time to renew them."""
+    is_down = True
 
-    async def story() -> list[int]:
-        async def run_in_thread(work, /, *args, **kwargs):
-            if away:
-                raise Unavailable("the database does not answer")
-            return work(*args, **kwargs)
+    async def run_in_thread(work, /, *args, **kwargs):
+        if is_down:
+            raise Unavailable("the database does not answer")
+        return work(*args, **kwargs)
 
-        nonlocal away
-        engine = Worker(world, "worker-9").engine
-        sweeper = Sweeper(
-            engine, world.executions, world.notifier, world.clock, run_in_thread, after_outage=timedelta(seconds=6)
-        )
-        with pytest.raises(Unavailable):
-            await sweeper.sweep()
-        away = False
-        found = [await sweeper.sweep()]
-        world.clock.advance(seconds=5)
-        found.append(await sweeper.sweep())
-        world.clock.advance(seconds=2)
-        found.append(await sweeper.sweep())
-        return found
-
-    assert asyncio.run(story()) == [0, 0, 1]
+    sweeper = Sweeper(
+        Worker(world, "worker-9").executor,
+        world.executions,
+        world.notifier,
+        world.clock,
+        run_in_thread,
+        after_outage=timedelta(seconds=6),
+    )
+    with pytest.raises(Unavailable):
+        await sweeper.sweep()
+    is_down = False
+    assert await sweeper.sweep() == 0
+    world.clock.advance(seconds=5)
+    assert await sweeper.sweep() == 0
+    world.clock.advance(seconds=2)
+    assert await sweeper.sweep() == 1
 
 
-def test_a_ring_that_nobody_hears_is_answered_by_whoever_rang():
-    """The broker takes the ring, and no task comes of it: some seconds later it is done without one."""
-    world = waiting_world()
-
-    async def story() -> None:
-        worker = Worker(world, "worker-9")
-        writing = asyncio.create_task(worker.engine.write_records())
-        await worker.sweeper.sweep()
-        assert world.notifier.notified == [world.execution().id]
-        world.clock.advance(seconds=6)
-        await worker.sweeper.sweep()
-        await worker.engine.idle()
-        writing.cancel()
-
-    asyncio.run(story())
+async def test_a_worker_executes_what_no_worker_claims_after_its_notification(world):
+    """The broker accepts the notification, and no task results from it. A few seconds later the worker acts itself."""
+    worker = Worker(world, "worker-9")
+    recorder = asyncio.create_task(worker.executor.recorder.run())
+    await worker.sweeper.sweep()
+    assert world.notifier.notified == [world.execution().id]
+    world.clock.advance(seconds=6)
+    await worker.sweeper.sweep()
+    await worker.executor.wait_until_idle()
+    recorder.cancel()
     assert world.execution().state == "succeeded"
 
 
-def test_without_a_broker_the_sweeper_does_it_itself():
-    """Celery is a doorbell, never the record."""
-    world = waiting_world()
+def test_without_a_broker_the_worker_executes_what_is_due(world):
+    """Celery only notifies. The database holds what is due."""
     world.notifier.is_down = True
-    world.settle()
+    world.run_until_idle()
     assert world.execution().state == "succeeded"

@@ -1,4 +1,4 @@
-"""How an execution moves on."""
+"""State transitions of an execution."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,28 +10,34 @@ from upshot.domain.event import EventKind
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.errors import Conflict
 from upshot.execution import transitions
+from upshot.ids import EventId, ExecutionId, JobId, RevisionId, WorkerId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def automation(steps=("one", "two"), on_failure=()):
-    def made(names):
+    def make_steps(names):
         return tuple(Step(id=name, uses="webhook", with_={}) for name in names)
 
     return Automation(
         name="promote",
-        revision="r1",
+        revision_id=RevisionId("r1"),
         path="promote.yaml",
         line=1,
         triggers=(Trigger(EventKind.ALIAS_ADDED),),
-        steps=made(steps),
-        on_failure=made(on_failure),
+        steps=make_steps(steps),
+        on_failure=make_steps(on_failure),
     )
 
 
-def begun(**kwargs) -> Execution:
+def started(**kwargs) -> Execution:
     return transitions.admit(
-        "exe_1", automation(**kwargs), "evt_1", now=NOW, owner="w1", until=NOW + timedelta(seconds=30)
+        ExecutionId("exe_1"),
+        automation(**kwargs),
+        EventId("evt_1"),
+        now=NOW,
+        worker_id=WorkerId("w1"),
+        until=NOW + timedelta(seconds=30),
     )
 
 
@@ -53,139 +59,147 @@ def states(execution: Execution) -> list[str]:
     return [f"{step.id}={step.state.value}" for step in execution.steps]
 
 
-def test_steps_run_in_order_and_the_last_ends_it():
-    """One after the other; outputs are kept."""
-    execution = succeed(begun(), status=200)
+def test_steps_run_in_order_and_the_last_one_ends_the_execution():
+    """Each step starts after the previous one, and its outputs are stored."""
+    execution = succeed(started(), status=200)
     assert transitions.next_step(execution).id == "two"
     assert execution.state is ExecutionState.RUNNING
     execution = succeed(execution)
     assert execution.state is ExecutionState.SUCCEEDED
     assert execution.finished_at == NOW
-    assert execution.lease_owner is None
+    assert execution.lease_owner_id is None
     assert execution.steps[0].outputs == {"status": 200}
 
 
-def test_a_failed_step_ends_it_and_says_so():
-    """The rest is skipped, and the reason names the step."""
-    execution = fail(begun())
+def test_a_failed_step_fails_the_execution():
+    """The remaining steps are skipped, and the reason names the failed step."""
+    execution = fail(started())
     assert execution.state is ExecutionState.FAILED
     assert execution.reason == "step one: 404"
     assert states(execution) == ["one=failed", "two=skipped"]
 
 
-def test_continue_on_error_goes_on():
-    """A step that may fail does not fail the execution."""
-    execution = succeed(fail(begun(), continue_on_error=True))
+def test_continue_on_error_continues_with_the_next_step():
+    """The failed step does not fail the execution."""
+    execution = succeed(fail(started(), continue_on_error=True))
     assert execution.state is ExecutionState.SUCCEEDED
     assert states(execution) == ["one=failed", "two=succeeded"]
 
 
 def test_on_failure_steps_run_only_after_a_failure():
-    """They are skipped when all went well, and run, each of them, when a step gave up."""
-    well = succeed(succeed(begun(on_failure=("tell",))))
-    assert states(well) == ["one=succeeded", "two=succeeded", "tell=skipped"]
+    """They are skipped if every step succeeded. After a failed step they all run."""
+    succeeded = succeed(succeed(started(on_failure=("notify",))))
+    assert states(succeeded) == ["one=succeeded", "two=succeeded", "notify=skipped"]
 
-    badly = fail(begun(on_failure=("tell", "log")))
-    assert badly.state is ExecutionState.RUNNING
-    assert transitions.next_step(badly).id == "tell"
-    badly = succeed(fail(badly))
-    assert badly.state is ExecutionState.FAILED
-    assert badly.reason == "step one: 404"
-    assert states(badly) == ["one=failed", "two=skipped", "tell=failed", "log=succeeded"]
-
-
-def test_a_person_retries_from_the_failed_step():
-    """What succeeded stays, what failed or was not reached is due again, on-failure steps included."""
-    failed = succeed(fail(succeed(begun(steps=("one", "two", "three"), on_failure=("tell",)))))
-    again = transitions.retry_by_person(failed, NOW)
-    assert again.state is ExecutionState.WAITING
-    assert again.due_at == NOW
-    assert states(again) == ["one=succeeded", "two=waiting", "three=waiting", "tell=waiting"]
-    assert again.steps[1].attempts == 1
-    assert again.steps[1].failures == 0
+    failed = fail(started(on_failure=("notify", "log")))
+    assert failed.state is ExecutionState.RUNNING
+    assert transitions.next_step(failed).id == "notify"
+    failed = succeed(fail(failed))
+    assert failed.state is ExecutionState.FAILED
+    assert failed.reason == "step one: 404"
+    assert states(failed) == ["one=failed", "two=skipped", "notify=failed", "log=succeeded"]
 
 
-def test_an_execution_that_never_began_is_retried_from_its_first_step():
-    """An `if` that failed on the event leaves every step to do."""
+def test_a_retry_by_a_user_continues_from_the_failed_step():
+    """Steps that succeeded are kept. Failed and skipped steps, and on-failure steps, run again."""
+    failed = succeed(fail(succeed(started(steps=("one", "two", "three"), on_failure=("notify",)))))
+    retried = transitions.retry_by_user(failed, NOW)
+    assert retried.state is ExecutionState.WAITING
+    assert retried.due_at == NOW
+    assert states(retried) == ["one=succeeded", "two=waiting", "three=waiting", "notify=waiting"]
+    assert retried.steps[1].attempts == 1
+    assert retried.steps[1].failures == 0
+
+
+def test_an_execution_that_never_started_is_retried_from_its_first_step():
+    """After an `if` that failed on the event, every step runs."""
     stopped = transitions.admit_final(
-        "exe_1", automation(), "evt_1", now=NOW, state=ExecutionState.FAILED, reason="if: 'x' is undefined"
+        ExecutionId("exe_1"),
+        automation(),
+        EventId("evt_1"),
+        now=NOW,
+        state=ExecutionState.FAILED,
+        reason="if: 'x' is undefined",
     )
-    assert states(transitions.retry_by_person(stopped, NOW)) == ["one=waiting", "two=waiting"]
+    assert states(transitions.retry_by_user(stopped, NOW)) == ["one=waiting", "two=waiting"]
 
 
-@pytest.mark.parametrize("make", [begun, lambda: succeed(succeed(begun()))], ids=["running", "succeeded"])
-def test_only_what_failed_or_was_cancelled_can_be_retried(make):
-    """Any other state is a conflict that says which state it is."""
+@pytest.mark.parametrize("make", [started, lambda: succeed(succeed(started()))], ids=["running", "succeeded"])
+def test_only_a_failed_or_cancelled_execution_can_be_retried(make):
+    """In any other state a retry is a conflict, and the error names the state."""
     execution = make()
     with pytest.raises(Conflict, match=f"is {execution.state.value}"):
-        transitions.retry_by_person(execution, NOW)
+        transitions.retry_by_user(execution, NOW)
 
 
-def test_a_person_cancels_what_has_not_ended():
-    """Done steps stay done; a final execution cannot be cancelled."""
-    cancelled = transitions.cancel_by_person(succeed(begun()), NOW, "ann")
+def test_a_user_can_cancel_an_execution_that_has_not_ended():
+    """Finished steps keep their state. A final execution cannot be cancelled."""
+    cancelled = transitions.cancel_by_user(succeed(started()), NOW, "ann")
     assert cancelled.state is ExecutionState.CANCELLED
     assert cancelled.reason == "cancelled by ann"
     assert states(cancelled) == ["one=succeeded", "two=cancelled"]
     with pytest.raises(Conflict, match="cannot be cancelled"):
-        transitions.cancel_by_person(cancelled, NOW, "ann")
-    assert states(transitions.retry_by_person(cancelled, NOW)) == ["one=succeeded", "two=waiting"]
+        transitions.cancel_by_user(cancelled, NOW, "ann")
+    assert states(transitions.retry_by_user(cancelled, NOW)) == ["one=succeeded", "two=waiting"]
 
 
-def test_a_lost_lease_counts_an_ambiguous_attempt_but_no_failure():
-    """A dead worker does not use up the retry policy."""
-    execution, lost = transitions.lease_lost(begun(), worker="w1", now=NOW)
+def test_a_lost_lease_counts_as_an_attempt_but_not_as_a_failure():
+    """A dead worker does not use up the attempts of the retry policy."""
+    execution, lost = transitions.lease_lost(started(), worker_id=WorkerId("w1"), now=NOW)
     assert lost.attempts == 0
     assert (execution.steps[0].attempts, execution.steps[0].failures, execution.steps[0].losses) == (1, 0, 1)
     assert transitions.next_step(execution).id == "one"
 
 
-def test_a_step_that_takes_every_worker_down_is_given_up():
-    """After the last allowed loss the execution fails and says why."""
-    execution = begun()
+def test_a_step_fails_after_too_many_lost_workers():
+    """The execution fails, and its reason says how many workers were lost."""
+    execution = started()
     for _ in range(transitions.MAX_LOSSES):
         assert execution.state is ExecutionState.RUNNING
-        execution, _lost = transitions.lease_lost(execution, worker="w9", now=NOW)
+        execution, _lost = transitions.lease_lost(execution, worker_id=WorkerId("w9"), now=NOW)
     assert execution.state is ExecutionState.FAILED
     assert "5 workers were lost" in execution.reason
 
 
-def test_waiting_gives_the_lease_back():
-    """Between attempts nobody holds the execution."""
-    execution = begun()
+def test_a_waiting_execution_has_no_lease():
+    """Between two attempts no worker holds the execution."""
+    execution = started()
     step = transitions.next_step(execution)
     assert step is not None
 
-    waiting = transitions.step_waits(execution, step, reason="503", wait_seconds=4, started_at=NOW, now=NOW)
+    waiting = transitions.schedule_retry(execution, step, reason="503", wait_seconds=4, started_at=NOW, now=NOW)
 
     assert waiting.state is ExecutionState.WAITING
     assert waiting.due_at == NOW + timedelta(seconds=4)
-    assert waiting.lease_owner is None
+    assert waiting.lease_owner_id is None
     assert waiting.fence == execution.fence
 
 
 @pytest.mark.parametrize(
     "end",
     [
-        pytest.param(lambda one: transitions.cancel_by_person(one, NOW, "ada"), id="cancelled"),
+        pytest.param(lambda execution: transitions.cancel_by_user(execution, NOW, "ada"), id="cancelled"),
         pytest.param(
-            lambda one: transitions.fail_without_attempt(one, reason="gone", now=NOW), id="its action is gone"
+            lambda execution: transitions.fail_without_attempt(execution, reason="no action", now=NOW),
+            id="its action is not installed",
         ),
     ],
 )
-def test_a_retried_step_whose_job_ended_with_its_execution_is_another_attempt(end):
-    """A job is named after its attempt: the same number again would give the retry the job that was stopped."""
-    execution = begun()
-    held = transitions.step_held(execution, execution.steps[0], job="job_1", reason="waits", started_at=NOW)
+def test_a_retried_step_gets_a_new_attempt_after_its_job_was_stopped(end):
+    """A job id derives from the number of the attempt. With the same number the retry would get the stopped job."""
+    execution = started()
+    deferred = transitions.step_deferred(
+        execution, execution.steps[0], job_id=JobId("job_1"), reason="waits", started_at=NOW
+    )
 
-    again = transitions.retry_by_person(end(held), NOW).steps[0]
+    retried = transitions.retry_by_user(end(deferred), NOW).steps[0]
 
-    assert (again.id, again.job_id, again.attempts) == ("one", None, 1)
+    assert (retried.id, retried.job_id, retried.attempts) == ("one", None, 1)
 
 
-def test_a_skipped_step_passes_the_turn_on():
-    """A step whose `if` does not hold is skipped with its reason; all skipped is a success."""
-    execution = begun(steps=("one",))
+def test_a_skipped_step_has_a_reason():
+    """A step is skipped if its `if` is false. An execution whose steps are all skipped succeeds."""
+    execution = started(steps=("one",))
     skipped = transitions.step_skipped(execution, execution.steps[0], reason="if: false", now=NOW)
     assert skipped.state is ExecutionState.SUCCEEDED
     assert skipped.steps[0] == replace(
