@@ -1,4 +1,4 @@
-"""What the live suite shares: a system of real processes on SQLite and on PostgreSQL, and a receiver."""
+"""Fixtures of the live suite: a system of real processes on SQLite and on PostgreSQL, and fake receivers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from upshot.receivers import Receivers, ReceiversThread
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here starts real processes."""
-    here = Path(__file__).parent
+    """Mark every test of this directory as live, because it starts real processes."""
+    directory = Path(__file__).parent
     for item in items:
-        if here in Path(item.path).parents:
+        if directory in Path(item.path).parents:
             item.add_marker(pytest.mark.live)
 
 
 @pytest.fixture
 def receivers() -> Iterator[Receivers]:
-    """A receiver of webhooks, whose behaviour the test decides."""
+    """Run fake receivers, whose behaviour the test decides."""
     with ReceiversThread() as running:
         yield running
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str | None:
-    """Each test runs on both databases."""
+    """Return the URL of an empty database, or None for SQLite. Each test runs on both databases."""
     if request.param == "sqlite":
         return None
     url: str = request.getfixturevalue("postgres").new_database()
@@ -40,10 +40,10 @@ def database_url(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture
 def make_system(tmp_path: Path, redis_server: Redis) -> Iterator[Callable[..., System]]:
-    """Makes a system; its processes end with the test."""
+    """Return a function that creates a system. Its processes are stopped after the test."""
     with ExitStack() as stack:
 
-        def make(**how: Any) -> System:
-            return stack.enter_context(System(tmp_path / "system", redis_server, **how))
+        def make(**arguments: Any) -> System:
+            return stack.enter_context(System(tmp_path / "system", redis_server, **arguments))
 
         yield make

@@ -1,4 +1,4 @@
-"""A Celery worker as ours whose tasks take a second; run as `python slow_worker.py REDIS_URL`."""
+"""Our Celery worker, with tasks that take a second. Run it as `python slow_worker.py REDIS_URL`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import sys
 import time
 
 from upshot.adapters.celery import QUEUE, make_app, run_worker
+from upshot.ids import ExecutionId
 
 
-def run(execution_ids: list[str]) -> None:
-    """Be busy with a task, and so hold its message."""
+def execute(execution_ids: list[ExecutionId]) -> None:
+    """Take a second, and hold the message of the task meanwhile."""
     print("busy", *execution_ids, flush=True)
     time.sleep(1)
 
 
-def say(word: str) -> None:
-    """Print at once."""
-    print(word, flush=True)
+def report(event: str) -> None:
+    """Print and flush."""
+    print(event, flush=True)
 
 
 if __name__ == "__main__":
@@ -24,10 +25,10 @@ if __name__ == "__main__":
         make_app(sys.argv[1]),
         name="slow",
         queues=[QUEUE],
-        run=run,
-        launch=lambda: say("launch"),
-        start=lambda: say("started"),
-        stop=lambda: say("stopped"),
-        shutting_down=lambda: say("stopping"),
+        execute=execute,
+        wake_jobs=lambda: report("jobs"),
+        on_start=lambda: report("started"),
+        on_stop=lambda: report("stopped"),
+        on_shutdown_signal=lambda: report("stopping"),
     )
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""Celery on Redis, where it is known to break: a worker that holds messages while its broker restarts."""
+"""Celery on Redis, in a known weak spot: a worker holds messages while its broker restarts."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ import pytest
 from tests.servers import Redis
 from tests.waiting import until
 from upshot.adapters.celery import CeleryNotifier, make_app
+from upshot.ids import ExecutionId
 
-Said = Callable[[], str]
+ReadOutput = Callable[[], str]
 
 
 @pytest.fixture
-def slow_worker(redis_server: Redis, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Said]]:
-    """A worker process whose tasks take a second, and what it has printed so far."""
+def slow_worker(redis_server: Redis, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], ReadOutput]]:
+    """Start a worker whose tasks take a second. Return the process and a function that reads its output."""
     program = Path(__file__).with_name("slow_worker.py")
-    printed = tmp_path / "worker.log"
-    with printed.open("wb") as out:
+    log = tmp_path / "worker.log"
+    with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, str(program), redis_server.url], stdout=out, stderr=out)
-    yield process, printed.read_text
+    yield process, log.read_text
     process.kill()
     process.wait()
 
 
-def test_a_worker_that_is_busy_survives_a_restart_of_its_broker(
-    redis_server: Redis, slow_worker: tuple[subprocess.Popen[bytes], Said]
+def test_a_busy_worker_survives_a_restart_of_its_broker(
+    redis_server: Redis, slow_worker: tuple[subprocess.Popen[bytes], ReadOutput]
 ) -> None:
-    """It holds messages when Redis goes away, notices, reconnects, and takes what comes then, in the same process."""
-    process, said = slow_worker
-    doorbell = CeleryNotifier(make_app(redis_server.url))
-    until(lambda: "started" in said(), "the worker has started")
+    """It holds messages while Redis is down, reconnects, and takes later messages, all in the same process."""
+    process, read_output = slow_worker
+    notifier = CeleryNotifier(make_app(redis_server.url))
+    until(lambda: "started" in read_output(), "the worker has started")
     for number in range(4):
-        assert doorbell.notify_executions([f"before-{number}"])
-    until(lambda: "busy before-0" in said(), "the worker is busy")
+        assert notifier.notify_executions([ExecutionId(f"before-{number}")])
+    until(lambda: "busy before-0" in read_output(), "the worker is busy")
     redis_server.kill()
-    assert not doorbell.notify_executions(["meanwhile"])
-    until(lambda: process.poll() is not None or "Connection to broker lost" in said(), "the worker notices")
+    assert not notifier.notify_executions([ExecutionId("meanwhile")])
+    until(lambda: process.poll() is not None or "Connection to broker lost" in read_output(), "the worker notices")
     redis_server.start()
-    until(lambda: doorbell.notify_executions(["afterwards"]), "the broker takes messages again")
-    until(lambda: "busy afterwards" in said(), "the worker goes on")
+    until(lambda: notifier.notify_executions([ExecutionId("afterwards")]), "the broker takes messages again")
+    until(lambda: "busy afterwards" in read_output(), "the worker goes on")
     assert process.poll() is None

@@ -1,8 +1,8 @@
 """
-Nothing accepted is lost, whatever dies.
+Nothing accepted is lost, whatever is killed.
 
-Five hundred deliveries are under way when something is killed; then what the receiver got is held
-against what was accepted: none missing, and none twice but what was in flight at the kill.
+Five hundred deliveries are in progress when something is killed. Then the requests that arrived are compared with
+the accepted events. None is missing, and only requests in flight at that moment may have arrived twice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ steps:
 
 @pytest.fixture
 def system(make_system: Callable[..., System], receivers: Receivers, database_url: str | None) -> System:
-    """A system with one automation that posts each event to the receiver."""
+    """Start a system with one automation that posts each event to the receiver."""
     system: System = make_system(
         database_url=database_url,
         automations={"forward.yaml": AUTOMATION.format(url=receivers.url)},
@@ -58,65 +58,67 @@ def arrived(receivers: Receivers) -> Counter[int]:
 
 
 def await_all(system: System, receivers: Receivers, count: int = DELIVERIES) -> Counter[int]:
-    """Wait until everything has succeeded; every number arrived, each under one delivery id."""
+    """Wait until everything has succeeded. Assert that every number arrived, each with its own delivery id."""
     until(lambda: system.states() == {"succeeded": count}, "everything succeeded")
     numbers = arrived(receivers)
     assert set(numbers) == set(range(count))
     ids: dict[int, set[str]] = {}
     for request in receivers.received("/hook"):
         ids.setdefault(json.loads(request.body)["number"], set()).add(request.headers["webhook-id"])
-    assert all(len(one) == 1 for one in ids.values()), "a delivery id must stay the same over all attempts"
-    assert len({next(iter(one)) for one in ids.values()}) == count, "two deliveries must not share an id"
+    assert all(len(delivery_ids) == 1 for delivery_ids in ids.values()), (
+        "a delivery id must stay the same over all attempts"
+    )
+    assert len(set().union(*ids.values())) == count, "two deliveries must not share an id"
     return numbers
 
 
-def doubled(numbers: Counter[int]) -> int:
+def duplicates(numbers: Counter[int]) -> int:
     return sum(count - 1 for count in numbers.values())
 
 
 def test_everything_arrives_once(system: System, receivers: Receivers) -> None:
-    """With nothing dying, every delivery is made exactly once."""
+    """Without a fault, every delivery is made exactly once."""
     system.start_worker()
     emit_all(system)
-    assert doubled(await_all(system, receivers)) == 0
+    assert duplicates(await_all(system, receivers)) == 0
 
 
 def test_two_workers_share_the_work(system: System, receivers: Receivers) -> None:
-    """Two workers make every delivery once between them, and both do some of it."""
+    """Together they make every delivery once, and both make some of them."""
     receivers.delay(0.05, path="/hook")
     system.start_worker("worker-1")
     system.start_worker("worker-2")
     for start in range(0, DELIVERIES, 50):
         system.emit("made", *({"number": number} for number in range(start, start + 50)))
-    assert doubled(await_all(system, receivers)) == 0
+    assert duplicates(await_all(system, receivers)) == 0
     assert all("attempt.finished" in system.log(name) for name in ("worker-1", "worker-2"))
 
 
 def test_kill_9_of_the_worker(system: System, receivers: Receivers) -> None:
-    """A worker that dies in the middle loses nothing; only what it had in flight comes twice."""
+    """A worker that is killed loses nothing. Only its requests in flight arrive twice."""
     receivers.delay(0.05, path="/hook")
     system.start_worker()
     emit_all(system)
-    until(lambda: len(receivers.requests) > 100, "deliveries are under way")
+    until(lambda: len(receivers.requests) > 100, "deliveries are in progress")
     system.kill("worker")
     system.start_worker()
-    assert doubled(await_all(system, receivers)) <= IN_FLIGHT
+    assert duplicates(await_all(system, receivers)) <= IN_FLIGHT
 
 
 def test_kill_9_of_redis(system: System, redis_server: Redis, receivers: Receivers) -> None:
-    """Redis dies in the middle and comes back with its files: nothing is lost, nothing comes twice."""
+    """Redis is killed and restarted with its files. Nothing is lost, and nothing arrives twice."""
     receivers.delay(0.05, path="/hook")
     system.start_worker()
     emit_all(system)
-    until(lambda: len(receivers.requests) > 100, "deliveries are under way")
+    until(lambda: len(receivers.requests) > 100, "deliveries are in progress")
     redis_server.kill()
     redis_server.start()
-    assert doubled(await_all(system, receivers)) == 0
+    assert duplicates(await_all(system, receivers)) == 0
 
 
 @pytest.mark.parametrize("how", ["restarted empty", "flushed"])
-def test_a_redis_that_forgot_everything(system: System, redis_server: Redis, receivers: Receivers, how: str) -> None:
-    """What the stream held is found again in the database."""
+def test_a_redis_that_lost_its_data(system: System, redis_server: Redis, receivers: Receivers, how: str) -> None:
+    """The events of the lost stream are published again from the database."""
     emit_all(system)
     if how == "flushed":
         redis_server.flush()
@@ -125,22 +127,22 @@ def test_a_redis_that_forgot_everything(system: System, redis_server: Redis, rec
         redis_server.empty()
         redis_server.start()
     system.start_worker()
-    assert doubled(await_all(system, receivers)) == 0
+    assert duplicates(await_all(system, receivers)) == 0
 
 
-def test_mutations_succeed_while_redis_is_away(system: System, redis_server: Redis, receivers: Receivers) -> None:
-    """Accepted without Redis, delivered when it is back; the worker that waited for it is still the same."""
+def test_mutations_succeed_while_redis_is_down(system: System, redis_server: Redis, receivers: Receivers) -> None:
+    """Events are accepted without Redis and delivered when it is up again, by the same worker process."""
     system.start_worker()
     redis_server.kill()
     emit_all(system)
     assert arrived(receivers) == {}
     redis_server.start()
-    assert doubled(await_all(system, receivers)) == 0
+    assert duplicates(await_all(system, receivers)) == 0
     assert system.is_alive("worker")
 
 
 def test_a_redis_that_hangs(system: System, redis_server: Redis, receivers: Receivers) -> None:
-    """A Redis that is connected and silent delays deliveries, and never a mutation for long."""
+    """A Redis that hangs delays deliveries, but a mutation only for a short time."""
     system.start_worker()
     redis_server.pause()
     try:
@@ -150,25 +152,25 @@ def test_a_redis_that_hangs(system: System, redis_server: Redis, receivers: Rece
     await_all(system, receivers)
 
 
-def test_a_stop_hands_back_what_is_in_flight(system: System, receivers: Receivers) -> None:
-    """SIGTERM finishes what can be finished; another worker makes the rest, and nothing comes twice."""
+def test_a_stopped_worker_releases_what_is_in_flight(system: System, receivers: Receivers) -> None:
+    """After SIGTERM it finishes what it can, and another worker does the rest. Nothing arrives twice."""
     receivers.delay(0.2, path="/hook")
     system.start_worker()
     emit_all(system)
-    until(lambda: len(receivers.requests) > 50, "deliveries are under way")
+    until(lambda: len(receivers.requests) > 50, "deliveries are in progress")
     assert system.stop("worker") == 0
     system.start_worker()
-    assert doubled(await_all(system, receivers)) == 0
+    assert duplicates(await_all(system, receivers)) == 0
 
 
 def test_a_busy_worker_survives_a_restart_of_the_broker(
     system: System, redis_server: Redis, receivers: Receivers
 ) -> None:
-    """A worker whose tasks are under way when Redis goes away goes on with the same process."""
+    """A worker with tasks in progress goes on in the same process."""
     receivers.fail_times(DELIVERIES, 503, path="/hook")
     system.start_worker()
     emit_all(system)
-    until(lambda: len(receivers.requests) > 100, "retries are under way")
+    until(lambda: len(receivers.requests) > 100, "retries are in progress")
     for _ in range(3):
         redis_server.kill()
         redis_server.start()
@@ -176,10 +178,10 @@ def test_a_busy_worker_survives_a_restart_of_the_broker(
     assert system.is_alive("worker")
 
 
-def test_a_database_that_goes_away_and_comes_back(
+def test_an_outage_of_the_database_that_is_longer_than_a_lease(
     make_system: Callable[..., System], receivers: Receivers, postgres: Postgres
 ) -> None:
-    """Longer than a lease: two workers that live keep what they hold, and nothing is lost or made twice."""
+    """Two live workers keep their executions. Nothing is lost, and nothing is delivered twice."""
     system = make_system(
         database_url=postgres.new_database(),
         automations={"forward.yaml": AUTOMATION.format(url=receivers.url)},
@@ -190,15 +192,15 @@ def test_a_database_that_goes_away_and_comes_back(
     system.start_worker("worker-1")
     system.start_worker("worker-2")
     emit_all(system)
-    until(lambda: len(receivers.requests) > 100, "deliveries are under way")
+    until(lambda: len(receivers.requests) > 100, "deliveries are in progress")
     postgres.stop()
-    refused = system.api.post("/events", json={"name": "made", "data": {"number": -1}})
-    assert refused.status_code == 503
-    until(lambda: "recorder.waits" in system.log("worker-1") + system.log("worker-2"), "the outage is noticed")
+    response = system.api.post("/events", json={"name": "made", "data": {"number": -1}})
+    assert response.status_code == 503
+    until(lambda: "recorder.waiting" in system.log("worker-1") + system.log("worker-2"), "the outage is noticed")
 
-    def missed_beats() -> int:
-        return min(system.log(name).count("loop.waits loop=heartbeat") for name in ("worker-1", "worker-2"))
+    def missed_heartbeats() -> int:
+        return min(system.log(name).count("loop.unavailable loop=heartbeat") for name in ("worker-1", "worker-2"))
 
-    until(lambda: missed_beats() > 4, "leases have run out")
+    until(lambda: missed_heartbeats() > 4, "leases have expired")
     postgres.start()
-    assert doubled(await_all(system, receivers)) == 0
+    assert duplicates(await_all(system, receivers)) == 0

@@ -1,8 +1,8 @@
 """
-A worker dies by kill -9 at each place of an execution's way, and another takes it from there.
+A worker is killed at each step of an execution, and another one goes on from there.
 
-The places are reached from outside: a receiver that does not answer holds a worker in the middle of
-a request, a lock that the test takes in the database holds it before a commit.
+The test stops the worker at a step from outside. A receiver that does not respond stops it during a request, and a
+lock that the test holds in the database stops it before a commit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.waiting import until
 from upshot.receivers import Receivers
 
 AUTOMATION = """\
-name: story
+name: two-steps
 on: {{custom: {{name: made}}}}
 steps:
   - id: first
@@ -34,18 +34,18 @@ steps:
     with: {{url: "{url}/second"}}
     retry: {{first: 100ms, cap: 200ms, attempts: 3}}
 on-failure:
-  - id: tell
+  - id: notify
     uses: webhook
-    with: {{url: "{url}/tell"}}
+    with: {{url: "{url}/notify"}}
 """
 
 
 @pytest.fixture
 def system(make_system: Callable[..., System], receivers: Receivers, database_url: str | None) -> System:
-    """A system whose automation has two steps and one for failures."""
+    """Start a system whose automation has two steps and an on-failure step."""
     system: System = make_system(
         database_url=database_url,
-        automations={"story.yaml": AUTOMATION.format(url=receivers.url)},
+        automations={"two-steps.yaml": AUTOMATION.format(url=receivers.url)},
         settings={"UPSHOT_LEASE_SECONDS": "2"},
     )
     system.start_web()
@@ -53,8 +53,8 @@ def system(make_system: Callable[..., System], receivers: Receivers, database_ur
 
 
 @contextmanager
-def database_held(system: System, *, within_seconds: float = 10) -> Iterator[None]:
-    """Nobody can write executions meanwhile; what tries to waits. TimeoutError: somebody else holds them."""
+def database_locked(system: System, *, within_seconds: float = 10) -> Iterator[None]:
+    """Block all writes of executions. Raise TimeoutError if another process holds the lock."""
     url = system.environment.get("UPSHOT_DATABASE_URL")
     if url:
         with psycopg.connect(url, options=f"-c lock_timeout={within_seconds * 1000:.0f}") as connection:
@@ -76,51 +76,51 @@ def database_held(system: System, *, within_seconds: float = 10) -> Iterator[Non
 
 
 @contextmanager
-def writers_turn_held(system: System) -> Iterator[None]:
-    """On SQLite, no process writes meanwhile. BlockingIOError: one of them has the turn."""
-    turn = system.folder / "data" / "upshot.db.turn"
-    if not turn.exists():
+def write_lock_held(system: System) -> Iterator[None]:
+    """On SQLite, block all writing processes. Raise BlockingIOError if one of them holds the lock."""
+    path = system.folder / "data" / "upshot.db.write-lock"
+    if not path.exists():
         yield
         return
-    with turn.open() as lock:
+    with path.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 
 def pause_between_writes(system: System, name: str) -> None:
-    """Let a process stand still where it holds nothing that others need."""
+    """Pause a process at a moment at which it holds no lock."""
 
-    def holds_nothing() -> bool:
+    def is_paused_without_lock() -> bool:
         system.pause(name)
         try:
-            with database_held(system, within_seconds=0.1), writers_turn_held(system):
+            with database_locked(system, within_seconds=0.1), write_lock_held(system):
                 return True
         except (TimeoutError, BlockingIOError):
             system.resume(name)
             return False
 
-    until(holds_nothing, f"{name} stands still between two writes")
+    until(is_paused_without_lock, f"{name} is paused between two writes")
 
 
 def finished(system: System) -> dict[str, Any]:
-    """The only execution, when it has ended."""
+    """Wait until the only execution has ended, and return it."""
 
     def ended() -> dict[str, Any] | None:
         found = system.executions()
         if len(found) == 1 and found[0]["state"] in ("succeeded", "failed"):
-            one: dict[str, Any] = system.api.get(f"/executions/{found[0]['id']}").json()
-            return one
+            execution: dict[str, Any] = system.api.get(f"/executions/{found[0]['id']}").json()
+            return execution
         return None
 
     execution: dict[str, Any] = until(ended, "the execution has ended")
     return execution
 
 
-def attempts(execution: dict[str, Any], step: str) -> list[str]:
-    return [attempt["state"] for one in execution["steps"] if one["id"] == step for attempt in one["attempts"]]
+def attempts(execution: dict[str, Any], step_id: str) -> list[str]:
+    return [attempt["state"] for step in execution["steps"] if step["id"] == step_id for attempt in step["attempts"]]
 
 
-def deliveries(receivers: Receivers, path: str) -> set[str]:
+def delivery_ids(receivers: Receivers, path: str) -> set[str]:
     return {request.headers["webhook-id"] for request in receivers.received(path)}
 
 
@@ -129,8 +129,8 @@ def kill_and_replace(system: System) -> None:
     system.start_worker()
 
 
-def test_before_anything_is_read(system: System, receivers: Receivers) -> None:
-    """An event that no worker has seen yet waits for the next one."""
+def test_kill_before_the_event_is_read(system: System, receivers: Receivers) -> None:
+    """The next worker reads the event."""
     system.start_worker()
     system.kill("worker")
     system.emit("made", {})
@@ -141,13 +141,13 @@ def test_before_anything_is_read(system: System, receivers: Receivers) -> None:
     assert len(receivers.requests) == 2
 
 
-def test_between_reading_and_committing(system: System, redis_server: Redis, receivers: Receivers) -> None:
-    """What was read from the stream and not committed is read again, and done once."""
+def test_kill_between_reading_and_committing(system: System, redis_server: Redis, receivers: Receivers) -> None:
+    """An event that was read but not committed is read again, and answered once."""
     system.start_worker()
-    until(lambda: redis_server.pending() == 0, "the worker has made its group")
+    until(lambda: redis_server.pending() == 0, "the worker has created its group")
     pause_between_writes(system, "worker")
     system.emit("made", {})
-    with database_held(system):
+    with database_locked(system):
         system.resume("worker")
         until(lambda: redis_server.pending() == 1, "the worker has read the event")
         system.kill("worker")
@@ -158,42 +158,42 @@ def test_between_reading_and_committing(system: System, redis_server: Redis, rec
     assert len(receivers.requests) == 2
 
 
-def test_during_a_request(system: System, receivers: Receivers) -> None:
-    """Whether it arrived cannot be known: sent again under the same id, and the first try kept as ambiguous."""
-    receivers.be_rude("hang", path="/first", times=1)
+def test_kill_during_a_request(system: System, receivers: Receivers) -> None:
+    """The first attempt is ambiguous, because the request may have arrived. It is sent again with the same id."""
+    receivers.misbehave("hang", path="/first", times=1)
     system.start_worker()
     system.emit("made", {})
-    until(lambda: receivers.received("/first"), "the first request is under way")
+    until(lambda: receivers.received("/first"), "the first request is in flight")
     kill_and_replace(system)
     execution = finished(system)
     assert execution["state"] == "succeeded"
     assert attempts(execution, "first") == ["ambiguous", "succeeded"]
     assert len(receivers.received("/first")) == 2
-    assert len(deliveries(receivers, "/first")) == 1
+    assert len(delivery_ids(receivers, "/first")) == 1
 
 
-def test_between_the_answer_and_its_record(system: System, receivers: Receivers) -> None:
-    """The receiver acted and nobody wrote it down: the second delivery has the same id, so it can be dropped."""
+def test_kill_between_the_response_and_its_record(system: System, receivers: Receivers) -> None:
+    """The second delivery has the same id, so the receiver can drop it."""
     receivers.delay(0.5, path="/first")
     system.start_worker()
     system.emit("made", {})
-    until(lambda: receivers.received("/first"), "the first request is under way")
-    with database_held(system):
-        until(lambda: "attempt.finished" in system.log("worker"), "the answer has come")
+    until(lambda: receivers.received("/first"), "the first request is in flight")
+    with database_locked(system):
+        until(lambda: "attempt.finished" in system.log("worker"), "the response has arrived")
         system.kill("worker")
     system.start_worker()
     execution = finished(system)
     assert execution["state"] == "succeeded"
     assert attempts(execution, "first") == ["ambiguous", "succeeded"]
-    assert len(deliveries(receivers, "/first")) == 1
+    assert len(delivery_ids(receivers, "/first")) == 1
 
 
-def test_between_two_steps(system: System, receivers: Receivers) -> None:
-    """A step that has succeeded is not repeated when the worker dies in the next one."""
-    receivers.be_rude("hang", path="/second", times=1)
+def test_kill_during_the_second_step(system: System, receivers: Receivers) -> None:
+    """The first step has succeeded and is not repeated."""
+    receivers.misbehave("hang", path="/second", times=1)
     system.start_worker()
     system.emit("made", {})
-    until(lambda: receivers.received("/second"), "the second step is under way")
+    until(lambda: receivers.received("/second"), "the second step is in progress")
     kill_and_replace(system)
     execution = finished(system)
     assert execution["state"] == "succeeded"
@@ -202,8 +202,8 @@ def test_between_two_steps(system: System, receivers: Receivers) -> None:
     assert len(receivers.received("/first")) == 1
 
 
-def test_while_a_retry_is_due(system: System, receivers: Receivers) -> None:
-    """Retry times live in the database: whoever works then makes the next attempt."""
+def test_kill_while_a_retry_is_waiting(system: System, receivers: Receivers) -> None:
+    """The time of the retry is in the database, so another worker makes the next attempt."""
     receivers.fail_times(3, 503, path="/first")
     system.start_worker()
     system.emit("made", {})
@@ -213,31 +213,31 @@ def test_while_a_retry_is_due(system: System, receivers: Receivers) -> None:
     assert execution["state"] == "succeeded"
     assert attempts(execution, "first")[-1] == "succeeded"
     assert attempts(execution, "first").count("unreachable") >= 2
-    assert len(deliveries(receivers, "/first")) == 1
+    assert len(delivery_ids(receivers, "/first")) == 1
 
 
-def test_in_an_on_failure_step(system: System, receivers: Receivers) -> None:
-    """The failure is told though the worker that was telling it died; nothing before it is repeated."""
+def test_kill_during_an_on_failure_step(system: System, receivers: Receivers) -> None:
+    """The on-failure step is repeated, and no step before it is."""
     receivers.fail_times(1, 404, path="/second")
-    receivers.be_rude("hang", path="/tell", times=1)
+    receivers.misbehave("hang", path="/notify", times=1)
     system.start_worker()
     system.emit("made", {})
-    until(lambda: receivers.received("/tell"), "the failure is being told")
+    until(lambda: receivers.received("/notify"), "the on-failure step is in progress")
     kill_and_replace(system)
     execution = finished(system)
     assert execution["state"] == "failed"
     assert "404" in execution["reason"]
     assert attempts(execution, "second") == ["refused"]
-    assert attempts(execution, "tell") == ["ambiguous", "succeeded"]
+    assert attempts(execution, "notify") == ["ambiguous", "succeeded"]
     assert len(receivers.received("/first")) == len(receivers.received("/second")) == 1
 
 
-def test_a_successor_that_is_told_takes_over_at_once(system: System, receivers: Receivers) -> None:
-    """A supervisor that saw a worker die names it to the next one, which need not wait for the lease's end."""
-    receivers.be_rude("hang", path="/first", times=1)
+def test_a_successor_takes_over_at_once(system: System, receivers: Receivers) -> None:
+    """A process supervisor that knows of the death names the predecessor, so its leases need not expire."""
+    receivers.misbehave("hang", path="/first", times=1)
     system.start_worker(UPSHOT_WORKER_ID="dead", UPSHOT_LEASE_SECONDS="3600")
     system.emit("made", {})
-    until(lambda: receivers.received("/first"), "the first request is under way")
+    until(lambda: receivers.received("/first"), "the first request is in flight")
     system.kill("worker")
     system.start_worker(UPSHOT_WORKER_ID="successor", UPSHOT_WORKER_PREDECESSOR="dead")
     assert finished(system)["state"] == "succeeded"
