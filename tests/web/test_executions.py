@@ -39,7 +39,9 @@ def failed(web, stores, clock):
         lease_owner_id=None,
         lease_until=None,
         steps=(
-            StepRecord("say", "webhook", state=ExecutionState.FAILED, reason="404", attempts=2, started_at=clock.now()),
+            StepRecord(
+                "say", "webhook", state=ExecutionState.FAILED, reason="404", attempt_count=2, started_at=clock.now()
+            ),
             StepRecord("post", "slack", state=ExecutionState.SKIPPED),
         ),
     )

@@ -151,7 +151,7 @@ def emit_and_fail(deps: Any) -> Callable[..., Any]:
 
 
 def test_a_request_can_be_repeated_after_a_crash(deps, clock, serve):
-    """A process died after it accepted the events and before it stored the response; the repetition has the same ids."""
+    """A process died after it accepted the events, before it stored the response. The repetition has the same ids."""
     # A dead process does not release its key.
     idempotency = Overriding(deps.idempotency, release=lambda *_: None)
 

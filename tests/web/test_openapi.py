@@ -1,39 +1,48 @@
-"""The OpenAPI document and the page that shows it."""
+"""The OpenAPI document, the page that shows it, and responses that must match it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
+from jsonschema import Draft202012Validator
 
-from tests.web.conftest import API, CHURN, COLLECTIONS, made
+from tests.web.conftest import API, CHURN, COLLECTIONS, ok_json
+from tests.web.jobs_api import JobsApiHarness
+from upshot.domain.execution import AttemptState, ExecutionState, Receipt
+from upshot.domain.job import ImagePullCredentials, JobRetryPolicy, JobSpec, JobState, MemoryGrowth, Mount
+from upshot.ports.executions import ExecutionUpdate
 from upshot.web.app import create_app
 
-ISSUE = [
-    ("post", "/registries/{registry}/collections"),
-    ("get", "/registries/{registry}/collections"),
-    ("post", "/projects/{project}/artifacts"),
-    ("post", "/registries/{registry}/collections/{collection}/versions"),
-    ("put", "/registries/{registry}/collections/{collection}/aliases/{alias}"),
-    ("delete", "/registries/{registry}/collections/{collection}/aliases/{alias}"),
-    ("get", "/events"),
-    ("get", "/events/{event}"),
-    ("post", "/events"),
-    ("get", "/executions"),
-    ("get", "/executions/{execution}"),
-    ("post", "/executions/{execution}/retry"),
-    ("post", "/executions/{execution}/cancel"),
-    ("get", "/automations"),
-]
+ARTIFACTS = f"{API}/projects/demo/artifacts"
+VERSION = f"{ARTIFACTS}/churn/versions/v0"
+#: Objects whose keys are the user's own.
+FREE_FORM = {
+    "metadata",
+    "data",
+    "outputs",
+    "source",
+    "kubernetes",
+    "request",
+    "response",
+    "before",
+    "after",
+}
 
 
 @pytest.fixture
-def document(house) -> dict[str, Any]:
-    form: dict[str, Any] = create_app(house).openapi()
-    return form
+def stores(sqlite_stores):
+    return sqlite_stores
+
+
+@pytest.fixture
+def document(deps) -> dict[str, Any]:
+    document: dict[str, Any] = create_app(deps).openapi()
+    return document
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -52,111 +61,281 @@ def references(node: Any) -> Iterator[str]:
             yield from references(item)
 
 
-@pytest.mark.parametrize(("method", "path"), ISSUE)
-def test_the_promised_routes_are_there(document, method, path):
-    """Exactly as they are spelled."""
-    assert method in document["paths"][API + path]
+def successes(operation: dict[str, Any]) -> dict[str, Any]:
+    return {status: response for status, response in operation["responses"].items() if status.startswith("2")}
 
 
-def test_every_route_says_what_it_does_and_what_it_answers(document):
-    """A description, an answer with a form, and the problems that can come."""
+# --- the document ---------------------------------------------------------------------------------
+
+
+def test_every_operation_has_a_description_and_problems(document):
+    """Every error response is a problem."""
     for method, path, operation in operations(document):
-        place = f"{method} {path}"
-        assert operation["description"], place
-        answers = operation["responses"]
-        good = [answers[status] for status in answers if status.startswith("2")]
-        assert good, place
-        for answer in good:
-            (content,) = answer["content"].values()
-            assert path == "/metrics" or content["schema"], place
-        problems = {status: answers[status] for status in answers if not status.startswith("2")}
-        assert {"403", "422", "503"} <= set(problems), place
-        for answer in problems.values():
-            assert list(answer["content"]) == ["application/problem+json"], place
+        assert operation["description"], (method, path)
+        responses = operation["responses"]
+        problems = {status: responses[status] for status in responses if not status.startswith("2")}
+        assert {"403", "422", "503"} <= set(problems), (method, path)
+        for response in problems.values():
+            assert response["content"] == {
+                "application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}
+            }
 
 
-def test_what_the_gate_and_the_keys_add_is_documented(document):
-    """Token and 401 in the API; the key and 409 on mutations; 400, 413 and 415 where there is a body."""
+def test_every_operation_has_typed_bodies(document):
+    """A generated client has a class for every request body and for every JSON response."""
     for method, path, operation in operations(document):
-        answers = set(operation["responses"])
+        for response in successes(operation).values():
+            ((media_type, content),) = response["content"].items()
+            if media_type == "text/plain":
+                continue
+            schemas = content["schema"].get("anyOf", [content["schema"]])
+            assert media_type == "application/json", (method, path)
+            assert all("$ref" in schema for schema in schemas), (method, path)
+        if "requestBody" in operation:
+            assert "$ref" in operation["requestBody"]["content"]["application/json"]["schema"], (method, path)
+
+
+def test_every_schema_has_a_title_of_its_own(document):
+    """A generated client names its classes after the titles."""
+    schemas = document["components"]["schemas"]
+
+    for name, schema in schemas.items():
+        assert schema["title"] == name
+        assert re.fullmatch(r"[A-Z][A-Za-z]+", name)
+        assert not name.endswith("Json")
+    assert {"Collection", "CollectionPage", "Version", "VersionPage", "EventPage", "JobDetail"} <= set(schemas)
+
+
+def test_every_property_is_typed(document):
+    """Only objects whose keys are the user's own have values of any type."""
+    for name, schema in document["components"]["schemas"].items():
+        for field, field_schema in schema.get("properties", {}).items():
+            for alternative in field_schema.get("anyOf", [field_schema]):
+                item = alternative.get("items", alternative)
+                assert item.keys() & {"$ref", "type", "const"}, (name, field)
+                if item.get("type") == "object":
+                    assert field in FREE_FORM or item["additionalProperties"] not in (True, {}), (name, field)
+
+
+def test_operation_ids_are_unique_and_short(document):
+    """A generated client names its functions after them."""
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)+", name) for name in names)
+
+
+def test_the_document_includes_what_middleware_adds(document):
+    """The API has a token and 401, mutations have the idempotency key and 409, and bodies have 400, 413 and 415."""
+    for method, path, operation in operations(document):
+        statuses = set(operation["responses"])
         keys = [given for given in operation.get("parameters", ()) if "idempotency-key" in given.get("$ref", "")]
-        assert (path.startswith(API)) == ("401" in answers) == ("security" in operation), path
+        assert (path.startswith(API)) == ("401" in statuses) == ("security" in operation), path
         assert bool(keys) == (method != "get"), path
-        assert method == "get" or "409" in answers, path
-        assert ("requestBody" in operation) == ({"400", "413", "415"} <= answers), path
+        assert method == "get" or "409" in statuses, path
+        assert ("requestBody" in operation) == ({"400", "413", "415"} <= statuses), path
 
 
-def test_every_reference_in_it_leads_somewhere(document):
-    """And every parameter of a path is described."""
+def test_every_reference_has_a_target(document):
+    """Every parameter of a path is described, too."""
     for reference in references(document):
         node: Any = document
-        for word in reference.removeprefix("#/").split("/"):
-            node = node[word]
+        for key in reference.removeprefix("#/").split("/"):
+            node = node[key]
     for _, path, operation in operations(document):
         described = {given["name"] for given in operation.get("parameters", ()) if given.get("in") == "path"}
         assert described == set(re.findall(r"{(\w+)}", path))
 
 
-def test_names_of_operations_are_unique(document):
-    """Generators of clients make functions of them."""
-    names = [operation["operationId"] for _, _, operation in operations(document)]
-
-    assert len(names) == len(set(names))
-
-
 def test_one_event_or_a_list_is_documented(document):
-    """`POST /events` takes either."""
-    schema = document["components"]["schemas"]["NewEvents"]
+    """`POST /events` accepts either."""
+    one, many = document["components"]["schemas"]["NewEvents"]["anyOf"]
 
-    one, many = schema["anyOf"]
     assert one == many["items"] == {"$ref": "#/components/schemas/NewEvent"}
     assert (many["minItems"], many["maxItems"]) == (1, 1000)
 
 
-def test_answers_have_the_documented_form(churn, document):
-    """Each answer has exactly the keys that its form names."""
-    made(churn.post(f"{API}/events", json={"name": "n"}))
-    event = made(churn.get(f"{API}/events"))["items"][0]["id"]
-    for route, path in {
-        "/registries/{registry}/collections": COLLECTIONS,
-        "/registries/{registry}/collections/{collection}": CHURN,
-        "/registries/{registry}/collections/{collection}/versions/{version}": f"{CHURN}/versions/v0",
-        "/registries/{registry}/collections/{collection}/history": f"{CHURN}/history",
-        "/projects/{project}/artifacts/{artifact}/versions": f"{API}/projects/demo/artifacts/churn/versions",
-        "/events": f"{API}/events",
-        "/events/{event}": f"{API}/events/{event}",
-        "/automations": f"{API}/automations",
-        "/automations/{automation}": f"{API}/automations/promote",
-    }.items():
-        schema = document["paths"][API + route]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
-        check(made(churn.get(path)), schema, document, path)
+# --- responses ------------------------------------------------------------------------------------
 
 
-def check(value: Any, schema: dict[str, Any], document: dict[str, Any], place: str) -> None:
-    """A small reading of JSON Schema: references, objects, lists, alternatives and plain types."""
-    if "$ref" in schema:
-        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    if "anyOf" in schema:
-        null = {"type": "null"} in schema["anyOf"]
-        if value is None:
-            assert null, place
-            return
-        (schema,) = [one for one in schema["anyOf"] if one != {"type": "null"}]
-        check(value, schema, document, place)
-    elif "properties" in schema:
-        assert set(schema.get("required", ())) <= set(value) <= set(schema["properties"]), place
-        for key, item in value.items():
-            check(item, schema["properties"][key], document, f"{place}.{key}")
-    elif schema.get("type") == "array":
-        for item in value:
-            check(item, schema["items"], document, f"{place}[]")
-    elif schema.get("type") in {"string", "integer", "boolean", "object"}:
-        kind = {"string": str, "integer": int, "boolean": bool, "object": dict}[schema["type"]]
-        TypeAdapter(kind).validate_python(value, strict=True)
+class Contract:
+    """Sends requests, and checks each response against the document."""
+
+    def __init__(self, web, document: dict[str, Any]) -> None:
+        self._web = web
+        self._document = deepcopy(document)
+        for schema in self._document["components"]["schemas"].values():
+            if "properties" in schema:
+                schema.setdefault("additionalProperties", False)  # a response has no field that is not documented
+        self.covered: set[tuple[str, str]] = set()
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """Send a request, check that its response is documented and valid, and return the response's JSON."""
+        route = self._route(method, path)
+        operation = self._document["paths"][route][method.lower()]
+        response = self._web.request(method, path, **options)
+        documented = operation["responses"].get(str(response.status_code))
+        assert documented, f"{method} {path}: status {response.status_code} is not documented: {response.text}"
+        media_type = response.headers["content-type"].partition(";")[0]
+        schema = documented["content"][media_type]["schema"]
+        if response.is_success:
+            self.covered.add((method.lower(), route))
+        if media_type == "text/plain":
+            return response.text
+        data = response.json()
+        errors = list(Draft202012Validator({**schema, "components": self._document["components"]}).iter_errors(data))
+        assert not errors, f"{method} {path}: {errors[0].message} at {list(errors[0].absolute_path)}"
+        return data
+
+    def _route(self, method: str, path: str) -> str:
+        """Return the template of the path; a fixed segment is a better match than a parameter."""
+        matching = [
+            route
+            for route, methods in self._document["paths"].items()
+            if method.lower() in methods and re.fullmatch(re.sub(r"{\w+}", "[^/]+", route), path)
+        ]
+        return min(matching, key=lambda route: route.count("{"))
+
+
+@pytest.fixture
+def contract(web, document) -> Contract:
+    return Contract(web, document)
+
+
+def test_every_response_matches_the_document(web, stores, clock, document, contract):
+    """Each route returns a documented status, with exactly the documented fields."""
+    _change_the_registry(contract)
+    _read_the_registry(contract)
+    _use_jobs_and_executions(contract, JobsApiHarness(web, stores, clock))
+    for path in ("automations", "automations/promote", "workers"):
+        contract.request("GET", f"{API}/{path}")
+    for path in ("/healthz", "/readyz", "/metrics"):
+        contract.request("GET", path)
+    _remove_everything(contract)
+
+    assert contract.covered == {(method, path) for method, path, _ in operations(document)}
+
+
+def _change_the_registry(contract: Contract) -> None:
+    contract.request("POST", COLLECTIONS, json={"name": "churn", "artifact_type": "model"})
+    contract.request("PATCH", CHURN, json={"description": "A model card."})
+    contract.request("PUT", f"{CHURN}/tags/reviewed")
+    artifact = {"name": "churn", "artifact_type": "model", "manifest": {"model.bin": "sha256:" + "0" * 64}}
+    contract.request("POST", ARTIFACTS, json=artifact)
+    contract.request("POST", ARTIFACTS, json=artifact)  # 200
+    contract.request("PATCH", VERSION, json={"metadata": {"accuracy": 0.9}})
+    contract.request("PUT", f"{VERSION}/tags/checked")
+    contract.request("PUT", f"{ARTIFACTS}/churn/aliases/best", json={"version": "v0"})
+    contract.request("POST", f"{CHURN}/versions", json={"artifact": "demo/churn:best", "aliases": ["candidate"]})
+    contract.request("POST", f"{CHURN}/versions", json={"artifact": "demo/churn:best"})  # 200
+    contract.request("PATCH", f"{CHURN}/versions/v0", json={"description": "The first version."})
+    contract.request("PUT", f"{CHURN}/versions/v0/tags/seen")
+    contract.request("PUT", f"{CHURN}/aliases/production", json={"version": "candidate"})
+    contract.request("PUT", f"{API}/registries/model/protected-aliases", json={"patterns": ["prod*"]})
+    contract.request("POST", f"{API}/events", json={"name": "drift", "data": {"score": 0.5}})
+    contract.request("POST", f"{API}/events", json=[{"name": "drift"}, {"name": "drift"}])
+
+
+def _read_the_registry(contract: Contract) -> None:
+    for path in (
+        f"{API}/registries",
+        f"{API}/registries/model",
+        f"{API}/registries/model/history",
+        f"{API}/history",
+        COLLECTIONS,
+        CHURN,
+        f"{CHURN}/history",
+        f"{CHURN}/versions",
+        f"{CHURN}/versions/v0",
+        ARTIFACTS,
+        f"{ARTIFACTS}/churn/versions",
+        VERSION,
+    ):
+        contract.request("GET", path)
+    for event in contract.request("GET", f"{API}/events")["items"]:
+        contract.request("GET", f"{API}/events/{event['id']}")
+    contract.request("GET", f"{API}/events", params={"kind": "alias-aded"})  # 422
+    contract.request("GET", f"{API}/events/evt_0")  # 404
+
+
+def _use_jobs_and_executions(contract: Contract, jobs: JobsApiHarness) -> None:
+    jobs.add_worker()
+    job = jobs.running(
+        spec=JobSpec(
+            image="x",
+            command=("sh",),
+            mounts=(Mount("/data", "/data"),),
+            registry_auth=ImagePullCredentials("robot", "typed-in"),
+        ),
+        retry=JobRetryPolicy(memory_growth=MemoryGrowth()),
+    )
+    jobs.append_log(job, "hello\n")
+    queued = jobs.queued(automation="other")
+    for job_id in (job.id, queued.id):
+        contract.request("GET", f"{API}/jobs/{job_id}")
+        contract.request("GET", f"{API}/jobs/{job_id}/log")
+        contract.request("GET", f"{API}/jobs/{job_id}/log.txt")
+    contract.request("GET", f"{API}/jobs")
+    contract.request("POST", f"{API}/jobs/{queued.id}/cancel")
+    contract.request("POST", f"{API}/jobs/{queued.id}/cancel")  # 409
+    jobs.record(job, JobState.SUCCEEDED, exit_code=0, outputs={"accuracy": 1}, finished_at=jobs.clock.now())
+    contract.request("GET", f"{API}/jobs/{job.id}")
+    _fail_with_a_receipt(jobs, job.execution_id)
+    contract.request("GET", f"{API}/executions/{job.execution_id}")
+    contract.request("GET", f"{API}/executions")
+    contract.request("POST", f"{API}/executions/{job.execution_id}/retry")
+    contract.request("POST", f"{API}/executions/{job.execution_id}/cancel")
+    contract.request("POST", f"{API}/executions/{job.execution_id}/cancel")  # 409
+
+
+def _fail_with_a_receipt(jobs: JobsApiHarness, execution_id: Any) -> None:
+    now = jobs.clock.now()
+    (claim,) = jobs.stores.executions.claim([execution_id], worker_id="w1", now=now, until=now)
+    execution = claim.execution
+    receipt = Receipt(
+        execution_id=execution_id,
+        step_id="evaluate",
+        attempt=1,
+        state=AttemptState.REFUSED,
+        delivery_id="dlv_1",
+        started_at=now,
+        took_seconds=0.5,
+        worker_id="w1",
+        request={"image": "x"},
+        response={"state": "failed"},
+        error="exited",
+        timings={"render": 0.1},
+    )
+    failed = replace(
+        execution,
+        state=ExecutionState.FAILED,
+        reason="exited",
+        finished_at=now,
+        steps=(replace(execution.steps[0], state=ExecutionState.FAILED, outputs={"accuracy": 1}, attempt_count=1),),
+    )
+    assert not jobs.stores.executions.record([ExecutionUpdate(failed, (receipt,))])
+
+
+def _remove_everything(contract: Contract) -> None:
+    for path in (
+        f"{CHURN}/tags/reviewed",
+        f"{CHURN}/versions/v0/tags/seen",
+        f"{VERSION}/tags/checked",
+        f"{ARTIFACTS}/churn/aliases/best",
+        f"{CHURN}/aliases/production",
+        f"{CHURN}/versions/v0",
+        VERSION,
+        CHURN,
+        CHURN,  # 404
+    ):
+        contract.request("DELETE", path)
+
+
+# --- the page -------------------------------------------------------------------------------------
 
 
 def test_the_page_shows_every_route_and_loads_nothing(web, document):
-    """All of it comes from this server, and nothing from elsewhere may run."""
+    """The page comes from this server alone, and no script can run in it."""
     response = web.get(f"{API}/docs")
 
     assert response.headers["content-type"].startswith("text/html")
@@ -168,5 +347,5 @@ def test_the_page_shows_every_route_and_loads_nothing(web, document):
 
 
 def test_the_document_is_served(web):
-    """At its own address."""
-    assert made(web.get(f"{API}/openapi.json"))["openapi"].startswith("3.1")
+    """It is in OpenAPI 3.1."""
+    assert ok_json(web.get(f"{API}/openapi.json"))["openapi"].startswith("3.1")

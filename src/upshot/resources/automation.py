@@ -46,7 +46,7 @@ AutomationJson = TypedDict(
         "on-failure": list[PlannedStepJson],
     },
 )
-"""An automation as it is loaded from its file."""
+AutomationJson.__doc__ = "An automation as it is loaded from its file."
 
 
 class AutomationDetail(AutomationJson):

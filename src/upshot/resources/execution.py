@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from upshot.clock import format_optional_time, format_time
 from upshot.domain.execution import Execution, Receipt, StepRecord
-
-S = TypeVar("S")
 
 
 class AttemptJson(TypedDict):
@@ -51,7 +49,7 @@ class StepDetail(StepJson):
     attempts: list[AttemptJson]
 
 
-class _Execution(TypedDict, Generic[S]):
+class _ExecutionWithoutSteps(TypedDict):
     id: str
     automation: str
     revision: str
@@ -61,15 +59,18 @@ class _Execution(TypedDict, Generic[S]):
     due_at: str | None  #: when a waiting execution continues
     created_at: str
     finished_at: str | None
-    steps: list[S]
 
 
-class ExecutionJson(_Execution[StepJson]):
+class ExecutionJson(_ExecutionWithoutSteps):
     """One automation answering one event."""
 
+    steps: list[StepJson]
 
-class ExecutionDetail(_Execution[StepDetail]):
+
+class ExecutionDetail(_ExecutionWithoutSteps):
     """One automation answering one event, with the receipt of every attempt."""
+
+    steps: list[StepDetail]
 
 
 class FailedExecutionJson(TypedDict):
@@ -126,10 +127,10 @@ def _step_json(step: StepRecord) -> StepJson:
     return {
         "id": step.id,
         "uses": step.uses,
-        "phase": step.phase,
+        "phase": step.phase.value,
         "state": step.state.value,
         "reason": step.reason,
-        "attempt_count": step.attempts,
+        "attempt_count": step.attempt_count,
         "outputs": None if step.outputs is None else dict(step.outputs),
         "job_id": step.job_id,
         "started_at": format_optional_time(step.started_at),

@@ -11,7 +11,7 @@ from upshot.resources.artifact import ArtifactDetail
 from upshot.resources.version import VersionJson, version_json
 from upshot.validation import invalid
 from upshot.web.schemas.requests import JsonObject, RequestBody
-from upshot.web.schemas.responses import MutationResult, PageJson
+from upshot.web.schemas.responses import MutationResult, NextPage
 
 
 class NewArtifactVersion(RequestBody):
@@ -37,8 +37,10 @@ class NewArtifactVersion(RequestBody):
         return {("artifact_type" if key == "type" else key): value for key, value in data.items()}
 
 
-class ArtifactPage(PageJson[ArtifactDetail]):
+class ArtifactPage(NextPage):
     """A page of artifacts, by name."""
+
+    items: list[ArtifactDetail]
 
 
 class ArtifactVersionDetail(VersionJson):

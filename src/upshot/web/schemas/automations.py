@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from upshot.resources.automation import AutomationJson
-from upshot.web.schemas.responses import PageJson
+from upshot.web.schemas.responses import NextPage
 
 
 class DiagnosticJson(TypedDict):
@@ -16,7 +16,9 @@ class DiagnosticJson(TypedDict):
     reason: str
 
 
-class AutomationPage(PageJson[AutomationJson]):
+class AutomationPage(NextPage):
     """A page of automations, by name, and every mistake in the directory."""
+
+    items: list[AutomationJson]
 
     broken: list[DiagnosticJson]

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from upshot.resources.collection import CollectionJson
 from upshot.web.schemas.requests import RequestBody
-from upshot.web.schemas.responses import MutationResult, PageJson
+from upshot.web.schemas.responses import MutationResult, NextPage
 
 
 class NewCollection(RequestBody):
@@ -23,8 +23,10 @@ class CollectionChange(RequestBody):
     description: str = Field(description="The model card, in Markdown.")
 
 
-class CollectionPage(PageJson[CollectionJson]):
+class CollectionPage(NextPage):
     """A page of collections, by name."""
+
+    items: list[CollectionJson]
 
 
 class ChangedCollection(CollectionJson, MutationResult):

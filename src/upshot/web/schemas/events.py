@@ -14,7 +14,7 @@ from upshot.ids import EventId
 from upshot.ports.events import StoredEvent
 from upshot.resources.event import EventJson, event_json
 from upshot.web.schemas.requests import JsonObject, PageQuery, RequestBody
-from upshot.web.schemas.responses import PageJson
+from upshot.web.schemas.responses import NextPage
 
 MAX_EVENTS = 1_000  #: of one request
 
@@ -77,8 +77,10 @@ class StoredEventJson(EventJson):
     matched_at: str | None  #: when a worker matched it; null while it waits for a worker
 
 
-class EventPage(PageJson[StoredEventJson]):
+class EventPage(NextPage):
     """A page of events, newest first."""
+
+    items: list[StoredEventJson]
 
 
 class ExplanationJson(TypedDict):

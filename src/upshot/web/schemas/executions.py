@@ -8,7 +8,7 @@ from upshot.domain.execution import ExecutionState
 from upshot.ids import EventId
 from upshot.resources.execution import ExecutionJson
 from upshot.web.schemas.requests import PageQuery
-from upshot.web.schemas.responses import PageJson
+from upshot.web.schemas.responses import NextPage
 
 
 class ExecutionsQuery(PageQuery):
@@ -19,5 +19,7 @@ class ExecutionsQuery(PageQuery):
     state: ExecutionState | None = None
 
 
-class ExecutionPage(PageJson[ExecutionJson]):
+class ExecutionPage(NextPage):
     """A page of executions, newest event first."""
+
+    items: list[ExecutionJson]

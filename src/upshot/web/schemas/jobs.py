@@ -10,7 +10,7 @@ from upshot.ids import ExecutionId
 from upshot.ports.jobs import LogChunk
 from upshot.resources.job import JobSummary
 from upshot.web.schemas.requests import MAX_LIMIT, PageQuery, StrictModel
-from upshot.web.schemas.responses import PageJson
+from upshot.web.schemas.responses import NextPage
 
 MAX_CHUNK_NUMBER = 2**31 - 1  #: the largest INTEGER of the databases
 DEFAULT_CHUNKS = 20  #: of a log
@@ -36,8 +36,10 @@ class LogQuery(StrictModel):
     )
 
 
-class JobPage(PageJson[JobSummary]):
+class JobPage(NextPage):
     """A page of jobs, newest first."""
+
+    items: list[JobSummary]
 
 
 class JobLog(TypedDict):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from upshot.resources.registry import HistoryEntryJson, RegistryDetail
 from upshot.web.schemas.requests import RequestBody
-from upshot.web.schemas.responses import PageJson
+from upshot.web.schemas.responses import NextPage
 
 
 class ProtectedAliases(RequestBody):
@@ -15,9 +15,13 @@ class ProtectedAliases(RequestBody):
     patterns: list[str] = Field(description="Globs, such as `prod*`. They replace all earlier patterns.")
 
 
-class RegistryPage(PageJson[RegistryDetail]):
+class RegistryPage(NextPage):
     """All registries, by name, on one page."""
 
+    items: list[RegistryDetail]
 
-class HistoryPage(PageJson[HistoryEntryJson]):
+
+class HistoryPage(NextPage):
     """A page of history entries, newest first."""
+
+    items: list[HistoryEntryJson]

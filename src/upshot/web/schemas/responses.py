@@ -16,11 +16,20 @@ T = TypeVar("T")
 J = TypeVar("J")
 
 
-class PageJson(TypedDict, Generic[J]):
-    """One page of a list."""
+class NextPage(TypedDict):
+    """
+    The end of a page. Each list adds its `items`.
+
+    A generic class would be shorter, but pydantic does not see the type of the items in its subclasses.
+    """
+
+    next: str | None  #: `cursor` for the next page; null if this is the last page
+
+
+class PageJson(NextPage, Generic[J]):
+    """One page of a list, for type checkers."""
 
     items: list[J]
-    next: str | None  #: `cursor` for the next page; null if this is the last page
 
 
 class MutationResult(TypedDict):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from upshot.resources.version import VersionJson
 from upshot.web.schemas.requests import JsonObject, RequestBody
-from upshot.web.schemas.responses import MutationResult, PageJson
+from upshot.web.schemas.responses import MutationResult, NextPage
 
 
 class NewLink(RequestBody):
@@ -39,8 +39,10 @@ class AliasTarget(RequestBody):
     version: str = Field(description="`v3`, or an alias of the version.")
 
 
-class VersionPage(PageJson[VersionJson]):
+class VersionPage(NextPage):
     """A page of versions, newest first."""
+
+    items: list[VersionJson]
 
 
 class ChangedVersion(VersionJson, MutationResult):
