@@ -1,4 +1,4 @@
-"""Executions: one automation (a given revision of it) answering one event."""
+"""Executions: one revision of an automation answers one event."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from upshot.ids import DeliveryId, EventId, ExecutionId, JobId, RevisionId, Work
 
 
 class ExecutionState(StrEnum):
-    """Where an execution, or one of its steps, stands. CLI, API and pages print these words."""
+    """State of an execution, or of one of its steps. The CLI, the API and pages use these words."""
 
-    WAITING = "waiting"  #: due at a known time, or held for a reason; nobody works on it
+    WAITING = "waiting"  #: due at a known time, or waiting for a stored reason; no worker holds the lease
     RUNNING = "running"  #: one worker holds the lease
     SUCCEEDED = "succeeded"  #: every step that had to run has succeeded; final
-    FAILED = "failed"  #: a step gave up; final until a person retries it
-    CANCELLED = "cancelled"  #: a person stopped it; final until a person retries it
-    SKIPPED = "skipped"  #: not answered, for the reason that is kept (a loop, a step's `if`); final
+    FAILED = "failed"  #: a step gave up; final until a user retries the execution
+    CANCELLED = "cancelled"  #: a user cancelled it; final until a user retries the execution
+    SKIPPED = "skipped"  #: not executed, for a stored reason (a loop, the `if` of a step); final
 
     @property
     def is_final(self) -> bool:
-        """Nothing moves it on but a person."""
+        """Whether only a user can change the state."""
         return self not in (ExecutionState.WAITING, ExecutionState.RUNNING)
 
 
 class AttemptState(StrEnum):
-    """How one attempt ended."""
+    """Result of an attempt."""
 
     SUCCEEDED = "succeeded"
-    REFUSED = "refused"  #: the receiver said no; given up
-    UNREACHABLE = "unreachable"  #: not delivered for now; tried again
-    AMBIGUOUS = "ambiguous"  #: sent, or perhaps sent, and no answer read; tried again, same delivery id
-    BLOCKED = "blocked"  #: our egress rule said no; given up
-    INVALID = "invalid"  #: a template or setting was wrong for this event; given up
-    UNMET = "unmet"  #: a `require` did not hold; given up
-    FAILED = "failed"  #: its job ended without success; given up
+    REFUSED = "refused"  #: the receiver rejected the request; not retried
+    UNREACHABLE = "unreachable"  #: the request was not delivered; retried
+    AMBIGUOUS = "ambiguous"  #: perhaps sent, but no response was read; retried with the same delivery id
+    BLOCKED = "blocked"  #: an egress rule rejected the destination; not retried
+    INVALID = "invalid"  #: a template or a setting is invalid for this event; not retried
+    UNMET = "unmet"  #: the condition of a `require` is false; not retried
+    FAILED = "failed"  #: the job of the step did not succeed; not retried
 
 
 class StepPhase(StrEnum):
-    """Which list of the automation a step belongs to."""
+    """The list of the automation that a step belongs to."""
 
     MAIN = "main"  #: `steps`
     ON_FAILURE = "on-failure"
@@ -49,44 +49,48 @@ class StepPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """Where one step of an execution stands, and what it gave."""
+    """
+    State and outputs of one step of an execution.
+
+    A retry by a user starts a new round of attempts.
+    """
 
     id: str
     uses: str
     phase: StepPhase = StepPhase.MAIN
     state: ExecutionState = ExecutionState.WAITING
     reason: str | None = None
-    attempts: int = 0  #: made so far, over all rounds
+    attempt_count: int = 0  #: number of attempts so far, over all rounds
     failures: int = 0  #: failed attempts of this round that count against the retry policy
     losses: int = 0  #: attempts of this round whose worker was lost
-    continued: bool = False  #: failed, but `continue-on-error` let the execution go on
-    outputs: Mapping[str, Any] | None = None  #: what later steps read as `steps.ID.outputs`
+    continued: bool = False  #: the step failed, but `continue-on-error` let the execution continue
+    outputs: Mapping[str, Any] | None = None  #: later steps read them as `steps.ID.outputs`
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    job_id: JobId | None = None  #: id of the job that it waits for, or that it was
+    job_id: JobId | None = None  #: the job that the step waits for or waited for
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One automation answering one event."""
+    """One revision of an automation answering one event."""
 
     id: ExecutionId
     automation: str
     revision_id: RevisionId
-    event_id: EventId  #: id of the event
+    event_id: EventId
     state: ExecutionState
     created_at: datetime
     steps: tuple[StepRecord, ...] = ()  #: main steps in order, then the on-failure steps that were due
-    reason: str | None = None  #: why it waits, failed, was cancelled or skipped
-    due_at: datetime | None = None  #: when a waiting execution goes on; None when it is not waiting
+    reason: str | None = None  #: why the execution waits, failed, was cancelled or was skipped
+    due_at: datetime | None = None  #: when a waiting execution continues; None for other states
     finished_at: datetime | None = None
-    lease_owner_id: WorkerId | None = None  #: worker that works on it
-    lease_until: datetime | None = None  #: after this the sweeper takes it back
-    fence: int = 0  #: grows with every claim; a write with an older one is refused
+    lease_owner_id: WorkerId | None = None  #: worker that holds the lease
+    lease_until: datetime | None = None  #: after this time, the sweeper lets another worker claim the execution
+    fence: int = 0  #: increases with every claim; a write with an older fence is rejected
 
     @property
     def awaited_job_id(self) -> JobId | None:
-        """Id of the job whose end wakes it; None when it waits for something else, or not at all."""
+        """Id of the job that the execution waits for, or None."""
         if self.state is not ExecutionState.WAITING or self.due_at is not None:
             return None
         return next((step.job_id for step in self.steps if step.job_id and not step.state.is_final), None)
@@ -95,10 +99,10 @@ class Execution:
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """
-    The kept proof of one attempt: what was sent, what came back; secrets are masked.
+    The stored record of one attempt: what was sent and what came back. Secrets are masked.
 
     `request` of an HTTP action: method, url, headers, body (text), body_bytes. `response`: status,
-    headers, body (text, first 16 KB), body_bytes, truncated. Other actions keep what they changed.
+    headers, body (text, first 16 KB), body_bytes, truncated. Other actions store what they changed.
     """
 
     execution_id: ExecutionId
@@ -112,5 +116,5 @@ class Receipt:
     request: Mapping[str, Any] | None = None
     response: Mapping[str, Any] | None = None
     error: str | None = None
-    wait_seconds: float | None = None  #: until the next attempt; None when there is none
+    wait_seconds: float | None = None  #: delay before the next attempt; None if there is none
     timings: Mapping[str, float] | None = None  #: seconds of each part: render, connect, answer

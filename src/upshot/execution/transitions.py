@@ -132,7 +132,7 @@ def step_succeeded(
         record,
         state=ExecutionState.SUCCEEDED,
         reason=None,
-        attempts=record.attempts + 1,
+        attempt_count=record.attempt_count + 1,
         outputs=outputs,
         started_at=record.started_at or started_at,
         finished_at=now,
@@ -159,7 +159,7 @@ def step_failed(
         record,
         state=ExecutionState.FAILED,
         reason=reason,
-        attempts=record.attempts + 1,
+        attempt_count=record.attempt_count + 1,
         failures=record.failures + 1,
         continued=continue_on_error,
         started_at=record.started_at or started_at,
@@ -182,7 +182,7 @@ def schedule_retry(
     waiting = replace(
         record,
         reason=reason,
-        attempts=record.attempts + 1,
+        attempt_count=record.attempt_count + 1,
         failures=record.failures + counts_as_failure,
         started_at=record.started_at or started_at,
     )
@@ -224,7 +224,7 @@ def lease_lost(execution: Execution, *, worker_id: WorkerId, now: datetime) -> t
     record = next_step(execution)
     if record is None:
         return _advance(execution, None, now), None
-    lost = replace(record, attempts=record.attempts + 1, losses=record.losses + 1, started_at=record.started_at or now)
+    lost = replace(record, attempt_count=record.attempt_count + 1, losses=record.losses + 1, started_at=record.started_at or now)
     if lost.losses < MAX_LOSSES:
         return _with_step(execution, lost), record
     reason = f"{lost.losses} workers were lost during this step, the last one was {worker_id}"
@@ -236,7 +236,7 @@ def fail_without_attempt(execution: Execution, *, reason: str, now: datetime) ->
     record = next_step(execution)
     if record is not None:
         attempts = _attempts_started(record)
-        failed = replace(record, state=ExecutionState.FAILED, reason=reason, attempts=attempts, finished_at=now)
+        failed = replace(record, state=ExecutionState.FAILED, reason=reason, attempt_count=attempts, finished_at=now)
         execution = _with_step(execution, failed)
     steps = _skip_unfinished(execution.steps, "an earlier step failed")
     return _end(execution, ExecutionState.FAILED, reason=reason, steps=steps, now=now)
@@ -265,7 +265,7 @@ def retry_by_user(execution: Execution, now: datetime) -> Execution:
     if kept == sum(record.phase is StepPhase.MAIN for record in execution.steps):
         kept = 0  # the execution ended before its first step
     repeated = tuple(
-        StepRecord(record.id, record.uses, record.phase, attempts=record.attempts, started_at=record.started_at)
+        StepRecord(record.id, record.uses, record.phase, attempt_count=record.attempt_count, started_at=record.started_at)
         for record in execution.steps[kept:]
     )
     retried = replace(execution, finished_at=None, steps=(*execution.steps[:kept], *repeated))
@@ -289,7 +289,7 @@ def cancel_by_user(execution: Execution, now: datetime, user_name: str) -> Execu
             record,
             state=ExecutionState.CANCELLED,
             reason=reason,
-            attempts=_attempts_started(record),
+            attempt_count=_attempts_started(record),
             finished_at=now,
         )
         for record in execution.steps
@@ -347,4 +347,4 @@ def _attempts_started(record: StepRecord) -> int:
     The job ends with its attempt. A job's id derives from the number of the attempt, so the next attempt
     needs a higher number to get a new job.
     """
-    return record.attempts + (record.job_id is not None)
+    return record.attempt_count + (record.job_id is not None)

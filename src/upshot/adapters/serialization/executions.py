@@ -1,4 +1,4 @@
-"""Steps and receipts as the plain data that is kept in a text column."""
+"""Steps and receipts as plain data for a JSON column."""
 
 from __future__ import annotations
 
@@ -7,44 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from upshot.clock import format_time, parse_time
-from upshot.domain.execution import AttemptState, ExecutionState, Receipt, StepRecord
+from upshot.domain.execution import AttemptState, ExecutionState, Receipt, StepPhase, StepRecord
+from upshot.ids import ExecutionId
 
-
-def dump_steps(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
-    """What is kept of an execution's steps; fields that say nothing are left out, for this is written often."""
-    return [_dump_step(step) for step in steps]
-
-
-def _dump_step(step: StepRecord) -> dict[str, Any]:
-    form: dict[str, Any] = {"id": step.id, "uses": step.uses, "phase": step.phase, "state": step.state.value}
-    for name in ("reason", "attempts", "failures", "losses", "continued", "outputs", "job_id"):
-        if value := getattr(step, name):
-            form[name] = value
-    for name in ("started_at", "finished_at"):
-        if (moment := getattr(step, name)) is not None:
-            form[name] = format_time(moment)
-    return form
-
-
-def load_step(form: Mapping[str, Any]) -> StepRecord:
-    """Read what `steps_form` wrote."""
-    return StepRecord(
-        id=form["id"],
-        uses=form["uses"],
-        phase=form["phase"],
-        state=ExecutionState(form["state"]),
-        reason=form.get("reason"),
-        attempts=form.get("attempts", 0),
-        failures=form.get("failures", 0),
-        losses=form.get("losses", 0),
-        continued=form.get("continued", False),
-        outputs=form.get("outputs"),
-        job_id=form.get("job_id"),
-        started_at=parse_time(form["started_at"]) if "started_at" in form else None,
-        finished_at=parse_time(form["finished_at"]) if "finished_at" in form else None,
-    )
-
-
+_STEP_FIELDS = ("reason", "attempt_count", "failures", "losses", "continued", "outputs", "job_id")
 _RECEIPT_FIELDS = (
     "delivery_id",
     "took_seconds",
@@ -57,20 +23,42 @@ _RECEIPT_FIELDS = (
 )
 
 
+def dump_steps(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
+    """Return the steps of an execution as JSON. Empty fields are left out, because steps are written often."""
+    return [_dump_step(step) for step in steps]
+
+
+def _dump_step(step: StepRecord) -> dict[str, Any]:
+    data: dict[str, Any] = {"id": step.id, "uses": step.uses, "phase": step.phase.value, "state": step.state.value}
+    data |= {name: value for name in _STEP_FIELDS if (value := getattr(step, name))}
+    if step.started_at is not None:
+        data["started_at"] = format_time(step.started_at)
+    if step.finished_at is not None:
+        data["finished_at"] = format_time(step.finished_at)
+    return data
+
+
+def load_step(data: Mapping[str, Any]) -> StepRecord:
+    """Read a step that `dump_steps` returned."""
+    times = {name: parse_time(data[name]) for name in ("started_at", "finished_at") if name in data}
+    states = {"phase": StepPhase(data["phase"]), "state": ExecutionState(data["state"])}
+    return StepRecord(**{**data, **times, **states})
+
+
 def dump_receipt(receipt: Receipt) -> dict[str, Any]:
-    """What is kept of a receipt beside its key, state and start."""
+    """Return a receipt as JSON, without its key, state and start, which have columns of their own."""
     return {name: value for name in _RECEIPT_FIELDS if (value := getattr(receipt, name)) is not None}
 
 
 def load_receipt(
-    form: Mapping[str, Any], *, execution_id: str, step_id: str, attempt: int, state: str, started_at: datetime
+    data: Mapping[str, Any], *, execution_id: ExecutionId, step_id: str, attempt: int, state: str, started_at: datetime
 ) -> Receipt:
-    """Read what `receipt_form` wrote."""
+    """Read a receipt that `dump_receipt` returned."""
     return Receipt(
         execution_id=execution_id,
         step_id=step_id,
         attempt=attempt,
         state=AttemptState(state),
         started_at=started_at,
-        **form,
+        **data,
     )
