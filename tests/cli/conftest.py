@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 from tests.cli.embedded import Up
 from tests.waiting import until
 from tests.web.conftest import (  # noqa: F401 - fixtures of test_job_commands.py
+    automations,
     clock,
+    deps,
     empty_sqlite,
-    folder,
-    house,
     server,
     sqlite_stores,
     web,

@@ -186,7 +186,7 @@ def test_validate_prints_the_mistakes_of_the_jobs_file(tmp_path):
     result = run("validate", str(tmp_path), UPSHOT_JOBS_FILE=str(tmp_path / "jobs"))
 
     assert result.exit_code == 1
-    assert f"{tmp_path}/jobs:2: queues.gpu.limit: a queue has no such key; did you mean 'limits'?" in result.stdout
+    assert f"{tmp_path}/jobs:2: queues.gpu.limit: unknown key; did you mean 'limits'?" in result.stdout
     assert result.stdout.endswith("1 automation is valid; 1 mistake found\n")
 
 
@@ -201,7 +201,7 @@ def test_doctor_checks_the_jobs_file(tmp_path):
     jobs_file.write_text("queues: {gpu: {x: 1}}\n")
     broken = run(*command, UPSHOT_JOBS_FILE=str(jobs_file))
     assert broken.exit_code == 1
-    assert f"fail  jobs file: {jobs_file}:1: queues.gpu.x: a queue has no such key" in broken.stdout
+    assert f"fail  jobs file: {jobs_file}:1: queues.gpu.x: unknown key" in broken.stdout
 
 
 def test_doctor_succeeds_before_the_first_start(tmp_path):

@@ -42,7 +42,7 @@ SCENARIO = (
     "GitHub received POST /github/repos/acme/deploy/dispatches, answered 204: verified",
     "Slack received POST ",
     "webhook receiver received POST /hooks/models, answered 200: verified",
-    "everything happened as expected, arrived and was verified",
+    "everything happened as expected, and every request arrived and was verified",
 )
 
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.web.conftest import Stores
-from tests.web.jobs_api import Shop
+from tests.web.jobs_api import JobsApiHarness
 from upshot.cli import main
 from upshot.cli.jobs import _last_lines
 from upshot.clock import SystemClock
@@ -30,8 +30,8 @@ def stores(sqlite_stores: Stores) -> Stores:
 
 
 @pytest.fixture
-def api(web, stores, clock) -> Shop:
-    return Shop(web, stores, clock)
+def api(web, stores, clock) -> JobsApiHarness:
+    return JobsApiHarness(web, stores, clock)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def test_jobs_are_listed(user, api, clock):
     """The list is sorted, newest first. It shows state and queue, and can be filtered by both."""
     running = api.running()
     clock.advance(seconds=1)
-    queued = api.job(automation="train", queue="gpu")
+    queued = api.queued(automation="train", queue="gpu")
 
     listed = user.text("jobs", "list").splitlines()
 
@@ -99,10 +99,10 @@ def test_jobs_are_listed(user, api, clock):
 
 def test_a_queued_job_shows_why_it_waits(user, api):
     """`jobs show` says why a job waits, and lists its options. Secrets appear as the templates that name them."""
-    job = api.job(queue="gpu-a100")
+    job = api.queued(queue="gpu-a100")
     spec = replace(job.spec, memory_bytes=64 * 2**20, command=("sh", "-c", "echo hi"), args=("a\n'b'\n",))
-    job = api.job(automation="a", queue="gpu-a100", spec=spec)
-    api.worker()
+    job = api.queued(automation="a", queue="gpu-a100", spec=spec)
+    api.add_worker()
 
     shown = user.text("jobs", "show", job.id)
 
@@ -118,7 +118,7 @@ def test_a_queued_job_shows_why_it_waits(user, api):
 
 def test_a_failed_job_shows_why_it_failed(user, api):
     """`jobs show` prints the failure, its reason, the exit code, the outputs and the end of the log."""
-    job = api.move(
+    job = api.record(
         api.running(),
         JobState.FAILED,
         failure=FailureKind.EXITED,
@@ -148,7 +148,7 @@ def test_an_unknown_job_is_an_error(user):
 def test_a_log_is_printed_unchanged(user, api):
     """`jobs logs` prints the whole log, however many requests that takes, or its last lines."""
     job = api.running()
-    api.say(job, *(f"{number}\n" for number in range(45)), "no newline")
+    api.append_log(job, *(f"{number}\n" for number in range(45)), "no newline")
 
     whole = "".join(f"{number}\n" for number in range(45)) + "no newline"
     assert user.text("jobs", "logs", job.id) == whole
@@ -187,13 +187,13 @@ def test_a_log_cannot_control_a_terminal(monkeypatch, capsys, is_terminal, expec
 def test_a_log_is_followed_until_the_job_ends(user, api):
     """Each line is printed once and in order, also if it appears while the command runs. Then the command ends."""
     job = api.running()
-    api.say(job, "one\n")
+    api.append_log(job, "one\n")
     with user.process("jobs", "logs", "--follow", job.id) as follow:
         assert follow.stdout.readline() == "one\n"
-        api.say(job, "two\n", "three\n")
+        api.append_log(job, "two\n", "three\n")
         assert [follow.stdout.readline() for _ in range(2)] == ["two\n", "three\n"]
-        api.say(job, "four")
-        api.move(job, JobState.SUCCEEDED, exit_code=0, finished_at=api.clock.now())
+        api.append_log(job, "four")
+        api.record(job, JobState.SUCCEEDED, exit_code=0, finished_at=api.clock.now())
         assert follow.wait(30) == 0
         assert follow.stdout.read() == "four"
 
@@ -201,7 +201,7 @@ def test_a_log_is_followed_until_the_job_ends(user, api):
 def test_ctrl_c_ends_the_command_but_not_the_job(user, api):
     """The command ends without a traceback, and the job keeps running."""
     job = api.running()
-    api.say(job, "one\n")
+    api.append_log(job, "one\n")
     with user.process("jobs", "logs", "-f", job.id) as follow:
         assert follow.stdout.readline() == "one\n"
         follow.send_signal(signal.SIGINT)
@@ -215,7 +215,7 @@ def test_ctrl_c_ends_the_command_but_not_the_job(user, api):
 
 def test_a_job_is_cancelled(user, api):
     """A queued job is cancelled at once. A running job is asked to stop. A final job cannot be cancelled."""
-    queued, running = api.job(automation="a", queue="later"), api.running(automation="b")
+    queued, running = api.queued(automation="a", queue="later"), api.running(automation="b")
 
     assert user.text("jobs", "cancel", queued.id) == f"{queued.id} is cancelled\n"
     assert user.text("jobs", "cancel", running.id) == f"{running.id} is running; a stop was requested\n"
@@ -224,21 +224,21 @@ def test_a_job_is_cancelled(user, api):
 
 def test_an_execution_shows_the_job_that_its_step_waits_for(user, api):
     """`executions show` prints the state of the job, and why it waits."""
-    api.worker()
-    job = api.job()
+    api.add_worker()
+    job = api.queued()
 
     shown = user.text("executions", "show", job.execution_id)
-    assert f"  waits for job {job.id} (queued: next in queue default; 0 of 4 places are taken)" in shown
+    assert f"  waits for job {job.id} (queued: next in queue default; 0 of 4 slots are taken)" in shown
 
     api.claim()
     shown = user.text("executions", "show", job.execution_id)
     assert f"  waits for job {job.id} (starting on machine-1)" in shown
 
 
-def test_in_a_job_the_commands_act_as_the_job(api, house, web):
+def test_in_a_job_the_commands_act_as_the_job(api, deps, web):
     """With the token of a job, the history names the job and not the user of its container."""
     job = api.running()
-    user = CliUser(str(web.base_url), job_token.make(house.installation.key, job.id))
+    user = CliUser(str(web.base_url), job_token.make(deps.installation.key, job.id))
 
     user.text("registry", "artifacts", "log", "demo/churn", "--digest", "sha256:0")
     user.text("registry", "link", "demo/churn:v0", "model/churn", "--alias", "evaluated")
@@ -249,11 +249,11 @@ def test_in_a_job_the_commands_act_as_the_job(api, house, web):
 
 def test_doctor_reports_jobs_that_no_worker_can_start(user, api, tmp_path):
     """It lists the backends that workers reach, and the queues whose jobs wait for a worker or a backend."""
-    api.worker()
-    api.job()
-    api.job(automation="a", queue="gpu-a100")
-    api.job(automation="b", queue="gpu-a100")
-    api.job(automation="c", backend="cluster")
+    api.add_worker()
+    api.queued()
+    api.queued(automation="a", queue="gpu-a100")
+    api.queued(automation="b", queue="gpu-a100")
+    api.queued(automation="c", backend="cluster")
 
     printed = user.run("doctor", "--data", str(tmp_path), "--automations", str(tmp_path), exit_code=1).stdout
 
@@ -270,7 +270,7 @@ def test_doctor_reports_queues_that_no_worker_takes(user, api, tmp_path):
     data, automations = tmp_path / "data", tmp_path / "none"
     data.mkdir()
     (data / "jobs.yaml").write_text("queues: {default: {}, spare: {}}\n")
-    api.worker(queues=("default",))
+    api.add_worker(queues=("default",))
     words = ("doctor", "--data", str(data), "--automations", str(automations))
 
     printed = user.run(*words, exit_code=1).stdout
@@ -280,5 +280,5 @@ def test_doctor_reports_queues_that_no_worker_takes(user, api, tmp_path):
     assert "fail  worker: all workers take only jobs; events are not answered" in printed
     assert "no answer from Redis" not in printed
 
-    api.worker(queues=("events", "default", "spare"), stream_read_at=SystemClock().now())
+    api.add_worker(queues=("events", "default", "spare"), stream_read_at=SystemClock().now())
     assert "  queue " not in user.run(*words).stdout

@@ -45,6 +45,8 @@ def demo(data: Path | None, *, only_image: bool) -> None:
         sys.exit(1)
     took = f"it took {stopwatch() - started:.1f} s"
     output.line()
-    output.line(output.state("ok"), f"  everything happened as expected, arrived and was verified; {took}")
+    output.line(
+        output.state("ok"), f"  everything happened as expected, and every request arrived and was verified; {took}"
+    )
     if data:
         output.line(f"to look at it again: upshot up --data {data}, then upshot events list --data {data}")

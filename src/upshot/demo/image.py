@@ -60,7 +60,7 @@ def build_image(report: Callable[[str], None]) -> ExampleImage:
         report: Called with a line for people before a step that takes seconds.
 
     Raises:
-        NoEngine: No engine of this machine answers, or there is no base to build on.
+        NoEngine: No engine of this machine answers, or it has no Python image and this machine cannot provide one.
         Unavailable: The engine answers, but the build fails.
     """
     host = engine_host()
