@@ -28,7 +28,7 @@ from typing import Any, Self
 import click
 from aiohttp import web
 
-from upshot.actions.standard_webhooks import find_fault, read_secret
+from upshot.actions.standard_webhooks import parse_secret, verification_error
 from upshot.clock import Clock, SystemClock, format_time
 
 GITHUB_TOKEN = "ghp_fake"  # noqa: S105 - the fake's, not a secret
@@ -105,7 +105,7 @@ class Receivers:
     ) -> None:
         self._host = host
         self._port = port
-        self._key = read_secret(signing_secret)
+        self._key = parse_secret(signing_secret)
         self._clock = clock or SystemClock()
         self._on_received = on_received
         self._next: defaultdict[str, deque[_Behaviour]] = defaultdict(deque)
@@ -240,8 +240,8 @@ class Receivers:
         headers = {name.lower(): value for name, value in request.headers.items()}
         if "webhook-signature" not in headers:
             return _Reply(200, reason="not signed", data={"received": True})
-        fault = find_fault(self._key, headers, body, now=self._clock.now())
-        return _Reply(200 if fault is None else 401, reason=fault, data={"received": fault is None, "reason": fault})
+        error = verification_error(self._key, headers, body, now=self._clock.now())
+        return _Reply(200 if error is None else 401, reason=error, data={"received": error is None, "reason": error})
 
     # --- misbehaviour -----------------------------------------------------------------------------
 
@@ -311,15 +311,15 @@ def _github_reply(request: web.Request, body: bytes) -> _Reply:
         dispatch = json.loads(body)
     except ValueError:
         return _github_error(400, "Problems parsing JSON")
-    if fault := _github_fault(dispatch):
-        return _github_error(422, f"Invalid request.\n\n{fault}")
+    if error := _dispatch_error(dispatch):
+        return _github_error(422, f"Invalid request.\n\n{error}")
     for name, value in (("Accept", "application/vnd.github+json"), ("X-GitHub-Api-Version", "2022-11-28")):
         if request.headers.get(name) != value:  # GitHub accepts it, but a test or a user should notice
             return _Reply(204, reason=f"{name} is not {value}")
     return _Reply(204)
 
 
-def _github_fault(dispatch: Any) -> str | None:
+def _dispatch_error(dispatch: Any) -> str | None:
     if not isinstance(dispatch, dict) or not isinstance(dispatch.get("event_type"), str):
         return '"event_type" wasn\'t supplied.'
     if not 0 < len(dispatch["event_type"]) <= _GITHUB_MAX_EVENT_TYPE_CHARS:
@@ -339,7 +339,7 @@ def _github_fault(dispatch: Any) -> str | None:
 _SLACK_MAX_BLOCKS = 50
 
 
-def _slack_fault(message: Any) -> str | None:
+def _message_error(message: Any) -> str | None:
     if not isinstance(message, dict):
         return "invalid_payload"
     if not message.get("text") and not message.get("blocks"):
@@ -361,20 +361,20 @@ def _slack_webhook_reply(path: str, body: bytes) -> _Reply:
     """Reply as hooks.slack.com does, with plain text."""
     if path != SLACK_WEBHOOK_PATH:
         return _Reply(404, reason="no_service", text="no_service")
-    fault = _slack_fault(_read_slack(body))
-    return _Reply(200, text="ok") if fault is None else _Reply(400, reason=fault, text=fault)
+    error = _message_error(_read_slack(body))
+    return _Reply(200, text="ok") if error is None else _Reply(400, reason=error, text=error)
 
 
 def _slack_api_reply(request: web.Request, body: bytes) -> _Reply:
     """Reply as slack.com/api does: always with 200, while `ok` tells success from failure."""
     message = _read_slack(body)
-    fault = _slack_fault(message)
+    error = _message_error(message)
     if request.headers.get("Authorization") != f"Bearer {SLACK_TOKEN}":
-        fault = "invalid_auth"
-    elif fault is None and not str(message.get("channel", "")).startswith(("C", "#")):
-        fault = "channel_not_found"
-    if fault:
-        return _Reply(200, reason=fault, data={"ok": False, "error": fault})
+        error = "invalid_auth"
+    elif error is None and not str(message.get("channel", "")).startswith(("C", "#")):
+        error = "channel_not_found"
+    if error:
+        return _Reply(200, reason=error, data={"ok": False, "error": error})
     return _Reply(200, data={"ok": True, "channel": message["channel"], "ts": "1767268800.000100"})
 
 

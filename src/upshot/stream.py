@@ -25,8 +25,8 @@ T = TypeVar("T")
 MAX_READ = 256
 READ_WAIT_SECONDS = 2.0
 ABANDONED_SECONDS = 60.0  # an entry that a consumer read so long ago and did not acknowledge is taken over
-# A full executor frees its capacity one by one. Below this capacity the consumer waits a moment, so that it
-# does not commit events one by one.
+# A full executor frees its capacity one by one. Below this capacity the consumer pauses, so that it does not
+# commit events one by one.
 LOW_CAPACITY = 64
 LOW_CAPACITY_PAUSE_SECONDS = 0.01
 MAX_RELAY = 500
@@ -130,7 +130,7 @@ class Consumer:
         admissions = [event.admission for event in admitted]
         new = await self._run_in_thread(self._executions.admit, admissions, self._clock.now())
         self._executor.start(claimed for event in admitted for claimed in event.claimed if claimed.execution.id in new)
-        await asyncio.sleep(0)  # start the executions before the acknowledgement, for which nobody waits
+        await asyncio.sleep(0)  # start the executions first; the acknowledgement is not urgent
         await self._stream.acknowledge(entries)
         if accepted := [event for admission in admissions for event in admission.events]:
             await self._run_in_thread(self._publisher.publish, accepted)

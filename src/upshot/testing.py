@@ -76,8 +76,8 @@ class SentRequest:
 
     method: str
     url: str
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str]  #: as sent
+    body: bytes  #: as sent
 
     @property
     def json(self) -> Any:

@@ -239,5 +239,5 @@ def _event(entry_id: bytes, fields: dict[bytes, bytes] | None) -> Event | None:
     except (KeyError, ValueError, TypeError) as error:
         # Another program wrote it, or another release of Upshot. If it is an accepted event, the relay publishes
         # it again from SQL.
-        log.error("stream.unreadable_entry", entry=entry_id.decode(), error=repr(error))  # noqa: TRY400 - the trace says no more
+        log.error("stream.unreadable_entry", entry=entry_id.decode(), error=repr(error))  # noqa: TRY400 - no trace needed
         return None

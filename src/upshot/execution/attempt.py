@@ -101,7 +101,7 @@ class Attempt:
         self._secrets = (
             DeferredSecrets(context.secrets, self._placeholders) if self._placeholders else SecretsView(context.secrets)
         )
-        self._attempt = record.attempts + 1
+        self._attempt = record.attempt_count + 1
         self._delivery_id = derive_delivery_id(claimed.execution.id, record.id)
         self._started_at = context.clock.now()
         self._stopwatch_start = stopwatch()
@@ -318,7 +318,7 @@ def lost_attempt(execution: Execution, worker_id: WorkerId, now: datetime) -> Ex
     receipt = Receipt(
         execution_id=execution.id,
         step_id=record.id,
-        attempt=record.attempts + 1,
+        attempt=record.attempt_count + 1,
         state=AttemptState.AMBIGUOUS,
         delivery_id=derive_delivery_id(execution.id, record.id),
         started_at=now,

@@ -103,11 +103,11 @@ class Executor:
 
     # --- starting and stopping --------------------------------------------------------------------
 
-    def start(self, claimed: Iterable[ClaimedExecution]) -> None:
+    def start(self, executions: Iterable[ClaimedExecution]) -> None:
         """Carry out executions that this worker has leased."""
-        for execution in claimed:
-            execution_id = execution.execution.id
-            task = asyncio.get_running_loop().create_task(self._execute(execution))
+        for claimed in executions:
+            execution_id = claimed.execution.id
+            task = asyncio.get_running_loop().create_task(self._execute(claimed))
             self._in_progress[execution_id] = task
             task.add_done_callback(partial(self._on_done, execution_id))
 

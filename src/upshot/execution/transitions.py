@@ -224,7 +224,9 @@ def lease_lost(execution: Execution, *, worker_id: WorkerId, now: datetime) -> t
     record = next_step(execution)
     if record is None:
         return _advance(execution, None, now), None
-    lost = replace(record, attempt_count=record.attempt_count + 1, losses=record.losses + 1, started_at=record.started_at or now)
+    lost = replace(
+        record, attempt_count=record.attempt_count + 1, losses=record.losses + 1, started_at=record.started_at or now
+    )
     if lost.losses < MAX_LOSSES:
         return _with_step(execution, lost), record
     reason = f"{lost.losses} workers were lost during this step, the last one was {worker_id}"
@@ -257,18 +259,20 @@ def retry_by_user(execution: Execution, now: datetime) -> Execution:
         raise Conflict(
             f"execution {execution.id} is {execution.state.value}; only a failed or cancelled execution can be retried"
         )
-    kept = 0  #: number of leading main steps that are not repeated
+    kept_count = 0  #: number of leading main steps that are not repeated
     for record in execution.steps:
         if record.phase is not StepPhase.MAIN or (record.state in stopped and not record.continued):
             break
-        kept += 1
-    if kept == sum(record.phase is StepPhase.MAIN for record in execution.steps):
-        kept = 0  # the execution ended before its first step
+        kept_count += 1
+    if kept_count == sum(record.phase is StepPhase.MAIN for record in execution.steps):
+        kept_count = 0  # the execution ended before its first step
     repeated = tuple(
-        StepRecord(record.id, record.uses, record.phase, attempt_count=record.attempt_count, started_at=record.started_at)
-        for record in execution.steps[kept:]
+        StepRecord(
+            record.id, record.uses, record.phase, attempt_count=record.attempt_count, started_at=record.started_at
+        )
+        for record in execution.steps[kept_count:]
     )
-    retried = replace(execution, finished_at=None, steps=(*execution.steps[:kept], *repeated))
+    retried = replace(execution, finished_at=None, steps=(*execution.steps[:kept_count], *repeated))
     return reschedule(retried, reason="retried by a user", due_at=now)
 
 

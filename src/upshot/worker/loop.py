@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 DATABASE_THREADS = 4
 MIN_PAUSE_SECONDS = 0.02  # for a loop that waits for work by itself
-FAILURE_PAUSE_SECONDS = 1.0  # after a failure of the engine monitors, which otherwise run on
-CONSUMER_FAILURE_PAUSE_SECONDS = 0.2  # after a failure of the consumer, which otherwise runs on
+FAILURE_PAUSE_SECONDS = 1.0  # after a failure of the engine monitors, which otherwise do not end
+CONSUMER_FAILURE_PAUSE_SECONDS = 0.2  # after a failure of the consumer, which otherwise does not end
 RELOAD_SECONDS = 1.0
 TAKE_OVER_SECONDS = 15.0
 PRUNE_SECONDS = 3600.0
@@ -139,17 +139,18 @@ class WorkerLoop:
 
     def _start_loops(self) -> list[asyncio.Task[None]]:
         """Start the loops that end at once when a stop is requested."""
-        settings, stopping, start = self._deps.settings, self._stopping, partial(self._start_loop, until=self._stopping)
+        sweep_seconds = self._deps.settings.sweep_seconds
+        start = partial(self._start_loop, until=self._stopping)
         loops = [
-            start("engines", FAILURE_PAUSE_SECONDS, partial(self._supervisor.monitor_engines, stopping)),
+            start("engines", FAILURE_PAUSE_SECONDS, partial(self._supervisor.monitor_engines, self._stopping)),
             start("jobs", MIN_PAUSE_SECONDS, self._supervise_jobs),
             start("prune", PRUNE_SECONDS, self._prune),
         ]
         if self._deps.answers_events:
             loops += [
                 start("consumer", CONSUMER_FAILURE_PAUSE_SECONDS, self._consumer.run),
-                start("sweeper", settings.sweep_seconds, self._sweeper.sweep),
-                start("relay", settings.sweep_seconds, self._relay.relay),
+                start("sweeper", sweep_seconds, self._sweeper.sweep),
+                start("relay", sweep_seconds, self._relay.relay),
                 start("take-over", TAKE_OVER_SECONDS, self._consumer.take_over_abandoned),
                 start("reload", RELOAD_SECONDS, partial(self._run_in_thread, self._deps.automations.refresh)),
             ]

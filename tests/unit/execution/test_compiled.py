@@ -43,9 +43,9 @@ def test_an_error_in_a_stored_revision_names_only_the_file():
     """The line numbers of a stored revision are unknown."""
     found = automation(HOOK)
 
-    kept = load_revision(found.name, found.source, found.body_files, found.path, CATALOG)
+    stored = load_revision(found.name, found.source, found.body_files, found.path, CATALOG)
 
-    assert list(errors(kept)) == [
+    assert list(errors(stored)) == [
         "a.yaml: 'event.data' has no 'wanted'",
         "a.yaml: with.url: there is no secret 'PATH'",
     ]

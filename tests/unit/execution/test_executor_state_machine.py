@@ -201,7 +201,7 @@ class ExecutorMachine(RuleBasedStateMachine):
             for receipt in self.world.receipts(execution):
                 attempts[receipt.step_id].append(receipt.attempt)
             for step in execution.steps:
-                assert set(range(1, step.attempts + 1)) <= set(attempts[step.id])
+                assert set(range(1, step.attempt_count + 1)) <= set(attempts[step.id])
 
     def teardown(self) -> None:
         """Recover from all faults. Then every accepted event is answered, and what succeeded has arrived."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.unit.automations.factories import make_event
 from upshot.adapters.memory.events import MemoryEvents
@@ -16,6 +16,8 @@ from upshot.errors import Unavailable
 from upshot.execution.recorder import Recorder
 from upshot.ids import EventId, ExecutionId, RevisionId
 from upshot.ports.executions import ExecutionUpdate
+
+T = TypeVar("T")
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -56,9 +58,9 @@ class Executions(MemoryExecutions):
         return frozenset()
 
 
-async def run_in_thread(work: Callable[..., Any], /, *args: Any) -> Any:
+async def run_in_thread(work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     await asyncio.sleep(0)
-    return work(*args)
+    return work(*args, **kwargs)
 
 
 async def record(executions: Executions, *execution_ids: str) -> list[bool]:

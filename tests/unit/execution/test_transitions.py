@@ -107,7 +107,7 @@ def test_a_retry_by_a_user_continues_from_the_failed_step():
     assert retried.state is ExecutionState.WAITING
     assert retried.due_at == NOW
     assert states(retried) == ["one=succeeded", "two=waiting", "three=waiting", "notify=waiting"]
-    assert retried.steps[1].attempts == 1
+    assert retried.steps[1].attempt_count == 1
     assert retried.steps[1].failures == 0
 
 
@@ -146,8 +146,8 @@ def test_a_user_can_cancel_an_execution_that_has_not_ended():
 def test_a_lost_lease_counts_as_an_attempt_but_not_as_a_failure():
     """A dead worker does not use up the attempts of the retry policy."""
     execution, lost = transitions.lease_lost(started(), worker_id=WorkerId("w1"), now=NOW)
-    assert lost.attempts == 0
-    assert (execution.steps[0].attempts, execution.steps[0].failures, execution.steps[0].losses) == (1, 0, 1)
+    assert lost.attempt_count == 0
+    assert (execution.steps[0].attempt_count, execution.steps[0].failures, execution.steps[0].losses) == (1, 0, 1)
     assert transitions.next_step(execution).id == "one"
 
 
@@ -194,7 +194,7 @@ def test_a_retried_step_gets_a_new_attempt_after_its_job_was_stopped(end):
 
     retried = transitions.retry_by_user(end(deferred), NOW).steps[0]
 
-    assert (retried.id, retried.job_id, retried.attempts) == ("one", None, 1)
+    assert (retried.id, retried.job_id, retried.attempt_count) == ("one", None, 1)
 
 
 def test_a_skipped_step_has_a_reason():

@@ -16,7 +16,7 @@ from upshot.adapters.serialization.executions import dump_receipt, dump_steps, l
 from upshot.adapters.sql.bulk import insert_many, update_many
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
-from upshot.adapters.sql.job_rows import ask_jobs_of, insert_jobs, wake_if_finished
+from upshot.adapters.sql.job_rows import insert_jobs, request_stop_for_ended, wake_if_finished
 from upshot.adapters.sql.schema import events, executions, receipts
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
@@ -209,7 +209,7 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
             connection.execute(sa.update(executions).where(executions.c.id == execution_id).values(**values))
             # A retried execution gets new jobs, so its old ones must stop, too.
             if ended_at := after.finished_at or before.finished_at:
-                ask_jobs_of(connection, {execution_id: ended_at})
+                request_stop_for_ended(connection, {execution_id: ended_at})
             return after
 
         return self._database.write(work)
@@ -243,7 +243,9 @@ def _write_events_and_jobs(connection: Connection, updates: Sequence[ExecutionUp
     insert_jobs(connection, (job for update in updates for job in update.jobs))
     # The jobs of an ended execution must stop, and no execution may wait for a job that has ended already.
     with_jobs = [update.execution for update in updates if any(step.job_id for step in update.execution.steps)]
-    ask_jobs_of(connection, {execution.id: execution.finished_at for execution in with_jobs if execution.finished_at})
+    request_stop_for_ended(
+        connection, {execution.id: execution.finished_at for execution in with_jobs if execution.finished_at}
+    )
     wake_if_finished(connection, sorted(job_id for execution in with_jobs if (job_id := execution.awaited_job_id)))
 
 
