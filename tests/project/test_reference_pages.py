@@ -12,8 +12,8 @@ from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.cli import main
 from upshot.domain.event import EventKind
-from upshot.web.app import _ROUTERS
-from upshot.web.auth import API
+from upshot.resources.urls import API_PREFIX
+from upshot.web.app import ROUTERS
 
 
 def first_cells(page, after=""):
@@ -42,8 +42,8 @@ def test_the_command_line_page_lists_every_command():
 def test_the_api_page_lists_every_route():
     """docs/rest-api.md lists every route and no other."""
     routes = [
-        f"{method} {route.path.removeprefix(API)}"
-        for router in _ROUTERS
+        f"{method} {route.path.removeprefix(API_PREFIX)}"
+        for router in ROUTERS
         for route in router.routes
         if isinstance(route, APIRoute) and route.include_in_schema
         for method in route.methods or ()
