@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_the_walkthrough_works(tmp_path):
         up = stack.enter_context(terminal(start_upshot, tmp_path, environment, "up"))
         until(lambda: re.search(r"jobs +reach it at http://[\d.]+:\d+", up.read_text()), "Upshot has started")
         for command in commands():
-            until(lambda command=command: succeeds(command), command)  # an alias or a job may take a few seconds
+            until(partial(succeeds, command), command)  # an alias or a job may take a few seconds
 
         until(
             lambda: "has an accuracy of 0.8133, below 0.87" in run("upshot executions list").stdout,
