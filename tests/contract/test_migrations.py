@@ -1,15 +1,19 @@
-"""The database reaches the form that the code needs, once, whoever comes first."""
+"""Migrations bring every database to the current schema, exactly once, and keep its data."""
 
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
+from tests.contract import revision_1
 from tests.contract.databases import KINDS, empty_database
+from upshot.adapters.sql import migrate as migrate_module
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.migrate import REVISIONS, UNRELEASED, VERSION_TABLE, migrate
 from upshot.adapters.sql.schema import metadata
@@ -25,88 +29,118 @@ migrate(Database(sys.argv[1]))
 
 @pytest.fixture(params=KINDS)
 def url(request):
-    """URL of an empty database."""
+    """Return the URL of an empty database."""
     return empty_database(request.param, request)
 
 
 @pytest.fixture
-def database(url):
-    """The same, migrated."""
-    made = Database(url)
-    migrate(made)
-    yield made
-    made.close()
+def empty(url):
+    """Return an empty database."""
+    database = Database(url)
+    yield database
+    database.close()
 
 
-def test_migrations_make_what_the_schema_says(database):
-    """Tables, columns, types, keys and indexes: nothing is missing on either side."""
+@pytest.fixture
+def migrated(empty):
+    """Return a migrated database."""
+    migrate(empty)
+    return empty
 
-    def differences(connection):
+
+def schema_differences(database):
+    """Return what differs between the tables of the database and `schema.py`."""
+
+    def compare(connection):
         context = MigrationContext.configure(connection, opts={"compare_type": True, "version_table": VERSION_TABLE})
         return compare_metadata(context, metadata)
 
-    assert database.read(differences) == []
+    return database.read(compare)
 
 
-def test_names_sort_by_code_point(database):
-    """On every database, whatever language it was set up for: pages and prefixes depend on it."""
+def test_migrations_create_the_tables_of_the_schema(migrated):
+    """Tables, columns, types, keys and indexes are the same in the migrations and in `schema.py`."""
+    assert schema_differences(migrated) == []
+
+
+def test_every_migration_is_listed():
+    """`REVISIONS` has the revision of every migration file, in order."""
+    scripts = ScriptDirectory(Path(migrate_module.__file__).with_name("migrations"))
+    assert tuple(script.revision for script in scripts.walk_revisions())[::-1] == REVISIONS
+
+
+def test_data_of_the_first_revision_survives_all_migrations(empty):
+    """A database with data of revision 1 has the current schema after the migrations, and its data can be read."""
+    migrate(empty, "1")
+    empty.write(revision_1.insert_rows)
+
+    migrate(empty)
+
+    assert schema_differences(empty) == []
+    revision_1.assert_readable(empty)
+
+
+def test_names_sort_by_code_point(migrated):
+    """The order of names does not depend on the language of the database; pages and prefix searches rely on it."""
     registries = metadata.tables["registries"]
     names = ["a", "B", "ä", "Z-1", "_", "a b"]
-    database.write(
+    migrated.write(
         lambda connection: connection.execute(
             sa.insert(registries), [{"name": name, "protected_aliases": []} for name in names]
         )
     )
-    found = database.read(
+    found = migrated.read(
         lambda connection: connection.execute(sa.select(registries.c.name).order_by(registries.c.name)).scalars().all()
     )
     assert list(found) == sorted(names)
 
 
-def test_a_second_time_changes_nothing(database):
-    """And needs no Alembic."""
-    migrate(database)
-    seen = subprocess.run(
-        [sys.executable, "-c", f"{MIGRATE}print('alembic' in sys.modules)", database.url.render_as_string(False)],
+def test_migrating_an_up_to_date_database_does_not_import_alembic(migrated):
+    """A second migration changes nothing, and it does not pay for the slow import."""
+    result = subprocess.run(
+        [sys.executable, "-c", f"{MIGRATE}print('alembic' in sys.modules)", migrated.url.render_as_string(False)],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert seen.stdout.strip() == "False"
+    assert result.stdout.strip() == "False"
 
 
-def test_many_threads_may_migrate_at_once(url):
-    """One makes the tables, the others find them."""
+def test_many_threads_may_migrate_at_the_same_time(url):
+    """One thread creates the tables, and the others find them."""
     databases = [Database(url) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(migrate, databases))
-    for one in databases:
-        one.close()
+    for database in databases:
+        database.close()
 
 
-def test_many_processes_may_migrate_at_once(url):
-    """As when `upshot serve` and several workers start together on an empty database."""
-    started = [
+def test_many_processes_may_migrate_at_the_same_time(url):
+    """`upshot serve` and several workers may start together on an empty database."""
+    processes = [
         subprocess.Popen([sys.executable, "-c", MIGRATE, url], stderr=subprocess.PIPE, text=True) for _ in range(4)
     ]
-    errors = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0] * 4, "\n".join(errors)
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, "\n".join(errors)
 
 
 @pytest.mark.parametrize("revision", sorted(UNRELEASED))
-def test_a_database_of_a_development_version_is_refused(database, revision):
-    """A database made before the first release is refused with a sentence that says so and what to do."""
+def test_a_database_of_a_development_version_is_rejected(migrated, revision):
+    """The message says that the database was made before the first release, and what to do."""
+    set_revision(migrated, revision)
+    with pytest.raises(ConfigError, match=r"development version of Upshot, .* made this database.*UPSHOT_"):
+        migrate(migrated)
+
+
+def test_a_database_of_a_newer_version_is_rejected(migrated):
+    """The message names both revisions, and nothing is written."""
+    set_revision(migrated, "9999")
+    message = f"schema revision 9999, and this version of Upshot supports revisions up to {REVISIONS[-1]}"
+    with pytest.raises(ConfigError, match=message):
+        migrate(migrated)
+
+
+def set_revision(database, revision):
     database.write(
         lambda connection: connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'"))
     )
-    with pytest.raises(ConfigError, match="made by a development version of Upshot.* UPSHOT_DATABASE_URL"):
-        migrate(database)
-
-
-def test_a_database_of_a_later_upshot_is_refused(database):
-    """A database of a newer Upshot is refused rather than written to."""
-    database.write(lambda connection: connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")))
-    with pytest.raises(
-        ConfigError, match=f"schema revision 9999, and this Upshot knows revisions up to {REVISIONS[-1]}"
-    ):
-        migrate(database)

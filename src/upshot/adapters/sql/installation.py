@@ -1,4 +1,4 @@
-"""This Upshot's name and key, in SQL."""
+"""The id and the key of this installation, in SQL."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
+from typing_extensions import override
 
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import installation
-from upshot.ports.jobs import Installation
+from upshot.ports.jobs import Installation, InstallationStore
 
-_THE_ONE = 1
-_SELECT = sa.select(installation.c.id, installation.c.key).where(installation.c.number == _THE_ONE)
-
-
-def _kept(connection: Connection) -> Installation | None:
-    row = connection.execute(_SELECT).first()
-    return Installation(row.id, row.key) if row else None
+_ROW_NUMBER = 1
+_SELECT = sa.select(installation.c.id, installation.c.key).where(installation.c.number == _ROW_NUMBER)
 
 
-class SqlInstallation:
+class SqlInstallation(InstallationStore):
     """`InstallationStore` on one database."""
 
     def __init__(self, database: Database) -> None:
@@ -29,15 +25,20 @@ class SqlInstallation:
         insert = sqlite.insert if database.is_sqlite else postgresql.insert
         self._insert = insert(installation).on_conflict_do_nothing()
 
-    def get(self, make: Callable[[], Installation]) -> Installation:
-        """The one that is kept; kept now if there was none."""
-        if found := self._database.read(_kept):
-            return found
-        made = make()
-        row = {"number": _THE_ONE, "id": made.id, "key": made.key}
+    @override
+    def get_or_create(self, create: Callable[[], Installation]) -> Installation:
+        if stored := self._database.read(_read):
+            return stored
+        created = create()
+        row = {"number": _ROW_NUMBER, "id": created.id, "key": created.key}
 
         def work(connection: Connection) -> Installation:
             connection.execute(self._insert, row)
-            return _kept(connection) or made
+            return _read(connection) or created  # another process may have inserted its row first
 
         return self._database.write(work)
+
+
+def _read(connection: Connection) -> Installation | None:
+    row = connection.execute(_SELECT).first()
+    return Installation(row.id, row.key) if row else None

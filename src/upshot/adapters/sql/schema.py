@@ -1,7 +1,7 @@
 """
-All tables. Migrations in `migrations/` make them; a test holds the two together.
+All tables. Migrations create them; a test compares the tables that the migrations create with this module.
 
-Times are microseconds since 1970 in UTC; JSON is text.
+Times are integers: microseconds since 1970 in UTC. JSON is text.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
+from typing_extensions import override
 
 metadata = sa.MetaData(
     naming_convention={
@@ -27,37 +28,37 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class UtcTimestamp(TypeDecorator[datetime]):
-    """A time in UTC, kept as whole microseconds: it sorts, compares and indexes alike everywhere."""
+    """A time in UTC as integer microseconds, which sorts in the same way on every database."""
 
     impl = sa.BigInteger
     cache_ok = True
 
+    @override
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
-        """To the database."""
         return None if value is None else (value - _EPOCH) // _MICROSECOND
 
+    @override
     def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
-        """From the database."""
         return None if value is None else _EPOCH + value * _MICROSECOND
 
 
 class Json(TypeDecorator[Any]):
-    """Plain data as JSON text."""
+    """JSON as text."""
 
     impl = sa.Text
     cache_ok = True
 
+    @override
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
-        """To the database."""
         return None if value is None else orjson.dumps(value, option=orjson.OPT_UTC_Z).decode()
 
+    @override
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
-        """From the database."""
         return None if value is None else orjson.loads(value)
 
 
 def _sorted_text(chars: int) -> sa.String:
-    """Text that is looked up by its beginning or listed in order; it sorts by code point on every database."""
+    """Return a type for text that is sorted or found by prefix. It sorts by code point on every database."""
     return sa.String(chars).with_variant(sa.String(chars, collation="C"), "postgresql")
 
 
@@ -75,7 +76,7 @@ events = sa.Table(
     sa.Column("time", UtcTimestamp, nullable=False),
     sa.Column("mutation_id", sa.String(40), nullable=False),
     sa.Column("document", Json, nullable=False),  # `upshot.resources.event.EventJson`
-    sa.Column("published_at", UtcTimestamp, nullable=False),  # last put on the stream, or tried to
+    sa.Column("published_at", UtcTimestamp, nullable=False),  # time of the last attempt to publish
     sa.Column("matched_at", UtcTimestamp),
     sa.Index("ix_events_kind_id", "kind", "id"),
     sa.Index("ix_events_subject_id", "subject", "id"),
@@ -103,7 +104,7 @@ executions = sa.Table(
     sa.Column("lease_owner_id", sa.String(80)),
     sa.Column("lease_until", UtcTimestamp),
     sa.Column("fence", sa.Integer, nullable=False),
-    sa.Column("notified_at", UtcTimestamp),  # last ring of the doorbell since it was due
+    sa.Column("notified_at", UtcTimestamp),  # last notification since the execution became due
     sa.Column("steps", Json, nullable=False),
     sa.Index("ix_executions_event_id", "event_id"),
     sa.Index("ix_executions_automation_id", "automation", "id"),
@@ -170,7 +171,7 @@ jobs = sa.Table(
     sa.Column("step_id", sa.String(128), nullable=False),
     sa.Column("queue", sa.Text, nullable=False),
     sa.Column("backend", sa.Text, nullable=False),
-    sa.Column("rank", sa.Integer, nullable=False),  # the priority turned round: what is lower goes first
+    sa.Column("rank", sa.Integer, nullable=False),  # the negated priority: the lowest starts first
     sa.Column("concurrency", sa.Integer),
     sa.Column("state", sa.String(12), nullable=False),
     sa.Column("failure", sa.String(20)),
@@ -186,10 +187,10 @@ jobs = sa.Table(
     sa.Column("fence", sa.Integer, nullable=False),
     sa.Column("stop_requested_at", UtcTimestamp),
     sa.Column("stop_requested_by", sa.Text),
-    sa.Column("log_number", sa.Integer, nullable=False),  # of the last piece; only ever grows
-    sa.Column("log_bytes", sa.BigInteger, nullable=False),  # of all pieces that are kept
+    sa.Column("log_number", sa.Integer, nullable=False),  # of the last chunk; never decreases
+    sa.Column("log_bytes", sa.BigInteger, nullable=False),  # of all stored chunks
     sa.Column("log_position", sa.Text),
-    sa.Column("details", Json, nullable=False),  # all other fields of Job but the next two, which lists leave out
+    sa.Column("details", Json, nullable=False),  # other fields of Job; lists do not read the two columns after this one
     sa.Column("outputs", Json),
     sa.Column("log_tail", sa.Text, nullable=False),
     sa.Index("ix_jobs_execution_id", "execution_id"),
@@ -197,10 +198,10 @@ jobs = sa.Table(
     sa.Index("ix_jobs_queue_id", "queue", "id"),
     sa.Index("ix_jobs_state_id", "state", "id"),
 )
-#: Written out in statements, too: neither database takes a partial index for a value that it is yet to be told.
+#: Literals and not parameters, because neither database uses a partial index for a condition with a parameter.
 is_queued = jobs.c.state == sa.literal_column("'queued'")
 is_active = jobs.c.state.in_([sa.literal_column(f"'{state}'") for state in ("starting", "running", "stopping")])
-is_leased = jobs.c.lease_until.is_not(None)  # as exactly the active jobs are
+is_leased = jobs.c.lease_until.is_not(None)  # true for active jobs, and only for them
 is_finished = jobs.c.finished_at.is_not(None)
 is_to_be_stopped = sa.and_(jobs.c.stop_requested_at.is_not(None), jobs.c.finished_at.is_(None))
 for _name, _columns, _condition in (
@@ -224,12 +225,12 @@ job_logs = sa.Table(
 installation = sa.Table(
     "installation",
     metadata,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # always 1: there is one row
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # always 1, because there is one row
     sa.Column("id", sa.String(40), nullable=False),
     sa.Column("key", sa.LargeBinary, nullable=False),
 )
 
-# --- requests that may come twice -----------------------------------------------------------------
+# --- idempotency keys -----------------------------------------------------------------------------
 
 idempotency_keys = sa.Table(
     "idempotency_keys",
@@ -239,7 +240,7 @@ idempotency_keys = sa.Table(
     sa.Column("first_at", UtcTimestamp, nullable=False),
     sa.Column("reserved_at", UtcTimestamp, nullable=False),
     sa.Column("call_id", sa.String(40)),
-    sa.Column("status", sa.Integer),  # of the answer; null while there is none
+    sa.Column("status", sa.Integer),  # of the response; null while there is none
     sa.Column("headers", Json),
     sa.Column("body", sa.LargeBinary),
     sa.Index("ix_idempotency_keys_first_at", "first_at"),
@@ -247,7 +248,7 @@ idempotency_keys = sa.Table(
 
 # --- registry -------------------------------------------------------------------------------------
 
-# Names are keys: an event, a reference and a row say the same.
+# Names are keys, because events and references contain names.
 registries = sa.Table(
     "registries",
     metadata,
@@ -263,10 +264,10 @@ collections = sa.Table(
     sa.Column("artifact_type", _Name, nullable=False),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("tags", Json, nullable=False),
-    sa.Column("next_number", sa.Integer, nullable=False),  # of the next version; only ever grows
+    sa.Column("next_number", sa.Integer, nullable=False),  # of the next version; never decreases
     sa.Column("created_at", UtcTimestamp, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
-    sa.Column("deleted", sa.Boolean, nullable=False),  # the row stays, so that numbers are not used twice
+    sa.Column("deleted", sa.Boolean, nullable=False),  # the row stays, so that numbers are not used again
 )
 
 projects = sa.Table("projects", metadata, sa.Column("name", _Name, primary_key=True))
@@ -295,7 +296,7 @@ artifact_versions = sa.Table(
     sa.ForeignKeyConstraint(["project", "artifact"], ["artifacts.project", "artifacts.name"]),
 )
 
-# Apart from their versions, which are read at every change while manifests are not.
+# Manifests have a table of their own, because every mutation reads versions but not manifests.
 manifests = sa.Table(
     "manifests",
     metadata,
@@ -314,7 +315,7 @@ artifact_aliases = sa.Table(
     metadata,
     sa.Column("project", _Name, primary_key=True),
     sa.Column("artifact", _Name, primary_key=True),
-    sa.Column("alias", _Name, primary_key=True),  # so that it has one holder
+    sa.Column("alias", _Name, primary_key=True),  # part of the key, so that it has one holder
     sa.Column("number", sa.Integer, nullable=False),
     sa.ForeignKeyConstraint(
         ["project", "artifact", "number"],
@@ -347,7 +348,7 @@ collection_aliases = sa.Table(
     metadata,
     sa.Column("registry", _Name, primary_key=True),
     sa.Column("collection", _Name, primary_key=True),
-    sa.Column("alias", _Name, primary_key=True),  # so that it has one holder
+    sa.Column("alias", _Name, primary_key=True),  # part of the key, so that it has one holder
     sa.Column("number", sa.Integer, nullable=False),
     sa.ForeignKeyConstraint(
         ["registry", "collection", "number"], ["versions.registry", "versions.collection", "versions.number"]
@@ -364,7 +365,7 @@ history = sa.Table(
     sa.Column("action", sa.String(40), nullable=False),
     sa.Column("subject", sa.String(300), nullable=False),
     sa.Column("mutation_id", sa.String(40), nullable=False),
-    sa.Column("registry", _Name),  # no foreign keys: it outlives what it tells of
+    sa.Column("registry", _Name),  # no foreign keys, because history outlives its subjects
     sa.Column("collection", _Name),
     sa.Column("before", Json, nullable=False),
     sa.Column("after", Json, nullable=False),

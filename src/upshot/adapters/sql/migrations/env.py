@@ -1,9 +1,10 @@
 # ruff: noqa: INP001 - Alembic loads this file by its path
 """
-The Alembic environment: migrations run in the transaction that `upshot.adapters.sql.migrate` passes in.
+The Alembic environment. Migrations run in the transaction that `upshot.adapters.sql.migrate` opens.
 
-Write the next migration by hand as `versions/000N_….py` and add its revision to `migrate.py`. The
-test that compares the migrated tables with `schema.py` prints what is missing.
+To change the schema, edit `schema.py`, write a migration `versions/000N_….py` by hand, and add its
+revision to `migrate.REVISIONS`. `tests/contract/test_migrations.py` prints what the migration misses,
+and upgrades a database with data from the first revision.
 """
 
 from __future__ import annotations

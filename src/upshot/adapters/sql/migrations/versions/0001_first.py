@@ -1,8 +1,7 @@
 """
-The first schema.
+Create the tables of the first release.
 
-The tables are spelled out rather than read from `schema.py`, which keeps changing: a migration
-always makes the same tables.
+The migration does not use `schema.py`, because that module changes and this migration must not.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ down_revision = None
 
 
 def _sorted_text(chars: int) -> sa.String:
-    """Text that sorts by code point on every database."""
+    """Return a type for text that sorts by code point on every database."""
     return sa.String(chars).with_variant(sa.String(chars, collation="C"), "postgresql")
 
 
