@@ -6,7 +6,7 @@ import pytest
 
 from tests.web.conftest import API, CHURN, ok_json, problem
 from upshot.domain.execution import Execution, ExecutionState
-from upshot.ids import derive_execution_id
+from upshot.ids import RevisionId, derive_execution_id
 from upshot.ports.executions import Admission
 
 EVENTS = f"{API}/events"
@@ -120,7 +120,7 @@ def test_an_event_shows_who_answers_it_and_why_the_others_do_not(churn, stores, 
     answer = derive_execution_id(event_id, "promote")
     answer_of_removed = derive_execution_id(event_id, "removed")
     executions = tuple(
-        Execution(execution_id, name, "r1", event_id, ExecutionState.RUNNING, clock.now())
+        Execution(execution_id, name, RevisionId("r1"), event_id, ExecutionState.RUNNING, clock.now())
         for execution_id, name in ((answer, "promote"), (answer_of_removed, "removed"))
     )
 

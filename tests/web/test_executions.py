@@ -8,7 +8,7 @@ import pytest
 
 from tests.web.conftest import API, ok_json, problem
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepRecord
-from upshot.ids import derive_execution_id
+from upshot.ids import DeliveryId, RevisionId, WorkerId, derive_execution_id
 from upshot.ports.executions import Admission, ExecutionUpdate
 
 EXECUTIONS = f"{API}/executions"
@@ -21,12 +21,12 @@ def failed(web, stores, clock):
     running = Execution(
         id=derive_execution_id(event_id, "promote"),
         automation="promote",
-        revision_id="r1",
+        revision_id=RevisionId("r1"),
         event_id=event_id,
         state=ExecutionState.RUNNING,
         created_at=clock.now(),
         steps=(StepRecord("say", "webhook"), StepRecord("post", "slack")),
-        lease_owner_id="w1",
+        lease_owner_id=WorkerId("w1"),
         lease_until=clock.now(),
         fence=1,
     )
@@ -51,10 +51,10 @@ def failed(web, stores, clock):
             step_id="say",
             attempt=attempt,
             state=state,
-            delivery_id="dlv_1",
+            delivery_id=DeliveryId("dlv_1"),
             started_at=clock.now(),
             took_seconds=0.25,
-            worker_id="w1",
+            worker_id=WorkerId("w1"),
             request={"method": "POST", "url": "https://example.com", "body": "{}"},
             response={"status": 404},
             error="not found",

@@ -12,13 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.web.conftest import API, CHURN, ok_json, problem
 from upshot.errors import Unavailable
+from upshot.ids import WorkerId
 from upshot.ports.workers import WorkerRecord
 
 
 def worker(clock, name: str = "w1", *, silent_seconds: float = 0) -> WorkerRecord:
     now = clock.now()
     seen_at = now - timedelta(seconds=silent_seconds)
-    return WorkerRecord(name, "here", 1, now, seen_at, in_progress=4, stream_read_at=None, automations=2)
+    return WorkerRecord(WorkerId(name), "here", 1, now, seen_at, in_progress=4, stream_read_at=None, automations=2)
 
 
 def samples(text: str) -> dict[str, float]:

@@ -16,6 +16,7 @@ from upshot.automations.matcher import MatchResult
 from upshot.domain import job_token
 from upshot.domain.job import Job, JobState
 from upshot.errors import Unavailable
+from upshot.ids import JobId
 from upshot.resources.event import event_from_json
 from upshot.web.app import ROUTERS
 from upshot.web.idempotency import MAX_KEY_CHARS
@@ -288,7 +289,7 @@ def test_a_token_is_valid_while_its_job_is_active(jobs, job_client, job, state):
 
 def test_a_token_of_an_unknown_job_is_refused(admin, deps, job):
     """A token that the right key signed is invalid if its job does not exist."""
-    token = job_token.make(deps.installation.key, "job_0000000000000000000000000a")
+    token = job_token.make(deps.installation.key, JobId("job_0000000000000000000000000a"))
 
     problem(admin.get(CHURN, headers=bearer(token)), 401, "unauthorized")
 
@@ -381,7 +382,7 @@ def test_requests_without_a_job_token_look_up_no_job(serve):
 
 def test_a_job_gets_503_if_the_database_does_not_answer(serve, deps):
     """The job may try again, as any other client."""
-    token = job_token.make(deps.installation.key, "job_1")
+    token = job_token.make(deps.installation.key, JobId("job_1"))
     with serve(jobs=UnavailableJobs()) as client:
         response = client.get(EVENTS, headers=bearer(token))
 

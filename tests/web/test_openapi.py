@@ -12,9 +12,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.web.conftest import API, CHURN, COLLECTIONS, ok_json
-from tests.web.jobs_api import JobsApiHarness
+from tests.web.jobs_api import WORKER_ID, JobsApiHarness
 from upshot.domain.execution import AttemptState, ExecutionState, Receipt
 from upshot.domain.job import ImagePullCredentials, JobRetryPolicy, JobSpec, JobState, MemoryGrowth, Mount
+from upshot.ids import DeliveryId
 from upshot.ports.executions import ExecutionUpdate
 from upshot.web.app import create_app
 
@@ -194,7 +195,7 @@ class Contract:
             for route, methods in self._document["paths"].items()
             if method.lower() in methods and re.fullmatch(re.sub(r"{\w+}", "[^/]+", route), path)
         ]
-        return min(matching, key=lambda route: route.count("{"))
+        return str(min(matching, key=lambda route: route.count("{")))
 
 
 @pytest.fixture
@@ -290,17 +291,17 @@ def _use_jobs_and_executions(contract: Contract, jobs: JobsApiHarness) -> None:
 
 def _fail_with_a_receipt(jobs: JobsApiHarness, execution_id: Any) -> None:
     now = jobs.clock.now()
-    (claim,) = jobs.stores.executions.claim([execution_id], worker_id="w1", now=now, until=now)
+    (claim,) = jobs.stores.executions.claim([execution_id], worker_id=WORKER_ID, now=now, until=now)
     execution = claim.execution
     receipt = Receipt(
         execution_id=execution_id,
         step_id="evaluate",
         attempt=1,
         state=AttemptState.REFUSED,
-        delivery_id="dlv_1",
+        delivery_id=DeliveryId("dlv_1"),
         started_at=now,
         took_seconds=0.5,
-        worker_id="w1",
+        worker_id=WORKER_ID,
         request={"image": "x"},
         response={"state": "failed"},
         error="exited",

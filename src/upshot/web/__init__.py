@@ -1,1 +1,1 @@
-"""The REST API, health and metrics: HTTP on one side, the house's parts on the other."""
+"""The web process: the REST API, health and metrics."""

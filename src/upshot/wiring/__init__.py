@@ -1,1 +1,1 @@
-"""Settings to object graphs: the only files that see everything; a process imports its own and no more."""
+"""Build the object graph of each process from the settings. A process imports only its own file."""
