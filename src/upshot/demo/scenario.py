@@ -11,13 +11,13 @@ from typing import Any
 
 from upshot.client.http import Client, api_path
 from upshot.clock import SystemClock, stopwatch
+from upshot.domain.execution import ExecutionState
 from upshot.ids import new_id
 from upshot.receivers import Received, Receivers
 
 _MAX_STAGE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 _MAX_EVENTS = 1000  # of one stage
-_FINAL = frozenset({"succeeded", "failed", "cancelled", "skipped"})
 _EVALUATION = "evaluate-candidate"
 _COLLECTION = ("registries", "model", "collections", "fraud")
 _RECEIVERS = {"/github/": "GitHub", "/slack/": "Slack", "/hooks/": "webhook receiver"}
@@ -90,7 +90,7 @@ def receiver_name(request: Received) -> str:
 def observe(client: Client, stage: Stage) -> None:
     """Poll until every event is matched and every execution is final, or for a minute. Record what happened."""
     deadline = stopwatch() + _MAX_STAGE_SECONDS
-    while not _is_finished(client, stage) and stopwatch() < deadline:
+    while not _refresh(client, stage) and stopwatch() < deadline:
         time.sleep(_POLL_SECONDS)
     steps = [step for execution in stage.executions.values() for step in execution["steps"]]
     job_ids = {step["job_id"] for step in steps if step["job_id"]}
@@ -102,7 +102,8 @@ def observe(client: Client, stage: Stage) -> None:
     }
 
 
-def _is_finished(client: Client, stage: Stage) -> bool:
+def _refresh(client: Client, stage: Stage) -> bool:
+    """Read the events and executions of the stage. Return whether nothing more will happen."""
     event_ids = _event_ids(client, stage.started_at)
     stage.events = [client.get(api_path("events", event_id)) for event_id in event_ids]
     execution_ids = [execution_id for event in stage.events for execution_id in event["execution_ids"]]
@@ -111,7 +112,7 @@ def _is_finished(client: Client, stage: Stage) -> bool:
     }
     return (
         all(event["matched_at"] for event in stage.events)
-        and all(execution["state"] in _FINAL for execution in stage.executions.values())
+        and all(ExecutionState(execution["state"]).is_final for execution in stage.executions.values())
         # List the events again: an execution may have caused one after the first listing.
         and _event_ids(client, stage.started_at) == event_ids
     )
@@ -127,13 +128,12 @@ def _event_ids(client: Client, since: datetime) -> list[str]:
 
 def failures(scenario: Scenario) -> list[str]:
     """Return what should have happened but did not, one line each. The list is empty if all went well."""
-    of_stages = [
-        line for stage in scenario.stages for line in (*_unfinished(stage), *_wrong_decisions(scenario, stage))
-    ]
+    of_stages = [line for stage in scenario.stages for line in _stage_failures(scenario, stage)]
     return [*of_stages, *_delivery_failures(scenario)]
 
 
-def _unfinished(stage: Stage) -> Iterator[str]:
+def _stage_failures(scenario: Scenario, stage: Stage) -> Iterator[str]:
+    """Compare executions, registry and receivers with what the stage should have led to."""
     for event in stage.events:
         if not event["matched_at"]:
             yield f"no worker matched event {event['kind']} of {event['subject']}"
@@ -141,10 +141,6 @@ def _unfinished(stage: Stage) -> Iterator[str]:
         is_rejection = execution is stage.evaluation and not stage.is_promoted
         if execution["state"] != ("failed" if is_rejection else "succeeded"):
             yield f"{execution['automation']} of {stage.version} is {execution['state']}: {execution['reason']}"
-
-
-def _wrong_decisions(scenario: Scenario, stage: Stage) -> Iterator[str]:
-    """Compare the registry and the receivers with what the stage should have led to."""
     in_production = stage.alias_holders.get("production", {}).get("reference")
     if (in_production == stage.version) != stage.is_promoted:
         yield f"{stage.version} should {'' if stage.is_promoted else 'not '}be in production; {in_production} is"
