@@ -105,7 +105,7 @@ class Story:
         (found,) = [
             one
             for one in self.executions(automation=automation)
-            if self.get(f"/events/{one["event_id"]}")["subject"] == f"model/fraud:{version}"
+            if self.get(f"/events/{one['event_id']}")["subject"] == f"model/fraud:{version}"
         ]
         return self.get(f"/executions/{found['id']}")
 
