@@ -3,7 +3,7 @@ Ids of records.
 
 A new id is a prefix, ten characters of time (milliseconds) and sixteen random characters, in
 Crockford's base 32 as ULID uses it, in lower case: `evt_01jd3v9k2m8q4z6w0x5y7a1b2c`. New ids sort
-by time. Other ids are derived from what they identify: deriving an id again gives the same id.
+by time. Other ids are derived: the same input always gives the same id.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def derive_event_id(cause_id: str, detail: str, time: datetime) -> EventId:
 
     Args:
         cause_id: Id of the execution, job or request that emits the event.
-        detail: What distinguishes this event from others with the same cause, such as a delivery id.
+        detail: Distinguishes the event from other events with the same cause, such as a delivery id.
         time: A time that does not change when the step is repeated, such as the execution's creation time.
     """
     return EventId(_derive("evt", time, cause_id, detail))

@@ -59,12 +59,14 @@ class Settings(BaseSettings):
         "https://api.github.com", description="URL of GitHub's API, or of the API of a GitHub Enterprise Server."
     )
     slack_api_url: str = Field("https://slack.com/api", description="URL of Slack's Web API.")
-    worker_in_flight: int = Field(2000, ge=1, description="Maximum of steps that a worker executes at the same time.")
+    worker_in_flight: int = Field(
+        2000, ge=1, description="Maximum number of steps that a worker executes at the same time."
+    )
     destination_in_flight: int = Field(
-        200, ge=1, description="Maximum of requests of a worker to one destination at the same time."
+        200, ge=1, description="Maximum number of requests from a worker to one destination at the same time."
     )
     lease_seconds: float = Field(
-        30.0, ge=1, description="Seconds after which other workers take over the executions of a worker that is silent."
+        30.0, ge=1, description="Seconds after which other workers take over the executions of a silent worker."
     )
     sweep_seconds: float = Field(
         1.0, gt=0, description="Seconds between a worker's searches for work that is due, lost or unmatched."
@@ -73,7 +75,7 @@ class Settings(BaseSettings):
         5.0, gt=0, description="Seconds after which an event that no worker has matched is published again."
     )
     stop_seconds: float = Field(
-        10.0, ge=0, description="Maximum of seconds in which a stopping worker finishes attempts in flight."
+        10.0, ge=0, description="Maximum number of seconds that a stopping worker waits for attempts in flight."
     )
     worker_id: str | None = Field(
         None,

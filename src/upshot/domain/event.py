@@ -1,4 +1,4 @@
-"""Events: what happened in a registry, or to an execution or a job."""
+"""Events of registries, executions and jobs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ActorKind(StrEnum):
 
 
 class Role(StrEnum):
-    """What an actor may do in the registry."""
+    """Permissions of an actor in the registry."""
 
     ADMIN = "admin"  #: may also change protected aliases and the rules of a registry
     MEMBER = "member"  #: may read and change
@@ -71,7 +71,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who makes a change."""
+    """The author of a change."""
 
     name: str  #: name of a person, a service account, an automation or a job
     kind: ActorKind = ActorKind.USER
@@ -90,7 +90,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who makes a change, and which executions led to it. The events of the change carry both."""
+    """The author of a change, and the executions that led to it. The events of the change carry both."""
 
     actor: Actor
     chain: tuple[Cause, ...] = ()  #: oldest first
@@ -99,7 +99,7 @@ class Origin:
 @dataclass(frozen=True, slots=True)
 class Event:
     """
-    Something that happened, with a full snapshot of what was true then.
+    Something that happened, with a full snapshot of the state at that time.
 
     `data` of a registry event holds the template contexts that apply (see `upshot.registry.snapshots`).
     `data` of a custom event is the user's own.

@@ -99,10 +99,10 @@ class Execution:
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """
-    The stored record of one attempt: what was sent and what came back. Secrets are masked.
+    The stored record of one attempt: the request, the response and the result. Secrets are masked.
 
     `request` of an HTTP action: method, url, headers, body (text), body_bytes. `response`: status,
-    headers, body (text, first 16 KB), body_bytes, truncated. Other actions store what they changed.
+    headers, body (text, first 16 KB), body_bytes, truncated. Other actions store their changes.
     """
 
     execution_id: ExecutionId

@@ -1,5 +1,5 @@
 """
-What the stages need from outside, as protocols with few methods. `adapters` implements them.
+Protocols of the stores and services that the stages use. `adapters` implements them.
 
 Methods of stores are synchronous, and each is one transaction. The executor calls them in threads.
 Every method may raise `Unavailable`. No method raises an error of a database or of Redis.

@@ -22,7 +22,7 @@ class IdempotencyRecord:
     """A request with an idempotency key."""
 
     key: str
-    fingerprint: str  #: hash of method, address and body; a request with the same key and another one is a mistake
+    fingerprint: str  #: hash of method, address and body; requests with the same key must have the same fingerprint
     first_at: datetime  #: time of the first request with the key; a repetition does not change it
     call_id: str | None  #: call that processes or processed the request; None after `release`
     response: StoredResponse | None  #: None while a call processes the request

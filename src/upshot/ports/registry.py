@@ -1,4 +1,4 @@
-"""The registry's store, and what actions and jobs may change in the registry."""
+"""The store of the registry, and the reads and changes that actions and jobs may make."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class RegistryChanges(Protocol):
-    """What actions and jobs may read and change; `registry.service.Registry` implements it."""
+    """The reads and changes that actions and jobs may make. `registry.service.Registry` implements them."""
 
     def version(self, registry: str, collection: str, version: str) -> Version:
         """Return a version by name (`v3`) or alias."""

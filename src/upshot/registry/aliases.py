@@ -1,4 +1,4 @@
-"""Add, move and remove aliases. An alias has one holder in a collection, and one in an artifact of a project."""
+"""Add, move and remove aliases. In each collection and each artifact, an alias belongs to at most one version."""
 
 from __future__ import annotations
 

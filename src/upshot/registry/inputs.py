@@ -1,4 +1,4 @@
-"""Validate what clients send to the registry, and state the limits."""
+"""Validate the input of the registry, and define its limits."""
 
 from __future__ import annotations
 

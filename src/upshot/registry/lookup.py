@@ -1,4 +1,4 @@
-"""Find what a name or a reference refers to, or raise an error that suggests a similar name."""
+"""Find records of the registry by name or reference. Errors suggest a similar name."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-The data of registry events: a snapshot of what was true after the whole mutation.
+The data of registry events: a snapshot of the state after the whole mutation.
 
 `registry`, `collection`, `version` and `artifact` have the shapes that `upshot.resources` declares; `project` is
 `{name}`.

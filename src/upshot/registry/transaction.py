@@ -26,7 +26,7 @@ def artifact_lock(project: str, artifact: str) -> str:
     Return the key of the lock that a change of an artifact or its versions holds.
 
     The key sorts after the keys of collections, and the lock is taken after theirs, because a
-    mutation reads from a collection which artifact it changes.
+    mutation learns from the collection which artifact it changes.
     """
     return f"project {project}/{artifact}"
 
