@@ -44,7 +44,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
-        except click.exceptions.NoSuchCommand as error:  # click knows no lazy commands; tell it for "Did you mean …?"
+        except click.exceptions.NoSuchCommand as error:
+            # click suggests only commands that are imported already; these are all names.
             raise click.exceptions.NoSuchCommand(error.command_name, possibilities=self._lazy, ctx=ctx) from None
 
     @override

@@ -114,7 +114,7 @@ class Client:
                     continue
                 raise Unavailable(
                     f"no Upshot answers at {self.url} ({error}): start `upshot up` here, or set UPSHOT_URL to the URL "
-                    "of a running one"
+                    "of a running server"
                 ) from error
         if date := response.headers.get("date"):
             self.server_time = parsedate_to_datetime(date)
