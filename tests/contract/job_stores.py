@@ -1,4 +1,4 @@
-"""Stores of jobs on every kind of database, and the jobs that tests put there."""
+"""Stores of jobs on every kind of database, and jobs for tests."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from upshot.adapters.sql.jobs import SqlJobs
 from upshot.domain.event import Actor, Event, EventKind
 from upshot.domain.execution import Execution, ExecutionState, StepRecord
 from upshot.domain.job import Job, JobSpec, JobState
-from upshot.ids import DeliveryId, EventId, ExecutionId, RevisionId, WorkerId
+from upshot.ids import DeliveryId, EventId, ExecutionId, JobId, RevisionId, WorkerId
 from upshot.ports.executions import Admission, ExecutionUpdate
 from upshot.ports.jobs import ConcurrencyLimits, JobUpdate, WorkerCapacity
 
@@ -24,11 +24,13 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 LEASE = NOW + 30 * SECOND
 LATER = NOW + 90 * SECOND
+EVENT_ID = EventId("evt_1")
+WORKER_ID = WorkerId("w1")
 
 
 @dataclass
 class Stores:
-    """The stores of one database, and a shorthand for what tests do with them."""
+    """The stores of one database, with shorthands for tests."""
 
     executions: MemoryExecutions | SqlExecutions
     jobs: MemoryJobs | SqlJobs
@@ -37,59 +39,59 @@ class Stores:
     accept: Any  #: accepts events by id
 
     def queue(self, *jobs: Job) -> None:
-        """Have each job queued by an execution that then waits for it; one execution for each `Job.execution`."""
-        wanted = {job.execution_id for job in jobs}
-        running = tuple(execution(name) for name in sorted(wanted) if self.executions.find(name) is None)
-        self.executions.admit([Admission(EventId("evt_1"), running)], NOW)
-        refused = self.executions.record([ExecutionUpdate(held(job), jobs=(job,)) for job in jobs])
+        """Store jobs together with executions that wait for them, one for each `Job.execution_id`."""
+        missing = {job.execution_id for job in jobs if self.executions.find(job.execution_id) is None}
+        self.executions.admit([Admission(EVENT_ID, tuple(map(execution, sorted(missing))))], NOW)
+        refused = self.executions.record([ExecutionUpdate(waiting_execution(job), jobs=(job,)) for job in jobs])
         assert refused == frozenset()
 
-    def queue_again(self, wanted: Job) -> frozenset[str]:
-        """Have the execution, whose fence may have grown, ask for a job and wait for it; ids that were refused."""
-        fence = self.execution(wanted.execution_id).fence
-        return self.executions.record([ExecutionUpdate(held(wanted, fence=fence), jobs=(wanted,))])
+    def queue_again(self, job: Job) -> frozenset[ExecutionId]:
+        """Let an existing execution, whose fence may have grown, launch a job. Return the refused ids."""
+        fence = self.execution(job.execution_id).fence
+        return self.executions.record([ExecutionUpdate(waiting_execution(job, fence=fence), jobs=(job,))])
 
     def claim(self, now=NOW, until=LEASE, **changes) -> tuple[Job, ...]:
-        """Claim by an offer that fits everything, but for the changes."""
-        return self.jobs.claim_queued(offer(**changes), now=now, until=until)
+        """Claim with a capacity that fits everything except for the changes."""
+        return self.jobs.claim_queued(capacity(**changes), now=now, until=until)
 
-    def record(self, job: Job, *events: Event, wakes=False) -> bool:
-        """Write one state; tells whether it was accepted."""
-        return not self.jobs.record([JobUpdate(job, events, wakes)])
+    def record(self, job: Job, *events: Event, wakes_execution=False) -> bool:
+        """Write one state. Return whether it was accepted."""
+        return not self.jobs.record([JobUpdate(job, events, wakes_execution)])
 
-    def execution(self, name="exe_1") -> Execution:
-        found = self.executions.find(name)
-        assert found, name
+    def execution(self, execution_id="exe_1") -> Execution:
+        found = self.executions.find(execution_id)
+        assert found, execution_id
         return found[0]
 
 
 def memory_stores() -> Stores:
-    """All in memory, with one event accepted: `evt_1`."""
+    """Return stores in memory with one accepted event, `evt_1`."""
     events = MemoryEvents()
     executions = MemoryExecutions(events)
 
-    def accept(*names):
-        events.add([event(one) for one in names], NOW)
+    def accept(*event_ids):
+        events.add([event(event_id) for event_id in event_ids], NOW)
 
-    made = Stores(executions, MemoryJobs(executions), events, MemoryInstallation(), accept)
-    made.accept("evt_1")
-    return made
+    stores = Stores(executions, MemoryJobs(executions), events, MemoryInstallation(), accept)
+    stores.accept("evt_1")
+    return stores
 
 
 def sql_stores(database: Database) -> Stores:
-    """All in one database, with one event accepted: `evt_1`."""
+    """Return stores in a database with one accepted event, `evt_1`."""
 
-    def accept(*names):
-        database.write(lambda connection: insert_events(connection, [event(one) for one in names], NOW))
+    def accept(*event_ids):
+        events = [event(event_id) for event_id in event_ids]
+        database.write(lambda connection: insert_events(connection, events, NOW))
 
-    made = Stores(SqlExecutions(database), SqlJobs(database), SqlEvents(database), SqlInstallation(database), accept)
-    made.accept("evt_1")
-    return made
+    stores = Stores(SqlExecutions(database), SqlJobs(database), SqlEvents(database), SqlInstallation(database), accept)
+    stores.accept("evt_1")
+    return stores
 
 
-def event(name, **data) -> Event:
+def event(event_id, **data) -> Event:
     return Event(
-        id=name,
+        id=event_id,
         kind=EventKind.CUSTOM,
         time=NOW,
         subject="nightly",
@@ -101,51 +103,58 @@ def event(name, **data) -> Event:
     )
 
 
-def execution(name="exe_1", **changes) -> Execution:
-    made = Execution(
-        id=name,
+def execution(execution_id="exe_1", **changes) -> Execution:
+    """Return a running execution."""
+    running = Execution(
+        id=ExecutionId(execution_id),
         automation="promote",
         revision_id=RevisionId("r1"),
-        event_id=EventId("evt_1"),
+        event_id=EVENT_ID,
         state=ExecutionState.RUNNING,
         created_at=NOW,
         steps=(StepRecord("evaluate", "launch"),),
-        lease_owner_id=WorkerId("w1"),
+        lease_owner_id=WORKER_ID,
         lease_until=LEASE,
         fence=1,
     )
-    return replace(made, **changes)
+    return replace(running, **changes)
 
 
-def held(job: Job, **changes) -> Execution:
-    """The execution that waits for the job."""
-    waits = {"state": ExecutionState.WAITING, "lease_owner_id": None, "lease_until": None, "due_at": None}
-    return execution(job.execution_id, steps=(StepRecord("evaluate", "launch", job_id=job.id),), **(waits | changes))
+def waiting_execution(job: Job, **changes) -> Execution:
+    """Return the execution that waits for a job."""
+    waiting = {"state": ExecutionState.WAITING, "lease_owner_id": None, "lease_until": None, "due_at": None}
+    steps = (StepRecord("evaluate", "launch", job_id=job.id),)
+    return execution(job.execution_id, **({"steps": steps} | waiting | changes))
 
 
-def job(name="job_1", **changes) -> Job:
-    made = Job(
-        id=name,
+def job(job_id="job_1", **changes) -> Job:
+    """Return a queued job."""
+    queued = Job(
+        id=JobId(job_id),
         name="evaluate",
         automation="promote",
-        execution_id=ExecutionId(f"exe_{name.removeprefix('job_')}"),
+        execution_id=ExecutionId(f"exe_{job_id.removeprefix('job_')}"),
         step_id="evaluate",
-        event_id=EventId("evt_1"),
-        delivery_id=DeliveryId(f"dlv_{name}"),
+        event_id=EVENT_ID,
+        delivery_id=DeliveryId(f"dlv_{job_id}"),
         queue="default",
         backend="docker",
         spec=JobSpec(image="acme/evaluate:1"),
         created_at=NOW,
         due_at=NOW,
     )
-    return replace(made, **changes)
+    return replace(queued, **changes)
 
 
-def offer(owner="w1", **changes) -> WorkerCapacity:
-    made = WorkerCapacity(
-        worker_id=owner, machine="m1", engines={"docker": "engine-1"}, queues={"default": ConcurrencyLimits()}
+def capacity(worker_id="w1", **changes) -> WorkerCapacity:
+    """Return the capacity of a worker without limits."""
+    unlimited = WorkerCapacity(
+        worker_id=WorkerId(worker_id),
+        machine="m1",
+        engine_ids={"docker": "engine-1"},
+        queues={"default": ConcurrencyLimits()},
     )
-    return replace(made, **changes)
+    return replace(unlimited, **changes)
 
 
 def ended(job: Job, state=JobState.SUCCEEDED, **changes) -> Job:
@@ -153,4 +162,4 @@ def ended(job: Job, state=JobState.SUCCEEDED, **changes) -> Job:
 
 
 def ids(jobs: Iterable[Job]) -> list[str]:
-    return [one.id for one in jobs]
+    return [job.id for job in jobs]

@@ -1,8 +1,8 @@
 """
-A process that works queues dry from several threads: `python -m tests.contract.job_workers URL NAME MACHINE`.
+A process that empties queues from several threads: `python -m tests.contract.job_workers URL NAME MACHINE`.
 
-Whenever a thread has claimed something, it looks at all active jobs of the database: the limits
-that it claimed under must hold. It sends some jobs back for another try, and ends the others.
+Whenever a thread has claimed jobs, it checks that the limits hold for all active jobs in the database. It sends
+some jobs back for another attempt, and ends the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tests.contract.job_stores import LATER, NOW, ended, offer
+from tests.contract.job_stores import LATER, NOW, capacity, ended
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.jobs import SqlJobs
 from upshot.adapters.sql.schema import is_active, jobs
@@ -32,17 +32,17 @@ QUEUES = {
 MACHINE_LIMIT = 6
 
 
-def limited_offer(owner: str, machine: str, **changes: Any) -> WorkerCapacity:
-    """An offer of all queues under all limits."""
-    return offer(owner, machine=machine, queues=QUEUES, machine_limit=MACHINE_LIMIT, **changes)
+def limited_capacity(worker_id: str, machine: str, **changes: Any) -> WorkerCapacity:
+    """Return the capacity of a worker that takes all queues under all limits."""
+    return capacity(worker_id, machine=machine, queues=QUEUES, machine_limit=MACHINE_LIMIT, **changes)
 
 
-def breaches(database: Database) -> list[str]:
-    """Which limits do not hold at this moment."""
+def exceeded_limits(database: Database) -> list[str]:
+    """Return the limits that are exceeded now."""
     active = database.read(lambda connection: connection.execute(sa.select(jobs).where(is_active)).all())
     counted: list[tuple[Counter[Any], Any]] = [
         (Counter(job.queue for job in active), lambda queue: QUEUES[queue].concurrency),
-        (Counter((job.queue, job.machine) for job in active), lambda place: QUEUES[place[0]].per_machine),
+        (Counter((job.queue, job.machine) for job in active), lambda key: QUEUES[key[0]].per_machine),
         (Counter(job.machine for job in active), lambda _: MACHINE_LIMIT),
         (Counter((job.step_id, job.concurrency) for job in active), lambda step: step[1]),
     ]
@@ -50,36 +50,36 @@ def breaches(database: Database) -> list[str]:
     return [f"{count} of {name}, not {limit}" for name, count, limit in limited if limit is not None and count > limit]
 
 
-def is_left(store: SqlJobs) -> bool:
-    """Something is queued."""
+def has_queued_jobs(store: SqlJobs) -> bool:
+    """Return whether a job is queued."""
     return bool(store.page(JobQuery(JobState.QUEUED), cursor=None, limit=1).items)
 
 
-def work(database: Database, mine: WorkerCapacity) -> None:
-    """What one thread does: claim and see through, until nothing is left."""
+def work(database: Database, own: WorkerCapacity) -> None:
+    """Claim and finish jobs until none is queued."""
     store = SqlJobs(database)
-    while is_left(store):
-        claimed = store.claim_queued(mine, now=NOW, until=LATER)
-        found = breaches(database)
-        assert not found, found
-        see_through(store, claimed)
+    while has_queued_jobs(store):
+        claimed = store.claim_queued(own, now=NOW, until=LATER)
+        exceeded = exceeded_limits(database)
+        assert not exceeded, exceeded
+        finish(store, claimed)
 
 
-def see_through(store: SqlJobs, claimed: Sequence[Job]) -> None:
-    """Let the jobs run, those with a priority in two tries."""
+def finish(store: SqlJobs, claimed: Sequence[Job]) -> None:
+    """Let the jobs run. A job with a priority needs two attempts."""
     running = [replace(job, state=JobState.RUNNING) for job in claimed]
-    assert not store.record([JobUpdate(job) for job in running]), "a job is held by one worker"
+    assert not store.record([JobUpdate(job) for job in running]), "only one worker has a job"
     for job in running:
         if job.priority and job.attempt == 1:
             after = replace(job, state=JobState.QUEUED, due_at=NOW, attempt=2)
         else:
             after = ended(job)
-        assert not store.record([JobUpdate(after, wakes=after.state.is_final)]), "a job is held by one worker"
+        assert not store.record([JobUpdate(after, wakes_execution=after.state.is_final)]), "only one worker has a job"
 
 
 if __name__ == "__main__":
     _, url, name, machine = sys.argv
-    of_this_process = Database(url)
     with ThreadPoolExecutor(THREADS) as pool:
-        offers = [limited_offer(f"{name}{thread}", machine, max_jobs=4) for thread in range(THREADS)]
-        list(pool.map(lambda mine: work(of_this_process, mine), offers))
+        capacities = [limited_capacity(f"{name}{thread}", machine, max_jobs=4) for thread in range(THREADS)]
+        own_database = Database(url)
+        list(pool.map(lambda own: work(own_database, own), capacities))

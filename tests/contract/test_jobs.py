@@ -1,4 +1,4 @@
-"""What the stores of jobs promise, in memory, on SQLite and on PostgreSQL."""
+"""The contract of job stores, in memory, on SQLite and on PostgreSQL."""
 
 from dataclasses import replace
 
@@ -13,11 +13,11 @@ from tests.contract.job_stores import (
     ended,
     event,
     execution,
-    held,
     ids,
     job,
     memory_stores,
     sql_stores,
+    waiting_execution,
 )
 from upshot.domain.execution import ExecutionState
 from upshot.domain.job import (
@@ -47,14 +47,14 @@ from upshot.ports.jobs import (
 
 @pytest.fixture(params=["memory", *KINDS])
 def stores(request):
-    """The stores, with one event accepted: `evt_1`."""
+    """Return stores in which one event is accepted: `evt_1`."""
     return memory_stores() if request.param == "memory" else sql_stores(open_database(request.param, request))
 
 
-# --- queued with their execution ------------------------------------------------------------------
+# --- new jobs -------------------------------------------------------------------------------------
 
 
-FULL = job(
+COMPLETE = job(
     spec=JobSpec(
         image="acme/evaluate:1",
         command=("python", "eval.py"),
@@ -90,9 +90,9 @@ FULL = job(
 )
 
 
-@pytest.mark.parametrize("queued", [job(), FULL], ids=["defaults", "everything"])
-def test_a_job_is_queued_with_its_execution(stores, queued):
-    """Every field comes back as it was written."""
+@pytest.mark.parametrize("queued", [job(), COMPLETE], ids=["defaults", "everything"])
+def test_a_job_is_stored_with_its_execution(stores, queued):
+    """Every field is read as it was written."""
     stores.queue(queued)
     assert stores.jobs.find("job_1") == queued
     assert stores.jobs.get(["job_1", "job_none"]) == {"job_1": queued}
@@ -100,8 +100,8 @@ def test_a_job_is_queued_with_its_execution(stores, queued):
     assert stores.jobs.find("job_none") is None
 
 
-def test_what_a_try_has_found_out_comes_back(stores):
-    """Every field that its holder writes."""
+def test_the_results_of_an_attempt_are_stored(stores):
+    """Every field that the worker writes is read as it was written."""
     stores.queue(job())
     (claimed,) = stores.claim()
     after = ended(
@@ -124,39 +124,39 @@ def test_what_a_try_has_found_out_comes_back(stores):
     assert stores.jobs.find("job_1") == after
 
 
-def test_no_job_is_queued_by_a_worker_that_lost_its_execution(stores):
-    """Never a job without its execution, and never one that another worker asks for in turn."""
+def test_a_worker_that_lost_an_execution_cannot_add_a_job_to_it(stores):
+    """The worker that has the execution adds its own job."""
     stores.executions.admit([Admission(EventId("evt_1"), (execution(),))], NOW)
-    late = replace(held(job()), fence=7)
+    late = replace(waiting_execution(job()), fence=7)
     assert stores.executions.record([ExecutionUpdate(late, jobs=(job(),))]) == {"exe_1"}
     assert stores.jobs.find("job_1") is None
 
 
-def test_queueing_a_job_again_changes_nothing(stores):
-    """A worker that dies after the commit repeats the step, which asks for the same job."""
+def test_storing_a_job_again_changes_nothing(stores):
+    """If a worker dies after the commit, the step is repeated and launches the same job."""
     stores.queue(job())
     (claimed,) = stores.claim()
-    stores.executions.record([ExecutionUpdate(held(job()), jobs=(job(priority=5),))])
+    stores.executions.record([ExecutionUpdate(waiting_execution(job()), jobs=(job(priority=5),))])
     assert stores.jobs.find("job_1") == claimed
 
 
-def test_an_execution_does_not_begin_to_wait_for_a_job_that_has_ended(stores):
-    """Its worker looked before the job ended, and writes after it: nothing would wake it any more."""
+def test_an_execution_that_starts_to_wait_for_an_ended_job_is_due(stores):
+    """Its worker read the job before the end and writes after the end, so nothing would wake the execution later."""
     stores.queue(job())
     (claimed,) = stores.claim()
-    stores.executions.amend("exe_1", lambda one: replace(one, state=ExecutionState.RUNNING))
-    assert stores.record(ended(claimed), wakes=True)
+    stores.executions.amend("exe_1", lambda execution: replace(execution, state=ExecutionState.RUNNING))
+    assert stores.record(ended(claimed), wakes_execution=True)
     assert stores.execution().state is ExecutionState.RUNNING
-    assert stores.executions.record([ExecutionUpdate(replace(held(job()), fence=2))]) == frozenset()
+    assert stores.executions.record([ExecutionUpdate(replace(waiting_execution(job()), fence=2))]) == frozenset()
     assert stores.execution().due_at == NOW + SECOND
 
 
 # --- claims ---------------------------------------------------------------------------------------
 
 
-def test_a_claim_leases_what_is_queued(stores):
-    """Under the name of who made the offer, on its machine, with the engine of the job's backend."""
-    queued = job(reason="try 1 of 3 ended")
+def test_a_claim_leases_queued_jobs(stores):
+    """The job has the worker, its machine, and the engine of the job's backend."""
+    queued = job(reason="attempt 1 of 3 ended")
     stores.queue(queued)
     (claimed,) = stores.claim()
     assert claimed == replace(
@@ -172,11 +172,11 @@ def test_a_claim_leases_what_is_queued(stores):
         fence=1,
     )
     assert stores.jobs.find("job_1") == claimed
-    assert stores.claim(owner="w2") == ()
+    assert stores.claim(worker_id="w2") == ()
 
 
-def test_higher_priority_goes_first_then_the_older(stores):
-    """Over all queues that are offered."""
+def test_higher_priorities_are_claimed_first(stores):
+    """Jobs with the same priority are claimed by age. The order holds over all queues of the worker."""
     stores.queue(
         job("job_1"),
         job("job_2", priority=5, queue="gpu"),
@@ -189,27 +189,27 @@ def test_higher_priority_goes_first_then_the_older(stores):
     assert ids(stores.claim(queues=queues)) == ["job_5", "job_3"]
 
 
-def test_extreme_priorities_are_no_trouble(stores):
-    """Whatever number an author writes."""
+def test_extreme_priorities_are_accepted(stores):
+    """They are sorted like any other number."""
     stores.queue(job("job_1", priority=-(10**30)), job("job_2", priority=10**30), job("job_3"))
     assert ids(stores.claim()) == ["job_2", "job_3", "job_1"]
     assert stores.jobs.find("job_3").priority == 0
 
 
-def test_a_job_that_is_not_due_waits(stores):
-    """As one does before its next try; one without a time is due."""
+def test_a_job_that_is_not_due_is_not_claimed(stores):
+    """A job waits before its next attempt. A job without a due time is due."""
     stores.queue(job("job_1", due_at=NOW + SECOND), job("job_2", due_at=None))
     assert ids(stores.claim()) == ["job_2"]
     assert ids(stores.claim(now=NOW + SECOND)) == ["job_1"]
 
 
-def test_only_what_the_offer_can_run_is_claimed(stores):
-    """Queues that the worker takes, backends whose engine answers."""
+def test_a_worker_claims_only_jobs_that_it_can_run(stores):
+    """It must take the queue, and reach the engine of the backend."""
     stores.queue(job("job_1", queue="gpu"), job("job_2", backend="kubernetes"), job("job_3"))
     assert stores.claim(queues={}) == ()
-    assert stores.claim(engines={}) == ()
+    assert stores.claim(engine_ids={}) == ()
     assert ids(stores.claim()) == ["job_3"]
-    (claimed,) = stores.claim(engines={"kubernetes": "cluster-1", "docker": "engine-1"})
+    (claimed,) = stores.claim(engine_ids={"kubernetes": "cluster-1", "docker": "engine-1"})
     assert (claimed.id, claimed.engine_id) == ("job_2", "cluster-1")
 
 
@@ -221,28 +221,28 @@ def test_only_what_the_offer_can_run_is_claimed(stores):
         pytest.param({"queues": {"default": ConcurrencyLimits(concurrency=3, per_machine=2)}}, 2, 1, id="both"),
         pytest.param({"queues": {"default": ConcurrencyLimits(concurrency=0)}}, 0, 0, id="nothing"),
         pytest.param({"machine_limit": 2}, 2, 2, id="machine"),
-        pytest.param({"max_jobs": 4}, 4, 2, id="at one time"),
+        pytest.param({"max_jobs": 4}, 4, 2, id="jobs in one claim"),
         pytest.param({}, 6, 0, id="none"),
     ],
 )
-def test_limits_are_kept(stores, limits, on_m1, on_m2):
-    """Counted over what is active, whichever worker holds it."""
+def test_limits_are_respected(stores, limits, on_m1, on_m2):
+    """All active jobs count, whichever worker has them."""
     stores.queue(*(job(f"job_{number}") for number in range(6)))
     assert len(stores.claim(**limits)) == on_m1
     if "max_jobs" not in limits:
-        assert stores.claim(owner="w3", **limits) == ()
-    assert len(stores.claim(owner="w2", machine="m2", **limits)) == on_m2
+        assert stores.claim(worker_id="w3", **limits) == ()
+    assert len(stores.claim(worker_id="w2", machine="m2", **limits)) == on_m2
 
 
-def test_the_machines_limit_counts_all_queues(stores):
-    """Also those that this worker does not take."""
+def test_the_limit_of_a_machine_counts_all_queues(stores):
+    """Queues that the worker does not take count too."""
     stores.queue(job("job_1", queue="gpu"), job("job_2"), job("job_3"))
     assert len(stores.claim(queues={"gpu": ConcurrencyLimits()})) == 1
-    assert ids(stores.claim(owner="w2", machine_limit=2)) == ["job_2"]
+    assert ids(stores.claim(worker_id="w2", machine_limit=2)) == ["job_2"]
 
 
-def test_a_steps_own_limit_is_kept_over_all_machines(stores):
-    """Jobs of another step, or of another automation, do not count; and one without a limit goes by."""
+def test_the_limit_of_a_step_applies_over_all_machines(stores):
+    """Jobs of other steps and automations do not count, and a job without a limit is claimed."""
     stores.queue(
         *(job(f"job_{number}", concurrency=2) for number in range(1, 5)),
         job("job_5", concurrency=2, step_id="other"),
@@ -258,8 +258,8 @@ def test_a_steps_own_limit_is_kept_over_all_machines(stores):
     assert ids(stores.claim()) == ["job_3"]
 
 
-def test_what_may_not_run_holds_up_nothing_behind_it(stores):
-    """However long the line of a step that is full."""
+def test_a_full_step_does_not_block_the_jobs_behind_it(stores):
+    """This holds for any number of jobs of the full step."""
     many = [job(f"job_{number:04}", concurrency=1, priority=1) for number in range(300)]
     few = [job(f"job_9{number:03}", step_id="other", concurrency=2) for number in range(3)]
     stores.queue(*many, *few)
@@ -267,8 +267,8 @@ def test_what_may_not_run_holds_up_nothing_behind_it(stores):
     assert stores.claim() == ()
 
 
-def test_a_place_is_free_when_a_job_ends_or_waits_for_its_next_try(stores):
-    """And not before: what is being stopped still holds it."""
+def test_a_slot_is_free_when_a_job_ends_or_waits_for_its_next_attempt(stores):
+    """It is not free while the job is being stopped."""
     stores.queue(job("job_1"), job("job_2"), job("job_3"))
     limits = {"queues": {"default": ConcurrencyLimits(concurrency=1)}}
     (first,) = stores.claim(**limits)
@@ -285,11 +285,11 @@ def test_a_place_is_free_when_a_job_ends_or_waits_for_its_next_try(stores):
 # --- states ---------------------------------------------------------------------------------------
 
 
-def test_the_end_of_a_job_wakes_its_execution_and_is_told(stores):
-    """State, event and wake in one go."""
+def test_the_end_of_a_job_wakes_its_execution(stores):
+    """The state and the event are written in the same transaction."""
     stores.queue(job())
     (claimed,) = stores.claim()
-    assert stores.record(ended(claimed), event("evt_end"), wakes=True)
+    assert stores.record(ended(claimed), event("evt_end"), wakes_execution=True)
     assert set(stores.events.get(["evt_end"])) == {"evt_end"}
     assert stores.execution().due_at == NOW + SECOND
     (due,) = stores.executions.take_due(now=NOW + SECOND, notified_before=NOW, limit=9)
@@ -298,38 +298,40 @@ def test_the_end_of_a_job_wakes_its_execution_and_is_told(stores):
     assert claim.execution.steps[0].job_id == "job_1"
 
 
-def test_only_an_execution_that_waits_without_a_time_is_woken(stores):
-    """Neither one that a worker holds nor one that waits for a retry nor one that has ended is changed."""
+def test_only_an_execution_that_waits_without_a_due_time_is_woken(stores):
+    """An execution does not change if it is running, waits for a retry, or has ended."""
     stores.queue(job("job_1"), job("job_2"), job("job_3"))
     busy = {"state": ExecutionState.RUNNING, "lease_owner_id": "w9", "lease_until": LATER}
-    stores.executions.amend("exe_1", lambda one: replace(one, **busy))
-    stores.executions.amend("exe_2", lambda one: replace(one, due_at=LATER))
-    stores.executions.amend("exe_3", lambda one: replace(one, state=ExecutionState.CANCELLED, finished_at=NOW))
+    stores.executions.amend("exe_1", lambda execution: replace(execution, **busy))
+    stores.executions.amend("exe_2", lambda execution: replace(execution, due_at=LATER))
+    stores.executions.amend(
+        "exe_3", lambda execution: replace(execution, state=ExecutionState.CANCELLED, finished_at=NOW)
+    )
     before = [stores.execution(f"exe_{number}") for number in (1, 2, 3)]
-    stores.jobs.cancel_unneeded(NOW)  # of the cancelled one
-    stores.jobs.record([JobUpdate(ended(one), wakes=True) for one in stores.claim()])
+    stores.jobs.cancel_unneeded(NOW)  # the job of the cancelled execution
+    stores.jobs.record([JobUpdate(ended(claimed), wakes_execution=True) for claimed in stores.claim()])
     assert [stores.execution(f"exe_{number}") for number in (1, 2, 3)] == before
 
 
-def test_a_write_behind_the_fence_is_refused_with_all_that_belongs_to_it(stores):
-    """The worker that was taken for dead tells nobody anything."""
+def test_a_write_with_an_old_fence_is_refused(stores):
+    """A worker that lost its lease writes no state, publishes no event and wakes no execution."""
     stores.queue(job())
     (first,) = stores.claim()
     (second,) = stores.jobs.claim_abandoned(["engine-1"], worker_id="w2", now=LATER, until=LATER + SECOND)
-    assert not stores.record(ended(first), event("evt_end"), wakes=True)
+    assert not stores.record(ended(first), event("evt_end"), wakes_execution=True)
     assert stores.jobs.find("job_1") == second
     assert stores.events.get(["evt_end"]) == {}
     assert stores.execution().due_at is None
 
 
-def test_a_batch_is_written_whole_though_one_is_refused(stores):
-    """One refusal does not hold up the others; a job that does not exist is refused."""
+def test_a_refused_update_does_not_affect_the_others(stores):
+    """An update of a job that does not exist is refused."""
     stores.queue(job("job_1"), job("job_2"))
     first, second = stores.claim()
     refused = stores.jobs.record(
         [
-            JobUpdate(ended(second), (event("evt_2"),), wakes=True),
-            JobUpdate(replace(ended(first), fence=7), (event("evt_1x"),), wakes=True),
+            JobUpdate(ended(second), (event("evt_2"),), wakes_execution=True),
+            JobUpdate(replace(ended(first), fence=7), (event("evt_1x"),), wakes_execution=True),
             JobUpdate(job("job_none"), (event("evt_none"),)),
         ]
     )
@@ -340,8 +342,8 @@ def test_a_batch_is_written_whole_though_one_is_refused(stores):
     assert stores.jobs.record([]) == frozenset()
 
 
-def test_a_lease_that_was_renewed_is_not_taken_back_by_a_record(stores):
-    """The holder's own picture of its lease is as old as its claim."""
+def test_writing_a_state_does_not_change_the_lease(stores):
+    """The worker's record of the lease is outdated, because the lease has been renewed since the claim."""
     stores.queue(job())
     (claimed,) = stores.claim()
     assert stores.jobs.renew(["job_1"], worker_id="w1", until=LATER, seen_at=NOW + SECOND) == {"job_1"}
@@ -350,8 +352,8 @@ def test_a_lease_that_was_renewed_is_not_taken_back_by_a_record(stores):
     assert (found.lease_owner_id, found.lease_until, found.seen_at) == ("w1", LATER, NOW + SECOND)
 
 
-def test_a_job_goes_back_to_its_queue_for_another_try(stores):
-    """It keeps its row and is claimed again, with a higher fence."""
+def test_a_job_returns_to_its_queue_for_the_next_attempt(stores):
+    """It is claimed again with a higher fence."""
     stores.queue(job())
     (claimed,) = stores.claim()
     again = replace(claimed, state=JobState.QUEUED, attempt=2, due_at=LATER, machine=None, engine_id=None)
@@ -359,12 +361,12 @@ def test_a_job_goes_back_to_its_queue_for_another_try(stores):
     waiting = stores.jobs.find("job_1")
     assert (waiting.lease_owner_id, waiting.lease_until, waiting.state) == (None, None, JobState.QUEUED)
     assert stores.execution().due_at is None
-    (second,) = stores.claim(now=LATER, owner="w2")
+    (second,) = stores.claim(now=LATER, worker_id="w2")
     assert (second.attempt, second.fence) == (2, 2)
     assert not stores.record(again)
 
 
-NASTY = {
+UNSTORABLE = {
     "nul": "a\x00b",
     "half": "\ud83d",
     "pair": "\ud83d\ude00",
@@ -376,7 +378,7 @@ NASTY = {
     "inf": [float("-inf"), (1, 2)],
     "edge": [2**64 - 1, -(2**63)],
 }
-TAMED = {
+REPLACED = {
     "nul": "a\ufffdb",
     "half": "\ufffd",
     "pair": "\U0001f600",
@@ -390,25 +392,25 @@ TAMED = {
 }
 
 
-def test_what_a_database_refuses_does_not_hold_up_the_end(stores):
-    """Texts of engines and jobs may hold anything; it is replaced, and the rest is kept."""
+def test_values_that_a_database_refuses_are_replaced(stores):
+    """Texts and outputs can contain anything, and the end of a job is recorded all the same."""
     text = "a\x00b\ud800c"
-    stores.queue(job(spec=JobSpec(env={"A": text}, kubernetes=NASTY)))
+    stores.queue(job(spec=JobSpec(env={"A": text}, kubernetes=UNSTORABLE)))
     (claimed,) = stores.claim()
-    after = ended(claimed, JobState.FAILED, reason=text, log_tail=text, handle=text, outputs=NASTY, machine=text)
-    assert stores.record(after, event("evt_end", outputs=NASTY, reason=text), wakes=True)
+    after = ended(claimed, JobState.FAILED, reason=text, log_tail=text, handle=text, outputs=UNSTORABLE, machine=text)
+    assert stores.record(after, event("evt_end", outputs=UNSTORABLE, reason=text), wakes_execution=True)
     found = stores.jobs.find("job_1")
-    tamed = "a\ufffdb\ufffdc"
-    assert (found.reason, found.log_tail, found.handle, found.machine) == (tamed,) * 4
-    assert (found.spec.env, found.spec.options, found.outputs) == ({"A": tamed}, TAMED, TAMED)
-    assert stores.events.get(["evt_end"])["evt_end"].data == {"outputs": TAMED, "reason": tamed}
+    replaced = "a\ufffdb\ufffdc"
+    assert (found.reason, found.log_tail, found.handle, found.machine) == (replaced,) * 4
+    assert (found.spec.env, found.spec.kubernetes, found.outputs) == ({"A": replaced}, REPLACED, REPLACED)
+    assert stores.events.get(["evt_end"])["evt_end"].data == {"outputs": REPLACED, "reason": replaced}
 
 
 # --- leases ---------------------------------------------------------------------------------------
 
 
-def test_a_lease_is_renewed_by_its_owner_while_the_job_is_active(stores):
-    """The ids that come back are those that are still held; without a look at the engine it was not seen."""
+def test_a_worker_renews_its_leases_of_active_jobs(stores):
+    """The result contains the jobs that it still has. `seen_at` changes only if the engine was reached."""
     stores.queue(job("job_1"), job("job_2"), job("job_3"))
     first, second, _ = stores.claim()
     stores.record(ended(first))
@@ -423,25 +425,27 @@ def test_a_lease_is_renewed_by_its_owner_while_the_job_is_active(stores):
     assert stores.jobs.find("job_2").seen_at == LATER
 
 
-def test_an_abandoned_job_is_claimed_by_who_reaches_its_engine(stores):
-    """Once, with its state and its engine as they are."""
+def test_an_abandoned_job_is_claimed_by_a_worker_that_reaches_its_engine(stores):
+    """It is claimed once, and its state and engine stay."""
     stores.queue(job())
     (claimed,) = stores.claim()
     running = replace(claimed, state=JobState.RUNNING, started_at=NOW)
     stores.record(running)
 
-    def claim(*engines, now=LATER):
-        return stores.jobs.claim_abandoned(engines, worker_id="w2", now=now, until=now + SECOND)
+    def claim(*engine_ids, now=LATER):
+        return stores.jobs.claim_abandoned(engine_ids, worker_id="w2", now=now, until=now + SECOND)
 
     assert claim("engine-1", now=LEASE) == ()
     assert claim() == claim("engine-2") == ()
-    assert claim("engine-2", "engine-1") == (replace(running, lease_owner_id="w2", lease_until=LATER + SECOND, fence=2),)
+    assert claim("engine-2", "engine-1") == (
+        replace(running, lease_owner_id="w2", lease_until=LATER + SECOND, fence=2),
+    )
     assert claim("engine-1") == ()
     assert not stores.record(ended(running))
 
 
-def test_what_has_ended_or_is_queued_is_not_abandoned(stores):
-    """Nor lost."""
+def test_ended_and_queued_jobs_are_neither_abandoned_nor_lost(stores):
+    """They have no lease."""
     stores.queue(job("job_1"), job("job_2"), job("job_3"))
     stores.record(ended(stores.claim(max_jobs=1)[0]))
     (second,) = stores.claim(max_jobs=1)
@@ -450,8 +454,8 @@ def test_what_has_ended_or_is_queued_is_not_abandoned(stores):
     assert stores.jobs.claim_lost(seen_before=LATER, worker_id="w2", now=LATER, until=LATER + SECOND) == ()
 
 
-def test_a_lost_job_is_claimed_by_anybody(stores):
-    """Its lease has run out, and nobody has reached its engine for long."""
+def test_a_lost_job_is_claimed_by_any_worker(stores):
+    """Its lease has run out, and no worker has reached its engine for a long time."""
     stores.queue(job("job_1"), job("job_2"))
     stores.claim()
     stores.jobs.renew(["job_2"], worker_id="w1", until=LEASE, seen_at=LEASE)
@@ -466,24 +470,24 @@ def test_a_lost_job_is_claimed_by_anybody(stores):
     assert claim() == ()
 
 
-def test_a_dead_workers_leases_are_ended(stores):
-    """They can be claimed a moment later, without waiting for their end."""
+def test_the_leases_of_a_dead_worker_are_ended(stores):
+    """Its jobs can be claimed at once."""
     stores.queue(job("job_1"), job("job_2"), job("job_3"))
     stores.claim(max_jobs=1)
     (second,) = stores.claim(max_jobs=1)
     stores.record(ended(second))
-    stores.claim(owner="w2")
+    stores.claim(worker_id="w2")
     assert stores.jobs.expire("w1", NOW + SECOND) == 1
     assert stores.jobs.expire("w1", NOW + SECOND) == 0
     taken = stores.jobs.claim_abandoned(["engine-1"], worker_id="w3", now=NOW + 2 * SECOND, until=LATER)
     assert ids(taken) == ["job_1"]
 
 
-# --- wishes to stop -------------------------------------------------------------------------------
+# --- stop requests --------------------------------------------------------------------------------
 
 
-def test_a_queued_job_is_stopped_at_once(stores):
-    """Its execution goes on, and a write that is still under way cannot bring it back."""
+def test_a_queued_job_is_cancelled_at_once(stores):
+    """Its execution is woken, and a write that is still under way cannot queue the job again."""
     stores.queue(job())
     stopped = stores.jobs.request_stop("job_1", "ann", LATER)
     assert stopped == stores.jobs.find("job_1")
@@ -499,7 +503,7 @@ def test_a_queued_job_is_stopped_at_once(stores):
 
 
 def test_an_active_job_is_stopped_by_its_worker(stores):
-    """The wish is kept, the first one, beside what the worker goes on writing."""
+    """The first request is stored, and stays when the worker writes the state."""
     stores.queue(job())
     (claimed,) = stores.claim()
     asked = stores.jobs.request_stop("job_1", "ann", LATER)
@@ -516,8 +520,8 @@ def test_an_active_job_is_stopped_by_its_worker(stores):
     assert stores.jobs.stop_requests(["job_1"]) == {}
 
 
-def test_a_job_that_cannot_be_stopped_says_why(stores):
-    """It has ended, or never was."""
+def test_a_job_that_cannot_be_stopped_is_an_error(stores):
+    """The job has ended, or it does not exist."""
     stores.queue(job())
     (claimed,) = stores.claim()
     stores.record(ended(claimed))
@@ -529,16 +533,16 @@ def test_a_job_that_cannot_be_stopped_says_why(stores):
     assert stores.jobs.find("job_1") == before
 
 
-def test_a_job_that_waits_for_its_next_try_when_it_is_asked_to_stop_is_dropped(stores):
-    """The wish came while it ran; its engine was lost before it could be stopped."""
+def test_a_job_with_a_stop_request_is_not_attempted_again(stores):
+    """The request came while the job ran, and its engine was lost before the job could be stopped."""
     stores.queue(job())
     (claimed,) = stores.claim()
     stores.jobs.request_stop("job_1", "a\x00nn", NOW)
     assert stores.record(replace(claimed, state=JobState.QUEUED, due_at=NOW, attempt=2))
     assert stores.claim() == ()
     assert stores.jobs.cancel_unneeded(LATER) == 1
-    dropped = stores.jobs.find("job_1")
-    assert (dropped.state, dropped.reason, dropped.finished_at) == (
+    cancelled = stores.jobs.find("job_1")
+    assert (cancelled.state, cancelled.reason, cancelled.finished_at) == (
         JobState.CANCELLED,
         "cancelled by a\ufffdnn",
         LATER,
@@ -547,20 +551,20 @@ def test_a_job_that_waits_for_its_next_try_when_it_is_asked_to_stop_is_dropped(s
     assert stores.jobs.cancel_unneeded(LATER) == 0
 
 
-def cancel(stores):
+def cancel_execution(stores):
     stores.executions.amend(
-        "exe_1", lambda one: replace(one, state=ExecutionState.CANCELLED, finished_at=LATER, due_at=None)
+        "exe_1", lambda execution: replace(execution, state=ExecutionState.CANCELLED, finished_at=LATER, due_at=None)
     )
 
 
-def fail(stores):
-    failed = held(job(), state=ExecutionState.FAILED, finished_at=LATER)
+def fail_execution(stores):
+    failed = waiting_execution(job(), state=ExecutionState.FAILED, finished_at=LATER)
     assert stores.executions.record([ExecutionUpdate(failed)]) == frozenset()
 
 
-@pytest.mark.parametrize("end", [cancel, fail])
+@pytest.mark.parametrize("end", [cancel_execution, fail_execution])
 def test_the_end_of_an_execution_stops_its_jobs(stores, end):
-    """Nobody waits for what they would give; the jobs of other executions go on."""
+    """No step waits for their outputs any more. The jobs of other executions run on."""
     stores.queue(job("job_1"), job("job_1b", execution_id="exe_1"), job("job_2"))
     (active,) = stores.claim(max_jobs=1)
     end(stores)
@@ -569,43 +573,43 @@ def test_the_end_of_an_execution_stops_its_jobs(stores, end):
     assert stores.record(replace(active, state=JobState.RUNNING))
     before = stores.execution()
     assert stores.jobs.cancel_unneeded(LATER) == 1
-    dropped = stores.jobs.find("job_1b")
-    assert (dropped.state, dropped.reason) == (JobState.CANCELLED, f"cancelled by {END_OF_EXECUTION}")
+    cancelled = stores.jobs.find("job_1b")
+    assert (cancelled.state, cancelled.reason) == (JobState.CANCELLED, f"cancelled by {END_OF_EXECUTION}")
     assert stores.execution() == before
 
 
-def test_who_asked_first_is_remembered(stores):
-    """Also when the execution ends afterwards."""
+def test_the_first_stop_request_is_kept(stores):
+    """A later end of the execution does not replace it."""
     stores.queue(job())
     stores.claim()
     stores.jobs.request_stop("job_1", "ann", NOW)
-    cancel(stores)
+    cancel_execution(stores)
     assert stores.jobs.stop_requests(["job_1"]) == {"job_1": "ann"}
     assert stores.jobs.find("job_1").stop_requested_at == NOW
 
 
-def test_an_execution_that_is_retried_leaves_its_old_jobs_behind(stores):
-    """However soon: it asks for new ones, and must not have both."""
+def test_retrying_an_execution_does_not_revive_its_old_jobs(stores):
+    """The retry launches new jobs, and the old ones stop."""
     stores.queue(job())
     stores.claim()
-    cancel(stores)
+    cancel_execution(stores)
     waiting = {"state": ExecutionState.WAITING, "finished_at": None, "due_at": LATER}
-    stores.executions.amend("exe_1", lambda one: replace(one, **waiting))
+    stores.executions.amend("exe_1", lambda execution: replace(execution, **waiting))
     assert stores.jobs.stop_requests(["job_1"]) == {"job_1": END_OF_EXECUTION}
 
 
-# --- the desk -------------------------------------------------------------------------------------
+# --- lists ----------------------------------------------------------------------------------------
 
 
-def test_jobs_are_listed_newest_first_and_page_by_page(stores):
-    """Walking the cursor gives everything once, without what may be large."""
+def test_jobs_are_listed_newest_first_in_pages(stores):
+    """The pages contain every job once, without outputs and log tails, which can be large."""
     stores.queue(*(job(f"job_{number}") for number in range(5)))
     for claimed in stores.claim():
-        stores.record(ended(claimed, outputs={"a": 1}, log_tail="said"))
+        stores.record(ended(claimed, outputs={"a": 1}, log_tail="text"))
     first = stores.jobs.page(JobQuery(), cursor=None, limit=2)
     second = stores.jobs.page(JobQuery(), cursor=first.next, limit=2)
     third = stores.jobs.page(JobQuery(), cursor=second.next, limit=2)
-    found = [one for page in (first, second, third) for one in page.items]
+    found = [item for page in (first, second, third) for item in page.items]
     assert ids(found) == [f"job_{number}" for number in (4, 3, 2, 1, 0)]
     assert third.next is None
     assert found[0] == replace(stores.jobs.find("job_4"), outputs=None, log_tail="")
@@ -613,8 +617,8 @@ def test_jobs_are_listed_newest_first_and_page_by_page(stores):
         stores.jobs.page(JobQuery(), cursor="%%%", limit=2)
 
 
-def test_jobs_are_found_by_state_queue_automation_and_execution(stores):
-    """Each filter alone and all together."""
+def test_jobs_can_be_filtered(stores):
+    """The filters work alone and together."""
     stores.queue(job("job_1"), job("job_2", queue="gpu"), job("job_3", automation="tell"), job("job_4"))
     stores.claim(max_jobs=1)
 
@@ -629,8 +633,8 @@ def test_jobs_are_found_by_state_queue_automation_and_execution(stores):
     assert found(state=JobState.FAILED) == found(queue="none") == []
 
 
-def test_a_queued_job_knows_its_place(stores):
-    """How many go first, and how many of its queue hold a place; not what other queues do."""
+def test_the_position_of_a_queued_job(stores):
+    """It counts the jobs that start first and the active jobs, both in the same queue."""
     stores.queue(job("job_1"), job("job_2"), job("job_3"), job("job_4", priority=1), job("job_5", queue="gpu"))
     stores.claim(max_jobs=1)  # job_4
     assert stores.jobs.queue_position(job("job_1")) == QueuePosition(ahead=0, active=1)
@@ -640,28 +644,30 @@ def test_a_queued_job_knows_its_place(stores):
     assert stores.jobs.queue_position(job("job_none")) is None
 
 
-def test_old_jobs_go_with_their_logs_when_their_execution_has_ended(stores):
-    """Not those that ended lately, nor those whose execution goes on."""
+def test_old_jobs_are_removed_with_their_logs(stores):
+    """Jobs that ended lately stay, and so do jobs whose execution has not ended."""
     stores.queue(*(job(f"job_{number}", execution_id=f"exe_{number % 2}") for number in range(4)), job("job_5"))
     for claimed in stores.claim(max_jobs=4):
         age = SECOND if claimed.id in {"job_0", "job_1", "job_2"} else 10 * SECOND
         stores.record(replace(ended(claimed), finished_at=NOW + age))
-        stores.jobs.append_log(claimed.id, "said", position="1", now=NOW, keep_bytes=10)
-    done = held(job("job_0", execution_id="exe_0"), state=ExecutionState.SUCCEEDED, finished_at=NOW)
+        stores.jobs.append_log(claimed.id, "text", position="1", now=NOW, keep_bytes=10)
+    done = waiting_execution(job("job_0", execution_id="exe_0"), state=ExecutionState.SUCCEEDED, finished_at=NOW)
     stores.executions.record([ExecutionUpdate(done)])
     assert stores.jobs.prune(finished_before=NOW + 5 * SECOND) == 2
-    left = {one.id for one in stores.jobs.page(JobQuery(), cursor=None, limit=9).items}
-    assert left == {"job_1", "job_3", "job_5"}
+    remaining = {item.id for item in stores.jobs.page(JobQuery(), cursor=None, limit=9).items}
+    assert remaining == {"job_1", "job_3", "job_5"}
     assert stores.jobs.log_chunks("job_0", after=0, limit=9) == ()
-    assert stores.jobs.log_chunks("job_1", after=0, limit=9) == (LogChunk(1, "said"),)
+    assert stores.jobs.log_chunks("job_1", after=0, limit=9) == (LogChunk(1, "text"),)
     assert stores.jobs.prune(finished_before=NOW + 5 * SECOND) == 0
 
 
-def test_any_number_of_old_jobs_goes(stores):
-    """More than fit in one transaction."""
+def test_any_number_of_old_jobs_is_removed(stores):
+    """They do not have to fit into one transaction."""
     stores.queue(*(job(f"job_{number:03}", execution_id="exe_1") for number in range(120)))
-    stores.jobs.record([JobUpdate(ended(one)) for one in stores.claim(max_jobs=200)])
-    stores.executions.amend("exe_1", lambda one: replace(one, state=ExecutionState.SUCCEEDED, finished_at=NOW))
+    stores.jobs.record([JobUpdate(ended(claimed)) for claimed in stores.claim(max_jobs=200)])
+    stores.executions.amend(
+        "exe_1", lambda execution: replace(execution, state=ExecutionState.SUCCEEDED, finished_at=NOW)
+    )
     assert stores.jobs.prune(finished_before=LATER) == 120
 
 
@@ -673,11 +679,11 @@ def append(stores, text, *, position="1", keep_bytes=1000):
 
 
 def read(stores, *, after=0, limit=100):
-    return [(piece.number, piece.text) for piece in stores.jobs.log_chunks("job_1", after=after, limit=limit)]
+    return [(chunk.number, chunk.text) for chunk in stores.jobs.log_chunks("job_1", after=after, limit=limit)]
 
 
-def test_a_log_is_read_in_pieces(stores):
-    """From any number on, as many as are asked for."""
+def test_a_log_is_read_in_chunks(stores):
+    """A reader can start after any number, and limit the number of chunks."""
     stores.queue(job("job_1"), job("job_2"))
     assert read(stores) == []
     for text in ("one\n", "two\n", "three\n"):
@@ -686,12 +692,12 @@ def test_a_log_is_read_in_pieces(stores):
     assert read(stores) == [(1, "one\n"), (2, "two\n"), (3, "three\n")]
     assert read(stores, after=1, limit=1) == [(2, "two\n")]
     assert read(stores, after=3) == read(stores, after=2**70) == []
-    assert [one.text for one in stores.jobs.log_chunks("job_2", after=0, limit=9)] == ["other\n"]
+    assert [chunk.text for chunk in stores.jobs.log_chunks("job_2", after=0, limit=9)] == ["other\n"]
     assert stores.jobs.log_chunks("job_none", after=0, limit=9) == ()
 
 
-def test_the_oldest_pieces_go_when_there_are_too_many_bytes(stores):
-    """The size in UTF-8 counts; numbers go on, so that a reader sees the gap."""
+def test_the_oldest_chunks_are_removed_when_a_log_is_too_large(stores):
+    """The size in UTF-8 counts. The numbers continue, so that a reader sees the gap."""
     stores.queue(job())
     for text in ("aaaa", "bb", "cc", "\u00fc\u00fc"):  # 4, 2, 2 and 4 bytes
         append(stores, text, keep_bytes=8)
@@ -700,8 +706,8 @@ def test_the_oldest_pieces_go_when_there_are_too_many_bytes(stores):
     assert read(stores) == [(3, "cc"), (4, "\u00fc\u00fc"), (5, "d")]
 
 
-def test_the_last_piece_is_kept_whatever_its_size(stores):
-    """It is what was said last."""
+def test_the_last_chunk_is_always_kept(stores):
+    """It stays even if it alone exceeds the size limit."""
     stores.queue(job())
     append(stores, "a")
     append(stores, "b" * 50, keep_bytes=10)
@@ -710,8 +716,8 @@ def test_the_last_piece_is_kept_whatever_its_size(stores):
     assert read(stores) == [(3, "c")]
 
 
-def test_many_small_pieces_go_for_one_large_one(stores):
-    """More than are looked at together."""
+def test_a_large_chunk_can_replace_many_small_ones(stores):
+    """They do not have to fit into one batch."""
     stores.queue(job())
     for number in range(250):
         append(stores, f"{number:03}")
@@ -719,8 +725,8 @@ def test_many_small_pieces_go_for_one_large_one(stores):
     assert read(stores) == [(250, "249"), (251, "x" * 997)]
 
 
-def test_a_log_remembers_up_to_where_it_was_read(stores):
-    """Also when nothing came with the position."""
+def test_the_position_of_a_log_is_stored(stores):
+    """It is stored even if there is no text."""
     stores.queue(job())
     assert stores.jobs.log_position("job_1") is None
     append(stores, "one", position="1:a")
@@ -730,17 +736,17 @@ def test_a_log_remembers_up_to_where_it_was_read(stores):
     assert stores.jobs.log_position("job_none") is None
 
 
-def test_a_log_takes_any_text(stores):
-    """What a database refuses is replaced; what is said of a job that is gone goes nowhere."""
+def test_a_log_accepts_any_text(stores):
+    """Characters that a database refuses are replaced. The log of a missing job is dropped."""
     stores.queue(job())
     append(stores, "a\x00b\ud800c\U0001f600", position="x\x00")
     assert read(stores) == [(1, "a\ufffdb\ufffdc\U0001f600")]
-    stores.jobs.append_log("job_none", "said", position="1", now=NOW, keep_bytes=10)
+    stores.jobs.append_log("job_none", "text", position="1", now=NOW, keep_bytes=10)
     assert stores.jobs.log_chunks("job_none", after=0, limit=9) == ()
 
 
-def test_a_log_is_no_matter_of_the_fence(stores):
-    """Writing one and the state at the same time, neither undoes the other."""
+def test_the_log_and_the_state_are_independent(stores):
+    """Writing one of them does not undo a write of the other."""
     stores.queue(job())
     (claimed,) = stores.claim()
     append(stores, "one", position="1:a")
@@ -754,12 +760,12 @@ def test_a_log_is_no_matter_of_the_fence(stores):
 # --- the installation -----------------------------------------------------------------------------
 
 
-def test_an_installation_is_made_once(stores):
-    """Whoever comes later finds it, and makes none."""
+def test_an_installation_is_created_once(stores):
+    """The next caller gets the stored installation."""
     first = Installation("ins_1", bytes(range(32)))
     assert stores.installation.get_or_create(lambda: first) == first
 
     def never():
-        raise AssertionError("made again")
+        raise AssertionError("created again")
 
     assert stores.installation.get_or_create(never) == first

@@ -1,4 +1,4 @@
-"""Whatever is done to jobs in whatever order: memory and SQL answer alike, and nothing that has ended moves."""
+"""The stores in memory and in SQL return the same for any sequence of calls, and ended jobs never change."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from tests.contract.job_stores import NOW, ended, event, ids, job, memory_stores, offer, sql_stores
+from tests.contract.job_stores import NOW, capacity, ended, event, ids, job, memory_stores, sql_stores
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.migrate import migrate
 from upshot.domain.execution import ExecutionState
@@ -19,13 +19,13 @@ from upshot.ports.jobs import ConcurrencyLimits, JobQuery, JobUpdate
 
 JOBS = st.integers(1, 6).map(lambda number: f"job_{number}")
 EXECUTIONS = st.integers(1, 3).map(lambda number: f"exe_{number}")
-OWNERS = st.sampled_from(["w1", "w2"])
+WORKER_IDS = st.sampled_from(["w1", "w2"])
 QUEUES = st.sampled_from(["a", "b"])
 LIMITS = st.none() | st.integers(0, 2)
 SECONDS = st.integers(0, 40).map(lambda seconds: timedelta(seconds=seconds))
 
 
-class SameStory(RuleBasedStateMachine):
+class MemoryMatchesSql(RuleBasedStateMachine):
     @initialize()
     def begin(self):
         self.database = Database("sqlite://")
@@ -37,16 +37,16 @@ class SameStory(RuleBasedStateMachine):
     def teardown(self):
         self.database.close()
 
-    def both(self, act):
-        """Do the same to both; the answer."""
-        answers = []
+    def both(self, call):
+        """Call both stores, and return their common result."""
+        results = []
         for stores in self.both_stores:
             try:
-                answers.append(act(stores))
+                results.append(call(stores))
             except RegistryError as error:
-                answers.append((type(error), str(error)))
-        assert answers[0] == answers[1]
-        return answers[0]
+                results.append((type(error), str(error)))
+        assert results[0] == results[1]
+        return results[0]
 
     @rule(by=SECONDS)
     def advance(self, by):
@@ -77,113 +77,111 @@ class SameStory(RuleBasedStateMachine):
             "retry": {"state": ExecutionState.WAITING, "finished_at": None, "due_at": self.now},
             "claim": {"state": ExecutionState.RUNNING, "finished_at": None, "due_at": None},
         }
-        self.both(lambda stores: stores.executions.amend(name, lambda one: replace(one, **ways[how])))
+        self.both(lambda stores: stores.executions.amend(name, lambda execution: replace(execution, **ways[how])))
 
     # --- workers ----------------------------------------------------------------------------------
 
     @rule(
-        owner=OWNERS,
+        worker_id=WORKER_IDS,
         machine=st.sampled_from(["m1", "m2"]),
         queues=st.dictionaries(QUEUES, st.builds(ConcurrencyLimits, LIMITS, LIMITS)),
         machine_limit=LIMITS,
         max_jobs=st.integers(1, 4),
-        engines=st.sampled_from([{"docker": "e1"}, {"docker": "e1", "process": "e2"}]),
+        engine_ids=st.sampled_from([{"docker": "e1"}, {"docker": "e1", "process": "e2"}]),
     )
-    def claim(self, owner, **changes):
-        mine = offer(owner, **changes)
+    def claim(self, worker_id, **changes):
+        own = capacity(worker_id, **changes)
         until = self.now + timedelta(seconds=30)
-        self.both(lambda stores: stores.jobs.claim_queued(mine, now=self.now, until=until))
+        self.both(lambda stores: stores.jobs.claim_queued(own, now=self.now, until=until))
 
-    @rule(owner=OWNERS, engines=st.sampled_from([["e1"], ["e2"], ["e1", "e2"]]))
-    def claim_abandoned(self, owner, engines):
-        lease = {"worker_id": owner, "now": self.now, "until": self.now + timedelta(seconds=30)}
-        self.both(lambda stores: stores.jobs.claim_abandoned(engines, **lease))
+    @rule(worker_id=WORKER_IDS, engine_ids=st.sampled_from([["e1"], ["e2"], ["e1", "e2"]]))
+    def claim_abandoned(self, worker_id, engine_ids):
+        lease = {"worker_id": worker_id, "now": self.now, "until": self.now + timedelta(seconds=30)}
+        self.both(lambda stores: stores.jobs.claim_abandoned(engine_ids, **lease))
 
-    @rule(owner=OWNERS, unseen_for=SECONDS)
-    def claim_lost(self, owner, unseen_for):
-        lease = {"worker_id": owner, "now": self.now, "until": self.now + timedelta(seconds=30)}
+    @rule(worker_id=WORKER_IDS, unseen_for=SECONDS)
+    def claim_lost(self, worker_id, unseen_for):
+        lease = {"worker_id": worker_id, "now": self.now, "until": self.now + timedelta(seconds=30)}
         self.both(lambda stores: stores.jobs.claim_lost(seen_before=self.now - unseen_for, **lease))
 
     @rule(
         name=JOBS,
         to=st.sampled_from(["running", "stopping", "queued", "succeeded", "failed"]),
-        behind=st.sampled_from([0, 0, 0, 1]),
-        tells=st.booleans(),
+        missed_claims=st.sampled_from([0, 0, 0, 1]),
+        with_event=st.booleans(),
     )
-    def record(self, name, to, behind, tells):
-        standing = self.both(lambda stores: stores.jobs.find(name))
-        if standing is None or not standing.state.is_active:
+    def record(self, name, to, missed_claims, with_event):
+        stored = self.both(lambda stores: stores.jobs.find(name))
+        if stored is None or not stored.state.is_active:
             return
-        held = replace(standing, fence=standing.fence - behind)
+        current = replace(stored, fence=stored.fence - missed_claims)
         if to in {"running", "stopping"}:
-            # What the holder believes of its lease and of wishes is old.
-            after = replace(held, state=JobState(to), lease_until=NOW, seen_at=None, stop_requested_at=None)
+            # The worker's record of its lease and of stop requests is outdated.
+            after = replace(current, state=JobState(to), lease_until=NOW, seen_at=None, stop_requested_at=None)
         elif to == "queued":
-            after = replace(held, state=JobState.QUEUED, due_at=self.now, attempt=held.attempt + 1)
+            after = replace(current, state=JobState.QUEUED, due_at=self.now, attempt=current.attempt + 1)
         else:
-            after = replace(ended(held, JobState(to), failure=FailureKind.EXITED), finished_at=self.now, outputs={"a": 1})
-        events = (event(f"evt_{name}_{to}_{standing.fence}"),) if tells else ()
-        progress = [JobUpdate(after, events, wakes=after.state.is_final)]
+            after = replace(
+                ended(current, JobState(to), failure=FailureKind.EXITED), finished_at=self.now, outputs={"a": 1}
+            )
+        events = (event(f"evt_{name}_{to}_{stored.fence}"),) if with_event else ()
+        progress = [JobUpdate(after, events, wakes_execution=after.state.is_final)]
         self.both(lambda stores: stores.jobs.record(progress))
-        self.both(lambda stores: stores.events.get([one.id for one in events]))
+        self.both(lambda stores: stores.events.get([caused.id for caused in events]))
 
-    @rule(names=st.lists(JOBS, max_size=3), owner=OWNERS, seen=st.booleans())
-    def renew(self, names, owner, seen):
+    @rule(names=st.lists(JOBS, max_size=3), worker_id=WORKER_IDS, seen=st.booleans())
+    def renew(self, names, worker_id, seen):
         until, seen_at = self.now + timedelta(seconds=30), self.now if seen else None
-        self.both(lambda stores: stores.jobs.renew(names, worker_id=owner, until=until, seen_at=seen_at))
+        self.both(lambda stores: stores.jobs.renew(names, worker_id=worker_id, until=until, seen_at=seen_at))
 
-    @rule(owner=OWNERS)
-    def expire(self, owner):
-        self.both(lambda stores: stores.jobs.expire(owner, self.now))
+    @rule(worker_id=WORKER_IDS)
+    def expire(self, worker_id):
+        self.both(lambda stores: stores.jobs.expire(worker_id, self.now))
 
     @rule(name=JOBS, text=st.text(max_size=5), keep_bytes=st.integers(1, 12))
     def append_log(self, name, text, keep_bytes):
         self.both(lambda stores: stores.jobs.append_log(name, text, position=text, now=self.now, keep_bytes=keep_bytes))
 
-    # --- people -----------------------------------------------------------------------------------
+    # --- users ------------------------------------------------------------------------------------
 
     @rule(name=JOBS, who=st.sampled_from(["ann", "bob"]))
-    def ask_stop(self, name, who):
+    def request_stop(self, name, who):
         self.both(lambda stores: stores.jobs.request_stop(name, who, self.now))
 
     @rule()
-    def drop_idle(self):
+    def cancel_unneeded(self):
         self.both(lambda stores: stores.jobs.cancel_unneeded(self.now))
 
     @rule(age=SECONDS)
     def prune(self, age):
         self.both(lambda stores: stores.jobs.prune(finished_before=self.now - age))
 
-    # --- what holds -------------------------------------------------------------------------------
+    # --- invariants -------------------------------------------------------------------------------
 
     @invariant()
-    def the_same_is_there(self):
-        everything = self.both(lambda stores: stores.jobs.page(JobQuery(), cursor=None, limit=100)).items
-        for one in everything:
-            found = self.both(lambda stores, one=one: stores.jobs.find(one.id))
-            self.both(lambda stores, one=one: stores.jobs.queue_position(one))
-            self.both(lambda stores, one=one: stores.jobs.log_chunks(one.id, after=0, limit=100))
-            self.both(lambda stores, one=one: stores.jobs.log_position(one.id))
-            self.both(lambda stores, one=one: stores.executions.find(one.execution))
-            assert found.state.is_active == (found.lease_until is not None), "whoever is active has a holder"
-        self.both(lambda stores: stores.jobs.stop_requests(ids(everything)))
+    def both_stores_have_the_same_jobs(self):
+        listed = self.both(lambda stores: stores.jobs.page(JobQuery(), cursor=None, limit=100)).items
+        for item in listed:
+            found = self.both(lambda stores, item=item: stores.jobs.find(item.id))
+            self.both(lambda stores, item=item: stores.jobs.queue_position(item))
+            self.both(lambda stores, item=item: stores.jobs.log_chunks(item.id, after=0, limit=100))
+            self.both(lambda stores, item=item: stores.jobs.log_position(item.id))
+            self.both(lambda stores, item=item: stores.executions.find(item.execution_id))
+            assert found.state.is_active == (found.lease_until is not None), "an active job has a lease"
+        self.both(lambda stores: stores.jobs.stop_requests(ids(listed)))
 
     @invariant()
-    def what_has_ended_stays_as_it_is(self):
-        standing = self.both_stores[1].jobs.get([JobId(f"job_{number}") for number in range(1, 7)])
-        assert {name: one for name, one in self.final.items() if name in standing} == {
-            name: one for name, one in standing.items() if name in self.final
-        }
-        self.final = {name: one for name, one in standing.items() if one.state.is_final}
+    def ended_jobs_do_not_change(self):
+        stored = self.both_stores[1].jobs.get([JobId(f"job_{number}") for number in range(1, 7)])
+        assert all(stored[job_id] == final for job_id, final in self.final.items() if job_id in stored)
+        self.final = {job_id: found for job_id, found in stored.items() if found.state.is_final}
 
     @invariant()
-    def nobody_waits_for_what_has_ended(self):
-        stores = self.both_stores[1]
-        for name in self.final:
-            execution = stores.execution(self.final[name].execution_id)
-            assert execution.awaited_job_id != name
+    def no_execution_waits_for_an_ended_job(self):
+        for job_id, final in self.final.items():
+            assert self.both_stores[1].execution(final.execution_id).awaited_job_id != job_id
 
 
-def test_memory_and_sql_tell_the_same_story():
-    """In whatever order jobs are queued, claimed, watched, stopped and pruned."""
-    run_state_machine_as_test(SameStory, settings=settings(max_examples=40, stateful_step_count=40))
+def test_memory_matches_sql():
+    """Jobs are queued, claimed, recorded, stopped and pruned in random order."""
+    run_state_machine_as_test(MemoryMatchesSql, settings=settings(max_examples=40, stateful_step_count=40))

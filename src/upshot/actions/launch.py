@@ -1,4 +1,4 @@
-"""`launch`: run a container job, and go on with what it gave."""
+"""`launch`: run a container job, and continue with its outputs."""
 
 from __future__ import annotations
 
@@ -8,165 +8,174 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from typing_extensions import override
 
-from upshot.actions.inputs import Finding, not_usable, read_with, written_secrets
+from upshot.actions.inputs import invalid_input, literal_secrets, parse_inputs
 from upshot.actions.job_receipts import failure_reason, job_request, job_response
-from upshot.actions.protocol import ActionCall, ActionContext, Deferred, Outcome
+from upshot.actions.protocol import Action, ActionCall, ActionContext, Deferred, Outcome
 from upshot.domain.automation import DEFAULT_ATTEMPTS, RetryPolicy
-from upshot.domain.job import DEFAULT_QUEUE, Job, JobRetryPolicy, JobSpec, JobState
+from upshot.domain.job import DEFAULT_QUEUE, JOB_OPTIONS, Job, JobRetryPolicy, JobState
 from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.errors import JobFailed, Refused, Unavailable, Unreachable
-from upshot.ids import job_id
-from upshot.schema.action_inputs import is_template
-from upshot.schema.launch_inputs import LaunchInputs
-from upshot.schema.queues import DOCKER, PROCESS, JobsConfig, Violation
+from upshot.ids import JobId, derive_job_id
+from upshot.schema.action_inputs import InputProblem
+from upshot.schema.job_spec import spec_as_inputs
+from upshot.schema.launch_inputs import LaunchInputs, value_at
+from upshot.schema.queue_limits import Violation
+from upshot.schema.queues import DOCKER, PROCESS, JobsConfig
+from upshot.schema.yaml_model import is_template
 
-#: Where a job's secrets are filled in when it starts.
-SECRET_KEYS = ("command", "args", "env", "secret-files", "registry-auth")
+SECRET_KEYS = tuple(option.key for option in JOB_OPTIONS.values() if option.holds_secrets)
 
 _SECRET = re.compile(r"\bsecrets\s*[.\[]")
+_NO_SECRET = f"a job's secrets are filled in when it starts, and only under {', '.join(SECRET_KEYS)}"
 
 
-class Launch:
+class Launch(Action):
     """
-    Have a container job run; the step waits, held by no worker, and gives what the job gave.
+    Runs a container job. The step waits without occupying a worker, and continues with the job's outputs.
 
     Outputs: what the job wrote to `/upshot/output/outputs.json`.
 
     Args:
-        book: The queues, and what each allows.
+        config: The queues, and what each of them allows.
     """
 
     uses = "launch"
-    with_record = LaunchInputs
-    expressions: frozenset[str] = frozenset()
+    inputs_model = LaunchInputs
     defers_secrets = True
-    has_own_time = True
+    has_own_timeout = True
 
-    def __init__(self, book: JobsConfig) -> None:
-        self._book = book
+    def __init__(self, config: JobsConfig) -> None:
+        self._config = config
 
-    # --- as written -------------------------------------------------------------------------------
+    # --- when the file is loaded ------------------------------------------------------------------
 
-    def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
-        """Findings for secrets in the wrong place, and for what the queue forbids whatever the event is."""
+    @override
+    def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:
         yield from _misplaced_secrets(with_)
-        given, broken = _sound_part(with_)
-        for place, finding in () if given is None else self._objections(given, rendered=False):
-            if place.partition(".")[0] not in broken and not _is_open(with_, place):
-                yield place, finding
+        inputs, invalid_keys = _valid_part(with_)
+        if inputs is None:
+            return
+        for path, problem in self._violations(inputs, rendered=False):
+            if path.partition(".")[0] not in invalid_keys and not _depends_on_template(with_, path):
+                yield path, problem
 
-    def _objections(self, given: LaunchInputs, *, rendered: bool) -> Iterator[Violation]:
-        """What speaks against it, as far as it is known."""
-        queue = given.queue or DEFAULT_QUEUE
+    def _violations(self, inputs: LaunchInputs, *, rendered: bool) -> Iterator[Violation]:
+        """Yield what the queue and the backend forbid, as far as the values are known."""
+        queue = inputs.queue or DEFAULT_QUEUE
         if not rendered and is_template(queue):
             return
-        if unknown := self._book.unknown_queue(queue):
-            yield "queue", unknown
+        if problem := self._config.check_queue_name(queue):
+            yield "queue", problem
             return
-        rules = self._book.queues[queue]
-        backend = given.backend or rules.backend
+        queue_config = self._config.queues[queue]
+        backend = inputs.backend or queue_config.backend
         if rendered or not is_template(backend):
-            yield from self._backend_objections(given, backend)
-        if rendered or not (is_template(backend) or is_template(given.priority)):
-            priority = rules.priority if given.priority is None else given.priority
-            yield from self._book.choice_objections(queue, backend, priority)
-        spec = self._book.complete(given.asked(rendered=rendered), queue)
-        yield from self._book.objections_by_place(spec, queue)
+            yield from self._backend_violations(inputs, backend)
+        if rendered or not (is_template(backend) or is_template(inputs.priority)):
+            priority = queue_config.priority if inputs.priority is None else inputs.priority
+            yield from self._config.choice_violations(queue, backend, priority)
+        spec = self._config.apply_defaults(inputs.options(rendered=rendered), queue)
+        yield from self._config.violations_by_path(spec, queue)
 
-    def _backend_objections(self, given: LaunchInputs, backend: str) -> Iterator[Violation]:
-        if unknown := self._book.unknown_backend(backend):
-            yield "backend", unknown
+    def _backend_violations(self, inputs: LaunchInputs, backend: str) -> Iterator[Violation]:
+        if problem := self._config.check_backend_name(backend):
+            yield "backend", problem
             return
-        uses = self._book.backends[backend].uses
-        if given.kubernetes and uses in (DOCKER, PROCESS):
-            yield "kubernetes", f"backend {backend!r} uses {uses}, which knows none of this; leave it out"
-        if self._book.needs_image(backend):
-            if given.image is None:
+        uses = self._config.backends[backend].uses
+        if value_at(inputs, "kubernetes") and uses in (DOCKER, PROCESS):
+            yield "kubernetes", f"backend {backend!r} uses {uses}, which has no such settings; leave it out"
+        if self._config.needs_image(backend):
+            if value_at(inputs, "image") is None:
                 yield "image", f"is missing; backend {backend!r} runs containers"
             return
-        of_containers = (given.image is not None, given.mounts, given.privileged, given.read_only)
-        for key, is_given in zip(("image", "mounts", "privileged", "read-only"), of_containers, strict=True):
-            if is_given:
-                yield key, f"backend {backend!r} runs commands on the machine itself, in no container; leave it out"
-        if given.command is None:
-            yield "command", f"is missing; backend {backend!r} has no image that says what to run"
+        for option in JOB_OPTIONS.values():
+            if option.needs_container and value_at(inputs, option.key):
+                problem = f"backend {backend!r} runs commands on the machine itself, without a container; leave it out"
+                yield option.key, problem
+        if value_at(inputs, "command") is None:
+            yield "command", f"is missing; backend {backend!r} has no image that defines what to run"
 
-    # --- as rendered ------------------------------------------------------------------------------
+    # --- when the step is performed ---------------------------------------------------------------
 
-    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome | Deferred:
-        """Ask for the job; when its end has woken the step, say what came of it."""
-        if call.job is None:
-            return self._asked(call)
-        return await _looked_at(call.job, tools)
+    @override
+    async def perform(self, call: ActionCall, context: ActionContext) -> Outcome | Deferred:
+        return self._launch(call) if call.job_id is None else await _continue(call.job_id, context)
 
-    def _asked(self, call: ActionCall) -> Deferred:
-        if call.marks is None:
-            raise not_usable("the secrets of a job are filled in where it starts, and there are no marks for them")
-        if misplaced := [key for key in call.with_ if key not in SECRET_KEYS and call.marks.names(call.with_[key])]:
-            raise not_usable("; ".join(f"with.{key}: {_NO_SECRET}" for key in misplaced))
-        given = read_with(LaunchInputs, call)
-        if objections := [f"{place}: {finding}" for place, finding in self._objections(given, rendered=True)]:
-            raise Refused("; ".join(objections), request=call.marks.show(call.with_))
-        job = self._job(given, call, call.marks)
-        return Deferred(f"waits for job {job.id}, in queue {job.queue}", job)
+    def _launch(self, call: ActionCall) -> Deferred:
+        placeholders = call.placeholders
+        if placeholders is None:
+            raise AssertionError("an action that defers secrets is called with placeholders")
+        misplaced = [
+            key for key, value in call.with_.items() if key not in SECRET_KEYS and placeholders.secret_names(value)
+        ]
+        if misplaced:
+            raise invalid_input("; ".join(f"with.{key}: {_NO_SECRET}" for key in misplaced))
+        inputs = parse_inputs(LaunchInputs, call)
+        if problems := [f"{path}: {problem}" for path, problem in self._violations(inputs, rendered=True)]:
+            raise Refused("; ".join(problems), request=placeholders.as_templates(call.with_))
+        job = self._job(inputs, call, placeholders)
+        return Deferred(f"waits for job {job.id} in queue {job.queue}", job)
 
-    def _job(self, given: LaunchInputs, call: ActionCall, marks: SecretPlaceholders) -> Job:
-        queue = given.queue or DEFAULT_QUEUE
-        rules = self._book.queues[queue]
-        spec = self._book.complete(given.asked(rendered=True), queue)
+    def _job(self, inputs: LaunchInputs, call: ActionCall, placeholders: SecretPlaceholders) -> Job:
+        queue = inputs.queue or DEFAULT_QUEUE
+        queue_config = self._config.queues[queue]
+        spec = self._config.apply_defaults(inputs.options(rendered=True), queue)
+        written = spec_as_inputs(spec)
+        secrets = placeholders.secret_names([written.get(key) for key in SECRET_KEYS])
         return Job(
-            id=job_id(call.delivery_id, call.attempt, call.execution_created_at),
-            name=given.name or call.step,
+            id=derive_job_id(call.delivery_id, call.attempt, call.execution_created_at),
+            name=inputs.name or call.step_id,
             automation=call.automation,
-            execution_id=call.execution,
-            step_id=call.step,
+            execution_id=call.execution_id,
+            step_id=call.step_id,
             event_id=call.event.id,
             delivery_id=call.delivery_id,
             queue=queue,
-            backend=given.backend or rules.backend,
+            backend=inputs.backend or queue_config.backend,
             spec=spec,
             created_at=call.now,
-            priority=rules.priority if given.priority is None else given.priority,
-            concurrency=given.concurrency,
-            retry=_tries(call.retry, given),
-            save_metrics=given.save_metrics,
+            priority=queue_config.priority if inputs.priority is None else inputs.priority,
+            concurrency=inputs.concurrency,
+            retry=_retry_policy(call.retry, inputs),
+            save_metrics=inputs.save_metrics,
             version_reference=call.event.version_reference,
-            secrets=_secrets_of(spec, marks),
-            nonce=marks.nonce,
+            secrets=tuple(dict.fromkeys(secrets)),
+            nonce=placeholders.nonce,
             due_at=call.now,
         )
 
 
-def _sound_part(with_: Mapping[str, Any]) -> tuple[LaunchInputs | None, frozenset[str]]:
-    """What can be held against the queue though some keys are wrong, which others report; None where nothing can."""
-    broken: frozenset[str] = frozenset()
+def _valid_part(with_: Mapping[str, Any]) -> tuple[LaunchInputs | None, frozenset[str]]:
+    """
+    Parse a block without its invalid keys, so that one mistake does not hide what the queue forbids.
+
+    Returns:
+        The inputs, or None if nothing can be checked; and the keys that are invalid, which the parser reports.
+    """
+    invalid_keys: frozenset[str] = frozenset()
     for _ in range(2):
         try:
-            return LaunchInputs.model_validate({key: with_[key] for key in with_ if key not in broken}), broken
+            return LaunchInputs.model_validate(
+                {key: with_[key] for key in with_ if key not in invalid_keys}
+            ), invalid_keys
         except ValidationError as error:
-            broken = frozenset(str(found["loc"][0]) for found in error.errors() if found["loc"])
-        if not broken.isdisjoint(("queue", "backend")):
-            break  # by which rules it goes is not known
-    return None, broken
+            invalid_keys = frozenset(str(problem["loc"][0]) for problem in error.errors() if problem["loc"])
+        if not invalid_keys.isdisjoint(("queue", "backend")):
+            break  # it is unknown which limits apply
+    return None, invalid_keys
 
 
-_NO_SECRET = f"a job's secrets are filled in when it starts, and only under {', '.join(SECRET_KEYS)}"
-
-
-def _misplaced_secrets(with_: Mapping[str, Any]) -> Iterator[Finding]:
+def _misplaced_secrets(with_: Mapping[str, Any]) -> Iterator[InputProblem]:
     for key, value in with_.items():
         if key not in SECRET_KEYS and any(is_template(text) and _SECRET.search(text) for text in _texts(value)):
             yield key, _NO_SECRET
     auth, files = with_.get("registry-auth"), with_.get("secret-files")
     if isinstance(auth, Mapping):
-        yield from _below("registry-auth", written_secrets(auth, "password"))
+        yield from ((f"registry-auth.{key}", problem) for key, problem in literal_secrets(auth, "password"))
     if isinstance(files, Mapping):
-        yield from _below("secret-files", written_secrets(files, *files))
-
-
-def _below(key: str, findings: Iterable[Finding]) -> Iterator[Finding]:
-    return ((f"{key}.{place}", finding) for place, finding in findings)
+        yield from ((f"secret-files.{key}", problem) for key, problem in literal_secrets(files, *files))
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -177,10 +186,10 @@ def _texts(value: Any) -> Iterator[str]:
         yield from _texts(member)
 
 
-def _is_open(with_: Mapping[str, Any], place: str) -> bool:
-    """Tell whether what stands there, or what holds it, is still to be rendered, so that nothing is certain."""
+def _depends_on_template(with_: Mapping[str, Any], path: str) -> bool:
+    """Return whether a value, or something around it, is a template, so that the problem is not certain."""
     value: Any = with_
-    for part in place.split("."):
+    for part in path.split("."):
         if isinstance(value, Mapping):
             value = value.get(part)
         elif isinstance(value, list) and int(part) < len(value):
@@ -190,31 +199,23 @@ def _is_open(with_: Mapping[str, Any], place: str) -> bool:
     return isinstance(value, Mapping) and any(is_template(value.get(key)) for key in ("source", "read-only"))
 
 
-def _secrets_of(spec: JobSpec, marks: SecretPlaceholders) -> tuple[str, ...]:
-    """Names of the secrets that are filled in when the job starts, each once."""
-    auth = spec.registry_auth
-    texts = [spec.command, spec.args, spec.env, spec.files, auth and (auth.username, auth.password)]
-    return tuple(dict.fromkeys(name for text in texts for name in marks.names(text)))
+def _retry_policy(retry: RetryPolicy, inputs: LaunchInputs) -> JobRetryPolicy:
+    """Return the retry policy of the job. The default number of attempts of a step is too many for containers."""
+    is_default = retry.max_attempts == DEFAULT_ATTEMPTS
+    max_attempts = JobRetryPolicy().max_attempts if is_default else retry.max_attempts
+    return JobRetryPolicy(max_attempts, retry.first_seconds, retry.cap_seconds, inputs.growth)
 
 
-def _tries(retry: RetryPolicy, given: LaunchInputs) -> JobRetryPolicy:
-    """How often a job is tried: 15 containers, which is what a step gets that says nothing, nobody wants."""
-    most = JobRetryPolicy().max_attempts if retry.attempts == DEFAULT_ATTEMPTS else retry.attempts
-    return JobRetryPolicy(most, retry.first_seconds, retry.cap_seconds, given.growth)
-
-
-# --- its end --------------------------------------------------------------------------------------
-
-
-async def _looked_at(wanted: str, tools: ActionContext) -> Outcome | Deferred:
+async def _continue(job_id: JobId, context: ActionContext) -> Outcome | Deferred:
+    """Return the result of the job, or keep waiting for it."""
     try:
-        job = await asyncio.to_thread(tools.jobs.find, wanted)
+        job = await asyncio.to_thread(context.jobs.find, job_id)
     except Unavailable as error:
         raise Unreachable(str(error)) from error
     if job is None:
-        raise JobFailed(f"job {wanted} is not in the database any more; retry the execution to launch it again")
+        raise JobFailed(f"job {job_id} is no longer in the database; retry the execution to launch it again")
     if not job.state.is_final:
-        return Deferred(f"waits for job {job.id}, in queue {job.queue}")
+        return Deferred(f"waits for job {job.id} in queue {job.queue}")
     request, response = job_request(job), job_response(job)
     if job.state is not JobState.SUCCEEDED:
         raise JobFailed(failure_reason(job), request=request, response=response)

@@ -1,4 +1,4 @@
-"""Jobs: containers that a `launch` step asks for, from the queue to what became of them."""
+"""Container jobs: what a job runs, its states, and the record of a job."""
 
 from __future__ import annotations
 
@@ -6,69 +6,89 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, get_args, get_type_hints
+
+from upshot.domain.image import check_image
+from upshot.domain.job_options import (
+    Limit,
+    LimitKind,
+    Option,
+    ValueKind,
+    check_file_name,
+    check_label,
+    check_path,
+    check_user,
+    check_variable,
+)
+from upshot.ids import DeliveryId, EventId, ExecutionId, JobId, WorkerId
 
 DEFAULT_QUEUE = "default"
 DEFAULT_TIMEOUT_SECONDS = 3600.0
 DEFAULT_GRACE_SECONDS = 10.0  # between the signal and the kill; Docker's default
-DEFAULT_PIDS = 1024  # processes and threads of one job: a fork bomb ends there
+DEFAULT_PIDS = 1024  # processes and threads of one job: stops a fork bomb
+DEFAULT_MAX_TIMEOUT_SECONDS = 86_400.0
+MAX_TIMEOUT_SECONDS = 7 * 86_400.0
+MAX_GRACE_SECONDS = 3600.0
+MAX_GPUS = 1024
+MAX_PIDS = 2**22  # Linux's own limit
+ALL_GPUS = -1
 MAX_OUTPUTS_BYTES = 1024 * 1024  # of `outputs.json`
-LOG_TAIL_BYTES = 64 * 1024  # kept with the job; the whole log, capped, is apart
+LOG_TAIL_BYTES = 64 * 1024  # stored with the job; the log itself is stored separately, with its own limit
 
-INPUT_FOLDER = "/upshot/input"  #: a version's files, read-only
+INPUT_DIR = "/upshot/input"  #: a version's files, read-only
 EVENT_FILE = "/upshot/event.json"
-SECRETS_FOLDER = "/upshot/secrets"
-OUTPUT_FOLDER = "/upshot/output"
-OUTPUTS_FILE = f"{OUTPUT_FOLDER}/outputs.json"
+SECRETS_DIR = "/upshot/secrets"
+OUTPUT_DIR = "/upshot/output"
+OUTPUTS_FILE = f"{OUTPUT_DIR}/outputs.json"
 
 
 class JobState(StrEnum):
-    """Where a job stands. CLI, API and pages print these words."""
+    """State of a job. The CLI, the API and the pages use these words."""
 
-    QUEUED = "queued"  #: waits for its place in the queue, or for its next try
-    STARTING = "starting"  #: a worker has taken it: the image is pulled, the container made
+    QUEUED = "queued"  #: waits for capacity in its queue, or for its next attempt
+    STARTING = "starting"  #: a worker has claimed it; its image is pulled and its container created
     RUNNING = "running"
-    STOPPING = "stopping"  #: told to stop; its grace runs
-    SUCCEEDED = "succeeded"  #: exit code 0, and its outputs could be read; final
-    FAILED = "failed"  #: `cause` says how; final
-    CANCELLED = "cancelled"  #: a person stopped it, or the execution that it belonged to; final
+    STOPPING = "stopping"  #: its container was told to stop; the grace period runs
+    SUCCEEDED = "succeeded"  #: exit code 0, and its outputs are valid; final
+    FAILED = "failed"  #: `failure` says why; final
+    CANCELLED = "cancelled"  #: stopped by a person, or because its execution ended; final
 
     @property
     def is_final(self) -> bool:
-        """Nothing moves it on."""
+        """Whether the job never changes again."""
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
     @property
     def is_active(self) -> bool:
-        """It holds a place: a container exists, or may."""
+        """Whether the job counts against the limits of its queue: it has a container, or may have one."""
         return self in (JobState.STARTING, JobState.RUNNING, JobState.STOPPING)
 
 
 class FailureKind(StrEnum):
-    """Why a try of a job did not succeed."""
+    """Why an attempt of a job did not succeed."""
 
-    EXITED = "exited"  #: the command ended with another code than 0
+    EXITED = "exited"  #: the command ended with an exit code other than 0
     TIMED_OUT = "timed-out"
     OUT_OF_MEMORY = "out-of-memory"
-    EVICTED = "evicted"  #: the machine took the place back
-    ENGINE_LOST = "engine-lost"  #: the engine stopped under it, or was not reached for too long
-    IMAGE_MISSING = "image-missing"  #: not there, and may not or cannot be pulled
-    OUTPUT_INVALID = "output-invalid"  #: `outputs.json` is too large, no JSON object, no plain file
-    REFUSED = "refused"  #: the engine would not make it, a rule of its queue forbids it, a secret is not there
+    EVICTED = "evicted"  #: the machine reclaimed the job's resources
+    ENGINE_LOST = "engine-lost"  #: the engine stopped while the job ran, or was unreachable for too long
+    IMAGE_MISSING = "image-missing"  #: the image is not on the machine, and it must not or cannot be pulled
+    OUTPUT_INVALID = "output-invalid"  #: `outputs.json` is too large, not a JSON object, or not a regular file
+    REFUSED = "refused"  #: the engine or the queue rejects the job, or a secret does not exist
     CANCELLED = "cancelled"
 
     @property
-    def is_worth_retrying(self) -> bool:
-        """Another try may go well; running out of memory is, too, where more memory is asked for then."""
+    def retryable(self) -> bool:
+        """Whether the same attempt can succeed later. OUT_OF_MEMORY is retried only with more memory."""
         return self in (FailureKind.ENGINE_LOST, FailureKind.EVICTED)
 
 
 class Network(StrEnum):
-    """What a job reaches."""
+    """What a job can reach."""
 
     NONE = "none"
     BRIDGE = "bridge"  #: what the engine's default network reaches
-    HOST = "host"  #: the machine's own network; off unless its queue allows it
+    HOST = "host"  #: the machine's own network
 
 
 class Pull(StrEnum):
@@ -81,127 +101,253 @@ class Pull(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A folder of the machine, or a named volume, that a job sees; only where its queue allows it."""
+    """A directory of the machine, or a named volume, that a job sees. Its queue must allow it."""
 
-    source: str  #: an absolute path, or a volume's name
-    target: str  #: absolute, in the container
+    source: str  #: an absolute path, or the name of a volume
+    target: str  #: absolute path in the container
     read_only: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePullCredentials:
-    """With what an image is pulled."""
+    """Credentials for pulling an image."""
 
     username: str
-    password: str  #: holds a secret's mark until the job starts
+    password: str  #: holds a secret's placeholder until the job starts
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryGrowth:
-    """More memory for another try, after a try ran out of it."""
+    """How memory grows for the next attempt after an attempt ran out of memory."""
 
     factor: float = 2.0
-    up_to_bytes: int | None = None  #: None: the queue's ceiling
+    up_to_bytes: int | None = None  #: None: the queue's limit
 
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """
-    What is to run, with the queue's defaults filled in and within its ceilings.
+    What a job runs, with its queue's defaults applied.
 
-    Texts of `env`, `files` and `registry_auth` may hold marks in place of secrets (see
-    `launch.secrets`); the secrets themselves are filled in where the job starts, and kept nowhere.
+    The fields declare the options of a job, each once. To add an option, add a field, and handle it in
+    the backends that support it; `domain.job_options` lists what is derived from the declaration.
+
+    Until a job starts, texts in options with `holds_secrets` contain placeholders
+    (`domain.secret_placeholders`). The secrets themselves are filled in on the worker, and never stored.
     """
 
-    image: str = ""  #: empty for a backend that needs none
-    command: tuple[str, ...] | None = None  #: in place of the image's entry point
-    args: tuple[str, ...] | None = None  #: in place of the image's default arguments
-    env: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)  #: text of secret files by name in `SECRETS_FOLDER`
-    workdir: str | None = None
-    cpus: float | None = None  #: None: no limit, here and below
-    memory_bytes: int | None = None
-    gpus: int = 0  #: -1: all of the machine
-    shm_bytes: int | None = None
-    pids: int = DEFAULT_PIDS
-    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS  #: from the container's start; a longer run is stopped
-    grace_seconds: float = DEFAULT_GRACE_SECONDS
-    network: Network = Network.BRIDGE
-    user: str | None = None  #: `uid`, `uid:gid` or a name of the image; None: the image's
-    read_only: bool = False  #: of the root file system; `/upshot/output` and `/tmp` stay writable
-    privileged: bool = False
-    mounts: tuple[Mount, ...] = ()
-    pull: Pull = Pull.MISSING
-    registry_auth: ImagePullCredentials | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)  #: what only its backend understands
+    #: name of the image; empty for a backend that runs no containers
+    image: Annotated[
+        str,
+        Option(
+            "image", ValueKind.TEXT, check=check_image, needs_container=True, limit=Limit(LimitKind.IMAGES, "images")
+        ),
+    ] = ""
+    #: replaces the image's entry point
+    command: Annotated[
+        tuple[str, ...] | None, Option("command", ValueKind.WORDS, can_be_empty=False, holds_secrets=True)
+    ] = None
+    #: replaces the image's default arguments
+    args: Annotated[tuple[str, ...] | None, Option("args", ValueKind.WORDS, holds_secrets=True)] = None
+    env: Annotated[
+        Mapping[str, str], Option("env", ValueKind.TEXTS, check=check_variable, holds_secrets=True, in_defaults=True)
+    ] = field(default_factory=dict)
+    #: contents of files in `SECRETS_DIR`, by file name
+    secret_files: Annotated[
+        Mapping[str, str],
+        Option("secret-files", ValueKind.TEXTS, check=check_file_name, can_hold_nul=True, holds_secrets=True),
+    ] = field(default_factory=dict)
+    workdir: Annotated[str | None, Option("workdir", ValueKind.TEXT, check=check_path)] = None
+    #: None: no limit
+    cpus: Annotated[
+        float | None, Option("resources.cpus", ValueKind.CPUS, in_defaults=True, limit=Limit(LimitKind.MAXIMUM))
+    ] = None
+    #: None: no limit
+    memory_bytes: Annotated[
+        int | None, Option("resources.memory", ValueKind.BYTES, in_defaults=True, limit=Limit(LimitKind.MAXIMUM))
+    ] = None
+    #: `ALL_GPUS`: all GPUs of the machine
+    gpus: Annotated[
+        int,
+        Option(
+            "resources.gpus",
+            ValueKind.GPUS,
+            smallest=ALL_GPUS,
+            largest=MAX_GPUS,
+            in_defaults=True,
+            limit=Limit(LimitKind.MAXIMUM),
+        ),
+    ] = 0
+    #: size of /dev/shm; None: the engine's default
+    shm_bytes: Annotated[
+        int | None,
+        Option("resources.shm", ValueKind.BYTES, in_defaults=True, limit=Limit(LimitKind.MAXIMUM, caps_unset=False)),
+    ] = None
+    #: maximum number of processes and threads
+    pids: Annotated[
+        int,
+        Option(
+            "resources.pids",
+            ValueKind.COUNT,
+            smallest=1,
+            largest=MAX_PIDS,
+            unit="processes",
+            in_defaults=True,
+            limit=Limit(LimitKind.MAXIMUM),
+        ),
+    ] = DEFAULT_PIDS
+    #: of one attempt, counted from the start of its container
+    timeout_seconds: Annotated[
+        float,
+        Option(
+            "timeout",
+            ValueKind.SECONDS,
+            smallest=1,
+            largest=MAX_TIMEOUT_SECONDS,
+            in_defaults=True,
+            limit=Limit(LimitKind.MAXIMUM, default=DEFAULT_MAX_TIMEOUT_SECONDS),
+        ),
+    ] = DEFAULT_TIMEOUT_SECONDS
+    #: between the signal to stop and the kill
+    grace_seconds: Annotated[
+        float,
+        Option("grace", ValueKind.SECONDS, largest=MAX_GRACE_SECONDS, in_defaults=True, limit=Limit(LimitKind.MAXIMUM)),
+    ] = DEFAULT_GRACE_SECONDS
+    network: Annotated[
+        Network,
+        Option(
+            "network",
+            ValueKind.CHOICE,
+            choices=Network,
+            in_defaults=True,
+            limit=Limit(LimitKind.CHOICES, "networks", default=frozenset({Network.NONE, Network.BRIDGE})),
+        ),
+    ] = Network.BRIDGE
+    #: `uid`, `uid:gid` or a name of the image; None: the image's user
+    user: Annotated[
+        str | None,
+        Option(
+            "user",
+            ValueKind.TEXT,
+            check=check_user,
+            in_defaults=True,
+            limit=Limit(LimitKind.NON_ROOT, "non-root", default=False),
+        ),
+    ] = None
+    #: whether the root file system is read-only; `/upshot/output` and `/tmp` stay writable
+    read_only: Annotated[bool, Option("read-only", ValueKind.FLAG, needs_container=True, in_defaults=True)] = False
+    privileged: Annotated[
+        bool,
+        Option(
+            "privileged",
+            ValueKind.FLAG,
+            needs_container=True,
+            limit=Limit(LimitKind.PERMISSION, default=False, reason="a privileged job is root on the machine"),
+        ),
+    ] = False
+    mounts: Annotated[
+        tuple[Mount, ...],
+        Option(
+            "mounts",
+            ValueKind.MOUNTS,
+            needs_container=True,
+            in_defaults=True,
+            limit=Limit(LimitKind.MOUNTS, default=()),
+        ),
+    ] = ()
+    pull: Annotated[
+        Pull,
+        Option(
+            "pull",
+            ValueKind.CHOICE,
+            choices=Pull,
+            in_defaults=True,
+            limit=Limit(LimitKind.CHOICES, default=frozenset(Pull)),
+        ),
+    ] = Pull.MISSING
+    registry_auth: Annotated[
+        ImagePullCredentials | None, Option("registry-auth", ValueKind.CREDENTIALS, holds_secrets=True)
+    ] = None
+    #: labels of the container
+    labels: Annotated[Mapping[str, str], Option("labels", ValueKind.TEXTS, check=check_label, in_defaults=True)] = (
+        field(default_factory=dict)
+    )
+    kubernetes: Annotated[
+        Mapping[str, Any], Option("kubernetes", ValueKind.KUBERNETES, in_defaults=True, limit=Limit(LimitKind.KEYS))
+    ] = field(default_factory=dict)
+
+
+#: Declaration of each option, by field of `JobSpec`.
+JOB_OPTIONS: Mapping[str, Option] = {
+    name: get_args(hint)[1] for name, hint in get_type_hints(JobSpec, include_extras=True).items()
+}
 
 
 @dataclass(frozen=True, slots=True)
 class JobRetryPolicy:
-    """How often a job is tried where that is worth it, and what the next try gets."""
+    """How often a job is attempted while its failures are retryable, and what changes for the next attempt."""
 
     max_attempts: int = 3
-    first_seconds: float = 1.0  #: wait before the second try; doubles
+    first_seconds: float = 1.0  #: wait before the second attempt; each further wait is twice as long
     cap_seconds: float = 3600.0
-    memory_growth: MemoryGrowth | None = None  #: None: running out of memory is not tried again
+    memory_growth: MemoryGrowth | None = None  #: None: running out of memory is not retried
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """
-    One container job: made with the step that asks for it, in the same transaction.
+    A container job, stored in the same transaction as the step that launches it.
 
-    A try is one container. Its name is derived from the step's delivery id and the try's number, so
-    whoever takes the job up again after a crash finds the container that is there.
+    Each attempt is one container. Its name is derived from the step's delivery id and the number of the
+    attempt, so that a worker that takes over the job after a crash finds the existing container.
     """
 
-    id: str
-    name: str  #: as written, or the step's id: under it metrics go to the version
+    id: JobId
+    name: str  #: as written, or the step's id; metrics are saved under this name
     automation: str
-    execution_id: str
+    execution_id: ExecutionId
     step_id: str
-    event_id: str  #: id of the event that the execution answers
-    delivery_id: str
+    event_id: EventId  #: of the event that the execution answers
+    delivery_id: DeliveryId
     queue: str
     backend: str
     spec: JobSpec
     created_at: datetime
-    priority: int = 0  #: higher first
-    concurrency: int | None = None  #: jobs of this step that run at the same time; None: the queue's limits alone
+    priority: int = 0  #: higher priorities start first
+    concurrency: int | None = None  #: maximum number of active jobs of this step; None: only the queue's limits
     retry: JobRetryPolicy = JobRetryPolicy()
-    save_metrics: bool = False  #: `metrics` of the outputs go to the version's metadata
-    version_reference: str | None = None  #: reference of the version that the event is about
-    secrets: tuple[str, ...] = ()  #: names of the secrets that marks stand for
-    nonce: str = ""  #: part of every mark of this job, so that no event can forge one
+    save_metrics: bool = False  #: save the `metrics` among the outputs in the version's metadata
+    version_reference: str | None = None  #: of the version that the event is about
+    secrets: tuple[str, ...] = ()  #: names of the secrets that the placeholders stand for
+    nonce: str = ""  #: part of every placeholder of this job, so that no event can forge a placeholder
 
     state: JobState = JobState.QUEUED
     failure: FailureKind | None = None
     reason: str | None = None  #: why it waits, or how it ended
-    attempt: int = 1  #: of the present or last try
-    due_at: datetime | None = None  #: a queued job may start then; None when it is not queued
-    machine: str | None = None  #: of the worker that started the try
-    engine_id: str | None = None  #: identity of the engine that has it: only who reaches that engine can watch it
-    handle: str | None = None  #: the engine's own id of it
+    attempt: int = 1  #: number of the current or last attempt
+    due_at: datetime | None = None  #: when a queued job may start; None if it is not queued
+    machine: str | None = None  #: of the worker that started the attempt
+    engine_id: str | None = None  #: identity of the engine that runs it; only workers that reach it can supervise it
+    handle: str | None = None  #: the engine's own id of the container
     image_digest: str | None = None
     started_at: datetime | None = None  #: by the engine's clock
     finished_at: datetime | None = None
     exit_code: int | None = None
     outputs: Mapping[str, Any] | None = None
-    log_tail: str = ""  #: the last 64 KB, secrets masked
+    log_tail: str = ""  #: last 64 KB of the log, with secrets masked
     stop_requested_at: datetime | None = None
     stop_requested_by: str | None = None
-    seen_at: datetime | None = None  #: when its engine last answered for it
-    lease_owner: str | None = None  #: worker that watches it
+    seen_at: datetime | None = None  #: when its engine last reported on it
+    lease_owner_id: WorkerId | None = None  #: the worker that supervises it
     lease_until: datetime | None = None
-    fence: int = 0  #: grows with every claim; a write with an older one is refused
+    fence: int = 0  #: grows with every claim; a write with a smaller number is refused
 
     @property
-    def container(self) -> str:
-        """Name of the present try's container; a DNS label, as Kubernetes asks."""
+    def container_name(self) -> str:
+        """Name of the current attempt's container; a DNS label, as Kubernetes requires."""
         return f"upshot-{self.id.removeprefix('job_')}-{self.attempt}"
 
     @property
     def deadline(self) -> datetime | None:
-        """When the present try has run for too long; None before it started."""
+        """When the current attempt times out; None before it has started."""
         return None if self.started_at is None else self.started_at + timedelta(seconds=self.spec.timeout_seconds)

@@ -1,9 +1,9 @@
 """
-Marks that stand for secrets in what is kept until a job starts.
+Placeholders that stand for secrets in a stored job.
 
-A `launch` step is rendered when its turn comes, and its job may start hours later on another machine.
-So its templates give a mark in place of each secret; whoever starts the container fills it in. A mark
-carries a nonce of its job: text that comes with an event cannot pretend to be one.
+A `launch` step is rendered when its turn comes, and its job may start hours later on another machine. So its
+templates produce a placeholder for each secret, and the worker that starts the container fills the secrets in.
+A placeholder contains the nonce of its job, so that text from an event cannot imitate a placeholder.
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from typing import Any
 
 class SecretPlaceholders:
     """
-    The marks of one job.
+    The placeholders of one job.
 
     Args:
-        nonce: At least 16 characters that nobody can guess; letters of both cases and digits, so that
-            no filter that changes text leaves a mark as it is.
+        nonce: At least 16 unguessable characters. Letters of both cases and digits, so that a template filter
+            that changes text also breaks the placeholder.
     """
 
     def __init__(self, nonce: str) -> None:
         self.nonce = nonce
         self._pattern = re.compile(rf"⟦Secret:{re.escape(nonce)}:([A-Za-z0-9_.-]+)⟧")
 
-    def mark(self, name: str) -> str:
-        """What stands for the secret of this name."""
+    def placeholder(self, name: str) -> str:
+        """Return the placeholder of the secret with this name."""
         return f"⟦Secret:{self.nonce}:{name}⟧"
 
-    def names(self, data: Any) -> tuple[str, ...]:
-        """Names of the secrets that stand in plain data, one for each mark, in order."""
+    def secret_names(self, data: Any) -> tuple[str, ...]:
+        """Return the names of the secrets in plain data, one for each placeholder, in order."""
         if isinstance(data, str):
             return tuple(self._pattern.findall(data))
         if isinstance(data, Mapping):
-            return tuple(name for pair in data.items() for part in pair for name in self.names(part))
+            return tuple(name for pair in data.items() for part in pair for name in self.secret_names(part))
         if isinstance(data, list | tuple):
-            return tuple(name for item in data for name in self.names(item))
+            return tuple(name for item in data for name in self.secret_names(item))
         return ()
 
     def fill(self, text: str, value_of: Callable[[str], str]) -> str:
-        """The text with the secrets themselves; what `value_of` raises comes through."""
-        return self._pattern.sub(lambda found: value_of(found[1]), text)
+        """Replace each placeholder by the secret itself. Errors that `value_of` raises are passed on."""
+        return self._pattern.sub(lambda match: value_of(match[1]), text)
 
-    def show(self, data: Any) -> Any:
-        """Plain data for people: each mark as the template that it came from."""
+    def as_templates(self, data: Any) -> Any:
+        """Return plain data for people, with each placeholder as the template that it came from."""
         if isinstance(data, str):
-            return self._pattern.sub(lambda found: f"{{{{ secrets.{found[1]} }}}}", data)
+            return self._pattern.sub(lambda match: f"{{{{ secrets.{match[1]} }}}}", data)
         if isinstance(data, Mapping):
-            return {self.show(key): self.show(value) for key, value in data.items()}
+            return {self.as_templates(key): self.as_templates(value) for key, value in data.items()}
         if isinstance(data, list | tuple):
-            return [self.show(item) for item in data]
+            return [self.as_templates(item) for item in data]
         return data

@@ -1,1 +1,1 @@
-"""Stage 6: container jobs: which may start, where, and what became of them."""
+"""Container jobs: which jobs may start, how they are supervised, and how they change state."""

@@ -1,8 +1,10 @@
-"""From a job to what an engine is told: secrets filled in, the job's own environment added."""
+"""Build the request that an engine receives for one attempt of a job: secrets and Upshot's own variables filled in."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import orjson
 
@@ -11,92 +13,93 @@ from upshot.domain import job_token
 from upshot.domain.event import Event
 from upshot.domain.job import (
     EVENT_FILE,
-    INPUT_FOLDER,
-    OUTPUT_FOLDER,
-    SECRETS_FOLDER,
+    INPUT_DIR,
+    JOB_OPTIONS,
+    OUTPUT_DIR,
+    SECRETS_DIR,
     FailureKind,
     ImagePullCredentials,
     Job,
 )
 from upshot.domain.secret_placeholders import SecretPlaceholders
-from upshot.jobs.events import job_context
 from upshot.masking import Mask
 from upshot.ports.jobs import Installation
 from upshot.ports.secrets import SecretSource
+from upshot.resources.event import event_json
+from upshot.resources.job import job_json
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerRequestBuilder:
-    """
-    Fills in orders.
-
-    Args:
-        installation: Ours.
-        secrets: Of this worker.
-        url: Where jobs reach the REST API.
-    """
+class JobEnvironment:
+    """What this worker adds to a job."""
 
     installation: Installation
     secrets: SecretSource
-    url: str
+    api_url: str  #: where jobs reach the REST API
 
-    def mask(self, job: Job) -> Mask:
-        """Takes the job's secrets, and its token, out of what it says."""
-        values = [value for name in job.secrets if (value := self.secrets.get(name))]
-        return Mask([*values, self._token(job)])
 
-    def order(self, job: Job, event: Event) -> ContainerRequest:
-        """
-        Fill in.
+def secrets_mask(job: Job, environment: JobEnvironment) -> Mask:
+    """Return a mask that hides the job's secrets, and its token, in what the job writes."""
+    values = [value for name in job.secrets if (value := environment.secrets.get(name))]
+    return Mask([*values, job_token.make(environment.installation.key, job.id)])
 
-        Raises:
-            StartRefused: A secret is not there.
-        """
-        marks = SecretPlaceholders(job.nonce)
 
-        def fill(text: str) -> str:
-            return marks.fill(text, self._secret)
+def build_container_request(job: Job, event: Event, environment: JobEnvironment) -> ContainerRequest:
+    """
+    Build the request for the current attempt of a job.
 
-        spec = job.spec
-        auth = spec.registry_auth
-        spec = replace(
-            spec,
-            command=None if spec.command is None else tuple(map(fill, spec.command)),
-            args=None if spec.args is None else tuple(map(fill, spec.args)),
-            env={name: fill(value) for name, value in spec.env.items()},
-            files={name: fill(value) for name, value in spec.files.items()},
-            registry_auth=ImagePullCredentials(fill(auth.username), fill(auth.password)) if auth else None,
-        )
-        ours = {
-            "UPSHOT_URL": self.url,
-            "UPSHOT_EVENT": event.id,
-            "UPSHOT_JOB": job.id,
-            "UPSHOT_TOKEN": self._token(job),
-            # So that a script finds its files wherever it runs; a backend without containers says where they are.
-            "UPSHOT_EVENT_FILE": EVENT_FILE,
-            "UPSHOT_INPUT": INPUT_FOLDER,
-            "UPSHOT_OUTPUT": OUTPUT_FOLDER,
-            "UPSHOT_SECRETS": SECRETS_FOLDER,
-        }
-        return ContainerRequest(
-            name=job.container,
-            installation=self.installation.id,
-            job_id=job.id,
-            spec=spec,
-            env={**spec.env, **ours},
-            event=orjson.dumps(event.as_dict(), option=orjson.OPT_INDENT_2),
-            fields={"job": {**job_context(job), "container": job.container}},
-        )
+    Args:
+        job: With placeholders in place of secrets.
+        event: The event that its execution answers.
+        environment: Of this worker.
 
-    def _token(self, job: Job) -> str:
-        return job_token.make(self.installation.key, job.id)
+    Raises:
+        StartRefused: A secret does not exist on this worker.
+    """
+    placeholders = SecretPlaceholders(job.nonce)
 
-    def _secret(self, name: str) -> str:
-        value = self.secrets.get(name)
+    def secret(name: str) -> str:
+        value = environment.secrets.get(name)
         if value is None:
             raise StartRefused(
                 FailureKind.REFUSED,
                 f"there is no secret {name!r} on this worker; set UPSHOT_SECRET_{name} in its environment, "
-                f"or put a file {name} into its folder UPSHOT_SECRETS_DIR",
+                f"or put a file {name} into its directory UPSHOT_SECRETS_DIR",
             )
         return value
+
+    def fill(value: Any) -> Any:
+        match value:
+            case str():
+                return placeholders.fill(value, secret)
+            case tuple():
+                return tuple(map(fill, value))
+            case Mapping():
+                return {key: fill(text) for key, text in value.items()}
+            case ImagePullCredentials():
+                return ImagePullCredentials(fill(value.username), fill(value.password))
+            case _:
+                return value
+
+    filled = {name: fill(getattr(job.spec, name)) for name, option in JOB_OPTIONS.items() if option.holds_secrets}
+    spec = replace(job.spec, **filled)
+    return ContainerRequest(
+        name=job.container_name,
+        installation_id=environment.installation.id,
+        job_id=job.id,
+        spec=spec,
+        env={
+            **spec.env,
+            "UPSHOT_URL": environment.api_url,
+            "UPSHOT_EVENT": event.id,
+            "UPSHOT_JOB": job.id,
+            "UPSHOT_TOKEN": job_token.make(environment.installation.key, job.id),
+            # A backend without containers replaces these paths, so that a script finds its files everywhere.
+            "UPSHOT_EVENT_FILE": EVENT_FILE,
+            "UPSHOT_INPUT": INPUT_DIR,
+            "UPSHOT_OUTPUT": OUTPUT_DIR,
+            "UPSHOT_SECRETS": SECRETS_DIR,
+        },
+        event=orjson.dumps(event_json(event), option=orjson.OPT_INDENT_2),
+        context={"job": {**job_json(job), "container": job.container_name}},
+    )

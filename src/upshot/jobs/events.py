@@ -1,15 +1,15 @@
-"""The events that a job's life is: they fire automations like any other."""
+"""The events of jobs: `job-started`, `job-succeeded` and `job-failed`. They fire automations like any other event."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from upshot.clock import format_time
-from upshot.domain.event import SNAPSHOT_NAMES, Actor, Cause, Event, EventKind
+from upshot.domain.event import SNAPSHOT_NAMES, Actor, ActorKind, Cause, Event, EventKind, Origin
 from upshot.domain.job import Job, JobState
-from upshot.ids import derived_event_id
+from upshot.ids import derive_event_id
+from upshot.resources.event import event_reference
+from upshot.resources.job import job_json
 
 _KINDS = {
     JobState.RUNNING: EventKind.JOB_STARTED,
@@ -18,72 +18,40 @@ _KINDS = {
 }
 
 
-def actor_of(job: Job) -> Actor:
-    """In whose name a job changes the registry: its own."""
-    return Actor(f"{job.automation}/{job.step_id}", "job")
+def job_origin(job: Job, event: Event) -> Origin:
+    """Return the origin of changes that a job makes: the job itself, and the executions that led to it."""
+    cause = Cause(job.automation, job.execution_id, event.id, event.version_reference)
+    return Origin(Actor(f"{job.automation}/{job.step_id}", ActorKind.JOB), (*event.chain, cause))
 
 
-def chain_of(job: Job, event: Event) -> tuple[Cause, ...]:
-    """What led to whatever the job causes."""
-    return (*event.chain, Cause(job.automation, job.execution_id, event.id, event.version_reference))
-
-
-def job_event(job: Job, event: Event, moment: datetime) -> Event | None:
+def job_event(job: Job, event: Event, now: datetime) -> Event | None:
     """
-    What happened, for those who watch over jobs; None for a state that nobody is told of.
+    Return the event of a job's new state; None if the state has no event.
 
-    Its data holds `job` (see `job_context`), `automation` and `queue` (names), `event` {id, kind,
-    subject} and, of a registry event, the contexts that it carried, so that filters on them hold.
+    Its data holds `job` (see `upshot.resources.job.JobJson`), `automation` and `queue` (names), `event`
+    {id, kind, subject}, and the contexts of a registry event, so that filters on them work.
 
     Args:
-        job: RUNNING, or at its end.
-        event: That its execution answers.
-        moment: When it happened.
+        job: RUNNING, or finished.
+        event: The event that its execution answers.
+        now: The current time.
     """
     kind = _KINDS.get(job.state)
     if kind is None:
         return None
-    carried = event.data if event.kind is not EventKind.CUSTOM else {}
-    data: dict[str, Any] = {name: carried[name] for name in SNAPSHOT_NAMES if name in carried}
-    data |= {
-        "job": job_context(job),
-        "automation": job.automation,
-        "queue": job.queue,
-        "event": {"id": event.id, "kind": event.kind.value, "subject": event.subject},
-    }
+    origin = job_origin(job, event)
+    contexts = event.data if event.kind is not EventKind.CUSTOM else {}
+    data: dict[str, Any] = {name: contexts[name] for name in SNAPSHOT_NAMES if name in contexts}
+    data |= {"job": job_json(job), "automation": job.automation, "queue": job.queue, "event": event_reference(event)}
     return Event(
-        # Once for each try's start and each end, whoever writes it again after a crash.
-        id=derived_event_id(job.id, f"{kind.value} at try {job.attempt}", moment),
+        # The same for each start and each end of an attempt, even if a worker writes it again after a crash.
+        id=derive_event_id(job.id, f"{kind.value} at attempt {job.attempt}", now),
         kind=kind,
-        time=moment,
-        subject=f"{job.automation}/{job.step_id}",
-        actor=actor_of(job),
+        time=now,
+        subject=origin.actor.name,
+        actor=origin.actor,
         mutation_id=job.id,
         sequence=int(job.state is not JobState.RUNNING),
         data=data,
-        chain=chain_of(job, event),
+        chain=origin.chain,
     )
-
-
-def job_context(job: Job) -> Mapping[str, Any]:
-    """What templates know as `job`."""
-    return {
-        "id": job.id,
-        "name": job.name,
-        "automation": job.automation,
-        "step": job.step_id,
-        "execution": job.execution_id,
-        "queue": job.queue,
-        "backend": job.backend,
-        "image": job.spec.image,
-        "image_digest": job.image_digest,
-        "machine": job.machine,
-        "try": job.attempt,
-        "state": job.state.value,
-        "cause": job.failure.value if job.failure else None,
-        "reason": job.reason,
-        "exit_code": job.exit_code,
-        "outputs": dict(job.outputs) if job.outputs is not None else None,
-        "started_at": format_time(job.started_at) if job.started_at else None,
-        "finished_at": format_time(job.finished_at) if job.finished_at else None,
-    }

@@ -1,4 +1,4 @@
-"""What a job gives back: `outputs.json`, read as plain data or refused with the reason."""
+"""Parse the outputs of a job: the content of `outputs.json`."""
 
 from __future__ import annotations
 
@@ -7,46 +7,43 @@ from typing import Any
 
 import orjson
 
-_MAX_DEPTH = 50  # of templates' data elsewhere, too: whoever walks it must not run out of stack
+MAX_DEPTH = 50  # so that recursive code that later handles the outputs does not exhaust the stack
+
+_TYPE_NAMES = {list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
 
 
 class OutputsInvalid(ValueError):
-    """The file is no JSON object that can be used; the text says what is wrong and what to write."""
+    """The content is not a usable JSON object. The message says what is wrong, and what to write."""
 
 
-def read_outputs(content: bytes | None) -> Mapping[str, Any]:
+def parse_outputs(content: bytes | None) -> Mapping[str, Any]:
     """
-    Read the content of `outputs.json`.
+    Parse the content of `outputs.json`.
 
     Args:
-        content: The file's; None where the job wrote none, which is as good as an empty object.
+        content: None if the job wrote no file, which counts as an empty object.
 
     Raises:
-        OutputsInvalid: It is no JSON object, or one that templates cannot use.
+        OutputsInvalid: The content is not a JSON object, or templates cannot use it.
     """
     if content is None:
         return {}
     try:
         outputs = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise OutputsInvalid(f"outputs.json is not JSON: {error}") from error
+        raise OutputsInvalid(f"outputs.json is not valid JSON: {error}") from error
     if not isinstance(outputs, dict):
-        raise OutputsInvalid(f'outputs.json holds {_kind(outputs)}; write an object, such as {{"accuracy": 0.93}}')
+        actual = _TYPE_NAMES.get(type(outputs), "null")
+        raise OutputsInvalid(f'outputs.json holds {actual}; write an object, such as {{"accuracy": 0.93}}')
     if (metrics := outputs.get("metrics")) is not None and not isinstance(metrics, dict):
-        raise OutputsInvalid(f"outputs.json: metrics is {_kind(metrics)}; write an object of names and values")
-    if _is_deeper(outputs, _MAX_DEPTH):
-        raise OutputsInvalid(f"outputs.json is nested deeper than {_MAX_DEPTH} levels")
+        actual = _TYPE_NAMES.get(type(metrics), "null")
+        raise OutputsInvalid(f"outputs.json: metrics is {actual}; write an object of names and values")
+    if _is_deeper(outputs, MAX_DEPTH):
+        raise OutputsInvalid(f"outputs.json is nested deeper than {MAX_DEPTH} levels; write a flatter object")
     return outputs
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
     if isinstance(value, dict):
-        return levels == 0 or any(_is_deeper(item, levels - 1) for item in value.values())
-    if isinstance(value, list):
-        return levels == 0 or any(_is_deeper(item, levels - 1) for item in value)
-    return False
-
-
-def _kind(value: Any) -> str:
-    names = {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
-    return names.get(type(value), "null")
+        value = list(value.values())
+    return isinstance(value, list) and (levels == 0 or any(_is_deeper(item, levels - 1) for item in value))

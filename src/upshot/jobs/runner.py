@@ -1,9 +1,9 @@
-"""Follows one try of one job from its claim to its end; a coroutine, which any worker can take up again."""
+"""Run one attempt of one job, from its claim to its end. Any worker can take over at any point."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,279 +21,288 @@ from upshot.backends.protocol import (
 from upshot.clock import Clock
 from upshot.domain.event import Event
 from upshot.domain.job import MAX_OUTPUTS_BYTES, FailureKind, Job, JobState
-from upshot.jobs.container_request import ContainerRequestBuilder
+from upshot.ids import JobId
+from upshot.jobs.container_request import JobEnvironment, build_container_request, secrets_mask
 from upshot.jobs.engine_monitor import EngineMonitor, EngineSnapshot, PollIntervals
-from upshot.jobs.events import job_event
 from upshot.jobs.logs import JobLog
-from upshot.jobs.outputs import OutputsInvalid, read_outputs
-from upshot.jobs.transitions import JobOutcome, classify_exit, finish, next_attempt
+from upshot.jobs.outputs import OutputsInvalid, parse_outputs
+from upshot.jobs.recorder import JobRecorder
+from upshot.jobs.transitions import (
+    JobOutcome,
+    classify_exit,
+    container_created,
+    container_running,
+    end_attempt,
+    stopping,
+)
+from upshot.jobs.version_metrics import VersionMetricsWriter
 from upshot.ports.concurrency import RunInThread
-from upshot.ports.jobs import JobStore, JobUpdate
+from upshot.ports.jobs import JobStore
 from upshot.schema.queues import JobsConfig
 
 log = structlog.get_logger("upshot.jobs")
 
-KILL_AGAIN_SECONDS = 30.0  # beyond its grace: a stop that did not end it is said again, without grace
-GONE_LOOKS = 2  # looks in which a started container is missing before it is taken for gone
+KILL_AGAIN_SECONDS = 30.0  # after the grace period: a container that still runs is stopped again, without grace
+MISSING_SNAPSHOTS = 2  # a started container that is missing in so many snapshots is gone
 
 
-class LeaseLost(Exception):
-    """Another worker holds the job now."""
+class StopRequests:
+    """
+    The stop requests for the jobs of this worker, as last read from the store.
+
+    Args:
+        jobs: The store.
+        run_in_thread: Runs its blocking calls.
+    """
+
+    def __init__(self, jobs: JobStore, run_in_thread: RunInThread) -> None:
+        self._jobs = jobs
+        self._run_in_thread = run_in_thread
+        self._requests: Mapping[JobId, str] = {}
+
+    async def refresh(self, job_ids: Collection[JobId]) -> None:
+        """Read the requests for these jobs."""
+        self._requests = await self._run_in_thread(self._jobs.stop_requests, job_ids)
+
+    def outcome(self, job_id: JobId) -> JobOutcome | None:
+        """Return the outcome that was requested for a job, or None if nobody asked it to stop."""
+        requested_by = self._requests.get(job_id)
+        return None if requested_by is None else JobOutcome(FailureKind.CANCELLED, f"cancelled by {requested_by}")
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerContext:
-    """What every watch of this worker works with."""
+    """What all runners of a worker share."""
 
     jobs: JobStore
-    clerk: ContainerRequestBuilder
-    book: JobsConfig
+    recorder: JobRecorder
+    stop_requests: StopRequests
+    metrics: VersionMetricsWriter
+    environment: JobEnvironment
+    config: JobsConfig
     clock: Clock
     run_in_thread: RunInThread
-    lost_after: timedelta  #: an engine that was not reached for so long has lost its jobs
-    log_bytes: int  #: kept of a job's whole log
-    told: Callable[[JobUpdate], Awaitable[None]]  #: publishes events, rings for the execution, after the commit
-    save_metrics: Callable[[Job, Event], Awaitable[str | None]]  #: returns why they could not be saved
-    asked_to_stop: Callable[[str], str | None]  #: who asked for the job's end
-    pace: PollIntervals
+    lost_after: timedelta  #: jobs are lost if their engine is unreachable for longer
+    log_bytes: int  #: maximum size of the stored log of a job
+    intervals: PollIntervals
 
 
 class JobRunner:
     """
-    One try of one job that this worker holds.
+    Runs one attempt of a job that this worker has claimed.
 
     Args:
         job: As it was claimed.
-        event: That its execution answers.
-        lookout: On the job's engine.
-        office: What it works with.
+        event: The event that its execution answers.
+        monitor: Polls the job's engine.
+        context: Shared by all runners.
     """
 
-    def __init__(self, job: Job, event: Event, lookout: EngineMonitor, office: RunnerContext) -> None:
+    def __init__(self, job: Job, event: Event, monitor: EngineMonitor, context: RunnerContext) -> None:
         self.job = job
         self._event = event
-        self._lookout = lookout
-        self._backend = lookout.backend
-        self._office = office
-        self._mask = office.clerk.mask(job)
+        self._monitor = monitor
+        self._backend = monitor.backend
+        self._context = context
+        self._mask = secrets_mask(job, context.environment)
         self._log = JobLog(
-            job, self._backend, office.jobs, self._mask, office.run_in_thread, keep_bytes=office.log_bytes
+            job, self._backend, context.jobs, self._mask, context.run_in_thread, keep_bytes=context.log_bytes
         )
-        self._outages = lookout.last.outages
+        self._outages = monitor.last.outages
         self._missing = 0
         self._stopped_at: datetime | None = None
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """
-        Start it if need be, and see it to its end.
+        Start the container if necessary, and supervise it until the attempt ends.
 
         Raises:
-            TakenAway: Another worker holds it now; whatever it says then counts.
+            LeaseLost: Another worker holds the job now.
         """
         try:
             if self.job.state is JobState.STARTING and not await self._start():
                 return
-            seen = self._lookout.last.number
-            self._lookout.poll_now()
-            while not self.job.state.is_final and self.job.state is not JobState.QUEUED:
-                look = await self._lookout.next_snapshot(seen, within_seconds=self._office.pace.turn)
-                await self._turn(look, is_new=look.number > seen)
-                seen = look.number
-        except StartRefused as refused:
-            await self._end(JobOutcome(refused.failure, self._mask.text(str(refused))))
+            number = self._monitor.last.number
+            self._monitor.poll_now()
+            while self.job.state.is_active:
+                seconds = self._context.intervals.job_seconds
+                snapshot = await self._monitor.next_snapshot(number, within_seconds=seconds)
+                await self._handle(snapshot, is_new=snapshot.number > number)
+                number = snapshot.number
+        except StartRefused as error:
+            await self._end(JobOutcome(error.failure, self._mask.text(str(error))))
 
     # --- start ------------------------------------------------------------------------------------
 
     async def _start(self) -> bool:
-        """Have the container made and started; tells whether there is something to follow."""
-        if who := self._office.asked_to_stop(self.job.id):
-            await self._end(JobOutcome(FailureKind.CANCELLED, f"cancelled by {who}"))
+        """Start the container. Return whether the attempt goes on."""
+        if outcome := self._context.stop_requests.outcome(self.job.id):
+            await self._end(outcome)
             return False
-        if objections := self._office.book.objections(self.job.spec, self.job.queue):
-            raise StartRefused(FailureKind.REFUSED, "; ".join(objections))
-        order = self._office.clerk.order(self.job, self._event)
+        if violations := self._context.config.violations(self.job.spec, self.job.queue):
+            raise StartRefused(FailureKind.REFUSED, "; ".join(violations))
+        request = build_container_request(self.job, self._event, self._context.environment)
         try:
-            started = await self._unless_stopped(self._backend.start(order))
+            container = await self._unless_stopped(self._backend.start(request))
         except EngineUnavailable as error:
-            # Whether it was made is not known: looked for as if it was, and started again if it is not there.
-            await self._note(f"{self._lookout.name} does not answer: {error}")
+            # The container may exist. If later snapshots do not show it, it is started again.
+            await self._explain_start(f"{self._monitor.name} does not answer: {error}")
             return True
-        if started is None:
+        if container is None:
             return False
-        await self._record(
-            replace(self.job, handle=started.handle, image_digest=started.image_digest, reason=started.note)
-        )
+        await self._record(container_created(self.job, container))
         return True
 
-    async def _unless_stopped(self, starting: Coroutine[Any, Any, StartedContainer]) -> StartedContainer | None:
-        """Start, which may pull for long; None when the job was asked to stop meanwhile, and was."""
-        task = asyncio.ensure_future(starting)
+    async def _unless_stopped(self, start: Coroutine[Any, Any, StartedContainer]) -> StartedContainer | None:
+        """Wait for a start, which may pull an image for a long time. Return None if a stop request ended it."""
+        task = asyncio.ensure_future(start)
         try:
-            while not (await asyncio.wait([task], timeout=self._office.pace.turn))[0]:
-                if who := self._office.asked_to_stop(self.job.id):
+            while not (await asyncio.wait([task], timeout=self._context.intervals.job_seconds))[0]:
+                if outcome := self._context.stop_requests.outcome(self.job.id):
                     task.cancel()
                     await asyncio.wait([task])
-                    await self._end(JobOutcome(FailureKind.CANCELLED, f"cancelled by {who}"))
+                    await self._end(outcome)
                     return None
             return task.result()
         finally:
             task.cancel()
 
-    # --- each turn --------------------------------------------------------------------------------
+    # --- each snapshot ----------------------------------------------------------------------------
 
-    async def _turn(self, look: EngineSnapshot, *, is_new: bool) -> None:
-        if look.error is not None:
-            await self._while_away(look.error)
+    async def _handle(self, snapshot: EngineSnapshot, *, is_new: bool) -> None:
+        if snapshot.error is not None:
+            await self._handle_outage(snapshot.error)
             return
-        sighting = look.statuses.get(self.job.container)
-        if sighting is None:
+        status = snapshot.statuses.get(self.job.container_name)
+        if status is None:
             if is_new:
-                await self._while_missing()
+                await self._handle_missing()
             return
         self._missing = 0
         try:
-            await self._seen(sighting, look)
+            await self._handle_status(status, snapshot)
         except EngineUnavailable as error:
-            log.info("job.engine_away", job=self.job.id, error=str(error))
-            self._lookout.poll_now()
+            log.info("job.engine_unreachable", job=self.job.id, error=str(error))
+            self._monitor.poll_now()
 
-    async def _while_away(self, error: str) -> None:
-        away_since = max(filter(None, (self._lookout.reached_at, self.job.seen_at)), default=self.job.created_at)
-        away = self._office.clock.now() - away_since
-        if away > self._office.lost_after:
-            await self._end(
-                JobOutcome(
-                    FailureKind.ENGINE_LOST, f"its engine was not reached for {away.total_seconds():.0f} s: {error}"
-                )
-            )
+    async def _handle_outage(self, error: str) -> None:
+        since = max(filter(None, (self._monitor.reached_at, self.job.seen_at)), default=self.job.created_at)
+        duration = self._context.clock.now() - since
+        if duration > self._context.lost_after:
+            reason = f"its engine was unreachable for {duration.total_seconds():.0f} s: {error}"
+            await self._end(JobOutcome(FailureKind.ENGINE_LOST, reason))
         else:
-            await self._note(f"{self._lookout.name} does not answer: {error}")
+            await self._explain_start(f"{self._monitor.name} does not answer: {error}")
 
-    async def _while_missing(self) -> None:
+    async def _handle_missing(self) -> None:
         if self.job.state is JobState.STARTING and self.job.handle is None:
-            await self._start()  # it was never made, or nobody knows
+            await self._start()  # the container was not created, or nobody knows whether it was
             return
         self._missing += 1
-        if self._missing < GONE_LOOKS:
-            self._lookout.poll_now()
+        if self._missing < MISSING_SNAPSHOTS:
+            self._monitor.poll_now()
         elif self.job.state is JobState.STOPPING and self.job.failure is not None:
             await self._end(JobOutcome(self.job.failure, self.job.reason))
         else:
-            await self._end(JobOutcome(FailureKind.ENGINE_LOST, "its container is gone, and not by our doing"))
+            await self._end(JobOutcome(FailureKind.ENGINE_LOST, "its container is gone, and Upshot did not remove it"))
 
-    async def _seen(self, sighting: ContainerStatus, look: EngineSnapshot) -> None:
-        if sighting.phase is Phase.CREATED:
+    async def _handle_status(self, status: ContainerStatus, snapshot: EngineSnapshot) -> None:
+        if status.phase is Phase.CREATED:
             await self._start()
             return
-        if sighting.phase is Phase.EXITED:
-            await self._collect(sighting, look)
+        if status.phase is Phase.EXITED:
+            await self._collect(status, snapshot)
             return
-        if sighting.phase is Phase.PENDING:
-            await self._note(sighting.note or "its engine has not begun it yet")
+        if status.phase is Phase.PENDING:
+            await self._explain_start(status.note or "its engine has not started the container yet")
         elif self.job.state is JobState.STARTING:
-            await self._running(sighting)
-        self._outages = look.outages
-        await self._log.read_on(self._office.clock.now())
+            await self._record_running(status)
+        self._outages = snapshot.outages
+        await self._log.store_new(self._context.clock.now())
         await self._stop_if_due()
 
-    async def _running(self, sighting: ContainerStatus) -> None:
-        started_at = sighting.started_at or self._office.clock.now()
-        running = replace(
-            self.job,
-            state=JobState.RUNNING,
-            reason=None,
-            handle=sighting.handle,
-            image_digest=self.job.image_digest or sighting.image_digest,
-            started_at=started_at,
-        )
-        await self._record(running, tell=True)
-        log.info(
-            "job.started", job=running.id, automation=running.automation, step=running.step_id, machine=running.machine
-        )
+    async def _record_running(self, status: ContainerStatus) -> None:
+        await self._record(container_running(self.job, status, now=self._context.clock.now()))
+        job = self.job
+        log.info("job.started", job=job.id, automation=job.automation, step=job.step_id, machine=job.machine)
 
     async def _stop_if_due(self) -> None:
-        now, job = self._office.clock.now(), self.job
-        if job.state is JobState.STOPPING:
-            again = self._stopped_at is None or now - self._stopped_at > timedelta(
-                seconds=job.spec.grace_seconds + KILL_AGAIN_SECONDS
-            )
-            if again:  # taken over from another worker, or it did not help
-                grace = job.spec.grace_seconds if self._stopped_at is None else 0.0
-                self._stopped_at = now
-                await self._backend.stop(job.container, grace_seconds=grace)
-            return
-        if who := self._office.asked_to_stop(job.id):
-            stopping = replace(job, failure=FailureKind.CANCELLED, reason=f"cancelled by {who}")
-        elif job.deadline is not None and now > job.deadline:
-            stopping = replace(job, failure=FailureKind.TIMED_OUT, reason="it runs for longer than its timeout")
-        else:
-            return
-        await self._record(replace(stopping, state=JobState.STOPPING))
+        now, job = self._context.clock.now(), self.job
+        grace_seconds = job.spec.grace_seconds
+        if job.state is not JobState.STOPPING:
+            outcome = self._context.stop_requests.outcome(job.id)
+            if outcome is None and job.deadline is not None and now > job.deadline:
+                outcome = JobOutcome(FailureKind.TIMED_OUT, "the job runs for longer than its timeout")
+            if outcome is None:
+                return
+            await self._record(stopping(job, outcome))
+        elif self._stopped_at is not None:
+            if now - self._stopped_at <= timedelta(seconds=grace_seconds + KILL_AGAIN_SECONDS):
+                return
+            grace_seconds = 0.0
+        # A job that another worker was stopping is told again: that worker may have died before it told the engine.
         self._stopped_at = now
-        await self._backend.stop(job.container, grace_seconds=job.spec.grace_seconds)
+        await self._backend.stop(job.container_name, grace_seconds=grace_seconds)
 
-    # --- the end ----------------------------------------------------------------------------------
+    # --- end --------------------------------------------------------------------------------------
 
-    async def _collect(self, sighting: ContainerStatus, look: EngineSnapshot) -> None:
-        if self.job.state is JobState.STARTING and sighting.started_at is not None:
-            await self._running(sighting)  # it was quick: it has run all the same
-        await self._log.read_to_the_end(self._office.clock.now())
-        tail = await self._log.tail()
-        end = classify_exit(self.job, sighting, engine_was_away=look.outages > self._outages)
+    async def _collect(self, status: ContainerStatus, snapshot: EngineSnapshot) -> None:
+        """Store the log and the outputs of an exited container, and end the attempt."""
+        if self.job.state is JobState.STARTING and status.started_at is not None:
+            await self._record_running(status)  # it exited before a snapshot showed it running
+        await self._log.store_rest(self._context.clock.now())
+        log_tail = await self._log.tail()
+        outcome = classify_exit(self.job, status, engine_was_away=snapshot.outages > self._outages)
         outputs = None
-        if end.failure is None:
+        if outcome.failure is None:
             try:
-                content = await self._backend.read_outputs(self.job.container, limit_bytes=MAX_OUTPUTS_BYTES)
-                outputs = self._mask.data(read_outputs(content))
+                content = await self._backend.read_outputs(self.job.container_name, limit_bytes=MAX_OUTPUTS_BYTES)
+                outputs = self._mask.data(parse_outputs(content))
             except (OutputUnreadable, OutputsInvalid) as error:
-                end = JobOutcome(FailureKind.OUTPUT_INVALID, self._mask.text(str(error)))
-        reason = None if end.reason is None else self._mask.text(end.reason)
+                outcome = JobOutcome(FailureKind.OUTPUT_INVALID, str(error))
         self.job = replace(
             self.job,
-            exit_code=sighting.exit_code,
-            finished_at=sighting.finished_at,
-            log_tail=tail,
+            exit_code=status.exit_code,
+            finished_at=status.finished_at,
+            log_tail=log_tail,
             outputs=outputs,
         )
-        await self._end(JobOutcome(end.failure, reason))
+        reason = None if outcome.reason is None else self._mask.text(outcome.reason)
+        await self._end(JobOutcome(outcome.failure, reason))
 
-    async def _end(self, end: JobOutcome) -> None:
-        """Record the end of the try, or of the job; then remove the container."""
-        now, job = self._office.clock.now(), self.job
-        grown = None
-        if end.failure is FailureKind.OUT_OF_MEMORY and job.retry.memory_growth is not None:
-            grown = self._office.book.grow(job.spec, job.retry.memory_growth, job.queue)
-        after = next_attempt(job, end, grown=grown, now=now) or finish(job, end, now=now)
+    async def _end(self, outcome: JobOutcome) -> None:
+        """Record the end of the attempt, and remove the container."""
+        now, job = self._context.clock.now(), self.job
+        larger_spec = None
+        if outcome.failure is FailureKind.OUT_OF_MEMORY and job.retry.memory_growth is not None:
+            larger_spec = self._context.config.with_more_memory(job.spec, job.retry.memory_growth, job.queue)
+        after = end_attempt(job, outcome, larger_spec=larger_spec, now=now)
         if after.state is JobState.SUCCEEDED and after.save_metrics:
-            after = replace(after, reason=await self._office.save_metrics(after, self._event))
-        container = job.container
-        await self._record(after, tell=True)
+            after = replace(after, reason=await self._context.metrics.save(after, self._event))
+        await self._record(after)
         log.info(
             "job.ended",
             job=job.id,
             automation=job.automation,
             step=job.step_id,
             state=after.state.value,
-            cause=end.failure.value if end.failure else None,
+            failure=outcome.failure.value if outcome.failure else None,
             reason=after.reason,
             attempt=job.attempt,
         )
         try:
-            await self._backend.remove(container)
-        except EngineUnavailable as error:  # found again as something left behind
-            log.info("job.not_removed", job=job.id, container=container, error=str(error))
+            await self._backend.remove(job.container_name)
+        except EngineUnavailable as error:  # the supervisor removes it later
+            log.info("job.container_not_removed", job=job.id, container=job.container_name, error=str(error))
 
-    # --- written ----------------------------------------------------------------------------------
+    # --- records ----------------------------------------------------------------------------------
 
-    async def _note(self, reason: str) -> None:
-        """Keep why it does not go on, once."""
+    async def _explain_start(self, reason: str) -> None:
+        """Record why a starting job does not run yet."""
         if reason != self.job.reason and self.job.state is JobState.STARTING:
             await self._record(replace(self.job, reason=reason))
 
-    async def _record(self, job: Job, *, tell: bool = False) -> None:
-        event = job_event(job, self._event, self._office.clock.now()) if tell else None
-        progress = JobUpdate(job, (event,) if event else (), wakes=job.state.is_final)
-        if await self._office.run_in_thread(self._office.jobs.record, [progress]):
-            raise LeaseLost(job.id)
+    async def _record(self, job: Job) -> None:
+        is_new_state = job.state is not self.job.state
+        await self._context.recorder.record(job, self._event, is_new_state=is_new_state)
         self.job = job
-        await self._office.told(progress)

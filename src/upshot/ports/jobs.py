@@ -1,4 +1,4 @@
-"""Jobs: kept, claimed by the workers that can run them, watched under a lease, and read by people."""
+"""Ports of jobs: what workers need to claim and supervise them, and what people read and request."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from upshot.domain.job import Job, JobState
 from upshot.ids import ExecutionId, JobId, WorkerId
 from upshot.ports.paging import Page
 
-END_OF_EXECUTION = "the end of its execution"  #: who asked, where no person did
+END_OF_EXECUTION = "the end of its execution"  #: requester of a stop if it is not a person
 
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyLimits:
-    """How many jobs of a queue are active at the same time; None: any number."""
+    """How many jobs of a queue can be active at the same time; None: any number."""
 
     concurrency: int | None = None  #: over all machines
     per_machine: int | None = None
@@ -25,23 +25,23 @@ class ConcurrencyLimits:
 
 @dataclass(frozen=True, slots=True)
 class WorkerCapacity:
-    """What a worker can take now."""
+    """What a worker can claim."""
 
-    worker_id: WorkerId  #: the worker
+    worker_id: WorkerId
     machine: str
-    engines: Mapping[str, str]  #: by backend, identity of the engine that answers here
-    queues: Mapping[str, ConcurrencyLimits]  #: that this worker takes
-    machine_limit: int | None = None  #: jobs active on this machine, over all queues; None: any number
-    max_jobs: int = 50  #: at one time
+    engine_ids: Mapping[str, str]  #: identity of each engine that the worker reaches, by backend
+    queues: Mapping[str, ConcurrencyLimits]  #: the queues that the worker takes
+    machine_limit: int | None = None  #: active jobs on this machine, over all queues; None: any number
+    max_jobs: int = 50  #: in one claim
 
 
 @dataclass(frozen=True, slots=True)
 class JobUpdate:
-    """The new state of a job; written if the fence still holds."""
+    """The new state of a job. It is written if the fence still matches."""
 
     job: Job
-    events: tuple[Event, ...] = ()  #: accepted together with the state
-    wakes: bool = False  #: the execution that waits for it is due now
+    events: tuple[Event, ...] = ()  #: accepted in the same transaction
+    wakes_execution: bool = False  #: makes the execution that waits for the job due
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,146 +56,147 @@ class JobQuery:
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """Where a queued job stands."""
+    """The position of a queued job."""
 
-    ahead: int  #: queued jobs of its queue that go first
-    active: int  #: jobs of its queue that hold a place now
+    ahead: int  #: queued jobs of its queue that start first
+    active: int  #: active jobs of its queue
 
 
 @dataclass(frozen=True, slots=True)
 class LogChunk:
-    """A piece of a job's log."""
+    """A chunk of a job's log."""
 
-    number: int  #: counted from 1 over the job; a gap is what the cap removed
+    number: int  #: counted from 1 over the job; a gap shows that the size limit removed chunks
     text: str
 
 
 class JobStore(Protocol):
     """
-    Jobs, as the workers see them. New ones come with `ExecutionStore.record` (`Progress.jobs`).
+    Jobs, as workers see them. New jobs are stored by `ExecutionStore.record`, with the execution that waits for them.
 
-    Where a verb writes a state it stamps the row only if the fence holds. A job whose execution
-    has ended, or was retried by a person, counts as asked to stop, by `END_OF_EXECUTION`.
+    A state is written only if the fence matches. A job whose execution has ended, or was retried by a person,
+    counts as requested to stop, by `END_OF_EXECUTION`.
     """
 
     def claim_queued(self, capacity: WorkerCapacity, *, now: datetime, until: datetime) -> tuple[Job, ...]:
         """
-        Lease due jobs that fit the offer, as STARTING: higher priority first, then older.
+        Lease due jobs that fit the capacity (`jobs.transitions.claim`): higher priorities first, then older jobs.
 
-        Under one lock per database: neither the queue's limits, nor the machine's, nor a job's own
-        `concurrency` (counted over active jobs of the same automation and step) are ever exceeded.
-        Sets `machine`, `engine`, `lease_*`, `seen_at` = now, and a fence one higher.
+        One lock per database makes sure that the limits of the queue and of the machine, and the job's own
+        `concurrency` (over the active jobs of its step), are never exceeded.
         """
         ...
 
     def claim_abandoned(
         self, engine_ids: Collection[str], *, worker_id: WorkerId, now: datetime, until: datetime
     ) -> tuple[Job, ...]:
-        """Lease active jobs of these engines whose lease has run out; state and engine stay."""
+        """Lease the active jobs of these engines whose lease has run out. State and engine stay."""
         ...
 
-    def claim_lost(self, *, seen_before: datetime, worker_id: WorkerId, now: datetime, until: datetime) -> tuple[Job, ...]:
-        """Lease active jobs whose lease has run out and whose engine nobody has reached since then."""
+    def claim_lost(
+        self, *, seen_before: datetime, worker_id: WorkerId, now: datetime, until: datetime
+    ) -> tuple[Job, ...]:
+        """Lease the active jobs whose lease has run out and whose engine no worker has reached since `seen_before`."""
         ...
 
     def record(self, updates: Sequence[JobUpdate]) -> frozenset[JobId]:
         """
-        Write states, accept events, wake executions, in one transaction.
+        Write states, accept events and wake executions, in one transaction.
 
-        An execution is woken by making it due now, if it is waiting without a due time. Leases and
-        `seen_at` are left to `renew` while a job is active, and leases end with its try; wishes to
-        stop are left to `JobDesk.ask_stop`. Characters that a database refuses are replaced.
+        Waking makes an execution due now if it waits without a due time. While a job is active, only `renew`
+        changes its lease and `seen_at`; the end of an attempt ends the lease. Stop requests belong to
+        `JobAdmin.request_stop`. Characters that a database refuses are replaced.
 
         Returns:
-            Ids whose state was refused, since another claim came between; their events and wakes are left out.
+            Ids of the jobs whose state was refused because of a newer claim. Their events and wakes are dropped.
         """
         ...
 
-    def renew(self, job_ids: Collection[JobId], *, worker_id: WorkerId, until: datetime, seen_at: datetime | None) -> frozenset[JobId]:
-        """Prolong leases that the owner still holds (`seen_at` None: leave as it is); returns those ids."""
+    def renew(
+        self, job_ids: Collection[JobId], *, worker_id: WorkerId, until: datetime, seen_at: datetime | None
+    ) -> frozenset[JobId]:
+        """Renew the leases that the worker still holds, and return their ids. `seen_at` None leaves it unchanged."""
         ...
 
     def stop_requests(self, job_ids: Collection[JobId]) -> Mapping[JobId, str]:
-        """Who asked, by id: a person, or the end of the execution that the job belongs to."""
+        """Return who requested a stop, by job id: a person, or END_OF_EXECUTION."""
         ...
 
     def cancel_unneeded(self, now: datetime) -> int:
-        """End queued jobs that nobody waits for: those asked to stop, those whose execution is final; how many."""
+        """Cancel the queued jobs that have a stop request or whose execution has ended. Return their number."""
         ...
 
     def get(self, job_ids: Collection[JobId]) -> Mapping[JobId, Job]:
-        """The jobs of these ids; those that do not exist are left out."""
+        """Return those of the jobs that exist, by id."""
         ...
 
     def expire(self, worker_id: WorkerId, now: datetime) -> int:
-        """End the leases of a worker that is known to be dead; returns how many."""
+        """End the leases of a worker that is known to be dead. Return their number."""
         ...
 
     def append_log(self, job_id: JobId, text: str, *, position: str, now: datetime, keep_bytes: int) -> None:
         """
-        Add a piece to a job's log, and remove its oldest pieces beyond so many bytes.
+        Append a chunk to a job's log, and remove the oldest chunks beyond a size.
 
         Args:
-            job: Its id.
-            text: What it said; may be empty, to keep the position alone.
-            position: Up to where the engine's log has been read, for whoever watches the job next; at most 200
-                characters.
-            now: The present moment.
-            keep_bytes: Size of the whole log, in UTF-8; the last piece is kept in any case.
+            job_id: The job. Nothing happens if it does not exist.
+            text: May be empty, to store only the position.
+            position: Up to where the engine's log is read, for the next worker; at most 200 characters.
+            now: The current time.
+            keep_bytes: Maximum size of the log in UTF-8. The last chunk is always kept.
         """
         ...
 
     def log_position(self, job_id: JobId) -> str | None:
-        """The position that the last piece was added with; None before the first."""
+        """Return the position of the last chunk; None if there is no chunk."""
         ...
 
 
 class JobAdmin(Protocol):
-    """What people ask about jobs and do to them."""
+    """What people read about jobs, and what they request."""
 
     def find(self, job_id: JobId) -> Job | None:
-        """One job."""
+        """Return a job, or None if it does not exist."""
         ...
 
     def page(self, query: JobQuery, *, cursor: str | None, limit: int) -> Page[Job]:
-        """Jobs, newest first, without their outputs and log tails, which may be large."""
+        """Return jobs, newest first, without outputs and log tails, which can be large."""
         ...
 
     def queue_position(self, job: Job) -> QueuePosition | None:
-        """Where a queued job stands; None when it is not queued."""
+        """Return the position of a queued job; None if it is not queued."""
         ...
 
     def log_chunks(self, job_id: JobId, *, after: int, limit: int) -> tuple[LogChunk, ...]:
-        """Pieces of the log after that number, in order."""
+        """Return the chunks of the log after a number, in order."""
         ...
 
     def request_stop(self, job_id: JobId, requested_by: str, now: datetime) -> Job:
         """
-        Ask a job to stop. A queued one is CANCELLED at once and wakes its execution; an active one is
-        stopped by the worker that watches it.
+        Request that a job stops. See `jobs.transitions.request_stop`; cancelling a queued job wakes its execution.
 
         Raises:
-            NotFound: No such job.
-            Conflict: It has ended.
+            NotFound: The job does not exist.
+            Conflict: The job has ended.
         """
         ...
 
     def prune(self, *, finished_before: datetime) -> int:
-        """Remove jobs and their logs that ended before then and whose execution is final; returns how many."""
+        """Remove jobs with their logs if they ended before then and their execution is final. Return their number."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """This Upshot, among others on the same engine."""
+    """This installation of Upshot, among others on the same engine."""
 
-    id: str  #: on every container of ours, as a label
-    key: bytes  #: 32 bytes of chance; what job tokens are made with
+    id: str  #: a label of every container
+    key: bytes  #: 32 random bytes, from which job tokens are derived
 
 
 class InstallationStore(Protocol):
-    """Made once, by whoever asks first."""
+    """The installation of a database. The first process that asks creates it."""
 
     def get_or_create(self, create: Callable[[], Installation]) -> Installation:
-        """The one that is kept; kept now if there was none."""
+        """Return the stored installation. If there is none, store the result of `create` first."""
         ...

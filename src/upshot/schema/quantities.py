@@ -1,4 +1,4 @@
-"""How long, how large, how much: quantities as people write them in YAML, and as they read them in messages."""
+"""Durations, sizes and numbers of processors: how people write them in YAML, and how messages show them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-MAX_BYTES = 2**50  # a pebibyte: more is a slip
+MAX_BYTES = 2**50  # a pebibyte: more is a mistake
 MAX_CPUS = 4096
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
@@ -18,7 +18,7 @@ _UNIT_BYTES: Mapping[str, int] = {
     **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", start=1)},
     **{f"{letter}B": 1000**power for power, letter in enumerate("kMGT", start=1)},
 }
-#: What Kubernetes, Docker and haste write, as far as one can know what was meant.
+#: Units that Kubernetes and Docker use, or that people write in a hurry, by the unit that they stand for.
 _OTHER_UNITS: Mapping[str, str] = {
     **{f"{letter}i": f"{letter}iB" for letter in "KMGT"},
     **{letter: f"{letter}iB" for letter in "KMGT"},
@@ -31,15 +31,15 @@ _MILLICPUS = re.compile(r"([0-9]{1,7})m")
 
 class InvalidQuantity(ValueError):
     """
-    A value that is no quantity; the text is a finding on it: "is not a size; write 4GiB".
+    A value is not a quantity. The message follows the value: "is not a size; write 4GiB".
 
     Args:
-        what: What it is not.
-        remedy: What to write.
+        problem: Such as "is not a size".
+        remedy: What to write instead.
     """
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what}; {remedy}")
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}")
         self.remedy = remedy
 
 
@@ -51,52 +51,52 @@ def read_duration(value: Any) -> float:
         Seconds.
 
     Raises:
-        NotAQuantity: It is none.
+        InvalidQuantity: The value is not a duration.
     """
-    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         remedy = f"write {value}s" if _is_whole(value) else "write 500ms, 30s, 5m, 1h or 2d"
         raise InvalidQuantity("is not a duration", remedy)
-    return float(found[1]) * _UNIT_SECONDS[found[2]]
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
 
 
 def read_bytes(value: Any) -> int:
     """
-    Read `4GiB`, `512MiB` or `2GB`; a text that is a number alone counts bytes.
+    Read `4GiB`, `512MiB` or `2GB`. A string without a unit is a number of bytes.
 
     Raises:
-        NotAQuantity: It is none.
+        InvalidQuantity: The value is not a size.
     """
-    found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if found is None:
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
         remedy = f"write {show_bytes(value)}" if _is_whole(value) and value > 0 else "write 512MiB, 4GiB or 2GB"
         raise InvalidQuantity("is not a size", remedy)
-    number, unit = found[1], found[2] or "B"
+    number, unit = match[1], match[2] or "B"
     if unit not in _UNIT_BYTES:
-        near = _OTHER_UNITS.get(unit) or next((u for u in _UNIT_BYTES if u.casefold() == unit.casefold()), None)
-        raise InvalidQuantity("is not a size", f"write {number}{near}" if near else "write 512MiB, 4GiB or 2GB")
+        similar = _OTHER_UNITS.get(unit) or next((u for u in _UNIT_BYTES if u.casefold() == unit.casefold()), None)
+        raise InvalidQuantity("is not a size", f"write {number}{similar}" if similar else "write 512MiB, 4GiB or 2GB")
     size = float(number) * _UNIT_BYTES[unit] if "." in number else int(number) * _UNIT_BYTES[unit]
     if not 1 <= size <= MAX_BYTES:
-        raise InvalidQuantity("is not a size that a machine has", "write one such as 512MiB or 4GiB")
+        raise InvalidQuantity("is not a size that a machine has", "write a size such as 512MiB or 4GiB")
     return round(size)
 
 
 def read_cpus(value: Any) -> float:
     """
-    Read a number of processors: `2`, `0.5`, as a number or as its text.
+    Read a number of processors: `2` or `0.5`, as a number or as a string.
 
     Raises:
-        NotAQuantity: It is none.
+        InvalidQuantity: The value is not a number of processors.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number and not (isinstance(value, str) and _CPUS.fullmatch(value)):
-        thousandths = _MILLICPUS.fullmatch(value) if isinstance(value, str) else None
-        remedy = f"write {int(thousandths[1]) / 1000:g}" if thousandths else "write 2 or 0.5"
+        millicpus = _MILLICPUS.fullmatch(value) if isinstance(value, str) else None
+        remedy = f"write {int(millicpus[1]) / 1000:g}" if millicpus else "write 2 or 0.5"
         raise InvalidQuantity("is not a number of processors", remedy)
     if isinstance(value, str):
         value = float(value)
-    if not 0 < value <= MAX_CPUS:  # what is no number at all fails this, too
-        raise InvalidQuantity("is not a number of processors that a machine has", f"write one up to {MAX_CPUS}")
+    if not 0 < value <= MAX_CPUS:  # NaN fails this comparison too
+        raise InvalidQuantity("is not a number of processors that a machine has", f"write a number up to {MAX_CPUS}")
     return float(value)
 
 
@@ -105,7 +105,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def show_duration(seconds: float) -> str:
-    """Write it in the largest unit in which it is a whole number: `90m`, `36h`, `1.5s`."""
+    """Format a duration in the largest unit that gives a whole number: `90m`, `36h`, `1.5s`."""
     for unit in ("d", "h", "m", "s"):
         count = seconds / _UNIT_SECONDS[unit]
         if count >= 1 and count.is_integer():
@@ -114,6 +114,6 @@ def show_duration(seconds: float) -> str:
 
 
 def show_bytes(size: int) -> str:
-    """Write it as short as it can be written exactly: `4GiB`, `1.5GiB`, `2GB`."""
+    """Format a size in the shortest way that is exact: `4GiB`, `1.5GiB`, `2GB`."""
     exact = [(size, unit, name) for name, unit in _UNIT_BYTES.items() if (size * 100) % unit == 0]
     return min((f"{size // unit if size % unit == 0 else size / unit}{name}" for size, unit, name in exact), key=len)

@@ -1,8 +1,7 @@
-"""`launch`: the job that a step asks for, what speaks against it, and what its end is for the step."""
+"""`launch`: the job that a step launches, what forbids it, and what its end means for the step."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -15,19 +14,23 @@ from upshot.domain.automation import RetryPolicy
 from upshot.domain.job import FailureKind, ImagePullCredentials, Job, JobRetryPolicy, JobSpec, JobState, MemoryGrowth
 from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.errors import JobFailed, Refused, TemplateInvalid, Unavailable, Unreachable
-from upshot.schema.queues import PROCESS, BackendSettings, JobOptions, JobsConfig, MountRule, QueueConfig, QueueLimits
+from upshot.ids import DeliveryId, EventId, ExecutionId, JobId
+from upshot.schema.queue_limits import MountRule, QueueLimits
+from upshot.schema.queues import PROCESS, BackendSettings, JobsConfig, QueueConfig
 
-MARKS = SecretPlaceholders("NonceNonce12345678")
-TOKEN = MARKS.mark("TOKEN")
-OPEN = JobsConfig()
+PLACEHOLDERS = SecretPlaceholders("NonceNonce12345678")
+TOKEN = PLACEHOLDERS.placeholder("TOKEN")
+BUILT_IN = JobsConfig()
 STRICT = JobsConfig(
     backends={"docker": BackendSettings("docker"), "local": BackendSettings(PROCESS)},
     queues={
         "default": QueueConfig(
             "default",
-            defaults=JobOptions(memory_bytes=2**30),
+            defaults={"memory_bytes": 2**30},
             priority=3,
-            ceilings=QueueLimits(memory_bytes=4 * 2**30, images=("ghcr.io/acme/*",), mounts=(MountRule("/data"),)),
+            limits=QueueLimits(
+                {"memory_bytes": 4 * 2**30, "image": ("ghcr.io/acme/*",), "mounts": (MountRule("/data"),)}
+            ),
             source="jobs.yaml:7",
         ),
         "scripts": QueueConfig("scripts", backend="local"),
@@ -36,77 +39,79 @@ STRICT = JobsConfig(
 )
 
 
-class Desk:
-    """Jobs that can be looked at, as `JobDesk` has them."""
+class StubJobs:
+    """Finds jobs as `JobAdmin` does, or raises an error."""
 
     def __init__(self, *jobs: Job, error: Exception | None = None) -> None:
         self._jobs = {job.id: job for job in jobs}
         self._error = error
 
-    def find(self, job_id: str) -> Job | None:
+    def find(self, job_id):
         if self._error:
             raise self._error
         return self._jobs.get(job_id)
 
 
-def perform(with_, *, book=OPEN, desk=None, **changes):
-    """One turn of the step."""
-    tools = ActionContext(
+async def perform(with_, *, config=BUILT_IN, jobs=None, **changes):
+    """Perform one attempt of the step."""
+    context = ActionContext(
         egress=ScriptedEgress(),
         registry=RecordingRegistry(),
         github_api_url="https://api.github.com",
         slack_api_url="https://slack.com/api",
-        jobs=desk,
+        jobs=jobs,
     )
-    return asyncio.run(Launch(book).perform(make_call(with_, **{"marks": MARKS, **changes}), tools))
+    call = make_call(with_, **{"placeholders": PLACEHOLDERS, **changes})
+    return await Launch(config).perform(call, context)
 
 
-def asked(with_, **changes) -> Job:
-    """The job that the first turn asks for."""
-    held = perform(with_, **changes)
-    assert isinstance(held, Deferred)
-    assert held.job is not None
-    return held.job
+async def launch(with_, **changes) -> Job:
+    """Return the job that the first attempt launches."""
+    deferred = await perform(with_, **changes)
+    assert isinstance(deferred, Deferred)
+    assert deferred.job is not None
+    return deferred.job
 
 
-def findings(with_, book=OPEN):
-    return dict(Launch(book).check(with_))
+def problems(with_, config=BUILT_IN):
+    """Return the problems that are found when the file is loaded, by path."""
+    return dict(Launch(config).check(with_))
 
 
-# --- the job that is asked for --------------------------------------------------------------------
+# --- the launched job -----------------------------------------------------------------------------
 
 
-def test_the_first_turn_asks_for_a_job_and_lets_the_step_wait():
-    """The job knows where it comes from, what it runs, and the secrets that are to be filled in."""
+async def test_the_first_attempt_launches_a_job_and_defers_the_step():
+    """The job has its origin, its spec, and the names of its secrets."""
     with_ = {
         "image": "busybox",
         "command": ["sh", "-c", f"curl -H 'Authorization: {TOKEN}'"],
         "env": {"AGAIN": TOKEN},
-        "secret-files": {"key": MARKS.mark("KEY")},
-        "registry-auth": {"username": "me", "password": MARKS.mark("PULL")},
+        "secret-files": {"key": PLACEHOLDERS.placeholder("KEY")},
+        "registry-auth": {"username": "me", "password": PLACEHOLDERS.placeholder("PULL")},
         "concurrency": 2,
         "memory-growth": {"factor": 3.0},
         "save-metrics": True,
     }
 
-    held = perform(with_, step="evaluate")
+    deferred = await perform(with_, step_id="evaluate")
 
-    assert held.job == Job(
-        id=held.job.id,
+    assert deferred.job == Job(
+        id=deferred.job.id,
         name="evaluate",
         automation="promote",
-        execution_id="exe_1",
+        execution_id=ExecutionId("exe_1"),
         step_id="evaluate",
-        event_id="evt_1",
-        delivery_id="dlv_1",
+        event_id=EventId("evt_1"),
+        delivery_id=DeliveryId("dlv_1"),
         queue="default",
         backend="docker",
         spec=JobSpec(
             image="busybox",
             command=("sh", "-c", f"curl -H 'Authorization: {TOKEN}'"),
             env={"AGAIN": TOKEN},
-            files={"key": MARKS.mark("KEY")},
-            registry_auth=ImagePullCredentials("me", MARKS.mark("PULL")),
+            secret_files={"key": PLACEHOLDERS.placeholder("KEY")},
+            registry_auth=ImagePullCredentials("me", PLACEHOLDERS.placeholder("PULL")),
         ),
         created_at=NOW,
         concurrency=2,
@@ -114,49 +119,51 @@ def test_the_first_turn_asks_for_a_job_and_lets_the_step_wait():
         save_metrics=True,
         version_reference="model/churn:v3",
         secrets=("TOKEN", "KEY", "PULL"),
-        nonce=MARKS.nonce,
+        nonce=PLACEHOLDERS.nonce,
         due_at=NOW,
     )
-    assert held.reason == f"waits for job {held.job.id}, in queue default"
+    assert deferred.reason == f"waits for job {deferred.job.id} in queue default"
 
 
-def test_the_same_attempt_asks_for_the_same_job_and_the_next_for_another():
-    """So that a turn that is repeated after a crash doubles nothing, and a retry is not the old job."""
-    first, again, next_one = (asked({"image": "busybox"}, attempt=attempt).id for attempt in (1, 1, 2))
+async def test_the_same_attempt_launches_the_same_job():
+    """An attempt that is repeated after a crash launches no second job, and the next attempt launches a new one."""
+    first, repeated, following = [(await launch({"image": "busybox"}, attempt=attempt)).id for attempt in (1, 1, 2)]
 
-    assert first == again != next_one
+    assert first == repeated != following
 
 
-def test_the_queue_fills_in_what_the_step_leaves_open():
-    """Defaults, priority and backend come from the operator's rules."""
-    job = asked({"image": "ghcr.io/acme/a"}, book=STRICT)
+async def test_the_queue_completes_the_job():
+    """Defaults, priority and backend come from the operator's configuration."""
+    job = await launch({"image": "ghcr.io/acme/a"}, config=STRICT)
+    without_priority = await launch({"image": "ghcr.io/acme/a", "priority": 0}, config=STRICT)
+    script = await launch({"command": ["ls"], "queue": "scripts"}, config=STRICT)
 
     assert (job.spec.memory_bytes, job.priority, job.backend) == (2**30, 3, "docker")
-    assert asked({"image": "ghcr.io/acme/a", "priority": 0}, book=STRICT).priority == 0
-    assert asked({"command": ["ls"], "queue": "scripts"}, book=STRICT).backend == "local"
+    assert without_priority.priority == 0
+    assert script.backend == "local"
 
 
 @pytest.mark.parametrize(
-    ("retry", "tries"),
+    ("retry", "expected"),
     [
-        pytest.param(RetryPolicy(), JobRetryPolicy(3, 1.0, 3600.0), id="nothing said"),
-        pytest.param(RetryPolicy(first_seconds=5.0), JobRetryPolicy(3, 5.0, 3600.0), id="only the pause"),
-        pytest.param(RetryPolicy(1), JobRetryPolicy(1, 1.0, 3600.0), id="once"),
-        pytest.param(RetryPolicy(8, 2.0, 60.0), JobRetryPolicy(8, 2.0, 60.0), id="all said"),
+        pytest.param(RetryPolicy(), JobRetryPolicy(3, 1.0, 3600.0), id="default"),
+        pytest.param(RetryPolicy(first_seconds=5.0), JobRetryPolicy(3, 5.0, 3600.0), id="only the wait"),
+        pytest.param(RetryPolicy(1), JobRetryPolicy(1, 1.0, 3600.0), id="one attempt"),
+        pytest.param(RetryPolicy(8, 2.0, 60.0), JobRetryPolicy(8, 2.0, 60.0), id="everything"),
     ],
 )
-def test_a_job_is_tried_three_times_unless_the_step_says_otherwise(retry, tries):
-    """Fifteen containers, as a step that says nothing tries requests, nobody wants."""
-    assert asked({"image": "busybox"}, retry=retry).retry == tries
+async def test_a_job_has_three_attempts_by_default(retry, expected):
+    """The default of a step, 15 attempts, is too many for containers."""
+    assert (await launch({"image": "busybox"}, retry=retry)).retry == expected
 
 
-def test_an_event_without_a_version_launches_jobs_too():
-    """A custom event is about none."""
-    assert asked({"image": "busybox"}, event=CUSTOM_EVENT).version_reference is None
+async def test_an_event_without_a_version_can_launch_jobs():
+    """A custom event is not about a version."""
+    assert (await launch({"image": "busybox"}, event=CUSTOM_EVENT)).version_reference is None
 
 
 @pytest.mark.parametrize(
-    ("with_", "says"),
+    ("with_", "message"),
     [
         pytest.param({"image": "evil.example.com/x"}, "image: evil.example.com/x is not allowed", id="image"),
         pytest.param({"image": "ghcr.io/acme/a", "privileged": True}, "privileged: ", id="privileged"),
@@ -176,42 +183,42 @@ def test_an_event_without_a_version_launches_jobs_too():
         ),
     ],
 )
-def test_what_the_queue_forbids_is_refused_before_anything_runs(with_, says):
-    """What templates gave is held against the same rules; the receipt shows what was asked for."""
+async def test_a_rendered_job_that_the_queue_forbids_is_refused(with_, message):
+    """The receipt shows what was asked for."""
     with pytest.raises(Refused) as raised:
-        perform(with_, book=STRICT)
+        await perform(with_, config=STRICT)
 
-    assert says in str(raised.value)
+    assert message in str(raised.value)
     assert raised.value.request == with_
 
 
-def test_all_objections_are_said_at_once_and_no_mark_is_shown():
-    """One round is enough to put it right; a secret is shown as the template that it came from."""
+async def test_all_violations_are_reported_at_once():
+    """In the receipt, a secret is shown as the template that names it."""
     with pytest.raises(Refused) as raised:
-        perform({"image": "x", "env": {"T": TOKEN}, "network": "host", "timeout": "2d"}, book=STRICT)
+        await perform({"image": "x", "env": {"T": TOKEN}, "network": "host", "timeout": "2d"}, config=STRICT)
 
     assert all(place in str(raised.value) for place in ("image: ", "network: ", "timeout: "))
     assert raised.value.request["env"] == {"T": "{{ secrets.TOKEN }}"}
 
 
-def test_a_secret_where_none_is_filled_in_is_found():
-    """An image's name with a mark in it would be looked for as it is."""
+async def test_a_secret_in_another_key_is_refused():
+    """Its placeholder would not be replaced when the job starts."""
     with pytest.raises(TemplateInvalid, match=r"with\.labels: a job's secrets are filled in when it starts"):
-        perform({"image": "busybox", "labels": {"a": TOKEN}})
+        await perform({"image": "busybox", "labels": {"a": TOKEN}})
 
 
-def test_a_rendered_value_that_cannot_be_used_is_named():
-    """The record's rules hold for what templates gave."""
-    with pytest.raises(TemplateInvalid, match=r"with\.timeout: 'soon' is not a duration"):
-        perform({"image": "busybox", "timeout": "soon"})
+async def test_an_invalid_rendered_value_is_reported_with_its_path():
+    """The rules of the schema apply to the results of templates."""
+    with pytest.raises(TemplateInvalid, match=r"with\.timeout: the string 'soon' is not a duration"):
+        await perform({"image": "busybox", "timeout": "soon"})
 
 
-# --- found when the file is loaded ----------------------------------------------------------------
+# --- when the file is loaded ----------------------------------------------------------------------
 
 
-def test_what_is_forbidden_whatever_the_event_is_found_at_load():
-    """With the place in the file, as far as values stand there."""
-    found = findings(
+def test_violations_are_found_when_the_file_is_loaded():
+    """A value that depends on a template is skipped."""
+    found = problems(
         {
             "image": "busybox",
             "network": "host",
@@ -229,42 +236,42 @@ def test_what_is_forbidden_whatever_the_event_is_found_at_load():
 
 
 @pytest.mark.parametrize(
-    ("with_", "places"),
+    ("with_", "paths"),
     [
-        pytest.param({"image": "a b", "network": "host", "timeout": 5}, {"network"}, id="other keys are wrong"),
-        pytest.param({"image": "a", "network": "host", "queue": "a b"}, set(), id="whose rules hold is not known"),
-        pytest.param({"image": "a", "network": "host", "imag": "a"}, {"network"}, id="a key that there is not"),
+        pytest.param({"image": "a b", "network": "host", "timeout": 5}, {"network"}, id="invalid values"),
+        pytest.param({"image": "a", "network": "host", "queue": "a b"}, set(), id="the queue is invalid"),
+        pytest.param({"image": "a", "network": "host", "imag": "a"}, {"network"}, id="unknown key"),
         pytest.param(
             {"image": "a", "resources": {"memory": "2GiB"}, "memory-growth": {"up-to": "1GiB"}},
             set(),
-            id="keys that contradict each other",
+            id="contradiction",
         ),
     ],
 )
-def test_one_mistake_hides_no_other(with_, places):
-    """What is wrong in itself is found by the record; the rest is held against the queue all the same."""
-    assert set(findings(with_)) == places
+def test_an_invalid_value_does_not_hide_violations(with_, paths):
+    """The schema reports invalid values. The other values are checked against the queue."""
+    assert set(problems(with_)) == paths
 
 
 @pytest.mark.parametrize(
     "with_",
     [
         pytest.param({"image": "{{ version.metadata.image }}"}, id="image"),
-        pytest.param({"image": "busybox", "queue": "{{ vars.queue }}"}, id="queue, which says what is allowed"),
+        pytest.param({"image": "busybox", "queue": "{{ vars.queue }}"}, id="queue"),
         pytest.param({"image": "ghcr.io/acme/a", "backend": "{{ vars.b }}"}, id="backend"),
-        pytest.param({"image": "ghcr.io/acme/a", "resources": "{{= vars.resources }}"}, id="a whole block"),
+        pytest.param({"image": "ghcr.io/acme/a", "resources": "{{= vars.resources }}"}, id="a whole mapping"),
         pytest.param({"image": "ghcr.io/acme/a", "mounts": ["{{= vars.mount }}"]}, id="a whole mount"),
         pytest.param({"image": "ghcr.io/acme/a", "privileged": "{{= vars.p }}"}, id="a flag"),
-        pytest.param({"image": "ghcr.io/acme/a"}, id="nothing that is forbidden"),
+        pytest.param({"image": "ghcr.io/acme/a"}, id="no violation"),
     ],
 )
-def test_what_is_not_known_yet_is_not_objected_to(with_):
-    """A template may give what is allowed."""
-    assert findings(with_, STRICT) == {}
+def test_a_template_is_not_a_violation(with_):
+    """Its result may be allowed."""
+    assert problems(with_, STRICT) == {}
 
 
 @pytest.mark.parametrize(
-    ("with_", "place", "says"),
+    ("with_", "path", "message"),
     [
         pytest.param({"image": "busybox", "queue": "defualt"}, "queue", "did you mean 'default'?", id="queue"),
         pytest.param({"image": "busybox", "backend": "dokcer"}, "backend", "did you mean 'docker'?", id="backend"),
@@ -274,7 +281,7 @@ def test_what_is_not_known_yet_is_not_objected_to(with_):
         pytest.param(
             {"image": "a", "registry-auth": {"username": "me", "password": "hunter2"}},
             "registry-auth.password",
-            "a secret must not stand in the file",
+            "a secret must not be written into the file",
             id="password",
         ),
         pytest.param(
@@ -285,26 +292,26 @@ def test_what_is_not_known_yet_is_not_objected_to(with_):
         ),
     ],
 )
-def test_other_mistakes_are_found_at_load(with_, place, says):
-    """Queues and backends that there are not, and secrets where they cannot or must not stand."""
-    assert says in findings(with_)[place]
+def test_other_mistakes_are_found_when_the_file_is_loaded(with_, path, message):
+    """Unknown queues and backends are found, and secrets in the wrong place."""
+    assert message in problems(with_)[path]
 
 
-def test_kubernetes_settings_are_for_kubernetes():
-    """What another engine would ignore is not what its author meant."""
-    assert "uses docker" in findings({"image": "a", "kubernetes": {"node-selector": {}}})["kubernetes"]
+def test_kubernetes_settings_need_the_kubernetes_backend():
+    """Another backend would ignore them."""
+    assert "uses docker" in problems({"image": "a", "kubernetes": {"node-selector": {}}})["kubernetes"]
 
 
-# --- its end --------------------------------------------------------------------------------------
+# --- the end of the job ---------------------------------------------------------------------------
 
 JOB = Job(
-    id="job_1",
+    id=JobId("job_1"),
     name="evaluate",
     automation="promote",
-    execution_id="exe_1",
+    execution_id=ExecutionId("exe_1"),
     step_id="evaluate",
-    event_id="evt_1",
-    delivery_id="dlv_1",
+    event_id=EventId("evt_1"),
+    delivery_id=DeliveryId("dlv_1"),
     queue="default",
     backend="docker",
     spec=JobSpec(
@@ -315,7 +322,7 @@ JOB = Job(
         registry_auth=ImagePullCredentials("me", "plain"),
     ),
     created_at=NOW,
-    nonce=MARKS.nonce,
+    nonce=PLACEHOLDERS.nonce,
     state=JobState.SUCCEEDED,
     attempt=2,
     machine="m1",
@@ -329,9 +336,9 @@ JOB = Job(
 )
 
 
-def test_a_job_that_succeeded_gives_its_outputs_and_a_receipt():
-    """The receipt has what ran, with secrets as their templates, and what came of it."""
-    outcome = perform({}, job="job_1", desk=Desk(JOB))
+async def test_a_job_that_succeeded_gives_outputs_and_a_receipt():
+    """The receipt says what ran, with secrets as templates, and how it ended."""
+    outcome = await perform({}, job_id="job_1", jobs=StubJobs(JOB))
 
     assert isinstance(outcome, Outcome)
     assert outcome.outputs == {"accuracy": 0.9}
@@ -341,28 +348,28 @@ def test_a_job_that_succeeded_gives_its_outputs_and_a_receipt():
     assert outcome.request["timeout"] == "90s"
     assert outcome.request["registry-auth"] == {"username": "me", "password": "***"}
     assert outcome.response == {
-        "job": "job_1",
+        "job_id": "job_1",
         "state": "succeeded",
-        "cause": None,
+        "failure": None,
         "reason": None,
         "exit_code": 0,
         "image_digest": "sha256:abc",
         "machine": "m1",
-        "engine": "e1",
-        "try": 2,
+        "engine_id": "e1",
+        "attempt": 2,
         "started_at": "2026-01-01T12:00:00.000000Z",
         "finished_at": "2026-01-01T12:00:12.500000Z",
-        "took": 12.5,
+        "took_seconds": 12.5,
         "log_tail": "done\n",
     }
 
 
 @pytest.mark.parametrize(
-    ("end", "says"),
+    ("end", "message"),
     [
         pytest.param(
             {"state": JobState.FAILED, "failure": FailureKind.EXITED, "reason": "it ended with exit code 3"},
-            "job job_1 failed (exited), at try 2 of 3: it ended with exit code 3; its last line: done",
+            "job job_1 failed (exited) in attempt 2 of 3: it ended with exit code 3; the last line of its log: done",
             id="failed",
         ),
         pytest.param(
@@ -378,31 +385,31 @@ def test_a_job_that_succeeded_gives_its_outputs_and_a_receipt():
         ),
     ],
 )
-def test_a_job_that_did_not_succeed_fails_the_step_with_its_cause(end, says):
-    """The reason says how it ended and what it said last; the receipt has the rest."""
+async def test_a_job_that_did_not_succeed_fails_the_step(end, message):
+    """The reason says how the job ended and quotes the last line of its log. The receipt has the rest."""
     with pytest.raises(JobFailed) as raised:
-        perform({}, job="job_1", desk=Desk(replace(JOB, outputs=None, **end)))
+        await perform({}, job_id="job_1", jobs=StubJobs(replace(JOB, outputs=None, **end)))
 
-    assert str(raised.value) == says
+    assert str(raised.value) == message
     assert raised.value.response["state"] == end["state"].value
     assert raised.value.request["image"] == "busybox"
 
 
 @pytest.mark.parametrize("state", [JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.STOPPING])
-def test_a_step_that_is_woken_early_goes_on_waiting(state):
-    """It keeps the job that it has."""
-    held = perform({}, job="job_1", desk=Desk(replace(JOB, state=state)))
+async def test_a_step_that_is_woken_early_keeps_waiting(state):
+    """It keeps its job."""
+    deferred = await perform({}, job_id="job_1", jobs=StubJobs(replace(JOB, state=state)))
 
-    assert held == Deferred("waits for job job_1, in queue default")
-
-
-def test_a_job_that_is_gone_fails_the_step():
-    """Removed by hand, or with an older backup: nobody can say how it ended."""
-    with pytest.raises(JobFailed, match="job job_1 is not in the database any more"):
-        perform({}, job="job_1", desk=Desk())
+    assert deferred == Deferred("waits for job job_1 in queue default")
 
 
-def test_a_database_that_is_away_is_asked_again():
-    """Its silence says nothing about the job."""
+async def test_a_missing_job_fails_the_step():
+    """After restoring an older backup, for example, nobody knows how the job ended."""
+    with pytest.raises(JobFailed, match="job job_1 is no longer in the database"):
+        await perform({}, job_id="job_1", jobs=StubJobs())
+
+
+async def test_an_unavailable_database_is_retried():
+    """The step does not fail, because the job may have succeeded."""
     with pytest.raises(Unreachable, match="does not answer"):
-        perform({}, job="job_1", desk=Desk(error=Unavailable("the database does not answer")))
+        await perform({}, job_id="job_1", jobs=StubJobs(error=Unavailable("the database does not answer")))

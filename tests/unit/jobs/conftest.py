@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
+from tests.unit.jobs.supervisor_harness import SupervisorHarness
 from upshot.schema.queues import JobsConfig, QueueConfig
 
 
 @pytest.fixture
-def book() -> JobsConfig:
-    """One queue, with more places than any test fills."""
-    return JobsConfig(queues={"default": QueueConfig("default", per_machine=50)})
+async def harness() -> AsyncIterator[SupervisorHarness]:
+    """Yield a harness with one queue, whose limits no test reaches, and two secrets."""
+    config = JobsConfig(queues={"default": QueueConfig("default", per_machine=50)})
+    harness = SupervisorHarness(config, {"HF_TOKEN": "hf-secret", "KEY": "key-secret"})
+    yield harness
+    await harness.close()
 
 
 @pytest.fixture
-def limited_to_four() -> JobsConfig:
-    """One queue with four places over all machines."""
-    return JobsConfig(queues={"default": QueueConfig("default", concurrency=4, per_machine=None)})
+async def limited_harness() -> AsyncIterator[SupervisorHarness]:
+    """Yield a harness with one queue, which allows four active jobs over all machines."""
+    config = JobsConfig(queues={"default": QueueConfig("default", concurrency=4, per_machine=None)})
+    harness = SupervisorHarness(config)
+    yield harness
+    await harness.close()

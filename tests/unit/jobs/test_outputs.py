@@ -1,4 +1,4 @@
-"""What a job may give back."""
+"""What a job can write to `outputs.json`."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import json
 
 import pytest
 
-from upshot.jobs.outputs import OutputsInvalid, read_outputs
+from upshot.jobs.outputs import OutputsInvalid, parse_outputs
 
 
-def test_an_object_is_taken_as_it_is():
-    """Numbers, texts and nested data come through, so that later steps read what the job wrote."""
+def test_an_object_is_returned_unchanged():
+    """Later steps read the numbers, strings and nested data that the job wrote."""
     outputs = {"accuracy": 0.93, "labels": ["a", "b"], "metrics": {"f1": 0.9}}
 
-    assert read_outputs(json.dumps(outputs).encode()) == outputs
+    assert parse_outputs(json.dumps(outputs).encode()) == outputs
 
 
-def test_a_job_that_writes_nothing_gives_nothing():
-    """No file is no mistake."""
-    assert read_outputs(None) == {}
+def test_a_job_does_not_have_to_write_outputs():
+    """A missing file counts as an empty object."""
+    assert parse_outputs(None) == {}
 
 
 @pytest.mark.parametrize(
-    ("content", "finding"),
+    ("content", "reason"),
     [
-        pytest.param(b"", "not JSON", id="empty"),
-        pytest.param(b"{accuracy: 1}", "not JSON", id="YAML"),
-        pytest.param(b"\xff\xfe{}", "not JSON", id="not UTF-8"),
-        pytest.param(b'{"accuracy": NaN}', "not JSON", id="NaN, which is no JSON"),
+        pytest.param(b"", "not valid JSON", id="empty"),
+        pytest.param(b"{accuracy: 1}", "not valid JSON", id="YAML"),
+        pytest.param(b"\xff\xfe{}", "not valid JSON", id="not UTF-8"),
+        pytest.param(b'{"accuracy": NaN}', "not valid JSON", id="NaN"),
         pytest.param(b"[1, 2]", "holds a list", id="a list"),
         pytest.param(b"0.93", "holds a number", id="a number"),
         pytest.param(b"null", "holds null", id="null"),
@@ -35,7 +35,7 @@ def test_a_job_that_writes_nothing_gives_nothing():
         pytest.param(b'{"a":' * 60 + b"1" + b"}" * 60, "deeper than 50", id="too deep"),
     ],
 )
-def test_what_templates_cannot_use_is_refused_with_the_reason(content, finding):
-    """The author reads what is wrong with the file."""
-    with pytest.raises(OutputsInvalid, match=finding):
-        read_outputs(content)
+def test_unusable_outputs_are_refused_with_the_reason(content, reason):
+    """The author of the job reads what is wrong with the file."""
+    with pytest.raises(OutputsInvalid, match=reason):
+        parse_outputs(content)

@@ -1,4 +1,4 @@
-"""An engine in memory: tests say what its jobs do, and when."""
+"""An engine in memory. Tests decide what its containers do, and when."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from typing_extensions import override
+
 from upshot.backends.protocol import (
+    Backend,
     ContainerRequest,
     ContainerStatus,
     EngineUnavailable,
@@ -20,135 +23,134 @@ from upshot.backends.protocol import (
 from upshot.clock import Clock
 from upshot.domain.job import FailureKind
 
-_TERMINATED, _KILLED = 143, 137  # what an engine reports of a job that was told to end, or was killed
+_TERMINATED, _KILLED = 143, 137  # exit codes of a container that SIGTERM or SIGKILL ended
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedExit:
-    """How a job ends."""
+    """How a container exits."""
 
     exit_code: int | None = 0
-    outputs: bytes | None = None  #: content of its `outputs.json`; None: it wrote none
-    log: bytes = b""  #: what it says before
-    failure: FailureKind | None = None  #: where the engine knows more than the code
+    outputs: bytes | None = None  #: content of its `outputs.json`; None: it wrote no file
+    log: bytes = b""  #: written before the exit
+    failure: FailureKind | None = None  #: set if the engine knows more than the exit code
     note: str | None = None
-    unreadable: str | None = None  #: why its outputs cannot be taken: a link, a folder
+    unreadable: str | None = None  #: why the outputs cannot be read, such as "it is a link"
 
 
 @dataclass(slots=True)
-class MemoryJob:
+class MemoryContainer:
     """A container that exists in this engine."""
 
-    order: ContainerRequest
+    request: ContainerRequest
     phase: Phase = Phase.CREATED
     note: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    end: ScriptedExit | None = None
+    exit: ScriptedExit | None = None
     log: bytearray = field(default_factory=bytearray)
-    killed_at: datetime | None = None  #: when its grace is over; None: nobody told it to end
+    kill_at: datetime | None = None  #: when its grace period is over; None: nobody stopped it
 
-    def begin(self, now: datetime) -> None:
-        """Run."""
+    def start(self, now: datetime) -> None:
+        """Start running."""
         self.phase, self.note, self.started_at = Phase.RUNNING, None, now
 
-    def finish(self, end: ScriptedExit, now: datetime) -> None:
-        """End so."""
-        self.phase, self.end, self.finished_at = Phase.EXITED, end, now
-        self.log += end.log
+    def finish(self, scripted_exit: ScriptedExit, now: datetime) -> None:
+        """Exit."""
+        self.phase, self.exit, self.finished_at = Phase.EXITED, scripted_exit, now
+        self.log += scripted_exit.log
 
-    def catch_up(self, now: datetime, *, keeps_deadline: bool) -> None:
-        """End it if its time was over before now."""
+    def advance(self, now: datetime, *, enforces_timeout: bool) -> None:
+        """Exit if the container should have been killed by now."""
         if self.phase is not Phase.RUNNING or self.started_at is None:
             return
-        deadline = self.started_at + timedelta(seconds=self.order.spec.timeout_seconds)
-        if self.killed_at is not None and self.killed_at <= now:
-            self.finish(ScriptedExit(_KILLED), self.killed_at)
-        elif keeps_deadline and deadline <= now:
+        deadline = self.started_at + timedelta(seconds=self.request.spec.timeout_seconds)
+        if self.kill_at is not None and self.kill_at <= now:
+            self.finish(ScriptedExit(_KILLED), self.kill_at)
+        elif enforces_timeout and deadline <= now:
             self.finish(ScriptedExit(_KILLED, failure=FailureKind.TIMED_OUT), deadline)
 
-    def sighting(self) -> ContainerStatus:
-        """What the engine says of it."""
+    def status(self) -> ContainerStatus:
+        """Return what the engine reports."""
         return ContainerStatus(
-            name=self.order.name,
-            job_id=self.order.job_id,
+            name=self.request.name,
+            job_id=self.request.job_id,
             phase=self.phase,
-            handle=f"memory-{self.order.name}",
+            handle=f"memory-{self.request.name}",
             started_at=self.started_at,
             finished_at=self.finished_at,
-            exit_code=self.end.exit_code if self.end else None,
-            failure=self.end.failure if self.end else None,
-            note=self.end.note if self.end else self.note,
+            exit_code=self.exit.exit_code if self.exit else None,
+            failure=self.exit.failure if self.exit else None,
+            note=self.exit.note if self.exit else self.note,
         )
 
 
-class MemoryBackend:
+class MemoryBackend(Backend):
     """
-    `Backend` whose jobs run until they are told otherwise.
+    A backend whose containers run until a test ends them.
 
-        backend.finish(name, outputs=b'{"accuracy": 0.9}')     one that runs
-        backend.plan = lambda order: Ends(exit_code=3)         each one, as it starts
+        backend.finish(name, outputs=b'{"accuracy": 0.9}')                  ends a running container
+        backend.plan = lambda request: ScriptedExit(exit_code=3)            ends each container as it starts
 
     Args:
-        clock: Tells the time.
-        name: What it calls itself; two engines are two names.
+        clock: The current time.
+        engine_id: Identity of the engine. Two engines have two identities.
     """
 
-    def __init__(self, clock: Clock, name: str = "memory:engine") -> None:
-        self.jobs: dict[str, MemoryJob] = {}  #: that exist now, by name
-        self.begun: list[ContainerRequest] = []  #: of every job that ever began to run, in order
-        self.plan: Callable[[ContainerRequest], ScriptedExit | None] = lambda _: (
-            None
-        )  #: how a job ends as it starts; None: it runs on
-        self.ignores_stop = False  #: jobs end only when their grace is over
-        self.keeps_deadlines = False  #: this engine ends what runs for too long by itself
-        self.holds_back: str | None = None  #: why it begins nothing: started jobs are pending until `begin`
-        #: Awaited where a start may break off: before the job is made, before it begins, before the answer.
+    def __init__(self, clock: Clock, engine_id: str = "memory:engine") -> None:
+        self.containers: dict[str, MemoryContainer] = {}  #: that exist now, by name
+        self.started: list[ContainerRequest] = []  #: of every container that ever ran, in order
+        #: How a container exits as it starts; None: it runs on.
+        self.plan: Callable[[ContainerRequest], ScriptedExit | None] = lambda _: None
+        self.ignores_stop = False  #: containers exit only when their grace period is over
+        self.enforces_timeout = False  #: the engine itself ends a container that runs for too long
+        self.pending_reason: str | None = None  #: if set, containers stay pending until `begin`
+        #: Awaited where a start can be interrupted: before creating, before starting, and before the answer.
         self.at_each_step: Callable[[], Awaitable[None]] | None = None
         self._clock = clock
-        self._name = name
+        self._engine_id = engine_id
         self._is_away = False
-        self._refusals: list[StartRefused] = []
-        self._refuses: StartRefused | None = None
+        self._next_refusals: list[StartRefused] = []
+        self._refusal: StartRefused | None = None
         self._watchers: list[asyncio.Queue[str | None]] = []
 
-    # --- what a test says -------------------------------------------------------------------------
+    # --- for tests --------------------------------------------------------------------------------
 
     @property
     def away(self) -> bool:
-        """It does not answer; what it runs goes on."""
+        """Whether the engine is unreachable. Its containers run on."""
         return self._is_away
 
     @away.setter
     def away(self, is_away: bool) -> None:
         self._is_away = is_away
         if is_away:
-            self._hint(None)
+            self._publish(None)
 
     @property
     def running(self) -> tuple[str, ...]:
-        """Names of the jobs that run now."""
-        self._catch_up()
-        return tuple(name for name, job in self.jobs.items() if job.phase is Phase.RUNNING)
+        """Names of the containers that run now."""
+        self._advance()
+        return tuple(name for name, container in self.containers.items() if container.phase is Phase.RUNNING)
 
     def refuse(self, error: StartRefused | None, *, times: int | None = None) -> None:
-        """Refuse to start jobs: so often, or from now on; None: no longer."""
-        self._refuses, self._refusals = None, []
+        """Refuse to start containers from now on, or `times` times. None accepts containers again."""
+        self._refusal, self._next_refusals = None, []
         if error is not None and times is not None:
-            self._refusals = [error] * times
+            self._next_refusals = [error] * times
         else:
-            self._refuses = error
+            self._refusal = error
 
     def begin(self, name: str) -> None:
-        """Let a job that is pending run."""
-        job = self.jobs[name]
-        if job.phase is not Phase.PENDING:
-            raise AssertionError(f"{name} is {job.phase}, not pending")
-        self._begin(job)
+        """Start a pending container."""
+        container = self.containers[name]
+        if container.phase is not Phase.PENDING:
+            raise AssertionError(f"{name} is {container.phase}, not pending")
+        self._start(container)
 
-    def say(self, name: str, text: bytes) -> None:
-        """Let a job say something."""
-        self.jobs[name].log += text
+    def write_log(self, name: str, text: bytes) -> None:
+        """Let a container write to its log."""
+        self.containers[name].log += text
 
     def finish(
         self,
@@ -156,134 +158,140 @@ class MemoryBackend:
         exit_code: int | None = 0,
         *,
         outputs: bytes | None = None,
-        cause: FailureKind | None = None,
+        failure: FailureKind | None = None,
         note: str | None = None,
         unreadable: str | None = None,
     ) -> None:
-        """Let a job that runs end; the arguments are those of `Ends`."""
-        self._catch_up()
-        job = self.jobs[name]
-        if job.phase is not Phase.RUNNING:
-            raise AssertionError(f"{name} is {job.phase}, not running")
-        end = ScriptedExit(exit_code, outputs=outputs, failure=cause, note=note, unreadable=unreadable)
-        job.finish(end, self._clock.now())
-        self._hint(name)
+        """Let a running container exit. The arguments are those of `ScriptedExit`."""
+        self._advance()
+        container = self.containers[name]
+        if container.phase is not Phase.RUNNING:
+            raise AssertionError(f"{name} is {container.phase}, not running")
+        scripted_exit = ScriptedExit(exit_code, outputs=outputs, failure=failure, note=note, unreadable=unreadable)
+        container.finish(scripted_exit, self._clock.now())
+        self._publish(name)
 
     def lose(self, name: str) -> None:
-        """Let a job vanish, as one that somebody removed by hand."""
-        del self.jobs[name]
-        self._hint(name)
+        """Remove a container as a person would, by hand."""
+        del self.containers[name]
+        self._publish(name)
 
     # --- Backend ----------------------------------------------------------------------------------
 
+    @override
     async def engine_id(self) -> str:
-        """Its name."""
-        self._check()
-        return self._name
+        self._check_reachable()
+        return self._engine_id
 
+    @override
     async def start(self, request: ContainerRequest) -> StartedContainer:
-        """Make it and let it begin, if it is not there already."""
-        self._check()
+        self._check_reachable()
         await self._step()
-        if request.name not in self.jobs:
-            if refusal := self._refusals.pop() if self._refusals else self._refuses:
+        if request.name not in self.containers:
+            if refusal := self._next_refusals.pop() if self._next_refusals else self._refusal:
                 raise refusal
-            self.jobs[request.name] = MemoryJob(request)
+            self.containers[request.name] = MemoryContainer(request)
         await self._step()
-        job = self.jobs[request.name]
-        if job.order.installation != request.installation:
-            raise StartRefused(FailureKind.REFUSED, f"there is a job {request.name} of another installation")
-        if job.phase is Phase.CREATED and self.holds_back is not None:
-            job.phase, job.note = Phase.PENDING, self.holds_back
-        elif job.phase is Phase.CREATED:
-            self._begin(job)
+        container = self.containers[request.name]
+        if container.request.installation_id != request.installation_id:
+            raise StartRefused(FailureKind.REFUSED, f"{request.name} is a container of another installation")
+        if container.phase is Phase.CREATED and self.pending_reason is not None:
+            container.phase, container.note = Phase.PENDING, self.pending_reason
+        elif container.phase is Phase.CREATED:
+            self._start(container)
         await self._step()
-        return StartedContainer(f"memory-{request.name}", note=job.note)
+        return StartedContainer(f"memory-{request.name}", note=container.note)
 
-    async def list_containers(self, installation: str) -> Mapping[str, ContainerStatus]:
-        """What is there of the installation."""
-        self._check()
-        self._catch_up()
-        return {name: job.sighting() for name, job in self.jobs.items() if job.order.installation == installation}
+    @override
+    async def list_containers(self, installation_id: str) -> Mapping[str, ContainerStatus]:
+        self._check_reachable()
+        self._advance()
+        return {
+            name: container.status()
+            for name, container in self.containers.items()
+            if container.request.installation_id == installation_id
+        }
 
+    @override
     async def read_log(self, name: str, position: str | None, *, limit_bytes: int) -> LogRead:
-        """What was said since; a position is a number of bytes."""
-        self._check()
-        if name not in self.jobs:
+        self._check_reachable()
+        if name not in self.containers:
             return LogRead(b"", position or "0")
-        begin, said = int(position or 0), self.jobs[name].log
-        kept = max(begin, len(said) - limit_bytes)
-        return LogRead(bytes(said[kept:]), str(len(said)), skipped=kept > begin)
+        start, log = int(position or 0), self.containers[name].log
+        first = max(start, len(log) - limit_bytes)
+        return LogRead(bytes(log[first:]), str(len(log)), skipped=first > start)
 
+    @override
     async def read_outputs(self, name: str, *, limit_bytes: int) -> bytes | None:
-        """What the job's end holds."""
-        self._check()
-        job = self.jobs.get(name)
-        if job is None or job.end is None:
+        self._check_reachable()
+        container = self.containers.get(name)
+        if container is None or container.exit is None:
             return None
-        if job.end.unreadable is not None:
-            raise OutputUnreadable(job.end.unreadable)
-        if job.end.outputs is not None and len(job.end.outputs) > limit_bytes:
-            raise OutputUnreadable(f"outputs.json has {len(job.end.outputs)} bytes; at most {limit_bytes} are taken")
-        return job.end.outputs
+        if container.exit.unreadable is not None:
+            raise OutputUnreadable(container.exit.unreadable)
+        outputs = container.exit.outputs
+        if outputs is not None and len(outputs) > limit_bytes:
+            raise OutputUnreadable(f"outputs.json has {len(outputs)} bytes; the limit is {limit_bytes}")
+        return outputs
 
+    @override
     async def stop(self, name: str, *, grace_seconds: float) -> None:
-        """End it at once, or when its grace is over."""
-        self._check()
-        job = self.jobs.get(name)
-        if job is None or job.phase is Phase.EXITED:
+        self._check_reachable()
+        container = self.containers.get(name)
+        if container is None or container.phase is Phase.EXITED:
             return
         now = self._clock.now()
-        if job.phase is not Phase.RUNNING or not self.ignores_stop:
-            job.finish(ScriptedExit(_TERMINATED), now)
+        if container.phase is not Phase.RUNNING or not self.ignores_stop:
+            container.finish(ScriptedExit(_TERMINATED), now)
         else:
-            killed_at = now + timedelta(seconds=grace_seconds)
-            job.killed_at = killed_at if job.killed_at is None else min(killed_at, job.killed_at)
-        self._hint(name)
+            kill_at = now + timedelta(seconds=grace_seconds)
+            container.kill_at = kill_at if container.kill_at is None else min(kill_at, container.kill_at)
+        self._publish(name)
 
+    @override
     async def remove(self, name: str) -> None:
-        """Forget it."""
-        self._check()
-        if self.jobs.pop(name, None) is not None:
-            self._hint(name)
+        self._check_reachable()
+        if self.containers.pop(name, None) is not None:
+            self._publish(name)
 
-    async def watch_events(self, installation: str) -> AsyncIterator[str]:
-        """Names, as something happens; of whatever installation."""
-        self._check()
-        hints: asyncio.Queue[str | None] = asyncio.Queue()
-        self._watchers.append(hints)
+    @override
+    async def watch_events(self, installation_id: str) -> AsyncIterator[str]:
+        self._check_reachable()
+        events: asyncio.Queue[str | None] = asyncio.Queue()
+        self._watchers.append(events)
         try:
-            while (name := await hints.get()) is not None:
+            while (name := await events.get()) is not None:
                 yield name
         finally:
-            self._watchers.remove(hints)
-        self._check()
+            self._watchers.remove(events)
+        self._check_reachable()
 
+    @override
     async def close(self) -> None:
-        """Nothing to let go of."""
+        pass
 
     # ----------------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
+    def _check_reachable(self) -> None:
         if self._is_away:
-            raise EngineUnavailable("the engine in memory is away")
+            raise EngineUnavailable("the engine in memory is unreachable")
 
     async def _step(self) -> None:
         if self.at_each_step is not None:
             await self.at_each_step()
 
-    def _begin(self, job: MemoryJob) -> None:
-        job.begin(self._clock.now())
-        self.begun.append(job.order)
-        if (end := self.plan(job.order)) is not None:
-            job.finish(end, self._clock.now())
-        self._hint(job.order.name)
+    def _start(self, container: MemoryContainer) -> None:
+        container.start(self._clock.now())
+        self.started.append(container.request)
+        if (scripted_exit := self.plan(container.request)) is not None:
+            container.finish(scripted_exit, self._clock.now())
+        self._publish(container.request.name)
 
-    def _catch_up(self) -> None:
+    def _advance(self) -> None:
         now = self._clock.now()
-        for job in self.jobs.values():
-            job.catch_up(now, keeps_deadline=self.keeps_deadlines)
+        for container in self.containers.values():
+            container.advance(now, enforces_timeout=self.enforces_timeout)
 
-    def _hint(self, name: str | None) -> None:
+    def _publish(self, name: str | None) -> None:
         for watcher in self._watchers:
             watcher.put_nowait(name)

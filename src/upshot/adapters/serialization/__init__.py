@@ -1,1 +1,1 @@
-"""Records as rows and JSON."""
+"""Records as rows and as JSON."""

@@ -1,9 +1,8 @@
 """
-Which queued jobs an offer may take, found without reading through a long queue.
+Find the queued jobs that a worker may start, without reading through a long queue.
 
-Of each queue, the jobs of each backend are read along their index in the order of turns, a few rows
-at a time, only as far as there is room; steps that have turned out to be full are passed over by
-the database.
+For each queue and backend, jobs are read along an index in starting order, a few rows at a time, and only while
+there is room. The database skips steps that have turned out to be full.
 """
 
 from __future__ import annotations
@@ -16,11 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from upshot.adapters.sql.schema import is_active, is_queued, jobs
+from upshot.ids import JobId
 from upshot.jobs.scheduling import ActiveJobs, QueuedJob, SlotCounter
 from upshot.ports.jobs import WorkerCapacity
 
-_AT_ONCE = 64
-_BEFORE_ALL = (-(2**31), "")  # rank and id; the smallest INTEGER of PostgreSQL
+_BATCH = 64
+_START = (-(2**31), "")  # a rank and an id before all others; the smallest INTEGER of PostgreSQL
 
 _ANY = sa.select(jobs.c.id).where(is_queued).limit(1)
 _COUNTED = (jobs.c.queue, jobs.c.machine, jobs.c.automation, jobs.c.step_id)
@@ -43,25 +43,26 @@ _NEXT = (
         ),
     )
     .order_by(jobs.c.rank, jobs.c.id)
-    .limit(_AT_ONCE)
+    .limit(_BATCH)
 )
 
 
-def choose_queued(connection: Connection, offer: WorkerCapacity, now: datetime) -> list[str]:
-    """Ids of the due jobs that fit the offer, in the order of their turns; counts what is active as it stands now."""
+def choose_queued(connection: Connection, capacity: WorkerCapacity, now: datetime) -> list[JobId]:
+    """Return the ids of the due jobs that fit, in starting order, given the jobs that are active now."""
     if connection.execute(_ANY).first() is None:
         return []
-    tally = SlotCounter(offer, (ActiveJobs(*row) for row in connection.execute(_COUNT)))
+    slots = SlotCounter(capacity, (ActiveJobs(*row) for row in connection.execute(_COUNT)))
 
-    def queued(queue: str, backend: str) -> Iterator[QueuedJob]:
-        rank, after = _BEFORE_ALL
-        while tally.has_room and tally.is_open(queue):
-            place = {"queue": queue, "backend": backend, "rank": rank, "after": after}
-            rows = connection.execute(_NEXT, place | {"now": now, "full": list(tally.full)}).all()
+    def candidates(queue: str, backend: str) -> Iterator[QueuedJob]:
+        rank, after = _START
+        while slots.has_room and slots.is_open(queue):
+            parameters = {"queue": queue, "backend": backend, "rank": rank, "after": after, "now": now}
+            rows = connection.execute(_NEXT, parameters | {"full": list(slots.full)}).all()
             yield from (QueuedJob(*row) for row in rows)
-            if len(rows) < _AT_ONCE:
+            if len(rows) < _BATCH:
                 return
             rank, after = rows[-1].rank, rows[-1].id
 
-    lines = [queued(queue, backend) for queue in offer.queues for backend in offer.engines]
-    return tally.choose(heapq.merge(*lines))
+    return slots.choose(
+        heapq.merge(*(candidates(queue, backend) for queue in capacity.queues for backend in capacity.engine_ids))
+    )

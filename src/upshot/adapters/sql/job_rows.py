@@ -1,7 +1,7 @@
 """
-What executions and jobs do to each other's rows.
+Writes that concern both executions and jobs.
 
-Whoever locks both locks executions before jobs, and each in the order of their ids, so that no two
+A transaction that locks both locks executions before jobs, and each of them in the order of their ids. So no two
 writers ever wait for each other in a circle.
 """
 
@@ -18,6 +18,7 @@ from upshot.adapters.serialization.jobs import job_to_row
 from upshot.adapters.sql.schema import executions, is_finished, jobs
 from upshot.domain.execution import ExecutionState
 from upshot.domain.job import Job
+from upshot.ids import ExecutionId, JobId
 from upshot.ports.jobs import END_OF_EXECUTION
 
 _INSERT = {
@@ -43,7 +44,7 @@ _WAKE = (
 _FINISHED = sa.select(jobs.c.execution_id, jobs.c.finished_at).where(
     jobs.c.id.in_(sa.bindparam("ids", expanding=True)), is_finished
 )
-_UNFINISHED_OF = (
+_LOCK_UNFINISHED = (
     sa.select(jobs.c.id, jobs.c.execution_id)
     .where(
         jobs.c.execution_id.in_(sa.bindparam("ids", expanding=True)),
@@ -53,62 +54,73 @@ _UNFINISHED_OF = (
     .order_by(jobs.c.id)
     .with_for_update()
 )
-_ASK = (
+_REQUEST_STOP = (
     sa.update(jobs)
     .where(jobs.c.id == sa.bindparam("b_id"))
     .values(stop_requested_at=sa.bindparam("b_now"), stop_requested_by=END_OF_EXECUTION)
 )
-# Of what changes without a worker's doing: everything but what it has found out.
-_MOVED = (
-    *("state", "failure", "reason", "due_at", "finished_at", "machine", "engine_id"),
-    *("lease_owner", "lease_until", "seen_at", "fence", "stop_requested_at", "stop_requested_by"),
+# What can change without the worker that holds the job. The worker writes the results of an attempt.
+_CHANGEABLE = (
+    "state",
+    "failure",
+    "reason",
+    "due_at",
+    "finished_at",
+    "machine",
+    "engine_id",
+    "lease_owner_id",
+    "lease_until",
+    "seen_at",
+    "fence",
+    "stop_requested_at",
+    "stop_requested_by",
 )
-_CHANGE = (
+_UPDATE = (
     sa.update(jobs)
     .where(jobs.c.id == sa.bindparam("b_id"))
-    .values({name: sa.bindparam(f"b_{name}") for name in _MOVED})
+    .values({name: sa.bindparam(f"b_{name}") for name in _CHANGEABLE})
 )
 
 
 def insert_jobs(connection: Connection, queued: Iterable[Job]) -> None:
-    """Insert jobs as part of a transaction; one whose id exists is left as it is."""
+    """Insert jobs. A job whose id exists stays as it is."""
     rows = [job_to_row(job) | _EMPTY_LOG for job in sorted(queued, key=lambda job: job.id)]
     if rows:
         connection.execute(_INSERT[connection.dialect.name], rows)
 
 
-def change_jobs(connection: Connection, changed: Iterable[Job]) -> None:
-    """Write how these jobs stand, whose rows are locked; not what belongs to a try."""
+def update_jobs(connection: Connection, changed: Iterable[Job]) -> None:
+    """Write the state of jobs whose rows are locked, but not the results of an attempt."""
     rows = [job_to_row(job) for job in changed]
     if rows:
-        connection.execute(_CHANGE, [{f"b_{name}": row[name] for name in ("id", *_MOVED)} for row in rows])
+        connection.execute(_UPDATE, [{f"b_{name}": row[name] for name in ("id", *_CHANGEABLE)} for row in rows])
 
 
-def ask_jobs_of(connection: Connection, ended: Mapping[str, datetime]) -> None:
-    """Ask the unfinished jobs of these executions to stop, whose rows are locked; the moment of their end by id."""
-    rows = connection.execute(_UNFINISHED_OF, {"ids": sorted(ended)}).all() if ended else ()
+def request_stop_for_ended(connection: Connection, ended_at: Mapping[ExecutionId, datetime]) -> None:
+    """Request that the unfinished jobs of these executions, whose rows are locked, stop."""
+    rows = connection.execute(_LOCK_UNFINISHED, {"ids": sorted(ended_at)}).all() if ended_at else ()
     if rows:
-        connection.execute(_ASK, [{"b_id": row.id, "b_now": ended[row.execution_id]} for row in rows])
+        connection.execute(_REQUEST_STOP, [{"b_id": row.id, "b_now": ended_at[row.execution_id]} for row in rows])
 
 
-def wake_if_finished(connection: Connection, ids: Sequence[str]) -> None:
-    """Wake the executions of those of the jobs that have ended; the rows of the executions are locked."""
-    if ids:
-        rows = connection.execute(_FINISHED, {"ids": list(ids)})
-        wake(connection, {row.execution_id: row.finished_at for row in rows})
+def wake_if_finished(connection: Connection, job_ids: Sequence[JobId]) -> None:
+    """Wake the executions of those of the jobs that have ended. The rows of the executions are locked."""
+    if job_ids:
+        rows = connection.execute(_FINISHED, {"ids": list(job_ids)})
+        wake_executions(connection, {row.execution_id: row.finished_at for row in rows})
 
 
-def lock_executions(connection: Connection, ids: Iterable[str]) -> None:
+def lock_executions(connection: Connection, execution_ids: Iterable[ExecutionId]) -> None:
     """
-    Lock executions that are to be woken, before any job is locked.
+    Lock executions that are about to be woken, before any job is locked.
 
-    Also those that a worker holds: it may be about to write that its execution waits for the job.
+    Running executions are locked too: their worker may be about to write that they wait for the job.
     """
-    if wanted := sorted(ids):
-        connection.execute(_LOCK_EXECUTIONS, {"ids": wanted})
+    if ids := sorted(execution_ids):
+        connection.execute(_LOCK_EXECUTIONS, {"ids": ids})
 
 
-def wake(connection: Connection, due: Mapping[str, datetime]) -> None:
-    """Make executions due that wait without a due time; since when, by id."""
-    if due:
-        connection.execute(_WAKE, [{"b_id": name, "b_due_at": due[name]} for name in sorted(due)])
+def wake_executions(connection: Connection, due_at: Mapping[ExecutionId, datetime]) -> None:
+    """Make those of the executions due that wait without a due time."""
+    if due_at:
+        connection.execute(_WAKE, [{"b_id": key, "b_due_at": due_at[key]} for key in sorted(due_at)])

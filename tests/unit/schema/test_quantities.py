@@ -1,4 +1,4 @@
-"""Quantities: as people write them, and as messages show them."""
+"""Durations, sizes and numbers of processors: how they are parsed and formatted."""
 
 from __future__ import annotations
 
@@ -21,64 +21,64 @@ from upshot.schema.quantities import (
     ("read", "written", "amount"),
     [
         pytest.param(read_duration, "500ms", 0.5, id="milliseconds"),
-        pytest.param(read_duration, "1.5h", 5400.0, id="part of an hour"),
+        pytest.param(read_duration, "1.5h", 5400.0, id="fraction of an hour"),
         pytest.param(read_duration, "7d", 604_800.0, id="days"),
         pytest.param(read_bytes, "4GiB", 4 * 2**30, id="gibibytes"),
         pytest.param(read_bytes, "512MiB", 512 * 2**20, id="mebibytes"),
         pytest.param(read_bytes, "2GB", 2 * 10**9, id="gigabytes"),
-        pytest.param(read_bytes, "1.5GiB", 3 * 2**29, id="part of a gibibyte"),
+        pytest.param(read_bytes, "1.5GiB", 3 * 2**29, id="fraction of a gibibyte"),
         pytest.param(read_bytes, "64kB", 64_000, id="kilobytes"),
-        pytest.param(read_bytes, "1048576", 2**20, id="bytes, as a template gives them"),
+        pytest.param(read_bytes, "1048576", 2**20, id="bytes, from a template"),
         pytest.param(read_cpus, 2, 2.0, id="processors"),
-        pytest.param(read_cpus, 0.5, 0.5, id="part of a processor"),
-        pytest.param(read_cpus, "0.5", 0.5, id="processors, as a template gives them"),
+        pytest.param(read_cpus, 0.5, 0.5, id="fraction of a processor"),
+        pytest.param(read_cpus, "0.5", 0.5, id="processors, from a template"),
     ],
 )
-def test_what_people_write_is_read(read, written, amount):
-    """Every documented form."""
+def test_a_quantity_is_parsed(read, written, amount):
+    """Every documented notation is accepted."""
     assert read(written) == amount
 
 
 @pytest.mark.parametrize(
-    ("read", "written", "says"),
+    ("read", "written", "message"),
     [
         pytest.param(read_duration, 30, "is not a duration; write 30s", id="number as a time"),
         pytest.param(read_duration, "30 s", "write 500ms, 30s", id="space in a time"),
-        pytest.param(read_duration, "-5s", "is not a duration", id="time that ends before it begins"),
+        pytest.param(read_duration, "-5s", "is not a duration", id="negative time"),
         pytest.param(read_duration, True, "is not a duration", id="true as a time"),
-        pytest.param(read_bytes, "4Gi", "write 4GiB", id="as Kubernetes has it"),
-        pytest.param(read_bytes, "4g", "write 4GiB", id="as Docker has it"),
-        pytest.param(read_bytes, "4gb", "write 4GB", id="small letters"),
+        pytest.param(read_bytes, "4Gi", "write 4GiB", id="unit of Kubernetes"),
+        pytest.param(read_bytes, "4g", "write 4GiB", id="unit of Docker"),
+        pytest.param(read_bytes, "4gb", "write 4GB", id="lower case"),
         pytest.param(read_bytes, 4 * 2**30, "write 4GiB", id="number of bytes"),
-        pytest.param(read_bytes, "4 parsecs", "write 512MiB, 4GiB or 2GB", id="another unit"),
-        pytest.param(read_bytes, "0GiB", "a machine has", id="nothing"),
-        pytest.param(read_bytes, "9999999TiB", "a machine has", id="more than there is"),
+        pytest.param(read_bytes, "4 parsecs", "write 512MiB, 4GiB or 2GB", id="unknown unit"),
+        pytest.param(read_bytes, "0GiB", "a machine has", id="zero"),
+        pytest.param(read_bytes, "9999999TiB", "a machine has", id="too large"),
         pytest.param(read_bytes, None, "is not a size", id="null"),
-        pytest.param(read_cpus, "500m", "write 0.5", id="thousandths"),
+        pytest.param(read_cpus, "500m", "write 0.5", id="millicpus"),
         pytest.param(read_cpus, "many", "write 2 or 0.5", id="a word"),
-        pytest.param(read_cpus, 0, "write one up to", id="none"),
-        pytest.param(read_cpus, float("nan"), "write one up to", id="no number"),
-        pytest.param(read_cpus, 10**400, "write one up to", id="more than a float holds"),
+        pytest.param(read_cpus, 0, "write a number up to", id="zero"),
+        pytest.param(read_cpus, float("nan"), "write a number up to", id="NaN"),
+        pytest.param(read_cpus, 10**400, "write a number up to", id="too large for a float"),
         pytest.param(read_cpus, True, "is not a number of processors", id="true"),
     ],
 )
-def test_what_is_no_quantity_is_met_with_what_to_write(read, written, says):
-    """The finding says what would be right, as near to what was written as can be."""
+def test_an_invalid_quantity_is_refused_with_a_remedy(read, written, message):
+    """The message suggests a valid notation that is close to what was written."""
     with pytest.raises(InvalidQuantity) as raised:
         read(written)
 
-    assert says in str(raised.value)
+    assert message in str(raised.value)
 
 
 @given(st.integers(1, MAX_BYTES))
-def test_a_size_that_is_shown_can_be_read_again(size):
-    """What a message says about a limit is the limit, to the byte."""
+def test_a_formatted_size_can_be_parsed(size):
+    """A message shows a limit exactly, to the byte."""
     assert read_bytes(show_bytes(size)) == size
 
 
 @given(st.integers(1, 7 * 86_400))
-def test_a_duration_that_is_shown_can_be_read_again(seconds):
-    """To the second."""
+def test_a_formatted_duration_can_be_parsed(seconds):
+    """The result is exact to the second."""
     assert read_duration(show_duration(seconds)) == seconds
 
 
@@ -93,6 +93,6 @@ def test_a_duration_that_is_shown_can_be_read_again(seconds):
         (show_duration(0.5), "0.5s"),
     ],
 )
-def test_amounts_are_shown_as_people_write_them(shown, text):
-    """In the unit that says it shortest."""
+def test_amounts_are_formatted_as_people_write_them(shown, text):
+    """The unit is the one that gives the shortest text."""
     assert shown == text

@@ -1,0 +1,137 @@
+"""The operator's file of jobs as it is written: machine, backends, queues, and the limits of a queue."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from upshot.domain.job import JOB_OPTIONS
+from upshot.domain.job_options import LimitKind, Option, check_mount_source
+from upshot.schema.launch_inputs import (
+    Count,
+    Flag,
+    JobDefaultsInputs,
+    Name,
+    Priority,
+    choice_schema,
+    value_at,
+    value_schema,
+    with_keys,
+)
+from upshot.schema.queue_limits import MountRule, QueueLimits
+from upshot.schema.queues import DOCKER
+from upshot.schema.yaml_model import NonBlank, YamlModel, rule
+from upshot.validation import describe_value, invalid
+
+
+def _refuse_string(value: Any) -> Any:
+    if isinstance(value, str):
+        raise invalid(f"is one string, and must be a list; write [{value}]")
+    return value
+
+
+def _refuse_empty(values: Any) -> Any:
+    if not values:
+        raise invalid("is an empty list, which would allow nothing; list what is allowed, or leave the key out")
+    return values
+
+
+def _refuse_other_than_mapping(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise invalid(f"must be a mapping of names to their settings, not {describe_value(value)}")
+    return value
+
+
+def _mount_rule(text: str) -> MountRule:
+    source, mode = (text[:-3], text[-2:]) if text.endswith((":rw", ":ro")) else (text, "ro")
+    return MountRule(posixpath.normpath(source) if source.startswith("/") else source, writable=mode == "rw")
+
+
+_List = BeforeValidator(_refuse_string)
+_MountRule = Annotated[str, rule(lambda text: check_mount_source(text.removesuffix(":rw").removesuffix(":ro")))]
+
+
+def _limit_schema(option: Option, kind: LimitKind) -> Any:
+    """Return the type of a limit in YAML."""
+    match kind:
+        case LimitKind.MAXIMUM:
+            return value_schema(option)
+        case LimitKind.CHOICES:
+            return Annotated[list[choice_schema(option)], _List, AfterValidator(_refuse_empty)]  # type: ignore[misc]  # computed
+        case LimitKind.MOUNTS:
+            return Annotated[list[_MountRule], _List]
+        case LimitKind.IMAGES | LimitKind.KEYS:
+            return Annotated[list[NonBlank], _List]
+        case LimitKind.PERMISSION | LimitKind.NON_ROOT:
+            return Flag
+
+
+def _limit_schemas() -> dict[str, Any]:
+    schemas: dict[str, Any] = {}
+    for option in JOB_OPTIONS.values():
+        if (limit := option.limit) is not None:
+            schema = _limit_schema(option, limit.kind)
+            schemas[limit.key or option.key] = (schema, ... if limit.default is None else limit.default)
+    return schemas
+
+
+@with_keys(_limit_schemas())
+class LimitsInputs(YamlModel):
+    """What no step can exceed."""
+
+    priority: Priority | None = None
+    backends: Annotated[list[Name], _List] = Field(default_factory=list)
+
+    def limits(self) -> QueueLimits:
+        """Return the limits that are set."""
+        options: dict[str, Any] = {}
+        for name, option in JOB_OPTIONS.items():
+            if (limit := option.limit) is None or (value := value_at(self, limit.key or option.key)) is None:
+                continue
+            match limit.kind:
+                case LimitKind.CHOICES if option.choices:
+                    value = frozenset(map(option.choices, value))
+                case LimitKind.MOUNTS:
+                    value = tuple(map(_mount_rule, value))
+                case LimitKind.IMAGES:
+                    value = tuple(value)
+                case LimitKind.KEYS:
+                    value = frozenset(value)
+            options[name] = value
+        return QueueLimits(options, self.priority, frozenset(self.backends))
+
+
+class QueueInputs(YamlModel):
+    """One queue."""
+
+    description: str = ""
+    concurrency: Count | None = None
+    per_machine: Count | None = None
+    backend: Name = DOCKER
+    defaults: JobDefaultsInputs = Field(default_factory=JobDefaultsInputs)
+    limits: LimitsInputs = Field(default_factory=LimitsInputs)
+
+
+class BackendInputs(YamlModel):
+    """An engine. The backend itself reads the other keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    uses: NonBlank | None = None  #: None: the backend that has the same name
+
+
+class MachineInputs(YamlModel):
+    """Limits that hold on each machine, over all queues."""
+
+    parallel: Count | None = None
+
+
+class JobsFileInputs(YamlModel):
+    """The whole file. Each queue and each backend is validated on its own."""
+
+    machine: MachineInputs = MachineInputs()
+    backends: Annotated[Mapping[Name, Any], BeforeValidator(_refuse_other_than_mapping)] = Field(default_factory=dict)
+    queues: Annotated[Mapping[Name, Any], BeforeValidator(_refuse_other_than_mapping)] = Field(default_factory=dict)
