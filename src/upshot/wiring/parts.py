@@ -5,7 +5,7 @@ from __future__ import annotations
 from socket import gethostname
 
 from upshot.adapters.redis import RedisPublisher, validate_redis_url
-from upshot.adapters.secrets import CombinedSecrets, EnvironmentSecrets, FolderSecrets
+from upshot.adapters.secrets import CombinedSecrets, EnvironmentSecrets, DirectorySecrets
 from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.migrate import migrate
 from upshot.adapters.sql.registry import SqlRegistry
@@ -56,7 +56,7 @@ def make_secrets(settings: Settings) -> SecretSource:
     """Return the source of secrets: the environment first, then the directory of secret files."""
     sources: list[SecretSource] = [EnvironmentSecrets()]
     if settings.secrets_dir is not None:
-        sources.append(FolderSecrets(settings.secrets_dir))
+        sources.append(DirectorySecrets(settings.secrets_dir))
     return CombinedSecrets(sources)
 
 
