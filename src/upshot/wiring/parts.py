@@ -5,7 +5,7 @@ from __future__ import annotations
 from socket import gethostname
 
 from upshot.adapters.redis import RedisPublisher, validate_redis_url
-from upshot.adapters.secrets import CombinedSecrets, EnvironmentSecrets, DirectorySecrets
+from upshot.adapters.secrets import CombinedSecrets, DirectorySecrets, EnvironmentSecrets
 from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.migrate import migrate
 from upshot.adapters.sql.registry import SqlRegistry
