@@ -357,10 +357,8 @@ def _run_shim(request: ShimRequest) -> dict[str, Any]:
         try:
             output, _ = process.communicate(json.dumps(request._asdict()).encode(), timeout=_ANSWER_SECONDS)
         except subprocess.TimeoutExpired as error:
-            process.kill()  # By now the detached shim runs as a child of it, or never will.
-            raise EngineUnavailable(
-                f"no answer from the shim of {request.directory} in {_ANSWER_SECONDS:g} s"
-            ) from error
+            process.kill()  # the detached shim is another process, which exists by now or never will
+            raise EngineUnavailable(f"{request.directory}: its shim did not answer in {_ANSWER_SECONDS:g} s") from error
     try:
         answer: dict[str, Any] = json.loads(output)
     except ValueError as error:
