@@ -8,7 +8,7 @@ Every place that checks what a person wrote (YAML files, settings, API requests)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
@@ -62,7 +62,7 @@ def validation_problems(
     model: type[BaseModel] | None = None,
     *,
     data: Any = None,
-    remedies: Mapping[str, str] | None = None,
+    remedy: Callable[[str], str | None] = lambda _key: None,
     mapping: str = "a mapping",
     show_values: bool = True,
 ) -> list[ValidationProblem]:
@@ -73,22 +73,22 @@ def validation_problems(
         errors: From `ValidationError.errors()`.
         model: The model that was validated, so that an unknown key is reported with the nearest valid key.
         data: What was validated. Paths then lose the parts by which pydantic names the members of a union.
-        remedies: Messages for unknown keys at the top level, where a similar key would mislead.
+        remedy: Returns a better message for an unknown or missing key at the top level, or None.
         mapping: What to call a mapping. JSON calls it an object.
         show_values: Whether messages quote wrong values. They must not where a value can be a secret.
     """
     messages: dict[Path, str] = {}
     for error in errors:
         path, kind = tuple(error["loc"]), error["type"]
-        if data is not None and kind != "missing":
-            path = _existing_part(path, data)
+        if data is not None:
+            path = (*_existing_parts(path[:-1], data), path[-1]) if kind == "missing" else _existing_parts(path, data)
         if path in messages and kind in _PYDANTIC_ERRORS:
             continue  # our own message says more than one of pydantic's
+        known_remedy = remedy(str(path[0])) if len(path) == 1 else None
         if kind == "extra_forbidden":
-            remedy = (remedies or {}).get(str(path[0])) if len(path) == 1 else None
-            messages[path] = remedy or _unknown_key(path, model)
+            messages[path] = known_remedy or _unknown_key(path, model)
         elif kind == "missing":
-            messages[path] = "this field is required"
+            messages[path] = known_remedy or "this field is required"
         else:
             messages[path] = _describe(error, mapping, show_values=show_values)
     return [ValidationProblem(path, message) for path, message in messages.items()]
@@ -135,14 +135,15 @@ def _describe(error: Mapping[str, Any], mapping: str, *, show_values: bool) -> s
     return message[:1].lower() + message[1:]
 
 
-def _existing_part(path: Path, data: Any) -> Path:
-    """Cut a path off where the data has no such key or index."""
-    for depth, part in enumerate(path):
-        is_index = isinstance(data, list | tuple) and isinstance(part, int)
-        if not is_index and not (isinstance(data, Mapping) and part in data):
-            return path[:depth]
-        data = data[part]
-    return path
+def _existing_parts(path: Path, data: Any) -> Path:
+    """Remove the parts of a path that are neither a key nor an index in the data."""
+    parts = []
+    for part in path:
+        is_key = isinstance(data, Mapping) and part in data
+        if is_key or (isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)):
+            data = data[part]
+            parts.append(part)
+    return tuple(parts)
 
 
 def _unknown_key(path: Path, model: type[BaseModel] | None) -> str:

@@ -1,8 +1,8 @@
 """
-The names that templates and `if` know: what the event carries, what the execution knows, and W&B's names.
+The names that templates and `if` can use: what the event carries, what the execution knows, and W&B's names.
 
-A known name that does not apply to an event is null; a name of W&B's that does not apply is the
-empty string, as it is there.
+A name that does not apply to an event is null. One of W&B's names that does not apply is the empty
+string, as in W&B.
 """
 
 from __future__ import annotations
@@ -11,24 +11,39 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from upshot.automations.filters import RenderError
-from upshot.automations.sandbox import Lookup, nearest
+from upshot.automations.sandbox import Lookup
 from upshot.domain.event import SNAPSHOT_NAMES, Event, EventKind
 from upshot.domain.execution import StepRecord
 from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.ports.secrets import SecretSource
+from upshot.resources.event import event_json
+from upshot.suggestions import did_you_mean
 
-#: W&B's names, for those who come from there.
+#: Names that W&B's payload templates can use.
 WANDB_NAMES = (
-    *("event_type", "event_author", "entity_name", "project_name", "automation_name"),
-    *("artifact_collection_name", "artifact_version", "artifact_version_string", "artifact_version_index"),
-    *("artifact_metadata", "run_name", "run_status", "metric_name", "metric_values"),
+    "event_type",
+    "event_author",
+    "entity_name",
+    "project_name",
+    "automation_name",
+    "artifact_collection_name",
+    "artifact_version",
+    "artifact_version_string",
+    "artifact_version_index",
+    "artifact_metadata",
+    "run_name",
+    "run_status",
+    "metric_name",
+    "metric_values",
 )
 
-#: Names that an automation's `if` knows.
+#: Names that the `if` of an automation can use.
 EVENT_NAMES = frozenset({"event", "actor", "vars", "automation", *SNAPSHOT_NAMES, *WANDB_NAMES})
 
-#: Names that a step knows; in `on-failure` also `failure`.
+#: Names that a step can use. Steps of `on-failure` can also use `failure`.
 STEP_NAMES = EVENT_NAMES | {"steps", "secrets", "delivery"}
 
 _WANDB_EVENT_TYPES = {
@@ -46,30 +61,25 @@ _WANDB_TAG_EVENT_TYPES = {
 
 
 class SecretsView(Lookup):
-    """`secrets` in a template: looked up when named, and remembered, so that receipts can be masked."""
+    """`secrets` in a template. It looks a secret up when a template uses it, and remembers it for masking."""
 
-    #: `in` and loops find nothing to go over: a template names the one secret that it means.
+    #: Loops and `in` do not work on secrets: a template must name each secret that it uses.
     __iter__ = None
     __contains__ = None
 
     def __init__(self, source: SecretSource) -> None:
         self._source = source
-        self.used: dict[str, str] = {}  #: values by name, of those that were looked up so far
+        self.used: dict[str, str] = {}  #: values by name, of the secrets looked up so far
 
+    @override
     def look_up(self, name: str) -> str:
-        """
-        The secret's value.
-
-        Raises:
-            RenderError: There is none of this name.
-        """
         if name not in self.used:
             value = self._source.get(name)
             if value is None:
                 raise RenderError(
-                    f"there is no secret {name!r}{nearest(name, self._source.names())}; "
+                    f"there is no secret {name!r}{did_you_mean(name, self._source.names(), list_known=False)}; "
                     f"set the environment variable UPSHOT_SECRET_{name}, "
-                    f"or put a file {name} into the folder UPSHOT_SECRETS_DIR"
+                    f"or create the file {name} in the directory UPSHOT_SECRETS_DIR"
                 )
             self.used[name] = value
         return self.used[name]
@@ -77,23 +87,23 @@ class SecretsView(Lookup):
 
 class DeferredSecrets(SecretsView):
     """
-    `secrets` of a step whose action fills them in later: templates get marks, which only that can read.
+    `secrets` of a step whose action fills them in later. Templates get a placeholder for each secret.
 
     Args:
-        source: Asked at once all the same, so that a secret that is not there is found now.
-        marks: Of the job.
+        source: Also asked now, so that a missing secret is reported at once.
+        placeholders: Of the job.
     """
 
-    def __init__(self, source: SecretSource, marks: SecretPlaceholders) -> None:
+    def __init__(self, source: SecretSource, placeholders: SecretPlaceholders) -> None:
         super().__init__(source)
-        self._marks = marks
-        self.looked_up: Counter[str] = Counter()  #: how often each was named since this was emptied
+        self._placeholders = placeholders
+        self.lookups: Counter[str] = Counter()  #: how often each secret was used since this was cleared
 
+    @override
     def look_up(self, name: str) -> str:
-        """The secret's mark; raises as `SecretsView.look_up` does."""
         super().look_up(name)
-        self.looked_up[name] += 1
-        return self._marks.mark(name)
+        self.lookups[name] += 1
+        return self._placeholders.placeholder(name)
 
 
 class _EmptyStrings(dict[str, Any]):
@@ -107,12 +117,12 @@ class _EmptyStrings(dict[str, Any]):
 
 
 def event_context(event: Event) -> dict[str, Any]:
-    """The names that depend on the event alone; the matcher shares them between automations."""
+    """Return the names that depend only on the event. All automations share them."""
     data = {} if event.kind is EventKind.CUSTOM else event.data
     context: dict[str, Any] = {name: data.get(name) for name in SNAPSHOT_NAMES}
-    form = event.as_dict()
-    context["event"] = form
-    context["actor"] = form["actor"]
+    event_object = event_json(event)
+    context["event"] = event_object
+    context["actor"] = event_object["actor"]
     return context | _wandb_context(event, context)
 
 
@@ -125,10 +135,10 @@ def _wandb_context(event: Event, context: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "event_type": _WANDB_EVENT_TYPES.get(event.kind) or _WANDB_TAG_EVENT_TYPES.get((event.kind, str(on)), ""),
         "event_author": event.actor.name,
-        "entity_name": "",  # a team of W&B's; there is none here
+        "entity_name": "",  # a team in W&B; Upshot has no teams
         "project_name": (context["project"] or {}).get("name", ""),
         "artifact_collection_name": (context["collection"] or artifact).get("name", ""),
-        "artifact_version": version.get("artifact", ""),  # what was logged, where the next one is its link
+        "artifact_version": version.get("artifact", ""),  # what was logged; `artifact_version_string` is its link
         "artifact_version_string": version.get("reference", ""),
         "artifact_version_index": version.get("name", ""),
         "artifact_metadata": version["metadata"] if "metadata" in version else _EmptyStrings(),
@@ -143,9 +153,9 @@ def condition_context(
     event_names: Mapping[str, Any],
     *,
     automation_name: str,
-    vars: Mapping[str, Any],  # noqa: A002 - the word of the file
+    vars: Mapping[str, Any],  # noqa: A002 - the key in the YAML file
 ) -> dict[str, Any]:
-    """What an automation's `if` knows: `event_context` and its own."""
+    """Return the names that the `if` of an automation can use: those of `event_context`, and its own."""
     return {
         **event_names,
         "automation": {"name": automation_name},
@@ -154,31 +164,31 @@ def condition_context(
     }
 
 
-def build_context(
+def step_context(
     event: Event,
     *,
     automation_name: str,
-    vars: Mapping[str, Any],  # noqa: A002 - the word of the file
+    vars: Mapping[str, Any],  # noqa: A002 - the key in the YAML file
     steps: Iterable[StepRecord],
     secrets: SecretsView,
     delivery: Mapping[str, Any],
     failure: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
-    Put together what the templates of a step know.
+    Return the names that the templates of a step can use.
 
     Args:
-        event: The event that is answered.
-        automation_name: Name of the automation that answers.
+        event: The event that the execution answers.
+        automation_name: Name of the automation.
         vars: Its `vars`.
-        steps: Records of the steps so far; each is `steps.ID.outputs` and `steps.ID.state`.
-        secrets: Looked up when a template names one.
+        steps: The steps so far. Templates read `steps.ID.outputs` and `steps.ID.state`.
+        secrets: Looked up when a template uses one.
         delivery: `id` and `attempt`.
-        failure: `reason` and `step`, for steps of `on-failure`; null for all others.
+        failure: `reason` and `step`, for steps of `on-failure`; None for others.
     """
     return {
         **condition_context(event_context(event), automation_name=automation_name, vars=vars),
-        "steps": {record.id: {"outputs": record.outputs, "state": record.state.value} for record in steps},
+        "steps": {step.id: {"outputs": step.outputs, "state": step.state.value} for step in steps},
         "secrets": secrets,
         "delivery": delivery,
         "failure": failure,

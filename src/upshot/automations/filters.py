@@ -1,26 +1,26 @@
 """
-What templates may do to values: filters, tests and operators, each bounded before it acts.
+What templates can do with values: filters, tests and operators. Each is bounded before it computes.
 
-| filter | gives |
+| filter | returns |
 |---|---|
-| `default(value)` | the value for what is unknown or null; `default(value, true)`: or empty |
+| `default(value)` | the value in place of an unknown one or null; `default(value, true)`: also of an empty one |
 | `tojson`, `tojson(indent=true)` | JSON text |
-| `string`, `int`, `float` | the same as text or as a number; `int(0)`: 0 where it cannot be read as one |
-| `length` | how many characters, elements or keys |
-| `upper`, `lower`, `title`, `trim` | the text so written |
-| `replace(old, new)`, `split(separator)` | the text with parts exchanged; the list of its parts |
-| `truncate(length, end="…")` | the text cut to at most `length` characters |
-| `slack` | the text with `&`, `<`, `>` escaped for Slack, which disarms mentions and links |
-| `urlencode` | the text as one part of a URL path or query |
+| `string`, `int`, `float` | the value as a string or number; `int(0)` returns 0 if it is not a number |
+| `length` | the number of characters, elements or keys |
+| `upper`, `lower`, `title`, `trim` | the string in another case; without surrounding spaces |
+| `replace(old, new)`, `split(separator)` | the string with parts replaced; the list of its parts |
+| `truncate(length, end="…")` | the string, cut to at most `length` characters |
+| `slack` | the string with `&`, `<`, `>` escaped for Slack, which disables mentions and links |
+| `urlencode` | the string encoded for a segment of a URL path or a query |
 | `round(precision)`, `abs` | the number rounded; without its sign |
-| `first`, `last`, `min`, `max`, `sum` | one element, or the sum, of a list |
-| `sort(reverse=true)`, `unique`, `list` | a list in order; without repetition; the keys of a mapping |
-| `join(separator)` | the elements of a list as one text |
+| `first`, `last`, `min`, `max`, `sum` | one element of a list, or the sum |
+| `sort(reverse=true)`, `unique`, `list` | the list in order; without duplicates; the keys of a mapping |
+| `join(separator)` | the elements of a list as one string |
 | `map("field")` | one field of each element |
 | `selectattr("field", "ge", 3)`, `rejectattr(…)` | the elements that pass, or do not pass |
 | `items` | the pairs of key and value of a mapping, for a loop |
 
-`sort`, `join`, `min`, `max`, `sum`, `unique` take `attribute="field"` where the elements are mappings.
+`sort`, `join`, `min`, `max`, `sum`, `unique` take `attribute="field"` if the elements are mappings.
 
 Tests (`x is …`): `defined`, `undefined`, `none`, `true`, `false`, `boolean`, `string`, `number`, `integer`,
 `float`, `mapping`, `sequence`, `odd`, `even`, `divisibleby(n)`, `in(list)`, `startingwith(text)`,
@@ -39,9 +39,11 @@ from urllib.parse import quote
 
 import orjson
 
-MAX_OUTPUT_BYTES = 64 * 1024  #: of everything that one step renders, and of any text on the way there
-MAX_WORK = 300_000  #: units, each about one node of a template evaluated, or 64 characters handled: 0.1 s or so
-MAX_NUMBER_BITS = 1024  #: what a float can hold; a longer integer only serves to exhaust memory
+from upshot.validation import describe_value
+
+MAX_OUTPUT_BYTES = 64 * 1024  #: of everything that one step renders, and of any string on the way
+MAX_WORK = 300_000  #: units: one for each evaluated node of a template or 64 characters; about 0.1 s in all
+MAX_NUMBER_BITS = 1024  #: the range of a float; larger integers are useful only to exhaust memory
 
 _MAX_GLOB_CHARS = 256
 _MAX_DECIMALS = 20
@@ -50,28 +52,28 @@ _CHARS_PER_GLOB_UNIT = 8
 
 
 class RenderError(Exception):
-    """A template asks something of a value that cannot be given; the text names finding and remedy, never a value."""
+    """A template cannot do this with a value. The message contains a remedy and never the value."""
 
 
 class RenderBudget(threading.local):
-    """Counts what one render has used up; each thread renders one at a time."""
+    """What the current render may still use. Each thread renders one template at a time."""
 
     work = MAX_WORK
     output = MAX_OUTPUT_BYTES
 
     def reset(self) -> None:
-        """Begin a render."""
+        """Start a render."""
         self.work = MAX_WORK
         self.output = MAX_OUTPUT_BYTES
 
     def spend(self, units: int) -> None:
-        """Count work; raises RenderError when there was too much."""
+        """Count work. Raises RenderError if it is too much."""
         self.work -= units
         if self.work < 0:
             raise RenderError("this is too much work for a template; loop over less, or send the data as it is")
 
     def emit(self, size_bytes: int) -> None:
-        """Count output; raises RenderError when it is too long."""
+        """Count output. Raises RenderError if it is too long."""
         self.output -= size_bytes
         if self.output < 0:
             raise RenderError(f"the result is longer than {MAX_OUTPUT_BYTES // 1024} KB; send less of it")
@@ -81,28 +83,16 @@ BUDGET = RenderBudget()
 
 
 def describe(value: Any) -> str:
-    """Name the kind of a value in the words of YAML."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return "something that is no plain data"
+    """Name the kind of a value for messages, without the value itself."""
+    return describe_value(value, show=False)
 
 
-def text_of(value: Any) -> str:
+def to_text(value: Any) -> str:
     """
-    Write a value as a part of a text: null is empty, true and false are JSON's words.
+    Convert a value to a part of a text: null is empty, true and false are JSON's words.
 
     Raises:
-        RenderError: It is a mapping or a list, of which nobody can know how to write it.
+        RenderError: The value is a mapping or a list, which has no obvious text.
     """
     if isinstance(value, str):
         return value
@@ -112,16 +102,17 @@ def text_of(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return str(value)
-    remedy = "write `| tojson`, or pick one field of it" if isinstance(value, dict | list | tuple) else "pick one field"
-    raise RenderError(f"{describe(value)} cannot stand in a text; {remedy}")
+    if isinstance(value, dict | list | tuple):
+        raise RenderError(f"{describe(value)} cannot be part of a text; write `| tojson`, or use one field of it")
+    raise RenderError("this value cannot be part of a text; use one field of it")
 
 
 def plain_copy(value: Any) -> Any:
     """
-    Copy a value that keeps its type; counts as output.
+    Copy a value that keeps its type, and count it as output.
 
     Raises:
-        RenderError: It is no plain data (`secrets` as a whole), or too long.
+        RenderError: It is not plain data (such as `secrets` as a whole), or it is too long.
     """
     if value is None or isinstance(value, bool | float):
         return value
@@ -130,8 +121,8 @@ def plain_copy(value: Any) -> Any:
     return value if isinstance(value, str | int) else orjson.loads(encoded)
 
 
-def weigh(value: Any) -> Any:
-    """Let a value through that is about to be compared, counting all that the comparison may look at."""
+def check_comparable(value: Any) -> Any:
+    """Return a value that is about to be compared, after counting everything that the comparison may look at."""
     if isinstance(value, str):
         BUDGET.spend(1 + len(value) // _CHARS_PER_UNIT)
     elif isinstance(value, dict | list | tuple):
@@ -142,17 +133,17 @@ def weigh(value: Any) -> Any:
             members = container.values() if isinstance(container, dict) else container
             pending.extend(member for member in members if isinstance(member, dict | list | tuple))
     elif value is not None and not isinstance(value, bool | int | float):
-        raise RenderError("only plain data can be compared; name the field or secret that is meant")
+        raise RenderError("only plain data can be compared; name the field or the secret")
     return value
 
 
-def each(value: Any, body_nodes: int) -> Iterable[Any]:
+def iterate(value: Any, body_nodes: int) -> Iterable[Any]:
     """
-    Let a loop run over a list, or over the keys of a mapping.
+    Return what a loop runs over: a list, or the keys of a mapping.
 
     Args:
-        value: What stands behind `in`.
-        body_nodes: How many nodes of the template are evaluated in each round.
+        value: The expression after `in`.
+        body_nodes: How many nodes of the template each iteration evaluates.
     """
     elements = _elements(value)
     BUDGET.spend(len(elements) * body_nodes)
@@ -160,9 +151,9 @@ def each(value: Any, body_nodes: int) -> Iterable[Any]:
 
 
 def concat(*values: Any) -> str:
-    """The operator `~`."""
-    parts = [text_of(value) for value in values]
-    _expect_length(sum(map(len, parts)))
+    """Evaluate the operator `~`."""
+    parts = [to_text(value) for value in values]
+    _check_length(sum(map(len, parts)))
     return "".join(parts)
 
 
@@ -170,14 +161,14 @@ def _json(value: Any, *, indent: bool = False) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None)
     except TypeError:
-        raise RenderError("only plain data can be written as JSON; name the field or secret that is meant") from None
+        raise RenderError("only plain data can be written as JSON; name the field or the secret") from None
 
 
-def _expect_length(chars: int) -> None:
-    """Refuse a text before it is made."""
+def _check_length(chars: int) -> None:
+    """Raise RenderError for a string that would be too long, before it exists."""
     BUDGET.spend(1 + chars // _CHARS_PER_UNIT)
     if chars > MAX_OUTPUT_BYTES:
-        raise RenderError(f"this would make a text longer than {MAX_OUTPUT_BYTES // 1024} KB")
+        raise RenderError(f"the text would be longer than {MAX_OUTPUT_BYTES // 1024} KB")
 
 
 def _elements(value: Any) -> Sequence[Any]:
@@ -185,16 +176,16 @@ def _elements(value: Any) -> Sequence[Any]:
         return value
     if isinstance(value, dict):
         return list(value)
-    raise RenderError(f"a list was expected here, and this is {describe(value)}")
+    raise RenderError(f"this must be a list, not {describe(value)}")
 
 
 def _number(value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RenderError(f"a number was expected here, and this is {describe(value)}; `| float` reads text as one")
+        raise RenderError(f"this must be a number, not {describe(value)}; `| float` converts a string")
     return value
 
 
-def _pluck(element: Any, path: str) -> Any:
+def _field(element: Any, path: str) -> Any:
     for key in path.split("."):
         if not isinstance(element, dict) or key not in element:
             raise RenderError(f"an element of the list has no {path!r}")
@@ -203,85 +194,70 @@ def _pluck(element: Any, path: str) -> Any:
 
 
 def _values(value: Any, attribute: str | None) -> list[Any]:
-    """The elements, or one field of each; only such as can be compared without looking deeper."""
+    """Return the elements, or one field of each."""
     elements = _elements(value)
     BUDGET.spend(len(elements))
-    found = list(elements) if attribute is None else [_pluck(element, attribute) for element in elements]
-    if any(isinstance(element, dict | list | tuple) for element in found):
-        raise RenderError('the elements are mappings or lists; name a field of theirs with `attribute="…"`')
-    return found
+    return list(elements) if attribute is None else [_field(element, attribute) for element in elements]
 
 
 # --- filters --------------------------------------------------------------------------------------
 
 
-def _default(value: Any, instead: Any = "", also_empty: Any = None) -> Any:
-    # An unknown value is made null before it comes here.
-    return instead if value is None or (also_empty and not value) else value
+def _default(value: Any, fallback: Any = "", also_empty: Any = None) -> Any:
+    # The sandbox replaces an unknown value by null before it calls this.
+    return fallback if value is None or (also_empty and not value) else value
 
 
 def _tojson(value: Any, indent: Any = None) -> str:
     encoded = _json(value, indent=bool(indent))
-    _expect_length(len(encoded))
+    _check_length(len(encoded))
     return encoded.decode()
 
 
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, str | dict | list | tuple) else len(_elements(value))
-
-
-def _title(value: Any) -> str:
-    return string.capwords(text_of(value))
-
-
 def _replace(value: Any, old: Any, new: Any) -> str:
-    text, before, after = text_of(value), text_of(old), text_of(new)
+    text, before, after = to_text(value), to_text(old), to_text(new)
     if not before:
-        raise RenderError("`replace` needs a text to look for")
-    _expect_length(len(text) + text.count(before) * (len(after) - len(before)))
+        raise RenderError("`replace` needs a text to search for")
+    _check_length(len(text) + text.count(before) * (len(after) - len(before)))
     return text.replace(before, after)
 
 
 def _split(value: Any, separator: Any = None) -> list[str]:
-    return text_of(value).split(None if separator is None else text_of(separator) or None)
+    return to_text(value).split(None if separator is None else to_text(separator) or None)
 
 
 def _truncate(value: Any, length: Any = 255, end: Any = "…") -> str:
-    text, ending = text_of(value), text_of(end)
+    text, ending = to_text(value), to_text(end)
     if len(text) <= _number(length):
         return text
     return text[: max(0, int(length) - len(ending))] + ending
 
 
 def _slack(value: Any) -> str:
-    # Slack's own rule: these three, & first, and nothing else.
-    return text_of(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # Slack's rule: escape these three, `&` first, and nothing else.
+    return to_text(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _urlencode(value: Any) -> str:
-    return quote(text_of(value), safe="")
+_NO_DEFAULT = object()
 
 
-_NOTHING = object()
-
-
-def _read_number(value: Any, read: Callable[[Any], int | float], default: Any) -> Any:
+def _convert(value: Any, number_type: Callable[[Any], int | float], default: Any) -> Any:
     try:
         if isinstance(value, str | int | float):
-            return read(value)
+            return number_type(value)
     except (ValueError, OverflowError):
         pass
-    if default is _NOTHING:
-        raise RenderError("this cannot be read as a number; give a value for that case: `| float(0)`")
+    if default is _NO_DEFAULT:
+        raise RenderError("this is not a number; give a value for that case: `| float(0)`")
     return default
 
 
-def _int(value: Any, default: Any = _NOTHING) -> Any:
-    return _read_number(value, int, default)
+def _int(value: Any, default: Any = _NO_DEFAULT) -> Any:
+    return _convert(value, int, default)
 
 
-def _float(value: Any, default: Any = _NOTHING) -> Any:
-    return _read_number(value, float, default)
+def _float(value: Any, default: Any = _NO_DEFAULT) -> Any:
+    return _convert(value, float, default)
 
 
 def _round(value: Any, precision: Any = 0) -> int | float:
@@ -294,24 +270,16 @@ def _round(value: Any, precision: Any = 0) -> int | float:
         raise RenderError("an infinite number cannot be rounded") from None
 
 
-def _first(value: Any) -> Any:
-    return _at(value, 0)
-
-
-def _last(value: Any) -> Any:
-    return _at(value, -1)
-
-
-def _at(value: Any, place: int) -> Any:
+def _at(value: Any, index: int) -> Any:
     elements = value if isinstance(value, str) else _elements(value)
-    return elements[place] if elements else None
+    return elements[index] if elements else None
 
 
 def _ordered(action: Callable[[list[Any]], Any], values: list[Any]) -> Any:
     try:
         return action(values)
     except TypeError:
-        raise RenderError("the elements are of different kinds and have no order") from None
+        raise RenderError("the elements are of different kinds and cannot be ordered") from None
 
 
 def _min(value: Any, attribute: str | None = None) -> Any:
@@ -331,27 +299,29 @@ def _sort(value: Any, reverse: Any = None, attribute: str | None = None) -> list
         return list(_ordered(lambda values: sorted(values, reverse=bool(reverse)), _values(value, None)))
     elements = _elements(value)
     keys = _values(value, attribute)
-    order = _ordered(lambda places: sorted(places, key=keys.__getitem__, reverse=bool(reverse)), list(range(len(keys))))
-    return [elements[place] for place in order]
+    order = _ordered(
+        lambda indexes: sorted(indexes, key=keys.__getitem__, reverse=bool(reverse)), list(range(len(keys)))
+    )
+    return [elements[index] for index in order]
 
 
 def _unique(value: Any, attribute: str | None = None) -> list[Any]:
     elements = _elements(value)
-    first_places: dict[Any, int] = {}
-    for place, key in enumerate(_values(value, attribute)):
-        first_places.setdefault(key, place)
-    return [elements[place] for place in first_places.values()]
+    first_indexes: dict[Any, int] = {}
+    for index, key in enumerate(_values(value, attribute)):
+        first_indexes.setdefault(key, index)
+    return [elements[index] for index in first_indexes.values()]
 
 
 def _join(value: Any, separator: Any = "", attribute: str | None = None) -> str:
-    parts = [text_of(element) for element in _values(value, attribute)]
-    between = text_of(separator)
-    _expect_length(sum(map(len, parts)) + len(between) * len(parts))
+    parts = [to_text(element) for element in _values(value, attribute)]
+    between = to_text(separator)
+    _check_length(sum(map(len, parts)) + len(between) * len(parts))
     return between.join(parts)
 
 
 def _map(value: Any, attribute: str) -> list[Any]:
-    return [_pluck(element, attribute) for element in _elements(value)]
+    return [_field(element, attribute) for element in _elements(value)]
 
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -362,45 +332,45 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "le": operator.le,
     "gt": operator.gt,
     "ge": operator.ge,
-    "in": lambda element, wanted: element in wanted,
+    "in": lambda element, container: element in container,
 }
 
 
-def _passes(element: Any, attribute: str, comparison: str | None, wanted: Any) -> bool:
-    found = _pluck(element, attribute)
+def _passes(element: Any, attribute: str, comparison: str | None, operand: Any) -> bool:
+    found = _field(element, attribute)
     if comparison is None:
         return bool(found)
     if comparison not in _COMPARISONS:
         raise RenderError(f"`selectattr` and `rejectattr` compare with one of {', '.join(_COMPARISONS)}")
-    return _COMPARISONS[comparison](weigh(found), weigh(wanted))
+    return _COMPARISONS[comparison](check_comparable(found), check_comparable(operand))
 
 
-def _selectattr(value: Any, attribute: str, comparison: str | None = None, wanted: Any = None) -> list[Any]:
-    return [element for element in _elements(value) if _passes(element, attribute, comparison, wanted)]
+def _selectattr(value: Any, attribute: str, comparison: str | None = None, operand: Any = None) -> list[Any]:
+    return [element for element in _elements(value) if _passes(element, attribute, comparison, operand)]
 
 
-def _rejectattr(value: Any, attribute: str, comparison: str | None = None, wanted: Any = None) -> list[Any]:
-    return [element for element in _elements(value) if not _passes(element, attribute, comparison, wanted)]
+def _rejectattr(value: Any, attribute: str, comparison: str | None = None, operand: Any = None) -> list[Any]:
+    return [element for element in _elements(value) if not _passes(element, attribute, comparison, operand)]
 
 
 def _items(value: Any) -> list[list[Any]]:
     if not isinstance(value, dict):
-        raise RenderError(f"`items` takes a mapping, and this is {describe(value)}")
+        raise RenderError(f"`items` takes a mapping, not {describe(value)}")
     return [[key, member] for key, member in value.items()]
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "abs": lambda value: abs(_number(value)),
     "default": _default,
-    "first": _first,
+    "first": lambda value: _at(value, 0),
     "float": _float,
     "int": _int,
     "items": _items,
     "join": _join,
-    "last": _last,
-    "length": _length,
+    "last": lambda value: _at(value, -1),
+    "length": lambda value: len(value if isinstance(value, str | dict) else _elements(value)),
     "list": lambda value: list(_elements(value)),
-    "lower": lambda value: text_of(value).lower(),
+    "lower": lambda value: to_text(value).lower(),
     "map": _map,
     "max": _max,
     "min": _min,
@@ -411,15 +381,15 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "slack": _slack,
     "sort": _sort,
     "split": _split,
-    "string": text_of,
+    "string": to_text,
     "sum": _sum,
-    "title": _title,
+    "title": lambda value: string.capwords(to_text(value)),
     "tojson": _tojson,
-    "trim": lambda value: text_of(value).strip(),
+    "trim": lambda value: to_text(value).strip(),
     "truncate": _truncate,
     "unique": _unique,
-    "upper": lambda value: text_of(value).upper(),
-    "urlencode": _urlencode,
+    "upper": lambda value: to_text(value).upper(),
+    "urlencode": lambda value: quote(to_text(value), safe=""),
 }
 
 
@@ -430,34 +400,30 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _matches(value: Any, glob: Any) -> bool:
-    text, pattern = text_of(value), text_of(glob)
+    text, pattern = to_text(value), to_text(glob)
     if len(pattern) > _MAX_GLOB_CHARS:
-        raise RenderError(f"a glob has at most {_MAX_GLOB_CHARS} characters")
+        raise RenderError(f"a glob can have at most {_MAX_GLOB_CHARS} characters")
     BUDGET.spend(len(text) * (1 + pattern.count("*")) // _CHARS_PER_GLOB_UNIT)
     return fnmatchcase(text, pattern)
 
 
 TESTS: dict[str, Callable[..., bool]] = {
     "boolean": lambda value: isinstance(value, bool),
-    "divisibleby": lambda value, number: divide_rest(value, number) == 0,
-    "endingwith": lambda value, end: text_of(value).endswith(text_of(end)),
-    "even": lambda value: divide_rest(value, 2) == 0,
+    "divisibleby": lambda value, number: modulo(value, number) == 0,
+    "endingwith": lambda value, end: to_text(value).endswith(to_text(end)),
+    "even": lambda value: modulo(value, 2) == 0,
     "false": lambda value: value is False,
     "float": lambda value: isinstance(value, float),
-    "in": lambda value, container: value in weigh(container),
-    "integer": _is_integer,
+    "in": lambda value, container: value in check_comparable(container),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "mapping": lambda value: isinstance(value, dict),
     "matching": _matches,
     "none": lambda value: value is None,
     "number": _is_number,
-    "odd": lambda value: divide_rest(value, 2) == 1,
+    "odd": lambda value: modulo(value, 2) == 1,
     "sequence": lambda value: isinstance(value, list | tuple | str),
-    "startingwith": lambda value, start: text_of(value).startswith(text_of(start)),
+    "startingwith": lambda value, start: to_text(value).startswith(to_text(start)),
     "string": lambda value: isinstance(value, str),
     "true": lambda value: value is True,
 }
@@ -467,7 +433,7 @@ TESTS: dict[str, Callable[..., bool]] = {
 
 
 def add(left: Any, right: Any) -> Any:
-    """`+`: of numbers, of two texts, of two lists."""
+    """Evaluate `+` of two numbers, two strings or two lists."""
     if isinstance(left, str) and isinstance(right, str):
         return concat(left, right)
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
@@ -477,27 +443,27 @@ def add(left: Any, right: Any) -> Any:
 
 
 def multiply(left: Any, right: Any) -> Any:
-    """`*`: of numbers."""
+    """Evaluate `*` of two numbers."""
     if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > MAX_NUMBER_BITS:
-        raise RenderError("the product is too large a number")
+        raise RenderError("the product is too large")
     return _compute(operator.mul, "*", left, right)
 
 
-def divide_rest(left: Any, right: Any) -> Any:
-    """`%`: of numbers."""
+def modulo(left: Any, right: Any) -> Any:
+    """Evaluate `%` of two numbers."""
     return _compute(operator.mod, "%", left, right)
 
 
 def _compute(action: Callable[[Any, Any], Any], sign: str, left: Any, right: Any) -> Any:
     if not (_is_number(left) and _is_number(right)):
-        remedy = "write `~` to join texts" if sign == "+" else "`| float` reads text as a number"
-        raise RenderError(f"`{sign}` cannot take {describe(left)} and {describe(right)}; {remedy}")
+        remedy = "write `~` to join texts" if sign == "+" else "`| float` converts a string to a number"
+        raise RenderError(f"`{sign}` does not work with {describe(left)} and {describe(right)}; {remedy}")
     try:
         return action(left, right)
     except ZeroDivisionError:
         raise RenderError(f"`{sign}` divides by zero") from None
     except OverflowError:
-        raise RenderError(f"the result of `{sign}` is too large a number") from None
+        raise RenderError(f"the result of `{sign}` is too large") from None
 
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -506,5 +472,5 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "*": multiply,
     "/": lambda left, right: _compute(operator.truediv, "/", left, right),
     "//": lambda left, right: _compute(operator.floordiv, "//", left, right),
-    "%": divide_rest,
+    "%": modulo,
 }

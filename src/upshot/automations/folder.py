@@ -1,4 +1,4 @@
-"""The folder of automations, read again when something in it changes."""
+"""The folder of automations, loaded again when a file in it changes."""
 
 from __future__ import annotations
 
@@ -7,49 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upshot.automations.loader import (
-    BrokenFile,
     Catalog,
-    Loaded,
     LoadedFile,
+    LoadedFolder,
     find_files,
     load_file,
     merge,
-    missing_folder,
+    unreadable_folder,
 )
 from upshot.automations.matcher import Matcher
-from upshot.automations.parser.diagnostics import Diagnostic
-from upshot.domain.automation import Automation
 from upshot.errors import ConfigError
 
-Signature = tuple[tuple[str, int, int, int], ...]  #: of each file: path, time of change (ns), size, inode
+Signature = tuple[tuple[str, int, int, int], ...]  #: of each file: path, modification time (ns), size, inode
 
 
 @dataclass(frozen=True, slots=True)
-class FolderSnapshot:
-    """The folder as it was read at one time."""
+class AutomationSet(LoadedFolder):
+    """The content of the folder at one time, ready for matching."""
 
-    loaded: Loaded
     matcher: Matcher
-
-    @property
-    def automations(self) -> tuple[Automation, ...]:
-        """The sound ones."""
-        return self.loaded.automations
-
-    @property
-    def broken(self) -> tuple[BrokenFile, ...]:
-        """The files that keep their automations out."""
-        return self.loaded.broken
-
-    @property
-    def errors(self) -> tuple[Diagnostic, ...]:
-        """Everything that is wrong with those."""
-        return self.loaded.errors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Read:
-    """A file as it was read; the same only if it was not read again."""
+class _ReadFile:
+    """A file as it was read. Two are equal only if they are the same reading."""
 
     signature: Signature
     file: LoadedFile
@@ -57,56 +38,56 @@ class _Read:
 
 class AutomationFolder:
     """
-    What a folder of automations holds now.
+    The current content of a folder of automations.
 
-    Files that did not change are not read again. See `loader` for what a broken file does.
+    Files that did not change are not read again. `loader` says what an error in a file does.
 
     Args:
-        folder: Read when this is made; one that is missing holds nothing, and says so as a broken file.
+        folder: Loaded at once. If it is missing, there are no automations, and `current.broken` says why.
         catalog: The actions that steps can use.
     """
 
     def __init__(self, folder: Path, catalog: Catalog) -> None:
         self._folder = folder
         self._catalog = catalog
-        self._files: Mapping[str, _Read] = {}
-        self._missing = ""  #: why the folder cannot be read; empty when it can
-        self.current = FolderSnapshot(Loaded((), ()), Matcher(()))  #: as it was last read
+        self._files: Mapping[str, _ReadFile] = {}
+        self._folder_error = ""  #: why the folder cannot be read; empty if it can
+        self.current = AutomationSet((), (), Matcher(()))  #: as of the last refresh
         self.refresh()
 
     def refresh(self) -> bool:
-        """Read what changed since the last time; tells whether anything did."""
+        """Load what changed since the last time, and return whether anything did."""
         try:
             paths = find_files(self._folder)
         except ConfigError as error:
-            return self._put_in_force({}, missing_folder(self._folder, error), missing=str(error))
+            return self._update({}, unreadable_folder(self._folder, error), folder_error=str(error))
         files = {path: self._read(path, self._files.get(path)) for path in paths}
-        return self._put_in_force(files, merge(read.file for read in files.values()))
+        return self._update(files, merge(read.file for read in files.values()))
 
-    def _read(self, path: str, known: _Read | None) -> _Read:
-        own = self._folder / path
-        if known is not None and known.signature == _signature([own, *known.file.body_files]):
-            return known
-        # Signed before it is read: a change in between is seen the next time.
-        signature = _signature([own])
+    def _read(self, path: str, previous: _ReadFile | None) -> _ReadFile:
+        target = self._folder / path
+        if previous is not None and previous.signature == _signature([target, *previous.file.body_files]):
+            return previous
+        # Take the signature before reading: the next refresh then sees a change in between.
+        signature = _signature([target])
         file = load_file(self._folder, path, self._catalog)
-        return _Read(signature + _signature(file.body_files), file)
+        return _ReadFile(signature + _signature(file.body_files), file)
 
-    def _put_in_force(self, files: Mapping[str, _Read], loaded: Loaded, missing: str = "") -> bool:
-        if files == self._files and missing == self._missing:
+    def _update(self, files: Mapping[str, _ReadFile], loaded: LoadedFolder, folder_error: str = "") -> bool:
+        if files == self._files and folder_error == self._folder_error:
             return False
-        self._files, self._missing = files, missing
-        self.current = FolderSnapshot(loaded, Matcher(loaded.automations))
+        self._files, self._folder_error = files, folder_error
+        self.current = AutomationSet(loaded.automations, loaded.broken, Matcher(loaded.automations))
         return True
 
 
 def _signature(paths: Iterable[Path]) -> Signature:
-    return tuple(_sign(path) for path in paths)
-
-
-def _sign(path: Path) -> tuple[str, int, int, int]:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return (str(path), 0, 0, 0)
-    return (str(path), status.st_mtime_ns, status.st_size, status.st_ino)
+    signature = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            signature.append((str(path), 0, 0, 0))
+        else:
+            signature.append((str(path), status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(signature)

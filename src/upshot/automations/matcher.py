@@ -1,9 +1,9 @@
 """
-From an event to the automations that answer it, and for all others the reason why they do not.
+Find the automations that answer an event, and for all others the reason why they do not.
 
-Ten thousand automations cost an event no more than the few that could match: each trigger stands
-in an index under the literals (or the literal beginnings or ends of globs) of its most selective
-filter. What the index gives is then checked in full: filters, then `if`, then loops.
+An event costs the same with ten thousand automations as with the few that could match: an index finds
+each trigger by the plain names in its most selective filter, or by the literal beginnings or ends of its
+globs. What the index returns is then checked in full: filters, `if`, loops.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from typing import Any, NamedTuple
 
 from upshot.automations.context import condition_context, event_context
 from upshot.automations.template import CompiledExpression, compile_expression
-from upshot.automations.triggers import FIELDS, Filter, is_automatic, is_glob
+from upshot.automations.triggers import FILTER_VALUES, Filter, is_automatic, is_glob
 from upshot.domain.automation import Automation, Trigger
 from upshot.domain.event import MAX_CHAIN_DEPTH, Event, EventKind
 from upshot.errors import TemplateInvalid
 
 
 class MatchResult(StrEnum):
-    """What becomes of an automation that an event speaks to."""
+    """What happens to an automation whose filters accept an event."""
 
-    MATCHED = "matched"  #: it answers
-    ERROR = "error"  #: its `if` failed on this event; the answer is a failed execution that says so
-    LOOP = "loop"  #: it would answer itself, or the chain is too long; a skipped execution says so
+    MATCHED = "matched"  #: it answers the event
+    ERROR = "error"  #: its `if` failed; a failed execution reports that
+    LOOP = (
+        "loop"  #: it would answer an event that it caused, or the chain is too long; a skipped execution reports that
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An automation that an event speaks to."""
+    """An automation whose filters accept an event."""
 
     automation: Automation
-    verdict: MatchResult
-    reason: str | None = None  #: why not, for a person; None when it answers
+    result: MatchResult
+    reason: str | None = None  #: why it does not answer, for people; None if it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,57 +56,47 @@ class Matcher:
     Matches events against a set of automations.
 
     Args:
-        automations: In the order in which matches are given.
+        automations: Matches have the same order.
     """
 
     def __init__(self, automations: Iterable[Automation]) -> None:
-        self._candidates = tuple(_Candidate(place, automation) for place, automation in enumerate(automations))
-        awake = [candidate for candidate in self._candidates if candidate.automation.enabled]
-        self._indexes = {kind: _Index(kind, awake) for kind in {t.kind for c in awake for t in c.automation.triggers}}
+        self._candidates = tuple(_Candidate(position, automation) for position, automation in enumerate(automations))
+        enabled = [candidate for candidate in self._candidates if candidate.automation.enabled]
+        kinds = {trigger.kind for candidate in enabled for trigger in candidate.automation.triggers}
+        self._indexes = {kind: _Index(kind, enabled) for kind in kinds}
 
     def match(self, event: Event) -> tuple[Match, ...]:
-        """The automations that the event speaks to, each once, in their order."""
+        """Return the automations that answer the event, or cannot for a reason that users must see."""
         index = self._indexes.get(event.kind)
         if index is None:
             return ()
         automatic = is_automatic(event)
-        found = {
-            entry.candidate.place: entry.candidate
+        accepted = {
+            entry.candidate.position: entry.candidate
             for entry in index.look_up(event)
             if entry.accepts(event, automatic=automatic)
         }
-        if not found:
+        if not accepted:
             return ()
-        names = _LazyContext(event)
-        judged = (_judge(found[place], event, names) for place in sorted(found))
-        return tuple(match for match in judged if isinstance(match, Match))
+        context = _LazyContext(event)
+        matches = (_match(accepted[position], event, context) for position in sorted(accepted))
+        return tuple(match for match in matches if isinstance(match, Match))
 
     def explain(self, event: Event) -> tuple[Explanation, ...]:
-        """What each automation makes of the event, whether it answers or not."""
-        names = _LazyContext(event)
-        return tuple(_explain(candidate, event, names) for candidate in self._candidates)
+        """Return for each automation why it answers the event, or why not."""
+        context = _LazyContext(event)
+        return tuple(_explain(candidate, event, context) for candidate in self._candidates)
 
 
 class _Candidate:
-    """An automation with what is prepared for matching."""
+    """An automation, prepared for matching."""
 
-    __slots__ = ("automation", "entries", "place")
+    __slots__ = ("automation", "entries", "position")
 
-    def __init__(self, place: int, automation: Automation) -> None:
-        self.place = place
+    def __init__(self, position: int, automation: Automation) -> None:
+        self.position = position
         self.automation = automation
         self.entries = tuple(_Entry(self, trigger) for trigger in automation.triggers)
-
-    def condition(self) -> CompiledExpression | None:
-        automation = self.automation
-        if automation.condition is None:
-            return None
-        return _compile_condition(automation.condition, automation.path, automation.line)
-
-
-@lru_cache(maxsize=50_000)
-def _compile_condition(text: str, path: str, line: int) -> CompiledExpression:
-    return compile_expression(text, path=path, line=line)
 
 
 class _Entry:
@@ -115,32 +107,33 @@ class _Entry:
     def __init__(self, candidate: _Candidate, trigger: Trigger) -> None:
         self.candidate = candidate
         self.trigger = trigger
-        self.filters = tuple(Filter(field, pattern) for field, pattern in trigger.filters.items())
+        self.filters = tuple(Filter(name, pattern) for name, pattern in trigger.filters.items())
 
     def accepts(self, event: Event, *, automatic: bool) -> bool:
-        """Tell whether the event passes all filters; its kind is right already."""
+        """Return whether an event of the trigger's kind passes all filters."""
         if automatic and "alias" not in self.trigger.filters:
             return False
         return all(
-            filter_.accepts(FIELDS[filter_.field](event), exactly=automatic and filter_.field == "alias")
+            filter_.accepts(FILTER_VALUES[filter_.name](event), exactly=automatic and filter_.name == "alias")
             for filter_ in self.filters
         )
 
-    def miss(self, event: Event) -> str:
-        """Say which filter the event does not pass; empty when it passes all."""
+    def explain_miss(self, event: Event) -> str:
+        """Return which filter the event does not pass. It is empty if the event passes all filters."""
         if event.kind is not self.trigger.kind:
             return f"on {self.trigger.kind}, this is {event.kind}"
         automatic = is_automatic(event)
         if automatic and "alias" not in self.trigger.filters:
             return _AUTOMATIC
         for filter_ in self.filters:
-            value = FIELDS[filter_.field](event)
-            exactly = automatic and filter_.field == "alias"
+            value = FILTER_VALUES[filter_.name](event)
+            exactly = automatic and filter_.name == "alias"
             if not filter_.accepts(value, exactly=exactly):
                 if exactly and filter_.accepts(value):
                     return _AUTOMATIC
-                is_what = "has none" if value is None else f"is {value!r}"
-                return f"{filter_.field} {is_what}, wanted {filter_.describe()}"
+                if value is None:
+                    return f"the event has no {filter_.name}, wanted {filter_.describe()}"
+                return f"{filter_.name} is {value!r}, wanted {filter_.describe()}"
         return ""
 
 
@@ -151,50 +144,50 @@ _AUTOMATIC = "latest moved by itself, which only the filter `alias: latest` answ
 
 
 class _IndexKey(NamedTuple):
-    """By what a pattern can be found: the whole value, its beginning, or its end."""
+    """The literal part of a pattern under which the index finds it."""
 
     part: str  #: "whole", "start" or "end"
     text: str
 
 
-def _handle(pattern: str) -> _IndexKey | None:
-    """How to find a pattern; None when it begins and ends with a wildcard."""
+def _index_key(pattern: str) -> _IndexKey | None:
+    """Return the index key of a pattern, or None if the pattern begins and ends with a wildcard."""
     if not is_glob(pattern):
         return _IndexKey("whole", pattern)
-    wild = [place for place, mark in enumerate(pattern) if mark in "*?["]
-    if start := pattern[: wild[0]]:
+    first_wildcard = next(index for index, char in enumerate(pattern) if char in "*?[")
+    if start := pattern[:first_wildcard]:
         return _IndexKey("start", start)
-    # An end after `]` could belong to a set of characters; only what follows a `*` or `?` is surely literal.
+    # A text after `]` can belong to a set of characters. Only a text after `*` or `?` is certainly literal.
     end = pattern[max(pattern.rfind("*"), pattern.rfind("?")) + 1 :]
     return _IndexKey("end", end) if end and "]" not in end and "[" not in end else None
 
 
-class _FieldIndex:
-    """Triggers that can be found by one field of an event."""
+class _FilterIndex:
+    """Finds triggers by the value of one filter."""
 
     __slots__ = ("_end", "_end_lengths", "_start", "_start_lengths", "_value_of", "_whole")
 
-    def __init__(self, field: str) -> None:
-        self._value_of = FIELDS[field]
+    def __init__(self, filter_name: str) -> None:
+        self._value_of = FILTER_VALUES[filter_name]
         self._whole: dict[str, list[_Entry]] = defaultdict(list)
         self._start: dict[str, list[_Entry]] = defaultdict(list)
         self._end: dict[str, list[_Entry]] = defaultdict(list)
         self._start_lengths: set[int] = set()
         self._end_lengths: set[int] = set()
 
-    def put(self, handle: _IndexKey, entry: _Entry) -> None:
-        """Let the entry be found by this handle."""
-        if handle.part == "whole":
-            self._whole[handle.text].append(entry)
-        elif handle.part == "start":
-            self._start[handle.text].append(entry)
-            self._start_lengths.add(len(handle.text))
+    def add(self, key: _IndexKey, entry: _Entry) -> None:
+        """Add an entry under a key."""
+        if key.part == "whole":
+            self._whole[key.text].append(entry)
+        elif key.part == "start":
+            self._start[key.text].append(entry)
+            self._start_lengths.add(len(key.text))
         else:
-            self._end[handle.text].append(entry)
-            self._end_lengths.add(len(handle.text))
+            self._end[key.text].append(entry)
+            self._end_lengths.add(len(key.text))
 
     def look_up(self, event: Event) -> Iterator[_Entry]:
-        """Those that could accept the event's value."""
+        """Yield the entries that could accept the event's value."""
         value = self._value_of(event)
         if value is None:
             return
@@ -206,45 +199,43 @@ class _FieldIndex:
 
 
 class _Index:
-    """The triggers of one kind, each under its most selective field; those without any are always looked at."""
+    """The triggers of one kind, each under its most selective filter. Those without any are always checked."""
 
     def __init__(self, kind: EventKind, candidates: Sequence[_Candidate]) -> None:
         entries = [entry for candidate in candidates for entry in candidate.entries if entry.trigger.kind is kind]
-        handles = [dict(_handles(entry)) for entry in entries]
-        crowd = Counter(
-            (field, handle) for by_field in handles for field, found in by_field.items() for handle in found
-        )
-        self._scanned: list[_Entry] = []
-        self._fields: dict[str, _FieldIndex] = {}
-        for entry, by_field in zip(entries, handles, strict=True):
-            if not by_field:
-                self._scanned.append(entry)
+        keys_by_entry = [dict(_index_keys(entry)) for entry in entries]
+        sizes = Counter((name, key) for by_filter in keys_by_entry for name, keys in by_filter.items() for key in keys)
+        self._always: list[_Entry] = []
+        self._filters: dict[str, _FilterIndex] = {}
+        for entry, by_filter in zip(entries, keys_by_entry, strict=True):
+            if not by_filter:
+                self._always.append(entry)
                 continue
-            field = min(by_field, key=lambda field: sum(crowd[field, handle] for handle in by_field[field]))
-            index = self._fields.setdefault(field, _FieldIndex(field))
-            for handle in by_field[field]:
-                index.put(handle, entry)
+            name = min(by_filter, key=lambda name: sum(sizes[name, key] for key in by_filter[name]))
+            index = self._filters.setdefault(name, _FilterIndex(name))
+            for key in by_filter[name]:
+                index.add(key, entry)
 
     def look_up(self, event: Event) -> Iterator[_Entry]:
-        """All entries that could accept the event; some may come twice."""
-        yield from self._scanned
-        for index in self._fields.values():
+        """Yield all entries that could accept the event. Some can appear twice."""
+        yield from self._always
+        for index in self._filters.values():
             yield from index.look_up(event)
 
 
-def _handles(entry: _Entry) -> Iterator[tuple[str, frozenset[_IndexKey]]]:
-    """The fields by which an entry can be found: those whose every alternative has a handle."""
+def _index_keys(entry: _Entry) -> Iterator[tuple[str, frozenset[_IndexKey]]]:
+    """Yield the filters by which an entry can be found: those whose every alternative has a key."""
     for filter_ in entry.filters:
-        found = [_handle(pattern) for pattern in filter_.pattern.any_of]
-        if found and None not in found:
-            yield filter_.field, frozenset(handle for handle in found if handle is not None)
+        keys = [_index_key(pattern) for pattern in filter_.pattern.any_of]
+        if keys and None not in keys:
+            yield filter_.name, frozenset(key for key in keys if key is not None)
 
 
-# --- judgement ------------------------------------------------------------------------------------
+# --- conditions and loops -------------------------------------------------------------------------
 
 
 class _LazyContext:
-    """The names of an event, made when the first `if` asks for them."""
+    """The names that depend on the event, computed when the first `if` needs them."""
 
     __slots__ = ("_event", "_names")
 
@@ -258,13 +249,18 @@ class _LazyContext:
         return self._names
 
 
-def _judge(candidate: _Candidate, event: Event, names: _LazyContext) -> Match | str:
-    """Look at `if` and at loops; a text says why the automation does not answer."""
+@lru_cache(maxsize=50_000)
+def _compile_condition(text: str, path: str, line: int) -> CompiledExpression:
+    return compile_expression(text, path=path, line=line)
+
+
+def _match(candidate: _Candidate, event: Event, event_names: _LazyContext) -> Match | str:
+    """Check `if` and loops. A string is the reason why the automation does not answer."""
     automation = candidate.automation
     try:
-        condition = candidate.condition()
-        if condition is not None:
-            context = condition_context(names.get(), automation_name=automation.name, vars=automation.vars)
+        if automation.condition is not None:
+            condition = _compile_condition(automation.condition, automation.path, automation.line)
+            context = condition_context(event_names.get(), automation_name=automation.name, vars=automation.vars)
             if not condition.evaluate(context):
                 return f"if: {automation.condition} is false"
     except TemplateInvalid as error:
@@ -277,29 +273,25 @@ def _loop(automation: Automation, event: Event) -> str | None:
     version = event.version_reference
     for cause in event.chain:
         if cause.automation == automation.name and cause.version_reference == version:
-            return f"this event was caused by this automation itself, in execution {cause.execution_id}"
+            return f"this automation itself caused the event, in execution {cause.execution_id}"
     if len(event.chain) >= MAX_CHAIN_DEPTH:
         names = " → ".join(cause.automation for cause in event.chain)
-        return f"{len(event.chain)} executions led to this event, and a chain stops there: {names}"
+        return f"a chain of {len(event.chain)} executions led to this event, which is the maximum: {names}"
     return None
 
 
-def _explain(candidate: _Candidate, event: Event, names: _LazyContext) -> Explanation:
+def _explain(candidate: _Candidate, event: Event, event_names: _LazyContext) -> Explanation:
     automation = candidate.automation
     if not automation.enabled:
         return Explanation(automation, answers=False, reason="disabled by `enabled: false`")
-    misses = [entry.miss(event) for entry in candidate.entries]
+    misses = [entry.explain_miss(event) for entry in candidate.entries]
     if all(misses):
-        return Explanation(automation, answers=False, reason="; ".join(_most_telling(misses)))
-    judged = _judge(candidate, event, names)
-    if isinstance(judged, str):
-        return Explanation(automation, answers=False, reason=judged)
-    if judged.verdict is MatchResult.MATCHED:
-        return Explanation(automation, answers=True, reason=f"on {event.kind}, and all that it asks for is so")
-    return Explanation(automation, answers=False, reason=judged.reason or "")
-
-
-def _most_telling(misses: Sequence[str]) -> Sequence[str]:
-    """Of several triggers, those of the right kind say more than those of another."""
-    near = [miss for miss in misses if not miss.startswith("on ")]
-    return list(dict.fromkeys(near or misses))
+        # Of several triggers, those for this kind of event say more than those for other kinds.
+        same_kind = [miss for miss in misses if not miss.startswith("on ")]
+        return Explanation(automation, answers=False, reason="; ".join(dict.fromkeys(same_kind or misses)))
+    match = _match(candidate, event, event_names)
+    if isinstance(match, str):
+        return Explanation(automation, answers=False, reason=match)
+    if match.result is MatchResult.MATCHED:
+        return Explanation(automation, answers=True, reason=f"on {event.kind}, and all conditions hold")
+    return Explanation(automation, answers=False, reason=match.reason or "")

@@ -1,18 +1,16 @@
 """
-What a template may be and what it may reach: Jinja's sandbox, emptied, behind an allow-list.
+What a template can contain and what it can reach: Jinja's sandbox, emptied, behind an allow-list.
 
-Three walls, each enough on its own for most attacks: Jinja's immutable sandbox, with all its
-globals, filters and tests taken away; an allow-list over the parsed template, which knows no
-calls, no macros, no imports; and our own access to fields, which sees keys of mappings and places
-in lists, never an attribute of a Python object. `filters` bounds what is computed, the size of
-what comes out, and the rounds of loops.
+Three barriers, each of which stops most attacks by itself: Jinja's immutable sandbox without its globals,
+filters and tests; an allow-list over the parsed template, without calls, macros and imports; and our own
+access to fields, which reads keys of mappings and indexes of lists, never attributes of Python objects.
+`filters` bounds the computation, the size of the output and the iterations of loops.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, NoReturn
@@ -23,24 +21,53 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from upshot.automations import filters
 from upshot.automations.filters import BUDGET, RenderError, describe
+from upshot.suggestions import did_you_mean
 
-MAX_NODES = 4_000  # a template of so many nodes takes about 0.2 s to compile, once
-MAX_NESTING = 40  # Python's own compiler gives up at about 100 nested brackets
-MAX_NESTED_BLOCKS = 8  # Python's own compiler gives up at 20
+MAX_NODES = 4_000  # a template with so many nodes takes about 0.2 s to compile, once
+MAX_NESTING = 40  # Python's own compiler fails at about 100 nested brackets
+MAX_NESTED_BLOCKS = 8  # Python's own compiler fails at 20
 
 _LOOP_FIELDS = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
 
 _ALLOWED_NODES: frozenset[type[nodes.Node]] = frozenset(
     {
-        *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign),
-        *(nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword),
-        *(nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Filter, nodes.Test, nodes.CondExpr),
-        *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos, nodes.Concat),
-        *(nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod),
+        nodes.Template,
+        nodes.Output,
+        nodes.TemplateData,
+        nodes.If,
+        nodes.For,
+        nodes.Assign,
+        nodes.Name,
+        nodes.Const,
+        nodes.List,
+        nodes.Tuple,
+        nodes.Dict,
+        nodes.Pair,
+        nodes.Keyword,
+        nodes.Getattr,
+        nodes.Getitem,
+        nodes.Slice,
+        nodes.Filter,
+        nodes.Test,
+        nodes.CondExpr,
+        nodes.Compare,
+        nodes.Operand,
+        nodes.And,
+        nodes.Or,
+        nodes.Not,
+        nodes.Neg,
+        nodes.Pos,
+        nodes.Concat,
+        nodes.Add,
+        nodes.Sub,
+        nodes.Mul,
+        nodes.Div,
+        nodes.FloorDiv,
+        nodes.Mod,
     }
 )
 
-_INSTEAD_OF_CALLS = {
+_CALL_ALTERNATIVES = {
     "capitalize": "`| title`",
     "endswith": "`is endingwith(…)`",
     "format": "`~` to join texts",
@@ -60,46 +87,40 @@ _INSTEAD_OF_CALLS = {
 
 
 class Lookup:
-    """A context whose fields are looked up when a template names them; templates cannot list or write out all."""
+    """A context whose fields are looked up when a template names them. A template cannot list them."""
 
     def look_up(self, name: str) -> Any:
         """
-        The value of this name.
+        Return the value of a field.
 
         Raises:
-            RenderError: There is none.
+            RenderError: There is no such field.
         """
         raise NotImplementedError
 
 
 class TemplateNotAllowed(Exception):
-    """A template is not allowed; the line counts from 1 within the template."""
+    """A template contains something that is not allowed. The line is within the template, counted from 1."""
 
     def __init__(self, reason: str, line: int | None) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.line = line or 1  # Jinja knows no line of some nodes
+        self.line = line or 1  # Jinja does not know the line of some nodes
 
 
 @dataclass(frozen=True, slots=True)
 class PathReference:
-    """A name with the fields that a template looks up below it, such as ("steps", "gate", "outputs")."""
+    """A name in a template and the fields that are looked up below it: ("steps", "gate", "outputs")."""
 
     parts: tuple[str, ...]
     line: int  #: within the template, counted from 1
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'slack'?`, or, when nothing is near, an empty text."""
-    close = difflib.get_close_matches(word, [str(name) for name in known], n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-# --- what templates reach -------------------------------------------------------------------------
+# --- access to values -----------------------------------------------------------------------------
 
 
 class _Unknown(StrictUndefined):
-    """What is not there: every use of it fails, with the path and the nearest right word."""
+    """A value that does not exist. Every use of it fails with its path and the nearest existing name."""
 
     __slots__ = ()
 
@@ -107,59 +128,60 @@ class _Unknown(StrictUndefined):
     def _undefined_message(self) -> str:
         path = self._undefined_name or "a value"
         parent, dot, name = path.rpartition(".")
-        holder = self._undefined_obj
-        if not dot or not isinstance(holder, dict | list | tuple | str | int | float):
+        container = self._undefined_obj
+        if not dot or not isinstance(container, dict | list | tuple | str | int | float):
             return f"{path!r} is unknown" if self._undefined_hint is None else self._undefined_hint
-        if isinstance(holder, dict):
-            guess = nearest(name, holder)
-            return f"{parent!r} has no {name!r}{guess or '; where it may be missing, write `| default(…)`'}"
-        if isinstance(holder, list | tuple):
+        if isinstance(container, dict):
+            suggestion = did_you_mean(name, container, list_known=False)
+            return f"{parent!r} has no {name!r}{suggestion or '; if it can be missing, write `| default(…)`'}"
+        if isinstance(container, list | tuple):
             return f"{parent!r} is a list and has no {name!r}; write `{parent}[0]`, or loop over it"
-        instead = _INSTEAD_OF_CALLS.get(name)
-        return f"{parent!r} is {describe(holder)} and has no {name!r}" + (f"; write {instead}" if instead else "")
+        alternative = _CALL_ALTERNATIVES.get(name)
+        remedy = f"; write {alternative}" if alternative else ""
+        return f"{parent!r} is {describe(container)} and has no {name!r}{remedy}"
 
 
-def expect_known(*values: Any) -> None:
-    """Raise UndefinedError for a value that is not there."""
+def require_defined(*values: Any) -> None:
+    """Raise UndefinedError for a value that does not exist."""
     for value in values:
         if isinstance(value, Undefined):
-            str(value)  # raises UndefinedError, with the path and the nearest right word
+            str(value)  # raises UndefinedError with the message of `_Unknown`
 
 
-def look_up(holder: Any, key: Any, path: str) -> Any:
-    """Look up a field; the only way in which a template reaches into a value."""
-    expect_known(key)
+def get_field(container: Any, key: Any, path: str) -> Any:
+    """Return a field of a value. Templates have no other way to reach into values."""
+    require_defined(key)
     if isinstance(key, str) and key.startswith("_"):
-        raise RenderError(f"{path!r}: names that begin with `_` are out of reach")
-    if isinstance(holder, dict):
-        if isinstance(key, str) and key in holder:
-            return holder[key]
-    elif holder is None or isinstance(holder, Undefined):
-        return holder
-    elif isinstance(holder, list | tuple):
-        if isinstance(key, int) and not isinstance(key, bool) and -len(holder) <= key < len(holder):
-            return holder[key]
-    elif isinstance(holder, Lookup):
+        raise RenderError(f"{path!r}: names that begin with `_` cannot be used")
+    if isinstance(container, dict):
+        if isinstance(key, str) and key in container:
+            return container[key]
+    elif container is None or isinstance(container, Undefined):
+        return container
+    elif isinstance(container, list | tuple):
+        if isinstance(key, int) and not isinstance(key, bool) and -len(container) <= key < len(container):
+            return container[key]
+    elif isinstance(container, Lookup):
         if isinstance(key, str):
-            return holder.look_up(key)
-    elif isinstance(holder, LoopContext) and key in _LOOP_FIELDS:
-        return getattr(holder, key)
-    return _Unknown(obj=holder, name=path)
+            return container.look_up(key)
+    elif isinstance(container, LoopContext) and key in _LOOP_FIELDS:
+        return getattr(container, key)
+    return _Unknown(obj=container, name=path)
 
 
-def _text_of(value: Any) -> str:
-    expect_known(value)
-    return filters.text_of(value)
+def _to_text(value: Any) -> str:
+    require_defined(value)
+    return filters.to_text(value)
 
 
-def _guarded(function: Callable[..., Any], *, takes_unknown: bool = False) -> Callable[..., Any]:
-    """Wrap a filter or test: unknown values fail, what it handled is counted."""
+def _bounded(function: Callable[..., Any], *, takes_unknown: bool = False) -> Callable[..., Any]:
+    """Wrap a filter or test, so that unknown values fail and the amount of data is counted."""
 
     @wraps(function)
     def call(value: Any, *args: Any, **options: Any) -> Any:
         if takes_unknown and isinstance(value, Undefined):
             value = None
-        expect_known(value, *args, *options.values())
+        require_defined(value, *args, *options.values())
         result = function(value, *args, **options)
         BUDGET.spend(1 + _size(value) + _size(result))
         return result
@@ -173,45 +195,45 @@ def _size(value: Any) -> int:
     return len(value) if isinstance(value, dict | list | tuple) else 0
 
 
-# Filters that only we put into a template; no one can write these names.
-_FIELD, _EACH, _CONCAT, _WEIGH = ":field", ":each", ":concat", ":weigh"
+# Filters that only `instrument` puts into a template. An author cannot write these names.
+_FIELD, _ITERATE, _CONCAT, _COMPARABLE = ":field", ":iterate", ":concat", ":comparable"
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox with nothing in it but what `filters` offers."""
+    """Jinja's sandbox, containing only what `filters` offers."""
 
     intercepted_binops = frozenset(filters.OPERATORS)
 
     def __init__(self) -> None:
         super().__init__(
-            undefined=_Unknown, finalize=_text_of, keep_trailing_newline=True, optimized=False, cache_size=0
+            undefined=_Unknown, finalize=_to_text, keep_trailing_newline=True, optimized=False, cache_size=0
         )
         self.globals.clear()
-        self.filters = {name: _guarded(f, takes_unknown=name == "default") for name, f in filters.FILTERS.items()}
+        self.filters = {name: _bounded(f, takes_unknown=name == "default") for name, f in filters.FILTERS.items()}
         self.filters |= {
-            _FIELD: look_up,
-            _EACH: _guarded(filters.each),
-            _CONCAT: _guarded(filters.concat),
-            _WEIGH: _guarded(filters.weigh),
+            _FIELD: get_field,
+            _ITERATE: _bounded(filters.iterate),
+            _CONCAT: _bounded(filters.concat),
+            _COMPARABLE: _bounded(filters.check_comparable),
         }
-        self.tests = {name: _guarded(f) for name, f in filters.TESTS.items()}
+        self.tests = {name: _bounded(f) for name, f in filters.TESTS.items()}
         self.tests |= {
             "defined": lambda value: not isinstance(value, Undefined),
             "undefined": lambda value: isinstance(value, Undefined),
         }
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        expect_known(left, right)
+        require_defined(left, right)
         BUDGET.spend(1)
         return filters.OPERATORS[operator](left, right)
 
-    # What the allow-list lets through reaches none of these; they hold if it should ever fail.
+    # An allowed template never calls these methods. They are a second barrier behind the allow-list.
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        return look_up(obj, attribute, attribute)
+        return get_field(obj, attribute, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        return look_up(obj, argument, str(argument))
+        return get_field(obj, argument, str(argument))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return False
@@ -232,7 +254,7 @@ _SIGNATURES = {
 
 
 class TemplateInspector:
-    """Walks over a parsed template: refuses what is not allowed, and collects the paths that it uses."""
+    """Walks over a parsed template, refuses what is not allowed, and collects the paths that it uses."""
 
     def __init__(self) -> None:
         self.paths: list[PathReference] = []
@@ -240,16 +262,14 @@ class TemplateInspector:
         self._nodes = 0
 
     def walk(self, node: nodes.Node, depth: int = 0, blocks: int = 0) -> None:
-        """Check a node and all below it; raises Fault."""
+        """Check a node and everything below it. Raises TemplateNotAllowed."""
         self._nodes += 1
         if self._nodes > MAX_NODES or depth > MAX_NESTING or blocks > MAX_NESTED_BLOCKS:
-            raise TemplateNotAllowed("this template is too large or too deeply nested; take a simpler one", node.lineno)
+            raise TemplateNotAllowed("this template is too large or too deeply nested; simplify it", node.lineno)
         if type(node) not in _ALLOWED_NODES:
             _refuse(node)
-        if isinstance(node, nodes.Name):
-            self._name(node)
-        elif isinstance(node, nodes.Getattr | nodes.Getitem):
-            self._field(node)
+        if isinstance(node, nodes.Name | nodes.Getattr | nodes.Getitem):
+            self._add_path(node)
         elif isinstance(node, nodes.Filter):
             _check_use("filter", node, filters.FILTERS)
         elif isinstance(node, nodes.Test):
@@ -258,23 +278,17 @@ class TemplateInspector:
             if node.recursive:
                 raise TemplateNotAllowed("a loop cannot be recursive", node.lineno)
             self.assigned.add("loop")
-        inside = blocks + isinstance(node, nodes.For | nodes.If)
+        inner_blocks = blocks + isinstance(node, nodes.For | nodes.If)
         for child in node.iter_child_nodes():
-            self.walk(child, depth + 1, inside)
+            self.walk(child, depth + 1, inner_blocks)
 
-    def _name(self, node: nodes.Name) -> None:
-        if node.name.startswith("_"):
-            raise TemplateNotAllowed(f"{node.name!r}: names that begin with `_` are out of reach", node.lineno)
-        if node.ctx == "load":
-            self.paths.append(PathReference((node.name,), node.lineno))
-        else:
+    def _add_path(self, node: nodes.Name | nodes.Getattr | nodes.Getitem) -> None:
+        name = node.name if isinstance(node, nodes.Name) else _constant_key(node)
+        if isinstance(name, str) and name.startswith("_"):
+            raise TemplateNotAllowed(f"{name!r}: names that begin with `_` cannot be used", node.lineno)
+        if isinstance(node, nodes.Name) and node.ctx != "load":
             self.assigned.add(node.name)
-
-    def _field(self, node: nodes.Getattr | nodes.Getitem) -> None:
-        key = _constant_key(node)
-        if isinstance(key, str) and key.startswith("_"):
-            raise TemplateNotAllowed(f"{key!r}: names that begin with `_` are out of reach", node.lineno)
-        if parts := _parts(node):
+        elif parts := _parts(node):
             self.paths.append(PathReference(parts, node.lineno))
 
 
@@ -285,7 +299,7 @@ def _constant_key(node: nodes.Getattr | nodes.Getitem) -> Any:
 
 
 def _parts(node: nodes.Node) -> tuple[str, ...]:
-    """The path that a node spells with constant names; empty when it is no such path."""
+    """Return the path that a node spells with constant names. It is empty for any other node."""
     if isinstance(node, nodes.Name):
         return (node.name,)
     if isinstance(node, nodes.Getattr | nodes.Getitem):
@@ -295,7 +309,7 @@ def _parts(node: nodes.Node) -> tuple[str, ...]:
 
 
 def _spell(node: nodes.Node) -> str:
-    """A path as messages name it."""
+    """Return a path as messages show it."""
     if isinstance(node, nodes.Name):
         return node.name
     if isinstance(node, nodes.Getattr):
@@ -306,22 +320,16 @@ def _spell(node: nodes.Node) -> str:
     return "(…)"
 
 
-def _check_use(what: str, node: nodes.Filter | nodes.Test, known: Collection[str]) -> None:
+def _check_use(kind: str, node: nodes.Filter | nodes.Test, known: Collection[str]) -> None:
     if node.name not in known:
-        raise TemplateNotAllowed(
-            f"unknown {what} {node.name!r}{nearest(node.name, known) or _list_of(known)}", node.lineno
-        )
+        raise TemplateNotAllowed(f"unknown {kind} {node.name!r}{did_you_mean(node.name, known)}", node.lineno)
     if node.dyn_args is not None or node.dyn_kwargs is not None:
-        raise TemplateNotAllowed(f"{what} {node.name!r}: `*` and `**` are not allowed", node.lineno)
+        raise TemplateNotAllowed(f"{kind} {node.name!r}: `*` and `**` are not allowed", node.lineno)
     try:
-        given = dict.fromkeys(str(option.key) for option in node.kwargs)
-        _SIGNATURES[what, node.name].bind(None, *node.args, **given)
+        options = dict.fromkeys(str(option.key) for option in node.kwargs)
+        _SIGNATURES[kind, node.name].bind(None, *node.args, **options)
     except TypeError as error:
-        raise TemplateNotAllowed(f"{what} {node.name!r}: {error}", node.lineno) from None
-
-
-def _list_of(known: Collection[str]) -> str:
-    return f"; known are {', '.join(sorted(known))}"
+        raise TemplateNotAllowed(f"{kind} {node.name!r}: {error}", node.lineno) from None
 
 
 _TAGS = {
@@ -338,19 +346,19 @@ _TAGS = {
 def _refuse(node: nodes.Node) -> NoReturn:
     if isinstance(node, nodes.Call):
         called = node.node.attr if isinstance(node.node, nodes.Getattr) else _spell(node.node)
-        instead = _INSTEAD_OF_CALLS.get(called, "a filter")
-        raise TemplateNotAllowed(f"`{called}(…)`: calls are not allowed; write {instead} instead", node.lineno)
+        alternative = _CALL_ALTERNATIVES.get(called, "a filter")
+        raise TemplateNotAllowed(f"`{called}(…)`: calls are not allowed; write {alternative} instead", node.lineno)
     if isinstance(node, nodes.Pow):
         raise TemplateNotAllowed("`**` is not allowed", node.lineno)
     kind = type(node).__name__
-    word = _TAGS.get(kind, kind.lower())
-    raise TemplateNotAllowed(f"`{word}` is not allowed; templates have `if`, `for`, `set` and expressions", node.lineno)
+    tag = _TAGS.get(kind, kind.lower())
+    raise TemplateNotAllowed(f"`{tag}` is not allowed; templates have `if`, `for`, `set` and expressions", node.lineno)
 
 
 def instrument(node: Any) -> Any:
-    """Send what the sandbox does not intercept through our own functions: fields, loops, `~`, comparisons."""
+    """Route what the sandbox does not intercept through our own functions: fields, loops, `~`, comparisons."""
     path = _spell(node)
-    rounds = sum(1 for _ in node.find_all(nodes.Node)) if isinstance(node, nodes.For) else 0
+    body_nodes = sum(1 for _ in node.find_all(nodes.Node)) if isinstance(node, nodes.For) else 0
     for name, value in list(node.iter_fields()):
         if isinstance(value, nodes.Node):
             setattr(node, name, instrument(value))
@@ -363,11 +371,11 @@ def instrument(node: Any) -> Any:
     if isinstance(node, nodes.Concat):
         return _call(_CONCAT, *node.nodes)
     if isinstance(node, nodes.CondExpr) and node.expr2 is None:
-        node.expr2 = nodes.Const(None)  # Jinja gives its lenient undefined here
+        node.expr2 = nodes.Const(None)  # Jinja would use its lenient undefined value
     if isinstance(node, nodes.Operand):
-        node.expr = _call(_WEIGH, node.expr)
+        node.expr = _call(_COMPARABLE, node.expr)
     if isinstance(node, nodes.For):
-        node.iter = _call(_EACH, node.iter, nodes.Const(1 + rounds))
+        node.iter = _call(_ITERATE, node.iter, nodes.Const(1 + body_nodes))
     return node
 
 

@@ -1,4 +1,4 @@
-"""Which names a template may use at its place in the file; a wrong one is found when the file is loaded."""
+"""Check the names that a template uses when its file is loaded: which are known depends on where it stands."""
 
 from __future__ import annotations
 
@@ -6,98 +6,89 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from upshot.automations.context import EVENT_NAMES, STEP_NAMES
-from upshot.automations.sandbox import PathReference, nearest
-from upshot.automations.template import Leaf
+from upshot.automations.sandbox import PathReference
+from upshot.automations.template import CompiledLeaf
+from upshot.resources.artifact import ArtifactJson
+from upshot.resources.collection import CollectionJson
+from upshot.resources.event import ActorJson, EventJson
+from upshot.resources.job import JobJson
+from upshot.resources.registry import RegistryJson
+from upshot.resources.version import VersionJson
+from upshot.suggestions import did_you_mean
 
 _FAILURE = "failure"
 
-_FIELDS_OF_VERSION = (
-    *("name", "number", "reference", "aliases", "digest", "metadata", "description", "tags"),
-    *("artifact", "artifact_version", "project", "created_at", "created_by", "linked_at", "linked_by", "url"),
-)
-
-#: Names whose fields are the same for every event that has them; `registry.snapshots` makes those of the registry,
-#: `launch.job_events` those of jobs.
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    "registry": ("name",),
-    "collection": (
-        *("name", "type", "reference", "registry", "description", "tags", "aliases"),
-        *("created_at", "created_by", "url"),
-    ),
-    "version": _FIELDS_OF_VERSION,
-    "previous": _FIELDS_OF_VERSION,
+#: The fields of names whose fields are the same for every event that has them.
+CONTEXT_FIELDS: Mapping[str, Collection[str]] = {
+    "registry": RegistryJson.__annotations__,
+    "collection": CollectionJson.__annotations__,
+    "version": VersionJson.__annotations__,
+    "previous": VersionJson.__annotations__,
+    "artifact": ArtifactJson.__annotations__,
+    "job": JobJson.__annotations__,
+    "actor": ActorJson.__annotations__,
+    "event": EventJson.__annotations__,
     "project": ("name",),
-    "artifact": ("name", "type", "reference", "version", "project", "url"),
-    "job": (
-        *("id", "name", "automation", "step", "execution", "queue", "backend", "image", "image_digest", "machine"),
-        *("try", "state", "cause", "reason", "exit_code", "outputs", "started_at", "finished_at"),
-    ),
-    "actor": ("name", "kind"),
     "automation": ("name",),
     "delivery": ("id", "attempt"),
     _FAILURE: ("reason", "step"),
-    "event": ("id", "kind", "name", "time", "subject", "actor", "mutation_id", "sequence", "chain", "data"),
 }
-_FIELDS_OF_STEP = ("outputs", "state")
+_STEP_FIELDS = ("outputs", "state")
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The names that are known at one place."""
+    """The names that a template can use."""
 
     names: Collection[str]
     variables: Collection[str]
-    steps_before: Collection[str] = ()
-    steps_later: Collection[str] = ()
+    earlier_steps: Collection[str] = ()
+    later_steps: Collection[str] = ()
 
-    def findings(self, leaf: Leaf) -> Iterator[tuple[int, str]]:
-        """What is wrong with the names that a template uses: lines within it, counted from 1, and reasons."""
-        for line, reason in {(used.line, self._finding(used)): None for used in leaf.paths}:
+    def problems(self, leaf: CompiledLeaf) -> Iterator[tuple[int, str]]:
+        """Yield what is wrong with the names that a template uses: the line within it, from 1, and the reason."""
+        found = dict.fromkeys((reference.line, self._problem(reference)) for reference in leaf.paths)
+        for line, reason in found:
             if reason is not None:
                 yield line, reason
 
-    def _finding(self, used: PathReference) -> str | None:
-        root, *fields = used.parts
+    def _problem(self, reference: PathReference) -> str | None:
+        root, *fields = reference.parts
         if root not in self.names:
-            return self._unknown_root(root)
+            if root == _FAILURE:
+                return "`failure` can be used in `on-failure` steps only"
+            if root in STEP_NAMES:
+                return f"`{root}` can be used in steps only; the `if` of an automation sees the event"
+            return f"{root!r} is unknown{did_you_mean(root, self.names, list_known=False)}"
         if not fields:
             return None
         if root == "vars":
             return _unknown_field("vars", fields[0], self.variables)
         if root == "steps":
-            return self._step_finding(fields)
-        return _unknown_field(root, fields[0], FIELDS[root]) if root in FIELDS else None
+            return self._step_problem(fields)
+        return _unknown_field(root, fields[0], CONTEXT_FIELDS[root]) if root in CONTEXT_FIELDS else None
 
-    def _unknown_root(self, root: str) -> str:
-        if root == _FAILURE:
-            return "`failure` is known in `on-failure` steps only"
-        if root in STEP_NAMES:
-            return f"`{root}` is known in steps only; an automation's `if` looks at the event"
-        return f"{root!r} is unknown{nearest(root, self.names)}"
-
-    def _step_finding(self, fields: list[str]) -> str | None:
+    def _step_problem(self, fields: list[str]) -> str | None:
         step, *below = fields
-        if step in self.steps_later:
+        if step in self.later_steps:
             return f"step {step!r} has not run yet at this point; move it up"
-        if step not in self.steps_before:
-            guess = nearest(step, self.steps_before)
-            return f"there is no earlier step {step!r}{guess or '; give the step that is meant an `id`'}"
-        return _unknown_field(f"steps.{step}", below[0], _FIELDS_OF_STEP) if below else None
+        if step not in self.earlier_steps:
+            suggestion = did_you_mean(step, self.earlier_steps, list_known=False)
+            return f"there is no earlier step {step!r}{suggestion or '; give the step an `id`'}"
+        return _unknown_field(f"steps.{step}", below[0], _STEP_FIELDS) if below else None
 
 
 def scope_of_condition(variables: Collection[str]) -> Scope:
-    """What an automation's `if` knows."""
+    """Return the scope of an automation's `if`."""
     return Scope(EVENT_NAMES, variables)
 
 
 def scope_of_step(
-    variables: Collection[str], before: Collection[str], later: Collection[str], *, on_failure: bool
+    variables: Collection[str], earlier: Collection[str], later: Collection[str], *, on_failure: bool
 ) -> Scope:
-    """What a step knows."""
-    return Scope(STEP_NAMES | {_FAILURE} if on_failure else STEP_NAMES, variables, before, later)
+    """Return the scope of a step."""
+    return Scope(STEP_NAMES | {_FAILURE} if on_failure else STEP_NAMES, variables, earlier, later)
 
 
-def _unknown_field(holder: str, field: str, known: Collection[str]) -> str | None:
-    if field in known:
-        return None
-    return f"{holder!r} has no {field!r}{nearest(field, known) or '; it has ' + (', '.join(known) or 'nothing')}"
+def _unknown_field(name: str, field: str, known: Collection[str]) -> str | None:
+    return None if field in known else f"{name!r} has no {field!r}{did_you_mean(field, known)}"

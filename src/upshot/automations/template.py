@@ -1,13 +1,13 @@
 """
-The only door to Jinja2: text and trees with `{{ … }}` in, plain data out.
+Compile and render templates: texts and trees with `{{ … }}` in, plain data out. Only `sandbox` also uses Jinja2.
 
-Templates are the string leaves of a tree that was already parsed, so a value can never change the
-shape of what is sent. Nothing is coerced; a leaf that is exactly `{{= expression }}` keeps the
-type of its value. An unknown name or path is an error; a path below null is null, and null is
-empty in a text. `sandbox` says what a template may be, `filters` what it may do.
+Templates are the string leaves of a tree that is already parsed, so a value cannot change the shape of
+what is sent. Nothing is coerced. A leaf that is exactly `{{= expression }}` keeps the type of its value.
+An unknown name or path is an error. A path below null is null, and null is empty in a text. `sandbox`
+says what a template can contain, `filters` what it can do.
 
-A text is parsed and checked once, and compiled when it is first rendered: compiling costs a
-millisecond or two. Plain paths, which are most of what templates say, are not compiled at all.
+A text is parsed and checked once. It is compiled when it is first rendered, because compiling takes a
+millisecond or two. Plain paths, the most common templates, are not compiled at all.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from upshot.automations.sandbox import (
     PathReference,
     TemplateInspector,
     TemplateNotAllowed,
-    expect_known,
+    get_field,
     instrument,
-    look_up,
-    nearest,
+    require_defined,
 )
 from upshot.errors import TemplateInvalid
-from upshot.schema.action_inputs import is_template
+from upshot.schema.yaml_model import is_template
+from upshot.suggestions import did_you_mean
 
 MAX_TEMPLATE_CHARS = 64 * 1024
 
@@ -46,45 +46,46 @@ MAX_TEMPLATE_CHARS = 64 * 1024
 
 
 class _Path:
-    """A plain path such as `version.metadata.accuracy`: most of what templates say, and needs no compiling."""
+    """A plain path such as `version.metadata.accuracy`."""
 
     __slots__ = ("_fields", "parts")
 
     def __init__(self, parts: tuple[str, ...]) -> None:
         self.parts = parts
-        self._fields = tuple((part, ".".join(parts[: place + 1])) for place, part in enumerate(parts) if place)
+        self._fields = tuple((part, ".".join(parts[: index + 1])) for index, part in enumerate(parts) if index)
 
-    def look(self, context: Mapping[str, Any]) -> Any:
+    def resolve(self, context: Mapping[str, Any]) -> Any:
         value = context[self.parts[0]]
         for key, path in self._fields:
-            value = look_up(value, key, path)
-        expect_known(value)
+            value = get_field(value, key, path)
+        require_defined(value)
         return value
 
 
 class _PlainText:
-    """A text whose holes are plain paths."""
+    """A text whose templates are plain paths."""
 
-    __slots__ = ("_pieces", "paths", "roots")
+    __slots__ = ("_segments", "paths", "roots")
 
-    def __init__(self, pieces: tuple[str | _Path, ...], paths: tuple[PathReference, ...]) -> None:
-        self._pieces = pieces
+    def __init__(self, segments: tuple[str | _Path, ...], paths: tuple[PathReference, ...]) -> None:
+        self._segments = segments
         self.paths = paths
-        self.roots = frozenset(used.parts[0] for used in paths)
+        self.roots = frozenset(reference.parts[0] for reference in paths)
 
     def render(self, context: Mapping[str, Any]) -> str:
         return "".join(
-            piece if isinstance(piece, str) else filters.text_of(piece.look(context)) for piece in self._pieces
+            segment if isinstance(segment, str) else filters.to_text(segment.resolve(context))
+            for segment in self._segments
         )
 
     def failing_line(self, error: Exception, context: Mapping[str, Any]) -> int:
-        """The line of the path that made `render` fail."""
-        paths = (piece for piece in self._pieces if isinstance(piece, _Path))
-        for path, used in zip(paths, self.paths, strict=True):
+        """Return the line of the path that made `render` fail."""
+        paths = (segment for segment in self._segments if isinstance(segment, _Path))
+        for path, reference in zip(paths, self.paths, strict=True):
             try:
-                filters.text_of(path.look(context))
+                filters.to_text(path.resolve(context))
             except (RenderError, UndefinedError):
-                return used.line
+                return reference.line
         return 1
 
 
@@ -99,25 +100,24 @@ class _PlainExpression:
         self.roots = frozenset(parts[:1])
 
     def evaluate(self, context: Mapping[str, Any]) -> Any:
-        return self._path.look(context)
+        return self._path.resolve(context)
 
     def failing_line(self, error: Exception, context: Mapping[str, Any]) -> int:
-        """An expression of this kind has one line."""
         return 1
 
 
 class _Program:
-    """Anything else, for Jinja."""
+    """Any other template or expression, evaluated by Jinja."""
 
     __slots__ = ("_parse", "_template", "paths", "roots")
 
     def __init__(self, parse: Callable[[], nodes.Template | nodes.Expr]) -> None:
-        inspection = TemplateInspector()
-        inspection.walk(parse())
-        self._parse = parse  # parsed again when first rendered: keeping the tree would cost more memory than time
+        inspector = TemplateInspector()
+        inspector.walk(parse())
+        self._parse = parse  # called again when first rendered: keeping the tree would cost more memory than time
         self._template: Template | None = None
-        self.paths = tuple(used for used in inspection.paths if used.parts[0] not in inspection.assigned)
-        self.roots = frozenset(used.parts[0] for used in self.paths)
+        self.paths = tuple(path for path in inspector.paths if path.parts[0] not in inspector.assigned)
+        self.roots = frozenset(path.parts[0] for path in self.paths)
 
     def _run(self, context: Mapping[str, Any]) -> tuple[Context, Iterator[str]]:
         if self._template is None:
@@ -130,24 +130,24 @@ class _Program:
         return scope, self._template.root_render_func(scope)
 
     def render(self, context: Mapping[str, Any]) -> str:
-        pieces, room = [], filters.MAX_OUTPUT_BYTES
-        for piece in self._run(context)[1]:
-            room -= len(piece)
-            if room < 0:
-                BUDGET.emit(filters.MAX_OUTPUT_BYTES + 1)  # fails
-            pieces.append(piece)
-        return "".join(pieces)
+        segments, remaining = [], filters.MAX_OUTPUT_BYTES
+        for segment in self._run(context)[1]:
+            remaining -= len(segment)
+            if remaining < 0:
+                BUDGET.emit(filters.MAX_OUTPUT_BYTES + 1)  # raises RenderError
+            segments.append(segment)
+        return "".join(segments)
 
     def evaluate(self, context: Mapping[str, Any]) -> Any:
-        scope, pieces = self._run(context)
-        for _ in pieces:
+        scope, segments = self._run(context)
+        for _ in segments:
             pass
         value = scope.vars[_RESULT]
-        expect_known(value)
+        require_defined(value)
         return value
 
     def failing_line(self, error: Exception, context: Mapping[str, Any]) -> int:
-        """The line of the template that a failure came from."""
+        """Return the line of the template that an error came from."""
         line, traceback = 1, error.__traceback__
         while traceback is not None:
             if self._template is not None and traceback.tb_frame.f_code.co_filename == "<template>":
@@ -162,36 +162,52 @@ _JINJA_WORDS = {
     "end of print statement": "}}",
     "end of statement block": "%}",
 }
-_RESULT = "_result"  # no template can write a name that begins with `_`
+_PYTHON_WORDS = {
+    "'NoneType'": "null",
+    "'str'": "string",
+    "'int'": "number",
+    "'float'": "number",
+    "'bool'": "true or false",
+    "'dict'": "mapping",
+    "'list'": "list",
+    " instances of": "",
+}
+_RESULT = "_result"  # a template cannot use names that begin with `_`
 _PLAIN_PATH = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*)*")
-_HOLE = re.compile(rf"\{{\{{[ \t]*({_PLAIN_PATH.pattern})[ \t]*\}}\}}")
+_PLAIN_PATH_IN_BRACES = re.compile(rf"\{{\{{[ \t]*({_PLAIN_PATH.pattern})[ \t]*\}}\}}")
 _KEEPS_TYPE = re.compile(r"\s*\{\{=(.*)\}\}\s*", re.DOTALL)
-_WORDS_OF_JINJA = frozenset({"true", "false", "none", "True", "False", "None", "not", "and", "or", "in", "is", "if"})
+_RESERVED_WORDS = frozenset({"true", "false", "none", "True", "False", "None", "not", "and", "or", "in", "is", "if"})
+
+
+def _reword(message: str, words: Mapping[str, str]) -> str:
+    for technical, plain in words.items():
+        message = message.replace(technical, plain)
+    return message
 
 
 def _plain_parts(path: str) -> tuple[str, ...] | None:
     parts = tuple(path.split("."))
-    return None if parts[0] in _WORDS_OF_JINJA or len(parts) > MAX_NESTING else parts
+    return None if parts[0] in _RESERVED_WORDS or len(parts) > MAX_NESTING else parts
 
 
 @lru_cache(maxsize=50_000)
 def _text_program(text: str) -> _PlainText | _Program:
-    pieces: list[str | _Path] = []
+    segments: list[str | _Path] = []
     paths: list[PathReference] = []
     line = 1
-    for place, piece in enumerate(_HOLE.split(text)):
-        if place % 2 == 0:
-            if is_template(piece):
+    for index, segment in enumerate(_PLAIN_PATH_IN_BRACES.split(text)):
+        if index % 2 == 0:
+            if is_template(segment):
                 break
-            pieces.append(piece)
-            line += piece.count("\n")
-        elif parts := _plain_parts(piece):
-            pieces.append(_Path(parts))
+            segments.append(segment)
+            line += segment.count("\n")
+        elif parts := _plain_parts(segment):
+            segments.append(_Path(parts))
             paths.append(PathReference(parts, line))
         else:
             break
     else:
-        return _PlainText(tuple(pieces), tuple(paths))
+        return _PlainText(tuple(segments), tuple(paths))
     return _program(text, lambda: SANDBOX.parse(text))
 
 
@@ -201,7 +217,7 @@ def _expression_program(text: str) -> _PlainExpression | _Program:
     if _PLAIN_PATH.fullmatch(stripped) and (parts := _plain_parts(stripped)):
         return _PlainExpression(parts)
     if stripped.startswith(("{{", "${{")):
-        raise TemplateNotAllowed("this is an expression already; write it without the braces", 1)
+        raise TemplateNotAllowed("this is already an expression; write it without the braces", 1)
     return _program(text, lambda: _parse_expression(text))
 
 
@@ -209,39 +225,38 @@ def _parse_expression(text: str) -> nodes.Expr:
     parser = Parser(SANDBOX, text, state="variable")
     expression = parser.parse_expression()
     if not parser.stream.eos:
-        found = parser.stream.current
-        raise TemplateSyntaxError(f"{found.value!r} does not belong here", found.lineno)
+        token = parser.stream.current
+        raise TemplateSyntaxError(f"{token.value!r} was not expected here", token.lineno)
     return expression
 
 
 def _program(text: str, parse: Callable[[], nodes.Template | nodes.Expr]) -> _Program:
     if len(text) > MAX_TEMPLATE_CHARS:
-        raise TemplateNotAllowed(f"a template has at most {MAX_TEMPLATE_CHARS // 1024} KB", 1)
+        raise TemplateNotAllowed(f"a template can have at most {MAX_TEMPLATE_CHARS // 1024} KB", 1)
     try:
         return _Program(parse)
     except TemplateSyntaxError as error:
-        reason = (error.message or "this cannot be read").rstrip(".")
-        for jinja, plain in _JINJA_WORDS.items():
-            reason = reason.replace(jinja, plain)
+        reason = _reword((error.message or "this cannot be parsed").rstrip("."), _JINJA_WORDS)
         raise TemplateNotAllowed(reason, error.lineno) from None
     except RecursionError:
-        raise TemplateNotAllowed("this template is too deeply nested; take a simpler one", 1) from None
-    except (ValueError, OverflowError) as error:  # a number of five thousand digits, for one
-        raise TemplateNotAllowed(f"this cannot be read: {error}", 1) from None
+        raise TemplateNotAllowed("this template is too deeply nested; simplify it", 1) from None
+    except (ValueError, OverflowError) as error:  # such as a number with five thousand digits
+        raise TemplateNotAllowed(f"this cannot be parsed: {error}", 1) from None
 
 
-# --- what the loader and the engine use -----------------------------------------------------------
+# --- compiled templates ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SourceLocation:
-    """Where a template stands, for messages."""
+    """The file, the line and the path in the tree at which a template begins, for messages."""
 
     path: str
-    line: int | None  #: of its first line
-    leaf: str = ""  #: dotted path in its tree
+    line: int | None
+    leaf: str = ""  #: dotted path in the tree; empty if the template is a whole file
 
     def invalid(self, reason: str, line_within: int) -> TemplateInvalid:
+        """Return an error at a line of the template, counted from 1."""
         line = None if self.line is None else self.line + line_within - 1
         return TemplateInvalid(self.path, line, f"{self.leaf}: {reason}" if self.leaf else reason)
 
@@ -258,14 +273,14 @@ P = TypeVar("P", bound=_Checked)
 
 
 class _Compiled(Generic[P]):
-    """A program at its place."""
+    """A program and where its text begins."""
 
-    def __init__(self, make: Callable[[str], P], text: str, place: SourceLocation) -> None:
+    def __init__(self, compile_program: Callable[[str], P], text: str, location: SourceLocation) -> None:
         try:
-            self._program = make(text)
-        except TemplateNotAllowed as fault:
-            raise place.invalid(fault.reason, fault.line) from None
-        self._place = place
+            self._program = compile_program(text)
+        except TemplateNotAllowed as error:
+            raise location.invalid(error.reason, error.line) from None
+        self._location = location
 
     @property
     def paths(self) -> tuple[PathReference, ...]:
@@ -274,34 +289,34 @@ class _Compiled(Generic[P]):
 
     def _run(self, action: Callable[[Mapping[str, Any]], Any], context: Mapping[str, Any]) -> Any:
         if not self._program.roots <= context.keys():
-            used = next(used for used in self._program.paths if used.parts[0] not in context)
-            raise self._place.invalid(f"{used.parts[0]!r} is unknown{nearest(used.parts[0], context)}", used.line)
+            unknown = next(path for path in self._program.paths if path.parts[0] not in context)
+            suggestion = did_you_mean(unknown.parts[0], context, list_known=False)
+            raise self._location.invalid(f"{unknown.parts[0]!r} is unknown{suggestion}", unknown.line)
         try:
             return action(context)
         except (RenderError, UndefinedError) as error:
-            raise self._invalid(str(error), error, context) from None
-        except Exception as error:  # noqa: BLE001 - whatever a template does to data, it is the template's fault
-            raise self._invalid(_plain_words(error), error, context) from None
-
-    def _invalid(self, reason: str, error: Exception, context: Mapping[str, Any]) -> TemplateInvalid:
-        return self._place.invalid(reason, self._program.failing_line(error, context))
+            reason, line = str(error), self._program.failing_line(error, context)
+        except Exception as error:  # noqa: BLE001 - any error while evaluating is the template's
+            reason = _reword(str(error), _PYTHON_WORDS) or type(error).__name__
+            line = self._program.failing_line(error, context)
+        raise self._location.invalid(reason, line)
 
 
 class CompiledText(_Compiled[_PlainText | _Program]):
-    """A text with templates in it."""
+    """A text that can contain templates."""
 
     def render(self, context: Mapping[str, Any]) -> str:
         """
-        Fill it in.
+        Render the text.
 
         Raises:
-            TemplateInvalid: It cannot be rendered with this context; place, finding and remedy.
+            TemplateInvalid: The text cannot be rendered with this context.
         """
         BUDGET.reset()
         return self.render_part(context)
 
     def render_part(self, context: Mapping[str, Any]) -> str:
-        """Fill it in as a part of something that shares the limits."""
+        """Render the text as a part of something larger that shares its limits."""
         text: str = self._run(self._render_and_count, context)
         return text
 
@@ -316,36 +331,17 @@ class CompiledExpression(_Compiled[_PlainExpression | _Program]):
 
     def evaluate(self, context: Mapping[str, Any]) -> Any:
         """
-        Give its value, plain data of its own type.
+        Return the value of the expression: plain data that keeps its type.
 
         Raises:
-            TemplateInvalid: It cannot be evaluated with this context; place, finding and remedy.
+            TemplateInvalid: The expression cannot be evaluated with this context.
         """
         BUDGET.reset()
         return self.evaluate_part(context)
 
     def evaluate_part(self, context: Mapping[str, Any]) -> Any:
-        """Give its value as a part of something that shares the limits."""
-        return self._run(lambda given: filters.plain_copy(self._program.evaluate(given)), context)
-
-
-def _plain_words(error: Exception) -> str:
-    words = str(error)
-    for python, plain in _PYTHON_WORDS.items():
-        words = words.replace(python, plain)
-    return words or type(error).__name__
-
-
-_PYTHON_WORDS = {
-    "'NoneType'": "null",
-    "'str'": "text",
-    "'int'": "number",
-    "'float'": "number",
-    "'bool'": "true or false",
-    "'dict'": "mapping",
-    "'list'": "list",
-    " instances of": "",
-}
+        """Evaluate the expression as a part of something larger that shares its limits."""
+        return self._run(lambda context: filters.plain_copy(self._program.evaluate(context)), context)
 
 
 def compile_text(text: str, *, path: str, line: int | None = 1) -> CompiledText:
@@ -353,42 +349,41 @@ def compile_text(text: str, *, path: str, line: int | None = 1) -> CompiledText:
     Compile a text, such as a body file.
 
     Args:
-        text: With or without templates in it.
-        path: File that it comes from, for messages.
+        text: With or without templates.
+        path: Its file, for messages.
         line: Line of the file on which it begins.
 
     Raises:
-        TemplateInvalid: It cannot be read, or is not allowed.
+        TemplateInvalid: The text cannot be parsed, or it contains something that is not allowed.
     """
     return CompiledText(_text_program, text, SourceLocation(path, line))
 
 
 def compile_expression(text: str, *, path: str, line: int | None = None) -> CompiledExpression:
-    """Compile an expression, such as an `if`; arguments and errors as `compile_text`."""
+    """Compile an expression, such as an `if`. Arguments and errors are those of `compile_text`."""
     return CompiledExpression(_expression_program, text, SourceLocation(path, line))
 
 
-Leaf = CompiledText | CompiledExpression
+CompiledLeaf = CompiledText | CompiledExpression
 LineOf = Callable[[str], int | None]
 
 
-def compile_leaf(text: str, *, path: str, line: int | None, leaf: str, is_expression: bool = False) -> Leaf:
-    """Compile one leaf of a tree; arguments and errors as `compile_tree`."""
-    place = SourceLocation(path, line, leaf)
+def compile_leaf(text: str, *, path: str, line: int | None, leaf: str, is_expression: bool = False) -> CompiledLeaf:
+    """Compile one leaf of a tree. Arguments and errors are those of `compile_tree`."""
+    location = SourceLocation(path, line, leaf)
     if is_expression:
-        return CompiledExpression(_expression_program, text, place)
+        return CompiledExpression(_expression_program, text, location)
     typed = _KEEPS_TYPE.fullmatch(text)
     if typed and "{{=" not in typed[1]:
-        return CompiledExpression(_expression_program, typed[1], place)
+        return CompiledExpression(_expression_program, typed[1], location)
     if "{{=" in text:
-        raise place.invalid(
-            "`{{= … }}` keeps the type of a value, so it must stand alone; in a text write `{{ … }}`", 1
-        )
-    return CompiledText(_text_program, text, place)
+        reason = "`{{= … }}` keeps the type of a value, so it must be the whole value; in a text, write `{{ … }}`"
+        raise location.invalid(reason, 1)
+    return CompiledText(_text_program, text, location)
 
 
 def template_leaves(tree: Any, expressions: Collection[str] = frozenset()) -> Iterator[tuple[str, str, bool]]:
-    """The leaves of a tree that are templates: dotted path, text, and whether it is an expression."""
+    """Yield each leaf of a tree that is a template: its dotted path, its text, and whether it is an expression."""
     for leaf, value in _string_leaves(tree, ""):
         is_expression = leaf in expressions
         if is_expression or is_template(value):
@@ -402,26 +397,26 @@ def _string_leaves(tree: Any, leaf: str) -> Iterator[tuple[str, str]]:
         for key, value in tree.items():
             yield from _string_leaves(value, f"{leaf}.{key}" if leaf else str(key))
     elif isinstance(tree, list | tuple):
-        for place, value in enumerate(tree):
-            yield from _string_leaves(value, f"{leaf}.{place}")
+        for index, value in enumerate(tree):
+            yield from _string_leaves(value, f"{leaf}.{index}")
 
 
 Renderer = Callable[[Mapping[str, Any]], Any]
 
 
 class CompiledTree:
-    """A tree of plain data whose string leaves may be templates."""
+    """A tree of plain data whose string leaves can be templates."""
 
     def __init__(self, tree: Any, render: Renderer | None) -> None:
         self._tree = tree
-        self._render = render  # None: there is no template in it
+        self._render = render  # None: the tree contains no template
 
     def render(self, context: Mapping[str, Any]) -> Any:
         """
-        Fill it in; parts without templates are the given ones, not copies.
+        Render the tree. Parts without templates are the original objects, not copies.
 
         Raises:
-            TemplateInvalid: A leaf cannot be rendered with this context; place, finding and remedy.
+            TemplateInvalid: A leaf cannot be rendered with this context.
         """
         BUDGET.reset()
         return self._tree if self._render is None else self._render(context)
@@ -432,13 +427,13 @@ def compile_tree(tree: Any, *, path: str, line_of: LineOf, expressions: Collecti
     Compile a tree, such as the `with` block of a step.
 
     Args:
-        tree: Plain data; keys stay as they are.
-        path: File that it comes from, for messages.
-        line_of: Line of a leaf, by its dotted path (`client-payload.model`, `blocks.0.text`).
-        expressions: Top-level keys whose value is an expression, not a text; rendering gives its result.
+        tree: Plain data. Keys are never templates.
+        path: Its file, for messages.
+        line_of: Returns the line of a leaf by its dotted path (`client-payload.model`, `blocks.0.text`).
+        expressions: Top-level keys whose value is an expression, not a text. Rendering returns its result.
 
     Raises:
-        TemplateInvalid: A template cannot be read, or is not allowed.
+        TemplateInvalid: A template cannot be parsed, or it contains something that is not allowed.
     """
 
     def compile_string(text: str, leaf: str) -> Renderer | None:
@@ -452,7 +447,7 @@ def compile_tree(tree: Any, *, path: str, line_of: LineOf, expressions: Collecti
 
 
 def _renderer(tree: Any, leaf: str, compile_string: Callable[[str, str], Renderer | None]) -> Renderer | None:
-    """What renders a part of a tree; None when there is no template in it."""
+    """Return a function that renders a part of a tree, or None if the part contains no template."""
     if isinstance(tree, str):
         return compile_string(tree, leaf)
     if isinstance(tree, Mapping):
@@ -463,7 +458,7 @@ def _renderer(tree: Any, leaf: str, compile_string: Callable[[str, str], Rendere
         changing = [(key, render) for key, render in below.items() if render is not None]
         return (lambda context: fixed | {key: render(context) for key, render in changing}) if changing else None
     if isinstance(tree, list | tuple):
-        members = [(value, _renderer(value, f"{leaf}.{place}", compile_string)) for place, value in enumerate(tree)]
-        if any(render is not None for _, render in members):
-            return lambda context: [value if render is None else render(context) for value, render in members]
+        items = [(value, _renderer(value, f"{leaf}.{index}", compile_string)) for index, value in enumerate(tree)]
+        if any(render is not None for _, render in items):
+            return lambda context: [value if render is None else render(context) for value, render in items]
     return None

@@ -1,4 +1,4 @@
-"""The names that templates know."""
+"""The names that templates can use."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.unit.automations.factories import Secrets, custom_event, make_context, make_event, version_form
+from tests.unit.automations.factories import Secrets, custom_event, make_context, make_event, version_data
 from upshot.automations.context import EVENT_NAMES, STEP_NAMES, WANDB_NAMES, SecretsView, event_context
-from upshot.automations.scope import FIELDS
+from upshot.automations.scope import CONTEXT_FIELDS
 from upshot.automations.template import compile_tree
 from upshot.domain.execution import ExecutionState, StepRecord
 from upshot.domain.job import Job, JobSpec, JobState
 from upshot.errors import TemplateInvalid
 from upshot.jobs.events import job_event
 from upshot.ports.events import EventQuery
+from upshot.resources.event import event_json
 from upshot.testing import World
 
 
@@ -24,21 +25,21 @@ def render(text, context):
     return compile_tree({"x": text}, path="a.yaml", line_of=lambda _: 1).render(context)["x"]
 
 
-def test_what_an_event_carries_has_its_own_names():
-    """And what it does not carry is null."""
-    context = make_context(make_event("alias-added", previous=version_form(number=2)))
+def test_event_data_has_names_of_its_own():
+    """Templates use what the event carries by name. What it does not carry is null."""
+    context = make_context(make_event("alias-added", previous=version_data(number=2)))
 
     assert render("{{ registry.name }}/{{ collection.name }}:{{ version.name }} {{ alias }}", context) == (
         "model/fraud:v3 production"
     )
     assert render("{{ previous.name }} {{ actor.name }} {{ project.name }} {{ artifact.reference }}", context) == (
-        "v2 ann fraud fraud/xgb:v7"
+        "v2 ann fraud fraud/xgb"
     )
     assert render("{{= [tag, stage, run, metric, job, failure] }}", context) == [None] * 6
 
 
-def test_a_custom_event_is_only_in_event_data():
-    """Its data is the user's own: a key `version` in it is no version of ours."""
+def test_the_data_of_a_custom_event_is_only_in_event_data():
+    """The data of a custom event belongs to the user: its key `version` is not the context `version`."""
     context = make_context(custom_event("drift", version={"name": "v9"}, alias="x"))
 
     assert render("{{= [version, alias, registry] }}", context) == [None, None, None]
@@ -46,14 +47,14 @@ def test_a_custom_event_is_only_in_event_data():
 
 
 def test_the_event_as_a_whole():
-    """`event` is what the API shows."""
+    """`event` has the shape of the REST API."""
     event = make_event()
 
-    assert render("{{= event }}", make_context(event)) == event.as_dict()
+    assert render("{{= event }}", make_context(event)) == event_json(event)
 
 
 def test_steps_show_outputs_and_state():
-    """A step that gave nothing has null outputs, and so is all below."""
+    """A step without outputs has null outputs, and every path below them is null."""
     done = StepRecord("gate", "require", state=ExecutionState.SUCCEEDED, outputs={"value": 0.9})
     skipped = StepRecord("two", "emit", state=ExecutionState.SKIPPED)
     context = make_context(steps=[done, skipped])
@@ -63,15 +64,15 @@ def test_steps_show_outputs_and_state():
     assert render("{{= steps.two.outputs.anything }}", context) is None
 
 
-def test_failure_is_known_to_on_failure_steps():
-    """Its reason and the step."""
+def test_on_failure_steps_can_use_failure():
+    """`failure` contains the reason and the step."""
     context = make_context(failure={"reason": "refused", "step": "dispatch"})
 
     assert render("{{ failure.step }}: {{ failure.reason }}", context) == "dispatch: refused"
 
 
-def test_secrets_are_looked_up_when_named_and_remembered():
-    """Only those that were used are masked, and none is looked up for nothing."""
+def test_a_secret_is_looked_up_when_a_template_uses_it():
+    """A secret is looked up only when it is used, and then remembered for masking."""
     secrets = SecretsView(Secrets(A="one", B="two"))
     context = make_context(secrets=secrets)
     assert secrets.used == {}
@@ -80,19 +81,19 @@ def test_secrets_are_looked_up_when_named_and_remembered():
     assert secrets.used == {"A": "one"}
 
 
-def test_an_unknown_secret_says_how_to_set_it():
-    """Both ways."""
+def test_an_unknown_secret_is_reported_with_a_remedy():
+    """The message names both ways to set a secret."""
     with pytest.raises(TemplateInvalid) as caught:
         render("{{ secrets.GITHUB_TOKEN }}", make_context(secrets=SecretsView(Secrets())))
 
     assert str(caught.value) == (
         "a.yaml:1: with.x: there is no secret 'GITHUB_TOKEN'; set the environment variable "
-        "UPSHOT_SECRET_GITHUB_TOKEN, or put a file GITHUB_TOKEN into the folder UPSHOT_SECRETS_DIR"
+        "UPSHOT_SECRET_GITHUB_TOKEN, or create the file GITHUB_TOKEN in the directory UPSHOT_SECRETS_DIR"
     )
 
 
-def test_a_misspelt_secret_names_the_nearest():
-    """Its name, never its value."""
+def test_a_misspelled_secret_is_reported_with_the_nearest_name():
+    """The message contains the name of the nearest secret, never its value."""
     secrets = SecretsView(Secrets(GITHUB_TOKEN="hunter2"))
 
     with pytest.raises(TemplateInvalid, match="no secret 'GITHUB_TOKN'; did you mean 'GITHUB_TOKEN'") as caught:
@@ -116,12 +117,12 @@ def test_a_misspelt_secret_names_the_nearest():
     ],
 )
 def test_event_types_of_wandb(kind, on, event_type):
-    """W&B's word for the event, where it has one."""
+    """`event_type` is W&B's word for the event, or empty if W&B has none."""
     assert render("{{ event_type }}", make_context(make_event(kind, on=on))) == event_type
 
 
 def test_the_names_of_wandb():
-    """Who comes from there finds what they know, under the names they know."""
+    """W&B's variable names work in templates."""
     context = make_context(make_event())
 
     assert {name: render(f"{{{{= {name} }}}}", context) for name in WANDB_NAMES} == {
@@ -134,7 +135,7 @@ def test_the_names_of_wandb():
         "artifact_version": "fraud/xgb:v7",
         "artifact_version_string": "model/fraud:v3",
         "artifact_version_index": "v3",
-        "artifact_metadata": version_form()["metadata"],
+        "artifact_metadata": version_data()["metadata"],
         "run_name": "",
         "run_status": "",
         "metric_name": "",
@@ -144,48 +145,48 @@ def test_the_names_of_wandb():
 
 
 def test_a_name_of_wandb_that_does_not_apply_is_empty():
-    """As it is there; even a key of the metadata of no version."""
+    """A name that does not apply is the empty string, as in W&B, and so is every key of missing metadata."""
     context = make_context(custom_event())
 
     assert render("{{ artifact_metadata.accuracy }}|{{ artifact_version }}|{{ event_type }}", context) == "||"
     assert render("{{= [artifact_metadata.x, artifact_collection_name] }}", context) == ["", ""]
 
 
-def test_metadata_that_a_version_lacks_is_an_error():
-    """Under W&B's name as under ours: it is unknown, not inapplicable."""
+def test_missing_metadata_is_an_error():
+    """A key that the version's metadata does not have is unknown, also under W&B's name."""
     with pytest.raises(TemplateInvalid, match="'artifact_metadata' has no 'acuracy'; did you mean 'accuracy'"):
         render("{{ artifact_metadata.acuracy }}", make_context())
 
 
-def test_in_a_project_the_artifact_is_what_has_a_name():
-    """An event of a project has no collection."""
+def test_artifact_collection_name_is_the_artifact_in_a_project():
+    """An event in a project has no collection, so W&B's name means the artifact."""
     event = make_event("artifact-created")
     event = replace(event, data={key: value for key, value in event.data.items() if key != "collection"})
 
     assert render("{{ artifact_collection_name }}", make_context(event)) == "xgb"
 
 
-def test_the_known_names_are_those_that_are_given():
-    """What the loader lets through is what a render finds, and nothing more."""
+def test_the_known_names_are_those_in_the_context():
+    """The names that loading a file accepts are exactly those that rendering has."""
     assert set(make_context()) == STEP_NAMES | {"failure"}
     assert set(event_context(make_event())) | {"vars", "automation", "automation_name"} == EVENT_NAMES
 
 
 def test_the_known_fields_are_those_that_events_carry():
-    """What the loader lets through below a name is what the registry says there, and nothing more."""
+    """The fields that loading a file accepts below a name are exactly those in the registry's events."""
     world = World()
     world.link(alias="production")
     world.link(alias="production")
     stored = world.events.page(EventQuery(kind="alias-added"), cursor=None, limit=100).items
-    told = [one.event.data for one in stored]
-    data = next(data for data in told if data["alias"] == "production" and data["previous"])
+    published = [item.event.data for item in stored]
+    data = next(data for data in published if data["alias"] == "production" and data["previous"])
 
     for name in ("registry", "collection", "version", "previous", "project", "artifact"):
-        assert set(FIELDS[name]) == set(data[name]), name
+        assert set(CONTEXT_FIELDS[name]) == set(data[name]), name
 
 
 def test_the_known_fields_of_jobs_are_those_that_their_events_carry():
-    """As for the registry's."""
+    """The fields that loading a file accepts below `job` are exactly those in the events of jobs."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     names: dict[str, Any] = dict.fromkeys(
         ("id", "name", "automation", "execution_id", "step_id", "event_id", "delivery_id", "queue"), "x"
@@ -194,5 +195,5 @@ def test_the_known_fields_of_jobs_are_those_that_their_events_carry():
     event = job_event(job, make_event(), now)
     assert event is not None
 
-    assert set(FIELDS["job"]) == set(event.data["job"])
+    assert set(CONTEXT_FIELDS["job"]) == set(event.data["job"])
     assert render("{{ job.name }} of {{ job.automation }}, {{ version.name }}", make_context(event)) == "x of x, v3"

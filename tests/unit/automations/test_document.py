@@ -1,4 +1,4 @@
-"""How YAML is read: as 1.2's core schema has it, and without what confuses or exhausts."""
+"""How YAML is parsed: by the core schema of YAML 1.2, without syntax that confuses or exhausts memory."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ from upshot.automations.parser.document import (
     MAX_FILE_BYTES,
     MAX_NODES,
     decode,
-    read_documents,
+    parse_documents,
 )
 
 
-def read(text):
-    found = []
-    documents = read_documents(text, lambda line, reason: found.append((line, reason)))
-    return [document.value for document in documents], found
+def parse(text):
+    errors = []
+    documents = parse_documents(text, lambda line, reason: errors.append((line, reason)))
+    return [document.value for document in documents], errors
 
 
 @pytest.mark.parametrize(
     ("written", "value"),
     [
-        *[(word, word) for word in ("on", "off", "yes", "no", "On", "NO", "y", "n", "tRue")],
-        *[(word, True) for word in ("true", "True", "TRUE")],
-        *[(word, None) for word in ("null", "~", "", "Null")],
-        *[
-            (word, word)
-            for word in ("12:30", "1:2:3", "2026-08-03", "1_000", "0b11", "1.2.3", "v1", "+", ".", "1e", "=")
-        ],
+        *((word, word) for word in ("on", "off", "yes", "no", "On", "NO", "y", "n", "tRue")),
+        *((word, True) for word in ("true", "True", "TRUE")),
+        *((word, None) for word in ("null", "~", "", "Null")),
+        *((word, word) for word in ("12:30", "1:2:3", "2026-08-03", "1_000", "0b11", "1.2.3", "v1")),
+        *((word, word) for word in ("+", ".", "1e", "=")),
         ("010", 10),
         ("0o17", 15),
         ("0x1F", 31),
@@ -48,18 +46,18 @@ def read(text):
     ],
 )
 def test_a_scalar_is_what_yaml_1_2_says(written, value):
-    """`on`, `yes` and `no` are words, there are no dates and no sexagesimal numbers; quoted is always text."""
-    documents, findings = read(f"a: {written}\n")
+    """`on`, `yes` and `no` are strings. There are no dates and no sexagesimal numbers. Quotes make a string."""
+    documents, errors = parse(f"a: {written}\n")
 
-    assert (documents, findings) == ([{"a": value}], [])
+    assert (documents, errors) == ([{"a": value}], [])
     assert type(documents[0]["a"]) is type(value)
 
 
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
-        pytest.param("a: 1\nb: 2\na: 3", 3, "key 'a' is here a second time; the first is on line 1", id="repeated key"),
-        pytest.param("a: {b: 1, 'b': 2}", 1, "key 'b' is here a second time", id="repeated key, quoted"),
+        pytest.param("a: 1\nb: 2\na: 3", 3, "key 'a' appears twice; the first is on line 1", id="repeated key"),
+        pytest.param("a: {b: 1, 'b': 2}", 1, "key 'b' appears twice", id="repeated key, quoted"),
         pytest.param("a: &x 1", 1, "anchor `&x`: anchors and aliases are not allowed", id="anchor"),
         pytest.param("a: 1\nb: *x", 2, "alias `*x`: anchors and aliases are not allowed", id="alias"),
         pytest.param("<<: {a: 1}", 1, "merge key `<<` is not allowed", id="merge key"),
@@ -67,72 +65,72 @@ def test_a_scalar_is_what_yaml_1_2_says(written, value):
         pytest.param("a: !!str 1", 1, "tags are not allowed", id="core tag"),
         pytest.param("a: !x {b: 1}", 1, "tag `!x`: tags are not allowed", id="own tag"),
         pytest.param("a:\n\tb: 1", 2, "indented with a tab; use spaces", id="tab"),
-        pytest.param("a: b: c", 1, "quote a value that contains `: `", id="second colon"),
+        pytest.param("a: b: c", 1, "put a value that contains `: ` in quotes", id="second colon"),
         pytest.param("a: [1, 2\nb: 1", 2, "a comma is missing", id="open bracket"),
         pytest.param("a: 'x", 1, "a quote is not closed", id="open quote"),
-        pytest.param("a: @x", 1, "a value cannot begin with this character; quote it", id="at sign"),
-        pytest.param("a: `x`", 1, "quote it", id="backtick"),
-        pytest.param("a: %x", 1, "quote it", id="percent"),
-        pytest.param("a: - b", 1, "a list begins on the line below its key", id="list on the key's line"),
-        pytest.param("a:\n  b: 1\n c: 2", 3, "the indentation is off", id="indentation"),
+        pytest.param("a: @x", 1, "a value cannot begin with this character; put it in quotes", id="at sign"),
+        pytest.param("a: `x`", 1, "put it in quotes", id="backtick"),
+        pytest.param("a: %x", 1, "put it in quotes", id="percent"),
+        pytest.param("a: - b", 1, "a list must begin on the line below its key", id="list on the key's line"),
+        pytest.param("a:\n  b: 1\n c: 2", 3, "the indentation is wrong", id="indentation"),
         pytest.param("a: {{ secrets.X }}", 1, 'must be in quotes: "{{ … }}"', id="braces without quotes"),
         pytest.param("a: {{ x }}/y", 1, "must be in quotes", id="braces without quotes, and more"),
-        pytest.param("? [a]\n: b", 1, "a key is one word", id="list as a key"),
-        pytest.param("1: a", 1, "key 1: quote it", id="number as a key"),
-        pytest.param("true: a", 1, "key true: quote it", id="boolean as a key"),
-        pytest.param("~: a", 1, "key ~: quote it", id="null as a key"),
-        pytest.param("a: .inf", 1, ".inf is not a number that JSON can carry", id="infinity"),
-        pytest.param("a: .NaN", 1, ".NaN is not a number that JSON can carry", id="not a number"),
-        pytest.param("a: 1e999", 1, "1e999 is not a number that JSON can carry", id="too large a float"),
-        pytest.param("a: 9223372036854775808", 1, "not a number that JSON can carry; quote it", id="65 bits"),
+        pytest.param("? [a]\n: b", 1, "a key must be a string", id="list as a key"),
+        pytest.param("1: a", 1, "key 1: a key must be a string; put it in quotes", id="number as a key"),
+        pytest.param("true: a", 1, "key true: a key must be a string; put it in quotes", id="boolean as a key"),
+        pytest.param("~: a", 1, "key ~: a key must be a string; put it in quotes", id="null as a key"),
+        pytest.param("a: .inf", 1, ".inf is not a number that JSON supports", id="infinity"),
+        pytest.param("a: .NaN", 1, ".NaN is not a number that JSON supports", id="not a number"),
+        pytest.param("a: 1e999", 1, "1e999 is not a number that JSON supports", id="too large a float"),
+        pytest.param("a: 9223372036854775808", 1, "not a number that JSON supports; put it in quotes", id="65 bits"),
         pytest.param(f"a: {'9' * 5000}", 1, "999999999999… is not a number", id="five thousand digits"),
         pytest.param("a: 1\nb: \x07", 2, "control characters are not allowed", id="control character"),
         pytest.param('a: "\\ud800"', 1, "invalid Unicode", id="half a character, escaped"),
         pytest.param("a: \ud800", None, "half a character", id="half a character"),
-        pytest.param("%YAML 1.2\na: 1", 2, "this is no YAML", id="directive without a document"),
-        pytest.param("a: " + "[" * 50 + "]" * 50, 1, f"nested more than {MAX_DEPTH} deep", id="depth"),
+        pytest.param("%YAML 1.2\na: 1", 2, "invalid YAML", id="directive without a document"),
+        pytest.param("a: " + "[" * 50 + "]" * 50, 1, f"nested more than {MAX_DEPTH} levels deep", id="depth"),
         pytest.param("a: [" + "1," * MAX_NODES + "]", 1, f"more than {MAX_NODES} values", id="nodes"),
         pytest.param("a: '" + "x" * MAX_DOCUMENT_CHARS + "'", 1, "more than 256 KB", id="size"),
     ],
 )
-def test_what_is_refused(text, line, says):
-    """Each refusal names its line and what to do."""
-    findings = read(text)[1]
+def test_unsupported_syntax_is_reported(text, line, says):
+    """Each error names its line and a remedy."""
+    errors = parse(text)[1]
 
-    assert findings
-    assert findings[0][0] == line
-    assert says in findings[0][1]
+    assert errors
+    assert errors[0][0] == line
+    assert says in errors[0][1]
 
 
-def test_a_billion_laughs_are_not_laughed():
-    """Aliases that would multiply are refused one by one, and nothing grows."""
+def test_aliases_do_not_multiply():
+    """Aliases of aliases (a "billion laughs" attack) are reported one by one, and no memory grows."""
     lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 50)]
 
-    documents, findings = read("\n".join(lines))
+    documents, errors = parse("\n".join(lines))
 
-    assert len(findings) == 50 + 2 * 49
+    assert len(errors) == 50 + 2 * 49
     assert documents[0]["a49"] == ["{{ unreadable }}"] * 2
 
 
-def test_several_documents_count_their_caps_alone():
-    """Each document has its own line, and its own count of values and characters."""
-    documents, findings = read("\n---\n".join(f"a: [{'x,' * 3000}]\nb: '{'y' * 100_000}'" for _ in range(5)))
+def test_limits_apply_to_each_document():
+    """Each document has its own count of values and characters."""
+    documents, errors = parse("\n---\n".join(f"a: [{'x,' * 3000}]\nb: '{'y' * 100_000}'" for _ in range(5)))
 
     assert len(documents) == 5
-    assert not findings
+    assert not errors
 
 
-def test_what_could_be_read_before_a_mistake_is_kept():
-    """A mistake in the second document says nothing against the first."""
-    documents, findings = read("a: 1\n---\nb: [\n")
+def test_documents_before_an_error_are_returned():
+    """An error in the second document does not affect the first."""
+    documents, errors = parse("a: 1\n---\nb: [\n")
 
     assert documents == [{"a": 1}]
-    assert len(findings) == 1
+    assert len(errors) == 1
 
 
 def test_lines_are_known_of_keys_and_values():
-    """A block's text begins on the line below its mark."""
-    (document,), _ = read("a:\n  b: |\n    {{ x }}\n  c:\n    - 1\n    - >\n      y\n")
+    """Keys and values know their lines. The text of a block scalar begins on the line below its `|`."""
+    (document,), _ = parse("a:\n  b: |\n    {{ x }}\n  c:\n    - 1\n    - >\n      y\n")
 
     block = document["a"]
     assert (document.key_lines, document.value_lines) == ({"a": 1}, {"a": 2})
@@ -140,12 +138,12 @@ def test_lines_are_known_of_keys_and_values():
     assert block["c"].lines == [5, 7]
 
 
-def test_a_byte_order_mark_is_no_mistake():
-    """Editors on Windows write one."""
-    found: list[str] = []
+def test_a_byte_order_mark_is_ignored():
+    """Editors on Windows write a byte order mark. It is not an error."""
+    errors: list[str] = []
 
-    assert decode(b"\xef\xbb\xbfa: 1", lambda _, reason: found.append(reason)) == "a: 1"
-    assert found == []
+    assert decode(b"\xef\xbb\xbfa: 1", lambda _, reason: errors.append(reason)) == "a: 1"
+    assert errors == []
 
 
 @pytest.mark.parametrize(
@@ -156,21 +154,21 @@ def test_a_byte_order_mark_is_no_mistake():
         pytest.param(b"x" * (MAX_FILE_BYTES + 1), None, "larger than 4 MB", id="size"),
     ],
 )
-def test_what_is_no_text_is_refused(raw, line, says):
-    """Bytes that are no UTF-8, and files that are too large."""
-    found = []
+def test_a_file_that_is_not_text_is_reported(raw, line, says):
+    """Bytes that are not UTF-8, and files that are too large, are reported with a remedy."""
+    errors = []
 
-    assert decode(raw, lambda at, reason: found.append((at, reason))) is None
-    assert found[0][0] == line
-    assert says in found[0][1]
+    assert decode(raw, lambda at, reason: errors.append((at, reason))) is None
+    assert errors[0][0] == line
+    assert says in errors[0][1]
 
 
 @given(st.text(alphabet="ab:-[]{}&*!|>'\"#%@`,? \n\t1.~<=", max_size=60))
-def test_no_text_breaks_the_reader(text):
-    """Any text is documents, or findings with a line that it has."""
-    documents, findings = read(text)
+def test_no_text_breaks_the_parser(text):
+    """Any text results in documents, or in errors whose lines exist."""
+    documents, errors = parse(text)
 
-    assert documents or findings or not text.strip() or "#" in text or "%" in text or "\t" in text
-    for line, reason in findings:
+    assert documents or errors or not text.strip() or "#" in text or "%" in text or "\t" in text
+    for line, reason in errors:
         assert reason
         assert line is None or 1 <= line <= text.count("\n") + 2

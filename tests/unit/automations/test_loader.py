@@ -1,4 +1,4 @@
-"""Folders of automations: what is read, what is refused, and that one broken file takes no other down."""
+"""Folders of automations: what is loaded, what is refused, and that a broken file does not affect others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOOK = "name: {}\non: custom\nsteps:\n  - uses: webhook\n    with: {{url: 'https
 
 @pytest.fixture
 def folder(tmp_path):
-    """An empty folder of automations with a place outside of it."""
+    """Return an empty folder of automations in an otherwise empty directory."""
     (tmp_path / "automations").mkdir()
     return tmp_path / "automations"
 
@@ -31,12 +31,12 @@ def names(loaded):
     return [automation.name for automation in loaded.automations]
 
 
-def says(loaded, folder):
+def messages(loaded, folder):
     return [str(error).replace(f"{folder}/", "") for error in loaded.errors]
 
 
-def test_many_files_with_many_documents_are_read(folder):
-    """`*.yaml` and `*.yml`, in folders below, several documents in a file; in the order of paths."""
+def test_all_documents_of_all_files_are_loaded(folder):
+    """All `*.yaml` and `*.yml` files are loaded, also in nested folders, in the order of paths."""
     write(folder, b_yaml=GOOD.format("b1") + "---\n" + GOOD.format("b2") + "---\n", a_yml=GOOD.format("a"))
     write(folder, team__c_yaml=GOOD.format("c"), README_md="# no", event_json="{}")
 
@@ -47,8 +47,8 @@ def test_many_files_with_many_documents_are_read(folder):
     assert loaded.errors == ()
 
 
-def test_a_broken_file_keeps_out_only_its_own(folder):
-    """It is kept, visible, with all its errors; its sound documents are out, too."""
+def test_a_broken_file_disables_only_its_own_automations(folder):
+    """A broken file is reported with all its errors. Its valid documents are disabled, too."""
     write(folder, good_yaml=GOOD.format("good"), bad_yaml=GOOD.format("half") + "---\nname: bad\nfoo: 1\n")
 
     loaded = load_folder(folder, CATALOG)
@@ -58,11 +58,11 @@ def test_a_broken_file_keeps_out_only_its_own(folder):
     assert [error.line for error in loaded.broken[0].errors] == [5, 5, 6]
 
 
-def test_errors_come_in_the_order_of_files_and_lines(folder):
-    """So that a person can go through them."""
+def test_errors_have_the_order_of_files_and_lines(folder):
+    """Errors are sorted by file and line, so that an author can go through them."""
     write(folder, b_yaml="name: b\n", a_yaml=GOOD.format("a a") + "zzz: 1\n")
 
-    assert [line.partition(": ")[0] for line in says(load_folder(folder, CATALOG), folder)] == [
+    assert [line.partition(": ")[0] for line in messages(load_folder(folder, CATALOG), folder)] == [
         "a.yaml:1",
         "a.yaml:4",
         "b.yaml:1",
@@ -70,25 +70,27 @@ def test_errors_come_in_the_order_of_files_and_lines(folder):
     ]
 
 
-def test_names_are_unique_over_the_folder(folder):
-    """The first keeps the name; the other's file is broken and names both places."""
+def test_names_are_unique_in_the_folder(folder):
+    """The first automation keeps its name. The file of the other is broken, and the message names both places."""
     write(folder, a_yaml=GOOD.format("same"), b_yaml=GOOD.format("other") + "---\n" + GOOD.format("same"))
 
     loaded = load_folder(folder, CATALOG)
 
     assert names(loaded) == ["same"]
-    assert says(loaded, folder) == ["b.yaml:5: the name 'same' is taken by a.yaml:1; names are unique over the folder"]
+    assert messages(loaded, folder) == [
+        "b.yaml:5: a.yaml:1 already has the name 'same'; names must be unique in the folder"
+    ]
 
 
-def test_a_broken_file_takes_no_name(folder):
-    """Its automations are out, so another may have their name."""
+def test_a_broken_file_does_not_reserve_names(folder):
+    """The automations of a broken file are disabled, so another file can use their names."""
     write(folder, a_yaml=GOOD.format("same") + "foo: 1\n", b_yaml=GOOD.format("same"))
 
     assert names(load_folder(folder, CATALOG)) == ["same"]
 
 
-def test_hidden_files_and_folders_are_left_out(folder):
-    """Editors' files, `.git`, and the folders of a mounted ConfigMap."""
+def test_hidden_files_and_folders_are_ignored(folder):
+    """Files of editors, `.git` and the folders of a mounted ConfigMap are not loaded."""
     write(folder, good_yaml=GOOD.format("good"))
     (folder / ".hidden.yaml").write_text("bad")
     (folder / "..2026_08_03").mkdir()
@@ -97,8 +99,8 @@ def test_hidden_files_and_folders_are_left_out(folder):
     assert names(load_folder(folder, CATALOG)) == ["good"]
 
 
-def test_a_mounted_config_map_is_read(folder):
-    """Kubernetes mounts each file as a link into a hidden folder beside it; such links stay inside."""
+def test_a_mounted_config_map_is_loaded(folder):
+    """Kubernetes mounts each file as a link into a hidden folder beside it. Such links stay inside the folder."""
     (folder / "..2026_08_03").mkdir()
     (folder / "..2026_08_03" / "mounted.yaml").write_text(GOOD.format("mounted"))
     (folder / "..data").symlink_to("..2026_08_03")
@@ -108,7 +110,7 @@ def test_a_mounted_config_map_is_read(folder):
 
 
 def test_links_that_lead_outside_are_refused(folder):
-    """A file of elsewhere is no automation of this folder; a linked folder is not entered."""
+    """A link to a file outside the folder is an error. A link to a folder is not followed."""
     outside = folder.parent / "outside"
     write(outside, secret_yaml=GOOD.format("secret"))
     (folder / "link.yaml").symlink_to(outside / "secret.yaml")
@@ -119,20 +121,24 @@ def test_links_that_lead_outside_are_refused(folder):
     loaded = load_folder(folder, CATALOG)
 
     assert names(loaded) == []
-    assert [line.partition(": ")[0] for line in says(loaded, folder)] == ["dangling.yaml", "link.yaml", "round.yaml"]
-    assert "link.yaml: the file lies outside the folder of automations; move it inside" in says(loaded, folder)
+    assert [line.partition(": ")[0] for line in messages(loaded, folder)] == [
+        "dangling.yaml",
+        "link.yaml",
+        "round.yaml",
+    ]
+    assert "link.yaml: the file is outside the folder of automations; move it inside" in messages(loaded, folder)
 
 
-def test_what_is_no_file_is_refused(folder):
-    """A pipe would be waited for without end."""
+def test_a_special_file_is_refused(folder):
+    """Reading a pipe could block without end, so it is an error."""
     os.mkfifo(folder / "pipe.yaml")
     (folder / "folder.yaml").mkdir()
 
-    assert says(load_folder(folder, CATALOG), folder) == ["pipe.yaml: this is a special file, and cannot be read"]
+    assert messages(load_folder(folder, CATALOG), folder) == ["pipe.yaml: this is a special file, which cannot be read"]
 
 
-def test_a_folder_that_cannot_be_read_takes_nothing_else_down(folder, monkeypatch):
-    """It is a finding of its own; one that vanishes meanwhile is none."""
+def test_an_unreadable_nested_folder_is_reported(folder, monkeypatch):
+    """A nested folder that cannot be read is an error of its own. One that disappears meanwhile is ignored."""
     write(folder, good_yaml=GOOD.format("good"), closed__a_yaml=GOOD.format("a"), gone__b_yaml=GOOD.format("b"))
     scan = os.scandir
 
@@ -145,43 +151,43 @@ def test_a_folder_that_cannot_be_read_takes_nothing_else_down(folder, monkeypatc
     loaded = load_folder(folder, CATALOG)
 
     assert names(loaded) == ["good"]
-    assert says(loaded, folder) == ["closed: this is a folder, and cannot be read"]
+    assert messages(loaded, folder) == ["closed: this is a folder, which cannot be read"]
 
 
 def test_a_file_in_another_encoding_is_refused(folder):
-    """With the line of the first byte that is no UTF-8."""
+    """The message contains the line of the first byte that is not UTF-8."""
     (folder / "a.yaml").write_bytes(b"name: a\ndescription: caf\xe9\n")
 
-    assert says(load_folder(folder, CATALOG), folder) == ["a.yaml:2: the file is not UTF-8; save it as UTF-8"]
+    assert messages(load_folder(folder, CATALOG), folder) == ["a.yaml:2: the file is not UTF-8; save it as UTF-8"]
 
 
-def test_a_file_of_comments_holds_nothing_and_is_no_mistake(folder):
-    """An automation that somebody commented out for a while does not break the folder."""
+def test_a_file_of_comments_is_valid(folder):
+    """A file whose automations are commented out contains nothing, and that is not an error."""
     (folder / "later.yaml").write_text("# name: later\n# on: version-linked\n")
     loaded = load_folder(folder, CATALOG)
     assert loaded.errors == ()
     assert loaded.automations == ()
 
 
-def test_an_empty_folder_has_nothing(folder):
-    """And nothing is wrong with it."""
+def test_an_empty_folder_is_valid(folder):
+    """An empty folder has no automations and no errors."""
     loaded = load_folder(folder, CATALOG)
 
     assert (loaded.automations, loaded.errors) == ((), ())
 
 
-def test_a_missing_folder_is_a_visible_finding(folder):
-    """Not a crash."""
+def test_a_missing_folder_is_reported(folder):
+    """A missing folder is an error in the result, and does not raise."""
     loaded = load_folder(folder / "nope", CATALOG)
 
     assert loaded.automations == ()
     assert str(loaded.errors[0]) == (
-        f"{folder}/nope: there is no such folder; make it, or name another with UPSHOT_AUTOMATIONS"
+        f"{folder}/nope: this folder does not exist; create it, or set UPSHOT_AUTOMATIONS to another one"
     )
 
 
-def test_a_body_file_lies_beside_its_automation(folder):
-    """Relative to the automation's file; its text is kept with the automation."""
+def test_the_path_of_a_body_file_is_relative_to_its_automation(folder):
+    """The path is relative to the automation's file. The text is stored with the automation."""
     write(folder, team__a_yaml=HOOK.format("a", "payloads/x.json.j2"))
     write(folder, team__payloads__x_json_j2='{"a": {{ version.name | tojson }}}')
 
@@ -191,40 +197,40 @@ def test_a_body_file_lies_beside_its_automation(folder):
 
 
 @pytest.mark.parametrize(
-    ("written", "says_what"),
+    ("path", "message"),
     [
         pytest.param("nope.j2", "with.body-file: there is no file", id="missing"),
-        pytest.param("../outside.txt", "lies outside the folder of automations", id="above"),
-        pytest.param("/etc/passwd", "lies outside the folder of automations", id="absolute"),
-        pytest.param("link.j2", "lies outside the folder of automations", id="through a link"),
+        pytest.param("../outside.txt", "is outside the folder of automations", id="above"),
+        pytest.param("/etc/passwd", "is outside the folder of automations", id="absolute"),
+        pytest.param("link.j2", "is outside the folder of automations", id="through a link"),
         pytest.param("large.j2", "the file is larger than 64 KB", id="large"),
         pytest.param("latin.j2", "the file is not UTF-8", id="another encoding"),
-        pytest.param("sub", "this is a folder, and cannot be read", id="a folder"),
+        pytest.param("sub", "this is a folder, which cannot be read", id="a folder"),
         pytest.param('"x\\0y"', "the file cannot be read", id="a null byte"),
         pytest.param('"{{ version.name }}.j2"', "write a plain path", id="a template"),
     ],
 )
-def test_a_body_file_that_cannot_be_used_is_named(folder, written, says_what):
-    """At the line of `body-file`."""
+def test_an_unusable_body_file_is_reported(folder, path, message):
+    """The error is reported at the line of `body-file`."""
     (folder.parent / "outside.txt").write_text("secret")
     (folder / "link.j2").symlink_to(folder.parent / "outside.txt")
     (folder / "large.j2").write_text("x" * 65_537)
     (folder / "latin.j2").write_bytes(b"caf\xe9")
     (folder / "sub").mkdir()
-    write(folder, a_yaml=HOOK.format("a", written))
+    write(folder, a_yaml=HOOK.format("a", path))
 
     (error,) = load_folder(folder, CATALOG).errors
 
     assert error.line == 5
-    assert says_what in str(error)
+    assert message in str(error)
 
 
 def test_a_body_file_is_checked_as_a_template(folder):
-    """Its mistakes are named in its own file, by line."""
+    """Errors in a body file are reported with its own path and line."""
     write(folder, team__a_yaml=HOOK.format("a", "../x.j2"), x_j2="{\n{{ vrsion.name }}\n{{ alias | uper }}")
     write(folder, team__b_yaml=HOOK.format("b", "y.j2"), team__y_j2="\n\n{{ vrsion.name }}")
 
-    assert says(load_folder(folder, CATALOG), folder) == [
+    assert messages(load_folder(folder, CATALOG), folder) == [
         "x.j2:3: unknown filter 'uper'; did you mean 'upper'?",
         "team/y.j2:3: 'vrsion' is unknown; did you mean 'version'?",
     ]

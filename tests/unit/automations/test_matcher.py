@@ -1,4 +1,4 @@
-"""Which automations answer an event, and the reason of every miss."""
+"""Which automations answer an event, and why the others do not."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.unit.automations.factories import answering, custom_event, make_event
+from tests.unit.automations.factories import automation_on, custom_event, make_event
 from upshot.automations.matcher import Matcher, MatchResult
 from upshot.domain.event import MAX_CHAIN_DEPTH, Cause, EventKind
+from upshot.ids import EventId, ExecutionId
 
 
 def matches(on, event, **keys):
-    return [match.automation.name for match in Matcher([answering(on, **keys)]).match(event)] == ["a"]
+    return [match.automation.name for match in Matcher([automation_on(on, **keys)]).match(event)] == ["a"]
 
 
 def miss(on, event, **keys):
-    (explanation,) = Matcher([answering(on, **keys)]).explain(event)
+    (explanation,) = Matcher([automation_on(on, **keys)]).explain(event)
     assert not explanation.answers
     return explanation.reason
 
@@ -34,9 +35,9 @@ PROMOTED: Any = make_event("alias-added", alias="production", actor="ann")  # it
         pytest.param("version-linked", False, id="another kind"),
         pytest.param({"alias-added": {"alias": "production"}}, True, id="exact"),
         pytest.param({"alias-added": {"alias": "Production"}}, False, id="case counts"),
-        pytest.param({"alias-added": {"alias": "prod"}}, False, id="a beginning is not the whole"),
-        pytest.param({"alias-added": {"alias": "prod*"}}, True, id="beginning"),
-        pytest.param({"alias-added": {"alias": "*tion"}}, True, id="end"),
+        pytest.param({"alias-added": {"alias": "prod"}}, False, id="a prefix is not the whole value"),
+        pytest.param({"alias-added": {"alias": "prod*"}}, True, id="prefix"),
+        pytest.param({"alias-added": {"alias": "*tion"}}, True, id="suffix"),
         pytest.param({"alias-added": {"alias": "*duct*"}}, True, id="middle"),
         pytest.param({"alias-added": {"alias": "p?oduction"}}, True, id="one character"),
         pytest.param({"alias-added": {"alias": "[op]roduction"}}, True, id="a set of characters"),
@@ -44,24 +45,34 @@ PROMOTED: Any = make_event("alias-added", alias="production", actor="ann")  # it
         pytest.param({"alias-added": {"alias": "*"}}, True, id="anything"),
         pytest.param({"alias-added": {"alias": ["staging", "production"]}}, True, id="one of a list"),
         pytest.param({"alias-added": {"alias": ["staging", "prod-*"]}}, False, id="none of a list"),
-        pytest.param({"alias-added": {"alias": {"not": "staging"}}}, True, id="not another"),
-        pytest.param({"alias-added": {"alias": {"not": ["staging", "prod*"]}}}, False, id="not this"),
-        pytest.param({"alias-added": {"alias": ["prod*", {"not": "production"}]}}, False, id="some, but not this"),
-        pytest.param({"alias-added": {"registry": "model", "collection": "fr*", "actor": "ann"}}, True, id="several"),
-        pytest.param({"alias-added": {"registry": "model", "collection": "churn"}}, False, id="one of several misses"),
+        pytest.param({"alias-added": {"alias": {"not": "staging"}}}, True, id="excludes another"),
+        pytest.param({"alias-added": {"alias": {"not": ["staging", "prod*"]}}}, False, id="excludes this"),
         pytest.param(
-            {"alias-added": {"artifact-type": "model", "project": "fraud", "artifact": "xgb"}}, True, id="source"
+            {"alias-added": {"alias": ["prod*", {"not": "production"}]}}, False, id="matches, but is excluded"
+        ),
+        pytest.param(
+            {"alias-added": {"registry": "model", "collection": "fr*", "actor": "ann"}}, True, id="several filters"
+        ),
+        pytest.param(
+            {"alias-added": {"registry": "model", "collection": "churn"}},
+            False,
+            id="one of several filters does not match",
+        ),
+        pytest.param(
+            {"alias-added": {"artifact-type": "model", "project": "fraud", "artifact": "xgb"}},
+            True,
+            id="filters on the artifact",
         ),
         pytest.param(["version-linked", "alias-added"], True, id="one of two triggers"),
     ],
 )
 def test_filters(on, answers):
-    """All filters of a trigger must hold; a trigger is enough."""
+    """All filters of a trigger must match. One matching trigger is enough."""
     assert matches(on, PROMOTED) is answers
 
 
-def test_custom_events_are_found_by_name():
-    """And by who emitted them."""
+def test_custom_events_match_by_name_and_actor():
+    """A trigger on custom events filters by the name of the event and by who emitted it."""
     event = custom_event("drift-detected", alias="production", registry={"name": "model"})
 
     assert matches({"custom": {"name": "drift-*", "actor": "monitor"}}, event)
@@ -69,16 +80,16 @@ def test_custom_events_are_found_by_name():
     assert not matches({"alias-added": {"alias": "production"}}, event)
 
 
-def test_tags_of_collections_and_of_versions_differ():
-    """`on` tells what was tagged."""
+def test_tags_of_collections_and_versions_differ():
+    """The filter `on` distinguishes a tagged version from a tagged collection."""
     event = make_event("tag-added", tag="gold", on="collection")
 
     assert matches({"tag-added": {"tag": "gold", "on": "collection"}}, event)
     assert not matches({"tag-added": {"tag": "gold", "on": "version"}}, event)
 
 
-def test_a_filter_on_what_the_event_does_not_have_misses():
-    """What happens in a project has no registry, so no filter of it matches, not even `*`."""
+def test_a_filter_does_not_match_a_missing_value():
+    """An event in a project has no registry, so no filter on the registry matches, not even `*`."""
     event = replace(PROMOTED, data=PROMOTED.data | {"registry": None})
 
     assert not matches({"alias-added": {"registry": "*"}}, event)
@@ -93,40 +104,44 @@ def test_a_filter_on_what_the_event_does_not_have_misses():
         pytest.param({"alias": ["*", "latest"]}, True, id="the exact name among others"),
         pytest.param({"alias": "*"}, False, id="a glob"),
         pytest.param({"alias": "late*"}, False, id="a narrow glob"),
-        pytest.param({"alias": {"not": "production"}}, False, id="not another"),
+        pytest.param({"alias": {"not": "production"}}, False, id="excludes another"),
         pytest.param({"collection": "fraud"}, False, id="no alias filter"),
         pytest.param(None, False, id="no filter"),
     ],
 )
-def test_an_automatic_move_of_latest_is_answered_only_by_name(filters, answers):
-    """Otherwise every link would fire twice; a `latest` that a person moves is like any other alias."""
+def test_only_an_exact_name_answers_an_automatic_move_of_latest(filters, answers):
+    """Otherwise every link would trigger twice. A `latest` that a person moves is like any other alias."""
     for kind in ("alias-added", "alias-removed"):
         assert matches({kind: filters}, make_event(kind, alias="latest", automatic=True)) is answers
     if filters is None or filters.get("alias") != {"not": "production"}:
         assert matches({"alias-added": filters}, make_event(alias="latest", automatic=False))
 
 
-def test_an_event_fires_an_automation_once():
-    """Even if several triggers match."""
-    found = answering([{"alias-added": {"alias": "production"}}, {"alias-added": {"alias": "prod*"}}, "alias-added"])
+def test_an_event_triggers_an_automation_once():
+    """An automation answers an event once, even if several of its triggers match."""
+    answering = automation_on(
+        [{"alias-added": {"alias": "production"}}, {"alias-added": {"alias": "prod*"}}, "alias-added"]
+    )
 
-    assert len(Matcher([found]).match(PROMOTED)) == 1
+    assert len(Matcher([answering]).match(PROMOTED)) == 1
 
 
 def test_disabled_automations_do_not_answer():
-    """And say so."""
+    """A disabled automation does not answer, and the explanation says that it is disabled."""
     assert not matches("alias-added", PROMOTED, enabled=False)
     assert miss("alias-added", PROMOTED, enabled=False) == "disabled by `enabled: false`"
 
 
-def test_matches_come_in_the_order_of_the_files():
-    """Whatever the index does."""
-    found = [
-        answering({"alias-added": {"alias": glob}}, name=f"a{place}")
-        for place, glob in enumerate(["*tion", "production", "*", "prod*", "p*n", "production"])
+def test_matches_have_the_order_of_the_automations():
+    """Matches have the order of the automations, although the index returns them in another order."""
+    automations = [
+        automation_on({"alias-added": {"alias": glob}}, name=f"a{index}")
+        for index, glob in enumerate(["*tion", "production", "*", "prod*", "p*n", "production"])
     ]
 
-    assert [match.automation.name for match in Matcher(found).match(PROMOTED)] == [f"a{place}" for place in range(6)]
+    names = [match.automation.name for match in Matcher(automations).match(PROMOTED)]
+
+    assert names == [f"a{index}" for index in range(6)]
 
 
 # --- if -------------------------------------------------------------------------------------------
@@ -149,24 +164,24 @@ def test_matches_come_in_the_order_of_the_files():
     ],
 )
 def test_if_decides(condition, answers):
-    """An expression over the event and `vars`."""
+    """`if` is an expression over the event and `vars`. The automation answers only if it is true."""
     assert matches("alias-added", PROMOTED, vars={"bar": 0.9}, **{"if": condition}) is answers
 
 
-def test_an_if_that_fails_is_visible():
-    """It is neither a match nor a miss: what it stumbled over is kept."""
-    found = answering("alias-added", **{"if": "version.metadata.acuracy > 0.9"})
+def test_a_failing_if_is_reported():
+    """An `if` that cannot be evaluated is a match with an error, which contains the reason."""
+    failing = automation_on("alias-added", **{"if": "version.metadata.acuracy > 0.9"})
 
-    (match,) = Matcher([found]).match(PROMOTED)
-    (explanation,) = Matcher([found]).explain(PROMOTED)
+    (match,) = Matcher([failing]).match(PROMOTED)
+    (explanation,) = Matcher([failing]).explain(PROMOTED)
 
-    assert match.verdict is MatchResult.ERROR
+    assert match.result is MatchResult.ERROR
     assert "'version.metadata' has no 'acuracy'; did you mean 'accuracy'?" in str(match.reason)
     assert (explanation.answers, explanation.reason) == (False, match.reason)
 
 
-def test_an_if_is_not_asked_when_the_filters_miss():
-    """So it may rely on what its kind of event has."""
+def test_if_is_not_evaluated_unless_the_filters_match():
+    """An `if` can rely on the fields that its kind of event has."""
     assert not matches({"alias-added": {"alias": "x"}}, PROMOTED, **{"if": "version.metadata.acuracy > 0.9"})
 
 
@@ -174,40 +189,42 @@ def test_an_if_is_not_asked_when_the_filters_miss():
 
 
 def cause(automation="a", version="model/fraud:v3"):
-    return Cause(automation, "exe_1", "evt_0", version)
+    return Cause(automation, ExecutionId("exe_1"), EventId("evt_0"), version)
 
 
 def test_an_automation_does_not_answer_itself():
-    """Not on the same version, however many others lie between; the stop is visible."""
+    """An automation does not answer an event that it caused on the same version, and a skipped match says so."""
     for chain in ((cause(),), (cause(), cause("other", "model/fraud:v9"))):
-        (match,) = Matcher([answering("alias-added")]).match(make_event(chain=chain))
-        assert match.verdict is MatchResult.LOOP
-        assert "caused by this automation itself, in execution exe_1" in str(match.reason)
+        (match,) = Matcher([automation_on("alias-added")]).match(make_event(chain=chain))
+        assert match.result is MatchResult.LOOP
+        assert "this automation itself caused the event, in execution exe_1" in str(match.reason)
 
 
 def test_an_automation_answers_what_it_caused_on_another_version():
-    """That is no loop."""
+    """An event about another version than the one that caused it is not a loop."""
     assert matches("alias-added", make_event(chain=(cause(version="model/fraud:v2"),)))
-    assert Matcher([answering("alias-added")]).match(make_event(chain=(cause("b"),)))[0].verdict is MatchResult.MATCHED
+    assert (
+        Matcher([automation_on("alias-added")]).match(make_event(chain=(cause("b"),)))[0].result is MatchResult.MATCHED
+    )
 
 
 def test_a_custom_event_does_not_answer_itself():
-    """An event about no version is about the same as another about no version."""
-    (match,) = Matcher([answering("custom")]).match(custom_event(chain=(cause(version=None),)))
+    """An automation on custom events does not answer a custom event that it caused."""
+    (match,) = Matcher([automation_on("custom")]).match(custom_event(chain=(cause(version=None),)))
 
-    assert match.verdict is MatchResult.LOOP
+    assert match.result is MatchResult.LOOP
 
 
-def test_a_chain_ends():
-    """At its limit, visibly, whoever is in it."""
-    chain = tuple(cause(f"b{place}", f"model/fraud:v{place}") for place in range(MAX_CHAIN_DEPTH))
-    matcher = Matcher([answering("alias-added")])
+def test_a_chain_ends_at_its_limit():
+    """A chain ends after 8 executions, and a skipped match names them."""
+    chain = tuple(cause(f"b{index}", f"model/fraud:v{index}") for index in range(MAX_CHAIN_DEPTH))
+    matcher = Matcher([automation_on("alias-added")])
 
-    assert matcher.match(make_event(number=99, chain=chain[1:]))[0].verdict is MatchResult.MATCHED
+    assert matcher.match(make_event(number=99, chain=chain[1:]))[0].result is MatchResult.MATCHED
     (match,) = matcher.match(make_event(number=99, chain=chain))
-    assert match.verdict is MatchResult.LOOP
+    assert match.result is MatchResult.LOOP
     assert match.reason == (
-        "8 executions led to this event, and a chain stops there: b0 → b1 → b2 → b3 → b4 → b5 → b6 → b7"
+        "a chain of 8 executions led to this event, which is the maximum: b0 → b1 → b2 → b3 → b4 → b5 → b6 → b7"
     )
 
 
@@ -232,19 +249,19 @@ def test_a_chain_ends():
     ],
 )
 def test_a_miss_has_a_reason(on, keys, reason):
-    """In plain words: which filter, what it wanted, what was there."""
+    """The reason names the filter, what it accepts, and the value of the event."""
     assert miss(on, PROMOTED, **keys) == reason
 
 
-def test_a_miss_of_what_is_not_there():
-    """A field that the event does not have."""
+def test_a_miss_on_a_missing_value_has_a_reason():
+    """If the event has no value for a filter, the reason says so."""
     event = replace(PROMOTED, data=PROMOTED.data | {"registry": None})
 
-    assert miss({"alias-added": {"registry": "model"}}, event) == "registry has none, wanted 'model'"
+    assert miss({"alias-added": {"registry": "model"}}, event) == "the event has no registry, wanted 'model'"
 
 
-def test_a_miss_of_an_automatic_move():
-    """The rule is said, for nobody would guess it."""
+def test_a_miss_on_an_automatic_move_has_a_reason():
+    """The reason states the rule for automatic moves of `latest`, which users may not know."""
     event = make_event(alias="latest", automatic=True)
 
     for on in ("alias-added", {"alias-added": {"alias": "*"}}):
@@ -255,17 +272,16 @@ def test_a_miss_of_an_automatic_move():
 # --- the index ------------------------------------------------------------------------------------
 
 WORDS = st.sampled_from(["a", "b", "ab", "ba", "aab", "latest", "[", "]", "a]", ""])
-GLOBS = st.sampled_from(
-    [
-        *("a", "b", "ab", "a*", "*a", "*b", "*", "?", "a?", "?b", "*a*", "[ab]", "[!a]", "a[ab]", "[ab]b", "[", "[]]"),
-        *("latest", "late*", "*]", "[a]]", "*[ab]", "**", "a**b"),
-    ]
+GLOBS = st.one_of(
+    st.sampled_from(["a", "b", "ab", "latest"]),
+    st.sampled_from(["a*", "*a", "*b", "*", "?", "a?", "?b", "*a*", "late*", "*]", "**", "a**b"]),
+    st.sampled_from(["[ab]", "[!a]", "a[ab]", "[ab]b", "[", "[]]", "[a]]", "*[ab]"]),
 )
 PATTERNS = st.one_of(
     GLOBS,
     st.lists(GLOBS, min_size=1, max_size=3),
     st.builds(lambda globs: {"not": globs}, st.lists(GLOBS, min_size=1, max_size=2)),
-    st.builds(lambda one, other: [one, {"not": other}], GLOBS, GLOBS),
+    st.builds(lambda accepted, excluded: [accepted, {"not": excluded}], GLOBS, GLOBS),
 )
 TRIGGERS = st.dictionaries(
     st.sampled_from(["alias-added", "version-linked"]),
@@ -286,49 +302,53 @@ EVENTS = st.builds(make_event, registry=WORDS, collection=WORDS, actor=WORDS, al
     ons=[[{"alias-added": {"collection": "[a]]"}}]], aliases=[None] * 8, event=make_event(collection="a]", alias="a")
 )
 def test_the_index_finds_what_a_scan_finds(ons, aliases, event):
-    """For any automations and any event, the index gives exactly what looking at each of them gives."""
+    """For any automations and any event, the index finds exactly those that checking each of them finds."""
     for on, pattern in zip(ons, aliases, strict=False):
         if pattern is not None and "alias-added" in on[0]:
             on[0]["alias-added"] = on[0]["alias-added"] | {"alias": pattern}
-    matcher = Matcher([answering(on, name=f"a{place}") for place, on in enumerate(ons)])
+    matcher = Matcher([automation_on(on, name=f"a{index}") for index, on in enumerate(ons)])
 
     scanned = [explanation.automation.name for explanation in matcher.explain(event) if explanation.answers]
 
     assert [match.automation.name for match in matcher.match(event)] == scanned
 
 
-def test_ten_thousand_automations_cost_no_more_than_the_few_that_could_match(monkeypatch):
-    """Whatever field tells them apart, only those that share its literal are looked at."""
+def test_only_automations_that_could_match_are_checked(monkeypatch):
+    """Whichever filter distinguishes the automations, only those whose literal part matches are checked."""
     from upshot.automations.matcher import _Entry
 
-    looked_at = []
+    checked = []
     accepts = _Entry.accepts
 
-    def look(entry, event, *, automatic):
-        looked_at.append(entry)
+    def record(entry, event, *, automatic):
+        checked.append(entry)
         return accepts(entry, event, automatic=automatic)
 
-    monkeypatch.setattr(_Entry, "accepts", look)
-    several = [
-        answering({"alias-added": {"registry": "model", "collection": f"c{n}", "alias": "production"}}, name=f"a{n}")
+    monkeypatch.setattr(_Entry, "accepts", record)
+    automations = [
+        automation_on(
+            {"alias-added": {"registry": "model", "collection": f"c{n}", "alias": "production"}}, name=f"a{n}"
+        )
         for n in range(300)
     ]
-    several += [answering({"alias-added": {"alias": f"*-{n}", "registry": "model"}}, name=f"b{n}") for n in range(300)]
-    several += [answering({"alias-added": {"alias": [f"x{n}-*", f"y{n}"]}}, name=f"c{n}") for n in range(300)]
-    matcher = Matcher(several)
+    automations += [
+        automation_on({"alias-added": {"alias": f"*-{n}", "registry": "model"}}, name=f"b{n}") for n in range(300)
+    ]
+    automations += [automation_on({"alias-added": {"alias": [f"x{n}-*", f"y{n}"]}}, name=f"c{n}") for n in range(300)]
+    matcher = Matcher(automations)
 
     assert [m.automation.name for m in matcher.match(make_event(collection="c7"))] == ["a7"]
     assert [m.automation.name for m in matcher.match(make_event(alias="y-77"))] == ["b77"]
     assert [m.automation.name for m in matcher.match(make_event(alias="x8-z"))] == ["c8"]
-    assert len(looked_at) == 3
+    assert len(checked) == 3
 
 
-def test_events_of_jobs_are_told_apart_by_job_queue_and_version():
-    """Whoever watches over jobs says which."""
-    watcher = answering(
+def test_events_of_jobs_match_by_job_queue_and_version():
+    """A trigger on events of jobs filters by job, automation, queue and version."""
+    watcher = automation_on(
         {"job-failed": {"job": "eval*", "automation": "promote", "queue": "gpu-*", "collection": "fraud"}}
     )
-    told: dict[str, Any] = {"job": {"name": "evaluate"}, "automation": "promote", "queue": "gpu-a100"}
+    data: dict[str, Any] = {"job": {"name": "evaluate"}, "automation": "promote", "queue": "gpu-a100"}
     others: list[dict[str, Any]] = [
         {"job": {"name": "train"}},
         {"automation": "demote"},
@@ -336,15 +356,15 @@ def test_events_of_jobs_are_told_apart_by_job_queue_and_version():
         {"collection": "churn"},
     ]
 
-    assert len(Matcher([watcher]).match(make_event("job-failed", **told))) == 1
+    assert len(Matcher([watcher]).match(make_event("job-failed", **data))) == 1
     for other in others:
-        assert not Matcher([watcher]).match(make_event("job-failed", **(told | other)))
-    assert not Matcher([watcher]).match(make_event("job-started", **told))
+        assert not Matcher([watcher]).match(make_event("job-failed", **(data | other)))
+    assert not Matcher([watcher]).match(make_event("job-started", **data))
 
 
-def test_every_kind_can_be_asked_for():
-    """No kind of event lacks its filters."""
-    from upshot.automations.triggers import FIELDS, FIELDS_OF_KIND
+def test_every_kind_has_filters():
+    """Every kind of event has filters, and every filter belongs to a kind."""
+    from upshot.automations.triggers import FILTER_VALUES, FILTERS_BY_KIND
 
-    assert set(FIELDS_OF_KIND) == set(EventKind)
-    assert {field for fields in FIELDS_OF_KIND.values() for field in fields} == set(FIELDS)
+    assert set(FILTERS_BY_KIND) == set(EventKind)
+    assert {name for names in FILTERS_BY_KIND.values() for name in names} == set(FILTER_VALUES)

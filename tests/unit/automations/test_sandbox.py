@@ -1,4 +1,4 @@
-"""What templates cannot do: reach out of their data, or take a machine's time and memory."""
+"""What templates cannot do: reach other objects than their data, or exhaust time and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from upshot.automations.template import compile_text, compile_tree
 from upshot.errors import TemplateInvalid
 
 EVENT = custom_event(
-    big=[{"name": f"n{place}", "v": place} for place in range(2000)],
+    big=[{"name": f"n{index}", "v": index} for index in range(2000)],
     ints=list(range(30_000)),
     text="x" * 60_000,
     nest=[[list(range(3000))]],
@@ -130,7 +130,7 @@ ESCAPES = r"""
 
 @pytest.mark.parametrize("template", ESCAPES)
 def test_a_template_reaches_nothing_but_its_data(template):
-    """Known ways out of Jinja's sandbox, and ways to more than one named secret, end in an error of ours."""
+    """Known escapes from Jinja's sandbox, and ways to list secrets, raise TemplateInvalid."""
     with pytest.raises(TemplateInvalid) as caught:
         compile_tree({"x": template}, path="a.yaml", line_of=lambda leaf: 1).render(make_context(EVENT))
 
@@ -138,8 +138,8 @@ def test_a_template_reaches_nothing_but_its_data(template):
 
 
 EXHAUSTING = {
-    "text times number": "{{ 'a' * 1000000000 }}",
-    "number times text": "{{ 1000000000 * 'a' }}",
+    "string times number": "{{ 'a' * 1000000000 }}",
+    "number times string": "{{ 1000000000 * 'a' }}",
     "list times number": "{{ [1] * 1000000000 }}",
     "power": "{{ 9 ** 9 ** 9 }}",
     "percent format": "{{ '%1000000000d' % 1 }}",
@@ -148,13 +148,13 @@ EXHAUSTING = {
     "round": "{{ 5|round(-1000000000) }}",
     "a number of many digits": "{{ " + "9" * 5000 + " }}",
     "numbers that grow": "{% set a = 99999999999 %}" + "{% set a = a * a %}" * 40 + "{{ a }}",
-    "texts that double with ~": "{% set a = 'xxxxxxxx' %}" + "{% set a = a ~ a %}" * 40 + "{{ a }}",
-    "texts that double with +": "{% set a = 'xxxxxxxx' %}" + "{% set a = a + a %}" * 40 + "{{ a }}",
+    "strings that double with ~": "{% set a = 'xxxxxxxx' %}" + "{% set a = a ~ a %}" * 40 + "{{ a }}",
+    "strings that double with +": "{% set a = 'xxxxxxxx' %}" + "{% set a = a + a %}" * 40 + "{{ a }}",
     "lists that double": "{% set a = [1, 2] %}" + "{% set a = a + a %}" * 40 + "{{ a|length }}",
     "replace that grows": "{{ 'a'|replace('a', event.data.text)|replace('x', event.data.text) }}",
     "replace of nothing": "{{ 'a'|replace('', event.data.text) }}",
     "join with a long text": "{{ event.data.ints|join(event.data.text) }}",
-    "output in pieces": "{{ event.data.text }}{{ event.data.text }}",
+    "output in segments": "{{ event.data.text }}{{ event.data.text }}",
     "output of a loop": "{% for i in event.data.ints %}xxxxx{% endfor %}",
     "a loop in a loop": "{% for a in event.data.big %}{% for b in event.data.big %}{% endfor %}{% endfor %}",
     "in, in a loop": "{% for a in event.data.ints %}{{ a in event.data.ints }}{% endfor %}",
@@ -186,16 +186,16 @@ EXHAUSTING = {
 
 @pytest.mark.parametrize("template", EXHAUSTING.values(), ids=EXHAUSTING)
 def test_a_template_cannot_exhaust_the_machine(template):
-    """What would take gigabytes or minutes is refused, in the order of a tenth of a second of processor time."""
-    begun = time.process_time()
+    """A template that would take gigabytes or minutes is refused within about a tenth of a second."""
+    started = time.process_time()
     with pytest.raises(TemplateInvalid):
         compile_tree({"x": template}, path="a.yaml", line_of=lambda leaf: 1).render(make_context(EVENT))
 
-    assert time.process_time() - begun < 5  # far above what it takes, far below what it would take
+    assert time.process_time() - started < 5  # far above what it takes, far below what it would take
 
 
-def test_the_limits_are_of_the_whole_step():
-    """Many leaves share one limit; the next render begins anew."""
+def test_limits_apply_to_a_whole_step():
+    """All leaves of a step share one limit. The next render starts with a full budget."""
     half = "{{ event.data.text[:40000] }}"
     one = compile_tree({"a": half}, path="", line_of=lambda leaf: None)
     two = compile_tree({"a": half, "b": [half]}, path="", line_of=lambda leaf: None)
@@ -207,7 +207,7 @@ def test_the_limits_are_of_the_whole_step():
 
 
 def test_output_is_counted_in_bytes():
-    """64 KB are bytes of UTF-8, and exactly that much is allowed."""
+    """The limit of 64 KB counts bytes of UTF-8, and exactly that much is allowed."""
     context = make_context(
         custom_event(fits="é" * (MAX_OUTPUT_BYTES // 2), not_fits="é" * (MAX_OUTPUT_BYTES // 2) + "!")
     )
@@ -217,8 +217,8 @@ def test_output_is_counted_in_bytes():
         compile_text("{{ event.data.not_fits }}", path="").render(context)
 
 
-def test_as_deep_as_allowed_can_be_rendered():
-    """What the allow-list lets through, Python's compiler takes."""
+def test_the_deepest_allowed_templates_can_be_rendered():
+    """Python's compiler accepts every template that the allow-list accepts."""
     for template in (
         "{{ " + "[" * 37 + "]" * 37 + "|tojson }}",
         "{{ 1" + "+1" * 37 + " }}",

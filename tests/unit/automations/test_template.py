@@ -1,4 +1,4 @@
-"""What templates give."""
+"""What templates render."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.automations.factories import custom_event, make_context, make_event, version_form
+from tests.unit.automations.factories import custom_event, make_context, make_event, version_data
 from upshot.automations.filters import FILTERS, TESTS
 from upshot.automations.template import compile_expression, compile_text, compile_tree
 from upshot.errors import TemplateInvalid
@@ -18,43 +18,43 @@ def render(text, context=None):
     return compile_tree({"x": text}, path="a.yaml", line_of=lambda leaf: 7).render(context or make_context())["x"]
 
 
-def fault(text, context=None):
+def error(text, context=None):
     with pytest.raises(TemplateInvalid) as caught:
         render(text, context)
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "gives"),
+    ("text", "expected"),
     [
-        pytest.param("plain", "plain", id="a text without templates stands for itself"),
+        pytest.param("plain", "plain", id="a text without templates"),
         pytest.param("{{ version.name }}", "v3", id="a path"),
         pytest.param("{{version.name}}!", "v3!", id="without spaces, in a text"),
         pytest.param("{{ version['name'] }}", "v3", id="a key in brackets"),
-        pytest.param("{{ version.metadata.items }}", "7", id="data before methods: items"),
-        pytest.param("{{ version.metadata.classes[1] }}", "no", id="a place in a list"),
-        pytest.param("{{ version.metadata.classes.1 }}", "no", id="a place in a list, with a dot"),
-        pytest.param("{{ version.digest[7:13] }}", "012345", id="a part of a text"),
+        pytest.param("{{ version.metadata.items }}", "7", id="a key named like a method"),
+        pytest.param("{{ version.metadata.classes[1] }}", "no", id="an index of a list"),
+        pytest.param("{{ version.metadata.classes.1 }}", "no", id="an index of a list, with a dot"),
+        pytest.param("{{ version.digest[7:13] }}", "012345", id="a slice of a string"),
         pytest.param("{{ version.metadata.accuracy }}", "0.94", id="a number"),
-        pytest.param("{{ version.metadata.accuracy > 0.9 }}", "true", id="true is JSON's word"),
-        pytest.param("{{= version.metadata.accuracy }}", 0.94, id="a number that keeps its type"),
-        pytest.param("  {{= version.metadata.classes }}\n", ["yes", "no"], id="a list that keeps its type"),
-        pytest.param("{{= previous }}", None, id="null that keeps its type"),
-        pytest.param("{{= true }}", True, id="a constant that keeps its type"),
-        pytest.param("{{= '1.10' }}", "1.10", id="a text that looks like a number stays a text"),
-        pytest.param("{{= {'a': [1, 'b']} }}", {"a": [1, "b"]}, id="a mapping made in the template"),
-        pytest.param("from {{ previous.name }}.", "from .", id="null, and what is below it, is empty in a text"),
+        pytest.param("{{ version.metadata.accuracy > 0.9 }}", "true", id="true is written as in JSON"),
+        pytest.param("{{= version.metadata.accuracy }}", 0.94, id="a number keeps its type"),
+        pytest.param("  {{= version.metadata.classes }}\n", ["yes", "no"], id="a list keeps its type"),
+        pytest.param("{{= previous }}", None, id="null keeps its type"),
+        pytest.param("{{= true }}", True, id="a constant keeps its type"),
+        pytest.param("{{= '1.10' }}", "1.10", id="a string that looks like a number stays a string"),
+        pytest.param("{{= {'a': [1, 'b']} }}", {"a": [1, "b"]}, id="a mapping built in the template"),
+        pytest.param("from {{ previous.name }}.", "from .", id="null and paths below null are empty in a text"),
         pytest.param("{{ previous.name | default('nothing') }}", "nothing", id="default of null"),
-        pytest.param("{{ version.metadata.loss | default(1) }}", "1", id="default of what is missing"),
-        pytest.param("{{ version.a.b.c | default(1) }}", "1", id="default of what is below the missing"),
-        pytest.param("{{ '' | default('x', true) }}", "x", id="default of what is empty"),
+        pytest.param("{{ version.metadata.loss | default(1) }}", "1", id="default of a missing key"),
+        pytest.param("{{ version.a.b.c | default(1) }}", "1", id="default of a path below a missing key"),
+        pytest.param("{{ '' | default('x', true) }}", "x", id="default of an empty string"),
         pytest.param("{{ version.metadata.loss is defined }}", "false", id="is defined"),
         pytest.param("{{ 'yes' if alias == 'production' else 'no' }}", "yes", id="inline if"),
         pytest.param("{{ 'yes' if alias == 'x' }}|", "|", id="inline if without else is null"),
         pytest.param("{{ 1 + 2 * 3 - 4 / 2 }}", "5.0", id="numbers"),
         pytest.param("{{ 7 // 2 }}{{ 7 % 2 }}{{ -1 }}", "31-1", id="more numbers"),
         pytest.param("{{ 'a' ~ 1 ~ none ~ true }}", "a1true", id="joined with ~"),
-        pytest.param("{{ 'a' + 'b' }}", "ab", id="texts joined with +"),
+        pytest.param("{{ 'a' + 'b' }}", "ab", id="strings joined with +"),
         pytest.param("{{= [1] + [2] }}", [1, 2], id="lists joined"),
         pytest.param(
             "{% for c in version.metadata.classes %}{{ loop.index }}{{ c }}{% endfor %}", "1yes2no", id="a loop"
@@ -64,7 +64,11 @@ def fault(text, context=None):
         pytest.param("{% set x = alias | upper %}{{ x }}", "PRODUCTION", id="set"),
         pytest.param("{% if alias in ['production'] %}a{% else %}b{% endif %}", "a", id="if"),
         pytest.param("a{# no #}b", "ab", id="a comment"),
-        pytest.param("{{ version.metadata | tojson }}", None, id="tojson is plain JSON"),
+        pytest.param(
+            "{{ version.metadata | tojson }}",
+            '{"accuracy":0.94,"format":"onnx","items":7,"classes":["yes","no"]}',
+            id="tojson writes compact JSON",
+        ),
         pytest.param("{{ '<a & \"b\">' | tojson }}", '"<a & \\"b\\">"', id="tojson escapes nothing for HTML"),
         pytest.param("{{ '<!channel> & co' | slack }}", "&lt;!channel&gt; &amp; co", id="slack"),
         pytest.param("{{ 'a b/c?d' | urlencode }}", "a%20b%2Fc%3Fd", id="urlencode"),
@@ -96,11 +100,9 @@ def fault(text, context=None):
         pytest.param("{{ vars.bar }}", "0.9", id="a variable"),
     ],
 )
-def test_a_template_gives(text, gives):
-    """What stands in a template is what comes out."""
-    if gives is None and "tojson" in text:
-        gives = '{"accuracy":0.94,"format":"onnx","items":7,"classes":["yes","no"]}'
-    assert render(text) == gives
+def test_a_template_is_rendered(text, expected):
+    """A template renders its text, or the value of a typed expression."""
+    assert render(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_a_template_gives(text, gives):
         pytest.param(
             "{{ version.metadata.acuracy }}", "'version.metadata' has no 'acuracy'; did you mean 'accuracy'?", id="deep"
         ),
-        pytest.param("{{ version.metadata.zzz }}", "where it may be missing, write `| default(…)`", id="nothing near"),
+        pytest.param("{{ version.metadata.zzz }}", "if it can be missing, write `| default(…)`", id="nothing near"),
         pytest.param("{{ version.metadata.acuracy | round }}", "has no 'acuracy'", id="a filter of the unknown"),
         pytest.param("{{ version.metadata.acuracy + 1 }}", "has no 'acuracy'", id="a sum of the unknown"),
         pytest.param("{{ version.metadata.acuracy > 1 }}", "has no 'acuracy'", id="a comparison of the unknown"),
@@ -123,31 +125,33 @@ def test_a_template_gives(text, gives):
         pytest.param("{{= [version.acuracy] }}", "only plain data", id="in a list"),
         pytest.param("{{ version[alias] }}", "'version[…]' is unknown", id="computed key"),
         pytest.param("{{ version.metadata.classes[9] }}", "is a list and has no '9'", id="place out of range"),
-        pytest.param("{{ alias.upper }}", "'alias' is text and has no 'upper'; write `| upper`", id="a method"),
+        pytest.param("{{ alias.upper }}", "'alias' is a string and has no 'upper'; write `| upper`", id="a method"),
         pytest.param("{{ alias.upper() }}", "calls are not allowed; write `| upper` instead", id="a call"),
         pytest.param(
-            "{{ version }}", "a mapping cannot stand in a text; write `| tojson`, or pick one", id="a mapping"
+            "{{ version }}", "a mapping cannot be part of a text; write `| tojson`, or use one", id="a mapping"
         ),
-        pytest.param("{{ version.metadata.classes }}", "a list cannot stand in a text", id="a list"),
+        pytest.param("{{ version.metadata.classes }}", "a list cannot be part of a text", id="a list"),
         pytest.param("{{ alias", "this ends too early, expected '}}'", id="not closed"),
         pytest.param("{{ alias | uper }}", "unknown filter 'uper'; did you mean 'upper'?", id="filter"),
         pytest.param("{{ alias | replace('a') }}", "filter 'replace': missing a required argument: 'new'", id="arity"),
         pytest.param("{{ alias is defned }}", "unknown test 'defned'; did you mean 'defined'?", id="test"),
-        pytest.param("x {{= alias }}", "keeps the type of a value, so it must stand alone", id="typed in a text"),
-        pytest.param("{{= alias }}{{= alias }}", "must stand alone", id="typed twice"),
-        pytest.param("{{ alias * 3 }}", "`*` cannot take text and a number", id="text times number"),
+        pytest.param(
+            "x {{= alias }}", "keeps the type of a value, so it must be the whole value", id="typed text"
+        ),
+        pytest.param("{{= alias }}{{= alias }}", "must be the whole value", id="typed twice"),
+        pytest.param("{{ alias * 3 }}", "`*` does not work with a string and a number", id="string times number"),
         pytest.param("{{ previous.n >= 1 }}", "'>=' not supported between null and number", id="null compared"),
         pytest.param("{{ 1 / 0 }}", "`/` divides by zero", id="division by zero"),
-        pytest.param("{{ 'abc' | int }}", "cannot be read as a number", id="not a number"),
-        pytest.param("{{ [1, 'a'] | sort }}", "of different kinds and have no order", id="no order"),
+        pytest.param("{{ 'abc' | int }}", "this is not a number; give a value", id="not a number"),
+        pytest.param("{{ [1, 'a'] | sort }}", "of different kinds and cannot be ordered", id="no order"),
         pytest.param(
             "{{ secrets.NOPE }}", "no secret 'NOPE'; set the environment variable UPSHOT_SECRET_NOPE", id="secret"
         ),
     ],
 )
-def test_a_wrong_template_says_what_is_wrong(text, says):
-    """Place, finding and the nearest right word or the remedy."""
-    assert says in fault(text)
+def test_a_wrong_template_is_reported(text, says):
+    """The message contains the place, the reason, and the nearest name or another remedy."""
+    assert says in error(text)
 
 
 @pytest.mark.parametrize(
@@ -161,26 +165,26 @@ def test_a_wrong_template_says_what_is_wrong(text, says):
     ],
 )
 def test_an_error_has_the_line_of_the_file(text, line):
-    """A text of several lines that begins on line 7 says on which of them it went wrong."""
-    assert fault(text).startswith(f"a.yaml:{line}: with.x: ")
+    """An error in a text of several lines is reported at the line of the file that contains it."""
+    assert error(text).startswith(f"a.yaml:{line}: with.x: ")
 
 
-def test_keys_are_no_templates():
-    """Only values are filled in; keys are what they are."""
+def test_keys_are_not_templates():
+    """Only values are rendered. Keys stay as they are."""
     tree = compile_tree({"{{ alias }}": ["{{ alias }}", 1, None]}, path="", line_of=lambda leaf: None)
 
     assert tree.render(make_context()) == {"{{ alias }}": ["production", 1, None]}
 
 
-def test_a_tree_without_templates_is_given_back():
-    """What has no templates costs nothing."""
+def test_a_tree_without_templates_is_returned_unchanged():
+    """A tree without templates is not copied."""
     tree = {"a": [1, "b"], "c": {"d": None}}
 
     assert compile_tree(tree, path="", line_of=lambda leaf: None).render({}) is tree
 
 
-def test_expressions_at_the_top_give_their_value():
-    """`that` of `require` is an expression; one of the same name further down is not."""
+def test_expressions_at_the_top_level_are_evaluated():
+    """A top-level key can be declared as an expression. A nested key with the same name is not affected."""
     compiled = compile_tree(
         {"that": "version.metadata.accuracy >= vars.bar", "more": {"that": "1 + 1"}},
         path="",
@@ -192,15 +196,15 @@ def test_expressions_at_the_top_give_their_value():
 
 
 def test_an_expression_needs_no_braces():
-    """Whoever writes them is told to leave them out."""
+    """An expression in braces, or with words after it, is reported."""
     with pytest.raises(TemplateInvalid, match="write it without the braces"):
         compile_expression("{{ alias }}", path="a.yaml", line=3)
-    with pytest.raises(TemplateInvalid, match=r"a\.yaml:3: 'beta' does not belong here"):
+    with pytest.raises(TemplateInvalid, match=r"a\.yaml:3: 'beta' was not expected here"):
         compile_expression("alias beta", path="a.yaml", line=3)
 
 
-def test_a_value_cannot_be_changed_through_what_was_rendered():
-    """What keeps its type is a copy."""
+def test_a_rendered_value_is_a_copy():
+    """Changing a rendered value does not change the context."""
     context = make_context()
     rendered = render("{{= version.metadata }}", context)
 
@@ -211,8 +215,8 @@ def test_a_value_cannot_be_changed_through_what_was_rendered():
 
 @given(st.text(max_size=50))
 def test_a_value_cannot_change_a_payload(name):
-    """Whatever a model is called, it arrives as that text in that place."""
-    context = make_context(make_event(version=version_form(description=name)))
+    """A value arrives unchanged and in its place, whatever characters it contains."""
+    context = make_context(make_event(version=version_data(description=name)))
 
     assert render("{{ version.description }}", context) == name
     assert render("a {{ version.description }}", context) == f"a {name}"
@@ -232,26 +236,26 @@ def test_a_value_cannot_change_a_payload(name):
     )
 )
 def test_data_keeps_its_type(data):
-    """`{{= … }}` gives what a custom event carried."""
+    """`{{= … }}` returns the data of a custom event unchanged."""
     assert render("{{= event.data.it }}", make_context(custom_event(it=data))) == data
 
 
 @given(st.text(alphabet="{}%#= .|ax'\"()[]1+~-_\n", max_size=40))
 def test_no_text_breaks_the_compiler(text):
-    """Any text is a template or an error of ours, and a template renders or gives an error of ours."""
+    """Any text either renders or raises TemplateInvalid."""
     with contextlib.suppress(TemplateInvalid):
         render(text, make_context(a={"x": 1}, x="y"))
 
 
-def test_a_body_file_is_a_text():
-    """A text is rendered as a whole, `tojson` keeps it JSON."""
+def test_a_body_file_is_rendered_as_a_text():
+    """A body file is rendered as one text. `tojson` keeps it valid JSON."""
     compiled = compile_text('{"m": {{ collection.name | tojson }},\n "n": {{ version.number }}}\n', path="p.j2")
 
     assert compiled.render(make_context(make_event(collection='a"b'))) == '{"m": "a\\"b",\n "n": 3}\n'
 
 
 def test_the_table_of_filters_is_complete():
-    """Every filter and test that exists is described where the module describes them."""
+    """The docstring of the module describes every filter and every test."""
     from upshot.automations import filters
 
     assert filters.__doc__

@@ -1,1 +1,1 @@
-"""From YAML text to automations, with every error at its file and line."""
+"""Parse automation files. Every error is reported at its file and line."""

@@ -1,229 +1,206 @@
-"""Reads a step: what it does, with what, and how often it is tried."""
+"""Parse a step: its action, the inputs of the action, its retry policy."""
 
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from upshot.automations.parser.diagnostics import Diagnostics, kind_of
+import orjson
+
+from upshot.automations.parser.diagnostics import Diagnostics
 from upshot.automations.parser.document import Invalid, YamlMapping, YamlSequence
-from upshot.automations.parser.model_diagnostics import check_record, keys_of, line_at
-from upshot.automations.sandbox import nearest
+from upshot.automations.parser.model_diagnostics import line_of_path, parse_model
 from upshot.automations.scope import Scope
 from upshot.automations.template import compile_expression, compile_leaf, compile_text, template_leaves
 from upshot.domain.automation import (
-    DEFAULT_ATTEMPTS,
     DEFAULT_CAP_SECONDS,
-    DEFAULT_FIRST_SECONDS,
     DEFAULT_TIMEOUT_SECONDS,
-    ActionSpec,
     RetryPolicy,
     Step,
 )
 from upshot.errors import ConfigError, TemplateInvalid
-from upshot.schema.action_inputs import is_template
-from upshot.schema.quantities import InvalidQuantity, read_duration
+from upshot.schema.action_inputs import ActionSpec
+from upshot.schema.automation_file import PLANNED_STEP_KEYS, RetrySchema, StepSchema
+from upshot.schema.yaml_model import is_template
+from upshot.suggestions import did_you_mean
+from upshot.validation import keys_of
 
-STEP_KEYS = ("id", "uses", "with", "if", "retry", "timeout", "continue-on-error")
-RETRY_KEYS = ("attempts", "first", "cap")
-MAX_ATTEMPTS = 100
-MAX_WAIT_SECONDS = 7 * 86_400.0
-MAX_TIMEOUT_SECONDS = 3600.0
-MIN_TIMEOUT_SECONDS = 0.1
-MAX_ID_CHARS = 64
-MAX_TEMPLATES = 500  # of one step; each may take a millisecond to compile when it is first rendered
+MAX_TEMPLATES = 500  # per step; each takes about a millisecond to compile when it is first rendered
 
-LATER_STEP_KEYS = frozenset({"approval", "concurrency"})
-LATER_ACTIONS = frozenset(
+#: Actions that a later release supports.
+PLANNED_ACTIONS = frozenset(
     {
-        *("approval", "discord", "github-status", "github-workflow", "pagerduty", "remove-alias"),
-        *("remove-tag", "report", "set-metadata", "set-stage", "teams", "wait"),
+        "approval",
+        "discord",
+        "github-status",
+        "github-workflow",
+        "pagerduty",
+        "remove-alias",
+        "remove-tag",
+        "report",
+        "set-metadata",
+        "set-stage",
+        "teams",
+        "wait",
     }
 )
-
-_ID = re.compile(r"[a-z][a-z0-9_]*")
-
-ReadBodyFile = Callable[[str], str]
-"""Takes a path as written in `body-file`; gives the text, or raises ConfigError with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParseContext:
-    """What a step is read with."""
+    """What parsing a document needs besides its text."""
 
     catalog: Mapping[str, ActionSpec]
-    read_body_file: ReadBodyFile
-    body_files: dict[str, str]  #: filled while steps are read
-    findings: Diagnostics
-    is_kept: bool = False  #: a revision in force before: what its actions object to now, they say when they act
+    read_body_file: Callable[[str], str]  #: returns the text of a `body-file`; raises ConfigError with the reason
+    diagnostics: Diagnostics
+    body_files: dict[str, str]  #: text by path; filled while steps are parsed
+    is_stored_revision: bool = False  #: valid when it was stored, so actions report new objections only when they run
 
 
-def read_condition(block: YamlMapping, scope: Scope, findings: Diagnostics) -> str | None:
-    """Read an `if`: an expression, or plainly true or false; None where there is none."""
-    value = block.get("if")
-    if value is None or isinstance(value, Invalid):
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    line = block.value_lines["if"]
-    if not isinstance(value, str) or not value.strip():
-        example = "version.metadata.format == 'onnx'"
-        findings.add(line, f"`if` must be an expression such as `{example}`, and this is {kind_of(value)}")
-        return None
+def check_condition(mapping: YamlMapping, scope: Scope, diagnostics: Diagnostics) -> None:
+    """Report an `if` that does not compile or uses unknown names."""
+    condition = mapping.get("if")
+    if not isinstance(condition, str) or isinstance(condition, Invalid) or not condition.strip():
+        return  # the schema reports a wrong type
+    line = mapping.value_lines["if"]
     try:
-        compiled = compile_expression(value, path=findings.path, line=line or None)
+        compiled = compile_expression(condition, path=diagnostics.path, line=line or None)
     except TemplateInvalid as error:
-        findings.keep(error)
-        return None
-    for line_within, reason in scope.findings(compiled):
-        findings.add(line and line + line_within - 1, f"if: {reason}")
-    return value
+        diagnostics.add_error(error)
+        return
+    for line_within, reason in scope.problems(compiled):
+        diagnostics.add(line and line + line_within - 1, f"if: {reason}")
 
 
-def read_step_id(block: Any, default: str, findings: Diagnostics) -> str:
-    """Read a step's id, which must be usable as `steps.ID`; the default where there is none."""
-    word = findings.text(block, "id") if isinstance(block, YamlMapping) else None
-    if word is None:
-        return default
-    if not _ID.fullmatch(word) or len(word) > MAX_ID_CHARS:
-        fitting = re.sub(r"[^a-z0-9_]+", "_", word.lower()).strip("_")
-        remedy = f"; write {fitting}" if _ID.fullmatch(fitting) and len(fitting) <= MAX_ID_CHARS else ""
-        findings.add(
-            block.value_lines["id"],
-            f"step id {word!r} cannot be written as steps.ID in a template: "
-            f"it takes lower-case letters, digits and underscores, a letter first{remedy}",
-        )
-    return word
+def parse_step(mapping: YamlMapping, step_id: str, scope: Scope, context: ParseContext) -> Step | None:
+    """Parse one item of `steps` or `on-failure`, and report what is wrong with it. An invalid step is None."""
+    diagnostics, errors_before = context.diagnostics, context.diagnostics.count
+    action = _find_action(mapping, context)
 
+    def remedy(key: str) -> str | None:
+        if key == "uses":
+            return f"this field is required{did_you_mean('', context.catalog)}"
+        if key in PLANNED_STEP_KEYS:
+            return "this key is not supported yet; remove it"
+        if action is not None and key in keys_of(action.inputs_model):
+            return f"unknown key; write it under `with`, because it is an input of {action.uses}"
+        return f"unknown key; write `uses: {key}`" if key in context.catalog else None
 
-def read_step(block: YamlMapping, step_id: str, scope: Scope, source: ParseContext) -> Step:
-    """Read one item of `steps` or `on-failure`; what is wrong with it goes to the findings."""
-    findings = source.findings
-    uses = _read_uses(block, source)
-    spec = source.catalog.get(uses)
-    _check_keys(block, spec, source)
-    with_ = findings.block(block, "with", "of the action's settings") or YamlMapping(block.line)
-    if spec is not None:
-        _check_with(with_, block.key_lines.get("with", block.line), spec, source)
+    schema = parse_model(StepSchema, mapping, diagnostics, remedy=remedy)
+    with_ = mapping.mapping("with")
+    if action is not None:
+        if isinstance(mapping.get("with"), YamlMapping | None):
+            _check_inputs(with_, mapping.key_lines.get("with", mapping.line), action, context)
+        if getattr(action, "has_own_timeout", False) and "timeout" in mapping:
+            remedy_text = "limit the job with `timeout` under `with`"
+            diagnostics.add(mapping.key_lines["timeout"], f"timeout: this step waits until its job ends; {remedy_text}")
     lines = dict(_leaf_lines(with_, ""))
-    _check_templates(with_, lines, frozenset() if spec is None else spec.expressions, scope, findings)
-    _read_body_file(with_, scope, source)
+    _check_templates(with_, lines, frozenset() if action is None else action.expressions, scope, diagnostics)
+    _read_body_file(with_, scope, context)
+    check_condition(mapping, scope, diagnostics)
+    if schema is None or diagnostics.count > errors_before:
+        return None
     return Step(
         id=step_id,
-        uses=uses,
-        with_=with_,
-        condition=read_condition(block, scope, findings),
-        retry=_read_retry(block, findings),
-        timeout_seconds=_read_timeout(block, spec, findings),
-        continue_on_error=findings.flag(block, "continue-on-error", default=False),
-        line=block.line,
+        uses=schema.uses,
+        with_=orjson.loads(orjson.dumps(with_)),
+        condition=schema.if_,
+        retry=_retry_policy(schema.retry or RetrySchema()),
+        timeout_seconds=schema.timeout or DEFAULT_TIMEOUT_SECONDS,
+        continue_on_error=schema.continue_on_error,
+        line=mapping.line,
         lines=lines,
     )
 
 
-def _check_keys(block: YamlMapping, spec: ActionSpec | None, source: ParseContext) -> None:
-    """Report keys that a step does not have, and the action's settings where they are written beside `with`."""
-    findings, settings = source.findings, () if spec is None else keys_of(spec.with_record)
-    misplaced = [key for key in block if key not in STEP_KEYS and (key in settings or key in source.catalog)]
-    for key in misplaced:
-        remedy = (
-            f"it goes under `with`, for it is {spec.uses}'s" if spec and key in settings else f"write `uses: {key}`"
-        )
-        findings.add(block.key_lines[key], f"unknown key {key!r}; {remedy}")
-    findings.check_keys(block, (*STEP_KEYS, *misplaced), LATER_STEP_KEYS, "a step")
+def _find_action(mapping: YamlMapping, context: ParseContext) -> ActionSpec | None:
+    uses = mapping.get("uses")
+    if not isinstance(uses, str) or isinstance(uses, Invalid):
+        return None  # the schema reports a wrong type
+    if uses not in context.catalog:
+        unknown = f"unknown action {uses!r}{did_you_mean(uses, context.catalog)}"
+        planned = f"action {uses!r} is not supported yet"
+        context.diagnostics.add(mapping.value_lines["uses"], planned if uses in PLANNED_ACTIONS else unknown)
+    return context.catalog.get(uses)
 
 
-def _read_uses(block: YamlMapping, source: ParseContext) -> str:
-    uses = source.findings.text(block, "uses")
-    if uses is None:
-        if block.get("uses") is None:
-            source.findings.add(block.line, f"the step has no `uses`; actions are {', '.join(sorted(source.catalog))}")
-        return ""
-    if uses not in source.catalog:
-        line = block.value_lines["uses"]
-        if uses in LATER_ACTIONS:
-            source.findings.add(line, f"action {uses!r} is not supported yet")
-        else:
-            guess = nearest(uses, source.catalog) or f"; actions are {', '.join(sorted(source.catalog))}"
-            source.findings.add(line, f"unknown action {uses!r}{guess}")
-    return uses
+def _retry_policy(retry: RetrySchema) -> RetryPolicy:
+    return RetryPolicy(retry.attempts, retry.first, retry.cap or max(DEFAULT_CAP_SECONDS, retry.first))
 
 
 # --- with -----------------------------------------------------------------------------------------
 
 
-def _check_with(with_: YamlMapping, line: int, spec: ActionSpec, source: ParseContext) -> None:
-    """Check what can be known before templates are rendered: the record's rules, then the action's own."""
-    findings = source.findings
-    check_record(spec.with_record, with_, line, findings, holder=spec.uses, root="with", rendered=False)
-    for dotted, reason in () if source.is_kept else _ask(spec, with_):
-        parts = dotted.split(".") if dotted else []
-        findings.add(line_at(with_, parts, line), f"{'.'.join(('with', *parts))}: {reason}")
-
-
-def _ask(spec: ActionSpec, with_: YamlMapping) -> list[tuple[str, str]]:
+def _check_inputs(with_: YamlMapping, line: int, action: ActionSpec, context: ParseContext) -> None:
+    """Check what is known before templates are rendered: the action's schema, then its own rules."""
+    diagnostics = context.diagnostics
+    parse_model(action.inputs_model, with_, diagnostics, line=line, root="with", has_templates=True)
+    if context.is_stored_revision:
+        return
     try:
-        return list(spec.check(with_))
-    except Exception as error:  # noqa: BLE001 - a stranger's action may raise anything, and must not take the rest down
-        return [("", f"action {spec.uses!r} could not check this: {type(error).__name__}: {error}")]
+        problems = list(action.check(with_))
+    except Exception as error:  # noqa: BLE001 - an installed action can raise anything, which must not stop the parser
+        problems = [("", f"action {action.uses!r} failed to check this: {type(error).__name__}: {error}")]
+    for dotted, reason in problems:
+        path = tuple(dotted.split(".")) if dotted else ()
+        diagnostics.add(line_of_path(with_, path, line), f"{'.'.join(('with', *path))}: {reason}")
 
 
 def _check_templates(
-    with_: YamlMapping, lines: Mapping[str, int], expressions: frozenset[str], scope: Scope, findings: Diagnostics
+    with_: YamlMapping, lines: Mapping[str, int], expressions: frozenset[str], scope: Scope, diagnostics: Diagnostics
 ) -> None:
     for number, (leaf, text, is_expression) in enumerate(template_leaves(with_, expressions)):
         if number == MAX_TEMPLATES:
-            findings.add(
-                lines[leaf], f"the step has more than {MAX_TEMPLATES} templates; use a body-file, or loop in one"
-            )
+            reason = f"the step has more than {MAX_TEMPLATES} templates; use a body-file, or a loop in one template"
+            diagnostics.add(lines[leaf], reason)
             return
         if isinstance(text, Invalid):
             continue
         line = lines[leaf] or None
         try:
             compiled = compile_leaf(
-                text, path=findings.path, line=line, leaf=f"with.{leaf}", is_expression=is_expression
+                text, path=diagnostics.path, line=line, leaf=f"with.{leaf}", is_expression=is_expression
             )
         except TemplateInvalid as error:
-            findings.keep(error)
+            diagnostics.add_error(error)
             continue
-        for line_within, reason in scope.findings(compiled):
-            findings.add(line and line + line_within - 1, f"with.{leaf}: {reason}")
+        for line_within, reason in scope.problems(compiled):
+            diagnostics.add(line and line + line_within - 1, f"with.{leaf}: {reason}")
 
 
-def _read_body_file(with_: YamlMapping, scope: Scope, source: ParseContext) -> None:
-    written = with_.get("body-file")
-    if not isinstance(written, str) or isinstance(written, Invalid):
+def _read_body_file(with_: YamlMapping, scope: Scope, context: ParseContext) -> None:
+    name, diagnostics = with_.get("body-file"), context.diagnostics
+    if not isinstance(name, str) or isinstance(name, Invalid):
         return
     line = with_.value_lines["body-file"]
-    if is_template(written):
-        source.findings.add(line, "with.body-file: the file is read when the automation is loaded; write a plain path")
+    if is_template(name):
+        reason = "the file is read when the automation is loaded; write a plain path"
+        diagnostics.add(line, f"with.body-file: {reason}")
         return
     try:
-        text = source.read_body_file(written)
+        text = context.read_body_file(name)
     except ConfigError as error:
-        source.findings.add(line, f"with.body-file: {error}")
+        diagnostics.add(line, f"with.body-file: {error}")
         return
-    source.body_files[written] = text
-    place = posixpath.normpath(posixpath.join(posixpath.dirname(source.findings.path), written))
+    context.body_files[name] = text
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(diagnostics.path), name))
     try:
-        compiled = compile_text(text, path=place)
+        compiled = compile_text(text, path=path)
     except TemplateInvalid as error:
-        source.findings.keep(error)
+        diagnostics.add_error(error)
         return
-    for line_within, reason in scope.findings(compiled):
-        source.findings.keep(TemplateInvalid(place, line_within, reason))
+    for line_within, reason in scope.problems(compiled):
+        diagnostics.add_error(TemplateInvalid(path, line_within, reason))
 
 
 def _leaf_lines(value: Any, leaf: str) -> Iterator[tuple[str, int]]:
-    """Lines of all leaves, by dotted path."""
+    """Yield the dotted path and the line of each leaf."""
     if isinstance(value, YamlMapping):
         members: Iterator[tuple[str | int, Any, int]] = ((key, value[key], value.value_lines[key]) for key in value)
     elif isinstance(value, YamlSequence):
-        members = ((place, member, value.lines[place]) for place, member in enumerate(value))
+        members = ((index, item, value.lines[index]) for index, item in enumerate(value))
     else:
         return
     for key, member, line in members:
@@ -232,56 +209,3 @@ def _leaf_lines(value: Any, leaf: str) -> Iterator[tuple[str, int]]:
             yield from _leaf_lines(member, dotted)
         else:
             yield dotted, line
-
-
-# --- how often, how long --------------------------------------------------------------------------
-
-
-def _read_retry(block: YamlMapping, findings: Diagnostics) -> RetryPolicy:
-    retry = findings.block(block, "retry", "such as `{attempts: 5, first: 1s, cap: 10m}`")
-    if retry is None:
-        return RetryPolicy()
-    findings.check_keys(retry, RETRY_KEYS, frozenset(), "`retry`")
-    attempts = retry.get("attempts", DEFAULT_ATTEMPTS)
-    if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= MAX_ATTEMPTS:
-        if not isinstance(attempts, Invalid):
-            findings.add(
-                retry.value_lines["attempts"],
-                f"attempts must be a whole number from 1 (no retry) to {MAX_ATTEMPTS}, not {kind_of(attempts)}",
-            )
-        attempts = DEFAULT_ATTEMPTS
-    first = _read_duration(retry, "first", findings)
-    cap = _read_duration(retry, "cap", findings)
-    for key, seconds in (("first", first), ("cap", cap)):
-        if seconds is not None and not 0 < seconds <= MAX_WAIT_SECONDS:
-            findings.add(retry.value_lines[key], f"{key} must be more than nothing and at most 7d")
-    policy = RetryPolicy(attempts, first or DEFAULT_FIRST_SECONDS, cap or max(DEFAULT_CAP_SECONDS, first or 0))
-    if policy.cap_seconds < policy.first_seconds:
-        findings.add(retry.value_lines["cap"], "cap is shorter than the first wait; no wait is longer than cap")
-    return policy
-
-
-def _read_timeout(block: YamlMapping, spec: ActionSpec | None, findings: Diagnostics) -> float:
-    # An action of somebody else's package says so only if what it does outlasts its attempts.
-    if getattr(spec, "has_own_time", False) and "timeout" in block:
-        remedy = "say how long that may be as `timeout` under `with`"
-        findings.add(block.key_lines["timeout"], f"the step waits for as long as its job takes; {remedy}")
-        return DEFAULT_TIMEOUT_SECONDS
-    seconds = _read_duration(block, "timeout", findings)
-    if seconds is None:
-        return DEFAULT_TIMEOUT_SECONDS
-    if not MIN_TIMEOUT_SECONDS <= seconds <= MAX_TIMEOUT_SECONDS:
-        findings.add(block.value_lines["timeout"], "timeout is for one attempt, and must be from 100ms to 1h")
-    return seconds
-
-
-def _read_duration(block: YamlMapping, key: str, findings: Diagnostics) -> float | None:
-    """Seconds; None where there is none, or where it is no duration, which is reported."""
-    value = block.get(key)
-    if value is None or isinstance(value, Invalid):
-        return None
-    try:
-        return read_duration(value)
-    except InvalidQuantity as error:
-        findings.add(block.value_lines[key], f"{key} is not a duration: {kind_of(value)}; {error.remedy}")
-        return None

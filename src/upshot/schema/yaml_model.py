@@ -1,0 +1,127 @@
+"""
+The base of every schema of a YAML file, and rules for values that can be templates.
+
+A `with` block is validated twice. Before its templates are rendered, a rule skips values that are
+still templates. Afterwards (`context={RENDERED: True}`) every rule applies. Nothing is coerced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    PlainValidator,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from upshot.schema.quantities import InvalidQuantity
+from upshot.validation import describe_value, invalid
+
+RENDERED = "rendered"  #: key of the validation context: true if the data contains no templates any more
+
+Rule = Callable[[str], str | None]  #: returns what is wrong with a value, or None
+
+
+class YamlModel(BaseModel):
+    """A mapping in a YAML file: frozen, strict, with keys in kebab-case. The field `with_` is the key `with`."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, alias_generator=lambda name: name.rstrip("_").replace("_", "-")
+    )
+
+
+def is_template(value: Any) -> bool:
+    """Return whether a value is a string with template syntax in it."""
+    return isinstance(value, str) and ("{{" in value or "{%" in value or "{#" in value)
+
+
+def has_template(value: Any) -> bool:
+    """Return whether plain data contains a template at any depth."""
+    if isinstance(value, Mapping):
+        return any(has_template(item) for item in value.values())
+    if isinstance(value, list):
+        return any(has_template(item) for item in value)
+    return is_template(value)
+
+
+def can_be_template(value: Any, info: ValidationInfo) -> bool:
+    """Return whether a value is a template that is not rendered yet, so that no rule applies to it."""
+    return is_template(value) and not (info.context and info.context.get(RENDERED))
+
+
+def rule(check: Rule) -> AfterValidator:
+    """Return a validator that applies a rule to a string, unless it is a template that is not rendered yet."""
+
+    def validate(value: str, info: ValidationInfo) -> str:
+        if not can_be_template(value, info) and (problem := check(value)):
+            raise invalid(problem)
+        return value
+
+    return AfterValidator(validate)
+
+
+def quantity(parse: Callable[[Any], Any], minimum: float, maximum: float, show: Callable[[Any], str]) -> PlainValidator:
+    """
+    Return a validator for a number with a unit, such as `4GiB` or `30s`.
+
+    Args:
+        parse: Returns the number, or raises InvalidQuantity.
+        minimum: Smallest valid number.
+        maximum: Largest valid number.
+        show: Formats a number for messages.
+    """
+
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        if can_be_template(value, info):
+            return value
+        try:
+            amount = parse(value)
+        except InvalidQuantity as error:
+            raise invalid(f"{describe_value(value)} {error}") from error
+        if not minimum <= amount <= maximum:
+            raise invalid(f"must be from {show(minimum)} to {show(maximum)}, not {value}")
+        return amount
+
+    return PlainValidator(validate)
+
+
+def structure(expected: str, fits: Callable[[Any], bool]) -> PlainValidator:
+    """
+    Return a validator for data that one template may produce as a whole, such as `{{= event.data }}`.
+
+    Args:
+        expected: What the data must be, for messages: `a list`.
+        fits: Returns whether rendered data is valid.
+    """
+
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        if not fits(value) and not can_be_template(value, info):
+            raise invalid(f"must be {expected}, or one expression that returns it: {{{{= … }}}}")
+        return value
+
+    return PlainValidator(validate)
+
+
+def check_not_blank(value: str) -> str | None:
+    """Return what is wrong with a string that must not be blank, or None."""
+    return None if value.strip() else "is empty; write something here or remove the key"
+
+
+def _unless_template(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    return value if can_be_template(value, info) else validate(value)
+
+
+OR_TEMPLATE = WrapValidator(_unless_template)  #: marks a type that a template may stand for
+
+NonBlank = Annotated[str, rule(check_not_blank)]
+TemplatableMapping = Annotated[
+    Mapping[str, Any],
+    structure("a mapping", lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value)),
+]
+TemplatableList = Annotated[list[Any], structure("a list", lambda value: isinstance(value, list))]
