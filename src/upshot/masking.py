@@ -1,4 +1,4 @@
-"""Takes secrets out of what is kept: by value, wherever they turn up."""
+"""Remove secrets from stored data, by value, wherever they appear."""
 
 from __future__ import annotations
 
@@ -9,38 +9,43 @@ from typing import Any
 from urllib.parse import quote
 
 MASK = "***"
-#: Headers that carry credentials whatever their value was made of: `Basic` encodes what it is given.
+#: Headers that contain credentials, whether or not their value is a known secret: `Basic` encodes it.
 CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "x-auth-token"})
-_SHORTEST = 4  # a shorter value would blank out half of every text and is no secret
-
-
-def _spellings(value: str) -> tuple[str, ...]:
-    in_json, in_ascii_json = json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(value)[1:-1]
-    in_base64 = base64.b64encode(value.encode()).decode()
-    return value, in_json, in_ascii_json, quote(value, safe=""), in_base64, value.upper(), value.lower()
+MIN_SECRET_CHARS = 4  # masking a shorter value would remove half of every text, and it is no secret
 
 
 class Mask:
     """
-    Replaces every given value, also in its JSON, URL and base64 spelling, and in capitals or small letters.
+    Replaces secrets, also in their JSON, URL and base64 encodings and in upper or lower case.
 
     Args:
-        values: The secrets that were used; those under four characters are left alone.
+        values: The secrets. Those with fewer than four characters are not masked.
     """
 
     def __init__(self, values: Iterable[str]) -> None:
-        spellings = {spelling for value in values if len(value) >= _SHORTEST for spelling in _spellings(value)}
-        self._spellings = sorted(spellings, key=len, reverse=True)  # the longest first: one may contain another
+        encodings: set[str] = set()
+        for value in values:
+            if len(value) >= MIN_SECRET_CHARS:
+                encodings |= {
+                    value,
+                    json.dumps(value, ensure_ascii=False)[1:-1],
+                    json.dumps(value)[1:-1],
+                    quote(value, safe=""),
+                    base64.b64encode(value.encode()).decode(),
+                    value.upper(),
+                    value.lower(),
+                }
+        self._encodings = sorted(encodings, key=len, reverse=True)  # longest first: one may contain another
 
     def text(self, text: str) -> str:
-        """The text without the secrets."""
-        for spelling in self._spellings:
-            if spelling in text:
-                text = text.replace(spelling, MASK)
+        """Return the text without the secrets."""
+        for encoding in self._encodings:
+            if encoding in text:
+                text = text.replace(encoding, MASK)
         return text
 
     def request(self, request: Mapping[str, Any] | None) -> Any:
-        """A request as it was sent, without the secrets and without credentials in its headers."""
+        """Return a request without the secrets, and without the values of headers that contain credentials."""
         if request is None or "headers" not in request:
             return self.data(request)
         headers = {
@@ -49,8 +54,8 @@ class Mask:
         return self.data({**request, "headers": headers})
 
     def data(self, data: Any) -> Any:
-        """Plain data without the secrets, in keys as well as in values."""
-        if not self._spellings:
+        """Return plain data without the secrets, neither in keys nor in values."""
+        if not self._encodings:
             return data
         if isinstance(data, str):
             return self.text(data)

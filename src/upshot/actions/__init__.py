@@ -1,1 +1,1 @@
-"""Stage 5: what a step does to the outside world, a file for each action."""
+"""The actions of steps, one file for each: what a step does outside of Upshot."""

@@ -1,4 +1,4 @@
-"""The catalog: the actions that a step can use, ours and those of entry point group `upshot.actions`."""
+"""The catalog of actions: the built-in ones and those that other packages install."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from typing_extensions import override
 
 from upshot.actions.add_alias import AddAlias
 from upshot.actions.add_tag import AddTag
@@ -14,51 +15,53 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.actions.emit import Emit
 from upshot.actions.find_version import FindVersion
 from upshot.actions.github_dispatch import GithubDispatch
-from upshot.actions.inputs import Finding, not_usable
+from upshot.actions.inputs import invalid_input
 from upshot.actions.launch import Launch
 from upshot.actions.protocol import Action, ActionCall, ActionContext, Outcome
 from upshot.actions.require import Require
 from upshot.actions.slack import Slack
 from upshot.actions.webhook import Webhook
+from upshot.schema.action_inputs import InputProblem
 from upshot.schema.queues import JobsConfig
 
-GROUP = "upshot.actions"  #: each entry point's name is the action's; it loads a class or function that makes one
+#: The name of each entry point is the name of its action. It loads a class or a function that creates one.
+ENTRY_POINT_GROUP = "upshot.actions"
 
 
-class _UnvalidatedInputs(BaseModel):
+class _AnyInputs(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class BrokenAction:
+class BrokenAction(Action):
     """
-    Stands in the catalog for an installed action that cannot be loaded.
+    Takes the place of an installed action that cannot be loaded.
 
-    So the other actions work, and whoever uses this one reads why it does not; `upshot doctor` lists them.
+    The other actions keep working. Validating or running a step that uses this one reports the reason.
     """
 
-    with_record = _UnvalidatedInputs
-    expressions: frozenset[str] = frozenset()
+    inputs_model = _AnyInputs
 
-    def __init__(self, uses: str, finding: str) -> None:
+    def __init__(self, uses: str, reason: str) -> None:
         self.uses = uses
-        self.finding = finding  #: what is wrong and with which package
+        self.reason = reason  #: what is wrong, and with which package
 
-    def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
-        """Why it cannot be used."""
-        yield "", self.finding
+    @override
+    def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:
+        yield "", self.reason
 
-    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
-        """Nothing can be done with it."""
-        raise not_usable(self.finding)
+    @override
+    async def perform(self, call: ActionCall, context: ActionContext) -> Outcome:
+        raise invalid_input(self.reason)
 
 
-def load_catalog(rules: EgressRules, book: JobsConfig | None = None) -> Mapping[str, Action]:
+def load_catalog(rules: EgressRules, jobs: JobsConfig | None = None) -> Mapping[str, Action]:
     """
-    All actions by the name that YAML uses.
+    Return all actions by the name that YAML uses.
 
     Args:
-        rules: URLs that stand in automations are checked against these when they are loaded.
-        book: And jobs against these queues; None: those that there are without an operator's file.
+        rules: Check the URLs in automation files.
+        jobs: Queues and backends, which check the jobs in automation files. None: those of an installation
+            without an operator's file.
     """
     check_url = rules.check_url
     built_in: tuple[Action, ...] = (
@@ -70,23 +73,22 @@ def load_catalog(rules: EgressRules, book: JobsConfig | None = None) -> Mapping[
         AddAlias(),
         AddTag(),
         Emit(),
-        Launch(book or JobsConfig()),
+        Launch(jobs or JobsConfig()),
     )
-    installed = {point.name: _load(point) for point in entry_points(group=GROUP)}
+    installed = {point.name: _load(point) for point in entry_points(group=ENTRY_POINT_GROUP)}
     return installed | {action.uses: action for action in built_in}
 
 
 def _load(point: EntryPoint) -> Action:
-    package = point.dist.name if point.dist else point.value
+    described = f"action {point.name!r} of {point.dist.name if point.dist else point.value}"
     try:
         action: Action = point.load()()
-    except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything, and must not take us down
-        why = f"{type(error).__name__}: {error}"
-        return BrokenAction(point.name, f"action {point.name!r} of {package} cannot be loaded: {why}")
-    promised = ("uses", "with_record", "expressions", "check", "perform")
-    if lacking := [name for name in promised if not hasattr(action, name)]:
-        return BrokenAction(point.name, f"action {point.name!r} of {package} lacks {', '.join(lacking)}")
+    except Exception as error:  # noqa: BLE001 - an installed module can raise anything, which must not stop Upshot
+        return BrokenAction(point.name, f"{described} cannot be loaded: {type(error).__name__}: {error}")
+    required = ("uses", "inputs_model", "expressions", "check", "perform")
+    if missing := [name for name in required if not hasattr(action, name)]:
+        return BrokenAction(point.name, f"{described} lacks {', '.join(missing)}")
     if action.uses != point.name:
-        finding = f"action {point.name!r} of {package} calls itself {action.uses!r}; the two names must be the same"
-        return BrokenAction(point.name, finding)
+        reason = f"{described} has the name {action.uses!r}; it must be the name of the entry point"
+        return BrokenAction(point.name, reason)
     return action

@@ -1,9 +1,9 @@
 """
-Which destinations actions may reach: public ones, and those that the operator named.
+Which destinations actions can reach: public ones, and those that the operator allows.
 
-Pure rules; `adapters.egress` applies them to every address that it dials. The lists are our own and
-not `ipaddress.is_global`, whose answer changes between Python releases. Sources: IANA's IPv4 and IPv6
-Special-Purpose Address Registries, and the cloud vendors' pages on their metadata services.
+These are pure rules. `adapters.egress` applies them to every address that it connects to. Upshot has its own
+lists, because the result of `ipaddress.is_global` changes between Python releases. Sources: IANA's IPv4 and
+IPv6 Special-Purpose Address Registries, and the cloud vendors' pages about their metadata services.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _PUBLIC_V6 = IPv6Network("2000::/3")  # global unicast; everything else is speci
 _DENIED_V6 = tuple(
     IPv6Network(text)
     for text in (
-        "2001::/23",  # protocol assignments, Teredo (which hides an IPv4 address) among them
+        "2001::/23",  # protocol assignments, including Teredo, which embeds an IPv4 address
         "2001:db8::/32",  # documentation
-        "2002::/16",  # 6to4, which hides an IPv4 address
+        "2002::/16",  # 6to4, which embeds an IPv4 address
         "3fff::/20",  # documentation
     )
 )
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
-_ISATAP = 0x00005EFE  # RFC 5214: third quarter of an address whose last quarter is an IPv4 address
+_ISATAP = 0x00005EFE  # RFC 5214: the third quarter of an address whose last quarter is an IPv4 address
 _ISATAP_GLOBAL_BIT = 0x02000000
 
 _METADATA_ADDRESSES = frozenset(
@@ -64,7 +64,7 @@ _METADATA_ADDRESSES = frozenset(
         "169.254.0.23",  # Tencent
         "169.254.42.42",  # Scaleway
         "100.100.100.200",  # Alibaba
-        "168.63.129.16",  # Azure's wire server
+        "168.63.129.16",  # Azure's WireServer
         "192.0.0.192",  # Oracle
         "fd00:ec2::254",  # AWS
         "fd00:ec2::23",  # AWS EKS pod identity
@@ -86,17 +86,17 @@ _METADATA_NAMES = frozenset(
 )
 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
-_NUMBER_LIKE = re.compile(r"(.*\.)?(0x[0-9a-f]*|[0-9]+)\.?")  # the hosts that browsers and C libraries read as IPv4
+_NUMBER_LIKE = re.compile(r"(.*\.)?(0x[0-9a-f]*|[0-9]+)\.?")  # hosts that browsers and C libraries parse as IPv4
 _MAX_PORT = 65535
 
 
-class UrlProblem(ValueError):
-    """A URL that no action can use; the text is finding and remedy."""
+class InvalidUrl(ValueError):
+    """An action cannot use this URL. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a URL leads, read by the same parser that the client dials with."""
+    """The destination of a URL, from the same parser that the HTTP client uses."""
 
     url: URL
     host: str  #: lower case, IDNA, without brackets or a final dot
@@ -104,40 +104,40 @@ class Target:
 
     @property
     def destination(self) -> str:
-        """`scheme://host:port`, the unit that limits and messages are about."""
+        """`scheme://host:port`. Each destination has its own concurrency limit."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.url.scheme}://{host}:{self.port}"
 
 
 @lru_cache(maxsize=4096)
-def read_url(text: str) -> Target:
+def parse_url(text: str) -> Target:
     """
-    Read a URL that a request can be sent to.
+    Parse a URL to which a request can be sent.
 
     Raises:
-        UrlProblem: Not http or https, no host, a bad port, credentials, or an address in disguise.
+        InvalidUrl: It is not http or https, or it has no host, an invalid port, credentials, or a disguised address.
     """
     if any(char <= " " or char == "\x7f" for char in text):
-        raise UrlProblem("the URL has a space or a control character; remove it or write it as %XX")
+        raise InvalidUrl("the URL contains a space or a control character; remove it or write it as %XX")
     try:
         url = URL(text)
         host, port = url.raw_host, url.port
     except ValueError as error:
-        raise UrlProblem(f"not a URL ({error}); write https://host/path") from error
+        raise InvalidUrl(f"this is not a URL ({error}); write https://host/path") from error
     if url.scheme not in {"http", "https"} or not host:
-        raise UrlProblem("not a usable URL; it must begin with https:// or http:// and name a host")
+        raise InvalidUrl("this URL cannot be used; it must begin with https:// or http:// and contain a host")
     if url.raw_user is not None or url.raw_password is not None:
-        raise UrlProblem("the URL carries credentials; move them to an Authorization header")
+        raise InvalidUrl("the URL contains credentials; move them to an Authorization header")
     if not port:
-        raise UrlProblem("the URL's port must be between 1 and 65535")
+        raise InvalidUrl("the URL's port must be between 1 and 65535")
     host = host.lower()
     if address := _literal(host):
         return Target(url, str(address), port)
     if _NUMBER_LIKE.fullmatch(host):
-        raise UrlProblem(f"host {host!r} is an address in an unusual form; write four decimal numbers, as in 192.0.2.7")
+        raise InvalidUrl(f"host {host!r} is an address in an unusual form; write four decimal numbers, as in 192.0.2.7")
     host = host.removesuffix(".")
     if not _HOST_NAME.fullmatch(host):
-        raise UrlProblem(f"{host!r} is not a host name")
+        raise InvalidUrl(f"{host!r} is not a host name")
     return Target(url, host, port)
 
 
@@ -149,7 +149,7 @@ def _literal(text: str) -> IpAddress | None:
 
 
 def _unmapped(address: IpAddress) -> IpAddress:
-    """An IPv4-mapped address as the IPv4 address that a socket connects to; a zone is dropped."""
+    """Return an IPv4-mapped address as the IPv4 address to which a socket connects. A zone is dropped."""
     if isinstance(address, IPv4Address):
         return address
     return address.ipv4_mapped or IPv6Address(int(address))
@@ -172,12 +172,12 @@ def _is_public(address: IpAddress) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Allowed:
-    """One entry of `UPSHOT_EGRESS_ALLOW`; exactly one of the three is set."""
+    """One entry of `UPSHOT_EGRESS_ALLOW`. Exactly one of `network`, `address` and `host` is set."""
 
     network: IpNetwork | None = None
     address: IpAddress | None = None
     host: str | None = None
-    port: int | None = None  #: None: every port
+    port: int | None = None  #: None allows every port
 
     def covers(self, host: str, port: int, address: IpAddress) -> bool:
         if self.port is not None and self.port != port:
@@ -191,71 +191,74 @@ class _Allowed:
 
 @dataclass(frozen=True, slots=True)
 class EgressRules:
-    """What may be reached besides the public internet; metadata services only where an entry names them exactly."""
+    """What actions can reach besides the public internet. An entry allows a metadata service only by its exact name."""
 
     allowed: tuple[_Allowed, ...] = ()
 
     @staticmethod
     def parse(text: str) -> EgressRules:
         """
-        Read the setting `UPSHOT_EGRESS_ALLOW`.
+        Parse the setting `UPSHOT_EGRESS_ALLOW`.
 
         Args:
-            text: A comma list of networks, addresses and host names, each with an optional port:
+            text: Networks, addresses and host names, each with an optional port, separated by commas:
                 `127.0.0.0/8, ::1/128, hooks.internal:8443, 10.0.0.0/8:9000, [fd00::]/8, [fd00::7]:9000`.
 
         Raises:
-            ConfigError: An entry is none of these.
+            ConfigError: An entry is invalid.
         """
         entries = (entry.strip() for entry in text.split(","))
-        return EgressRules(tuple(_read_entry(entry) for entry in entries if entry))
+        return EgressRules(tuple(_parse_entry(entry) for entry in entries if entry))
 
-    def problem(self, host: str, port: int, address: str) -> str | None:
+    def check_address(self, host: str, port: int, address: str) -> str | None:
         """
-        Tell why this address must not be dialled for this host, or None.
+        Return why a connection to this address is forbidden, or None if it is allowed.
 
         Args:
-            host: As `Target.host` gives it.
-            port: That is dialled.
-            address: That is dialled: the literal itself, or an answer of the name look-up.
+            host: `Target.host`.
+            port: Port of the connection.
+            address: Address of the connection: the host itself, or a result of the name lookup.
         """
         literal = _literal(address)
         if literal is None:
             return f"{address!r} is not an address"
         plain = _unmapped(literal)
         name = host.lower().removesuffix(".")
-        if (_is_public(plain) and name not in _METADATA_NAMES) or self._allow(name, port, plain):
+        if _is_public(plain) and name not in _METADATA_NAMES:
+            return None
+        if any(entry.covers(name, port, plain) for entry in self.allowed):
             return None
         what = "a metadata service" if plain in _METADATA_ADDRESSES or name in _METADATA_NAMES else "not public"
         shown = f"{name} ({plain})" if name != str(plain) else name
         entry = f"[{name}]" if ":" in name else name
         return f"{shown} is {what}; to allow it, add {entry}:{port} to UPSHOT_EGRESS_ALLOW"
 
-    def problem_with_any(self, host: str, port: int, addresses: Iterable[str]) -> str | None:
-        """The first address that must not be dialled refuses the whole host, so that no retry finds another."""
-        return next((found for address in addresses if (found := self.problem(host, port, address))), None)
+    def check_addresses(self, host: str, port: int, addresses: Iterable[str]) -> str | None:
+        """
+        Return why a host is forbidden, or None if it is allowed.
+
+        One forbidden address makes the whole host forbidden. Otherwise another attempt could choose that address.
+        """
+        return next((reason for address in addresses if (reason := self.check_address(host, port, address))), None)
 
     def check_url(self, url: str) -> str | None:
         """
-        Tell what is wrong with a URL as far as can be known without a name look-up, or None.
+        Return what is wrong with a URL as far as is known without a name lookup, or None.
 
-        For load time and `upshot doctor`; the same is checked again at each delivery.
+        Loading a file and `upshot doctor` check this. Each delivery checks the addresses, too.
         """
         try:
-            target = read_url(url)
-        except UrlProblem as problem:
-            return str(problem)
+            target = parse_url(url)
+        except InvalidUrl as error:
+            return str(error)
         if _literal(target.host) is not None:
-            return self.problem(target.host, target.port, target.host)
+            return self.check_address(target.host, target.port, target.host)
         if target.host in _METADATA_NAMES and not any(entry.host == target.host for entry in self.allowed):
             return f"{target.host} is a metadata service; to allow it, add it to UPSHOT_EGRESS_ALLOW"
         return None
 
-    def _allow(self, host: str, port: int, address: IpAddress) -> bool:
-        return any(entry.covers(host, port, address) for entry in self.allowed)
 
-
-def _read_entry(entry: str) -> _Allowed:
+def _parse_entry(entry: str) -> _Allowed:
     body, port = _split_port(entry)
     bare = body.replace("[", "").replace("]", "")
     try:
@@ -264,12 +267,12 @@ def _read_entry(entry: str) -> _Allowed:
         if address := _literal(bare):
             return _Allowed(address=_unmapped(address), port=port)
     except ValueError as error:
-        raise _bad_entry(entry, str(error)) from error
+        raise _invalid_entry(entry, str(error)) from error
     host = body.lower().removesuffix(".")
     if "*" in host:
-        raise _bad_entry(entry, "a pattern is not allowed here, name each host")
+        raise _invalid_entry(entry, "patterns are not allowed; name each host")
     if _NUMBER_LIKE.fullmatch(host) or not _HOST_NAME.fullmatch(host):
-        raise _bad_entry(entry, "neither a network, an address nor a host name")
+        raise _invalid_entry(entry, "this is neither a network, nor an address, nor a host name")
     return _Allowed(host=host, port=port)
 
 
@@ -281,17 +284,17 @@ def _network(text: str) -> IpNetwork:
 
 
 def _split_port(entry: str) -> tuple[str, int | None]:
-    """Split `host:port`; an IPv6 address or network needs brackets to carry a port."""
+    """Split `host:port`. An IPv6 address or network with a port needs brackets."""
     body, colon, digits = entry.rpartition(":")
     if not colon or (":" in body and not body.startswith("[")) or "]" in digits:
         return entry, None
     if not re.fullmatch(r"[0-9]{1,5}", digits) or not 0 < int(digits) <= _MAX_PORT:
-        raise _bad_entry(entry, f"{digits!r} is not a port between 1 and {_MAX_PORT}")
+        raise _invalid_entry(entry, f"{digits!r} is not a port between 1 and {_MAX_PORT}")
     return body, int(digits)
 
 
-def _bad_entry(entry: str, finding: str) -> ConfigError:
+def _invalid_entry(entry: str, reason: str) -> ConfigError:
     return ConfigError(
-        f"UPSHOT_EGRESS_ALLOW: {entry!r}: {finding}; "
-        "write entries such as 10.0.0.0/8, [fd00::]/8, 192.168.1.7:9000 or hooks.internal:8443, with commas between"
+        f"UPSHOT_EGRESS_ALLOW: {entry!r}: {reason}; "
+        "write entries such as 10.0.0.0/8, [fd00::]/8, 192.168.1.7:9000 or hooks.internal:8443, separated by commas"
     )

@@ -1,4 +1,4 @@
-"""From a step's `with` block to what an action works with, and the findings that actions share."""
+"""Parse the rendered inputs of a step, and report problems that several actions check for."""
 
 from __future__ import annotations
 
@@ -10,63 +10,64 @@ from pydantic import ValidationError
 
 from upshot.actions.protocol import ActionCall
 from upshot.errors import TemplateInvalid
-from upshot.schema.action_inputs import RENDERED, ActionInputs, is_template
+from upshot.schema.action_inputs import ActionInputs, InputProblem
+from upshot.schema.yaml_model import RENDERED, is_template
+from upshot.validation import validation_problems
 
-Record = TypeVar("Record", bound=ActionInputs)
-Finding = tuple[str, str]  #: dotted path in `with`, message
-UrlCheck = Callable[[str], str | None]  #: what is wrong with a URL as far as is known without a look-up, or None
+Inputs = TypeVar("Inputs", bound=ActionInputs)
+UrlCheck = Callable[[str], str | None]  #: returns what is wrong with a URL, as far as is known without a name lookup
 
 
-def read_with(record: type[Record], call: ActionCall) -> Record:
+def parse_inputs(model: type[Inputs], call: ActionCall) -> Inputs:
     """
-    Read a rendered `with` block.
+    Parse a rendered `with` block.
 
     Raises:
-        TemplateInvalid: What the templates gave breaks a rule of the record.
+        TemplateInvalid: A rendered value breaks a rule of the schema.
     """
     try:
-        return record.model_validate(call.with_, context={RENDERED: True})
+        return model.model_validate(call.with_, context={RENDERED: True})
     except ValidationError as error:
-        findings = (f"{'.'.join(map(str, ('with', *found['loc'])))}: {found['msg']}" for found in error.errors())
-        raise not_usable("; ".join(findings)) from error
+        problems = validation_problems(error.errors(), model, data=call.with_, show_values=False)
+        messages = (f"{'.'.join(map(str, ('with', *path)))}: {message}" for path, message in problems)
+        raise invalid_input("; ".join(messages)) from error
 
 
-def not_usable(finding: str) -> TemplateInvalid:
-    """The error for a rendered value that cannot be used; the step knows its own place."""
-    return TemplateInvalid("", None, finding)
+def invalid_input(reason: str) -> TemplateInvalid:
+    """Return the error for a rendered value that cannot be used. The step adds its own location."""
+    return TemplateInvalid("", None, reason)
 
 
 def encode_json(value: Any, *, key: str) -> bytes:
     """
-    Encode what the templates gave.
+    Encode rendered plain data as JSON.
 
     Args:
         value: Plain data.
-        key: Of the `with` block, for the message.
+        key: Its key in the `with` block, for the message.
 
     Raises:
-        TemplateInvalid: JSON cannot say it: an integer beyond 64 bits, half a character.
+        TemplateInvalid: JSON cannot represent it, such as an integer beyond 64 bits or half a character.
     """
     try:
         return orjson.dumps(value)
     except TypeError as error:
-        raise not_usable(f"with.{key}: cannot be written as JSON: {error}") from error
+        raise invalid_input(f"with.{key}: cannot be written as JSON: {error}") from error
 
 
-def written_secrets(with_: Mapping[str, Any], *keys: str) -> Iterable[Finding]:
-    """Findings for secrets that stand in the file itself."""
+def literal_secrets(with_: Mapping[str, Any], *keys: str) -> Iterable[InputProblem]:
+    """Report secrets that are written into the file itself."""
     for key in keys:
         value = with_.get(key)
-        for secret in value if isinstance(value, list) else (value,):
-            if isinstance(secret, str) and not is_template(secret):
-                name = key.upper().replace("-", "_")
-                advice = f"set UPSHOT_SECRET_{name} in the worker's environment and write {{{{ secrets.{name} }}}} here"
-                yield key, f"a secret must not stand in the file; {advice}"
-                break
+        secrets = value if isinstance(value, list) else [value]
+        if any(isinstance(secret, str) and not is_template(secret) for secret in secrets):
+            name = key.upper().replace("-", "_")
+            remedy = f"set UPSHOT_SECRET_{name} in the worker's environment and write {{{{ secrets.{name} }}}} here"
+            yield key, f"a secret must not be written into the file; {remedy}"
 
 
-def written_url(with_: Mapping[str, Any], key: str, check_url: UrlCheck) -> Iterable[Finding]:
-    """A finding for a URL that stands in the file and cannot be used."""
+def literal_url_problems(with_: Mapping[str, Any], key: str, check_url: UrlCheck) -> Iterable[InputProblem]:
+    """Report a URL that is written into the file and cannot be used."""
     url = with_.get(key)
     if isinstance(url, str) and not is_template(url) and (problem := check_url(url)):
         yield key, problem

@@ -1,4 +1,4 @@
-"""What the actions that change the registry share: which version is meant, and how a change is made and told."""
+"""What the actions on the registry share: which version they act on, and how they make and report a change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from upshot.actions.inputs import not_usable
+from upshot.actions.inputs import invalid_input
 from upshot.actions.protocol import Outcome
 from upshot.domain.event import Event, EventKind
 from upshot.domain.registry import Change
@@ -16,81 +16,70 @@ from upshot.schema.action_inputs import VersionSelector
 T = TypeVar("T")
 
 
-def find_collection(given: VersionSelector, event: Event) -> tuple[str, str]:
+def find_collection(inputs: VersionSelector, event: Event) -> tuple[str, str]:
     """
-    Tell which collection is meant: what the step says, and the event's where it says nothing.
-
-    Returns:
-        Registry and collection.
+    Return the registry and the collection of a step. What the step leaves out is taken from the event.
 
     Raises:
-        TemplateInvalid: The step leaves something out that the event does not have.
+        TemplateInvalid: Neither the step nor the event names a registry or a collection.
     """
-    data = _contexts(event)
-    registry = given.registry or _name(data, "registry")
-    collection = given.collection or _name(data, "collection")
+    registry = inputs.registry or _name(event, "registry")
+    collection = inputs.collection or _name(event, "collection")
     if registry is None or collection is None:
-        raise _unsaid(event, "registry" if registry is None else "collection")
+        raise _missing(event, "registry" if registry is None else "collection")
     return registry, collection
 
 
-def find_version(given: VersionSelector, event: Event) -> tuple[str, str, str]:
+def find_version(inputs: VersionSelector, event: Event) -> tuple[str, str, str]:
     """
-    Tell which version is meant, as `find_collection` does.
+    Return the registry, the collection and the version of a step.
 
-    The event's version stands for its own collection only: whoever names another collection names the version, too.
-
-    Returns:
-        Registry, collection and version.
+    The event's version belongs to the event's collection. A step that names another collection must name the
+    version, too.
 
     Raises:
-        TemplateInvalid: The step leaves something out that the event does not have.
+        TemplateInvalid: Neither the step nor the event names one of the three.
     """
-    registry, collection = find_collection(given, event)
-    data = _contexts(event)
-    at_home = (registry, collection) == (_name(data, "registry"), _name(data, "collection"))
-    version = given.version or (_name(data, "version") if at_home else None)
+    registry, collection = find_collection(inputs, event)
+    is_event_collection = (registry, collection) == (_name(event, "registry"), _name(event, "collection"))
+    version = inputs.version or (_name(event, "version") if is_event_collection else None)
     if version is None:
-        raise _unsaid(event, "version")
+        raise _missing(event, "version")
     return registry, collection, version
 
 
-def _contexts(event: Event) -> Mapping[str, Any]:
-    """A registry event's data; a custom event's is the user's own and says nothing about the registry."""
-    return event.data if event.kind is not EventKind.CUSTOM else {}
-
-
-def _unsaid(event: Event, key: str) -> TemplateInvalid:
-    return not_usable(f"the {event.kind} event does not say which {key} is meant; give `{key}` under `with`")
-
-
-def _name(data: Mapping[str, Any], key: str) -> str | None:
-    value = data.get(key)
+def _name(event: Event, key: str) -> str | None:
+    """Return the name of a resource in an event. The data of a custom event does not describe the registry."""
+    value = event.data.get(key) if event.kind is not EventKind.CUSTOM else None
     name = value.get("name") if isinstance(value, Mapping) else None
     return name if isinstance(name, str) else None
 
 
-async def change(mutate: Callable[[], T], asked: Mapping[str, Any]) -> T:
+def _missing(event: Event, key: str) -> TemplateInvalid:
+    return invalid_input(f"the {event.kind} event does not name a {key} for this step; give `{key}` under `with`")
+
+
+async def call_registry(method: Callable[[], T], request: Mapping[str, Any]) -> T:
     """
-    Make one change, off the event loop; the registry's verbs wait for the database.
+    Call the registry in a thread, because its methods wait for the database.
 
     Raises:
-        Refused: The registry cannot do it as asked.
-        Unreachable: The database does not answer.
+        Refused: The registry rejects the request.
+        Unreachable: The database does not respond.
     """
     try:
-        return await asyncio.to_thread(mutate)
+        return await asyncio.to_thread(method)
     except RegistryError as error:
-        raise Refused(str(error), request=asked) from error
+        raise Refused(str(error), request=request) from error
     except Unavailable as error:
-        raise Unreachable(str(error), request=asked) from error
+        raise Unreachable(str(error), request=request) from error
 
 
-def told(made: Change[Any], asked: Mapping[str, Any], **outputs: Any) -> Outcome:
-    """The outcome of a change: its outputs, and for the receipt what was asked and which events it made."""
-    events = [event.id for event in made.events]
+def change_outcome(change: Change[Any], request: Mapping[str, Any], **outputs: Any) -> Outcome:
+    """Return the outcome of a change: its outputs and, for the receipt, the request and the ids of its events."""
+    event_ids = [event.id for event in change.events]
     return Outcome(
-        outputs={**outputs, "changed": bool(events)},
-        request=asked,
-        response={"changed": bool(events), "events": events},
+        outputs={**outputs, "changed": bool(event_ids)},
+        request=request,
+        response={"changed": bool(event_ids), "event_ids": event_ids},
     )

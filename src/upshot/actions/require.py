@@ -1,34 +1,29 @@
-"""`require`: go on only where a condition holds."""
+"""`require`: continue only if a condition holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing_extensions import override
 
-from upshot.actions.inputs import Finding, read_with
-from upshot.actions.protocol import ActionCall, ActionContext, Outcome
+from upshot.actions.inputs import parse_inputs
+from upshot.actions.protocol import Action, ActionCall, ActionContext, Outcome
 from upshot.errors import Unmet
 from upshot.schema.action_inputs import RequireInputs
 
 
-class Require:
+class Require(Action):
     """
-    Fail the execution with the author's own words unless the expression `that` holds.
+    Fails the execution with the author's own message unless the expression `that` is true.
 
-    What counts as true is Jinja's rule: anything but false, null, zero and what is empty. Outputs: `value`.
+    As in Jinja, everything counts as true except false, null, zero and empty values. Outputs: `value`.
     """
 
     uses = "require"
-    with_record = RequireInputs
-    expressions: frozenset[str] = frozenset({"that"})
+    inputs_model = RequireInputs
+    expressions = frozenset({"that"})
 
-    def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
-        """Nothing beyond the record's rules."""
-        return ()
-
-    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
-        """Look at the value."""
-        given = read_with(RequireInputs, call)
-        if not given.that:
-            raise Unmet(given.otherwise, request={"that": given.that})
-        return Outcome(outputs={"value": given.that})
+    @override
+    async def perform(self, call: ActionCall, context: ActionContext) -> Outcome:
+        inputs = parse_inputs(RequireInputs, call)
+        if not inputs.that:
+            raise Unmet(inputs.otherwise, request={"that": inputs.that})
+        return Outcome(outputs={"value": inputs.that})

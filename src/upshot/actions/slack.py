@@ -1,4 +1,4 @@
-"""`slack`: a message, through an incoming webhook or as a bot."""
+"""`slack`: post a message, through an incoming webhook or as a bot."""
 
 from __future__ import annotations
 
@@ -6,118 +6,127 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
+from typing_extensions import override
 
-from upshot.actions.http_responses import excerpt, failure, is_success, refusal, retry_after_seconds, status_words
-from upshot.actions.inputs import Finding, UrlCheck, encode_json, read_with, written_secrets, written_url
-from upshot.actions.protocol import ActionCall, ActionContext, HttpResponse, Outcome
+from upshot.actions.http_responses import (
+    error_from_response,
+    excerpt,
+    is_success,
+    response_error,
+    retry_after_seconds,
+    status_text,
+)
+from upshot.actions.inputs import UrlCheck, encode_json, literal_secrets, literal_url_problems, parse_inputs
+from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpResponse, Outcome
 from upshot.errors import ActionError, Refused, Unreachable
-from upshot.schema.action_inputs import SlackInputs
+from upshot.schema.action_inputs import InputProblem, SlackInputs
 
-#: of `chat.postMessage`: these pass; all others are final
-_PASSING = frozenset({"ratelimited", "rate_limited", "internal_error", "service_unavailable", "request_timeout"})
+#: Error codes of `chat.postMessage` that are worth another attempt. All others are final.
+_TEMPORARY = frozenset({"ratelimited", "rate_limited", "internal_error", "service_unavailable", "request_timeout"})
 _REMEDIES = {
     # chat.postMessage
-    "channel_not_found": "channel names no channel that the bot can see: write its id, or invite the bot",
+    "channel_not_found": "the bot cannot see this channel: write the channel's id, or invite the bot",
     "not_in_channel": "the bot is not in the channel: invite it with /invite, or give it the scope chat:write.public",
-    "is_archived": "the channel is archived: choose another one in channel",
-    "invalid_auth": "token is wrong: it must be a bot token (xoxb-…) of this workspace",
-    "not_authed": "token is empty",
-    "account_inactive": "token belongs to a bot or workspace that was removed",
-    "token_revoked": "token was revoked: install the app again and replace it",
-    "token_expired": "token has expired: replace it",
-    "missing_scope": "token lacks a scope: give the app chat:write and install it again",
-    "invalid_blocks": "blocks are not as Slack wants them: try them in its Block Kit Builder",
-    "msg_too_long": "text is too long: shorten it",
-    "no_text": "the message is empty: give text",
+    "is_archived": "the channel is archived: choose another one",
+    "invalid_auth": "the token is wrong: it must be a bot token (xoxb-…) of this workspace",
+    "not_authed": "the token is empty",
+    "account_inactive": "the token belongs to a bot or workspace that was removed",
+    "token_revoked": "the token was revoked: install the app again and replace the token",
+    "token_expired": "the token has expired: replace it",
+    "missing_scope": "the token lacks a scope: give the app chat:write and install it again",
+    "invalid_blocks": "the blocks are invalid: try them in Slack's Block Kit Builder",
+    "msg_too_long": "the text is too long: shorten it",
+    "no_text": "the message is empty: give `text`",
     "restricted_action": "a rule of the workspace forbids the bot to post in this channel",
     # incoming webhooks
-    "invalid_payload": "Slack cannot read the message: look at text and blocks",
+    "invalid_payload": "Slack cannot read the message: check `text` and `blocks`",
     "action_prohibited": "a rule of the workspace forbids this webhook to post",
-    "channel_is_archived": "the webhook's channel is archived: make a new webhook",
-    "no_service": "the webhook was removed or disabled: make a new one and replace the URL",
-    "no_active_hooks": "the webhook was disabled: make a new one and replace the URL",
-    "invalid_token": "the webhook's URL is wrong or was revoked: make a new one and replace it",
+    "channel_is_archived": "the webhook's channel is archived: create a new webhook",
+    "no_service": "the webhook was removed or disabled: create a new one and replace the URL",
+    "no_active_hooks": "the webhook was disabled: create a new one and replace the URL",
+    "invalid_token": "the webhook's URL is wrong or was revoked: create a new webhook and replace the URL",
     "team_disabled": "the workspace was disabled",
 }
 
 
-class Slack:
+class Slack(Action):
     """
-    Post a message to Slack.
+    Posts a message to Slack.
 
-    Values that others choose (a model's name, a description) belong through the filter `slack`,
-    which keeps them from mentioning a channel. Outputs: `status`; with a token also `ts` and
-    `channel`, so that a later step can answer in the thread (`thread-ts`).
+    Values that other people choose (the name of a model, a description) should go through the filter `slack`, so
+    that they cannot mention a channel. Outputs: `status`. With a token also `ts` and `channel`, so that a later
+    step can reply in the thread (`thread-ts`).
     """
 
     uses = "slack"
-    with_record = SlackInputs
-    expressions: frozenset[str] = frozenset()
+    inputs_model = SlackInputs
 
     def __init__(self, check_url: UrlCheck) -> None:
         self._check_url = check_url
 
-    def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
-        """Findings on the webhook's URL and on a token that stands in the file."""
-        yield from written_url(with_, "webhook", self._check_url)
-        yield from written_secrets(with_, "token")
+    @override
+    def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:
+        yield from literal_url_problems(with_, "webhook", self._check_url)
+        yield from literal_secrets(with_, "token")
 
-    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
-        """Post it."""
-        given = read_with(SlackInputs, call)
-        message: dict[str, Any] = {"text": given.text, "blocks": given.blocks}
+    @override
+    async def perform(self, call: ActionCall, context: ActionContext) -> Outcome:
+        inputs = parse_inputs(SlackInputs, call)
+        message: dict[str, Any] = {"text": inputs.text, "blocks": inputs.blocks}
         headers = {"Content-Type": "application/json; charset=utf-8", "webhook-id": call.delivery_id}
-        if given.webhook is not None:
-            url, read_answer = given.webhook, _read_webhook_answer
+        if inputs.webhook is not None:
+            url, outputs_of = inputs.webhook, _webhook_outputs
         else:
-            url, read_answer = f"{tools.slack_api_url.rstrip('/')}/chat.postMessage", _read_api_answer
-            headers["Authorization"] = f"Bearer {given.token}"
-            # Slack knows no idempotency key; metadata lets a person, or a later program, find the delivery again.
+            url, outputs_of = f"{context.slack_api_url.rstrip('/')}/chat.postMessage", _api_outputs
+            headers["Authorization"] = f"Bearer {inputs.token}"
+            # Slack has no idempotency key. With the metadata, a person or a later program can find the delivery.
             metadata = {"event_type": "upshot_delivery", "event_payload": {"delivery_id": call.delivery_id}}
-            message |= {"channel": given.channel, "thread_ts": given.thread_ts, "metadata": metadata}
+            message |= {"channel": inputs.channel, "thread_ts": inputs.thread_ts, "metadata": metadata}
         body = encode_json({key: value for key, value in message.items() if value is not None}, key="blocks")
-        answer = await tools.egress.send("POST", url, headers=headers, body=body, timeout_seconds=call.timeout_seconds)
+        response = await context.egress.send(
+            "POST", url, headers=headers, body=body, timeout_seconds=call.timeout_seconds
+        )
         return Outcome(
-            outputs={"status": answer.status, **read_answer(answer, call)},
-            request=answer.request,
-            response=answer.as_response(),
-            timings=answer.timings,
+            outputs={"status": response.status, **outputs_of(response, call)},
+            request=response.request,
+            response=response.receipt_json(),
+            timings=response.timings,
         )
 
 
-def _read_webhook_answer(answer: HttpResponse, call: ActionCall) -> dict[str, Any]:
-    """Nothing to keep; raises what the plain text of an incoming webhook's answer stands for."""
-    if not is_success(answer):
-        raise _error(answer, answer.text.strip(), call)
+def _webhook_outputs(response: HttpResponse, call: ActionCall) -> dict[str, Any]:
+    """Return no outputs, or raise the error in the plain text of an incoming webhook's response."""
+    if not is_success(response):
+        raise _error(response, response.text.strip(), call)
     return {}
 
 
-def _read_api_answer(answer: HttpResponse, call: ActionCall) -> dict[str, Any]:
-    """Where the message stands; `chat.postMessage` answers 200 also when it says no."""
+def _api_outputs(response: HttpResponse, call: ActionCall) -> dict[str, Any]:
+    """Return where the message is, or raise an error. `chat.postMessage` answers 200 also if it fails."""
     try:
-        said = orjson.loads(answer.body)
+        body = orjson.loads(response.body)
     except orjson.JSONDecodeError:
-        said = None
-    if not isinstance(said, dict) or "ok" not in said:
-        if is_success(answer):
-            found = f"{status_words(answer.status)}{excerpt(answer)}"
-            raise refusal(
-                Refused, f"this is not Slack's API: it answered {found}; look at UPSHOT_SLACK_API_URL", answer
-            )
-        raise failure(answer, receiver="Slack", now=call.now)
-    if said["ok"] is not True or not is_success(answer):
-        raise _error(answer, str(said.get("error", "")), call, needed=said.get("needed"))
-    return {"ts": said.get("ts"), "channel": said.get("channel")}
+        body = None
+    if not isinstance(body, dict) or "ok" not in body:
+        if is_success(response):
+            answer = f"{status_text(response.status)}{excerpt(response)}"
+            message = f"this is not Slack's API: it answered {answer}; check UPSHOT_SLACK_API_URL"
+            raise response_error(Refused, message, response)
+        raise error_from_response(response, receiver="Slack", now=call.now)
+    if body["ok"] is not True or not is_success(response):
+        raise _error(response, str(body.get("error", "")), call, needed=body.get("needed"))
+    return {"ts": body.get("ts"), "channel": body.get("channel")}
 
 
-def _error(answer: HttpResponse, code: str, call: ActionCall, *, needed: Any = None) -> ActionError:
-    """The error that Slack's word for it stands for; by the status where the word says nothing."""
-    if code in _PASSING:
-        wait = retry_after_seconds(answer, call.now)
-        return refusal(Unreachable, f"Slack answered {code}", answer, retry_after_seconds=wait)
+def _error(response: HttpResponse, code: str, call: ActionCall, *, needed: Any = None) -> ActionError:
+    """Return the error for an error code of Slack, or for the status if the code is unknown."""
+    if code in _TEMPORARY:
+        wait = retry_after_seconds(response, call.now)
+        return response_error(Unreachable, f"Slack answered {code}", response, retry_after_seconds=wait)
     if remedy := _REMEDIES.get(code):
         scope = f" (needed: {needed})" if needed else ""
-        return refusal(Refused, f"Slack answered {code}: {remedy}{scope}", answer)
-    if is_success(answer):
-        return refusal(Refused, f"Slack answered {code[:200] or 'no, and not why'}", answer)
-    return failure(answer, receiver="Slack", now=call.now)
+        return response_error(Refused, f"Slack answered {code}: {remedy}{scope}", response)
+    if is_success(response):
+        reason = f"answered {code[:200]}" if code else "rejected the message without a reason"
+        return response_error(Refused, f"Slack {reason}", response)
+    return error_from_response(response, receiver="Slack", now=call.now)

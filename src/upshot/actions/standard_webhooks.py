@@ -1,7 +1,7 @@
 """
-Signatures as Standard Webhooks 1.0 describes them (https://www.standardwebhooks.com).
+Sign and verify messages as Standard Webhooks 1.0 describes (https://www.standardwebhooks.com).
 
-The signed text is `id.timestamp.body`; the secret is `whsec_` and base64 of 24 to 64 bytes.
+The signed text is `id.timestamp.body`. A secret is `whsec_` followed by 24 to 64 bytes in base64.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from datetime import datetime
 
 PREFIX = "whsec_"
 MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64  # Standard Webhooks 1.0
-TOLERANCE_SECONDS = 300  # Standard Webhooks 1.0: five minutes, either way
+TOLERANCE_SECONDS = 300  # Standard Webhooks 1.0: five minutes in either direction
 
 
-def read_secret(text: str) -> bytes:
+def parse_secret(text: str) -> bytes:
     """
-    The key in `whsec_…`.
+    Return the key in `whsec_…`.
 
     Raises:
-        ValueError: It is not of that form; the text says how to make one, and never shows the secret.
+        ValueError: The secret has another form. The message says how to make one and never contains the secret.
     """
     try:
         key = base64.b64decode(text.strip().removeprefix(PREFIX), validate=True)
@@ -31,7 +31,7 @@ def read_secret(text: str) -> bytes:
         key = b""
     if not text.strip().startswith(PREFIX) or not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
         raise ValueError(
-            f"not a Standard-Webhooks secret: {PREFIX} and base64 of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes; "
+            f"not a Standard Webhooks secret: {PREFIX} and {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes in base64; "
             f"make one with: echo {PREFIX}$(openssl rand -base64 32)"
         )
     return key
@@ -42,22 +42,22 @@ def _signature(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
-def sign(keys: Iterable[bytes], *, message_id: str, moment: datetime, body: bytes) -> dict[str, str]:
-    """The headers of a signed message: one signature for each key, for a receiver that has the old or the new one."""
-    timestamp = str(int(moment.timestamp()))
+def sign(keys: Iterable[bytes], *, message_id: str, time: datetime, body: bytes) -> dict[str, str]:
+    """Return the headers of a signed message. Each key adds a signature, so that a receiver needs only one key."""
+    timestamp = str(int(time.timestamp()))
     signatures = (_signature(key, message_id, timestamp, body) for key in keys)
     return {"webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": " ".join(signatures)}
 
 
-def find_fault(key: bytes, headers: Mapping[str, str], body: bytes, *, now: datetime) -> str | None:
+def verification_error(key: bytes, headers: Mapping[str, str], body: bytes, *, now: datetime) -> str | None:
     """
-    Tell why a received message must not be believed, or None.
+    Return why a received message is not authentic, or None if it is.
 
     Args:
-        key: Of the receiver, as `read_secret` gives it.
-        headers: As received, names in lower case.
+        key: The receiver's key, from `parse_secret`.
+        headers: As received, with names in lower case.
         body: As received, byte for byte.
-        now: The present moment.
+        now: Current time.
     """
     missing = [n for n in ("webhook-id", "webhook-timestamp", "webhook-signature") if not headers.get(n)]
     if missing:
@@ -71,5 +71,5 @@ def find_fault(key: bytes, headers: Mapping[str, str], body: bytes, *, now: date
     if not any(
         hmac.compare_digest(expected.encode(), given.encode()) for given in headers["webhook-signature"].split()
     ):
-        return "webhook-signature is not that of this body and this secret"
+        return "webhook-signature does not match this body and this secret"
     return None

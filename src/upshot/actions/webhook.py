@@ -1,4 +1,4 @@
-"""`webhook`: any HTTP request, signed if wanted; a CloudEvent when no body is given."""
+"""`webhook`: send any HTTP request, optionally signed. Without a body of its own, it sends a CloudEvent."""
 
 from __future__ import annotations
 
@@ -6,90 +6,90 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
+from typing_extensions import override
 
-from upshot.actions.egress_rules import read_url
-from upshot.actions.http_responses import failure, is_success
+from upshot.actions.egress_rules import parse_url
+from upshot.actions.http_responses import error_from_response, is_success
 from upshot.actions.inputs import (
-    Finding,
     UrlCheck,
     encode_json,
-    not_usable,
-    read_with,
-    written_secrets,
-    written_url,
+    invalid_input,
+    literal_secrets,
+    literal_url_problems,
+    parse_inputs,
 )
-from upshot.actions.protocol import ActionCall, ActionContext, HttpResponse, Outcome
-from upshot.actions.standard_webhooks import read_secret, sign
+from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpResponse, Outcome
+from upshot.actions.standard_webhooks import parse_secret, sign
 from upshot.clock import format_time
 from upshot.domain.event import Event
-from upshot.schema.action_inputs import WebhookInputs
+from upshot.schema.action_inputs import InputProblem, WebhookInputs
 
-_WITHOUT_EVENT = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})  #: methods that say nothing unless told to
+_METHODS_WITHOUT_EVENT = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})  #: have a body only if the step gives one
 
 
-class Webhook:
+class Webhook(Action):
     """
-    Send one HTTP request to a URL of the author's choice.
+    Sends one HTTP request to a URL of the author's choice.
 
-    `webhook-id` always carries the delivery id. 2xx is success; 408, 425, 429 and 5xx are tried
-    again; every other answer is final. Outputs: `status`, and `body` as data where it is JSON.
+    The header `webhook-id` always contains the delivery id. A 2xx response is success. 408, 425, 429 and 5xx lead
+    to another attempt. Every other response is final. Outputs: `status`, and `body` as data if it is JSON.
     """
 
     uses = "webhook"
-    with_record = WebhookInputs
-    expressions: frozenset[str] = frozenset()
+    inputs_model = WebhookInputs
 
     def __init__(self, check_url: UrlCheck) -> None:
         self._check_url = check_url
 
-    def check(self, with_: Mapping[str, Any]) -> Iterable[Finding]:
-        """Findings on the URL and on secrets that stand in the file."""
-        yield from written_url(with_, "url", self._check_url)
-        yield from written_secrets(with_, "signing-secret")
+    @override
+    def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:
+        yield from literal_url_problems(with_, "url", self._check_url)
+        yield from literal_secrets(with_, "signing-secret")
 
-    async def perform(self, call: ActionCall, tools: ActionContext) -> Outcome:
-        """Send it."""
-        given = read_with(WebhookInputs, call)
-        method = given.method.upper()
-        body, content_type = _body(given, method, call)
-        headers = {"webhook-id": call.delivery_id, **given.headers}
+    @override
+    async def perform(self, call: ActionCall, context: ActionContext) -> Outcome:
+        inputs = parse_inputs(WebhookInputs, call)
+        method = inputs.method.upper()
+        body, content_type = _body(inputs, method, call)
+        headers = {"webhook-id": call.delivery_id, **inputs.headers}
         if body and not any(name.lower() == "content-type" for name in headers):
             headers["content-type"] = content_type
-        if given.signing_secret is not None:
-            headers |= sign(_keys(given.signing_secret), message_id=call.delivery_id, moment=call.now, body=body)
-        answer = await tools.egress.send(
-            method, given.url, headers=headers, body=body, timeout_seconds=call.timeout_seconds
+        if inputs.signing_secret is not None:
+            keys = _signing_keys(inputs.signing_secret)
+            headers |= sign(keys, message_id=call.delivery_id, time=call.now, body=body)
+        response = await context.egress.send(
+            method, inputs.url, headers=headers, body=body, timeout_seconds=call.timeout_seconds
         )
-        if not is_success(answer):
-            raise failure(answer, receiver=read_url(given.url).destination, now=call.now)
+        if not is_success(response):
+            raise error_from_response(response, receiver=parse_url(inputs.url).destination, now=call.now)
         return Outcome(
-            outputs={"status": answer.status, "body": _content(answer)},
-            request=answer.request,
-            response=answer.as_response(),
-            timings=answer.timings,
+            outputs={"status": response.status, "body": _content(response)},
+            request=response.request,
+            response=response.receipt_json(),
+            timings=response.timings,
         )
 
 
-def _keys(secrets: str | list[str]) -> list[bytes]:
+def _signing_keys(secrets: str | list[str]) -> list[bytes]:
     try:
-        return [read_secret(secret) for secret in ([secrets] if isinstance(secrets, str) else secrets)]
+        return [parse_secret(secret) for secret in ([secrets] if isinstance(secrets, str) else secrets)]
     except ValueError as error:
-        raise not_usable(f"with.signing-secret: {error}") from error
+        raise invalid_input(f"with.signing-secret: {error}") from error
 
 
-def _body(given: WebhookInputs, method: str, call: ActionCall) -> tuple[bytes, str]:
-    """What to send, and its content type."""
-    if given.gives_json:
-        return encode_json(given.json_, key="json"), "application/json"
+def _body(inputs: WebhookInputs, method: str, call: ActionCall) -> tuple[bytes, str]:
+    """Return the body and its content type."""
+    if inputs.has_json:
+        return encode_json(inputs.json_, key="json"), "application/json"
     if call.body is not None:
         return call.body, "application/json"
-    if method in _WITHOUT_EVENT:
+    if method in _METHODS_WITHOUT_EVENT:
         return b"", ""
     return encode_json(cloud_event(call.event, call), key="json"), "application/cloudevents+json"
 
 
 def cloud_event(event: Event, call: ActionCall) -> dict[str, Any]:
-    """The event as a structured CloudEvent 1.0; our own attributes are `actor`, `automation` and `mutationid`."""
+    """Return the event as a structured CloudEvent 1.0 with the extensions `actor`, `automation` and `mutationid`."""
     return {
         "specversion": "1.0",
         "id": event.id,
@@ -105,11 +105,11 @@ def cloud_event(event: Event, call: ActionCall) -> dict[str, Any]:
     }
 
 
-def _content(answer: HttpResponse) -> Any:
-    """The answer's body as data where it is JSON as a whole, else as text."""
-    if not answer.truncated and answer.body:
+def _content(response: HttpResponse) -> Any:
+    """Return the body as data if it is complete and JSON, otherwise as text."""
+    if not response.truncated and response.body:
         try:
-            return orjson.loads(answer.body)
+            return orjson.loads(response.body)
         except orjson.JSONDecodeError:
             pass
-    return answer.text
+    return response.text

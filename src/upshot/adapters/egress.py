@@ -1,9 +1,10 @@
 """
-The one guarded door to other machines: aiohttp, with our rules where the socket is dialled.
+Send HTTP requests to other machines with aiohttp, and check every address before connecting to it.
 
-Two seams of aiohttp's connector carry the guard: the resolver, which sees all answers of a name and
-refuses if any is forbidden, and the socket factory, which sees every address at the moment it is
-dialled, literal ones included. What was checked is what is dialled; the host stays for TLS and `Host`.
+Two extension points of aiohttp's connector enforce the egress rules: the resolver, which sees all results of
+a name lookup and refuses the host if one is forbidden, and the socket factory, which sees every address at the
+moment of connecting, including addresses in URLs. The checked address is the one that is connected to. The host
+of the URL is still used for TLS and the `Host` header.
 """
 
 from __future__ import annotations
@@ -26,55 +27,56 @@ from aiohttp.connector import AddrInfoType, Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 from aiohttp.tracing import Trace
+from typing_extensions import override
 from yarl import URL
 
-from upshot.actions.egress_rules import EgressRules, Target, UrlProblem, read_url
-from upshot.actions.protocol import HttpResponse
+from upshot.actions.egress_rules import EgressRules, InvalidUrl, Target, parse_url
+from upshot.actions.protocol import Egress, HttpResponse
 from upshot.clock import stopwatch
 from upshot.errors import ActionError, Ambiguous, Blocked, DestinationBusy, Refused, Unreachable
 
 USER_AGENT = f"upshot/{version('upshot')}"
-KEPT_BODY_BYTES = 16 * 1024  #: of a request's and an answer's body, for the receipt
-MAX_BODY_BYTES = 1024 * 1024  #: of an answer; then we stop reading and hang up
-MAX_HEADERS = 100  #: lines of an answer's head
+STORED_BODY_BYTES = 16 * 1024  #: of the body of a request or response, for the receipt
+MAX_BODY_BYTES = 1024 * 1024  #: of a response; afterwards reading stops and the connection is closed
+MAX_HEADERS = 100  #: of a response
 MAX_HEADER_LINE_BYTES = 8 * 1024
-MAX_HEADER_BYTES = 64 * 1024  #: of an answer's head in all
-MAX_INTERIM_ANSWERS = 16  #: 100 Continue and its like before the real answer
-MAX_REDIRECTS = 3  # GitHub's renamed repositories: three at most
-# Below the 5 s after which uvicorn and Node hang up on an idle connection: a request that crosses the
-# receiver's hanging up is ambiguous, and better rare.
+MAX_HEADER_BYTES = 64 * 1024  #: of all headers of a response together
+MAX_INTERIM_RESPONSES = 16  #: 100 Continue and other 1xx responses before the final one
+MAX_REDIRECTS = 3  # GitHub: a renamed repository needs at most three
+# uvicorn and Node close an idle connection after 5 s. If a request crosses with the closing, nobody knows whether
+# the receiver read it. Closing earlier avoids most of these cases.
 KEEPALIVE_SECONDS = 4.0
-MAX_WAIT_FOR_PLACE_SECONDS = 4.0  #: less than the grace that the engine gives an attempt beyond its timeout
-_DNS_THREADS = 16  # a look-up that hangs holds one of them, not the loop
+MAX_QUEUED_SECONDS = 4.0  #: less than the time that the executor grants an attempt beyond its timeout
+_DNS_THREADS = 16  # a lookup that hangs occupies one of them, not the event loop
 
 _REDIRECTS = frozenset({301, 307, 308})
 _DEFAULT_HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
 
 
 class _Denied(OSError):
-    """Our rule forbids the address; an OSError, so that aiohttp treats it as a connection that failed."""
+    """The egress rules forbid the address. An OSError, so that aiohttp treats it as a failed connection."""
 
 
 @dataclass(slots=True)
 class _Exchange:
-    """One request that is under way, and how far it has come."""
+    """One request in progress."""
 
     target: Target
-    request: dict[str, Any]  #: as receipts keep it
+    request: dict[str, Any]  #: as receipts store it
     headers: Mapping[str, str]
     body: bytes
-    redirects: int  #: that may still be followed
+    redirects: int  #: how many more can be followed
     started: float = field(default_factory=stopwatch)
-    connected: float | None = None  #: from here on the receiver may have read something
+    connected: float | None = None  #: None means that the receiver cannot have read anything yet
 
-    def follow(self, answer: HttpResponse) -> bool:
-        """Turn to where the answer sends us, if it may; method and body stay the same."""
-        moved = _moved_to(answer, self.target) if self.redirects else None
-        if moved is None:
+    def follow(self, response: HttpResponse) -> bool:
+        """Continue at the location of a redirect, if that is allowed. Method and body stay the same."""
+        target = _redirect_target(response, self.target) if self.redirects else None
+        if target is None:
             return False
         self.redirects -= 1
-        self.target, self.connected = moved, None
-        self.request = {**self.request, "url": str(moved.url)}
+        self.target, self.connected = target, None
+        self.request = {**self.request, "url": str(target.url)}
         return True
 
 
@@ -82,86 +84,92 @@ _exchange: ContextVar[_Exchange] = ContextVar("upshot_exchange")
 
 
 class _GuardedResolver(AbstractResolver):
-    """The system's name look-up, in threads of its own, that refuses a host if any of its addresses is forbidden."""
+    """Looks names up with the system's resolver, in threads, and refuses a host with a forbidden address."""
 
     def __init__(self, rules: EgressRules) -> None:
         self._rules = rules
         self._threads = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="upshot-dns")
 
+    @override
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
         try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+            results = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
         except UnicodeError as error:
             raise OSError(None, f"{host!r} cannot be looked up: {error}") from error
-        addresses = [str(address[0]) for *_, address in answers]
-        if problem := self._rules.problem_with_any(host, port, addresses):
-            raise _Denied(None, problem)
+        addresses = [str(address[0]) for *_, address in results]
+        if reason := self._rules.check_addresses(host, port, addresses):
+            raise _Denied(None, reason)
         return [
             ResolveResult(
-                hostname=host, host=address, port=port, family=found[0], proto=found[2], flags=socket.AI_NUMERICHOST
+                hostname=host, host=address, port=port, family=result[0], proto=result[2], flags=socket.AI_NUMERICHOST
             )
-            for address, found in zip(addresses, answers, strict=True)
+            for address, result in zip(addresses, results, strict=True)
         ]
 
+    @override
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class _BoundedResponseHandler(ResponseHandler):
-    """aiohttp's reader of answers, whose patience with interim answers ends."""
+    """aiohttp's response parser with a limit on interim responses."""
 
-    _interim = 0
-    _used = False
+    _interim_responses = 0
+    _is_reused = False
 
     @property
     def is_stale(self) -> bool:
-        """Something arrived on this kept connection that nobody had asked for; it would pass for the next answer."""
-        return self._used and self.should_close
+        """Whether an idle connection received data that no request asked for, which would pass for a response."""
+        return self._is_reused and self.should_close
 
+    @override
     def set_response_params(self, **params: Any) -> None:
-        self._used = True
-        self._interim = 0
+        self._is_reused = True
+        self._interim_responses = 0
         super().set_response_params(**params)
 
+    @override
     def feed_data(self, data: tuple[aiohttp.http.RawResponseMessage, StreamReader], size: int = 0) -> None:
-        if 100 <= data[0].code < 200:  # noqa: PLR2004 - the class of interim answers
-            self._interim += 1
-            if self._interim > MAX_INTERIM_ANSWERS:
+        if 100 <= data[0].code < 200:  # noqa: PLR2004 - the class of interim responses
+            self._interim_responses += 1
+            if self._interim_responses > MAX_INTERIM_RESPONSES:
                 if self.transport is not None:
                     self.transport.close()
-                self.set_exception(HttpProcessingError(message=f"more than {MAX_INTERIM_ANSWERS} interim answers"))
+                reason = f"more than {MAX_INTERIM_RESPONSES} interim responses"
+                self.set_exception(HttpProcessingError(message=reason))
                 return
         super().feed_data(data, size)
 
 
 class _GuardedConnector(aiohttp.TCPConnector):
-    """aiohttp's connector, which checks every address that it dials and tells when it has a connection."""
+    """aiohttp's connector. It checks every address, and records when the current exchange has a connection."""
 
     def __init__(self, rules: EgressRules, resolver: _GuardedResolver) -> None:
         super().__init__(
             resolver=resolver,
             socket_factory=self._open_socket,
-            limit=0,  # we limit by destination ourselves
+            limit=0,  # `_ConcurrencyLimit` limits each destination
             keepalive_timeout=KEEPALIVE_SECONDS,
         )
         self._rules = rules
-        # aiohttp has no public way to bound interim answers; a test floods us with them.
-        self._factory = partial(_BoundedResponseHandler, loop=self._loop)  # type: ignore[assignment]  # a subclass of theirs
+        # aiohttp has no public way to limit interim responses. A test sends a flood of them.
+        self._factory = partial(_BoundedResponseHandler, loop=self._loop)  # type: ignore[assignment]  # a subclass
 
     def _open_socket(self, address: AddrInfoType) -> socket.socket:
-        family, kind, proto, _, (dialled, port, *_) = address
-        if problem := self._rules.problem(_exchange.get().target.host, int(port), str(dialled)):
-            raise _Denied(None, problem)
+        family, kind, proto, _, (ip, port, *_) = address
+        if reason := self._rules.check_address(_exchange.get().target.host, int(port), str(ip)):
+            raise _Denied(None, reason)
         return socket.socket(family, kind, proto)
 
+    @override
     async def connect(
         self,
         req: ClientRequest,
         traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
+        timeout: aiohttp.ClientTimeout,
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
         while isinstance(connection.protocol, _BoundedResponseHandler) and connection.protocol.is_stale:
@@ -172,60 +180,63 @@ class _GuardedConnector(aiohttp.TCPConnector):
 
 
 class _ConcurrencyLimit:
-    """The share of requests that one destination may have in flight; as many again may wait, in order."""
+    """Limits the requests in flight to one destination. The same number again can wait, in order."""
 
     def __init__(self, destination: str, limit: int) -> None:
         self._destination = destination
         self._limit = limit
         self._free = asyncio.Semaphore(limit)
-        self.taken = 0  #: in flight and waiting
+        self.count = 0  #: in flight and waiting
 
-    async def take(self) -> None:
-        """Take a place, waiting for one if none is free; every call that returns is followed by `give_back`."""
-        if self.taken >= 2 * self._limit:
+    async def acquire(self) -> None:
+        """
+        Take a slot, and wait for one if none is free. Every call that returns is followed by `release`.
+
+        Raises:
+            DestinationBusy: Too many requests wait already, or no slot became free in time.
+        """
+        if self.count >= 2 * self._limit:
             raise DestinationBusy(self._destination)
-        self.taken += 1
+        self.count += 1
         try:
             if self._free.locked():
-                await self._wait()
+                async with asyncio.timeout(MAX_QUEUED_SECONDS):
+                    await self._free.acquire()
             else:
-                await self._free.acquire()  # at once
+                await self._free.acquire()  # returns at once
+        except TimeoutError as error:
+            self.count -= 1
+            raise DestinationBusy(self._destination) from error
         except BaseException:
-            self.taken -= 1
+            self.count -= 1
             raise
 
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(MAX_WAIT_FOR_PLACE_SECONDS):
-                await self._free.acquire()
-        except TimeoutError as error:
-            raise DestinationBusy(self._destination) from error
-
-    def give_back(self) -> None:
-        """Let the next one have the place."""
-        self.taken -= 1
+    def release(self) -> None:
+        """Give the slot to the next request."""
+        self.count -= 1
         self._free.release()
 
 
-class GuardedEgress:
+class GuardedEgress(Egress):
     """
-    Sends requests for one worker process, from one event loop; implements `actions.protocol.Egress`.
+    Sends requests for one worker process, from one event loop.
 
-    Waiting for a place at a destination does not count into the exchange's deadline, and lasts four
-    seconds at most; after that `DestinationBusy` is raised and nothing was sent.
+    The time that a request waits for a slot at its destination does not count towards its timeout. It is at most
+    four seconds. After that, `DestinationBusy` is raised and nothing was sent.
 
     Args:
-        rules: What may be reached.
-        destination_in_flight: Requests in flight to one scheme, host and port; as many again may wait.
+        rules: The destinations that can be reached.
+        destination_in_flight: Requests in flight to one scheme, host and port. The same number again can wait.
     """
 
     def __init__(self, rules: EgressRules, *, destination_in_flight: int) -> None:
         self._rules = rules
         self._resolver = _GuardedResolver(rules)
         self._limit = destination_in_flight
-        self._places: dict[str, _ConcurrencyLimit] = {}
+        self._limits: dict[str, _ConcurrencyLimit] = {}
         self._session: aiohttp.ClientSession | None = None
 
+    @override
     async def send(
         self,
         method: str,
@@ -236,27 +247,32 @@ class GuardedEgress:
         timeout_seconds: float,
         follow_redirects: bool = False,
     ) -> HttpResponse:
-        """Send one request and read the answer, whatever its status; see `actions.protocol.Egress`."""
-        request = _describe(method, url, headers, body)
+        request = {
+            "method": method,
+            "url": url,
+            "headers": dict(headers),
+            "body": body[:STORED_BODY_BYTES].decode("utf-8", "replace"),
+            "body_bytes": len(body),
+        }
         try:
-            target = read_url(url)
-        except UrlProblem as problem:
-            raise Refused(f"{problem}", request=request) from problem
+            target = parse_url(url)
+        except InvalidUrl as error:
+            raise Refused(str(error), request=request) from error
         destination = target.destination
-        places = self._places.get(destination)
-        if places is None:
-            places = self._places[destination] = _ConcurrencyLimit(destination, self._limit)
-        await places.take()
+        limit = self._limits.get(destination)
+        if limit is None:
+            limit = self._limits[destination] = _ConcurrencyLimit(destination, self._limit)
+        await limit.acquire()
         try:
             exchange = _Exchange(target, request, headers, body, MAX_REDIRECTS if follow_redirects else 0)
             return await self._perform(exchange, timeout_seconds)
         finally:
-            places.give_back()
-            if not places.taken:
-                self._places.pop(destination, None)
+            limit.release()
+            if not limit.count:
+                self._limits.pop(destination, None)
 
     async def close(self) -> None:
-        """Hang up; requests in flight fail."""
+        """Close all connections. Requests in flight fail."""
         if self._session is not None:
             await self._session.close()
         await self._resolver.close()
@@ -266,15 +282,15 @@ class GuardedEgress:
         try:
             async with asyncio.timeout(timeout_seconds):
                 while True:
-                    answer = await self._ask(exchange)
-                    if not exchange.follow(answer):
-                        return answer
-        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:  # uvloop has RuntimeErrors of its own
-            raise _failure(error, exchange, timeout_seconds) from error
+                    response = await self._request(exchange)
+                    if not exchange.follow(response):
+                        return response
+        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:  # uvloop raises RuntimeErrors, too
+            raise _action_error(error, exchange, timeout_seconds) from error
         finally:
             _exchange.reset(token)
 
-    async def _ask(self, exchange: _Exchange) -> HttpResponse:
+    async def _request(self, exchange: _Exchange) -> HttpResponse:
         session = self._session
         if session is None:
             session = self._session = self._open_session()
@@ -286,14 +302,14 @@ class GuardedEgress:
             allow_redirects=False,
         ) as response:
             headers = _read_headers(response)
-            kept, size, whole = await _read_body(response)
+            body, size, is_complete = await _read_body(response)
         connected = exchange.connected or exchange.started
         return HttpResponse(
             status=response.status,
             headers=headers,
-            body=kept,
+            body=body,
             body_bytes=size,
-            truncated=not whole,
+            truncated=not is_complete,
             request=exchange.request,
             timings={"connect": connected - exchange.started, "answer": stopwatch() - connected},
         )
@@ -302,7 +318,7 @@ class GuardedEgress:
         return aiohttp.ClientSession(
             connector=_GuardedConnector(self._rules, self._resolver),
             headers=_DEFAULT_HEADERS,
-            timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None),  # one deadline, around it all
+            timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None),  # `_perform` has one deadline
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -312,94 +328,85 @@ class GuardedEgress:
         )
 
 
-def _describe(method: str, url: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    """The form in which receipts keep a request."""
-    return {
-        "method": method,
-        "url": url,
-        "headers": dict(headers),
-        "body": body[:KEPT_BODY_BYTES].decode("utf-8", "replace"),
-        "body_bytes": len(body),
-    }
-
-
 def _read_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
     """
-    The answer's headers, names in lower case, repeated ones joined with a comma.
+    Return the headers of a response with names in lower case. Values of repeated headers are joined with a comma.
 
     Raises:
-        ClientResponseError: They are longer in all than we accept.
+        ClientResponseError: The headers are too long.
     """
     total = 0
     headers: dict[str, str] = {}
-    for written, value in response.headers.items():
-        total += len(written) + len(value)
-        name = written.lower()
+    for original_name, value in response.headers.items():
+        total += len(original_name) + len(value)
+        name = original_name.lower()
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     if total > MAX_HEADER_BYTES:
-        finding = f"its headers are longer than {MAX_HEADER_BYTES // 1024} KB"
-        raise aiohttp.ClientResponseError(response.request_info, (), message=finding)
+        reason = f"its headers are longer than {MAX_HEADER_BYTES // 1024} KB"
+        raise aiohttp.ClientResponseError(response.request_info, (), message=reason)
     return headers
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> tuple[bytes, int, bool]:
-    """The first bytes of the answer's body, how many came, and whether what is kept is all of it."""
-    kept = b""
+    """Return the first bytes of the body, how many bytes came, and whether the first bytes are the whole body."""
+    stored = b""
     size = 0
     while not response.content.at_eof():
         chunk = await response.content.readany()
-        if size < KEPT_BODY_BYTES:
-            kept += chunk[: KEPT_BODY_BYTES - size]
+        if size < STORED_BODY_BYTES:
+            stored += chunk[: STORED_BODY_BYTES - size]
         size += len(chunk)
         if size > MAX_BODY_BYTES:
             response.close()
-            return kept, size, False
-    return kept, size, size <= KEPT_BODY_BYTES
+            return stored, size, False
+    return stored, size, size <= STORED_BODY_BYTES
 
 
-def _moved_to(answer: HttpResponse, target: Target) -> Target | None:
-    """Where to ask again, when the answer says so and stays on the same scheme, host and port."""
-    location = answer.headers.get("location")
-    if answer.status not in _REDIRECTS or not location:
+def _redirect_target(response: HttpResponse, target: Target) -> Target | None:
+    """Return the target of a redirect, if it has the same scheme, host and port."""
+    location = response.headers.get("location")
+    if response.status not in _REDIRECTS or not location:
         return None
     try:
-        moved = read_url(str(target.url.join(URL(location))))
+        redirected = parse_url(str(target.url.join(URL(location))))
     except ValueError:
         return None
-    return moved if moved.destination == target.destination else None
+    return redirected if redirected.destination == target.destination else None
 
 
-def _failure(error: Exception, exchange: _Exchange, timeout_seconds: float) -> ActionError:
-    """Tell by aiohttp's class of error, and by whether there was a connection, what the receiver may have read."""
-    where, request = exchange.target.destination, exchange.request
+def _action_error(error: Exception, exchange: _Exchange, timeout_seconds: float) -> ActionError:
+    """Decide by aiohttp's class of error, and by whether there was a connection, what the receiver may have read."""
+    destination, request = exchange.target.destination, exchange.request
     match error:
         case aiohttp.ClientConnectorError():
-            return _connecting_failed(error, where, request)
+            return _connection_error(error, destination, request)
         case aiohttp.ClientResponseError():
-            finding = error.message.strip().partition("\n")[0].rstrip(": ")
-            return Refused(f"{where}: what it answered is not HTTP as we accept it: {finding}", request=request)
+            reason = error.message.strip().partition("\n")[0].rstrip(": ")
+            return Refused(f"{destination}: the response is not valid HTTP: {reason}", request=request)
         case ValueError():
-            return Refused(f"{where}: the request cannot be written: {error}", request=request)
+            return Refused(f"{destination}: the request cannot be sent: {error}", request=request)
     if isinstance(error, TimeoutError):
-        finding = f"within {timeout_seconds:g} s"
+        limit = f"within {timeout_seconds:g} s"
         if exchange.connected is None:
-            return Unreachable(f"{where}: no connection {finding}", request=request)
-        return Ambiguous(f"{where}: no whole answer {finding}; it may have acted", request=request)
+            return Unreachable(f"{destination}: no connection {limit}", request=request)
+        return Ambiguous(f"{destination}: no complete response {limit}; the receiver may have acted", request=request)
     if exchange.connected is None:
-        return Unreachable(f"{where}: no connection: {_words(error)}", request=request)
-    return Ambiguous(f"{where}: the connection broke before a whole answer: {_words(error)}", request=request)
+        return Unreachable(f"{destination}: no connection: {_reason(error)}", request=request)
+    message = f"{destination}: the connection broke before the response was complete: {_reason(error)}"
+    return Ambiguous(message, request=request)
 
 
-def _connecting_failed(error: aiohttp.ClientConnectorError, where: str, request: Mapping[str, Any]) -> ActionError:
+def _connection_error(error: aiohttp.ClientConnectorError, destination: str, request: Mapping[str, Any]) -> ActionError:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return Unreachable(f"{where}: its certificate is not good: {error.certificate_error}", request=request)
+        return Unreachable(f"{destination}: its certificate is invalid: {error.certificate_error}", request=request)
     if isinstance(error.os_error, _Denied):
-        return Blocked(f"{error.os_error.strerror}", request=request)
-    stage = "the name cannot be looked up" if isinstance(error, aiohttp.ClientConnectorDNSError) else "no connection"
-    return Unreachable(f"{where}: {stage}: {_words(error.os_error)}", request=request)
+        return Blocked(str(error.os_error.strerror), request=request)
+    is_lookup = isinstance(error, aiohttp.ClientConnectorDNSError)
+    stage = "the name cannot be looked up" if is_lookup else "no connection"
+    return Unreachable(f"{destination}: {stage}: {_reason(error.os_error)}", request=request)
 
 
-def _words(error: BaseException) -> str:
-    """The system's words for an error, without its number, and without the URL that aiohttp's may hold."""
+def _reason(error: BaseException) -> str:
+    """Return the system's message without its number, and without the URL that aiohttp's message can contain."""
     error = error.__cause__ or error
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -1,31 +1,23 @@
-"""Receivers made by hand, byte by byte, for what no well-behaved server library would do."""
+"""Receivers that are written byte by byte, for responses that no server library would send."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
-
-import uvloop
+from typing import Any
 
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import HttpResponse
 from upshot.adapters.egress import GuardedEgress
 
-T = TypeVar("T")
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-def run(coroutine: Any) -> Any:
-    """Run on the loop that workers use."""
-    return uvloop.run(coroutine)
-
-
 @asynccontextmanager
 async def listening(talk: Talk) -> AsyncIterator[str]:
-    """A server that does with each connection what it is told; gives its URL."""
+    """Start a server that calls `talk` for each connection, and yield its URL."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -48,7 +40,7 @@ async def listening(talk: Talk) -> AsyncIterator[str]:
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:
-    """One request, head and body."""
+    """Read one request, and return its head and body."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(
         (int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
@@ -57,8 +49,8 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 @asynccontextmanager
-async def door(allow: str = "127.0.0.0/8,::1/128", *, in_flight: int = 100) -> AsyncIterator[GuardedEgress]:
-    """The guarded door, open to loopback."""
+async def open_egress(allow: str = "127.0.0.0/8,::1/128", *, in_flight: int = 100) -> AsyncIterator[GuardedEgress]:
+    """Yield an egress that can reach loopback addresses."""
     egress = GuardedEgress(EgressRules.parse(allow), destination_in_flight=in_flight)
     try:
         yield egress
@@ -69,5 +61,5 @@ async def door(allow: str = "127.0.0.0/8,::1/128", *, in_flight: int = 100) -> A
 async def post(
     egress: GuardedEgress, url: str, body: bytes = b"{}", *, timeout_seconds: float = 10, **more: Any
 ) -> HttpResponse:
-    """Send one POST."""
+    """Send one POST request."""
     return await egress.send("POST", url, headers={}, body=body, timeout_seconds=timeout_seconds, **more)

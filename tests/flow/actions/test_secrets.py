@@ -1,15 +1,15 @@
-"""Secrets: from the environment and from files, read at the moment of use."""
+"""Secrets come from the environment and from files, and are read when they are used."""
 
 from __future__ import annotations
 
 import pytest
 
-from upshot.adapters.secrets import CombinedSecrets, EnvironmentSecrets, FolderSecrets
+from upshot.adapters.secrets import CombinedSecrets, DirectorySecrets, EnvironmentSecrets
 from upshot.errors import ConfigError
 
 
-def test_the_environment_gives_secrets_by_their_prefix(monkeypatch):
-    """`UPSHOT_SECRET_GITHUB_TOKEN` is `GITHUB_TOKEN`; settings are no secrets."""
+def test_environment_variables_with_the_prefix_are_secrets(monkeypatch):
+    """`UPSHOT_SECRET_GITHUB_TOKEN` is the secret `GITHUB_TOKEN`. Settings are not secrets."""
     monkeypatch.setenv("UPSHOT_SECRET_GITHUB_TOKEN", "ghp_x")
     monkeypatch.setenv("UPSHOT_TOKEN", "not a secret of this kind")
     secrets = EnvironmentSecrets()
@@ -19,9 +19,9 @@ def test_the_environment_gives_secrets_by_their_prefix(monkeypatch):
     assert secrets.names() == {"GITHUB_TOKEN"}
 
 
-def test_a_file_is_a_secret_and_may_change_under_us(tmp_path):
-    """Rotation needs no restart: the file is read when the secret is used; one final line break does not count."""
-    secrets = FolderSecrets(tmp_path)
+def test_a_changed_file_is_the_new_secret(tmp_path):
+    """A secret can be rotated without a restart, because its file is read each time. One final newline is removed."""
+    secrets = DirectorySecrets(tmp_path)
     (tmp_path / "TOKEN").write_text("old\n")
     before = secrets.get("TOKEN")
     (tmp_path / "TOKEN").write_text(" new \n\r\n")
@@ -32,59 +32,59 @@ def test_a_file_is_a_secret_and_may_change_under_us(tmp_path):
 
 
 def test_kubernetes_links_are_followed(tmp_path):
-    """Kubernetes mounts a secret as a link to a link into a folder that begins with dots."""
+    """Kubernetes mounts a secret as a link to a link into a directory whose name begins with dots."""
     data = tmp_path / "..2026"
     data.mkdir()
     (data / "TOKEN").write_text("x")
     (tmp_path / "..data").symlink_to(data)
     (tmp_path / "TOKEN").symlink_to(tmp_path / "..data" / "TOKEN")
 
-    assert FolderSecrets(tmp_path).get("TOKEN") == "x"
-    assert FolderSecrets(tmp_path).names() == {"TOKEN"}
+    assert DirectorySecrets(tmp_path).get("TOKEN") == "x"
+    assert DirectorySecrets(tmp_path).names() == {"TOKEN"}
 
 
 @pytest.mark.parametrize(
     "name", ["../outside", "..", ".", "", "a/b", "/etc/passwd", "TOKEN\n", "TOKEN\x00", "a.b", "x" * 300]
 )
 def test_a_name_is_never_a_path(tmp_path, name):
-    """No name leads out of the folder, or breaks the look-up."""
+    """No name leads out of the directory or raises an error."""
     (tmp_path / "outside").write_text("x")
-    folder = tmp_path / "secrets"
-    folder.mkdir()
+    directory = tmp_path / "secrets"
+    directory.mkdir()
 
-    assert FolderSecrets(folder).get(name) is None
+    assert DirectorySecrets(directory).get(name) is None
     assert EnvironmentSecrets().get(name) is None
 
 
 @pytest.mark.parametrize(
-    ("content", "finding"), [(b"\xff\xfe", "not text in UTF-8"), (b"x" * (64 * 1024 + 1), "larger than 64 KB")]
+    ("content", "message"), [(b"\xff\xfe", "not UTF-8 text"), (b"x" * (64 * 1024 + 1), "larger than 64 KB")]
 )
-def test_a_file_that_is_no_secret_is_named(tmp_path, content, finding):
-    """The operator reads which file and what is wrong, and never its content."""
+def test_a_file_that_is_not_a_secret_is_reported(tmp_path, content, message):
+    """The error contains the path and the reason, and never the content of the file."""
     (tmp_path / "TOKEN").write_bytes(content)
 
-    with pytest.raises(ConfigError, match=finding) as raised:
-        FolderSecrets(tmp_path).get("TOKEN")
+    with pytest.raises(ConfigError, match=message) as raised:
+        DirectorySecrets(tmp_path).get("TOKEN")
 
     assert str(tmp_path / "TOKEN") in str(raised.value)
 
 
-def test_what_is_not_there_is_none(tmp_path):
-    """A missing file, a missing folder, a folder in place of a file."""
-    (tmp_path / "FOLDER").mkdir()
+def test_a_missing_secret_is_none(tmp_path):
+    """A missing file, a missing directory, and a directory in place of a file are not secrets."""
+    (tmp_path / "DIRECTORY").mkdir()
 
-    assert FolderSecrets(tmp_path).get("FOLDER") is None
-    assert FolderSecrets(tmp_path).get("MISSING") is None
-    assert FolderSecrets(tmp_path / "missing").get("TOKEN") is None
-    assert FolderSecrets(tmp_path / "missing").names() == set()
+    assert DirectorySecrets(tmp_path).get("DIRECTORY") is None
+    assert DirectorySecrets(tmp_path).get("MISSING") is None
+    assert DirectorySecrets(tmp_path / "missing").get("TOKEN") is None
+    assert DirectorySecrets(tmp_path / "missing").names() == set()
 
 
-def test_sources_are_asked_in_order(tmp_path, monkeypatch):
-    """The first that knows a name gives its value."""
+def test_the_first_source_with_a_secret_provides_it(tmp_path, monkeypatch):
+    """Sources are asked in order, and the first one that has the secret returns its value."""
     monkeypatch.setenv("UPSHOT_SECRET_A", "from the environment")
     (tmp_path / "A").write_text("from a file")
     (tmp_path / "B").write_text("from a file")
-    secrets = CombinedSecrets([EnvironmentSecrets(), FolderSecrets(tmp_path)])
+    secrets = CombinedSecrets([EnvironmentSecrets(), DirectorySecrets(tmp_path)])
 
     assert (secrets.get("A"), secrets.get("B"), secrets.get("C")) == ("from the environment", "from a file", None)
     assert secrets.names() == {"A", "B"}

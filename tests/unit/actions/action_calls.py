@@ -1,8 +1,7 @@
-"""What tests of actions need: a call, a door to the outside that answers as told, a registry that remembers."""
+"""Helpers for tests of actions: a call, an egress with scripted responses, a registry that records changes."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,12 +13,13 @@ from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpRespo
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.jobs import MemoryJobs
-from upshot.domain.event import Actor, Cause, Event, EventKind
+from upshot.domain.event import Actor, ActorKind, Cause, Event, EventKind, Origin
 from upshot.errors import NotFound
+from upshot.ids import EventId, ExecutionId
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 EVENT = Event(
-    id="evt_1",
+    id=EventId("evt_1"),
     kind=EventKind.ALIAS_ADDED,
     time=NOW,
     subject="model/churn:v3",
@@ -34,7 +34,7 @@ EVENT = Event(
     },
 )
 CUSTOM_EVENT = Event(
-    id="evt_2",
+    id=EventId("evt_2"),
     kind=EventKind.CUSTOM,
     time=NOW,
     subject="nightly",
@@ -47,27 +47,29 @@ CUSTOM_EVENT = Event(
 
 
 def make_call(with_: Mapping[str, Any], **changes: Any) -> ActionCall:
-    """The first attempt of a step of automation `promote`, with a rendered `with` block."""
-    known: dict[str, Any] = {
+    """Return the first attempt of a step of the automation `promote`, with a rendered `with` block."""
+    defaults: dict[str, Any] = {
         "event": EVENT,
         "automation": "promote",
-        "execution": "exe_1",
+        "execution_id": "exe_1",
         "execution_created_at": NOW,
-        "step": "step-1",
+        "step_id": "step-1",
         "attempt": 1,
         "delivery_id": "dlv_1",
         "now": NOW,
         "timeout_seconds": 30.0,
-        "actor": Actor("promote", "automation"),
-        "chain": (Cause("promote", "exe_1", "evt_1", "model/churn:v3"),),
+        "origin": Origin(
+            Actor("promote", ActorKind.AUTOMATION),
+            (Cause("promote", ExecutionId("exe_1"), EventId("evt_1"), "model/churn:v3"),),
+        ),
         "event_source": "https://upshot.example",
     }
-    return ActionCall(with_=with_, **(known | changes))
+    return ActionCall(with_=with_, **(defaults | changes))
 
 
 @dataclass(frozen=True)
-class Sent:
-    """One request that an action made."""
+class SentRequest:
+    """One request that an action sent."""
 
     method: str
     url: str
@@ -83,12 +85,12 @@ class Sent:
 
 @dataclass
 class ScriptedEgress:
-    """Answers every request with the same answer, and remembers the requests."""
+    """Answers every request with the same response, and records the requests."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    sent: list[Sent] = field(default_factory=list)
+    sent: list[SentRequest] = field(default_factory=list)
 
     async def send(
         self,
@@ -100,13 +102,13 @@ class ScriptedEgress:
         timeout_seconds: float,
         follow_redirects: bool = False,
     ) -> HttpResponse:
-        """Remember the request and answer as told."""
-        self.sent.append(Sent(method, url, headers, body, follow_redirects))
-        return make_answer(self.status, self.headers, self.body)
+        """Record the request and return the response."""
+        self.sent.append(SentRequest(method, url, headers, body, follow_redirects))
+        return make_response(self.status, self.headers, self.body)
 
 
-def make_answer(status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> HttpResponse:
-    """An answer as the egress client gives it."""
+def make_response(status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> HttpResponse:
+    """Return a response of the egress client."""
     return HttpResponse(
         status=status,
         headers=headers or {},
@@ -119,8 +121,8 @@ def make_answer(status: int, headers: Mapping[str, str] | None = None, body: byt
 
 
 @dataclass
-class Made:
-    """A change as the registry tells of it."""
+class FakeChange:
+    """A change that the registry made."""
 
     value: Any
     events: tuple[Event, ...]
@@ -128,11 +130,13 @@ class Made:
 
 @dataclass(frozen=True)
 class Referenced:
+    """A resource with nothing but a reference."""
+
     reference: str
 
 
 class RecordingRegistry:
-    """Takes every change, remembers it, and can be told to raise."""
+    """Records every change, or raises the given error."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -145,26 +149,24 @@ class RecordingRegistry:
         known = change in self.changes
         self.changes.append(change)
         self.chains.append(chain)
-        return Made(Referenced(reference), () if known else (EVENT,))
+        return FakeChange(Referenced(reference), () if known else (EVENT,))
 
     def version(self, registry: str, collection: str, version: str) -> Any:
-        """Nothing is known here."""
+        """Raise NotFound: this registry is empty."""
         raise self.error or NotFound(f"there is no {registry}/{collection}:{version}")
 
     def update_version(self, registry: str, collection: str, version: str, **change: Any) -> Any:
-        """Remember it."""
+        """Record the change."""
         return self._make(f"{registry}/{collection}:{version}", (), "update", change)
 
     def update_artifact_version(self, project: str, name: str, version: str, **change: Any) -> Any:
-        """Remember it."""
+        """Record the change."""
         return self._make(f"{project}/{name}:{version}", (), "update", change)
 
-    def add_alias(
-        self, registry: str, collection: str, alias: str, version: str, *, actor: Actor, chain: tuple[Cause, ...] = ()
-    ) -> Any:
-        """Remember it."""
+    def add_alias(self, registry: str, collection: str, alias: str, version: str, *, origin: Origin) -> Any:
+        """Record the change."""
         reference = f"{registry}/{collection}:{version}"
-        return self._make(reference, chain, "alias", registry, collection, alias, version, actor.name)
+        return self._make(reference, origin.chain, "alias", registry, collection, alias, version, origin.actor.name)
 
     def add_tag(
         self,
@@ -173,27 +175,25 @@ class RecordingRegistry:
         tag: str,
         version: str | None = None,
         *,
-        actor: Actor,
-        chain: tuple[Cause, ...] = (),
+        origin: Origin,
     ) -> Any:
-        """Remember it."""
+        """Record the change."""
         reference = f"{registry}/{collection}" + (f":{version}" if version else "")
-        return self._make(reference, chain, "tag", registry, collection, tag, version, actor.name)
+        return self._make(reference, origin.chain, "tag", registry, collection, tag, version, origin.actor.name)
 
     def emit(
         self,
         events: Sequence[tuple[str, Mapping[str, Any]]],
         *,
-        actor: Actor,
-        chain: tuple[Cause, ...] = (),
+        origin: Origin,
         event_ids: Sequence[str] | None = None,
     ) -> tuple[Event, ...]:
-        """Remember them."""
-        self._make("", chain, "emit", *events, event_ids, actor.name)
+        """Record the events."""
+        self._make("", origin.chain, "emit", *events, event_ids, origin.actor.name)
         return ()
 
 
-def perform(
+async def perform(
     action: Action,
     with_: Mapping[str, Any],
     *,
@@ -201,14 +201,14 @@ def perform(
     registry: Any = None,
     **changes: Any,
 ) -> Outcome:
-    """Perform one attempt and give what it gave."""
-    tools = ActionContext(
+    """Perform one attempt and return its outcome."""
+    context = ActionContext(
         egress=egress or ScriptedEgress(),
         registry=registry or RecordingRegistry(),
         github_api_url="https://api.github.com",
         slack_api_url="https://slack.com/api",
         jobs=MemoryJobs(MemoryExecutions(MemoryEvents())),
     )
-    outcome = asyncio.run(action.perform(make_call(with_, **changes), tools))
+    outcome = await action.perform(make_call(with_, **changes), context)
     assert isinstance(outcome, Outcome)
     return outcome

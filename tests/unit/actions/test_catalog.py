@@ -1,4 +1,4 @@
-"""The catalog: ours, those of others, and those of others that are broken."""
+"""The catalog: built-in actions, installed actions, and installed actions that are broken."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from upshot.errors import TemplateInvalid
 BUILT_IN = {"webhook", "github-dispatch", "slack", "require", "add-alias", "add-tag", "emit"}
 
 
-class Theirs(Require):
+class Installed(Require):
     uses = "theirs"
 
 
@@ -23,7 +23,7 @@ class Misnamed(Require):
     uses = "another"
 
 
-class Hijacker(Require):
+class Replacement(Require):
     uses = "webhook"
 
 
@@ -33,7 +33,7 @@ def raise_error():
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Installs entry points: name to object reference."""
+    """Return a function that installs entry points: object references by name."""
 
     def install(**points):
         found = [EntryPoint(name, value, "upshot.actions") for name, value in points.items()]
@@ -43,43 +43,43 @@ def installed(monkeypatch):
     return install
 
 
-def test_the_catalog_has_every_built_in_action_under_its_own_name():
-    """What YAML says is what the action calls itself."""
+def test_the_catalog_contains_every_built_in_action():
+    """Every built-in action is in the catalog, under its own name."""
     catalog = load_catalog(EgressRules())
 
     assert catalog.keys() >= BUILT_IN
     assert all(action.uses == name for name, action in catalog.items())
 
 
-def test_an_installed_action_can_be_used(installed):
-    """An entry point adds an action."""
-    catalog = installed(theirs=f"{__name__}:Theirs")
+async def test_an_installed_action_can_be_used(installed):
+    """An entry point adds an action to the catalog."""
+    catalog = installed(theirs=f"{__name__}:Installed")
 
-    assert perform(catalog["theirs"], {"that": True}).outputs == {"value": True}
+    assert (await perform(catalog["theirs"], {"that": True})).outputs == {"value": True}
 
 
 @pytest.mark.parametrize(
-    ("reference", "why"),
+    ("reference", "reason"),
     [
         pytest.param("no_such_module:Action", "ModuleNotFoundError", id="cannot be imported"),
-        pytest.param(f"{__name__}:no_such_thing", "AttributeError", id="is not there"),
+        pytest.param(f"{__name__}:no_such_thing", "AttributeError", id="does not exist"),
         pytest.param(f"{__name__}:raise_error", "no licence key", id="raises"),
-        pytest.param("builtins:dict", "lacks uses, with_record, expressions, check, perform", id="is no action"),
-        pytest.param(f"{__name__}:Misnamed", "calls itself 'another'", id="has another name"),
+        pytest.param("builtins:dict", "lacks uses, inputs_model, expressions, check, perform", id="is not an action"),
+        pytest.param(f"{__name__}:Misnamed", "has the name 'another'", id="has another name"),
     ],
 )
-def test_a_broken_action_is_visible_where_it_is_used_and_harms_no_other(installed, reference, why):
-    """Whoever uses it reads what is wrong and with which package; everything else works."""
+async def test_a_broken_action_reports_why_it_cannot_be_used(installed, reference, reason):
+    """A step that uses it reports the reason and the package. All other actions work."""
     catalog = installed(broken=reference)
 
     assert catalog.keys() >= BUILT_IN
-    ((_, finding),) = catalog["broken"].check({})
-    assert "action 'broken' of" in finding
-    assert why in finding
+    ((_, message),) = catalog["broken"].check({})
+    assert "action 'broken' of" in message
+    assert reason in message
     with pytest.raises(TemplateInvalid, match="action 'broken' of"):
-        perform(catalog["broken"], {})
+        await perform(catalog["broken"], {})
 
 
 def test_a_built_in_action_cannot_be_replaced(installed):
-    """A package that brings a `webhook` of its own does not get everybody's secrets."""
-    assert type(installed(webhook=f"{__name__}:Hijacker")["webhook"]).__name__ == "Webhook"
+    """An installed package cannot replace `webhook`, which would give it the secrets of every webhook step."""
+    assert type(installed(webhook=f"{__name__}:Replacement")["webhook"]).__name__ == "Webhook"

@@ -1,4 +1,4 @@
-"""Which destinations actions may reach."""
+"""Which destinations actions can reach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upshot.actions.egress_rules import EgressRules, UrlProblem, read_url
+from upshot.actions.egress_rules import EgressRules, InvalidUrl, parse_url
 from upshot.errors import ConfigError
 
 NOTHING_ALLOWED = EgressRules()
@@ -37,24 +37,24 @@ PUBLIC_ADDRESSES = [
 
 
 @pytest.mark.parametrize("address", DENIED_ADDRESSES + METADATA_ADDRESSES)
-def test_what_is_not_public_is_refused_for_any_host(address):
-    """Every special range is refused, in every disguise, and the refusal names the setting that would allow it."""
-    problem = NOTHING_ALLOWED.problem("hooks.example.com", 443, address)
+def test_addresses_that_are_not_public_are_forbidden_for_any_host(address):
+    """Every special range is forbidden, in every notation. The reason names the setting that allows it."""
+    reason = NOTHING_ALLOWED.check_address("hooks.example.com", 443, address)
 
-    assert problem is not None
-    assert "UPSHOT_EGRESS_ALLOW" in problem
+    assert reason is not None
+    assert "UPSHOT_EGRESS_ALLOW" in reason
 
 
 @pytest.mark.parametrize("address", PUBLIC_ADDRESSES)
-def test_public_addresses_are_reached(address):
-    """What is public needs no entry."""
-    assert NOTHING_ALLOWED.problem("hooks.example.com", 443, address) is None
+def test_public_addresses_are_allowed(address):
+    """A public address is allowed without an entry in the settings."""
+    assert NOTHING_ALLOWED.check_address("hooks.example.com", 443, address) is None
 
 
-def test_one_forbidden_answer_among_good_ones_refuses_the_host():
-    """A name that also resolves to a private address is refused whole, so that no retry finds that address."""
-    assert NOTHING_ALLOWED.problem_with_any("evil.example.com", 443, ["1.1.1.1", "10.0.0.1"])
-    assert NOTHING_ALLOWED.problem_with_any("good.example.com", 443, ["1.1.1.1", "8.8.8.8"]) is None
+def test_one_forbidden_address_makes_the_host_forbidden():
+    """A host that also resolves to a private address is forbidden, so that no attempt can choose that address."""
+    assert NOTHING_ALLOWED.check_addresses("evil.example.com", 443, ["1.1.1.1", "10.0.0.1"])
+    assert NOTHING_ALLOWED.check_addresses("good.example.com", 443, ["1.1.1.1", "8.8.8.8"]) is None
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_one_forbidden_answer_among_good_ones_refuses_the_host():
     ],
 )
 def test_an_entry_allows_what_it_names(entry, host, port, address):
-    """Networks, addresses and host names open what they name; a port narrows them."""
-    assert EgressRules.parse(entry).problem(host, port, address) is None
+    """An entry allows a network, an address or a host name, on all ports or on one."""
+    assert EgressRules.parse(entry).check_address(host, port, address) is None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_an_entry_allows_what_it_names(entry, host, port, address):
     [
         pytest.param("10.0.0.0/8:9000", "a", 9001, "10.1.2.3", id="another port"),
         pytest.param("10.0.0.0/8", "a", 1, "127.0.0.1", id="another network"),
-        pytest.param("10.0.0.0/8", "a", 1, "64:ff9b::10.0.0.1", id="a network does not open its NAT64 disguise"),
+        pytest.param("10.0.0.0/8", "a", 1, "64:ff9b::10.0.0.1", id="a network does not allow its NAT64 form"),
         pytest.param("hooks.internal", "evil.hooks.internal", 1, "10.0.0.1", id="a name below it"),
         pytest.param("hooks.internal", "hooks.internal.evil.com", 1, "10.0.0.1", id="a name that begins like it"),
         pytest.param("169.254.0.0/16", "a", 80, "169.254.169.254", id="metadata by a network"),
@@ -102,8 +102,8 @@ def test_an_entry_allows_what_it_names(entry, host, port, address):
     ],
 )
 def test_an_entry_allows_no_more_than_it_names(entry, host, port, address):
-    """Another port, another network, another name stay shut; and no network ever opens a metadata service."""
-    assert EgressRules.parse(entry).problem(host, port, address) is not None
+    """Other ports, networks and names stay forbidden, and no network ever allows a metadata service."""
+    assert EgressRules.parse(entry).check_address(host, port, address) is not None
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_an_entry_allows_no_more_than_it_names(entry, host, port, address):
     ["10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/x", "*.internal", "http://hooks.internal", "a b", "hooks:0", "hooks:99999",
      "hooks:http", "hooks:", "127.1", "2130706433", "[fd00::1", "::1:99999x", "-a.example"],
 )  # fmt: skip
-def test_an_entry_that_cannot_be_meant_is_named(entry):
-    """A wrong entry stops the start with the setting, the entry and how to write one."""
+def test_an_invalid_entry_is_reported(entry):
+    """The error contains the setting, the entry and how to write a valid one."""
     with pytest.raises(ConfigError) as raised:
         EgressRules.parse(f"127.0.0.0/8,{entry}")
 
@@ -133,10 +133,10 @@ def test_an_entry_that_cannot_be_meant_is_named(entry):
         "http://" + "a" * 64 + ".example.com/", "http://" + "a." * 127 + "example.com/",
     ],
 )  # fmt: skip
-def test_an_unusable_url_is_refused_before_any_look_up(url):
-    """Other schemes, credentials, bad ports, control characters and addresses in disguise are no URLs for us."""
-    with pytest.raises(UrlProblem):
-        read_url(url)
+def test_an_unusable_url_is_refused_without_a_name_lookup(url):
+    """URLs with other schemes, credentials, invalid ports, control characters or disguised addresses are refused."""
+    with pytest.raises(InvalidUrl):
+        parse_url(url)
     assert NOTHING_ALLOWED.check_url(url)
 
 
@@ -148,8 +148,8 @@ def test_an_unusable_url_is_refused_before_any_look_up(url):
         "http://metadata.google.internal/", "http://METADATA.google.internal./", "http://[fe80::1%25eth0]/",
     ],
 )  # fmt: skip
-def test_a_forbidden_literal_is_found_when_the_automation_is_loaded(url):
-    """An address that stands in the file needs no look-up to be refused."""
+def test_a_forbidden_address_in_a_file_is_reported_when_it_is_loaded(url):
+    """An address that is written in the file is refused without a name lookup."""
     assert "UPSHOT_EGRESS_ALLOW" in (NOTHING_ALLOWED.check_url(url) or "")
 
 
@@ -165,17 +165,17 @@ def test_a_forbidden_literal_is_found_when_the_automation_is_loaded(url):
     ],
 )
 def test_a_destination_is_named_by_scheme_host_and_port(url, destination):
-    """Spellings of the same destination share one limit."""
-    assert read_url(url).destination == destination
+    """Different spellings of the same destination have the same name, so they share one limit."""
+    assert parse_url(url).destination == destination
 
 
 @given(st.text(max_size=60))
-def test_no_text_whatever_breaks_the_reader_of_urls(text):
-    """Whatever stands in a file is either a target or a problem in words."""
+def test_no_text_breaks_the_url_parser(text):
+    """Any text is either a valid target or raises InvalidUrl."""
     for url in (text, f"http://{text}/"):
         try:
-            target = read_url(url)
-        except UrlProblem:
+            target = parse_url(url)
+        except InvalidUrl:
             assert NOTHING_ALLOWED.check_url(url)
         else:
             assert target.url.scheme in {"http", "https"}
@@ -183,12 +183,14 @@ def test_no_text_whatever_breaks_the_reader_of_urls(text):
 
 
 @given(st.ip_addresses(v=4))
-def test_an_address_and_its_ipv6_disguises_share_their_fate(address):
-    """IPv4-mapped is judged as the IPv4 address that is connected to; NAT64 never opens what that shuts."""
-    plain = NOTHING_ALLOWED.problem("a", 80, str(address)) is None
-    mapped = NOTHING_ALLOWED.problem("a", 80, f"::ffff:{address}") is None
-    through_nat64 = NOTHING_ALLOWED.problem("a", 80, f"64:ff9b::{address}") is None
+def test_an_ipv4_address_in_ipv6_form_has_the_same_result(address):
+    """The IPv4-mapped and NAT64 forms of an address are allowed exactly if the address is. 6to4 never is."""
+    plain = NOTHING_ALLOWED.check_address("a", 80, str(address)) is None
+    mapped = NOTHING_ALLOWED.check_address("a", 80, f"::ffff:{address}") is None
+    through_nat64 = NOTHING_ALLOWED.check_address("a", 80, f"64:ff9b::{address}") is None
 
     assert mapped == plain
     assert through_nat64 == plain
-    assert NOTHING_ALLOWED.problem("a", 80, f"2002:{int(address) >> 16:x}:{int(address) & 0xFFFF:x}::1") is not None
+    assert (
+        NOTHING_ALLOWED.check_address("a", 80, f"2002:{int(address) >> 16:x}:{int(address) & 0xFFFF:x}::1") is not None
+    )

@@ -1,4 +1,4 @@
-"""`find-version`: what the registry says now, not what it said when the event happened."""
+"""`find-version`: what the registry contains now, not when the event happened."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.unit.actions.action_calls import RecordingRegistry, perform
 from upshot.actions.find_version import FindVersion
 from upshot.domain.execution import ExecutionState
 from upshot.errors import InvalidInput, NotFound, Refused, Unavailable, Unreachable
-from upshot.testing import ANN, World
+from upshot.testing import ADMIN, World
 
 LOOK = """
 name: look
@@ -22,52 +22,52 @@ steps:
 """
 
 
-def looked_up(with_, *, that="true"):
-    """The world after a candidate was looked at, with a version in production before it, and the execution."""
+def run_look_up(with_, *, that="true"):
+    """Return a world with a version in production, and the execution that a new candidate started."""
     world = World()
     world.apply(LOOK % (with_, that))
     world.link(alias="production")
     candidate = world.link(alias="candidate")
-    world.registry.update_version("model", "churn", "v0", metadata={"accuracy": 0.8}, actor=ANN)
-    world.registry.update_version("model", "churn", candidate.name, metadata={"evaluate": {"auc": 0.7}}, actor=ANN)
-    world.settle()
+    world.registry.update_version("model", "churn", "v0", metadata={"accuracy": 0.8}, origin=ADMIN)
+    world.registry.update_version("model", "churn", candidate.name, metadata={"evaluate": {"auc": 0.7}}, origin=ADMIN)
+    world.run_until_idle()
     return world, world.execution("look")
 
 
-def test_an_alias_gives_the_version_that_holds_it_now():
-    """Everything that a gate compares with, as the registry has it at that moment."""
-    world, execution = looked_up("{version: production}")
+def test_an_alias_selects_the_version_that_holds_it_now():
+    """The outputs describe the version as it is in the registry at that moment."""
+    world, execution = run_look_up("{version: production}")
 
     version = world.registry.version("model", "churn", "v0")
     assert execution.steps[0].outputs == {
         "found": True,
         "reference": "model/churn:v0",
         "name": "v0",
-        "digest": version.artifact.digest,
+        "digest": version.artifact_version.digest,
         "metadata": {"accuracy": 0.8},
         "aliases": ["production"],
         "tags": [],
     }
 
 
-def test_the_event_s_own_version_is_given_with_what_was_added_since():
-    """What a job has saved after the event happened can be read."""
-    _, execution = looked_up("{}", that="steps.found.outputs.metadata.evaluate.auc == 0.7")
+def test_the_version_of_the_event_includes_later_changes():
+    """Metadata that a job has saved after the event happened can be read."""
+    _, execution = run_look_up("{}", that="steps.found.outputs.metadata.evaluate.auc == 0.7")
 
     assert execution.state is ExecutionState.SUCCEEDED
 
 
-def test_where_there_is_none_an_optional_look_up_goes_on_with_null():
-    """The first candidate of a collection has nothing to be compared with."""
+def test_an_optional_version_can_be_missing():
+    """If there is no such version and `optional` is true, the execution continues with null outputs."""
     that = "not steps.found.outputs.found and steps.found.outputs.metadata.evaluate.auc | default(0) == 0"
-    _, execution = looked_up("{version: champion, optional: true}", that=that)
+    _, execution = run_look_up("{version: champion, optional: true}", that=that)
 
     assert execution.state is ExecutionState.SUCCEEDED
 
 
-def test_where_there_is_none_the_execution_fails_and_says_what_there_is():
-    """A slip of the pen is no reason to promote."""
-    _, execution = looked_up("{version: producton}")
+def test_a_missing_version_fails_the_execution():
+    """If there is no such version, the execution fails with the reason and a remedy."""
+    _, execution = run_look_up("{version: producton}")
 
     assert execution.state is ExecutionState.FAILED
     assert "model/churn has no alias 'producton'" in (execution.reason or "")
@@ -77,12 +77,12 @@ def test_where_there_is_none_the_execution_fails_and_says_what_there_is():
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        pytest.param(NotFound("no such version"), Refused, id="not there"),
-        pytest.param(InvalidInput("no name"), Refused, id="no name"),
-        pytest.param(Unavailable("the database does not answer"), Unreachable, id="no answer"),
+        pytest.param(NotFound("no such version"), Refused, id="missing"),
+        pytest.param(InvalidInput("no name"), Refused, id="invalid name"),
+        pytest.param(Unavailable("the database does not answer"), Unreachable, id="database unavailable"),
     ],
 )
-def test_the_registry_s_no_is_final_and_its_silence_is_not(error, kind):
-    """A database that is away comes back; a name does not mend itself."""
+async def test_an_error_of_the_registry_is_final_and_an_unavailable_database_is_not(error, kind):
+    """A rejected request is not repeated. A request is repeated if the database does not respond."""
     with pytest.raises(kind, match=str(error)):
-        perform(FindVersion(), {"version": "v1"}, registry=RecordingRegistry(error))
+        await perform(FindVersion(), {"version": "v1"}, registry=RecordingRegistry(error))

@@ -1,4 +1,4 @@
-"""`github-dispatch`: what GitHub gets, and what its answers mean."""
+"""`github-dispatch`: the request to GitHub, and what its responses mean."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ WITH = {"repository": "acme/deploy", "token": "ghp_x", "event-type": "model-prom
 EPOCH = int(NOW.timestamp())
 
 
-def _send(**with_):
+async def _send(**with_):
     egress = ScriptedEgress(204)
-    outcome = perform(DISPATCH, WITH | {key.replace("_", "-"): value for key, value in with_.items()}, egress=egress)
+    outcome = await perform(
+        DISPATCH, WITH | {key.replace("_", "-"): value for key, value in with_.items()}, egress=egress
+    )
     (sent,) = egress.sent
     return sent, outcome
 
 
-def test_github_gets_what_its_documentation_asks_for():
-    """Path, headers and body are GitHub's; the delivery id is in the payload."""
-    sent, outcome = _send(client_payload={"model": "churn"})
+async def test_the_request_follows_githubs_documentation():
+    """Path, headers and body are as GitHub documents them. The delivery id is in the payload."""
+    sent, outcome = await _send(client_payload={"model": "churn"})
 
     assert (sent.method, sent.url) == ("POST", "https://api.github.com/repos/acme/deploy/dispatches")
     assert sent.headers["Accept"] == "application/vnd.github+json"
@@ -43,33 +45,35 @@ def test_github_gets_what_its_documentation_asks_for():
     }
 
 
-def test_an_enterprise_server_is_asked_where_it_is():
-    """`api-url` goes before the setting."""
-    assert (
-        _send(api_url="https://ghe.example/api/v3/")[0].url == "https://ghe.example/api/v3/repos/acme/deploy/dispatches"
-    )
+async def test_api_url_overrides_the_setting():
+    """`api-url` selects a GitHub Enterprise server instead of the one in the settings."""
+    sent, _ = await _send(api_url="https://ghe.example/api/v3/")
+
+    assert sent.url == "https://ghe.example/api/v3/repos/acme/deploy/dispatches"
 
 
 @pytest.mark.parametrize(
     "payload",
     [
         pytest.param({str(n): n for n in range(10)}, id="ten keys already"),
-        pytest.param({"delivery_id": "mine"}, id="a key of that name already"),
-        pytest.param({"x": "a" * (65_535 - 9)}, id="no byte left"),
+        pytest.param({"delivery_id": "mine"}, id="the key exists already"),
+        pytest.param({"x": "a" * (65_535 - 9)}, id="no room left"),
     ],
 )
-def test_the_delivery_id_is_added_only_where_it_fits(payload):
-    """What the author wrote is never pushed over a limit or overwritten."""
-    assert _send(client_payload=payload)[0].json["client_payload"] == payload
+async def test_the_delivery_id_is_added_only_where_it_fits(payload):
+    """Adding the delivery id never exceeds a limit of GitHub and never overwrites a key."""
+    sent, _ = await _send(client_payload=payload)
+
+    assert sent.json["client_payload"] == payload
 
 
-def test_a_payload_at_the_limit_is_not_sent():
-    """64 KB of JSON are one byte too much for GitHub; nothing is sent, and the author reads the size."""
+async def test_a_payload_at_the_limit_is_not_sent():
+    """GitHub accepts less than 64 KB of JSON. A larger payload is not sent, and the error contains its size."""
     payload = {"x": "ü" * 32_764}
     assert len(orjson.dumps(payload)) == 65_536
 
     with pytest.raises(TemplateInvalid, match=r"with\.client-payload: has 65536 bytes"):
-        _send(client_payload=payload)
+        await _send(client_payload=payload)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_a_payload_at_the_limit_is_not_sent():
         pytest.param(
             422, {}, b'{"message": "x", "errors": ["plain text"]}', Refused, None, "plain text", id="odd errors"
         ),
-        pytest.param(422, {}, b'["not", "an", "object"]', Refused, None, "GitHub does not take", id="odd body"),
+        pytest.param(422, {}, b'["not", "an", "object"]', Refused, None, "GitHub does not accept", id="odd body"),
         pytest.param(307, {"location": "https://elsewhere.example/"}, b"", Refused, None, "elsewhere", id="moved away"),
         pytest.param(
             403,
@@ -170,10 +174,10 @@ def test_a_payload_at_the_limit_is_not_sent():
         pytest.param(503, {"retry-after": "5"}, b"", Unreachable, 5, "503", id="maintenance"),
     ],
 )
-def test_github_says_no_and_not_now_apart(*, status, headers, body, kind, wait, words):
-    """Permission and rate limit share a status and not a fate; each error says what to do."""
+async def test_rate_limits_and_missing_permissions_are_distinguished(*, status, headers, body, kind, wait, words):
+    """A rate limit leads to another attempt. A missing permission with the same status is final."""
     with pytest.raises(kind) as raised:
-        perform(DISPATCH, WITH, egress=ScriptedEgress(status, headers, body))
+        await perform(DISPATCH, WITH, egress=ScriptedEgress(status, headers, body))
 
     assert raised.value.retry_after_seconds == wait
     assert words in str(raised.value)
@@ -181,25 +185,25 @@ def test_github_says_no_and_not_now_apart(*, status, headers, body, kind, wait, 
 
 
 @pytest.mark.parametrize(("attempt", "wait"), [(1, 60), (2, 120), (3, 240), (8, 3600), (2000, 3600)])
-def test_where_github_names_no_time_waits_grow(attempt, wait):
-    """A minute at least and growing, up to the hour after which its limits begin anew."""
+async def test_waits_grow_if_github_names_no_time(attempt, wait):
+    """The wait is at least a minute and doubles with each attempt, up to an hour."""
     with pytest.raises(Unreachable) as raised:
-        perform(DISPATCH, WITH, egress=ScriptedEgress(429), attempt=attempt)
+        await perform(DISPATCH, WITH, egress=ScriptedEgress(429), attempt=attempt)
 
     assert raised.value.retry_after_seconds == wait
 
 
 @pytest.mark.parametrize(
-    ("change", "place"),
+    ("change", "path"),
     [
         pytest.param({"token": "ghp_real"}, "token", id="token in the file"),
         pytest.param({"api-url": "http://192.168.0.1"}, "api-url", id="private API"),
         pytest.param({"client-payload": {"x": "a" * 70_000}}, "client-payload", id="payload too large"),
     ],
 )
-def test_mistakes_are_found_when_the_automation_is_loaded(change, place):
-    """What can be known before anything fires is said then."""
-    ((found, message),) = DISPATCH.check(WITH | {"token": "{{ secrets.T }}"} | change)
+def test_mistakes_are_reported_when_the_automation_is_loaded(change, path):
+    """Problems that are visible in the file are reported before any event triggers the automation."""
+    ((found_path, message),) = DISPATCH.check(WITH | {"token": "{{ secrets.T }}"} | change)
 
-    assert found == place
+    assert found_path == path
     assert "ghp_real" not in message

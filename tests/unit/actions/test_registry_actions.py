@@ -1,4 +1,4 @@
-"""`require`, `add-alias`, `add-tag`, `emit`: what they ask of the registry, and of the event."""
+"""`require`, `add-alias`, `add-tag`, `emit`: what they take from the event, and what they change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from upshot.actions.emit import Emit
 from upshot.actions.require import Require
 from upshot.domain.event import EventKind
 from upshot.errors import Conflict, Forbidden, NotFound, Refused, TemplateInvalid, Unavailable, Unmet, Unreachable
-from upshot.ids import derived_event_id
+from upshot.ids import derive_event_id
 
 COLLECTION_EVENT = replace(
     EVENT, kind=EventKind.COLLECTION_CREATED, data={"registry": {"name": "model"}, "collection": {"name": "churn"}}
@@ -21,16 +21,16 @@ COLLECTION_EVENT = replace(
 
 
 @pytest.mark.parametrize("value", [True, 1, "text", [0], 0.1])
-def test_a_requirement_that_holds_lets_the_execution_go_on(value):
-    """What Jinja takes for true is true; the value can be read by later steps."""
-    assert perform(Require(), {"that": value}).outputs == {"value": value}
+async def test_an_execution_continues_if_its_requirement_holds(value):
+    """Every value that is true in Jinja is true here. Later steps can read the value."""
+    assert (await perform(Require(), {"that": value})).outputs == {"value": value}
 
 
 @pytest.mark.parametrize("value", [False, None, 0, "", [], {}])
-def test_a_requirement_that_does_not_hold_ends_it_with_the_authors_words(value):
-    """The reason of the failed execution is `otherwise`, word for word."""
+async def test_an_execution_fails_with_the_authors_message(value):
+    """If the requirement does not hold, the reason of the failed execution is exactly `otherwise`."""
     with pytest.raises(Unmet, match=r"^accuracy is below 0\.9$"):
-        perform(Require(), {"that": value, "otherwise": "accuracy is below 0.9"})
+        await perform(Require(), {"that": value, "otherwise": "accuracy is below 0.9"})
 
 
 @pytest.mark.parametrize(
@@ -39,17 +39,19 @@ def test_a_requirement_that_does_not_hold_ends_it_with_the_authors_words(value):
         pytest.param({}, ("model", "churn", "v3"), id="the event's version"),
         pytest.param({"version": "v1"}, ("model", "churn", "v1"), id="another version"),
         pytest.param({"version": "candidate"}, ("model", "churn", "candidate"), id="the holder of an alias"),
-        pytest.param({"registry": "model", "collection": "churn"}, ("model", "churn", "v3"), id="the same, said again"),
+        pytest.param(
+            {"registry": "model", "collection": "churn"}, ("model", "churn", "v3"), id="the same version, named"
+        ),
         pytest.param({"collection": "fraud", "version": "v7"}, ("model", "fraud", "v7"), id="another collection"),
         pytest.param(
             {"registry": "prod", "collection": "fraud", "version": "v7"}, ("prod", "fraud", "v7"), id="another registry"
         ),
     ],
 )
-def test_an_alias_goes_to_the_version_that_is_meant(with_, version):
-    """The event's version, unless the step says otherwise; in the automation's name, with the chain that led here."""
+async def test_add_alias_changes_the_selected_version(with_, version):
+    """The alias goes to the event's version unless the step names another. The origin is the automation."""
     registry = RecordingRegistry()
-    outcome = perform(AddAlias(), {"alias": "production", **with_}, registry=registry)
+    outcome = await perform(AddAlias(), {"alias": "production", **with_}, registry=registry)
 
     where, collection, name = version
     assert registry.changes == [("alias", where, collection, "production", name, "promote")]
@@ -63,26 +65,28 @@ def test_an_alias_goes_to_the_version_that_is_meant(with_, version):
         pytest.param({"collection": "fraud"}, EVENT, "version", id="another collection without a version"),
         pytest.param({"registry": "prod"}, EVENT, "version", id="another registry without a version"),
         pytest.param({}, COLLECTION_EVENT, "version", id="an event about a collection"),
-        pytest.param({}, CUSTOM_EVENT, "registry", id="a custom event, whatever its data says"),
-        pytest.param({"registry": "model"}, CUSTOM_EVENT, "collection", id="a custom event and half a place"),
+        pytest.param({}, CUSTOM_EVENT, "registry", id="a custom event, whatever its data contains"),
+        pytest.param({"registry": "model"}, CUSTOM_EVENT, "collection", id="a custom event and only a registry"),
     ],
 )
-def test_what_the_event_does_not_say_must_be_given(with_, event, missing):
-    """Nothing is guessed: the error names what is missing, and nothing is changed."""
+async def test_a_step_must_name_what_the_event_does_not_contain(with_, event, missing):
+    """If neither the step nor the event names the version, the error names what is missing, and nothing changes."""
     registry = RecordingRegistry()
 
-    with pytest.raises(TemplateInvalid, match=f"does not say which {missing} is meant"):
-        perform(AddAlias(), {"alias": "production", **with_}, registry=registry, event=event)
+    with pytest.raises(TemplateInvalid, match=f"does not name a {missing} for this step"):
+        await perform(AddAlias(), {"alias": "production", **with_}, registry=registry, event=event)
 
     assert not registry.changes
 
 
-def test_a_repetition_changes_nothing_and_says_so():
-    """After a crash the step is repeated; the registry takes it as no change."""
+async def test_repeating_a_step_changes_nothing():
+    """If a step is repeated after a crash, the registry makes no change, and `changed` is false."""
     registry = RecordingRegistry()
-    perform(AddAlias(), {"alias": "production"}, registry=registry)
+    await perform(AddAlias(), {"alias": "production"}, registry=registry)
 
-    assert perform(AddAlias(), {"alias": "production"}, registry=registry, attempt=2).outputs["changed"] is False
+    repeated = await perform(AddAlias(), {"alias": "production"}, registry=registry, attempt=2)
+
+    assert repeated.outputs["changed"] is False
 
 
 @pytest.mark.parametrize(
@@ -96,28 +100,27 @@ def test_a_repetition_changes_nothing_and_says_so():
         ),
     ],
 )
-def test_a_tag_goes_to_the_version_or_the_collection(with_, event, change):
-    """`on` says which."""
+async def test_add_tag_changes_the_version_or_the_collection(with_, event, change):
+    """`on` selects whether the tag goes to the version or to the collection."""
     registry = RecordingRegistry()
-    perform(AddTag(), {"tag": "ok", **with_}, registry=registry, event=event)
+    await perform(AddTag(), {"tag": "ok", **with_}, registry=registry, event=event)
 
     assert registry.changes == [("tag", *change, "promote")]
 
 
-def test_a_version_beside_on_collection_is_found_at_load():
-    """One of the two is a mistake."""
-    assert [place for place, _ in AddTag().check({"tag": "x", "on": "collection", "version": "v1"})] == ["version"]
+def test_a_version_beside_on_collection_is_reported():
+    """A step cannot give both `version` and `on: collection`."""
+    assert [path for path, _ in AddTag().check({"tag": "x", "on": "collection", "version": "v1"})] == ["version"]
 
 
-def test_an_emitted_event_has_the_same_id_at_every_repetition():
-    """So a step that is repeated after a crash emits once."""
+async def test_an_emitted_event_has_the_same_id_in_every_attempt():
+    """If a step is repeated after a crash, it creates the event once."""
     registry = RecordingRegistry()
-    first, second = (
-        perform(Emit(), {"name": "ready", "data": {"a": 1}}, registry=registry, attempt=n).outputs for n in (1, 2)
-    )
+    inputs = {"name": "ready", "data": {"a": 1}}
+    first, second = [await perform(Emit(), inputs, registry=registry, attempt=attempt) for attempt in (1, 2)]
 
-    event_id = derived_event_id("exe_1", "dlv_1", NOW)
-    assert first == second == {"event": event_id}
+    event_id = derive_event_id("exe_1", "dlv_1", NOW)
+    assert first.outputs == second.outputs == {"event_id": event_id}
     assert registry.changes == [("emit", ("ready", {"a": 1}), [event_id], "promote")] * 2
 
 
@@ -131,12 +134,12 @@ def test_an_emitted_event_has_the_same_id_at_every_repetition():
     ],
 )
 @pytest.mark.parametrize("action", [AddAlias(), AddTag(), Emit()], ids=lambda action: action.uses)
-def test_the_registrys_no_is_final_and_its_silence_is_not(action, error, kind):
-    """A rule of the registry will not change by itself; a database that is away comes back."""
+async def test_an_error_of_the_registry_is_final_and_an_unavailable_database_is_not(action, error, kind):
+    """A rejected change is not repeated. A change is repeated if the database does not respond."""
     with_ = {"add-alias": {"alias": "a"}, "add-tag": {"tag": "t"}, "emit": {"name": "e"}}[action.uses]
 
     with pytest.raises(kind, match=str(error)) as raised:
-        perform(action, with_, registry=RecordingRegistry(error))
+        await perform(action, with_, registry=RecordingRegistry(error))
 
     assert type(raised.value) is kind
     assert raised.value.request

@@ -1,4 +1,4 @@
-"""`slack`: what Slack gets, and what its answers mean."""
+"""`slack`: the request to Slack, and what its responses mean."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BOT = {"token": "xoxb-1", "channel": "C1"}
 BLOCKS = [{"type": "section", "text": {"type": "mrkdwn", "text": "*x*"}}]
 
 
-def test_an_incoming_webhook_gets_the_message_alone():
-    """Text and blocks, to the webhook's own URL."""
+async def test_an_incoming_webhook_receives_only_the_message():
+    """The text and the blocks are posted to the URL of the webhook, without a token."""
     egress = ScriptedEgress(body=b"ok")
-    outcome = perform(SLACK, {"webhook": WEBHOOK, "text": "hello", "blocks": BLOCKS}, egress=egress)
+    outcome = await perform(SLACK, {"webhook": WEBHOOK, "text": "hello", "blocks": BLOCKS}, egress=egress)
 
     (sent,) = egress.sent
     assert (sent.method, sent.url) == ("POST", WEBHOOK)
@@ -28,10 +28,10 @@ def test_an_incoming_webhook_gets_the_message_alone():
     assert outcome.outputs == {"status": 200}
 
 
-def test_a_bot_posts_with_the_delivery_id_and_keeps_where():
-    """`chat.postMessage` gets the delivery id as metadata; a later step can answer in the thread."""
+async def test_a_bot_posts_with_the_delivery_id():
+    """`chat.postMessage` receives the delivery id as metadata. Later steps can reply in the thread."""
     egress = ScriptedEgress(body=b'{"ok": true, "ts": "1.2", "channel": "C1"}')
-    outcome = perform(SLACK, {**BOT, "text": "hello", "thread-ts": "1.1"}, egress=egress)
+    outcome = await perform(SLACK, {**BOT, "text": "hello", "thread-ts": "1.1"}, egress=egress)
 
     (sent,) = egress.sent
     assert sent.url == "https://slack.com/api/chat.postMessage"
@@ -48,21 +48,21 @@ def test_a_bot_posts_with_the_delivery_id_and_keeps_where():
 @pytest.mark.parametrize(
     ("status", "headers", "body", "kind", "wait", "words"),
     [
-        pytest.param(400, {}, b"invalid_payload", Refused, None, "look at text and blocks", id="invalid_payload"),
+        pytest.param(400, {}, b"invalid_payload", Refused, None, "check `text` and `blocks`", id="invalid_payload"),
         pytest.param(403, {}, b"action_prohibited", Refused, None, "a rule of the workspace", id="action_prohibited"),
-        pytest.param(403, {}, b"invalid_token", Refused, None, "replace it", id="invalid_token"),
-        pytest.param(404, {}, b"channel_not_found", Refused, None, "channel", id="channel_not_found"),
-        pytest.param(404, {}, b"no_service", Refused, None, "make a new one", id="no_service"),
+        pytest.param(403, {}, b"invalid_token", Refused, None, "replace the URL", id="invalid_token"),
+        pytest.param(404, {}, b"channel_not_found", Refused, None, "cannot see this channel", id="channel_not_found"),
+        pytest.param(404, {}, b"no_service", Refused, None, "create a new one", id="no_service"),
         pytest.param(410, {}, b"channel_is_archived\n", Refused, None, "archived", id="channel_is_archived"),
-        pytest.param(418, {}, b"something_new", Refused, None, "something_new", id="a word that we do not know"),
+        pytest.param(418, {}, b"something_new", Refused, None, "something_new", id="an unknown error"),
         pytest.param(500, {}, b"rollup_error", Unreachable, None, "rollup_error", id="rollup_error"),
         pytest.param(429, {"retry-after": "30"}, b"", Unreachable, 30, "429", id="too many"),
     ],
 )
-def test_what_an_incoming_webhook_answers(*, status, headers, body, kind, wait, words):
-    """Its plain words decide, each with what to do about it."""
+async def test_the_response_of_an_incoming_webhook_decides(*, status, headers, body, kind, wait, words):
+    """The error code in the plain text of the response decides. The message contains a remedy."""
     with pytest.raises(kind) as raised:
-        perform(SLACK, {"webhook": WEBHOOK, "text": "x"}, egress=ScriptedEgress(status, headers, body))
+        await perform(SLACK, {"webhook": WEBHOOK, "text": "x"}, egress=ScriptedEgress(status, headers, body))
 
     assert raised.value.retry_after_seconds == wait
     assert words in str(raised.value)
@@ -72,7 +72,7 @@ def test_what_an_incoming_webhook_answers(*, status, headers, body, kind, wait, 
     ("status", "headers", "answer", "kind", "wait", "words"),
     [
         pytest.param(
-            200, {}, {"ok": False, "error": "channel_not_found"}, Refused, None, "channel names no", id="channel"
+            200, {}, {"ok": False, "error": "channel_not_found"}, Refused, None, "cannot see this channel", id="channel"
         ),
         pytest.param(200, {}, {"ok": False, "error": "not_in_channel"}, Refused, None, "/invite", id="not invited"),
         pytest.param(200, {}, {"ok": False, "error": "invalid_auth"}, Refused, None, "token is wrong", id="token"),
@@ -85,9 +85,9 @@ def test_what_an_incoming_webhook_answers(*, status, headers, body, kind, wait, 
             "needed: chat:write",
             id="scope",
         ),
-        pytest.param(200, {}, {"ok": False, "error": "brand_new"}, Refused, None, "brand_new", id="unknown word"),
-        pytest.param(200, {}, {"ok": False}, Refused, None, "not why", id="no word"),
-        pytest.param(200, {}, {"ok": "true"}, Refused, None, "not why", id="true as a text"),
+        pytest.param(200, {}, {"ok": False, "error": "brand_new"}, Refused, None, "brand_new", id="unknown error"),
+        pytest.param(200, {}, {"ok": False}, Refused, None, "without a reason", id="no error code"),
+        pytest.param(200, {}, {"ok": "true"}, Refused, None, "without a reason", id="true as a string"),
         pytest.param(
             429, {"retry-after": "9"}, {"ok": False, "error": "ratelimited"}, Unreachable, 9, "ratelimited", id="limit"
         ),
@@ -102,28 +102,28 @@ def test_what_an_incoming_webhook_answers(*, status, headers, body, kind, wait, 
         pytest.param(502, {}, None, Unreachable, None, "502", id="a proxy's error"),
     ],
 )
-def test_what_chat_post_message_answers(*, status, headers, answer, kind, wait, words):
-    """200 is no success by itself: `ok` is; what passes is tried again, the rest says which setting is wrong."""
+async def test_the_response_of_chat_post_message_decides(*, status, headers, answer, kind, wait, words):
+    """Success is `ok: true`, not status 200. Temporary errors lead to another attempt, others name the wrong key."""
     body = b"<html>" if answer is None else orjson.dumps(answer)
 
     with pytest.raises(kind) as raised:
-        perform(SLACK, {**BOT, "text": "x"}, egress=ScriptedEgress(status, headers, body))
+        await perform(SLACK, {**BOT, "text": "x"}, egress=ScriptedEgress(status, headers, body))
 
     assert raised.value.retry_after_seconds == wait
     assert words in str(raised.value)
 
 
-def test_a_text_that_slack_would_cut_is_not_sent():
-    """The limit holds for what the template gave, too."""
+async def test_a_text_that_slack_would_cut_is_not_sent():
+    """The limit also applies to a rendered text."""
     egress = ScriptedEgress()
 
     with pytest.raises(TemplateInvalid, match=r"with\.text: has 40001 characters"):
-        perform(SLACK, {"webhook": WEBHOOK, "text": "x" * 40_001}, egress=egress)
+        await perform(SLACK, {"webhook": WEBHOOK, "text": "x" * 40_001}, egress=egress)
 
     assert not egress.sent
 
 
-def test_mistakes_are_found_when_the_automation_is_loaded():
-    """A token in the file, a webhook that is no URL."""
-    assert [place for place, _ in SLACK.check({"token": "xoxb-real", "channel": "C1", "text": "x"})] == ["token"]
-    assert [place for place, _ in SLACK.check({"webhook": "hooks.slack.com/x", "text": "x"})] == ["webhook"]
+def test_mistakes_are_reported_when_the_automation_is_loaded():
+    """A token in the file and a webhook that is not a URL are reported."""
+    assert [path for path, _ in SLACK.check({"token": "xoxb-real", "channel": "C1", "text": "x"})] == ["token"]
+    assert [path for path, _ in SLACK.check({"webhook": "hooks.slack.com/x", "text": "x"})] == ["webhook"]

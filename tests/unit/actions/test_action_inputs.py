@@ -1,4 +1,4 @@
-"""The `with` blocks: what an author may write, and what a rendered value may be."""
+"""The schemas of `with` blocks: what an author can write, and what a rendered value can be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 from pydantic import ValidationError
 
 from upshot.schema.action_inputs import (
-    RENDERED,
     AddAliasInputs,
     AddTagInputs,
     EmitInputs,
@@ -15,20 +14,22 @@ from upshot.schema.action_inputs import (
     SlackInputs,
     WebhookInputs,
 )
+from upshot.schema.yaml_model import RENDERED
+from upshot.validation import validation_problems
 
 DISPATCH = {"repository": "acme/deploy", "token": "{{ secrets.T }}", "event-type": "promoted"}
 HOOK = {"url": "https://hooks.example.com/"}
 
 
-def _find(record, with_, **context):
+def _first_problem(model, with_, *, rendered=False):
     with pytest.raises(ValidationError) as raised:
-        record.model_validate(with_, context=context)
-    (found, *_) = raised.value.errors()
-    return ".".join(map(str, found["loc"])), found["msg"]
+        model.model_validate(with_, context={RENDERED: rendered})
+    (problem, *_) = validation_problems(raised.value.errors(), model, data=with_)
+    return problem.dotted_path, problem.message
 
 
 @pytest.mark.parametrize(
-    ("record", "with_"),
+    ("model", "with_"),
     [
         pytest.param(WebhookInputs, HOOK, id="webhook, least"),
         pytest.param(
@@ -63,29 +64,39 @@ def _find(record, with_, **context):
         pytest.param(EmitInputs, {"name": "done", "data": {"a": [1, None]}}, id="emit"),
     ],
 )
-def test_what_authors_write_is_taken(record, with_):
-    """Every documented form is accepted, with templates wherever a text may stand."""
-    record.model_validate(with_)
+def test_documented_inputs_are_valid(model, with_):
+    """Every documented form is valid, with templates in the place of any string."""
+    model.model_validate(with_)
 
 
 @pytest.mark.parametrize(
-    ("record", "with_", "place", "message"),
+    ("model", "with_", "path", "message"),
     [
-        pytest.param(WebhookInputs, {}, "url", "Field required", id="no url"),
-        pytest.param(WebhookInputs, HOOK | {"uri": "x"}, "uri", "Extra inputs are not permitted", id="unknown key"),
-        pytest.param(WebhookInputs, HOOK | {"body_file": "x"}, "body_file", "Extra inputs", id="snake case"),
-        pytest.param(WebhookInputs, {"url": 5}, "url", "valid string", id="url is a number"),
+        pytest.param(WebhookInputs, {}, "url", "this field is required", id="no url"),
+        pytest.param(WebhookInputs, HOOK | {"uri": "x"}, "uri", "unknown key; did you mean 'url'?", id="unknown key"),
+        pytest.param(
+            WebhookInputs,
+            HOOK | {"body_file": "x"},
+            "body_file",
+            "unknown key; did you mean 'body-file'?",
+            id="snake case",
+        ),
+        pytest.param(WebhookInputs, {"url": 5}, "url", "must be a string", id="url is a number"),
         pytest.param(WebhookInputs, {"url": " "}, "url", "is empty", id="empty url"),
         pytest.param(WebhookInputs, HOOK | {"method": "P OST"}, "method", "not a method", id="method with a space"),
         pytest.param(WebhookInputs, HOOK | {"method": "CONNECT"}, "method", "not a method", id="CONNECT"),
         pytest.param(
-            WebhookInputs, HOOK | {"headers": {"X-N": 5}}, "headers.X-N", "valid string", id="number in a header"
+            WebhookInputs, HOOK | {"headers": {"X-N": 5}}, "headers.X-N", "must be a string", id="number in a header"
         ),
         pytest.param(
-            WebhookInputs, HOOK | {"headers": {"X A": "b"}}, "headers", "not a header name", id="space in a name"
+            WebhookInputs, HOOK | {"headers": {"X A": "b"}}, "headers", "not a valid header name", id="space in a name"
         ),
         pytest.param(
-            WebhookInputs, HOOK | {"headers": {"A\r\nB": "c"}}, "headers", "not a header name", id="break in a name"
+            WebhookInputs,
+            HOOK | {"headers": {"A\r\nB": "c"}},
+            "headers",
+            "not a valid header name",
+            id="break in a name",
         ),
         pytest.param(
             WebhookInputs, HOOK | {"headers": {"A": "b\r\nC: d"}}, "headers.A", "line break", id="break in a value"
@@ -93,24 +104,26 @@ def test_what_authors_write_is_taken(record, with_):
         pytest.param(
             WebhookInputs, HOOK | {"headers": {"A": "b\x00"}}, "headers.A", "control character", id="NUL in a value"
         ),
-        pytest.param(WebhookInputs, HOOK | {"headers": {"A": "x", "a": "y"}}, "headers", "twice", id="header twice"),
+        pytest.param(
+            WebhookInputs, HOOK | {"headers": {"A": "x", "a": "y"}}, "headers", "appears twice", id="header twice"
+        ),
         pytest.param(
             WebhookInputs,
             HOOK | {"headers": {"X A": "b", "Host": "x"}},
             "headers",
-            "name; Host is set",
+            "name; Upshot sets the header Host",
             id="two headers",
         ),
-        pytest.param(WebhookInputs, HOOK | {"headers": {"Host": "x"}}, "headers", "set by Upshot", id="Host"),
+        pytest.param(WebhookInputs, HOOK | {"headers": {"Host": "x"}}, "headers", "Upshot sets the header", id="Host"),
         pytest.param(
-            WebhookInputs, HOOK | {"headers": {"content-length": "1"}}, "headers", "set by Upshot", id="length"
+            WebhookInputs, HOOK | {"headers": {"content-length": "1"}}, "headers", "Upshot sets the header", id="length"
         ),
         pytest.param(
-            WebhookInputs, HOOK | {"headers": {"Webhook-Id": "x"}}, "headers", "set by Upshot", id="webhook-id"
+            WebhookInputs, HOOK | {"headers": {"Webhook-Id": "x"}}, "headers", "Upshot sets the header", id="webhook-id"
         ),
         pytest.param(WebhookInputs, HOOK | {"json": 1, "body-file": "x"}, "", "keep one", id="two bodies"),
         pytest.param(
-            WebhookInputs, HOOK | {"signing-secret": []}, "signing-secret", "a list of texts", id="no secrets"
+            WebhookInputs, HOOK | {"signing-secret": []}, "signing-secret", "a list of strings", id="no secrets"
         ),
         pytest.param(
             GithubDispatchInputs, DISPATCH | {"repository": "deploy"}, "repository", "owner/name", id="no owner"
@@ -121,17 +134,21 @@ def test_what_authors_write_is_taken(record, with_):
             GithubDispatchInputs, DISPATCH | {"repository": "a/b?c"}, "repository", "owner/name", id="a query"
         ),
         pytest.param(
-            GithubDispatchInputs, DISPATCH | {"event-type": "x" * 101}, "event-type", "GitHub takes 100", id="long type"
+            GithubDispatchInputs,
+            DISPATCH | {"event-type": "x" * 101},
+            "event-type",
+            "GitHub accepts at most 100",
+            id="long type",
         ),
         pytest.param(
             GithubDispatchInputs,
             DISPATCH | {"client-payload": {str(n): n for n in range(11)}},
             "client-payload",
-            "GitHub takes 10",
+            "GitHub accepts at most 10",
             id="eleven keys",
         ),
-        pytest.param(SlackInputs, {"text": "x"}, "", "either webhook", id="no way to Slack"),
-        pytest.param(SlackInputs, {"webhook": "u", "token": "t", "text": "x"}, "", "either webhook", id="two ways"),
+        pytest.param(SlackInputs, {"text": "x"}, "", "either `webhook`", id="no way to Slack"),
+        pytest.param(SlackInputs, {"webhook": "u", "token": "t", "text": "x"}, "", "either `webhook`", id="two ways"),
         pytest.param(SlackInputs, {"token": "t", "text": "x"}, "", "go together", id="token without channel"),
         pytest.param(
             SlackInputs, {"webhook": "u", "channel": "c", "text": "x"}, "", "go together", id="webhook and channel"
@@ -141,23 +158,25 @@ def test_what_authors_write_is_taken(record, with_):
         ),
         pytest.param(SlackInputs, {"webhook": "u"}, "", "message is empty", id="nothing to say"),
         pytest.param(SlackInputs, {"webhook": "u", "text": "x" * 40_001}, "text", "40000", id="long text"),
-        pytest.param(SlackInputs, {"webhook": "u", "blocks": [{}] * 51}, "blocks", "takes 50", id="many blocks"),
-        pytest.param(RequireInputs, {"that": True}, "that", "not an expression", id="not an expression"),
-        pytest.param(RequireInputs, {"that": ""}, "that", "not an expression", id="empty expression"),
+        pytest.param(
+            SlackInputs, {"webhook": "u", "blocks": [{}] * 51}, "blocks", "accepts at most 50", id="many blocks"
+        ),
+        pytest.param(RequireInputs, {"that": True}, "that", "must be an expression", id="must be an expression"),
+        pytest.param(RequireInputs, {"that": ""}, "that", "must be an expression", id="empty expression"),
         pytest.param(AddTagInputs, {"tag": "x", "on": "both"}, "on", "'version' or 'collection'", id="tag on both"),
-        pytest.param(EmitInputs, {"data": {}}, "name", "Field required", id="event without a name"),
+        pytest.param(EmitInputs, {"data": {}}, "name", "this field is required", id="event without a name"),
     ],
 )
-def test_what_cannot_be_meant_is_found_with_its_place(record, with_, place, message):
-    """A mistake is found when the file is loaded, at the key as the author wrote it."""
-    found_place, found_message = _find(record, with_)
+def test_invalid_inputs_are_reported_with_their_path(model, with_, path, message):
+    """A mistake is reported when the file is loaded, with the path of the key in the file."""
+    reported_path, reported = _first_problem(model, with_)
 
-    assert found_place == place
-    assert message in found_message
+    assert reported_path == path
+    assert message in reported
 
 
 @pytest.mark.parametrize(
-    ("record", "with_", "place"),
+    ("model", "with_", "path"),
     [
         pytest.param(WebhookInputs, {"url": ""}, "url", id="url came out empty"),
         pytest.param(WebhookInputs, HOOK | {"headers": {"A": "model\nname"}}, "headers.A", id="line break came in"),
@@ -168,8 +187,8 @@ def test_what_cannot_be_meant_is_found_with_its_place(record, with_, place, mess
         pytest.param(EmitInputs, {"name": "x", "data": [1]}, "data", id="list as data"),
     ],
 )
-def test_rendered_values_keep_every_rule(record, with_, place):
-    """What only holds for templates does not hold for what they gave, whatever it looks like."""
-    found_place, _ = _find(record, with_, **{RENDERED: True})
+def test_every_rule_applies_to_rendered_values(model, with_, path):
+    """A rendered value is not treated as a template, even if it contains braces."""
+    reported_path, _ = _first_problem(model, with_, rendered=True)
 
-    assert found_place == place
+    assert reported_path == path
