@@ -1,43 +1,41 @@
-"""A cluster that is played, and a backend on it."""
+"""A fake cluster, and a backend on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.kubernetes.hand import Hand
-from tests.kubernetes.stand_in import StandIn
-
-
-class Connect(Protocol):
-    """Makes backends."""
-
-    def __call__(self, **options: Any) -> Hand: ...
+from tests.fakes.kubernetes.cluster import FakeCluster
+from tests.kubernetes.driver import BackendDriver
 
 
 @pytest.fixture
-def cluster() -> Iterator[StandIn]:
-    """A new one."""
-    with StandIn() as stand_in:
-        yield stand_in
+def cluster() -> Iterator[FakeCluster]:
+    """Yield a new cluster."""
+    with FakeCluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture
-def connect(cluster: StandIn, tmp_path) -> Iterator[Connect]:
-    """Makes backends on it; options are written with underscores."""
-    with ExitStack() as stack:
+async def connect(cluster: FakeCluster, tmp_path: Path) -> AsyncIterator[Callable[..., BackendDriver]]:
+    """Yield a function that makes a backend with the given options, written with underscores."""
+    kubeconfig = cluster.kubeconfig(tmp_path)
+    async with AsyncExitStack() as stack:
 
-        def connect(**options: Any) -> Hand:
+        def connect(**options: Any) -> BackendDriver:
             written = {key.replace("_", "-"): value for key, value in options.items()}
-            return stack.enter_context(Hand(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path), **written}))
+            driver = BackendDriver(cluster, {"kubeconfig": kubeconfig, **written})
+            stack.push_async_exit(driver)
+            return driver
 
         yield connect
 
 
 @pytest.fixture
-def hand(connect: Connect) -> Hand:
-    """A backend on it, as it is without options."""
+async def driver(connect: Callable[..., BackendDriver]) -> BackendDriver:
+    """Return a backend with default options."""
     return connect()

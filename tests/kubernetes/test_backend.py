@@ -1,447 +1,443 @@
-"""The backend on a cluster that is played: what the contract cannot ask of every engine."""
+"""The Kubernetes backend on a fake cluster: what the contract suite cannot require of every engine."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
+from aiohttp import web
 
-from tests.kubernetes.hand import NAME, Hand, order
-from tests.kubernetes.node import DIGEST
-from tests.kubernetes.server import KUBE_SYSTEM_UID, Rule
-from tests.kubernetes.stand_in import NAMESPACE, TOKEN, StandIn, documented_rules, write_kubeconfig
-from tests.kubernetes.store import JOB, POD, SECRET
+from tests.container_requests import NAME
+from tests.fakes.kubernetes.cluster import NAMESPACE, TOKEN, FakeCluster, documented_rules, write_kubeconfig
+from tests.fakes.kubernetes.node import DIGEST
+from tests.fakes.kubernetes.server import KUBE_SYSTEM_UID, Rule
+from tests.fakes.kubernetes.store import JOB, POD, SECRET
+from tests.kubernetes.driver import BackendDriver, request
 from tests.waiting import until
 from upshot.backends.kubernetes import api, make
 from upshot.backends.protocol import EngineUnavailable, OutputUnreadable, Phase, StartRefused
 from upshot.domain.job import FailureKind, ImagePullCredentials
 
 EXPIRED = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}}
-STUBBORN = "trap '' TERM; echo begun; while :; do sleep 0.1; done"
+IGNORES_SIGTERM = "trap '' TERM; echo started; while :; do sleep 0.1; done"
 
 
 # --- start ----------------------------------------------------------------------------------------
 
 
-def test_what_is_left_in_the_cluster(hand, cluster):
-    """A try is one Job with its Secrets, and nothing is left of it when it was removed."""
-    hand.run("true", registry_auth=ImagePullCredentials("me", "pass"))
-    kept = {kind.kind: len(cluster.do(cluster.store.all, kind)) for kind in (JOB, POD, SECRET)}
-    assert kept == {"Job": 1, "Pod": 1, "Secret": 3}
+async def test_objects_in_the_cluster(driver, cluster):
+    """An attempt is one Job with a pod and its Secrets. Removing it removes all of them."""
+    await driver.run("true", registry_auth=ImagePullCredentials("me", "pass"))
+    counts = {kind.kind: len(cluster.items(kind)) for kind in (JOB, POD, SECRET)}
+    assert counts == {"Job": 1, "Pod": 1, "Secret": 3}
 
-    hand.remove()
+    await driver.remove()
 
-    until(
-        lambda: not [kind for kind, _ in cluster.do(lambda: list(cluster.store.things)) if kind in {JOB, POD, SECRET}]
-    )
+    until(lambda: not any(cluster.items(kind) for kind in (JOB, POD, SECRET)))
 
 
 @pytest.mark.parametrize(
-    "where", ["POST .*/jobs", "PATCH .*/secrets/.*-env", "PATCH .*/secrets/.*-files", "PATCH .*/jobs/"]
+    "pattern", ["POST .*/jobs", "PATCH .*/secrets/.*-env", "PATCH .*/secrets/.*-files", "PATCH .*/jobs/"]
 )
-def test_a_start_that_is_refused_leaves_nothing(hand, cluster, where):
-    """Whatever the API server refuses, the reason is its own, and what was made before is removed."""
-    cluster.fault(where, status=403, message="exceeded quota: small")
+async def test_rejected_start_leaves_nothing(driver, cluster, pattern):
+    """If the API server rejects any request of a start, its message is the reason, and no object is left."""
+    cluster.fail(pattern, status=403, message="exceeded quota: small")
 
     with pytest.raises(StartRefused, match="exceeded quota: small") as refused:
-        hand.start()
+        await driver.start()
 
     assert refused.value.failure is FailureKind.REFUSED
-    assert hand.look() == {}
-    assert not cluster.do(cluster.store.all, SECRET)
+    assert await driver.statuses() == {}
+    assert not cluster.items(SECRET)
 
 
-@pytest.mark.parametrize("where", ["POST .*/jobs", "PATCH .*/secrets/.*-files", "PATCH .*/jobs/"])
-@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 429}, {"cut": True}])
-def test_a_start_that_breaks_off_is_taken_up(hand, cluster, where, fault):
-    """When the API server fails in the middle, the next start goes on, and the job runs once."""
-    cluster.fault(where, **fault)
+@pytest.mark.parametrize("pattern", ["POST .*/jobs", "PATCH .*/secrets/.*-files", "PATCH .*/jobs/"])
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 429}, {"disconnect": True}])
+async def test_interrupted_start_is_continued(driver, cluster, pattern, fault):
+    """If the API server fails during a start, the next start continues it, and the job runs once."""
+    script, env = "echo ran; cat $UPSHOT_TOKEN", {"UPSHOT_TOKEN": "/dev/null"}
+    cluster.fail(pattern, **fault)
     with pytest.raises(EngineUnavailable):
-        hand.start("echo ran; cat $UPSHOT_TOKEN", env={"UPSHOT_TOKEN": "/dev/null"})
-    assert [one.phase for one in hand.look().values()] in ([], [Phase.CREATED])
+        await driver.start(script, env=env)
+    assert [status.phase for status in (await driver.statuses()).values()] in ([], [Phase.CREATED])
 
-    hand.start("echo ran; cat $UPSHOT_TOKEN", env={"UPSHOT_TOKEN": "/dev/null"})
+    await driver.start(script, env=env)
 
-    assert hand.ended().exit_code == 0
-    assert hand.log().data == b"ran\n"
+    assert (await driver.wait_for_exit()).exit_code == 0
+    assert (await driver.read_log()).data == b"ran\n"
 
 
-def test_an_answer_that_was_lost(hand, cluster):
-    """A Job that was made though nobody heard of it is found by its name."""
-    cluster.fault("POST .*/jobs", seconds=0.2)
+async def test_start_whose_response_is_lost(driver, cluster):
+    """A Job whose creation got no answer is found by its name."""
+    cluster.fail("POST .*/jobs", seconds=0.2)
+    starting = asyncio.create_task(driver.backend.start(request()))
+    await asyncio.sleep(0.1)
+    starting.cancel()
+    await asyncio.wait([starting])
 
-    async def start_and_hang_up() -> None:
-        starting = asyncio.create_task(hand.backend.start(order("true")))
-        await asyncio.sleep(0.1)
-        starting.cancel()
-        await asyncio.wait([starting])
+    await driver.start()
 
-    hand.do(start_and_hang_up())
-    hand.start("true")
-
-    assert hand.ended().exit_code == 0
+    assert (await driver.wait_for_exit()).exit_code == 0
     assert len(cluster.pods(NAME)) == 1
 
 
-def test_a_label_that_kubernetes_does_not_take(hand):
-    """The job is refused, in the API server's words."""
+async def test_invalid_label(driver):
+    """A job with a label that Kubernetes does not accept is refused with the API server's message."""
     with pytest.raises(StartRefused, match="a valid label must be"):
-        hand.start(labels={"note": "two words"})
-    assert hand.look() == {}
+        await driver.start(labels={"note": "two words"})
+    assert await driver.statuses() == {}
 
 
-def test_a_namespace_that_is_not_there(connect):
-    """The job is refused for it."""
+async def test_missing_namespace(connect):
+    """A job is refused if its namespace does not exist."""
     with pytest.raises(StartRefused, match='namespaces "nowhere" not found'):
-        connect(namespace="nowhere").start()
+        await connect(namespace="nowhere").start()
 
 
-def test_an_environment_that_is_too_large(hand):
-    """A Secret holds a megabyte; beyond it the job is refused, and nothing is left."""
+async def test_environment_beyond_the_limit(driver):
+    """A job whose environment exceeds a Secret's limit of a megabyte is refused, and no object is left."""
     with pytest.raises(StartRefused, match="Too long"):
-        hand.start(env={"BIG": "x" * 1_100_000})
-    assert hand.look() == {}
+        await driver.start(env={"BIG": "x" * 1_100_000})
+    assert await driver.statuses() == {}
 
 
-# --- waiting --------------------------------------------------------------------------------------
+# --- pending --------------------------------------------------------------------------------------
 
 
-def test_a_job_that_waits_for_a_gpu(hand, cluster):
-    """It is pending with the scheduler's reason, and runs when there is one."""
-    hand.start(gpus=1)
-    seen = hand.seen_as(lambda one: one.note and "node" in one.note)
-    assert (seen.phase, seen.started_at) == (Phase.PENDING, None)
-    assert "Insufficient nvidia.com/gpu" in seen.note
+async def test_job_waits_for_a_gpu(driver, cluster):
+    """A job without a free GPU is pending with the scheduler's reason, and runs when there is one."""
+    await driver.start(gpus=1)
+    status = await driver.wait_for_note("node")
+    assert (status.phase, status.started_at) == (Phase.PENDING, None)
+    assert "Insufficient nvidia.com/gpu" in status.note
 
     cluster.node.capacity["nvidia.com/gpu"] = 1
 
-    assert hand.ended().exit_code == 0
+    assert (await driver.wait_for_exit()).exit_code == 0
 
 
-def test_a_job_that_waits_for_a_certain_node(connect, cluster):
-    """The node selector of operator and author decide."""
-    hand = connect(node_selector={"pool": "gpu"})
-    hand.start(options={"node-selector": {"zone": "a"}})
-    assert "didn't match" in hand.seen_as(lambda one: one.note and "node" in one.note).note
+async def test_job_waits_for_a_node(connect, cluster):
+    """The node must match the node selectors of operator and author."""
+    driver = connect(node_selector={"pool": "gpu"})
+    await driver.start(kubernetes={"node-selector": {"zone": "a"}})
+    assert "didn't match" in (await driver.wait_for_note("node")).note
 
     cluster.node.labels |= {"pool": "gpu", "zone": "a"}
 
-    assert hand.ended().exit_code == 0
+    assert (await driver.wait_for_exit()).exit_code == 0
 
 
-def test_an_image_that_is_not_there(hand, cluster):
-    """It is waited for two minutes by the cluster's clock, with the reason; then it is missing."""
-    hand.start(image="ghcr.io/acme/none:1")
-    seen = hand.seen_as(lambda one: one.note and "ghcr.io/acme/none:1" in one.note)
-    assert (seen.phase, seen.cause) == (Phase.PENDING, None)
+async def test_missing_image(driver, cluster):
+    """A job with a missing image is pending for two minutes by the cluster's clock, and fails then."""
+    await driver.start(image="ghcr.io/acme/none:1")
+    status = await driver.wait_for_note("ghcr.io/acme/none:1")
+    assert (status.phase, status.failure) == (Phase.PENDING, None)
 
-    cluster.do(cluster.controllers.warn, cluster.pods(NAME)[0], "Failed", "Error: ImagePullBackOff", minutes=2.1)
+    cluster.call(cluster.controllers.warn, cluster.pods(NAME)[0], "Failed", "Error: ImagePullBackOff", minutes=2.1)
 
-    assert hand.ended().failure is FailureKind.IMAGE_MISSING
-    assert hand.log().data == b""
-    hand.remove()
-    assert hand.look() == {}
+    assert (await driver.wait_for_exit()).failure is FailureKind.IMAGE_MISSING
+    assert (await driver.read_log()).data == b""
+    await driver.remove()
+    assert await driver.statuses() == {}
 
 
-def test_an_image_that_comes_late(hand, cluster):
-    """A registry that was away for a moment costs a job that moment."""
-    hand.start(image="ghcr.io/acme/late:1")
-    hand.seen_as(lambda one: one.note and "late" in one.note)
+async def test_image_that_appears_late(driver, cluster):
+    """A job survives a short outage of its image registry."""
+    await driver.start(image="ghcr.io/acme/late:1")
+    await driver.wait_for_note("late")
 
     cluster.node.images["ghcr.io/acme/late:1"] = ("/bin/sh",)
 
-    seen = hand.ended()
-    assert (seen.exit_code, seen.image_digest) == (0, DIGEST)
+    status = await driver.wait_for_exit()
+    assert (status.exit_code, status.image_digest) == (0, DIGEST)
 
 
-def test_a_pod_that_is_not_made(hand, cluster):
-    """What the Job controller complains of is the reason."""
-    cluster.controllers.makes_pods = False
-    hand.start()
-    cluster.do(cluster.controllers.warn, cluster.job(NAME), "FailedCreate", "exceeded quota: pods=10")
+async def test_pod_that_is_not_created(driver, cluster):
+    """If the Job controller cannot create the pod, its warning is the note."""
+    cluster.controllers.creates_pods = False
+    await driver.start()
+    cluster.call(cluster.controllers.warn, cluster.job(NAME), "FailedCreate", "exceeded quota: pods=10")
 
-    assert "exceeded quota: pods=10" in hand.seen().note
-
-
-# --- ends -----------------------------------------------------------------------------------------
+    assert "exceeded quota: pods=10" in (await driver.status()).note
 
 
-def test_a_job_that_ends_in_time_though_nobody_watches(connect):
-    """The node ends it by itself when its time is over."""
-    hand = connect(pull_time="0s")
-    hand.begin("trap 'echo late; exit 9' TERM; echo begun; while :; do sleep 0.1; done", timeout_seconds=1)
-
-    seen = hand.ended()
-
-    assert (seen.cause, seen.exit_code) == (FailureKind.TIMED_OUT, 9)
-    assert hand.log().data == b"begun\nlate\n"
+# --- exits ----------------------------------------------------------------------------------------
 
 
-def test_a_job_that_is_evicted(hand, cluster):
-    """Its place was taken back, and what it has said can still be read."""
-    hand.begin()
+async def test_node_enforces_the_timeout(connect):
+    """The node ends a job after its timeout, even if no worker is running."""
+    driver = connect(pull_time="0s")
+    await driver.start_and_wait(
+        "trap 'echo late; exit 9' TERM; echo started; while :; do sleep 0.1; done", timeout_seconds=1
+    )
+
+    status = await driver.wait_for_exit()
+
+    assert (status.failure, status.exit_code) == (FailureKind.TIMED_OUT, 9)
+    assert (await driver.read_log()).data == b"started\nlate\n"
+
+
+async def test_evicted_job(driver, cluster):
+    """An evicted job has failed for that reason, and its log can still be read."""
+    await driver.start_and_wait()
 
     cluster.evict(NAME)
 
-    seen = hand.ended()
-    assert (seen.cause, seen.note) == (FailureKind.EVICTED, "The node was low on resource: memory.")
-    assert hand.log().data == b"begun\n"
+    status = await driver.wait_for_exit()
+    assert (status.failure, status.note) == (FailureKind.EVICTED, "The node was low on resource: memory.")
+    assert (await driver.read_log()).data == b"started\n"
 
 
-def test_a_pod_that_somebody_deletes(hand, cluster):
-    """Drained or deleted by hand, its place was taken back; its outputs went with it."""
-    hand.begin()
+async def test_deleted_pod(driver, cluster):
+    """A job whose pod someone deletes counts as evicted, and its outputs are lost."""
+    await driver.start_and_wait()
 
     cluster.delete_pod(NAME)
 
-    assert hand.ended().failure is FailureKind.EVICTED
-    assert hand.log().data == b""
-    with pytest.raises(OutputUnreadable, match="went with its pod"):
-        hand.outputs()
+    assert (await driver.wait_for_exit()).failure is FailureKind.EVICTED
+    assert (await driver.read_log()).data == b""
+    with pytest.raises(OutputUnreadable, match="is lost, because someone deleted its pod"):
+        await driver.read_outputs()
 
 
-def test_a_job_that_somebody_deletes(hand, cluster):
-    """It is not there any more."""
-    hand.begin()
+async def test_deleted_job(driver, cluster):
+    """A job whose Job someone deletes is no longer listed."""
+    await driver.start_and_wait()
 
     cluster.delete_job(NAME)
 
-    assert hand.look() == {}
+    assert await driver.statuses() == {}
 
 
-def test_the_log_of_a_node_that_is_gone(hand, cluster):
-    """A log that cannot be read any more is at its end; one that cannot be read for now is not."""
-    hand.begin()
-    cluster.fault("GET .*/log", status=500, message="dial tcp 10.0.0.1:10250: connect: no route to host")
+async def test_log_of_a_lost_node(driver, cluster):
+    """A log on a lost node has ended. A log that cannot be read for the moment is unavailable."""
+    await driver.start_and_wait()
+    cluster.fail("GET .*/log", status=500, message="dial tcp 10.0.0.1:10250: connect: no route to host")
     with pytest.raises(EngineUnavailable, match="no route to host"):
-        hand.log()
+        await driver.read_log()
 
-    life = cluster.life(NAME)
-    cluster.do(life.condition, "DisruptionTarget", "True", "DeletionByTaintManager", "node is not ready")
-    cluster.fault("GET .*/log", status=500, times=2)
+    fake_pod = cluster.fake_pod(NAME)
+    cluster.call(fake_pod.set_condition, "DisruptionTarget", "True", "DeletionByTaintManager", "node is not ready")
+    cluster.fail("GET .*/log", status=500, times=2)
 
-    assert hand.log().data == b""
-    assert hand.log(position="17.0.1.0.0").position == "17.0.1.0.0"
+    assert (await driver.read_log()).data == b""
+    assert (await driver.read_log("17.0.1.0.0")).position == "17.0.1.0.0"
 
 
-def test_outputs_whose_teller_was_killed(hand, cluster):
-    """A sidecar that could not end its sentence is no job without outputs."""
-    cluster.node.images["quiet:1"] = ("/bin/sh",)
-    hand.run("echo {} > $UPSHOT_OUTPUT/outputs.json")
-    cluster.life(NAME).containers["upshot-outputs"].log.pop()
+async def test_killed_sidecar(driver, cluster):
+    """If the sidecar is killed before it has written the outputs, they are unreadable."""
+    await driver.run("echo {} > $UPSHOT_OUTPUT/outputs.json")
+    cluster.fake_pod(NAME).containers["upshot-outputs"].log.pop()
 
     with pytest.raises(OutputUnreadable, match="was killed before"):
-        hand.outputs()
+        await driver.read_outputs()
 
 
 # --- stop -----------------------------------------------------------------------------------------
 
 
-def test_a_stop_keeps_what_was_said(hand, cluster):
-    """A job that is stopped ends with its own code and its whole log, as its pod is not deleted for it."""
-    hand.begin("trap 'echo bye; exit 5' TERM; echo begun; while :; do sleep 0.1; done")
+async def test_stop_keeps_log_and_exit_code(driver, cluster):
+    """A stopped job keeps its exit code and its log, because its pod is not deleted."""
+    await driver.start_and_wait("trap 'echo bye; exit 5' TERM; echo started; while :; do sleep 0.1; done")
 
-    hand.stop(grace_seconds=10)
+    await driver.stop(grace_seconds=10)
 
-    seen = hand.ended()
-    assert (seen.exit_code, seen.cause) == (5, None)
-    assert hand.log().data == b"begun\nbye\n"
-    assert not [line for line in cluster.asked if line.startswith("DELETE")]
-
-
-def test_a_stop_said_twice(hand):
-    """Another worker that says it again changes nothing."""
-    hand.begin(STUBBORN, grace_seconds=6)
-
-    hand.stop(grace_seconds=6)
-    hand.stop(grace_seconds=6)
-
-    assert hand.seen().phase is Phase.RUNNING
-    assert hand.ended().exit_code == 137
+    status = await driver.wait_for_exit()
+    assert (status.exit_code, status.failure) == (5, None)
+    assert (await driver.read_log()).data == b"started\nbye\n"
+    assert not [line for line in cluster.requests if line.startswith("DELETE")]
 
 
-def test_a_stop_that_does_not_help(hand):
-    """Said again without grace, the pod is deleted: it ends at once, and what is known is that it was stopped."""
-    hand.begin(STUBBORN, grace_seconds=600)
-    hand.stop(grace_seconds=600)
+async def test_second_stop(driver):
+    """A second stop, by another worker, changes nothing."""
+    await driver.start_and_wait(IGNORES_SIGTERM, grace_seconds=6)
 
-    hand.stop(grace_seconds=0)
+    await driver.stop(grace_seconds=6)
+    await driver.stop(grace_seconds=6)
 
-    seen = hand.ended()
-    assert (seen.exit_code, seen.cause) == (None, FailureKind.CANCELLED)
+    assert (await driver.status()).phase is Phase.RUNNING
+    assert (await driver.wait_for_exit()).exit_code == 137
 
 
-def test_a_stop_on_a_node_that_is_silent(hand, cluster, monkeypatch):
-    """A pod that was deleted, and is not seen to by its node, is removed by force."""
-    hand.begin(STUBBORN, grace_seconds=600)
-    life = cluster.life(NAME)
-    with monkeypatch.context() as silence:
-        silence.setattr(life, "stop", lambda *_, **__: None)
-        hand.stop(grace_seconds=600)
-        hand.stop(grace_seconds=0)
-        assert hand.seen().phase is Phase.RUNNING
-        hand.stop(grace_seconds=0)
+async def test_stop_without_grace_period_after_another(driver):
+    """A second stop without a grace period deletes the pod, so the job ends at once and counts as cancelled."""
+    await driver.start_and_wait(IGNORES_SIGTERM, grace_seconds=600)
+    await driver.stop(grace_seconds=600)
 
-    assert [line[-1] for line in cluster.asked if "gracePeriodSeconds=" in line] == ["1", "0"]
-    life.stop(grace=0)
+    await driver.stop(grace_seconds=0)
+
+    status = await driver.wait_for_exit()
+    assert (status.exit_code, status.failure) == (None, FailureKind.CANCELLED)
+
+
+async def test_stop_on_a_lost_node(driver, cluster, monkeypatch):
+    """A deleted pod that its node does not end is removed by force."""
+    await driver.start_and_wait(IGNORES_SIGTERM, grace_seconds=600)
+    fake_pod = cluster.fake_pod(NAME)
+    with monkeypatch.context() as lost_node:
+        lost_node.setattr(fake_pod, "stop", lambda *_, **__: None)
+        await driver.stop(grace_seconds=600)
+        await driver.stop(grace_seconds=0)
+        assert (await driver.status()).phase is Phase.RUNNING
+        await driver.stop(grace_seconds=0)
+
+    assert [line[-1] for line in cluster.requests if "gracePeriodSeconds=" in line] == ["1", "0"]
+    fake_pod.stop(grace=0)
 
 
 @pytest.mark.parametrize(
-    "spec", [pytest.param({"gpus": 1}, id="without a node"), pytest.param({"image": "none:1"}, id="without its image")]
+    ("spec", "note"),
+    [pytest.param({"gpus": 1}, "waits", id="no node"), pytest.param({"image": "none:1"}, "none:1", id="no image")],
 )
-def test_a_stop_before_it_has_begun(hand, cluster, spec):
-    """It never runs, and its end is seen."""
-    hand.start("echo ran", **spec)
-    hand.seen_as(lambda one: any(word in (one.note or "") for word in ("waits", "none:1")))
+async def test_stop_of_a_pending_job(driver, cluster, spec, note):
+    """A pending job that is stopped never runs, not even if a worker starts it again."""
+    await driver.start("echo ran", **spec)
+    await driver.wait_for_note(note)
 
-    hand.stop()
+    await driver.stop()
 
-    seen = hand.ended()
-    assert (seen.cause, seen.exit_code) == (FailureKind.CANCELLED, None)
+    status = await driver.wait_for_exit()
+    assert (status.failure, status.exit_code) == (FailureKind.CANCELLED, None)
     until(lambda: not cluster.pods(NAME))
-    hand.start("echo ran", **spec)  # a worker that did not hear of it
-    assert hand.seen().phase is Phase.EXITED
+    await driver.start("echo ran", **spec)
+    assert (await driver.status()).phase is Phase.EXITED
     assert not cluster.pods(NAME)
 
 
-def test_a_stop_before_its_pod_is_made(hand, cluster):
-    """No pod is made any more."""
-    cluster.controllers.makes_pods = False
-    hand.start()
+async def test_stop_before_the_pod_is_created(driver, cluster):
+    """No pod is created for a job that has been stopped."""
+    cluster.controllers.creates_pods = False
+    await driver.start()
 
-    hand.stop()
-    cluster.controllers.makes_pods = True
-    cluster.do(cluster.controllers.reconcile, cluster.job(NAME))
+    await driver.stop()
+    cluster.controllers.creates_pods = True
+    cluster.call(cluster.controllers.reconcile, cluster.job(NAME))
 
-    assert hand.ended().failure is FailureKind.CANCELLED
+    assert (await driver.wait_for_exit()).failure is FailureKind.CANCELLED
     assert not cluster.pods(NAME)
 
 
-# --- the engine -----------------------------------------------------------------------------------
+# --- engine and account ---------------------------------------------------------------------------
 
 
-def test_the_name_of_the_cluster(hand, connect):
-    """It is the cluster's own, with the namespace; another namespace is another engine."""
-    assert hand.do(hand.backend.engine_id()) == f"kubernetes:{KUBE_SYSTEM_UID}/{NAMESPACE}"
-    other = connect(namespace="other")
-    assert other.do(other.backend.engine_id()) == f"kubernetes:{KUBE_SYSTEM_UID}/other"
+async def test_engine_id(driver, connect):
+    """The id of the engine is the cluster's own and the namespace, so each namespace is another engine."""
+    assert await driver.backend.engine_id() == f"kubernetes:{KUBE_SYSTEM_UID}/{NAMESPACE}"
+    assert await connect(namespace="other").backend.engine_id() == f"kubernetes:{KUBE_SYSTEM_UID}/other"
 
 
-def test_the_name_of_a_cluster_that_may_not_be_asked(tmp_path):
-    """Where the account may not look at kube-system, the address is the name."""
-    rules = [rule for rule in documented_rules() if "namespaces" not in rule.resources]
-    with StandIn(rules=rules) as cluster, Hand(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as hand:
-        assert hand.do(hand.backend.engine_id()) == f"kubernetes:{cluster.url}/{NAMESPACE}"
+def rules_without(resource: str) -> list[Rule]:
+    """Return the documented rules except the one for a resource."""
+    return [rule for rule in documented_rules() if resource not in rule.resources]
 
 
-def test_an_account_that_may_nothing(tmp_path):
-    """What it lacks is said; nothing is taken for an empty cluster."""
-    with (
-        StandIn(rules=[Rule([], [], [])]) as cluster,
-        Hand(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as hand,
-    ):
-        with pytest.raises(EngineUnavailable, match="jobs is forbidden"):
-            hand.look()
-        with pytest.raises(StartRefused, match="cannot create"):
-            hand.start()
+async def test_engine_id_without_permission(tmp_path):
+    """If the account may not read the namespace kube-system, the URL of the cluster is its id."""
+    with FakeCluster(rules=rules_without("namespaces")) as cluster:
+        async with BackendDriver(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as driver:
+            assert await driver.backend.engine_id() == f"kubernetes:{cluster.url}/{NAMESPACE}"
 
 
-def test_an_account_without_events(tmp_path):
-    """A pending job is pending all the same, with what its pod says."""
-    rules = [rule for rule in documented_rules() if "events" not in rule.resources]
-    with StandIn(rules=rules) as cluster, Hand(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as hand:
-        hand.start(image="none:1")
-        assert "none:1" in hand.seen_as(lambda one: one.note and "none:1" in one.note).note
+async def test_account_without_permissions(tmp_path):
+    """Without permissions the error names the missing one, and the cluster does not look empty."""
+    with FakeCluster(rules=[Rule([], [], [])]) as cluster:
+        async with BackendDriver(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as driver:
+            with pytest.raises(EngineUnavailable, match="jobs is forbidden"):
+                await driver.statuses()
+            with pytest.raises(StartRefused, match="cannot create"):
+                await driver.start()
 
 
-def test_the_roles_on_the_page_are_exact(hand, cluster):
-    """All that is needed is in the Role and the ClusterRole for Jobs, and nothing else is."""
-    hand.do(hand.backend.engine_id())
-    hand.run("true")
-    hand.log()
-    hand.outputs()
-    hand.do(_hints(hand, 2))  # of the Job and of its pod
-    hand.remove()
-    hand.begin(STUBBORN, grace_seconds=600)
-    hand.stop(grace_seconds=600)  # has the pod patched
-    hand.stop(grace_seconds=0)  # has it deleted
-    hand.ended()
+async def test_account_without_events(tmp_path):
+    """Without permission for events, the note of a pending job comes from its pod."""
+    with FakeCluster(rules=rules_without("events")) as cluster:
+        async with BackendDriver(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as driver:
+            await driver.start(image="none:1")
+            await driver.wait_for_note("none:1")
+
+
+async def test_documented_roles_are_exact(driver, cluster):
+    """The documented Role and ClusterRole contain every permission that Jobs need, and no other."""
+    await driver.backend.engine_id()
+    await driver.run("true")
+    await driver.read_log()
+    await driver.read_outputs()
+    async with driver.watch() as names:
+        assert [await anext(names) for _ in range(2)] == [NAME, NAME]  # the Job and its pod
+    await driver.remove()
+    await driver.start_and_wait(IGNORES_SIGTERM, grace_seconds=600)
+    await driver.stop(grace_seconds=600)  # patches the pod
+    await driver.stop(grace_seconds=0)  # deletes the pod
+    await driver.wait_for_exit()
 
     rules = documented_rules("upshot", "upshot-identity")
-    assert cluster.do(cluster.server.used.copy) == set().union(*(rule.needs for rule in rules))
+    assert cluster.call(cluster.server.used_permissions.copy) == set().union(*(rule.permissions for rule in rules))
 
 
-async def _hints(hand: Hand, number: int) -> list[str]:
-    async with hand.hints() as hints:
-        return [await anext(hints) for _ in range(number)]
-
-
-def test_a_cluster_that_goes_away_and_comes_back(hand, cluster):
-    """While it is away nothing is known; what ran meanwhile is seen afterwards."""
-    hand.begin("echo begun; sleep 0.3; echo done")
-    cluster.go_away()
+async def test_cluster_goes_down_and_comes_up(driver, cluster):
+    """While the cluster is down it is unavailable. Afterwards the jobs that ran meanwhile are listed."""
+    await driver.start_and_wait("echo started; sleep 0.3; echo done")
+    cluster.go_down()
     with pytest.raises(EngineUnavailable, match="does not answer"):
-        hand.look()
+        await driver.statuses()
 
-    cluster.come_back()
+    cluster.come_up()
 
-    assert hand.ended().exit_code == 0
-    assert hand.log().data == b"begun\ndone\n"
+    assert (await driver.wait_for_exit()).exit_code == 0
+    assert (await driver.read_log()).data == b"started\ndone\n"
 
 
-def test_a_token_that_is_renewed(cluster, tmp_path):
-    """A token that has run out is read again from where it was; one that nobody renews is said to be refused."""
+async def test_expired_token(cluster, tmp_path):
+    """An expired token is read again from the kubeconfig. If it is still invalid, the cluster is unavailable."""
     config = Path(cluster.kubeconfig(tmp_path))
-    with Hand(cluster, {"kubeconfig": str(config)}) as hand:
-        hand.begin()
+    async with BackendDriver(cluster, {"kubeconfig": str(config)}) as driver:
+        await driver.start_and_wait()
         cluster.server.token = "a new one"
         with pytest.raises(EngineUnavailable, match="401: Unauthorized"):
-            hand.look()
+            await driver.statuses()
 
         config.write_text(config.read_text().replace(TOKEN, "a new one"))
 
-        assert hand.seen().phase is Phase.RUNNING
+        assert (await driver.status()).phase is Phase.RUNNING
 
 
-def test_a_login_by_a_program(cluster, tmp_path):
-    """A program of the kubeconfig's gives the token, as those of the large clouds do."""
-    said = {
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "kind": "ExecCredential",
-        "status": {"token": TOKEN},
-    }
-    (tmp_path / "said").write_text(json.dumps(said))
-    program = {"apiVersion": said["apiVersion"], "command": "cat", "args": [str(tmp_path / "said")]}
+async def test_login_by_a_program(cluster, tmp_path):
+    """A program that the kubeconfig names returns the token, as the large clouds' programs do."""
+    api_version = "client.authentication.k8s.io/v1"
+    credential = {"apiVersion": api_version, "kind": "ExecCredential", "status": {"token": TOKEN}}
+    (tmp_path / "credential").write_text(json.dumps(credential))
+    program = {"apiVersion": api_version, "command": "cat", "args": [str(tmp_path / "credential")]}
     config = write_kubeconfig(tmp_path / "config", cluster.url, exec=program)
 
-    with Hand(cluster, {"kubeconfig": config}) as hand:
-        assert hand.run("true").exit_code == 0
+    async with BackendDriver(cluster, {"kubeconfig": config}) as driver:
+        assert (await driver.run("true")).exit_code == 0
 
 
-def test_a_context(cluster, tmp_path):
-    """Of a kubeconfig with several, the one that is named is taken; one that is not there is said."""
+async def test_context(cluster, tmp_path):
+    """The `context` option selects a context of the kubeconfig. An unknown context is reported."""
     config = Path(cluster.kubeconfig(tmp_path))
-    both = yaml.safe_load(config.read_text())
-    both["contexts"].append({"name": "other", "context": {"cluster": "c", "user": "u", "namespace": "elsewhere"}})
-    config.write_text(yaml.safe_dump(both))
+    content = yaml.safe_load(config.read_text())
+    content["contexts"].append({"name": "other", "context": {"cluster": "c", "user": "u", "namespace": "elsewhere"}})
+    config.write_text(yaml.safe_dump(content))
 
-    with Hand(cluster, {"kubeconfig": str(config), "context": "other"}) as hand:
-        assert hand.do(hand.backend.engine_id()).endswith("/elsewhere")
-    with (
-        Hand(cluster, {"kubeconfig": str(config), "context": "none"}) as hand,
-        pytest.raises(EngineUnavailable, match="none"),
-    ):
-        hand.look()
+    async with BackendDriver(cluster, {"kubeconfig": str(config), "context": "other"}) as driver:
+        assert (await driver.backend.engine_id()).endswith("/elsewhere")
+    async with BackendDriver(cluster, {"kubeconfig": str(config), "context": "none"}) as driver:
+        with pytest.raises(EngineUnavailable, match="none"):
+            await driver.statuses()
 
 
-def test_an_account_of_its_own(cluster, tmp_path, monkeypatch):
-    """In a pod of the cluster, the pod's account and namespace are taken; a kubeconfig that is named comes first."""
+async def test_account_of_the_worker_pod(cluster, tmp_path, monkeypatch):
+    """A worker in a pod uses the pod's account and namespace, unless `kubeconfig` names another account."""
     namespace = tmp_path / "namespace"
     namespace.write_text("ours\n")
-    monkeypatch.setattr(api, "_OWN_NAMESPACE", namespace)
+    monkeypatch.setattr(api, "_POD_NAMESPACE", namespace)
 
     def load(configuration):
         configuration.host = cluster.url
@@ -449,148 +445,135 @@ def test_an_account_of_its_own(cluster, tmp_path, monkeypatch):
 
     monkeypatch.setattr(api, "load_incluster_config", load)
 
-    with Hand(cluster, {}) as hand:
-        assert hand.do(hand.backend.engine_id()) == f"kubernetes:{KUBE_SYSTEM_UID}/ours"
-    with Hand(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as hand:
-        assert hand.do(hand.backend.engine_id()).endswith(f"/{NAMESPACE}")
+    async with BackendDriver(cluster, {}) as driver:
+        assert await driver.backend.engine_id() == f"kubernetes:{KUBE_SYSTEM_UID}/ours"
+    async with BackendDriver(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as driver:
+        assert (await driver.backend.engine_id()).endswith(f"/{NAMESPACE}")
 
 
-def test_a_cluster_that_answers_nonsense(hand, cluster):
-    """An answer that is no JSON is no answer."""
-    cluster.do(setattr, cluster.server, "_route", _nonsense)
+async def test_response_that_is_not_json(driver, cluster):
+    """A response that is not JSON counts as no response."""
+
+    async def respond(*_: object) -> web.Response:
+        return web.Response(text="<html>a proxy says hello</html>")
+
+    cluster.call(setattr, cluster.server, "route", respond)
 
     with pytest.raises(EngineUnavailable):
-        hand.look()
+        await driver.statuses()
 
 
-async def _nonsense(*_: object) -> object:
-    from aiohttp import web
-
-    return web.Response(text="<html>a proxy says hello</html>")
-
-
-def test_a_list_in_many_pages(hand, monkeypatch):
-    """All jobs are seen, however the API server hands them out; also when the pages have run out on the way."""
+async def test_list_in_pages(driver, cluster, monkeypatch):
+    """A list in several pages is complete, even if the API server forgets the list between two pages."""
     monkeypatch.setattr(api, "PAGE_ITEMS", 2)
     names = [f"upshot-{number}-1" for number in range(5)]
     for name in names:
-        hand.start("true", name=name)
-    assert set(hand.look()) == set(names)
+        await driver.start("true", name=name)
+    assert set(await driver.statuses()) == set(names)
 
-    hand.cluster.fault("GET .*/jobs.*continue=", status=410, message="The provided continue parameter is too old")
+    cluster.fail("GET .*/jobs.*continue=", status=410, message="The provided continue parameter is too old")
 
-    assert set(hand.look()) == set(names)
-
-
-# --- hints ----------------------------------------------------------------------------------------
+    assert set(await driver.statuses()) == set(names)
 
 
-def listen(hand: Hand, heard: list[str]) -> asyncio.Task[None]:
-    async def listening() -> None:
-        async with hand.hints() as hints:
-            async for name in hints:
-                heard.append(name)  # noqa: PERF401 - read while it grows
+# --- watches --------------------------------------------------------------------------------------
 
-    return asyncio.ensure_future(listening())
+
+def start_watch(driver: BackendDriver, names: list[str]) -> asyncio.Task[None]:
+    """Start a task that appends the name of each event to a list."""
+
+    async def watch() -> None:
+        async with driver.watch() as events:
+            async for name in events:
+                names.append(name)  # noqa: PERF401 - the test reads the list meanwhile
+
+    return asyncio.ensure_future(watch())
+
+
+async def wait_until(condition) -> None:
+    """Wait until a condition is true."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.parametrize(
-    "fault", [pytest.param({"event": EXPIRED}, id="in the watch"), pytest.param({"status": 410}, id="in place of it")]
+    "fault", [pytest.param({"event": EXPIRED}, id="as an event"), pytest.param({"status": 410}, id="as a response")]
 )
-def test_a_watch_whose_version_is_too_old(hand, cluster, monkeypatch, fault):
-    """When the server has forgotten what happened since, the watch begins again with what is there."""
+async def test_watch_from_an_expired_version(driver, cluster, monkeypatch, fault):
+    """If the server no longer has the watch's version, the watch starts again with the current state."""
     monkeypatch.setattr("upshot.backends.kubernetes.cluster.WATCH_SECONDS", 1)
-    hand.begin()
+    await driver.start_and_wait()
+    names: list[str] = []
+    watching = start_watch(driver, names)
+    await wait_until(lambda: NAME in names)
+    names.clear()
 
-    async def play() -> None:
-        heard: list[str] = []
-        listening = listen(hand, heard)
-        async with asyncio.timeout(30):
-            while NAME not in heard:
-                await asyncio.sleep(0.02)
-            heard.clear()
-            await asyncio.to_thread(cluster.fault, "GET .*/pods.*watch=true.*resourceVersion=", **fault)
-            while NAME not in heard:  # told anew, though nothing has happened to it
-                await asyncio.sleep(0.02)
-        assert not listening.done()
-        listening.cancel()
-        await asyncio.wait([listening])
+    cluster.fail("GET .*/pods.*watch=true.*resourceVersion=", **fault)
 
-    hand.do(play())
+    await wait_until(lambda: NAME in names)  # an event without a change
+    assert not watching.done()
+    await cancel(watching)
 
 
-def test_a_watch_goes_on_from_where_it_was(hand, cluster, monkeypatch):
-    """The next watch asks for what happened since the last, and tells nothing twice."""
+async def test_watch_continues_after_its_end(driver, cluster, monkeypatch):
+    """Each watch continues at the version where the previous one ended, so no event comes twice."""
     monkeypatch.setattr("upshot.backends.kubernetes.cluster.WATCH_SECONDS", 1)
-    hand.begin()
+    await driver.start_and_wait()
+    names: list[str] = []
+    watching = start_watch(driver, names)
+    await wait_until(lambda: len([line for line in cluster.requests if "watch=true" in line]) >= 6)
+    await cancel(watching)
 
-    async def play() -> None:
-        heard: list[str] = []
-        listening = listen(hand, heard)
-        async with asyncio.timeout(30):
-            while len([line for line in cluster.asked if "watch=true" in line]) < 6:
-                await asyncio.sleep(0.02)
-        listening.cancel()
-        await asyncio.wait([listening])
-        assert heard == [NAME, NAME]  # the Job and its pod, as they were at the beginning
-
-    hand.do(play())
-    watches = [line for line in cluster.asked if "watch=true" in line]
+    assert names == [NAME, NAME]  # the Job and its pod, in the current state at the beginning
+    watches = [line for line in cluster.requests if "watch=true" in line]
     assert all("resourceVersion=" in line for line in watches[2:])
 
 
-def test_a_watch_that_is_cut(hand, cluster):
-    """It ends, and says that the cluster does not answer."""
-    hand.begin()
+async def test_watch_without_a_connection(driver, cluster):
+    """A watch raises EngineUnavailable when its connection is lost."""
+    await driver.start_and_wait()
+    names: list[str] = []
+    watching = start_watch(driver, names)
+    await wait_until(lambda: names)
 
-    async def play() -> None:
-        heard: list[str] = []
-        listening = listen(hand, heard)
-        async with asyncio.timeout(30):
-            while not heard:
-                await asyncio.sleep(0.02)
-            await asyncio.to_thread(cluster.go_away)
-            with pytest.raises(EngineUnavailable):
-                await listening
+    await asyncio.to_thread(cluster.go_down)
 
-    hand.do(play())
+    with pytest.raises(EngineUnavailable):
+        await watching
 
 
-def test_a_watch_that_is_refused(tmp_path):
-    """Who may not watch hears so."""
-    rules = [Rule(rule.groups, rule.resources, [v for v in rule.verbs if v != "watch"]) for rule in documented_rules()]
-    with (
-        StandIn(rules=rules) as cluster,
-        Hand(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as hand,
-        pytest.raises(EngineUnavailable, match="cannot watch"),
-    ):
-        hand.do(_hints(hand, 1))
+async def test_watch_without_permission(tmp_path):
+    """A watch without permission raises EngineUnavailable."""
+    rules = [
+        Rule(rule.groups, rule.resources, [verb for verb in rule.verbs if verb != "watch"])
+        for rule in documented_rules()
+    ]
+    with FakeCluster(rules=rules) as cluster:
+        async with BackendDriver(cluster, {"kubeconfig": cluster.kubeconfig(tmp_path)}) as driver:
+            with pytest.raises(EngineUnavailable, match="cannot watch"):
+                await start_watch(driver, [])
 
 
-def test_an_error_in_a_watch(hand, cluster):
-    """What the server says in the middle of a watch ends it."""
-    hand.begin()
-    event = {
-        "type": "ERROR",
-        "object": {"kind": "Status", "code": 500, "message": "etcd is away", "reason": "InternalError"},
-    }
-    cluster.fault("GET .*watch=true", event=event)
+async def test_error_in_a_watch(driver, cluster):
+    """An error event ends a watch."""
+    await driver.start_and_wait()
+    status = {"kind": "Status", "code": 500, "message": "etcd is down", "reason": "InternalError"}
+    cluster.fail("GET .*watch=true", event={"type": "ERROR", "object": status})
 
-    with pytest.raises(EngineUnavailable, match="etcd is away"):
-        hand.do(_until_it_ends(hand))
+    with pytest.raises(EngineUnavailable, match="etcd is down"):
+        await start_watch(driver, [])
 
 
-async def _until_it_ends(hand: Hand) -> None:
-    async with hand.hints() as hints:
-        async for _ in hints:
-            pass
-
-
-def test_nothing_is_loaded_without_need(tmp_path):
-    """The client costs memory and time: whoever has no such backend does not load it."""
-    import subprocess
-    import sys
-
+def test_client_is_loaded_only_if_needed():
+    """A worker without a Kubernetes backend does not load the client library."""
     program = (
         "import sys, upshot.backends.kubernetes, upshot.cli, upshot.jobs.supervisor;"
         "assert not [name for name in sys.modules if name.startswith('kubernetes_asyncio')]"

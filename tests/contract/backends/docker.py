@@ -1,4 +1,4 @@
-"""The Docker backend, on the engine of this machine."""
+"""The Docker backend on the engine of this machine."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ from typing import Any
 
 import pytest
 
-from tests.contract.backends.harness import Can
+from tests.contract.backends.harness import Capability
 from tests.docker_engines import HOW_TO, PODMAN_HOW_TO, EngineApi, Podman, busybox_image, can_run_podman, find_engine
 from tests.servers import free_port
 from upshot.backends.docker import make
 from upshot.backends.docker.backend import DockerBackend
-from upshot.backends.docker.containers import INSTALLATION
-from upshot.backends.docker.options import read_settings
-from upshot.backends.protocol import Backend, ContainerRequest
+from upshot.backends.docker.options import read_options
+from upshot.backends.protocol import INSTALLATION_LABEL, Backend, ContainerRequest
 
 
-class _Died(Exception):
+class _Interrupted(Exception):
     pass
 
 
-class DockerGround:
+class DockerEngine:
     """
-    An engine, with an image of ours.
+    An engine with a test image.
 
     Args:
-        api: For looking from outside.
-        image: Small, with a shell.
-        options: Beside the address.
+        api: For requests beside the backend.
+        image: A small image with a shell.
+        options: Options of the backend, other than the host.
     """
 
-    use_of_power = "mount -t tmpfs none /mnt"
+    privileged_command = "mount -t tmpfs none /mnt"
 
     def __init__(self, api: EngineApi, image: str, options: Mapping[str, Any] | None = None) -> None:
         self.api = api
@@ -44,96 +43,93 @@ class DockerGround:
         self.options = {"host": f"unix://{api.socket}", **(options or {})}
 
     def connect(self) -> Backend:
-        """A backend with a connection of its own."""
+        """Return a backend with a new connection."""
         return make(self.options)
 
-    def connect_to_nothing(self) -> Iterator[Backend]:
-        """No socket, a socket that nobody listens on, a closed port, somebody who takes the call and says nothing."""
-        with TemporaryDirectory() as folder, closing(socket.socket(socket.AF_UNIX)) as silent:
-            dead = Path(folder) / "dead.sock"
-            with closing(socket.socket(socket.AF_UNIX)) as nobody:
-                nobody.bind(str(dead))
-            silent.bind(str(Path(folder) / "silent.sock"))
+    def connect_to_unreachable_engines(self) -> Iterator[Backend]:
+        """Yield backends for a missing socket, a socket without a listener, a closed port and a silent server."""
+        with TemporaryDirectory() as directory, closing(socket.socket(socket.AF_UNIX)) as silent:
+            dead = Path(directory) / "dead.sock"
+            with closing(socket.socket(socket.AF_UNIX)) as unused:
+                unused.bind(str(dead))
+            silent.bind(str(Path(directory) / "silent.sock"))
             silent.listen()
-            yield make({"host": f"unix://{folder}/none.sock"})
+            yield make({"host": f"unix://{directory}/none.sock"})
             yield make({"host": f"unix://{dead}"})
             yield make({"host": f"tcp://127.0.0.1:{free_port()}"})
-            yield make({"host": f"unix://{folder}/silent.sock", "timeout": "2s"})
+            yield make({"host": f"unix://{directory}/silent.sock", "timeout": "2s"})
 
-    async def leave_created(self, order: ContainerRequest) -> None:
-        """Die between the engine's word that it is made, and the next question."""
-        backend = DockerBackend(read_settings(self.options))
+    async def create_without_starting(self, request: ContainerRequest) -> None:
+        """Create the container, and stop before the next request."""
+        backend = DockerBackend(read_options(self.options))
 
-        async def die(order: ContainerRequest, handle: str, user: str) -> None:
-            raise _Died
+        async def interrupt(request: ContainerRequest, handle: str, user: str) -> None:
+            raise _Interrupted
 
-        backend._begin = die  # type: ignore[method-assign]  # from outside, the moment cannot be hit
-        with pytest.raises(_Died):
-            await backend.start(order)
+        backend._fill_and_start = interrupt  # type: ignore[method-assign]  # no other way to hit this moment
+        with pytest.raises(_Interrupted):
+            await backend.start(request)
         await backend.close()
 
-    def log_bytes_kept(self, name: str) -> int:
-        """Size of its log files."""
-        first = Path(self.api.inspect(name)["LogPath"])
-        return sum(piece.stat().st_size for piece in first.parent.glob(f"{first.name}*"))
+    def stored_log_bytes(self, name: str) -> int:
+        """Return the size of the container's log files."""
+        log = Path(self.api.inspect(name)["LogPath"])
+        return sum(file.stat().st_size for file in log.parent.glob(f"{log.name}*"))
 
-    def clean(self, installation: str) -> None:
-        """Remove its containers."""
-        self.api.remove_containers(f"{INSTALLATION}={installation}")
+    def remove_all(self, installation_id: str) -> None:
+        """Remove all containers of an installation."""
+        self.api.remove_containers(f"{INSTALLATION_LABEL}={installation_id}")
 
 
-def _lacks() -> Mapping[Can, str]:
-    bounds = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapBnd"))
-    all_of_them = 2 ** (int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1) - 1
-    if int(bounds.split()[1], 16) == all_of_them:
+def _missing_capabilities() -> Mapping[Capability, str]:
+    status = Path("/proc/self/status").read_text().splitlines()
+    bounding_set = int(next(line for line in status if line.startswith("CapBnd")).split()[1], 16)
+    full_set = 2 ** (int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1) - 1
+    if bounding_set == full_set:
         return {}
-    return {Can.ALL_POWER: "root of this machine does not have all power itself, so Docker starts nothing with it"}
+    return {Capability.PRIVILEGED: "this machine's root lacks capabilities, so Docker starts no privileged container"}
 
 
 class DockerProvider:
-    """Docker, which can do everything that its machine lets it do."""
+    """Docker has every capability that its machine allows."""
 
     name = "docker"
-    lacks: Mapping[Can, str] = _lacks()
+    lacks = _missing_capabilities()
 
     @contextmanager
-    def ready(self) -> Iterator[DockerGround]:
-        """The engine of this machine."""
+    def provide_engine(self) -> Iterator[DockerEngine]:
+        """Yield the engine of this machine."""
         api = find_engine()
         if api is None:
             pytest.skip(f"no Docker engine answers; {HOW_TO}")
         with closing(api), busybox_image(api) as image:
-            yield DockerGround(api, image)
+            yield DockerEngine(api, image)
 
 
 class PodmanProvider:
-    """The same backend on Podman's service of Docker's API; for who asks for it, as `make test-podman` does."""
+    """The Docker backend on Podman's implementation of Docker's API, as `make test-podman` runs it."""
 
     name = "podman"
-    lacks: Mapping[Can, str] = {
-        **_lacks(),
-        Can.MEMORY: "Podman 4.3 holds a job to its memory, and does not tell when it ran out (control groups 1)",
-        Can.TELLS_LINKS: "it resolves links itself, inside of the volume, which none can leave",
+    lacks: Mapping[Capability, str] = {
+        **_missing_capabilities(),
+        Capability.MEMORY: "Podman 4.3 does not report that a job exceeded its memory limit (cgroups v1)",
+        Capability.DETECTS_LINKS: "Podman resolves links itself, and none of them can leave the volume",
     }
 
     @contextmanager
-    def ready(self) -> Iterator[DockerGround]:
-        """A service of our own."""
+    def provide_engine(self) -> Iterator[DockerEngine]:
+        """Yield a new Podman service."""
         if not can_run_podman():
-            pytest.skip(f"Podman is not here; {PODMAN_HOW_TO}")
-        # Not in pytest's own temporary folder: mounts below it would be in the way when it is removed.
+            pytest.skip(f"Podman is not installed; {PODMAN_HOW_TO}")
+        # Not in pytest's own temporary directory: mounts below it would prevent its removal.
         with (
-            TemporaryDirectory(prefix="upshot-podman-", ignore_cleanup_errors=True) as folder,
-            Podman(Path(folder)) as podman,
+            TemporaryDirectory(prefix="upshot-podman-", ignore_cleanup_errors=True) as directory,
+            Podman(Path(directory)) as podman,
             busybox_image(podman.api) as image,
         ):
-            yield DockerGround(podman.api, image)
-
-
-#: Podman is slow to start containers, and few machines have it.
-ON_PODMAN = bool(os.environ.get("TEST_ON_PODMAN"))
+            yield DockerEngine(podman.api, image)
 
 
 def docker_provider() -> DockerProvider | PodmanProvider:
-    """Docker, or Podman where that is asked for."""
-    return PodmanProvider() if ON_PODMAN else DockerProvider()
+    """Return Docker, or Podman if TEST_ON_PODMAN is set: Podman starts containers slowly, and few machines have it."""
+    return PodmanProvider() if os.environ.get("TEST_ON_PODMAN") else DockerProvider()

@@ -1,4 +1,4 @@
-"""What a backend brings to its contract, and what a test holds in its hands."""
+"""The contract suite's view of a backend, its engine, and what the engine can do."""
 
 from __future__ import annotations
 
@@ -12,94 +12,96 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 from uuid import uuid4
 
-from tests.waiting import PATIENCE_SECONDS
-from upshot.backends.protocol import Backend, ContainerRequest, ContainerStatus, LogRead, Phase, StartedContainer
-from upshot.domain.job import EVENT_FILE, INPUT_FOLDER, OUTPUT_FOLDER, SECRETS_FOLDER, JobSpec, Pull
+from tests.container_requests import container_request
+from tests.waiting import TIMEOUT_SECONDS
+from upshot.backends.protocol import Backend, ContainerRequest, ContainerStatus, LogRead, Phase
+from upshot.domain.job import EVENT_FILE, INPUT_DIR, OUTPUT_DIR, SECRETS_DIR, Pull
 
 OUTPUTS_LIMIT = 64 * 1024
 LOG_LIMIT = 1024 * 1024
+EVENT = {"kind": "alias-added"}
 
 
-class Can(StrEnum):
-    """What not every backend can do, or not wherever the suite runs."""
+class Capability(StrEnum):
+    """Something that some backends cannot do, or not on every machine."""
 
-    IMAGES = "images"  #: jobs come out of images, which may be missing
-    OWN_ROOT = "own root"  #: a job has a root file system of its own, which may be read-only
-    USERS = "users"  #: a job runs as the user that its spec names
-    MEMORY = "memory"  #: a job is held to its memory, and it is told when it ran out
-    PIDS = "pids"  #: a job is held to its number of processes
-    PRIVILEGES = "privileges"  #: a job is kept from power over the machine
-    ALL_POWER = "all power"  #: a job can be given it
-    LEFT_CREATED = "left created"  #: what was made, and not started, stays
-    BIG_LOGS = "big logs"  #: a gigabyte of log is bearable, and bounded in the engine
-    LOSES_NO_LINE = "loses no line"  #: both streams are read in the order in which they were written
-    KILLS_ALONE = "kills alone"  #: the kill after the grace comes though all of ours is down
-    SHORTENS_GRACE = "shortens grace"  #: what is told to end sooner than its spec says keeps its code and its log
-    LINKS = "links"  #: a job could replace what we read by a link
-    TELLS_LINKS = "tells links"  #: a link is told from what it leads to; without that, it leads nowhere
-    RAW_TEXT = "raw text"  #: very long lines, and those without an end, are read as they were said
+    IMAGES = "images"  #: run jobs from images, which may be missing
+    OWN_ROOT = "own root"  #: give a job its own root file system, which may be read-only
+    USERS = "users"  #: run a job as the user in its spec
+    MEMORY = "memory"  #: enforce the memory limit of a job, and report that it was exceeded
+    PIDS = "pids"  #: enforce the limit on a job's processes
+    ISOLATION = "isolation"  #: keep a job from controlling the machine
+    PRIVILEGED = "privileged"  #: let a privileged job control the machine
+    CREATED_PHASE = "created phase"  #: keep a job that was created and not started
+    BIG_LOGS = "big logs"  #: handle a log of a gigabyte, and limit how much of it the engine stores
+    ORDERED_LOGS = "ordered logs"  #: keep the lines of both streams in the order in which they were written
+    INDEPENDENT_KILL = "independent kill"  #: kill a job after its grace period even if all of Upshot is down
+    SHORTER_GRACE = "shorter grace"  #: keep exit code and log of a job whose grace period is shortened
+    LINKS = "links"  #: let a job replace its output directory with a link
+    DETECTS_LINKS = "detects links"  #: report a link as a link; otherwise a link leads nowhere
+    RAW_TEXT = "raw text"  #: return very long lines, and lines without an end, as they were written
 
 
-class Ground(Protocol):
-    """An engine that the suite runs on; for as long as the tests run."""
+class EngineUnderTest(Protocol):
+    """An engine for all tests of the suite."""
 
-    image: str  #: with /bin/sh and what belongs to it; empty where jobs need none
-    use_of_power: str  #: a line of shell that succeeds with power over the machine, and fails without
+    image: str  #: image with /bin/sh and the usual tools; empty if jobs need no image
+    privileged_command: str  #: shell command that succeeds only for a job that controls the machine
 
     def connect(self) -> Backend:
-        """A backend on the engine, as another worker has it; whoever asks closes it."""
+        """Return a backend with a new connection, like another worker's. The caller closes it."""
         ...
 
-    def connect_to_nothing(self) -> Iterator[Backend]:
-        """Backends whose engine cannot be reached, in each way that there is."""
+    def connect_to_unreachable_engines(self) -> Iterator[Backend]:
+        """Yield backends whose engine cannot be reached, one for each possible reason."""
         ...
 
-    async def leave_created(self, order: ContainerRequest) -> None:
-        """Make what `start` makes, and die before it is started."""
+    async def create_without_starting(self, request: ContainerRequest) -> None:
+        """Create the container as `start` does, and stop before it is started."""
         ...
 
-    def log_bytes_kept(self, name: str) -> int:
-        """How much of a job's log lies in the engine."""
+    def stored_log_bytes(self, name: str) -> int:
+        """Return how many bytes of a job's log the engine stores."""
         ...
 
-    def clean(self, installation: str) -> None:
-        """Remove what is left of the jobs of an installation."""
+    def remove_all(self, installation_id: str) -> None:
+        """Remove all jobs of an installation."""
         ...
 
 
 class Provider(Protocol):
-    """One backend of the suite."""
+    """One backend in the suite."""
 
     @property
     def name(self) -> str:
-        """As the tests' names have it."""
+        """The name of the backend in the ids of the tests."""
         ...
 
     @property
-    def lacks(self) -> Mapping[Can, str]:
-        """What it cannot do, and why that is; everything else, it can."""
+    def lacks(self) -> Mapping[Capability, str]:
+        """The capabilities that it lacks, and why."""
         ...
 
-    def ready(self) -> AbstractContextManager[Ground]:
-        """Start or find the engine; skips where there is none, and says how to have one."""
+    def provide_engine(self) -> AbstractContextManager[EngineUnderTest]:
+        """Start or find the engine. Skip if there is none, and explain how to get one."""
         ...
 
 
-class Bench:
+class BackendHarness:
     """
-    A backend for one test, with an installation of its own.
+    A backend for one test, with its own installation.
 
     Args:
-        ground: The engine.
+        engine: The engine.
     """
 
-    def __init__(self, ground: Ground) -> None:
-        self.ground = ground
-        self.installation = f"test-{uuid4().hex[:12]}"
+    def __init__(self, engine: EngineUnderTest) -> None:
+        self.engine = engine
+        self.installation_id = f"test-{uuid4().hex[:12]}"
         self.backend: Backend
 
     async def __aenter__(self) -> Self:
-        self.backend = self.ground.connect()
+        self.backend = self.engine.connect()
         return self
 
     async def __aexit__(
@@ -108,79 +110,80 @@ class Bench:
         try:
             await self.backend.close()
         finally:
-            await asyncio.to_thread(self.ground.clean, self.installation)
+            await asyncio.to_thread(self.engine.remove_all, self.installation_id)
 
-    def order(
+    def request(
         self,
         script: str,
         *,
         name: str | None = None,
         env: Mapping[str, str] | None = None,
-        event: Mapping[str, Any] | None = None,
+        event: Mapping[str, Any] = EVENT,
         **spec: Any,
     ) -> ContainerRequest:
-        """An order for a shell script; everything else as a job has it that asks for nothing."""
-        given = {"image": self.ground.image, "command": ("/bin/sh", "-c", script), "pull": Pull.NEVER, **spec}
-        ours = {
+        """Return a request that runs a shell script as a job of this installation, by default under a new name."""
+        own_env = {
             "UPSHOT_JOB": "job_1",
             "UPSHOT_EVENT_FILE": EVENT_FILE,
-            "UPSHOT_INPUT": INPUT_FOLDER,
-            "UPSHOT_OUTPUT": OUTPUT_FOLDER,
-            "UPSHOT_SECRETS": SECRETS_FOLDER,
+            "UPSHOT_INPUT": INPUT_DIR,
+            "UPSHOT_OUTPUT": OUTPUT_DIR,
+            "UPSHOT_SECRETS": SECRETS_DIR,
         }
-        name = name or f"upshot-{uuid4().hex[:16]}-1"
-        return ContainerRequest(
-            name=name,
-            installation=self.installation,
-            job_id=f"job_{name}",
-            spec=JobSpec(**given),
-            env={**(env or {}), **ours},
-            event=json.dumps(event or {"kind": "alias-added"}).encode(),
-            fields={"job": {"id": f"job_{name}", "name": "test", "container": name}},
+        return container_request(
+            script,
+            name=name or f"upshot-{uuid4().hex[:16]}-1",
+            installation_id=self.installation_id,
+            env={**(env or {}), **own_env},
+            event=json.dumps(event).encode(),
+            **{"image": self.engine.image, "pull": Pull.NEVER, **spec},
         )
 
-    async def start(self, script: str, **how: Any) -> str:
-        """Start a script; the job's name."""
-        order = self.order(script, **how)
-        await self.backend.start(order)
-        return order.name
+    async def start(self, script: str, **options: Any) -> str:
+        """Start a script, and return the name of its container. The options are those of `request`."""
+        request = self.request(script, **options)
+        await self.backend.start(request)
+        return request.name
 
-    async def started(self, script: str, **how: Any) -> tuple[ContainerRequest, StartedContainer]:
-        """Start a script; the order, and what the backend said."""
-        order = self.order(script, **how)
-        return order, await self.backend.start(order)
+    async def run(self, script: str, **options: Any) -> ContainerStatus:
+        """Start a script, and return its status after it has exited. The options are those of `request`."""
+        return await self.wait_for_exit(await self.start(script, **options))
 
-    async def run(self, script: str, **how: Any) -> ContainerStatus:
-        """Start a script and wait for its end."""
-        return await self.ended(await self.start(script, **how))
+    async def status(self, name: str) -> ContainerStatus | None:
+        """Return the current status of a container."""
+        return (await self.backend.list_containers(self.installation_id)).get(name)
 
-    async def seen(self, name: str) -> ContainerStatus | None:
-        """What the engine says of a job now."""
-        return (await self.backend.list_containers(self.installation)).get(name)
+    async def wait_for_exit(self, name: str) -> ContainerStatus:
+        """Wait until a container has exited, and return its status."""
+        return await self.wait_for_phase(name, Phase.EXITED)
 
-    async def ended(self, name: str) -> ContainerStatus:
-        """What the engine says of a job when it has ended."""
-        return await self.seen_as(name, Phase.EXITED)
-
-    async def seen_as(self, name: str, phase: Phase) -> ContainerStatus:
-        """What the engine says of a job as soon as it is so far."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while (sighting := await self.seen(name)) is None or sighting.phase is not phase:
-            assert time.monotonic() < deadline, f"{name} is not {phase} within {PATIENCE_SECONDS:g} s: {sighting}"
+    async def wait_for_phase(self, name: str, phase: Phase) -> ContainerStatus:
+        """Wait until a container is in a phase, and return its status."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while (status := await self.status(name)) is None or status.phase is not phase:
+            assert time.monotonic() < deadline, f"{name} is not {phase} within {TIMEOUT_SECONDS:g} s: {status}"
             await asyncio.sleep(0.05)
-        return sighting
+        return status
 
-    async def said(self, name: str, text: bytes) -> None:
-        """Return as soon as the job has said it."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while text not in (read := await self.log(name)).data:
-            assert time.monotonic() < deadline, f"{name} does not say {text!r}: {read}"
+    async def wait_for_log(self, name: str, text: bytes) -> None:
+        """Wait until the log of a container contains a text."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while text not in (read := await self.read_log(name)).data:
+            assert time.monotonic() < deadline, f"the log of {name} does not contain {text!r}: {read}"
             await asyncio.sleep(0.05)
 
-    async def log(self, name: str, position: str | None = None, *, limit_bytes: int = LOG_LIMIT) -> LogRead:
-        """What the job has said since."""
+    async def read_log(self, name: str, position: str | None = None, *, limit_bytes: int = LOG_LIMIT) -> LogRead:
+        """Read the log of a container from a position on."""
         return await self.backend.read_log(name, position, limit_bytes=limit_bytes)
 
-    async def outputs(self, name: str, *, limit_bytes: int = OUTPUTS_LIMIT) -> bytes | None:
-        """Content of its outputs.json."""
+    async def read_log_until_exit(self, name: str) -> list[LogRead]:
+        """Read the log of a container again and again until it has exited, each time from the last position on."""
+        reads: list[LogRead] = []
+        has_exited = False
+        while not has_exited:
+            has_exited = (status := await self.status(name)) is not None and status.phase is Phase.EXITED
+            reads.append(await self.read_log(name, reads[-1].position if reads else None))
+        return reads
+
+    async def read_outputs(self, name: str, *, limit_bytes: int = OUTPUTS_LIMIT) -> bytes | None:
+        """Return the content of a container's outputs.json."""
         return await self.backend.read_outputs(name, limit_bytes=limit_bytes)

@@ -1,7 +1,7 @@
 """
-The Kubernetes backend: on the stand-in for a cluster, or on a real one.
+The Kubernetes backend on a fake cluster, or on a real one.
 
-`make test-kind` names an image in TEST_CLUSTER_IMAGE: the suite runs on the cluster of KUBECONFIG then.
+`make test-kind` sets TEST_CLUSTER_IMAGE to the name of an image. Then the suite runs on the cluster of KUBECONFIG.
 """
 
 from __future__ import annotations
@@ -17,144 +17,141 @@ from typing import Any
 
 import pytest
 
-from tests.contract.backends.harness import Bench, Can
-from tests.kubernetes.stand_in import IMAGE, StandIn, write_kubeconfig
+from tests.contract.backends.harness import BackendHarness, Capability
+from tests.contract.backends.process import remove_jobs
+from tests.fakes.kubernetes.cluster import IMAGE, FakeCluster, write_kubeconfig
 from tests.servers import free_port
 from upshot.backends.kubernetes import make
 from upshot.backends.protocol import Backend, ContainerRequest
 from upshot.domain.job import Pull
 
-CLUSTERS_IMAGE = os.environ.get("TEST_CLUSTER_IMAGE")
+CLUSTER_IMAGE = os.environ.get("TEST_CLUSTER_IMAGE")
 
 
-class KubernetesGround:
+class KubernetesEngine:
     """
     A cluster.
 
     Args:
-        options: With which it is reached.
-        image: Has a shell, and is on its nodes.
+        options: Options of the backend.
+        image: An image with a shell, which the nodes have.
     """
 
-    use_of_power = "mount -t tmpfs none /mnt"
+    privileged_command = "mount -t tmpfs none /mnt"
 
     def __init__(self, options: Mapping[str, Any], image: str) -> None:
         self.options = options
         self.image = image
 
     def connect(self) -> Backend:
-        """A backend with a connection of its own."""
+        """Return a backend with a new connection."""
         return make(self.options)
 
-    def connect_to_nothing(self) -> Iterator[Backend]:
-        """A closed port, somebody who says nothing, and a kubeconfig that is none."""
+    def connect_to_unreachable_engines(self) -> Iterator[Backend]:
+        """Yield backends for a closed port, a silent server, and an invalid kubeconfig."""
         with TemporaryDirectory() as name, closing(socket.create_server(("127.0.0.1", 0))) as silent:
-            folder = Path(name)
-            nobody = write_kubeconfig(folder / "nobody", f"http://127.0.0.1:{free_port()}")
-            mute = write_kubeconfig(folder / "mute", f"http://127.0.0.1:{silent.getsockname()[1]}")
-            (folder / "broken").write_text("clusters: []\n")
-            for path in (nobody, mute, str(folder / "broken")):
+            directory = Path(name)
+            (directory / "invalid").write_text("clusters: []\n")
+            for path in (
+                write_kubeconfig(directory / "closed", f"http://127.0.0.1:{free_port()}"),
+                write_kubeconfig(directory / "silent", f"http://127.0.0.1:{silent.getsockname()[1]}"),
+                str(directory / "invalid"),
+            ):
                 yield make({"kubeconfig": path})
 
-    async def leave_created(self, order: ContainerRequest) -> None:
-        """Die between the Job and its Secrets."""
+    async def create_without_starting(self, request: ContainerRequest) -> None:
+        """Create the Job, and stop before its Secrets."""
         backend = make(self.options)
 
-        async def die(*_: Any, **__: Any) -> None:
+        async def interrupt(*_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
 
-        backend._cluster.put_secrets = die  # type: ignore[attr-defined]  # the moment cannot be had from outside
+        backend._cluster.apply_secrets = interrupt  # type: ignore[attr-defined]  # no other way to hit this moment
         with pytest.raises(KeyboardInterrupt):
-            await backend.start(order)
+            await backend.start(request)
         await backend.close()
 
-    def log_bytes_kept(self, name: str) -> int:
-        """The kubelet's business."""
+    def stored_log_bytes(self, name: str) -> int:
+        """Raise NotImplementedError: a real kubelet does not tell."""
         raise NotImplementedError
 
-    def clean(self, installation: str) -> None:
-        """Remove its jobs."""
-
-        async def remove() -> None:
-            backend = make(self.options)
-            for name in await backend.list_containers(installation):
-                await backend.remove(name)
-            await backend.close()
-
-        asyncio.run(remove())
+    def remove_all(self, installation_id: str) -> None:
+        """Remove all jobs of an installation."""
+        asyncio.run(remove_jobs(make(self.options), installation_id))
 
 
-class StandInGround(KubernetesGround):
+class FakeKubernetesEngine(KubernetesEngine):
     """
-    The stand-in, which can be looked into.
+    A fake cluster, whose node can be inspected.
 
     Args:
-        cluster: The stand-in.
-        folder: For its kubeconfig.
+        cluster: The fake cluster.
+        directory: For its kubeconfig.
     """
 
-    def __init__(self, cluster: StandIn, folder: Path) -> None:
-        super().__init__({"kubeconfig": write_kubeconfig(folder / "config", cluster.url)}, IMAGE)
+    def __init__(self, cluster: FakeCluster, directory: Path) -> None:
+        super().__init__({"kubeconfig": write_kubeconfig(directory / "config", cluster.url)}, IMAGE)
         self.cluster = cluster
 
-    def log_bytes_kept(self, name: str) -> int:
-        """Of the file that is written to; a kubelet keeps four older ones beside it."""
-        return self.cluster.life(name).containers["main"].log_bytes
+    def stored_log_bytes(self, name: str) -> int:
+        """Return the size of the current log file. A kubelet keeps four older files beside it."""
+        return self.cluster.fake_pod(name).containers["main"].log_bytes
 
 
-_OF_EVERY_CLUSTER = {
-    Can.IMAGES: "a node finds an image missing when the job has been started: tests/kubernetes/test_sightings.py",
-    Can.OWN_ROOT: "a pod has a network, unless an operator's policy shuts it off",
-    Can.USERS: "Kubernetes knows users by number only, and its Secrets' files belong to root",
-    Can.PIDS: "a kubelet holds all its pods to one number, which its operator sets",
-    Can.LINKS: "the output folder is a mount, which no job can replace",
-    Can.SHORTENS_GRACE: "a pod that is told to end sooner than it was made for is deleted, with its code",
+_LACKED_BY_ALL_CLUSTERS = {
+    Capability.IMAGES: "a node finds out after the start that an image is missing; "
+    "see tests/unit/backends/kubernetes/test_status.py",
+    Capability.OWN_ROOT: "a pod has a network unless the operator's policy isolates it",
+    Capability.USERS: "Kubernetes identifies users by number only, and root owns the files of its Secrets",
+    Capability.PIDS: "a kubelet has one limit for all its pods, which its operator sets",
+    Capability.LINKS: "the output directory is a mount, which no job can replace",
+    Capability.SHORTER_GRACE: "a pod whose grace period is shortened is deleted together with its exit code",
 }
 
 
-class KubernetesProvider:
-    """The stand-in for a cluster; see docs/jobs-kubernetes.md on what that shows."""
+class FakeClusterProvider:
+    """A fake cluster; docs/jobs-kubernetes.md explains what that proves."""
 
     name = "kubernetes"
-    lacks: Mapping[Can, str] = {
-        **_OF_EVERY_CLUSTER,
-        Can.PRIVILEGES: "the stand-in's containers are processes of this machine; "
-        "what a pod asks for is checked in tests/kubernetes/test_manifests.py",
-        Can.ALL_POWER: "the same",
+    lacks: Mapping[Capability, str] = {
+        **_LACKED_BY_ALL_CLUSTERS,
+        Capability.ISOLATION: "the fake cluster's containers are processes of this machine; "
+        "tests/unit/backends/kubernetes/test_manifests.py checks what a pod asks for",
+        Capability.PRIVILEGED: "the fake cluster's containers are processes of this machine",
     }
 
     @contextmanager
-    def ready(self) -> Iterator[KubernetesGround]:
-        """Start one."""
-        with StandIn() as cluster, TemporaryDirectory() as folder:
-            yield StandInGround(cluster, Path(folder))
+    def provide_engine(self) -> Iterator[KubernetesEngine]:
+        """Start a fake cluster."""
+        with FakeCluster() as cluster, TemporaryDirectory() as directory:
+            yield FakeKubernetesEngine(cluster, Path(directory))
 
 
-class ClusterProvider:
+class RealClusterProvider:
     """A real cluster."""
 
     name = "cluster"
-    lacks: Mapping[Can, str] = {
-        **_OF_EVERY_CLUSTER,
-        Can.MEMORY: "newer kubelets end the whole container with the child that ran out of memory",
-        Can.BIG_LOGS: "how much of a log is kept is the kubelet's business, and cannot be seen from outside",
-        Can.ALL_POWER: "a cluster's rules may forbid it",
+    lacks: Mapping[Capability, str] = {
+        **_LACKED_BY_ALL_CLUSTERS,
+        Capability.MEMORY: "newer kubelets end the whole container if one of its processes runs out of memory",
+        Capability.BIG_LOGS: "the kubelet decides how much of a log it keeps, and does not tell",
+        Capability.PRIVILEGED: "the rules of the cluster may forbid privileged containers",
     }
 
     @contextmanager
-    def ready(self) -> Iterator[KubernetesGround]:
-        """Reach it, and have the image pulled to its node."""
-        assert CLUSTERS_IMAGE
-        ground = KubernetesGround({}, CLUSTERS_IMAGE)
+    def provide_engine(self) -> Iterator[KubernetesEngine]:
+        """Yield the cluster after its node has pulled the image."""
+        assert CLUSTER_IMAGE
+        engine = KubernetesEngine({}, CLUSTER_IMAGE)
 
         async def pull() -> None:
-            async with Bench(ground) as bench:
-                assert (await bench.run("true", pull=Pull.MISSING)).exit_code == 0
+            async with BackendHarness(engine) as harness:
+                assert (await harness.run("true", pull=Pull.MISSING)).exit_code == 0
 
         asyncio.run(pull())
-        yield ground
+        yield engine
 
 
-def kubernetes_provider() -> KubernetesProvider | ClusterProvider:
-    """The real one, where there is one."""
-    return ClusterProvider() if CLUSTERS_IMAGE else KubernetesProvider()
+def kubernetes_provider() -> FakeClusterProvider | RealClusterProvider:
+    """Return the real cluster if TEST_CLUSTER_IMAGE is set, and the fake one otherwise."""
+    return RealClusterProvider() if CLUSTER_IMAGE else FakeClusterProvider()

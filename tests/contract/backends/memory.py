@@ -1,4 +1,4 @@
-"""The engine in memory: real processes play its jobs, which are otherwise what a test says."""
+"""The backend in memory. Real processes run its jobs, whose behaviour a test would otherwise script."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from typing_extensions import override
 
-from tests.contract.backends.harness import Can
-from tests.contract.backends.process import ProcessGround, ProcessProvider
+from tests.contract.backends.harness import Capability
+from tests.contract.backends.process import ProcessEngine, ProcessProvider
 from tests.waiting import until
-from upshot.adapters.memory.backend import MemoryBackend, MemoryJob
+from upshot.adapters.memory.backend import MemoryBackend, MemoryContainer
 from upshot.backends.protocol import (
     Backend,
     ContainerRequest,
@@ -25,120 +26,119 @@ from upshot.backends.protocol import (
 )
 from upshot.clock import SystemClock
 
-_TURN_SECONDS = 0.02
-_MANY_BYTES = 1024 * 1024
+_POLL_SECONDS = 0.02
+_MAX_BYTES = 1024 * 1024
 
 
-class _Engine(MemoryBackend):
-    async def look(self, installation: str) -> Mapping[str, ContainerStatus]:
-        """Give the players a turn, as a question to a real engine does."""
-        await asyncio.sleep(0)
-        return await super().list_containers(installation)
+class _YieldingBackend(MemoryBackend):
+    @override
+    async def list_containers(self, installation_id: str) -> Mapping[str, ContainerStatus]:
+        await asyncio.sleep(0)  # lets the processes' tasks run, as a request to a real engine does
+        return await super().list_containers(installation_id)
 
 
-class MemoryGround:
+class MemoryEngine:
     """
     One engine in memory.
 
     Args:
-        players: Where the processes run.
+        processes: Runs the processes.
     """
 
     image = ""
-    use_of_power = ""  # there is none, see process
+    privileged_command = ""  # unused, see process.py
 
-    def __init__(self, players: ProcessGround) -> None:
-        self._stage = players
-        self._engine = _Engine(SystemClock())
-        self._engine.ignores_stop = True  # whether it does, the player decides
-        self._engine.plan = self._enter
-        self._playing: dict[str, list[asyncio.Task[None]]] = {}  #: by installation
+    def __init__(self, processes: ProcessEngine) -> None:
+        self._processes = processes
+        self._backend = _YieldingBackend(SystemClock())
+        self._backend.ignores_stop = True  # the process decides
+        self._backend.plan = self._start_process
+        self._tasks: dict[str, list[asyncio.Task[None]]] = {}  #: by installation
 
     def connect(self) -> Backend:
-        """The engine itself: there is nothing between."""
-        return self._engine
+        """Return the one backend: there is no connection."""
+        return self._backend
 
-    def connect_to_nothing(self) -> Iterator[Backend]:
-        """An engine that is away."""
-        away = MemoryBackend(SystemClock())
-        away.away = True
-        yield away
+    def connect_to_unreachable_engines(self) -> Iterator[Backend]:
+        """Yield a backend whose engine is down."""
+        backend = MemoryBackend(SystemClock())
+        backend.away = True
+        yield backend
 
-    async def leave_created(self, order: ContainerRequest) -> None:
-        """Break off before the job begins."""
+    async def create_without_starting(self, request: ContainerRequest) -> None:
+        """Stop at the second step, before the job starts."""
         steps = iter((False, True))
 
-        async def break_off() -> None:
+        async def interrupt() -> None:
             if next(steps):
-                raise EngineUnavailable("broke off")
+                raise EngineUnavailable("interrupted")
 
-        self._engine.at_each_step = break_off
+        self._backend.at_each_step = interrupt
         with pytest.raises(EngineUnavailable):
-            await self._engine.start(order)
-        self._engine.at_each_step = None
+            await self._backend.start(request)
+        self._backend.at_each_step = None
 
-    def log_bytes_kept(self, name: str) -> int:
-        """All of it."""
-        return len(self._engine.jobs[name].log)
+    def stored_log_bytes(self, name: str) -> int:
+        """Return the size of the whole log."""
+        return len(self._backend.containers[name].log)
 
-    def clean(self, installation: str) -> None:
-        """Forget its jobs, and send the players home."""
-        for name in [name for name, job in self._engine.jobs.items() if job.order.installation == installation]:
-            del self._engine.jobs[name]
-        playing = self._playing.pop(installation, [])
-        until(lambda: all(one.done() for one in playing), "the players leave the stage")
-        self._stage.clean(installation)
+    def remove_all(self, installation_id: str) -> None:
+        """Remove the jobs, and wait until their processes have ended."""
+        jobs = self._backend.containers
+        for name in [name for name, job in jobs.items() if job.request.installation_id == installation_id]:
+            del jobs[name]
+        tasks = self._tasks.pop(installation_id, [])
+        until(lambda: all(task.done() for task in tasks), "the end of the processes")
+        self._processes.remove_all(installation_id)
 
-    # --- a job, played by a process ---------------------------------------------------------------
+    def _start_process(self, request: ContainerRequest) -> None:
+        task = asyncio.get_running_loop().create_task(self._run_process(self._backend.containers[request.name]))
+        self._tasks.setdefault(request.installation_id, []).append(task)
 
-    def _enter(self, order: ContainerRequest) -> None:
-        playing = self._play(self._engine.jobs[order.name])
-        task = asyncio.get_running_loop().create_task(playing)
-        self._playing.setdefault(order.installation, []).append(task)
-
-    async def _play(self, job: MemoryJob) -> None:
-        name, player, position, is_told = job.order.name, self._stage.connect(), None, False
-        await player.remove(name)  # of an earlier job of the name
+    async def _run_process(self, job: MemoryContainer) -> None:
+        request, name, backend = job.request, job.request.name, self._processes.connect()
+        await backend.remove(name)  # of an earlier job of this name
         try:
-            await player.start(job.order)
+            await backend.start(request)
         except StartRefused:
-            self._engine.finish(name, 127, note="its command is not there")  # in the words of containers
-        while self._engine.jobs.get(name) is job and job.phase is Phase.RUNNING:
-            seen = (await player.list_containers(job.order.installation))[name]
-            read = await player.read_log(name, position, limit_bytes=_MANY_BYTES)
+            self._backend.finish(name, 127, note="its command does not exist")  # as engines with containers report it
+        position, was_stopped = None, False
+        while self._backend.containers.get(name) is job and job.phase is Phase.RUNNING:
+            status = (await backend.list_containers(request.installation_id))[name]
+            read = await backend.read_log(name, position, limit_bytes=_MAX_BYTES)
             position = read.position
             job.log += read.data
-            if seen.phase is Phase.EXITED and not read.data:
-                await self._leave(job, seen, player)
-            elif job.killed_at is not None and not is_told:
-                is_told = True
-                await player.stop(name, grace_seconds=600)
-            await asyncio.sleep(_TURN_SECONDS)
-        await player.close()
+            if status.phase is Phase.EXITED and not read.data:
+                await self._finish(job, status, backend)
+            elif job.kill_at is not None and not was_stopped:
+                was_stopped = True
+                await backend.stop(name, grace_seconds=600)
+            await asyncio.sleep(_POLL_SECONDS)
+        await backend.close()
 
-    async def _leave(self, job: MemoryJob, seen: ContainerStatus, player: Backend) -> None:
+    async def _finish(self, job: MemoryContainer, status: ContainerStatus, backend: Backend) -> None:
         outputs, unreadable = None, None
         try:
-            outputs = await player.read_outputs(seen.name, limit_bytes=_MANY_BYTES)
+            outputs = await backend.read_outputs(status.name, limit_bytes=_MAX_BYTES)
         except OutputUnreadable as error:
             unreadable = str(error)
-        if self._engine.jobs.get(seen.name) is job and seen.name in self._engine.running:
-            self._engine.finish(seen.name, seen.exit_code, outputs=outputs, unreadable=unreadable)
+        if self._backend.containers.get(status.name) is job and status.name in self._backend.running:
+            self._backend.finish(status.name, status.exit_code, outputs=outputs, unreadable=unreadable)
 
 
 class MemoryProvider:
-    """The engine in memory, which knows nothing of limits and rights."""
+    """The engine in memory has neither limits nor permissions."""
 
     name = "memory"
-    lacks: Mapping[Can, str] = {
+    lacks: Mapping[Capability, str] = {
         **ProcessProvider.lacks,
-        Can.PIDS: "a job in memory has no processes",
-        Can.BIG_LOGS: "a log in memory is kept whole",
+        Capability.PIDS: "a job in memory has no processes",
+        Capability.BIG_LOGS: "a log in memory is kept whole",
     }
 
     @contextmanager
-    def ready(self) -> Iterator[MemoryGround]:
-        """An engine, and a folder for the players."""
-        with TemporaryDirectory(prefix="upshot-players-") as folder:
-            Path(folder).chmod(0o711)
-            yield MemoryGround(ProcessGround(Path(folder), {}))
+    def provide_engine(self) -> Iterator[MemoryEngine]:
+        """Yield an engine, and a directory for its processes."""
+        with TemporaryDirectory(prefix="upshot-memory-") as name:
+            Path(name).chmod(0o711)
+            yield MemoryEngine(ProcessEngine(Path(name), {}))

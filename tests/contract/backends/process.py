@@ -1,4 +1,4 @@
-"""The process backend, on this machine: with what a process can be given alone, and in control groups."""
+"""The process backend on this machine, with resource limits of single processes and with cgroups."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.contract.backends.harness import Can
+from tests.contract.backends.harness import Capability
 from upshot.backends.process import make
-from upshot.backends.process.cgroups import Cgroup, CgroupMounts, CgroupsUnavailable, find_hierarchies
+from upshot.backends.process.cgroups import Cgroup, CgroupsUnavailable, find_cgroup_mount
 from upshot.backends.process.directories import JobDirectories
 from upshot.backends.process.options import read_options
 from upshot.backends.protocol import Backend, ContainerRequest
@@ -24,106 +24,105 @@ HOW_TO = "run the tests as root, on a machine or in a container that may write t
 _USER = {"user": "nobody"} if os.geteuid() == 0 else {}
 
 
-class ProcessGround:
+class ProcessEngine:
     """
-    A folder of this machine.
+    A directory of this machine.
 
     Args:
-        folder: That `nobody` can enter.
-        options: Beside folder and user.
+        directory: The user `nobody` can enter it.
+        options: Options of the backend, other than directory and user.
     """
 
     image = ""
-    use_of_power = ""  # there is none: a process has the rights of its user
+    privileged_command = ""  # unused: a process has the permissions of its user
 
-    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        self.options = {"folder": str(folder / "jobs"), **_USER, **options}
-        self._folder = folder
+    def __init__(self, directory: Path, options: Mapping[str, Any]) -> None:
+        self.options = {"directory": str(directory / "jobs"), **_USER, **options}
+        self._directory = directory
 
     def connect(self) -> Backend:
-        """A backend on the folder."""
+        """Return a backend on the directory."""
         return make(self.options)
 
-    def connect_to_nothing(self) -> Iterator[Backend]:
-        """A file in place of the folder, one in its way, and a folder that others can write to."""
-        (self._folder / "file").touch()
-        (self._folder / "open").mkdir(exist_ok=True)
-        (self._folder / "open").chmod(0o777)
-        for place in ("file", "file/jobs", "open"):
-            yield make({**self.options, "folder": str(self._folder / place)})
+    def connect_to_unreachable_engines(self) -> Iterator[Backend]:
+        """Yield backends whose directory is a file, is below a file, or is writable for other users."""
+        (self._directory / "file").touch()
+        (self._directory / "open").mkdir(exist_ok=True)
+        (self._directory / "open").chmod(0o777)
+        for path in ("file", "file/jobs", "open"):
+            yield make({**self.options, "directory": str(self._directory / path)})
 
-    async def leave_created(self, order: ContainerRequest) -> None:
-        """Make its folder, and die before the shim has heard anything."""
-        await asyncio.to_thread(self._leave_created, order)
+    async def create_without_starting(self, request: ContainerRequest) -> None:
+        """Create the directory of the job, and stop before the shim is started."""
 
-    def _leave_created(self, order: ContainerRequest) -> None:
-        options = read_options(self.options)
-        folders = JobDirectories(options.folder, options.account)
-        folders.prepare()
-        folders.make(order)
+        def create() -> None:
+            options = read_options(self.options)
+            directories = JobDirectories(options.directory, options.account)
+            directories.prepare()
+            directories.create(request)
 
-    def log_bytes_kept(self, name: str) -> int:
-        """Size of the pieces."""
-        return sum(piece.stat().st_size for piece in (self._folder / "jobs" / name / "log").iterdir())
+        await asyncio.to_thread(create)
 
-    def clean(self, installation: str) -> None:
-        """Remove its jobs."""
+    def stored_log_bytes(self, name: str) -> int:
+        """Return the size of the log's segments."""
+        return sum(segment.stat().st_size for segment in (self._directory / "jobs" / name / "log").iterdir())
 
-        async def remove() -> None:
-            backend = make(self.options)
-            for name in await backend.list_containers(installation):
-                await backend.remove(name)
-            await backend.close()
+    def remove_all(self, installation_id: str) -> None:
+        """Remove all jobs of an installation."""
+        asyncio.run(remove_jobs(make(self.options), installation_id))
 
-        asyncio.run(remove())
+
+async def remove_jobs(backend: Backend, installation_id: str) -> None:
+    """Remove all jobs of an installation, and close the backend."""
+    for name in await backend.list_containers(installation_id):
+        await backend.remove(name)
+    await backend.close()
 
 
 class ProcessProvider:
-    """Processes, held to their limits as far as each can be alone."""
+    """Processes, each with its own resource limits."""
 
     name = "process"
-    lacks: Mapping[Can, str] = {
-        Can.IMAGES: "a process runs without one",
-        Can.OWN_ROOT: "a process sees the machine's files",
-        Can.USERS: "a process runs as the user that the operator names",
-        Can.MEMORY: "without control groups a limit is on addresses, and whoever meets it fails in its own way",
-        Can.PRIVILEGES: "a process has the rights of its user, and is refused others",
-        Can.LINKS: "its records are out of a job's reach, or the machine's root is: tests/live/test_process_jobs.py",
+    lacks: Mapping[Capability, str] = {
+        Capability.IMAGES: "a process runs without an image",
+        Capability.OWN_ROOT: "a process sees the machine's files",
+        Capability.USERS: "a process runs as the user that the operator names",
+        Capability.MEMORY: "without cgroups, address space is limited, and each program fails in its own way",
+        Capability.ISOLATION: "a process has the permissions of its user, and gets no others",
+        Capability.LINKS: "a job cannot reach its record or the machine's root; see tests/live/test_process_jobs.py",
     }
 
     @contextmanager
-    def ready(self) -> Iterator[ProcessGround]:
-        """A folder of our own."""
-        # Not in pytest's own temporary folder: other accounts must not enter that one.
-        with TemporaryDirectory(prefix="upshot-processes-") as folder:
-            Path(folder).chmod(0o711)
-            yield ProcessGround(Path(folder), {})
+    def provide_engine(self) -> Iterator[ProcessEngine]:
+        """Yield a new directory."""
+        # Not in pytest's own temporary directory, which other accounts must not enter.
+        with TemporaryDirectory(prefix="upshot-processes-") as name:
+            Path(name).chmod(0o711)
+            yield ProcessEngine(Path(name), {})
 
 
-class GroupedProcessProvider(ProcessProvider):
-    """Processes, each job in a control group of its own."""
+class CgroupProcessProvider(ProcessProvider):
+    """Processes, each job in its own cgroup."""
 
-    name = "process-in-groups"
-    lacks: Mapping[Can, str] = {can: why for can, why in ProcessProvider.lacks.items() if can is not Can.MEMORY}
+    name = "process-in-cgroups"
+    lacks: Mapping[Capability, str] = {
+        capability: reason
+        for capability, reason in ProcessProvider.lacks.items()
+        if capability is not Capability.MEMORY
+    }
 
     @contextmanager
-    def ready(self) -> Iterator[ProcessGround]:
-        """A folder and a control group of our own."""
-        group = f"upshot-tests-{os.getpid()}"
-        hierarchies = _usable_hierarchies(group)
-        with super().ready() as ground:
-            ground.options["cgroup"] = group
-            yield ground
-        for folder in hierarchies.folders(group, "probe"):
-            folder.parent.rmdir()
-
-
-def _usable_hierarchies(group: str) -> CgroupMounts:
-    try:
-        hierarchies = find_hierarchies(Path("/proc/self/mountinfo").read_text())
-        probe = Cgroup(hierarchies, group, "probe")
-        probe.make(JobSpec())
-    except CgroupsUnavailable as error:
-        pytest.skip(f"{error}: {HOW_TO}")
-    probe.remove()
-    return hierarchies
+    def provide_engine(self) -> Iterator[ProcessEngine]:
+        """Yield a new directory and a new cgroup. Skip if this machine has no usable cgroups."""
+        path = f"upshot-tests-{os.getpid()}"
+        try:
+            parent = Cgroup(find_cgroup_mount(Path("/proc/self/mountinfo").read_text()), Path(path))
+            probe = parent.child("probe")
+            probe.create(JobSpec())
+        except CgroupsUnavailable as error:
+            pytest.skip(f"{error}: {HOW_TO}")
+        probe.remove()
+        with super().provide_engine() as engine:
+            engine.options["cgroup"] = path
+            yield engine
+        parent.remove()

@@ -1,4 +1,4 @@
-"""What every backend promises, on its real engine."""
+"""The contract of all backends, tested on real engines."""
 
 from __future__ import annotations
 
@@ -9,420 +9,408 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.contract.backends.harness import Bench, Can
+from tests.contract.backends.harness import BackendHarness, Capability
 from tests.waiting import eventually
 from upshot.backends.protocol import EngineUnavailable, OutputUnreadable, Phase, StartRefused
 from upshot.domain.job import FailureKind, Network, Pull
 
-FOR_LONG = "echo begun; sleep 600"
-STUBBORN = "trap '' TERM; echo begun; while :; do sleep 0.1; done"
+LONG_RUNNING = "echo started; sleep 600"
+IGNORES_SIGTERM = "trap '' TERM; echo started; while :; do sleep 0.1; done"
 
 
-# --- start, run, end ------------------------------------------------------------------------------
+# --- start, run, exit -----------------------------------------------------------------------------
 
 
-async def test_a_job_that_ends_well(bench: Bench):
-    """Its end is seen with exit code, times, job and handle; its outputs come back byte for byte."""
-    begun = datetime.now(UTC)
+async def test_successful_job(harness: BackendHarness):
+    """A successful job has its exit code, times, job id and handle in its status. Its outputs are read unchanged."""
+    before = datetime.now(UTC)
 
-    order, started = await bench.started("""echo '{"accuracy": 0.93}' > $UPSHOT_OUTPUT/outputs.json; echo done""")
-    seen = await bench.ended(order.name)
+    request = harness.request("""echo '{"accuracy": 0.93}' > $UPSHOT_OUTPUT/outputs.json; echo done""")
+    started = await harness.backend.start(request)
+    status = await harness.wait_for_exit(request.name)
 
-    assert (seen.exit_code, seen.failure, seen.job_id) == (0, None, order.job_id)
-    assert seen.handle == started.handle
-    assert await bench.outputs(order.name) == b'{"accuracy": 0.93}\n'
-    assert (await bench.log(order.name)).data == b"done\n"
+    assert (status.exit_code, status.failure, status.job_id) == (0, None, request.job_id)
+    assert status.handle == started.handle
+    assert await harness.read_outputs(request.name) == b'{"accuracy": 0.93}\n'
+    assert (await harness.read_log(request.name)).data == b"done\n"
     slack = timedelta(seconds=2)
-    assert begun - slack <= seen.started_at <= seen.finished_at <= datetime.now(UTC) + slack
+    assert before - slack <= status.started_at <= status.finished_at <= datetime.now(UTC) + slack
 
 
-async def test_a_job_that_fails(bench: Bench):
-    """Its exit code is told, and no other cause than the code."""
-    seen = await bench.run("echo broken >&2; exit 3")
+async def test_failed_job(harness: BackendHarness):
+    """The status of a failed job has its exit code, and no other failure."""
+    status = await harness.run("echo broken >&2; exit 3")
 
-    assert (seen.exit_code, seen.failure) == (3, None)
-    assert (await bench.log(seen.name)).data == b"broken\n"
+    assert (status.exit_code, status.failure) == (3, None)
+    assert (await harness.read_log(status.name)).data == b"broken\n"
 
 
-async def test_a_command_that_is_not_there(bench: Bench):
-    """Such a job is refused, or fails; and somewhere it is said what is missing."""
-    order = bench.order("", command=("upshot-no-such-command",))
-    refusal = None
+async def test_command_that_does_not_exist(harness: BackendHarness):
+    """A job whose command does not exist is refused or fails, and the reason, the note or the log says so."""
+    request = harness.request("", command=("upshot-no-such-command",))
+    reason = None
     try:
-        await bench.backend.start(order)
-    except StartRefused as refused:
-        refusal = str(refused)
+        await harness.backend.start(request)
+    except StartRefused as error:
+        reason = str(error)
 
-    if refusal is None:
-        seen = await bench.ended(order.name)
-        assert seen.exit_code not in (0, None)
-        assert "not there" in (seen.note or "") or b"such" in (await bench.log(order.name)).data
+    if reason is None:
+        status = await harness.wait_for_exit(request.name)
+        assert status.exit_code not in (0, None)
+        assert "does not exist" in (status.note or "") or b"such" in (await harness.read_log(request.name)).data
     else:
-        assert "upshot-no-such-command" in refusal
-        assert await bench.backend.list_containers(bench.installation) == {}
+        assert "upshot-no-such-command" in reason
+        assert await harness.backend.list_containers(harness.installation_id) == {}
 
 
-async def test_what_a_job_is_given(bench: Bench):
-    """Arguments, environment and working directory arrive as they are, whatever is in them."""
+async def test_arguments_environment_and_working_directory(harness: BackendHarness):
+    """Arguments, environment and working directory reach the job unchanged, whatever characters they contain."""
     odd = "two words, 'quotes', \"more\", $HOME, `id`, ;, \\, ünï\ncode"
     script = 'printf "%s|%s|%s|%s\\n" "$1" "$2" "$ODD" "$(pwd)"'
 
-    seen = await bench.run(
+    status = await harness.run(
         "", command=("/bin/sh", "-c"), args=(script, "sh", odd, ""), env={"ODD": odd}, workdir="/tmp"
     )
 
-    assert (await bench.log(seen.name)).data.decode() == f"{odd}||{odd}|/tmp\n"
+    assert (await harness.read_log(status.name)).data.decode() == f"{odd}||{odd}|/tmp\n"
 
 
-async def test_the_event_is_there_as_a_file(bench: Bench):
-    """A job finds the whole event where UPSHOT_EVENT_FILE says, and cannot be without it however it is run."""
+async def test_event_file(harness: BackendHarness):
+    """UPSHOT_EVENT_FILE names a file that contains the whole event."""
     event = {"kind": "alias-added", "name": "ünïcode", "nested": {"list": [1, 2.5, None]}}
 
-    seen = await bench.run("cat $UPSHOT_EVENT_FILE; echo", event=event)
+    status = await harness.run("cat $UPSHOT_EVENT_FILE; echo", event=event)
 
-    assert json.loads((await bench.log(seen.name)).data) == event
+    assert json.loads((await harness.read_log(status.name)).data) == event
 
 
-async def test_secret_files(bench: Bench):
-    """Secrets arrive as files with their text alone, which others cannot write."""
+async def test_secret_files(harness: BackendHarness):
+    """Each secret file contains exactly its text, and other users cannot write to it."""
     secrets = {"token": "s3cret\nwith a second line", "EMPTY": ""}
 
-    seen = await bench.run(
+    status = await harness.run(
         "cat $UPSHOT_SECRETS/token; echo; wc -c < $UPSHOT_SECRETS/EMPTY; stat -c %a $UPSHOT_SECRETS/token",
-        files=secrets,
+        secret_files=secrets,
     )
 
-    *text, size, mode = (await bench.log(seen.name)).data.decode().splitlines()
+    *text, size, mode = (await harness.read_log(status.name)).data.decode().splitlines()
     assert (text, size.strip()) == (secrets["token"].split("\n"), "0")
     assert int(mode, 8) & 0o022 == 0
 
 
-async def test_the_input_folder_is_there(bench: Bench):
-    """A job finds its input folder, empty as long as nothing fills it."""
-    seen = await bench.run('cd "$UPSHOT_INPUT" && ls -A | wc -l')
+async def test_input_directory_exists(harness: BackendHarness):
+    """The input directory exists and is empty."""
+    status = await harness.run('cd "$UPSHOT_INPUT" && ls -A | wc -l')
 
-    assert (seen.exit_code, (await bench.log(seen.name)).data.strip()) == (0, b"0")
+    assert (status.exit_code, (await harness.read_log(status.name)).data.strip()) == (0, b"0")
 
 
-@pytest.mark.needs(Can.USERS)
+@pytest.mark.needs(Capability.USERS)
 @pytest.mark.parametrize("user", ["1234", "1234:1234", "worker"])
-async def test_a_job_runs_as_its_user(bench: Bench, user):
-    """Under the user that it names a job reads its event and its secrets, and writes its outputs."""
+async def test_job_runs_as_its_user(harness: BackendHarness, user):
+    """A job runs as the user in its spec, who can read the event and the secrets and write the outputs."""
     script = "id -u; cat $UPSHOT_EVENT_FILE $UPSHOT_SECRETS/token && echo && echo {} > $UPSHOT_OUTPUT/outputs.json"
 
-    seen = await bench.run(script, user=user, files={"token": "s3cret"})
+    status = await harness.run(script, user=user, secret_files={"token": "s3cret"})
 
-    said = (await bench.log(seen.name)).data
-    assert (seen.exit_code, said) == (0, b'1234\n{"kind": "alias-added"}s3cret\n')
-    assert await bench.outputs(seen.name) == b"{}\n"
+    output = (await harness.read_log(status.name)).data
+    assert (status.exit_code, output) == (0, b'1234\n{"kind": "alias-added"}s3cret\n')
+    assert await harness.read_outputs(status.name) == b"{}\n"
 
 
-@pytest.mark.needs(Can.USERS)
+@pytest.mark.needs(Capability.USERS)
 @pytest.mark.parametrize("user", ["1234", "worker"])
-async def test_secrets_are_the_users_alone(bench: Bench, user):
-    """Whoever else is in the job's container cannot read its secrets, where its user can be told."""
-    seen = await bench.run("stat -c '%a %u' $UPSHOT_SECRETS/token", user=user, files={"token": "s3cret"})
+async def test_only_the_user_can_read_secrets(harness: BackendHarness, user):
+    """Only the job's user can read the secrets, if the user's id is known."""
+    status = await harness.run(
+        "stat -c '%a %u' $UPSHOT_SECRETS/token", user=user, secret_files={"token": "s3cret"}
+    )
 
-    assert (await bench.log(seen.name)).data == b"400 1234\n"
+    assert (await harness.read_log(status.name)).data == b"400 1234\n"
 
 
-@pytest.mark.needs(Can.OWN_ROOT)
-async def test_a_root_that_is_read_only(bench: Bench):
-    """Nothing can be written but /tmp and the outputs; what is in /tmp can be run."""
+@pytest.mark.needs(Capability.OWN_ROOT)
+async def test_read_only_root(harness: BackendHarness):
+    """With a read-only root, only /tmp and the output directory are writable, and programs in /tmp can be executed."""
     script = """
         touch /bin/x /x 2>/dev/null && echo written
         printf '#!/bin/sh\\necho runs' > /tmp/x && chmod +x /tmp/x && /tmp/x
         echo {} > $UPSHOT_OUTPUT/outputs.json
     """
 
-    seen = await bench.run(script, read_only=True, files={"token": "s3cret"})
+    status = await harness.run(script, read_only=True, secret_files={"token": "s3cret"})
 
-    assert (seen.exit_code, (await bench.log(seen.name)).data) == (0, b"runs\n")
-    assert await bench.outputs(seen.name) == b"{}\n"
+    assert (status.exit_code, (await harness.read_log(status.name)).data) == (0, b"runs\n")
+    assert await harness.read_outputs(status.name) == b"{}\n"
 
 
-@pytest.mark.needs(Can.OWN_ROOT)
-async def test_a_job_without_a_network(bench: Bench):
-    """With `network: none` a job has no interface but its own loopback."""
-    seen = await bench.run("ls /sys/class/net", network=Network.NONE)
+@pytest.mark.needs(Capability.OWN_ROOT)
+async def test_no_network(harness: BackendHarness):
+    """With `network: none` a job has only the loopback interface."""
+    status = await harness.run("ls /sys/class/net", network=Network.NONE)
 
-    assert (await bench.log(seen.name)).data.split() == [b"lo"]
+    assert (await harness.read_log(status.name)).data.split() == [b"lo"]
 
 
 # --- images ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.needs(Can.IMAGES)
+@pytest.mark.needs(Capability.IMAGES)
 @pytest.mark.parametrize("pull", [Pull.NEVER, Pull.MISSING])
-async def test_an_image_that_is_not_there(bench: Bench, pull):
-    """The job is refused for it, the reason names the image, and nothing is left behind."""
+async def test_missing_image(harness: BackendHarness, pull):
+    """A job with a missing image is refused. The reason names the image, and no container is left."""
     image = "localhost:1/upshot/no-such-image:1"
 
     with pytest.raises(StartRefused) as refused:
-        await bench.start("true", image=image, pull=pull)
+        await harness.start("true", image=image, pull=pull)
 
     assert refused.value.failure is FailureKind.IMAGE_MISSING
     assert image in str(refused.value)
     assert ("pull: never" in str(refused.value)) == (pull is Pull.NEVER)
-    assert await bench.backend.list_containers(bench.installation) == {}
+    assert await harness.backend.list_containers(harness.installation_id) == {}
 
 
-@pytest.mark.needs(Can.IMAGES)
-async def test_the_image_is_told_by_its_digest(bench: Bench):
-    """What a job was started from is told, by the start and whenever somebody looks."""
-    order, started = await bench.started("true")
+@pytest.mark.needs(Capability.IMAGES)
+async def test_image_digest(harness: BackendHarness):
+    """The digest of the image is in the result of the start and in every later status."""
+    request = harness.request("true")
+    started = await harness.backend.start(request)
 
     assert started.image_digest.startswith("sha256:")
-    assert (await bench.ended(order.name)).image_digest == started.image_digest
+    assert (await harness.wait_for_exit(request.name)).image_digest == started.image_digest
 
 
 # --- outputs --------------------------------------------------------------------------------------
 
 
-async def test_no_outputs(bench: Bench):
-    """A job that writes none has none; that is no error."""
-    seen = await bench.run("true")
+async def test_no_outputs(harness: BackendHarness):
+    """Reading the outputs of a job that wrote none returns None."""
+    status = await harness.run("true")
 
-    assert await bench.outputs(seen.name) is None
-
-
-async def test_the_outputs_of_a_job_that_is_not_there(bench: Bench):
-    """What was removed has no outputs."""
-    assert await bench.outputs("upshot-none-1") is None
+    assert await harness.read_outputs(status.name) is None
 
 
-async def test_outputs_that_are_no_json_come_through(bench: Bench):
-    """Whether they mean anything is for others to say."""
-    seen = await bench.run("printf 'nonsense\\377' > $UPSHOT_OUTPUT/outputs.json")
-
-    assert await bench.outputs(seen.name) == b"nonsense\xff"
+async def test_outputs_of_an_unknown_job(harness: BackendHarness):
+    """Reading the outputs of a container that does not exist returns None."""
+    assert await harness.read_outputs("upshot-none-1") is None
 
 
-async def test_outputs_of_exactly_the_limit(bench: Bench):
-    """The limit itself is allowed; one byte more is not, and the reason names both numbers."""
-    seen = await bench.run("head -c 1000 /dev/zero > $UPSHOT_OUTPUT/outputs.json")
+async def test_outputs_are_not_parsed(harness: BackendHarness):
+    """A backend returns outputs that are not JSON unchanged."""
+    status = await harness.run("printf 'nonsense\\377' > $UPSHOT_OUTPUT/outputs.json")
 
-    assert await bench.outputs(seen.name, limit_bytes=1000) == bytes(1000)
+    assert await harness.read_outputs(status.name) == b"nonsense\xff"
+
+
+async def test_outputs_at_the_limit(harness: BackendHarness):
+    """Outputs may be as large as the limit. One byte more is an error that names both sizes."""
+    status = await harness.run("head -c 1000 /dev/zero > $UPSHOT_OUTPUT/outputs.json")
+
+    assert await harness.read_outputs(status.name, limit_bytes=1000) == bytes(1000)
     with pytest.raises(OutputUnreadable, match=r"1000.*999"):
-        await bench.outputs(seen.name, limit_bytes=999)
+        await harness.read_outputs(status.name, limit_bytes=999)
 
 
-async def test_outputs_that_are_far_too_large(bench: Bench):
-    """A terabyte, sparse or not, is refused as a number, before a byte of it is read."""
-    seen = await bench.run("truncate -s 1024G $UPSHOT_OUTPUT/outputs.json")
+async def test_outputs_far_beyond_the_limit(harness: BackendHarness):
+    """The size of a sparse file of a terabyte is reported without reading the file."""
+    status = await harness.run("truncate -s 1024G $UPSHOT_OUTPUT/outputs.json")
 
     with pytest.raises(OutputUnreadable, match=str(2**40)):
-        await bench.outputs(seen.name)
+        await harness.read_outputs(status.name)
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
-    [pytest.param("mkdir {}", "folder", id="a folder"), pytest.param("mkfifo {}", "pipe", id="a pipe")],
+    ("command", "kind"),
+    [pytest.param("mkdir {}", "directory", id="directory"), pytest.param("mkfifo {}", "pipe", id="pipe")],
 )
-async def test_outputs_that_are_no_plain_file(bench: Bench, made, said):
-    """They are refused, and the reason says what they are."""
-    seen = await bench.run(made.format("$UPSHOT_OUTPUT/outputs.json"))
+async def test_outputs_that_are_not_a_regular_file(harness: BackendHarness, command, kind):
+    """Outputs that are not a regular file are unreadable, and the reason names their kind."""
+    status = await harness.run(command.format("$UPSHOT_OUTPUT/outputs.json"))
 
-    with pytest.raises(OutputUnreadable, match=said):
-        await bench.outputs(seen.name)
+    with pytest.raises(OutputUnreadable, match=kind):
+        await harness.read_outputs(status.name)
 
 
 LINKS = pytest.mark.parametrize(
     "target",
     [
-        pytest.param("/etc/passwd", id="to passwd"),
-        pytest.param("../../etc/passwd", id="up to passwd"),
-        pytest.param("outputs.txt", id="beside it"),
-        pytest.param("nowhere", id="to nowhere"),
-        pytest.param("outputs.json", id="to itself"),
+        pytest.param("/etc/passwd", id="absolute path"),
+        pytest.param("../../etc/passwd", id="relative path"),
+        pytest.param("outputs.txt", id="file beside it"),
+        pytest.param("nowhere", id="nowhere"),
+        pytest.param("outputs.json", id="itself"),
     ],
 )
-FOLDER_LINKS = pytest.mark.parametrize("target", ["/", "/etc", "/bin/..", "/upshot/input", "/nowhere", "output"])
+DIRECTORY_LINKS = pytest.mark.parametrize("target", ["/", "/etc", "/bin/..", "/upshot/input", "/nowhere", "output"])
 
 
-async def outputs_behind_a_link(bench: Bench, target: str) -> bytes | None:
-    seen = await bench.run(f"cd $UPSHOT_OUTPUT && echo beside > outputs.txt && ln -s {target} outputs.json")
-    assert seen.exit_code == 0
-    return await bench.outputs(seen.name)
+async def read_linked_outputs(harness: BackendHarness, target: str) -> bytes | None:
+    status = await harness.run(f"cd $UPSHOT_OUTPUT && echo beside > outputs.txt && ln -s {target} outputs.json")
+    assert status.exit_code == 0
+    return await harness.read_outputs(status.name)
 
 
-async def outputs_in_a_folder_behind_a_link(bench: Bench, target: str) -> bytes | None:
-    seen = await bench.run(
+async def read_outputs_in_linked_directory(harness: BackendHarness, target: str) -> bytes | None:
+    status = await harness.run(
         f"""
         echo elsewhere | tee /outputs.json /etc/outputs.json > /dev/null
         cd / && rm -rf $UPSHOT_OUTPUT && ln -s {target} $UPSHOT_OUTPUT
         """
     )
-    assert seen.exit_code == 0
-    return await bench.outputs(seen.name)
+    assert status.exit_code == 0
+    return await harness.read_outputs(status.name)
 
 
-@pytest.mark.needs(Can.TELLS_LINKS)
+@pytest.mark.needs(Capability.DETECTS_LINKS)
 @LINKS
-async def test_outputs_that_are_a_link(bench: Bench, target):
-    """They are refused, and the reason says that they are a link."""
+async def test_link_in_place_of_the_outputs(harness: BackendHarness, target):
+    """A link in place of the outputs is unreadable, and the reason says that it is a link."""
     with pytest.raises(OutputUnreadable, match="link"):
-        await outputs_behind_a_link(bench, target)
+        await read_linked_outputs(harness, target)
 
 
 @LINKS
-async def test_no_link_leads_out_of_the_outputs(bench: Bench, target):
-    """Nothing comes back that was not in the output folder."""
+async def test_link_does_not_leave_the_output_directory(harness: BackendHarness, target):
+    """Through a link in place of the outputs, only a file in the output directory can be read."""
     try:
-        content = await outputs_behind_a_link(bench, target)
+        content = await read_linked_outputs(harness, target)
     except OutputUnreadable:
         content = None
 
     assert content in (None, b"beside\n")
 
 
-@pytest.mark.needs(Can.LINKS, Can.TELLS_LINKS)
-@FOLDER_LINKS
-async def test_an_output_folder_that_is_a_link_now(bench: Bench, target):
-    """A job that puts a link in place of its output folder is told so, wherever the link leads."""
+@pytest.mark.needs(Capability.LINKS, Capability.DETECTS_LINKS)
+@DIRECTORY_LINKS
+async def test_output_directory_replaced_by_a_link(harness: BackendHarness, target):
+    """If a job replaces its output directory with a link, the outputs are unreadable, and the reason says so."""
     with pytest.raises(OutputUnreadable, match="link"):
-        await outputs_in_a_folder_behind_a_link(bench, target)
+        await read_outputs_in_linked_directory(harness, target)
 
 
-@pytest.mark.needs(Can.LINKS)
-@FOLDER_LINKS
-async def test_no_link_leads_the_output_folder_elsewhere(bench: Bench, target):
-    """A job that puts a link in place of its output folder has no outputs."""
+@pytest.mark.needs(Capability.LINKS)
+@DIRECTORY_LINKS
+async def test_output_directory_link_is_not_followed(harness: BackendHarness, target):
+    """If a job replaces its output directory with a link, nothing is read through the link."""
     try:
-        content = await outputs_in_a_folder_behind_a_link(bench, target)
+        content = await read_outputs_in_linked_directory(harness, target)
     except OutputUnreadable:
         content = None
 
     assert content is None
 
 
-@pytest.mark.needs(Can.LINKS)
-async def test_an_output_folder_that_is_no_folder_now(bench: Bench):
-    """A job that puts a file in place of its output folder is told so; one that removes it has no outputs."""
-    replaced = await bench.run("cd / && rm -r $UPSHOT_OUTPUT && echo {} > $UPSHOT_OUTPUT")
-    removed = await bench.run("cd / && rm -r $UPSHOT_OUTPUT")
+@pytest.mark.needs(Capability.LINKS)
+async def test_output_directory_replaced_by_a_file(harness: BackendHarness):
+    """If a job replaces its output directory with a file, the outputs are unreadable. If it removes it, it has none."""
+    replaced = await harness.run("cd / && rm -r $UPSHOT_OUTPUT && echo {} > $UPSHOT_OUTPUT")
+    removed = await harness.run("cd / && rm -r $UPSHOT_OUTPUT")
 
-    with pytest.raises(OutputUnreadable, match="no folder"):
-        await bench.outputs(replaced.name)
-    assert await bench.outputs(removed.name) is None
+    with pytest.raises(OutputUnreadable, match="no directory"):
+        await harness.read_outputs(replaced.name)
+    assert await harness.read_outputs(removed.name) is None
 
 
 # --- the log --------------------------------------------------------------------------------------
 
 
-async def test_the_log_is_read_on(bench: Bench):
-    """From each position on comes what was said since, once, also when it came in the same instant."""
-    name = await bench.start(
+async def test_log_continues_at_a_position(harness: BackendHarness):
+    """A read from a position returns only what was written since, and the same position if nothing was."""
+    name = await harness.start(
         "echo one; echo two; while [ ! -e $UPSHOT_OUTPUT/go ]; do sleep 0.05; done; echo three; echo three; echo four; "
         "sleep 0.2; echo five"
     )
-    await bench.said(name, b"two\n")
+    await harness.wait_for_log(name, b"two\n")
 
-    first = await bench.log(name)
-    again = await bench.log(name, first.position)
+    first = await harness.read_log(name)
+    again = await harness.read_log(name, first.position)
     assert (first.data, again.data, first.skipped, again.skipped) == (b"one\ntwo\n", b"", False, False)
-    assert again.position == first.position  # so that the caller knows that nothing came
-    await bench.backend.stop(name, grace_seconds=0)
-    await bench.ended(name)
+    assert again.position == first.position  # tells the caller that there was nothing new
+    await harness.backend.stop(name, grace_seconds=0)
+    await harness.wait_for_exit(name)
 
 
-async def test_increments_of_a_log_add_up_to_it(bench: Bench):
-    """However often it is read while it grows, the pieces are the whole: nothing is lost, nothing doubled."""
+async def test_increments_of_a_log_add_up(harness: BackendHarness):
+    """Reads of a growing log add up to the whole log, without losses and duplicates."""
     script = """
         i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); [ $((i % 40)) = 0 ] && sleep 0.05; done
         i=0; while [ $i -lt 50 ]; do echo same; i=$((i+1)); done; echo between; echo same; echo between
     """
-    name = await bench.start(script)
-    pieces: list[bytes] = []
-    position: str | None = None
+    reads = await harness.read_log_until_exit(await harness.start(script))
 
-    has_ended = False
-    while not has_ended:
-        has_ended = (seen := await bench.seen(name)) is not None and seen.phase is Phase.EXITED
-        read = await bench.log(name, position)
-        assert not read.skipped
-        pieces.append(read.data)
-        position = read.position
-
-    wanted = "".join(f"line {number}\n" for number in range(400)) + "same\n" * 50 + "between\nsame\nbetween\n"
-    assert b"".join(pieces).decode() == wanted
-    assert len(pieces) > 2
+    expected = "".join(f"line {number}\n" for number in range(400)) + "same\n" * 50 + "between\nsame\nbetween\n"
+    assert b"".join(read.data for read in reads).decode() == expected
+    assert not any(read.skipped for read in reads)
+    assert len(reads) > 2
 
 
-async def test_a_log_that_is_empty(bench: Bench):
-    """A job that says nothing has an empty log, whose position is one to go on from."""
-    seen = await bench.run("true")
+async def test_empty_log(harness: BackendHarness):
+    """An empty log has a position from which a later read can continue."""
+    status = await harness.run("true")
 
-    first = await bench.log(seen.name)
-    second = await bench.log(seen.name, first.position)
+    first = await harness.read_log(status.name)
+    second = await harness.read_log(status.name, first.position)
 
     assert (first.data, second.data, second.position, first.skipped) == (b"", b"", first.position, False)
 
 
-async def test_the_log_of_a_job_that_is_not_there(bench: Bench):
-    """It has said nothing more."""
-    read = await bench.log("upshot-none-1", None)
+async def test_log_of_an_unknown_job(harness: BackendHarness):
+    """The log of a container that does not exist is empty at every position."""
+    read = await harness.read_log("upshot-none-1", None)
 
     assert (read.data, read.skipped) == (b"", False)
-    assert (await bench.log("upshot-none-1", read.position)).data == b""
+    assert (await harness.read_log("upshot-none-1", read.position)).data == b""
 
 
-async def test_both_streams_are_in_the_log(bench: Bench):
-    """What a job says as errors is there, too."""
-    seen = await bench.run("echo out; echo err >&2")
+async def test_both_streams_are_in_the_log(harness: BackendHarness):
+    """The log contains standard output and standard error."""
+    status = await harness.run("echo out; echo err >&2")
 
-    assert sorted((await bench.log(seen.name)).data.splitlines()) == [b"err", b"out"]
+    assert sorted((await harness.read_log(status.name)).data.splitlines()) == [b"err", b"out"]
 
 
-@pytest.mark.needs(Can.LOSES_NO_LINE)
-async def test_both_streams_are_in_order(bench: Bench):
-    """Lines of both streams come in the order in which they were written, pauses of a moment between them."""
+@pytest.mark.needs(Capability.ORDERED_LOGS)
+async def test_order_of_both_streams(harness: BackendHarness):
+    """Lines of both streams are in the order in which they were written, if there were short pauses between them."""
     script = "i=0; while [ $i -lt 10 ]; do echo out $i; sleep 0.02; echo err $i >&2; sleep 0.02; i=$((i+1)); done"
 
-    seen = await bench.run(script)
+    status = await harness.run(script)
 
-    wanted = [line for number in range(10) for line in (f"out {number}", f"err {number}")]
-    assert (await bench.log(seen.name)).data.decode().splitlines() == wanted
+    expected = [line for number in range(10) for line in (f"out {number}", f"err {number}")]
+    assert (await harness.read_log(status.name)).data.decode().splitlines() == expected
 
 
-async def test_the_newest_of_a_log_that_is_too_long(bench: Bench):
-    """Where more was said than the limit, the newest is read, it is told that older text is missing, and no more."""
-    seen = await bench.run("i=0; while [ $i -lt 3000 ]; do echo this is line $i; i=$((i+1)); done")
+async def test_log_beyond_the_limit(harness: BackendHarness):
+    """A read returns the newest text up to the limit and says that text was skipped. The next read continues there."""
+    status = await harness.run("i=0; while [ $i -lt 3000 ]; do echo this is line $i; i=$((i+1)); done")
 
-    read = await bench.log(seen.name, limit_bytes=1000)
+    read = await harness.read_log(status.name, limit_bytes=1000)
 
     whole = "".join(f"this is line {number}\n" for number in range(3000)).encode()
     assert read.skipped
     assert 500 < len(read.data) <= 1000
     assert whole.endswith(read.data)
-    assert (await bench.log(seen.name, read.position)).data == b""
+    assert (await harness.read_log(status.name, read.position)).data == b""
 
 
-@pytest.mark.needs(Can.RAW_TEXT)
-async def test_long_lines_and_those_without_an_end(bench: Bench):
-    """They are read as they were said, while they grow, though their pieces be the same."""
-    name = await bench.start(
+@pytest.mark.needs(Capability.RAW_TEXT)
+async def test_long_and_incomplete_lines(harness: BackendHarness):
+    """Very long lines and lines without an end are read as they were written, while they grow."""
+    name = await harness.start(
         "for i in 1 2 3; do head -c 100000 /dev/zero | tr '\\0' x; sleep 0.2; done; printf '\\nend'"
     )
-    pieces: list[bytes] = []
-    position: str | None = None
 
-    has_ended = False
-    while not has_ended:
-        has_ended = (seen := await bench.seen(name)) is not None and seen.phase is Phase.EXITED
-        read = await bench.log(name, position)
-        pieces.append(read.data)
-        position = read.position
+    reads = await harness.read_log_until_exit(name)
 
-    assert b"".join(pieces) == b"x" * 300_000 + b"\nend"
+    assert b"".join(read.data for read in reads) == b"x" * 300_000 + b"\nend"
 
 
-@pytest.mark.needs(Can.RAW_TEXT)
-async def test_a_line_longer_than_the_limit(bench: Bench):
-    """Its end is read."""
-    seen = await bench.run("head -c 50000 /dev/zero | tr '\\0' x; echo; echo end")
+@pytest.mark.needs(Capability.RAW_TEXT)
+async def test_line_longer_than_the_limit(harness: BackendHarness):
+    """The end of a line that is longer than the limit is read."""
+    status = await harness.run("head -c 50000 /dev/zero | tr '\\0' x; echo; echo end")
 
-    read = await bench.log(seen.name, limit_bytes=100)
+    read = await harness.read_log(status.name, limit_bytes=100)
 
     assert read.skipped
     assert len(read.data) <= 100
@@ -431,339 +419,341 @@ async def test_a_line_longer_than_the_limit(bench: Bench):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.needs(Can.BIG_LOGS)
-async def test_a_gigabyte_of_log(bench: Bench):
-    """A job that says a gigabyte does not fill the engine's disk, and its newest lines are read all the while."""
+@pytest.mark.needs(Capability.BIG_LOGS)
+async def test_log_of_a_gigabyte(harness: BackendHarness):
+    """A log of a gigabyte does not fill the engine's disk, and its newest lines can be read at any time."""
     line = "x" * 1000
-    name = await bench.start(f"yes {line} | head -c 1000000000; echo the end")
-    reads, newest, most, position = 0, b"", 0, None
+    name = await harness.start(f"yes {line} | head -c 1000000000; echo the end")
+    reads, newest, max_stored, position = 0, b"", 0, None
 
-    has_ended = False
-    while not has_ended:
-        has_ended = (await bench.seen(name)).phase is Phase.EXITED
-        read = await bench.log(name, position, limit_bytes=100_000)
+    has_exited = False
+    while not has_exited:
+        has_exited = (await harness.status(name)).phase is Phase.EXITED
+        read = await harness.read_log(name, position, limit_bytes=100_000)
         assert len(read.data) <= 100_000
         position, newest, reads = read.position, read.data or newest, reads + 1
-        most = max(most, bench.ground.log_bytes_kept(name))
+        max_stored = max(max_stored, harness.engine.stored_log_bytes(name))
         await asyncio.sleep(0.2)
 
     assert newest.endswith(b"the end\n")
     assert reads > 3
-    assert 0 < most < 150_000_000  # what a backend keeps by default, and its engine's own words around each line
+    assert 0 < max_stored < 150_000_000  # the default limit, and what the engine adds to each line
 
 
 # --- limits ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.needs(Can.MEMORY)
-async def test_out_of_memory(bench: Bench):
-    """A job that takes more than it may is ended, and the cause is told."""
-    seen = await bench.run("tail /dev/zero", memory_bytes=32 * 1024**2)
+@pytest.mark.needs(Capability.MEMORY)
+async def test_out_of_memory(harness: BackendHarness):
+    """A job that exceeds its memory limit is killed, and its status says why."""
+    status = await harness.run("tail /dev/zero", memory_bytes=32 * 1024**2)
 
-    assert (seen.failure, seen.exit_code) == (FailureKind.OUT_OF_MEMORY, 137)
-
-
-@pytest.mark.needs(Can.MEMORY)
-async def test_a_child_out_of_memory(bench: Bench):
-    """It is the cause as well where a child ran out, and the job failed for that with a code of its own."""
-    seen = await bench.run("sh -c 'tail /dev/zero' || exit 7", memory_bytes=32 * 1024**2)
-
-    assert (seen.failure, seen.exit_code) == (FailureKind.OUT_OF_MEMORY, 7)
+    assert (status.failure, status.exit_code) == (FailureKind.OUT_OF_MEMORY, 137)
 
 
-@pytest.mark.needs(Can.MEMORY)
-async def test_a_child_out_of_memory_that_was_coped_with(bench: Bench):
-    """A job that lost a child and ended well has ended well."""
-    seen = await bench.run("sh -c 'tail /dev/zero'; exit 0", memory_bytes=32 * 1024**2)
+@pytest.mark.needs(Capability.MEMORY)
+async def test_child_out_of_memory(harness: BackendHarness):
+    """If a child process runs out of memory and the job fails with its own exit code, the failure is out of memory."""
+    status = await harness.run("sh -c 'tail /dev/zero' || exit 7", memory_bytes=32 * 1024**2)
 
-    assert (seen.failure, seen.exit_code) == (None, 0)
+    assert (status.failure, status.exit_code) == (FailureKind.OUT_OF_MEMORY, 7)
 
 
-@pytest.mark.needs(Can.PIDS)
-async def test_a_fork_bomb(bench: Bench):
-    """It stays within its number of processes, the machine and the engine answer, and it can be ended."""
-    name = await bench.start("echo begun; b() { b | b & b; }; b; sleep 600", pids=64, memory_bytes=256 * 1024**2)
-    await bench.said(name, b"begun")
-    other = await bench.run("echo fine")
+@pytest.mark.needs(Capability.MEMORY)
+async def test_job_that_survives_a_child_out_of_memory(harness: BackendHarness):
+    """A job that exits with 0 has succeeded, even if a child process ran out of memory."""
+    status = await harness.run("sh -c 'tail /dev/zero'; exit 0", memory_bytes=32 * 1024**2)
+
+    assert (status.failure, status.exit_code) == (None, 0)
+
+
+@pytest.mark.needs(Capability.PIDS)
+async def test_fork_bomb(harness: BackendHarness):
+    """A fork bomb cannot exceed its limit of processes, other jobs run, and it can be stopped."""
+    name = await harness.start("echo started; b() { b | b & b; }; b; sleep 600", pids=64, memory_bytes=256 * 1024**2)
+    await harness.wait_for_log(name, b"started")
+    other = await harness.run("echo fine")
     assert other.exit_code == 0
 
-    await bench.backend.stop(name, grace_seconds=1)
-    await bench.ended(name)
+    await harness.backend.stop(name, grace_seconds=1)
+    await harness.wait_for_exit(name)
 
 
-# --- power ----------------------------------------------------------------------------------------
+# --- privileges -----------------------------------------------------------------------------------
 
 
-@pytest.mark.needs(Can.PRIVILEGES)
-async def test_no_power_over_the_machine(bench: Bench):
-    """What takes power over the machine fails in a job, though it is root there."""
-    seen = await bench.run(f"{bench.ground.use_of_power} && echo was allowed", user="0")
+@pytest.mark.needs(Capability.ISOLATION)
+async def test_root_in_a_job_cannot_control_the_machine(harness: BackendHarness):
+    """A job cannot control the machine, even as root."""
+    status = await harness.run(f"{harness.engine.privileged_command} && echo was allowed", user="0")
 
-    assert seen.exit_code != 0
-    assert b"was allowed" not in (await bench.log(seen.name)).data
-
-
-@pytest.mark.needs(Can.PRIVILEGES, Can.ALL_POWER)
-async def test_power_for_a_job_that_was_given_it(bench: Bench):
-    """A spec that says `privileged`, which only an operator can allow, has power over the machine."""
-    seen = await bench.run(bench.ground.use_of_power, user="0", privileged=True)
-
-    assert seen.exit_code == 0
+    assert status.exit_code != 0
+    assert b"was allowed" not in (await harness.read_log(status.name)).data
 
 
-@pytest.mark.needs(Can.PRIVILEGES)
-async def test_no_new_privileges(bench: Bench):
-    """No program of an image gives a job more rights than it began with."""
-    seen = await bench.run("grep NoNewPrivs /proc/self/status", user="1234")
+@pytest.mark.needs(Capability.ISOLATION, Capability.PRIVILEGED)
+async def test_privileged_job(harness: BackendHarness):
+    """A privileged job, which only an operator can allow, can control the machine."""
+    status = await harness.run(harness.engine.privileged_command, user="0", privileged=True)
 
-    assert (await bench.log(seen.name)).data.split() == [b"NoNewPrivs:", b"1"]
+    assert status.exit_code == 0
+
+
+@pytest.mark.needs(Capability.ISOLATION)
+async def test_no_new_privileges(harness: BackendHarness):
+    """No program in an image can gain privileges."""
+    status = await harness.run("grep NoNewPrivs /proc/self/status", user="1234")
+
+    assert (await harness.read_log(status.name)).data.split() == [b"NoNewPrivs:", b"1"]
 
 
 # --- stop -----------------------------------------------------------------------------------------
 
 
-async def test_a_job_that_is_told_to_stop(bench: Bench):
-    """It has its grace to end as it likes."""
-    name = await bench.start("trap 'echo cleaned up; exit 0' TERM; echo begun; while :; do sleep 0.1; done")
-    await bench.said(name, b"begun")
+async def test_stop_leaves_time_to_exit(harness: BackendHarness):
+    """A stopped job has its grace period to exit in its own way."""
+    name = await harness.start("trap 'echo cleaned up; exit 0' TERM; echo started; while :; do sleep 0.1; done")
+    await harness.wait_for_log(name, b"started")
 
-    await bench.backend.stop(name, grace_seconds=30)
+    await harness.backend.stop(name, grace_seconds=30)
 
-    assert (await bench.ended(name)).exit_code == 0
-    assert (await bench.log(name)).data == b"begun\ncleaned up\n"
-
-
-async def test_a_job_that_will_not_stop(bench: Bench):
-    """It is killed when its grace is over; whoever asked for it was not kept waiting."""
-    name = await bench.start(STUBBORN, grace_seconds=3)
-    await bench.said(name, b"begun")
-
-    await asyncio.wait_for(bench.backend.stop(name, grace_seconds=3), 2.5)
-
-    assert (await bench.seen(name)).phase is Phase.RUNNING
-    assert (await bench.ended(name)).exit_code == 137
+    assert (await harness.wait_for_exit(name)).exit_code == 0
+    assert (await harness.read_log(name)).data == b"started\ncleaned up\n"
 
 
-@pytest.mark.needs(Can.SHORTENS_GRACE)
-async def test_a_stop_without_grace(bench: Bench):
-    """It kills at once, also what was told to stop before and has grace left."""
-    name = await bench.start(STUBBORN)
-    await bench.said(name, b"begun")
-    await bench.backend.stop(name, grace_seconds=600)
+async def test_kill_after_the_grace_period(harness: BackendHarness):
+    """A job that ignores the signal is killed after its grace period, and `stop` does not wait for that."""
+    name = await harness.start(IGNORES_SIGTERM, grace_seconds=3)
+    await harness.wait_for_log(name, b"started")
 
-    await bench.backend.stop(name, grace_seconds=0)
+    await asyncio.wait_for(harness.backend.stop(name, grace_seconds=3), 2.5)
 
-    assert (await bench.ended(name)).exit_code == 137
+    assert (await harness.status(name)).phase is Phase.RUNNING
+    assert (await harness.wait_for_exit(name)).exit_code == 137
 
 
-@pytest.mark.needs(Can.KILLS_ALONE)
-async def test_the_kill_comes_though_the_caller_is_gone(bench: Bench):
-    """Who said stop may hang up at once: grace and kill are the engine's."""
-    name = await bench.start(STUBBORN, grace_seconds=2)
-    await bench.said(name, b"begun")
-    caller = bench.ground.connect()
+@pytest.mark.needs(Capability.SHORTER_GRACE)
+async def test_stop_without_grace_period(harness: BackendHarness):
+    """A stop without a grace period kills at once, even if an earlier stop left time."""
+    name = await harness.start(IGNORES_SIGTERM)
+    await harness.wait_for_log(name, b"started")
+    await harness.backend.stop(name, grace_seconds=600)
+
+    await harness.backend.stop(name, grace_seconds=0)
+
+    assert (await harness.wait_for_exit(name)).exit_code == 137
+
+
+@pytest.mark.needs(Capability.INDEPENDENT_KILL)
+async def test_kill_does_not_need_the_caller(harness: BackendHarness):
+    """The engine waits for the grace period and kills, even if the caller has closed its connection."""
+    name = await harness.start(IGNORES_SIGTERM, grace_seconds=2)
+    await harness.wait_for_log(name, b"started")
+    caller = harness.engine.connect()
 
     await caller.stop(name, grace_seconds=2)
     await caller.close()
 
-    assert (await bench.seen(name)).phase is Phase.RUNNING
-    assert (await bench.ended(name)).exit_code == 137
+    assert (await harness.status(name)).phase is Phase.RUNNING
+    assert (await harness.wait_for_exit(name)).exit_code == 137
 
 
-async def test_stopping_what_has_ended_or_is_not_there(bench: Bench):
-    """That is fine, and changes nothing."""
-    seen = await bench.run("exit 4")
+async def test_stopping_an_exited_or_unknown_job(harness: BackendHarness):
+    """Stopping a container that has exited or does not exist changes nothing."""
+    status = await harness.run("exit 4")
 
-    await bench.backend.stop(seen.name, grace_seconds=1)
-    await bench.backend.stop("upshot-none-1", grace_seconds=1)
-    await bench.backend.stop("upshot-none-1", grace_seconds=0)
+    await harness.backend.stop(status.name, grace_seconds=1)
+    await harness.backend.stop("upshot-none-1", grace_seconds=1)
+    await harness.backend.stop("upshot-none-1", grace_seconds=0)
 
-    assert (await bench.seen(seen.name)).exit_code == 4
-
-
-# --- once -----------------------------------------------------------------------------------------
+    assert (await harness.status(status.name)).exit_code == 4
 
 
-async def test_started_twice_is_one_job(bench: Bench):
-    """Who starts what runs already finds it, and it runs once."""
-    order, first = await bench.started(FOR_LONG)
-    await bench.said(order.name, b"begun")
+# --- starting twice -------------------------------------------------------------------------------
 
-    other = bench.ground.connect()
-    second = await other.start(order)
+
+async def test_starting_a_running_job(harness: BackendHarness):
+    """Starting a job that runs already returns the running container."""
+    request = harness.request(LONG_RUNNING)
+    first = await harness.backend.start(request)
+    await harness.wait_for_log(request.name, b"started")
+
+    other = harness.engine.connect()
+    second = await other.start(request)
     await other.close()
 
     assert second.handle == first.handle
-    assert set(await bench.backend.list_containers(bench.installation)) == {order.name}
-    assert (await bench.log(order.name)).data == b"begun\n"
+    assert set(await harness.backend.list_containers(harness.installation_id)) == {request.name}
+    assert (await harness.read_log(request.name)).data == b"started\n"
 
 
-async def test_started_by_many_at_the_same_time_is_one_job(bench: Bench):
-    """Workers that start the same job in the same moment get the same one."""
-    order = bench.order("cat $UPSHOT_EVENT_FILE; echo; sleep 600")
+async def test_concurrent_starts(harness: BackendHarness):
+    """Workers that start the same job at the same time get the same container."""
+    request = harness.request("cat $UPSHOT_EVENT_FILE; echo; sleep 600")
 
-    started = await asyncio.gather(*(bench.backend.start(order) for _ in range(4)))
+    started = await asyncio.gather(*(harness.backend.start(request) for _ in range(4)))
 
-    assert len({one.handle for one in started}) == 1
-    await bench.said(order.name, b"alias-added")
-    assert (await bench.log(order.name)).data == b'{"kind": "alias-added"}\n'
-
-
-async def test_started_after_its_end_is_left_as_it_is(bench: Bench):
-    """What has ended is not run again, and what it was is still to be read."""
-    order, first = await bench.started("echo ran; exit 5")
-    ended = await bench.ended(order.name)
-
-    assert (await bench.backend.start(order)).handle == first.handle
-
-    assert await bench.seen(order.name) == ended
-    assert (await bench.log(order.name)).data == b"ran\n"
+    assert len({container.handle for container in started}) == 1
+    await harness.wait_for_log(request.name, b"alias-added")
+    assert (await harness.read_log(request.name)).data == b'{"kind": "alias-added"}\n'
 
 
-@pytest.mark.needs(Can.LEFT_CREATED)
-async def test_what_was_made_and_not_started_is_taken_up(bench: Bench):
-    """A worker that died in between leaves a job that is seen as made; who starts it again finds it whole."""
-    order = bench.order("cat $UPSHOT_EVENT_FILE $UPSHOT_SECRETS/token; echo", files={"token": "s3cret"})
-    await bench.ground.leave_created(order)
-    assert (await bench.seen(order.name)).phase is Phase.CREATED
+async def test_starting_an_exited_job(harness: BackendHarness):
+    """Starting a job that has exited does not run it again, and its status and log stay."""
+    request = harness.request("echo ran; exit 5")
+    first = await harness.backend.start(request)
+    status = await harness.wait_for_exit(request.name)
 
-    await bench.backend.start(order)
+    assert (await harness.backend.start(request)).handle == first.handle
 
-    assert (await bench.ended(order.name)).exit_code == 0
-    assert (await bench.log(order.name)).data == b'{"kind": "alias-added"}s3cret\n'
-
-
-@pytest.mark.needs(Can.LEFT_CREATED)
-async def test_what_was_made_and_not_started_can_be_stopped_and_removed(bench: Bench):
-    """It never runs then, and nothing is left."""
-    order = bench.order("echo ran")
-    await bench.ground.leave_created(order)
-
-    await bench.backend.stop(order.name, grace_seconds=1)
-    await bench.backend.remove(order.name)
-
-    assert await bench.backend.list_containers(bench.installation) == {}
+    assert await harness.status(request.name) == status
+    assert (await harness.read_log(request.name)).data == b"ran\n"
 
 
-async def test_a_name_that_is_taken_by_a_stranger(bench: Bench):
-    """A job of another installation is neither taken for ours nor touched."""
-    theirs = Bench(bench.ground)
+@pytest.mark.needs(Capability.CREATED_PHASE)
+async def test_starting_a_created_job(harness: BackendHarness):
+    """If a worker dies between creating and starting a job, the status is CREATED, and the next start completes it."""
+    request = harness.request(
+        "cat $UPSHOT_EVENT_FILE $UPSHOT_SECRETS/token; echo", secret_files={"token": "s3cret"}
+    )
+    await harness.engine.create_without_starting(request)
+    assert (await harness.status(request.name)).phase is Phase.CREATED
+
+    await harness.backend.start(request)
+
+    assert (await harness.wait_for_exit(request.name)).exit_code == 0
+    assert (await harness.read_log(request.name)).data == b'{"kind": "alias-added"}s3cret\n'
+
+
+@pytest.mark.needs(Capability.CREATED_PHASE)
+async def test_removing_a_created_job(harness: BackendHarness):
+    """A job that was created and not started can be stopped and removed."""
+    request = harness.request("echo ran")
+    await harness.engine.create_without_starting(request)
+
+    await harness.backend.stop(request.name, grace_seconds=1)
+    await harness.backend.remove(request.name)
+
+    assert await harness.backend.list_containers(harness.installation_id) == {}
+
+
+async def test_name_taken_by_another_installation(harness: BackendHarness):
+    """A start is refused if another installation's job has the name, and that job is not touched."""
+    theirs = BackendHarness(harness.engine)
     async with theirs:
-        order = theirs.order(FOR_LONG)
-        await theirs.backend.start(order)
-        ours = bench.order("true", name=order.name)
+        name = await theirs.start(LONG_RUNNING)
 
-        with pytest.raises(StartRefused, match=order.name):
-            await bench.backend.start(ours)
+        with pytest.raises(StartRefused, match=name):
+            await harness.start("true", name=name)
 
-        assert (await theirs.seen(order.name)).phase is Phase.RUNNING
+        assert (await theirs.status(name)).phase is Phase.RUNNING
 
 
-# --- see, remove ----------------------------------------------------------------------------------
+# --- list, remove ---------------------------------------------------------------------------------
 
 
-async def test_only_our_installation_is_seen(bench: Bench):
-    """Jobs of another installation on the same engine are none of ours."""
-    theirs = Bench(bench.ground)
+async def test_list_contains_only_the_installation(harness: BackendHarness):
+    """The list does not contain jobs of another installation on the same engine."""
+    theirs = BackendHarness(harness.engine)
     async with theirs:
-        their_name = await theirs.start(FOR_LONG)
-        our_name = await bench.start(FOR_LONG)
+        their_name = await theirs.start(LONG_RUNNING)
+        our_name = await harness.start(LONG_RUNNING)
 
-        assert set(await bench.backend.list_containers(bench.installation)) == {our_name}
-        assert set(await theirs.backend.list_containers(theirs.installation)) == {their_name}
+        assert set(await harness.backend.list_containers(harness.installation_id)) == {our_name}
+        assert set(await theirs.backend.list_containers(theirs.installation_id)) == {their_name}
 
 
-async def test_many_jobs_are_seen_at_once(bench: Bench):
-    """Ended and running ones are told apart, by whoever looks."""
-    ended = [await bench.start(f"exit {code}") for code in range(6)]
-    running = [await bench.start(FOR_LONG) for _ in range(3)]
-    for name in ended:
-        await bench.ended(name)
+async def test_list_of_many_jobs(harness: BackendHarness):
+    """The list shows exited and running jobs to every worker."""
+    exited = [await harness.start(f"exit {code}") for code in range(6)]
+    running = [await harness.start(LONG_RUNNING) for _ in range(3)]
+    for name in exited:
+        await harness.wait_for_exit(name)
 
-    other = bench.ground.connect()
-    seen = await other.list_containers(bench.installation)
+    other = harness.engine.connect()
+    statuses = await other.list_containers(harness.installation_id)
     await other.close()
 
-    assert [seen[name].exit_code for name in ended] == list(range(6))
-    assert {seen[name].phase for name in running} == {Phase.RUNNING}
-    assert all(seen[name].started_at is not None for name in running)
+    assert [statuses[name].exit_code for name in exited] == list(range(6))
+    assert {statuses[name].phase for name in running} == {Phase.RUNNING}
+    assert all(statuses[name].started_at is not None for name in running)
 
 
-async def test_what_is_removed_is_gone(bench: Bench):
-    """Running or ended, it is gone for all, and to remove it once more is fine."""
-    running = await bench.start(FOR_LONG)
-    ended = (await bench.run("true")).name
+async def test_remove(harness: BackendHarness):
+    """Running and exited jobs can be removed, and removing them again is not an error."""
+    running = await harness.start(LONG_RUNNING)
+    exited = (await harness.run("true")).name
 
-    for name in (running, ended, ended, "upshot-none-1"):
-        await bench.backend.remove(name)
+    for name in (running, exited, exited, "upshot-none-1"):
+        await harness.backend.remove(name)
 
-    assert await bench.backend.list_containers(bench.installation) == {}
-    assert (await bench.log(ended)).data == b""
-
-
-async def test_a_name_can_be_used_again_after_removal(bench: Bench):
-    """What was removed is started anew."""
-    order, _ = await bench.started("echo ran")
-    await bench.ended(order.name)
-    await bench.backend.remove(order.name)
-
-    await bench.backend.start(order)
-
-    assert (await bench.ended(order.name)).exit_code == 0
-    assert (await bench.log(order.name)).data == b"ran\n"
+    assert await harness.backend.list_containers(harness.installation_id) == {}
+    assert (await harness.read_log(exited)).data == b""
 
 
-# --- hints, names, hanging up ---------------------------------------------------------------------
+async def test_name_is_free_after_removal(harness: BackendHarness):
+    """After a job is removed, a job of the same name starts anew."""
+    request = harness.request("echo ran")
+    await harness.backend.start(request)
+    await harness.wait_for_exit(request.name)
+    await harness.backend.remove(request.name)
+
+    await harness.backend.start(request)
+
+    assert (await harness.wait_for_exit(request.name)).exit_code == 0
+    assert (await harness.read_log(request.name)).data == b"ran\n"
 
 
-async def test_an_end_is_hinted_at(bench: Bench):
-    """Who watches hears of a job that ends."""
-    heard: set[str] = set()
+# --- events, identity, unreachable engines --------------------------------------------------------
 
-    async def listen() -> None:
-        async with aclosing(bench.backend.watch_events(bench.installation)) as hints:  # type: ignore[type-var]
-            async for name in hints:
-                heard.add(name)
 
-    listening = asyncio.create_task(listen())
+async def test_exit_is_an_event(harness: BackendHarness):
+    """A watch yields the name of a job that exits."""
+    names: set[str] = set()
+
+    async def watch() -> None:
+        async with aclosing(harness.backend.watch_events(harness.installation_id)) as events:  # type: ignore[type-var]
+            async for name in events:
+                names.add(name)
+
+    async def has_event() -> bool:
+        # Events may be lost while the watch starts. The next job has others.
+        return (await harness.run("true")).name in names
+
+    watching = asyncio.create_task(watch())
     try:
-
-        async def is_heard() -> bool:
-            # Hints may be lost while the watch begins; those of another job come then.
-            return (await bench.run("true")).name in heard
-
-        await eventually(is_heard)
+        await eventually(has_event)
     finally:
-        listening.cancel()
-        await asyncio.wait([listening])
+        watching.cancel()
+        await asyncio.wait([watching])
 
 
-async def test_the_engine_has_a_name(bench: Bench):
-    """It is the same from every connection."""
-    other = bench.ground.connect()
-    names = {await bench.backend.engine_id(), await other.engine_id(), await other.engine_id()}
+async def test_engine_id(harness: BackendHarness):
+    """The id of the engine is the same on every connection."""
+    other = harness.engine.connect()
+    ids = {await harness.backend.engine_id(), await other.engine_id(), await other.engine_id()}
     await other.close()
 
-    assert len(names) == 1
-    assert names.pop()
+    assert len(ids) == 1
+    assert ids.pop()
 
 
 @pytest.mark.timeout(200)
-async def test_an_engine_that_cannot_be_reached(bench: Bench):
-    """Every verb says so, within a bearable time, and in no other way."""
-    for backend in bench.ground.connect_to_nothing():
-        order = bench.order("true")
-        verbs = [
+async def test_unreachable_engine(harness: BackendHarness):
+    """If the engine cannot be reached, every method raises EngineUnavailable with a reason, within a limited time."""
+    for backend in harness.engine.connect_to_unreachable_engines():
+        request = harness.request("true")
+        calls = [
             backend.engine_id(),
-            backend.start(order),
-            backend.list_containers(bench.installation),
-            backend.read_log(order.name, None, limit_bytes=100),
-            backend.read_outputs(order.name, limit_bytes=100),
-            backend.stop(order.name, grace_seconds=1),
-            backend.remove(order.name),
-            anext(aiter(backend.watch_events(bench.installation))),
+            backend.start(request),
+            backend.list_containers(harness.installation_id),
+            backend.read_log(request.name, None, limit_bytes=100),
+            backend.read_outputs(request.name, limit_bytes=100),
+            backend.stop(request.name, grace_seconds=1),
+            backend.remove(request.name),
+            anext(aiter(backend.watch_events(harness.installation_id))),
         ]
-        said = await asyncio.wait_for(asyncio.gather(*verbs, return_exceptions=True), 60)
-        assert {type(one) for one in said} == {EngineUnavailable}, said
-        assert all(str(one) for one in said)
+        errors = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 60)
+        assert {type(error) for error in errors} == {EngineUnavailable}, errors
+        assert all(str(error) for error in errors)
         await backend.close()

@@ -1,145 +1,131 @@
-"""What is Docker's own matter: images and registries, how a container is made, what is left of it."""
+"""What only the Docker backend does: images and image registries, the container's configuration, and cleaning up."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from tests.contract.backends.harness import Bench
-from tests.contract.backends.registry import Registry
+from tests.contract.backends.harness import BackendHarness
 from tests.docker_engines import EngineApi, busybox_image, busybox_tar
+from tests.fakes.image_registry import FakeImageRegistry
 from tests.waiting import eventually
 from upshot.backends.docker import make
-from upshot.backends.protocol import EngineUnavailable, Phase, StartRefused
+from upshot.backends.protocol import INSTALLATION_LABEL, EngineUnavailable, Phase, StartRefused
 from upshot.domain.job import FailureKind, ImagePullCredentials, Mount, Pull
 
 pytestmark = pytest.mark.only("docker")
 
-OURS = "upshot.installation"
-
 
 @pytest.fixture
-def api(ground) -> EngineApi:
-    """The engine, seen from outside."""
-    seen: EngineApi = ground.api
-    return seen
+def api(engine) -> EngineApi:
+    """Return a client of the engine that is independent of the backend."""
+    client: EngineApi = engine.api
+    return client
 
 
 # --- images ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def registry(api: EngineApi) -> Iterator[Registry]:
-    """A registry that nobody has pulled from."""
-    made = Registry(new_tar())
-    yield made
-    _forget(api, made)
+@asynccontextmanager
+async def image_registry(api: EngineApi, *, password: str | None = None) -> AsyncIterator[FakeImageRegistry]:
+    """Serve an image with unique content, since an engine does not request layers that it already has."""
+    tar = busybox_tar({"etc/issue": uuid4().bytes})
+    async with FakeImageRegistry(tar, password=password) as registry:
+        try:
+            yield registry
+        finally:
+            api.remove_image(registry.image)
+            api.remove_image(f"127.0.0.1:{registry.port}/{registry.name}@{registry.digest}")
 
 
-@pytest.fixture
-def private_registry(api: EngineApi) -> Iterator[Registry]:
-    """A registry that wants a password."""
-    made = Registry(new_tar(), password="pass:wörd")
-    yield made
-    _forget(api, made)
-
-
-def new_tar() -> bytes:
-    """Of an image that the engine has under no other name: it would not ask for what it has."""
-    return busybox_tar({"etc/issue": uuid4().bytes})
-
-
-def _forget(api: EngineApi, registry: Registry) -> None:
-    api.remove_image(registry.image)
-    api.remove_image(f"127.0.0.1:{registry.port}/{registry.name}@{registry.digest}")
-
-
-async def test_an_image_is_pulled_when_it_is_missing(bench: Bench, registry: Registry):
-    """It is pulled once, told by the registry's digest, and not asked for again."""
-    async with registry:
-        order, started = await bench.started("echo ran", image=registry.image, pull=Pull.MISSING)
+async def test_missing_image_is_pulled(harness: BackendHarness, api: EngineApi):
+    """A missing image is pulled once. The digest in the status is the image registry's."""
+    async with image_registry(api) as registry:
+        request = harness.request("echo ran", image=registry.image, pull=Pull.MISSING)
+        started = await harness.backend.start(request)
         assert started.image_digest == registry.digest
-        assert (await bench.ended(order.name)).exit_code == 0
-        assert (await bench.seen(order.name)).image_digest == registry.digest
-        registry.asked.clear()
+        assert (await harness.wait_for_exit(request.name)).exit_code == 0
+        assert (await harness.status(request.name)).image_digest == registry.digest
+        registry.requests.clear()
 
-        assert (await bench.run("echo ran", image=registry.image, pull=Pull.MISSING)).exit_code == 0
-        assert (await bench.run("echo ran", image=registry.image, pull=Pull.NEVER)).exit_code == 0
-        assert registry.asked == []
+        assert (await harness.run("echo ran", image=registry.image, pull=Pull.MISSING)).exit_code == 0
+        assert (await harness.run("echo ran", image=registry.image, pull=Pull.NEVER)).exit_code == 0
+        assert registry.requests == []
 
 
-async def test_an_image_is_asked_for_each_time(bench: Bench, registry: Registry):
-    """With `pull: always` the registry is asked though the image is there; one that does not answer is a refusal."""
-    async with registry:
-        await bench.run("true", image=registry.image, pull=Pull.MISSING)
-        registry.asked.clear()
-        await bench.run("true", image=registry.image, pull=Pull.ALWAYS)
-        assert registry.asked
+async def test_pull_always(harness: BackendHarness, api: EngineApi):
+    """With `pull: always` the image is pulled even if the engine has it. Without an answer, the job is refused."""
+    async with image_registry(api) as registry:
+        await harness.run("true", image=registry.image, pull=Pull.MISSING)
+        registry.requests.clear()
+        await harness.run("true", image=registry.image, pull=Pull.ALWAYS)
+        assert registry.requests
     with pytest.raises(StartRefused, match="cannot be pulled") as refused:
-        await bench.start("true", image=registry.image, pull=Pull.ALWAYS)
+        await harness.start("true", image=registry.image, pull=Pull.ALWAYS)
     assert refused.value.failure is FailureKind.IMAGE_MISSING
 
 
-async def test_an_image_by_its_digest_or_without_a_tag(bench: Bench, registry: Registry):
-    """A digest is pulled as it is; without a tag, `latest` is, and not all that there are."""
-    async with registry:
+async def test_image_with_a_digest_and_without_a_tag(harness: BackendHarness, api: EngineApi):
+    """An image can be pulled by its digest. Without a tag, only `latest` is pulled."""
+    async with image_registry(api) as registry:
         name = registry.image.removesuffix(":1")
         for image in (f"{name}@{registry.digest}", name):
-            _, started = await bench.started("true", image=image, pull=Pull.ALWAYS)
+            started = await harness.backend.start(harness.request("true", image=image, pull=Pull.ALWAYS))
             assert started.image_digest == registry.digest
-    assert not any("tags/list" in path for path in registry.asked)
+    assert not any("tags/list" in path for path in registry.requests)
 
 
-async def test_a_registry_that_wants_a_password(bench: Bench, private_registry: Registry):
-    """It gets the job's credentials; without them, or with others, the job is refused and told why."""
-    async with private_registry as registry:
-        for auth in (None, ImagePullCredentials("robot", "wrong")):
+async def test_image_registry_with_a_password(harness: BackendHarness, api: EngineApi):
+    """A pull uses the job's credentials. Without valid credentials the job is refused with the reason."""
+    async with image_registry(api, password="pass:wörd") as registry:
+        for credentials in (None, ImagePullCredentials("robot", "wrong")):
             with pytest.raises(StartRefused) as refused:
-                await bench.start("true", image=registry.image, pull=Pull.MISSING, registry_auth=auth)
+                await harness.start("true", image=registry.image, pull=Pull.MISSING, registry_auth=credentials)
             assert refused.value.failure is FailureKind.IMAGE_MISSING
             assert "auth" in str(refused.value)
 
-        auth = ImagePullCredentials("robot", "pass:wörd")
-        seen = await bench.run("true", image=registry.image, pull=Pull.MISSING, registry_auth=auth)
+        credentials = ImagePullCredentials("robot", "pass:wörd")
+        status = await harness.run("true", image=registry.image, pull=Pull.MISSING, registry_auth=credentials)
 
-        assert seen.exit_code == 0
+        assert status.exit_code == 0
 
 
-async def test_a_pull_that_is_broken_off(bench: Bench, registry: Registry):
-    """A start that is cancelled while it pulls leaves nothing, and can be begun again."""
-    async with registry:
-        registry.goes_on.clear()
-        order = bench.order("true", image=registry.image, pull=Pull.MISSING)
-        starting = asyncio.create_task(bench.backend.start(order))
-        await eventually(registry.is_asked_for_blobs)
+async def test_start_cancelled_during_a_pull(harness: BackendHarness, api: EngineApi):
+    """A start that is cancelled during a pull leaves nothing behind, and the next start works."""
+    async with image_registry(api) as registry:
+        registry.serves_blobs.clear()
+        request = harness.request("true", image=registry.image, pull=Pull.MISSING)
+        starting = asyncio.create_task(harness.backend.start(request))
+        await eventually(registry.has_blob_request)
         starting.cancel()
         await asyncio.wait([starting])
-        assert await bench.backend.list_containers(bench.installation) == {}
+        assert await harness.backend.list_containers(harness.installation_id) == {}
 
-        registry.goes_on.set()
-        await bench.backend.start(order)
-        assert (await bench.ended(order.name)).exit_code == 0
+        registry.serves_blobs.set()
+        await harness.backend.start(request)
+        assert (await harness.wait_for_exit(request.name)).exit_code == 0
 
 
 @pytest.mark.parametrize(
     "image", ["", "../../info", "UPPER/case", "busybox:1?all=1", "https://ghcr.io/acme/x", "a b", "-v", "x" * 600]
 )
-async def test_what_is_no_image(bench: Bench, image: str):
-    """It is refused with a reason, and the engine is not asked for it."""
+async def test_invalid_image_name(harness: BackendHarness, image: str):
+    """A job with an invalid image name is refused with the reason."""
     with pytest.raises(StartRefused) as refused:
-        await bench.start("true", image=image, pull=Pull.MISSING)
+        await harness.start("true", image=image, pull=Pull.MISSING)
 
     assert refused.value.failure is FailureKind.REFUSED
     assert "image" in str(refused.value)
 
 
-async def test_the_command_and_arguments_of_an_image(bench: Bench, api: EngineApi):
-    """They run unless a job has its own; one that has its own command gets none of the image's arguments."""
+async def test_command_and_arguments_of_an_image(harness: BackendHarness, api: EngineApi):
+    """The image's entry point and arguments run unless the job has its own. A job's command replaces both."""
     changes = [
         'ENTRYPOINT ["/bin/echo", "image"]',
         'CMD ["default"]',
@@ -148,203 +134,223 @@ async def test_the_command_and_arguments_of_an_image(bench: Bench, api: EngineAp
         "WORKDIR /mnt",
     ]
     with busybox_image(api, changes=changes) as image:
-        said = [
-            (await bench.log((await bench.run("", image=image, **asked)).name)).data.decode().strip()
-            for asked in (
+        outputs = [
+            (await harness.read_log((await harness.run("", image=image, **spec)).name)).data.decode().strip()
+            for spec in (
                 {"command": None, "args": None},
                 {"command": None, "args": ("own",)},
                 {"command": ("/bin/echo", "own"), "args": None},
                 {"command": ("/bin/sh", "-c", "echo $FROM_IMAGE $(id -u) $(pwd)"), "args": None},
             )
         ]
-        secret = await bench.run("cat $UPSHOT_SECRETS/token; echo", image=image, files={"token": "s3cret"})
+        with_secret = await harness.run(
+            "cat $UPSHOT_SECRETS/token; echo", image=image, secret_files={"token": "s3cret"}
+        )
 
-        assert said == ["image default", "image own", "own", "yes 1234 /mnt"]
-        assert (await bench.log(secret.name)).data == b"s3cret\n"
+        assert outputs == ["image default", "image own", "own", "yes 1234 /mnt"]
+        assert (await harness.read_log(with_secret.name)).data == b"s3cret\n"
 
 
-async def test_what_an_image_has_at_our_place(bench: Bench, api: EngineApi):
-    """An image that has something at /upshot itself, a link in place of a folder even, changes nothing."""
+async def test_image_with_its_own_upshot_directory(harness: BackendHarness, api: EngineApi):
+    """Files that an image has below /upshot are not visible to the job, and are not read as its outputs."""
     with busybox_image(api) as image:
-        poisoned = image.replace(":", "-poisoned:")
+        modified = image.replace(":", "-modified:")
         tar = busybox_tar({"upshot/outputs.json": b"theirs", "upshot/output/outputs.json": b"theirs"})
-        api.import_image(poisoned, tar)
+        api.import_image(modified, tar)
         try:
-            seen = await bench.run("ls $UPSHOT_OUTPUT; ls /upshot", image=poisoned)
-            assert (await bench.log(seen.name)).data.split() == [b"event.json", b"input", b"output", b"secrets"]
-            assert await bench.outputs(seen.name) is None
+            status = await harness.run("ls $UPSHOT_OUTPUT; ls /upshot", image=modified)
+            files = (await harness.read_log(status.name)).data.split()
+            assert files == [b"event.json", b"input", b"output", b"secrets"]
+            assert await harness.read_outputs(status.name) is None
         finally:
-            await bench.backend.remove(seen.name)
-            api.remove_image(poisoned)
+            await harness.backend.remove(status.name)
+            api.remove_image(modified)
 
 
-# --- how a container is made ----------------------------------------------------------------------
+# --- configuration of the container ---------------------------------------------------------------
 
 
-async def test_labels(bench: Bench, api: EngineApi, ground):
-    """The author's and the operator's are there; ours cannot be had by an author."""
-    backend = make({**ground.options, "labels": {"team": "ml", "cost-centre": "7"}})
-    order = bench.order("true", labels={OURS: "theirs", "upshot.job": "x", "team": "mine", "own": "yes"})
+async def test_labels(harness: BackendHarness, api: EngineApi):
+    """A container has the author's and the operator's labels. An author cannot replace Upshot's own labels."""
+    backend = make({**harness.engine.options, "labels": {"team": "ml", "cost-centre": "7"}})
+    request = harness.request(
+        "true", labels={INSTALLATION_LABEL: "theirs", "upshot.job": "x", "team": "mine", "own": "yes"}
+    )
 
-    await backend.start(order)
+    await backend.start(request)
     await backend.close()
 
-    assert api.inspect(order.name)["Config"]["Labels"] == {
-        OURS: bench.installation,
-        "upshot.job": order.job_id,
-        "upshot.container": order.name,
+    assert api.inspect(request.name)["Config"]["Labels"] == {
+        INSTALLATION_LABEL: harness.installation_id,
+        "upshot.job": request.job_id,
+        "upshot.container": request.name,
         "team": "ml",
         "cost-centre": "7",
         "own": "yes",
     }
 
 
-async def test_limits(bench: Bench, api: EngineApi):
-    """What a job may use is what the engine holds it to; swap adds nothing to its memory."""
+async def test_limits(harness: BackendHarness, api: EngineApi):
+    """The engine enforces a job's limits, and swap does not extend its memory."""
     memory = 64 * 1024**2
-    seen = await bench.run("df -k /dev/shm | tail -1", cpus=0.5, memory_bytes=memory, pids=50, shm_bytes=2 * 1024**2)
+    status = await harness.run(
+        "df -k /dev/shm | tail -1", cpus=0.5, memory_bytes=memory, pids=50, shm_bytes=2 * 1024**2
+    )
 
-    host = api.inspect(seen.name)["HostConfig"]
+    host = api.inspect(status.name)["HostConfig"]
     assert (host["NanoCpus"], host["Memory"], host["PidsLimit"]) == (500_000_000, memory, 50)
-    assert host["MemorySwap"] in (memory, -1)  # -1: what an engine writes whose kernel counts no swap
-    assert (await bench.log(seen.name)).data.split()[1] == b"2048"
+    assert host["MemorySwap"] in (memory, -1)  # -1 on a kernel without swap accounting
+    assert (await harness.read_log(status.name)).data.split()[1] == b"2048"
 
 
-async def test_nothing_is_given_that_was_not_asked_for(bench: Bench, api: EngineApi):
-    """No power, no ports, no restart, no second copy of it, and a first process that reaps."""
-    seen = await bench.run("true")
+async def test_defaults_are_restrictive(harness: BackendHarness, api: EngineApi):
+    """By default a container has no privileges, ports or restarts, and it has an init process."""
+    status = await harness.run("true")
 
-    made = api.inspect(seen.name)
-    host = made["HostConfig"]
+    container = api.inspect(status.name)
+    host = container["HostConfig"]
     assert (host["Privileged"], host["CapAdd"], host["Devices"] or None, host["Binds"]) == (False, None, None, None)
     assert (host["PidMode"], host["IpcMode"], host["AutoRemove"]) == ("", "private", False)
     assert host["SecurityOpt"] == ["no-new-privileges"]
     assert host["RestartPolicy"]["Name"] == "no"
     assert host["Init"] is True
     assert not host["PortBindings"]
-    assert [mount["Destination"] for mount in made["Mounts"]] == ["/upshot"]
+    assert [mount["Destination"] for mount in container["Mounts"]] == ["/upshot"]
 
 
-async def test_the_log_is_bounded_as_the_operator_says(bench: Bench, ground):
-    """An engine keeps no more of a log than that, and at least three quarters of it."""
-    small = Bench(ground)
-    small.backend = make({**ground.options, "log-size": "1MiB"})
-    try:
+async def test_log_size(harness: BackendHarness):
+    """The engine keeps no more of a log than the operator's `log-size`, and at least three quarters of that."""
+    engine = harness.engine
+    async with BackendHarness(engine) as small:
+        await small.backend.close()
+        small.backend = make({**engine.options, "log-size": "1MiB"})
         name = await small.start(
             "i=0; while [ $i -lt 3000 ]; do echo $i $(head -c 900 /dev/zero | tr '\\0' x); i=$((i+1)); done"
         )
-        await small.ended(name)
-        assert 700_000 < ground.log_bytes_kept(name) < 1_200_000
+        await small.wait_for_exit(name)
+        assert 700_000 < engine.stored_log_bytes(name) < 1_200_000
 
-        read = await small.log(name, limit_bytes=10_000_000)
+        read = await small.read_log(name, limit_bytes=10_000_000)
         assert read.data.splitlines()[-1].startswith(b"2999 ")
         assert len(read.data) > 600_000
-    finally:
-        await small.backend.close()
-        ground.clean(small.installation)
 
 
-async def test_mounts(bench: Bench, api: EngineApi, tmp_path: Path):
-    """A folder of the machine is read-only unless said otherwise; a named volume outlives the job."""
+async def test_mounts(harness: BackendHarness, api: EngineApi, tmp_path: Path):
+    """A mounted directory is read-only by default. A named volume is kept after its job."""
     volume = f"upshot-test-{os.getpid()}"
     (tmp_path / "in").mkdir()
     (tmp_path / "in/file").write_text("from outside\n")
     mounts = (Mount(str(tmp_path / "in"), "/in"), Mount(volume, "/kept", read_only=False))
     try:
-        first = await bench.run(
+        first = await harness.run(
             "cat /in/file; touch /in/x 2>/dev/null || echo read-only; echo kept > /kept/file", mounts=mounts
         )
-        await bench.backend.remove(first.name)
-        second = await bench.run("cat /kept/file", mounts=mounts)
+        await harness.backend.remove(first.name)
+        second = await harness.run("cat /kept/file", mounts=mounts)
 
-        assert (await bench.log(second.name)).data == b"kept\n"
+        assert (await harness.read_log(second.name)).data == b"kept\n"
         assert first.exit_code == 0
     finally:
-        await bench.backend.remove(second.name)
-        api.ask("DELETE", f"/volumes/{volume}")
+        await harness.backend.remove(second.name)
+        api.request("DELETE", f"/volumes/{volume}")
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("spec", "message"),
     [
-        pytest.param({"cpus": 4000.0}, "CPUs", id="more processors than there are"),
-        pytest.param({"memory_bytes": 1000}, "memory", id="less memory than a container takes"),
-        pytest.param(
-            {"mounts": (Mount("/no/such/folder", "/in"),)}, "/no/such/folder", id="a folder that is not there"
-        ),
-        pytest.param({"user": "nobody-of-that-name"}, "nobody-of-that-name", id="a user that is not there"),
-        pytest.param({"workdir": "relative"}, "relative", id="a relative working directory"),
-        pytest.param({"gpus": 1}, "GPU", id="a GPU where there is none"),
-        pytest.param({"options": {"tolerations": []}}, "tolerations", id="options of another backend"),
+        pytest.param({"cpus": 4000.0}, "CPUs", id="more processors than the machine has"),
+        pytest.param({"memory_bytes": 1000}, "memory", id="less memory than a container needs"),
+        pytest.param({"mounts": (Mount("/no/such/folder", "/in"),)}, "/no/such/folder", id="missing directory"),
+        pytest.param({"user": "nobody-of-that-name"}, "nobody-of-that-name", id="unknown user"),
+        pytest.param({"workdir": "relative"}, "relative", id="relative working directory"),
+        pytest.param({"gpus": 1}, "GPU", id="a GPU on a machine without one"),
+        pytest.param({"kubernetes": {"tolerations": []}}, "kubernetes", id="options of another backend"),
     ],
 )
-async def test_what_the_engine_will_not_make(bench: Bench, api: EngineApi, asked, said):
-    """The job is refused in the engine's words, and neither a container nor a volume is left of it."""
-    volumes = len(api.volumes(f"{OURS}={bench.installation}"))
-
-    with pytest.raises(StartRefused, match=said) as refused:
-        await bench.start("true", **asked)
+async def test_rejected_container(harness: BackendHarness, api: EngineApi, spec, message):
+    """If the engine rejects a container, the job is refused with its message, and no container or volume is left."""
+    with pytest.raises(StartRefused, match=message) as refused:
+        await harness.start("true", **spec)
 
     assert refused.value.failure is FailureKind.REFUSED
-    assert api.containers(f"{OURS}={bench.installation}") == []
-    assert len(api.volumes(f"{OURS}={bench.installation}")) == volumes == 0
+    assert api.containers(f"{INSTALLATION_LABEL}={harness.installation_id}") == []
+    assert api.volumes(f"{INSTALLATION_LABEL}={harness.installation_id}") == []
 
 
-async def test_its_volume_goes_with_the_container(bench: Bench, api: EngineApi):
-    """Nothing of ours is left on the engine when a job is removed."""
-    seen = await bench.run("true")
-    assert len(api.volumes(f"{OURS}={bench.installation}")) == 1
+async def test_volume_is_removed_with_its_container(harness: BackendHarness, api: EngineApi):
+    """Removing a job also removes its volume."""
+    status = await harness.run("true")
+    assert len(api.volumes(f"{INSTALLATION_LABEL}={harness.installation_id}")) == 1
 
-    await bench.backend.remove(seen.name)
+    await harness.backend.remove(status.name)
 
-    assert api.volumes(f"{OURS}={bench.installation}") == []
-
-
-# --- what people do -------------------------------------------------------------------------------
+    assert api.volumes(f"{INSTALLATION_LABEL}={harness.installation_id}") == []
 
 
-async def test_a_container_that_somebody_pauses(bench: Bench, api: EngineApi):
-    """It runs, the reason why it does nothing is told, and it can be stopped."""
-    name = await bench.start("echo begun; sleep 600")
-    api.ask("POST", f"/containers/{name}/pause")
-
-    seen = await bench.seen(name)
-    assert (seen.phase, seen.note) == (Phase.RUNNING, "somebody has paused it")
-
-    await bench.backend.stop(name, grace_seconds=1)
-    await bench.ended(name)
+# --- changes from outside -------------------------------------------------------------------------
 
 
-async def test_a_container_that_somebody_removes(bench: Bench, api: EngineApi):
-    """It is not seen any more, and has said and given nothing more; to stop or remove it is fine."""
-    name = await bench.start("echo begun; sleep 600")
-    await bench.seen(name)
-    api.ask("DELETE", f"/containers/{name}", params={"force": "1", "v": "1"})
+async def test_paused_container(harness: BackendHarness, api: EngineApi):
+    """A container that someone has paused counts as running, its note says so, and it can be stopped."""
+    name = await harness.start("echo started; sleep 600")
+    api.request("POST", f"/containers/{name}/pause")
 
-    assert await bench.seen(name) is None
-    assert (await bench.log(name)).data == b""
-    assert await bench.outputs(name) is None
-    await bench.backend.stop(name, grace_seconds=1)
-    await bench.backend.remove(name)
+    status = await harness.status(name)
+    assert (status.phase, status.note) == (Phase.RUNNING, "someone paused the container")
+
+    await harness.backend.stop(name, grace_seconds=1)
+    await harness.wait_for_exit(name)
 
 
-async def test_an_image_that_is_gone_since(bench: Bench, api: EngineApi):
-    """A container whose image was removed is seen all the same."""
+async def test_container_removed_from_outside(harness: BackendHarness, api: EngineApi):
+    """A container that someone has removed has no status, log or outputs. Stopping and removing it is no error."""
+    name = await harness.start("echo started; sleep 600")
+    await harness.status(name)
+    api.request("DELETE", f"/containers/{name}", params={"force": "1", "v": "1"})
+
+    assert await harness.status(name) is None
+    assert (await harness.read_log(name)).data == b""
+    assert await harness.read_outputs(name) is None
+    await harness.backend.stop(name, grace_seconds=1)
+    await harness.backend.remove(name)
+
+
+async def test_image_removed_from_outside(harness: BackendHarness, api: EngineApi):
+    """A container whose image has been removed still has a status."""
     with busybox_image(api) as image:
-        name = await bench.start("sleep 600", image=image)
-        api.ask("DELETE", f"/images/{image}", params={"force": "1"})
+        name = await harness.start("sleep 600", image=image)
+        api.request("DELETE", f"/images/{image}", params={"force": "1"})
 
-        other = bench.ground.connect()
-        seen = (await other.list_containers(bench.installation))[name]
+        other = harness.engine.connect()
+        status = (await other.list_containers(harness.installation_id))[name]
         await other.close()
 
-        assert seen.image_digest.startswith("sha256:")
+        assert status.image_digest.startswith("sha256:")
 
 
-async def test_somebody_who_is_no_engine(bench: Bench):
-    """A web server at the address is told from an engine that is away."""
-    async with Registry(busybox_tar()) as other:
-        backend = make({"host": f"tcp://127.0.0.1:{other.port}"})
-        with pytest.raises(EngineUnavailable, match=r"404|Docker"):
-            await backend.list_containers(bench.installation)
+async def test_web_server_in_place_of_an_engine(harness: BackendHarness):
+    """If a web server answers at the address, the error says that it is not a Docker engine."""
+    async with FakeImageRegistry(busybox_tar()) as server:
+        backend = make({"host": f"tcp://127.0.0.1:{server.port}"})
+        with pytest.raises(EngineUnavailable, match="does not answer like a Docker engine: 404"):
+            await backend.list_containers(harness.installation_id)
         await backend.close()
+
+
+async def test_out_of_memory_event_without_the_state(harness: BackendHarness, monkeypatch: pytest.MonkeyPatch):
+    """If the engine's state does not name memory as the reason, its out-of-memory event decides."""
+    name = await harness.start("sleep 0.2; tail /dev/zero", memory_bytes=32 * 1024**2)
+    failed = await harness.start("sleep 0.2; exit 3", memory_bytes=32 * 1024**2)
+    client = harness.backend._client
+    request_json = client.request_json
+
+    async def without_oom_killed(path, *args, **kwargs):
+        response = await request_json(path, *args, **kwargs)
+        if path.startswith("containers/") and isinstance(response, dict) and "State" in response:
+            response["State"]["OOMKilled"] = False
+        return response
+
+    monkeypatch.setattr(client, "request_json", without_oom_killed)
+
+    assert (await harness.wait_for_exit(name)).failure is FailureKind.OUT_OF_MEMORY
+    assert (await harness.wait_for_exit(failed)).failure is None

@@ -1,4 +1,4 @@
-"""What an API server refuses beyond the schema: the rules of batch/v1 and core/v1 that we could break."""
+"""What an API server rejects beyond the schema: the rules of batch/v1 and core/v1 that Upshot could break."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tests.kubernetes.store import JOB, POD, SECRET, Kind, Thing
+from tests.fakes.kubernetes.store import JOB, POD, SECRET, Kind, Manifest
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -17,32 +17,32 @@ _LABEL_KEY = re.compile(r"([a-z0-9][-a-z0-9.]{0,252}/)?[A-Za-z0-9]([-A-Za-z0-9_.
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
-_PULL = {"Always", "IfNotPresent", "Never"}
-_MOST_SECRET_BYTES = 1024 * 1024
+_PULL_POLICIES = {"Always", "IfNotPresent", "Never"}
+_MAX_SECRET_BYTES = 1024 * 1024
 
 
-def objections(kind: Kind, thing: Thing) -> list[str]:
-    """Why an object cannot be kept."""
-    found = list(_metadata(thing))
+def violations(kind: Kind, item: Manifest) -> list[str]:
+    """Return the rules that an object breaks."""
+    found = list(_check_metadata(item))
     if kind == JOB:
-        found += _job(thing)
+        found += _check_job(item)
     if kind == SECRET:
-        found += _secret(thing)
+        found += _check_secret(item)
     return found
 
 
-def change_objections(kind: Kind, before: Thing, after: Thing) -> list[str]:
-    """Why an object cannot become another."""
+def change_violations(kind: Kind, before: Manifest, after: Manifest) -> list[str]:
+    """Return the rules that a change of an object breaks."""
     if kind == JOB and before["spec"]["template"] != after["spec"]["template"]:
         return ["spec.template: Invalid value: field is immutable"]
     if kind == POD:
-        return list(_pod_change(before["spec"], after["spec"]))
+        return list(_check_pod_change(before["spec"], after["spec"]))
     return []
 
 
-def _pod_change(before: Thing, after: Thing) -> Iterator[str]:
-    free = {"activeDeadlineSeconds"}
-    if {k: v for k, v in before.items() if k not in free} != {k: v for k, v in after.items() if k not in free}:
+def _check_pod_change(before: Manifest, after: Manifest) -> Iterator[str]:
+    mutable = "activeDeadlineSeconds"
+    if {**before, mutable: None} != {**after, mutable: None}:
         yield (
             "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`, "
             "`spec.activeDeadlineSeconds`, …"
@@ -54,25 +54,25 @@ def _pod_change(before: Thing, after: Thing) -> Iterator[str]:
         yield "spec.activeDeadlineSeconds: Invalid value: must be between 1 and 2147483647"
 
 
-def _metadata(thing: Thing) -> Iterator[str]:
-    metadata = thing["metadata"]
+def _check_metadata(item: Manifest) -> Iterator[str]:
+    metadata = item["metadata"]
     if not _DNS_NAME.fullmatch(metadata.get("name", "")):
         yield f"metadata.name: Invalid value: {metadata.get('name')!r}"
-    yield from _labels("metadata.labels", metadata.get("labels") or {})
+    yield from _check_labels("metadata.labels", metadata.get("labels") or {})
     for key in metadata.get("annotations") or {}:
         if not _LABEL_KEY.fullmatch(key):
             yield f"metadata.annotations: Invalid value: {key!r}"
 
 
-def _labels(place: str, labels: dict[str, str]) -> Iterator[str]:
+def _check_labels(path: str, labels: dict[str, str]) -> Iterator[str]:
     for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key):
-            yield f"{place}: Invalid value: {key!r}"
+            yield f"{path}: Invalid value: {key!r}"
         if not _LABEL_VALUE.fullmatch(value):
-            yield f'{place}: Invalid value: "{value}": a valid label must be an empty string or consist of …'
+            yield f'{path}: Invalid value: "{value}": a valid label must be an empty string or consist of …'
 
 
-def _secret(secret: Thing) -> Iterator[str]:
+def _check_secret(secret: Manifest) -> Iterator[str]:
     size = 0
     for key, value in (secret.get("data") or {}).items():
         if not _SECRET_KEY.fullmatch(key):
@@ -81,39 +81,39 @@ def _secret(secret: Thing) -> Iterator[str]:
             size += len(base64.b64decode(value, validate=True))
         except binascii.Error:
             yield f"data[{key}]: Invalid value: illegal base64 data"
-    if size > _MOST_SECRET_BYTES:
-        yield f"data: Too long: may not be more than {_MOST_SECRET_BYTES} bytes"
+    if size > _MAX_SECRET_BYTES:
+        yield f"data: Too long: may not be more than {_MAX_SECRET_BYTES} bytes"
     if secret.get("type") == "kubernetes.io/dockerconfigjson" and ".dockerconfigjson" not in secret["data"]:
         yield "data[.dockerconfigjson]: Required value"
 
 
-def _job(job: Thing) -> Iterator[str]:
+def _check_job(job: Manifest) -> Iterator[str]:
     if not _DNS_LABEL.fullmatch(job["metadata"]["name"]):
         yield "metadata.name: Invalid value: must be no more than 63 characters"
     pod = job["spec"]["template"]["spec"]
-    yield from _labels("spec.template.labels", job["spec"]["template"].get("metadata", {}).get("labels") or {})
+    yield from _check_labels("spec.template.labels", job["spec"]["template"].get("metadata", {}).get("labels") or {})
     if pod.get("restartPolicy") not in {"Never", "OnFailure"}:
         yield 'spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never"'
-    yield from _pod(pod)
+    yield from _check_pod(pod)
 
 
-def _pod(pod: Thing) -> Iterator[str]:
+def _check_pod(pod: Manifest) -> Iterator[str]:
     if (deadline := pod.get("activeDeadlineSeconds")) is not None and not 1 <= deadline <= 2**31 - 1:
         yield "spec.activeDeadlineSeconds: Invalid value: must be between 1 and 2147483647"
     if pod.get("terminationGracePeriodSeconds", 30) < 0:
         yield "spec.terminationGracePeriodSeconds: Invalid value: must be greater than or equal to 0"
     volumes = [volume["name"] for volume in pod.get("volumes") or ()]
-    yield from _volumes(pod, volumes)
+    yield from _check_volumes(pod, volumes)
     if not pod["containers"]:
         yield "spec.containers: Required value"
     containers = [*(pod.get("initContainers") or ()), *pod["containers"]]
     for container in containers:
-        yield from _container(container, volumes)
-    if any(one.get("restartPolicy") for one in pod["containers"]):
+        yield from _check_container(container, volumes)
+    if any(container.get("restartPolicy") for container in pod["containers"]):
         yield "spec.containers.restartPolicy: Forbidden: may not be set for non-init containers"
 
 
-def _volumes(pod: Thing, volumes: list[str]) -> Iterator[str]:
+def _check_volumes(pod: Manifest, volumes: list[str]) -> Iterator[str]:
     for name in volumes:
         if not _DNS_LABEL.fullmatch(name):
             yield f"spec.volumes.name: Invalid value: {name!r}"
@@ -124,12 +124,12 @@ def _volumes(pod: Thing, volumes: list[str]) -> Iterator[str]:
             yield f"spec.volumes[{volume['name']}]: Required value: must specify exactly one volume type"
 
 
-def _container(container: Thing, volumes: list[str]) -> Iterator[str]:
+def _check_container(container: Manifest, volumes: list[str]) -> Iterator[str]:
     if not _DNS_LABEL.fullmatch(container["name"]):
         yield f"spec.containers.name: Invalid value: {container['name']!r}"
     if not container.get("image", "").strip():
         yield "spec.containers.image: Required value"
-    if container.get("imagePullPolicy", "Always") not in _PULL:
+    if container.get("imagePullPolicy", "Always") not in _PULL_POLICIES:
         yield f"spec.containers.imagePullPolicy: Unsupported value: {container['imagePullPolicy']!r}"
     mounts = container.get("volumeMounts") or []
     paths = [mount["mountPath"] for mount in mounts]
@@ -138,18 +138,18 @@ def _container(container: Thing, volumes: list[str]) -> Iterator[str]:
             yield f"spec.containers.volumeMounts.name: Not found: {mount['name']!r}"
         if paths.count(mount["mountPath"]) > 1:
             yield f"spec.containers.volumeMounts.mountPath: Invalid value: {mount['mountPath']!r}: must be unique"
-    yield from _rights(container.get("securityContext") or {})
-    yield from _resources(container.get("resources") or {})
+    yield from _check_security_context(container.get("securityContext") or {})
+    yield from _check_resources(container.get("resources") or {})
 
 
-def _rights(rights: Thing) -> Iterator[str]:
-    if rights.get("privileged") and rights.get("allowPrivilegeEscalation") is False:
+def _check_security_context(context: Manifest) -> Iterator[str]:
+    if context.get("privileged") and context.get("allowPrivilegeEscalation") is False:
         yield "securityContext: Invalid value: cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
-    if rights.get("runAsNonRoot") and rights.get("runAsUser") == 0:
+    if context.get("runAsNonRoot") and context.get("runAsUser") == 0:
         yield "securityContext: Invalid value: container's runAsUser breaks non-root policy"
 
 
-def _resources(resources: Thing) -> Iterator[str]:
+def _check_resources(resources: Manifest) -> Iterator[str]:
     requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
     for name, amount in {**requests, **limits}.items():
         if not _QUANTITY.fullmatch(str(amount)):
@@ -159,7 +159,7 @@ def _resources(resources: Thing) -> Iterator[str]:
 
 
 def merge(target: Any, patch: Any) -> Any:
-    """A JSON merge patch (RFC 7396)."""
+    """Apply a JSON merge patch (RFC 7396)."""
     if not isinstance(patch, dict):
         return copy.deepcopy(patch)
     merged = dict(target) if isinstance(target, dict) else {}

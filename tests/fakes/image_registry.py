@@ -1,4 +1,4 @@
-"""A registry of images for tests: one image, over the protocol that engines pull with, with or without a password."""
+"""A fake image registry: one image, over the protocol that engines pull with, with or without a password."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any, Self
 
 from aiohttp import web
 
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
-class Registry:
+class FakeImageRegistry:
     """
-    Serves `NAME:1` on a free loopback port, which engines of the same machine take for safe without TLS.
+    Serves `NAME:1` on a free loopback port, which engines on the same machine accept without TLS.
 
     Args:
         tar: The image's root file system.
-        config: Of the image: `Entrypoint`, `Cmd`, `Env`, `User`.
-        password: None: anybody may pull; otherwise the user `robot` with this one.
+        config: Configuration of the image: `Entrypoint`, `Cmd`, `Env`, `User`.
+        password: Password of the user `robot`; None: everyone may pull.
     """
 
     name = "upshot-test/pulled"
@@ -32,40 +32,39 @@ class Registry:
     def __init__(self, tar: bytes, config: dict[str, Any] | None = None, *, password: str | None = None) -> None:
         self._password = password
         layer = gzip.compress(tar, 1)
-        self._blobs = {_digest(layer): layer}
         image = {
-            "architecture": _MACHINES.get(platform.machine(), platform.machine()),
+            "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
             "config": config or {},
             "rootfs": {"type": "layers", "diff_ids": [_digest(tar)]},
         }
-        made = json.dumps(image).encode()
-        self._blobs[_digest(made)] = made
+        image_json = json.dumps(image).encode()
+        self._blobs = {_digest(layer): layer, _digest(image_json): image_json}
         manifest = {
             "schemaVersion": 2,
             "mediaType": _MANIFEST,
-            "config": _part("application/vnd.docker.container.image.v1+json", made),
-            "layers": [_part("application/vnd.docker.image.rootfs.diff.tar.gzip", layer)],
+            "config": _descriptor("application/vnd.docker.container.image.v1+json", image_json),
+            "layers": [_descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", layer)],
         }
         self._manifest = json.dumps(manifest).encode()
         self.digest = _digest(self._manifest)
-        self.asked: list[str] = []  #: paths, in order
-        self.goes_on = asyncio.Event()  #: cleared: layers do not come
-        self.goes_on.set()
+        self.requests: list[str] = []  #: paths, in order
+        self.serves_blobs = asyncio.Event()  #: while it is cleared, requests for layers get no answer
+        self.serves_blobs.set()
         self.port = 0
 
     @property
     def image(self) -> str:
-        """What a job writes as its image."""
+        """Name of the image, as a job writes it."""
         return f"127.0.0.1:{self.port}/{self.name}:1"
 
-    async def is_asked_for_blobs(self) -> bool:
-        """An engine is on its way to pull."""
-        return any("/blobs/" in path for path in self.asked)
+    async def has_blob_request(self) -> bool:
+        """Return whether an engine has begun to pull."""
+        return any("/blobs/" in path for path in self.requests)
 
     async def __aenter__(self) -> Self:
         app = web.Application()
-        app.router.add_get("/v2/{path:.*}", self._answer)
+        app.router.add_get("/v2/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -76,13 +75,14 @@ class Registry:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.goes_on.set()
+        self.serves_blobs.set()
         await self._runner.cleanup()
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _handle(self, request: web.Request) -> web.Response:
         path = request.match_info["path"]
-        self.asked.append(path)
-        if not self._may(request):
+        self.requests.append(path)
+        credentials = base64.b64encode(f"robot:{self._password}".encode()).decode()
+        if self._password is not None and request.headers.get("Authorization") != f"Basic {credentials}":
             return web.json_response(
                 {"errors": [{"code": "UNAUTHORIZED", "message": "authentication required"}]},
                 status=401,
@@ -95,19 +95,15 @@ class Registry:
             headers = {"Docker-Content-Digest": self.digest, "Content-Type": _MANIFEST}
             return web.Response(body=self._manifest, headers=headers)
         if name == self.name and kind == "blobs" and reference in self._blobs:
-            await self.goes_on.wait()
+            await self.serves_blobs.wait()
             return web.Response(body=self._blobs[reference], headers={"Docker-Content-Digest": reference})
         errors = [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]
         return web.json_response({"errors": errors}, status=404)
-
-    def _may(self, request: web.Request) -> bool:
-        expected = base64.b64encode(f"robot:{self._password}".encode()).decode()
-        return self._password is None or request.headers.get("Authorization") == f"Basic {expected}"
 
 
 def _digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def _part(kind: str, content: bytes) -> dict[str, Any]:
-    return {"mediaType": kind, "size": len(content), "digest": _digest(content)}
+def _descriptor(media_type: str, content: bytes) -> dict[str, Any]:
+    return {"mediaType": media_type, "size": len(content), "digest": _digest(content)}

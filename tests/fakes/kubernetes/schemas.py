@@ -1,4 +1,4 @@
-"""Holds what is sent against the schema that Kubernetes publishes; see make_schemas.py."""
+"""Validate objects against the schema that Kubernetes publishes; see make_schemas.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 _PUBLISHED = json.loads(Path(__file__).with_name("schemas.json").read_text())
 
-#: Definitions by `apiVersion/kind`.
+#: Names of definitions, by `apiVersion/kind`.
 NAMES = {
     "batch/v1/Job": "io.k8s.api.batch.v1.Job",
     "v1/Event": "io.k8s.api.core.v1.Event",
@@ -27,29 +27,28 @@ NAMES = {
 def _validator(name: str, *, partial: bool) -> Draft202012Validator:
     definitions = copy.deepcopy(_PUBLISHED["$defs"])
     if partial:
-        _require_nothing(definitions)
+        _make_fields_optional(definitions)
     return Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": definitions})
 
 
-def _require_nothing(schema: Any) -> None:
-    """A patch holds only what it changes."""
+def _make_fields_optional(schema: Any) -> None:
     if isinstance(schema, dict):
         if isinstance(schema.get("required"), list):
             del schema["required"]
         for member in schema.values():
-            _require_nothing(member)
+            _make_fields_optional(member)
 
 
-def problems(kind: str, body: Any, *, partial: bool = False) -> list[str]:
+def schema_errors(kind: str, body: Any, *, partial: bool = False) -> list[str]:
     """
-    What is wrong with an object, as sent; nothing, of a kind that nobody publishes.
+    Return the errors in an object; none for a kind without a published schema.
 
     Args:
         kind: Such as `batch/v1/Job`.
         body: The object.
-        partial: It is a patch.
+        partial: The object is a patch, which contains only what it changes.
     """
     if kind not in NAMES:
         return []
-    found = _validator(NAMES[kind], partial=partial).iter_errors(body)
-    return [f"{'.'.join(map(str, one.absolute_path)) or kind}: {one.message}" for one in found]
+    errors = _validator(NAMES[kind], partial=partial).iter_errors(body)
+    return [f"{'.'.join(map(str, error.absolute_path)) or kind}: {error.message}" for error in errors]
