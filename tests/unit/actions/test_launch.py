@@ -167,7 +167,11 @@ async def test_an_event_without_a_version_can_launch_jobs():
     [
         pytest.param({"image": "evil.example.com/x"}, "image: evil.example.com/x is not allowed", id="image"),
         pytest.param({"image": "ghcr.io/acme/a", "privileged": True}, "privileged: ", id="privileged"),
-        pytest.param({"image": "ghcr.io/acme/a", "resources": {"memory": "8GiB"}}, "8GiB is more than 4GiB", id="much"),
+        pytest.param(
+            {"image": "ghcr.io/acme/a", "resources": {"memory": "8GiB"}},
+            "8GiB is more than the limit of 4GiB",
+            id="memory",
+        ),
         pytest.param({"image": "ghcr.io/acme/a", "queue": "gpu"}, "jobs.yaml declares no queue 'gpu'", id="queue"),
         pytest.param({"image": "ghcr.io/acme/a", "backend": "k8s"}, "declares no backend 'k8s'", id="backend"),
         pytest.param({"image": "ghcr.io/acme/a", "backend": "local"}, "its jobs run on docker", id="another backend"),
@@ -175,11 +179,13 @@ async def test_an_event_without_a_version_can_launch_jobs():
         pytest.param({"queue": "scripts"}, "command: is missing", id="no command"),
         pytest.param(
             {"queue": "scripts", "command": ["ls"], "image": "a"},
-            "in no container; leave it out",
-            id="image, no container",
+            "without a container; leave it out",
+            id="image without a container",
         ),
         pytest.param(
-            {"image": "ghcr.io/acme/a", "mounts": [{"source": "/", "target": "/host"}]}, "root there", id="the machine"
+            {"image": "ghcr.io/acme/a", "mounts": [{"source": "/", "target": "/host"}]},
+            "gives root on the machine",
+            id="root of the machine",
         ),
     ],
 )
@@ -197,7 +203,7 @@ async def test_all_violations_are_reported_at_once():
     with pytest.raises(Refused) as raised:
         await perform({"image": "x", "env": {"T": TOKEN}, "network": "host", "timeout": "2d"}, config=STRICT)
 
-    assert all(place in str(raised.value) for place in ("image: ", "network: ", "timeout: "))
+    assert all(path in str(raised.value) for path in ("image: ", "network: ", "timeout: "))
     assert raised.value.request["env"] == {"T": "{{ secrets.TOKEN }}"}
 
 
