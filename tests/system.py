@@ -156,7 +156,7 @@ class System:
         except httpx.TransportError:
             return False
 
-    # --- what a user does -------------------------------------------------------------------------
+    # --- actions of a user ------------------------------------------------------------------------
 
     def emit(self, name: str, *data: Mapping[str, Any]) -> list[str]:
         """Emit a custom event for each item of `data`, and return their ids."""

@@ -42,7 +42,7 @@ TRICKLE_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class _Behaviour:
-    """What the receiver does with a request in place of the usual response."""
+    """Replaces the usual response to a request."""
 
     respond: Callable[[web.Request], Awaitable[web.StreamResponse]]
     status: int | None = None  #: status of the response; None if there is no valid response

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 MAX_READ = 256
 READ_WAIT_SECONDS = 2.0
-ABANDONED_SECONDS = 60.0  # an entry that a consumer read so long ago and did not acknowledge is taken over
+ABANDONED_SECONDS = 60.0  # an entry that a consumer has not acknowledged for this time is taken over
 # A full executor frees its capacity one by one. Below this capacity the consumer pauses, so that it does not
 # commit events one by one.
 LOW_CAPACITY = 64
@@ -140,7 +140,7 @@ class Relay:
     """
     Publishes accepted events again that the stream lost or never got.
 
-    It does so only when the stream has no unread entry. An event that is still in the stream does not
+    The relay acts only when the stream has no unread entry. An event that is still in the stream does not
     need a second copy.
     """
 

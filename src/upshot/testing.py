@@ -12,7 +12,7 @@ A complete Upshot in memory, for tests of automations and of Upshot itself.
 
     assert [request.json["version"] for request in world.sent] == ["v0", "v0"]
 
-Only what leaves the machine is fake: `world.sent` records the requests, and the test decides the responses.
+Only the network is fake: `world.sent` records the requests, and the test decides the responses.
 Time stands still until the test advances the clock, and nothing happens until `run_until_idle`.
 """
 
@@ -292,7 +292,7 @@ class World:
         self.stream.publish(events)
         return ended
 
-    # --- what happened ----------------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------------
 
     def run_until_idle(self) -> None:
         """Let a new worker do everything that can be done now."""

@@ -171,14 +171,14 @@ def test_events_are_found_by_subject_kind_name_and_mutation(stores):
 
 @pytest.mark.parametrize("cursor", ["", "x", "!!", "AAAA", "ZXZ0XzE", "w7w", "a" * 1000])
 def test_an_invalid_cursor_is_rejected(stores, cursor):
-    """The error says what to pass instead."""
+    """The error names the cursor to pass instead."""
     with pytest.raises(InvalidInput, match="pass the `next` of the previous page"):
         list_events(stores, cursor=cursor)
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\ud800", "x" * 5000, "'; --"])
 def test_a_text_that_no_event_can_have_finds_nothing(stores, text):
-    """Or it is rejected as invalid input. It never causes an error of the database."""
+    """The store may also reject it as invalid input. No error of the database is passed on."""
     stores.accept([event(1)], NOW)
     for query in (
         lambda: stores.events.find(text),

@@ -125,7 +125,7 @@ def test_an_admitted_execution_can_be_found(stores):
                 "webhook",
                 state=ExecutionState.FAILED,
                 reason="404",
-                attempts=3,
+                attempt_count=3,
                 failures=2,
                 losses=1,
                 continued=True,
@@ -176,7 +176,7 @@ def test_an_expired_lease_can_be_claimed(stores):
 
 
 def test_a_waiting_execution_is_claimed_when_it_is_due(stores):
-    """It cannot be claimed earlier. The claim names no previous worker."""
+    """The claim names no previous worker. Before the due time there is no claim."""
     admit(stores, waiting(due_at=LATER))
     assert stores.executions.claim(["exe_1"], worker_id="w2", now=NOW, until=LATER) == ()
     (claim,) = stores.executions.claim(["exe_1", "exe_none"], worker_id="w2", now=LATER, until=MUCH_LATER)
@@ -304,7 +304,7 @@ def test_only_the_owner_of_a_lease_can_renew_it(stores):
 
 
 def test_a_due_or_lost_execution_is_taken_again_if_no_worker_claims_it(stores):
-    """It is not taken again at once. Later it is taken with a mark that workers were notified before."""
+    """The second time comes only after a while, and the result says that workers were notified before."""
     stores.accept("evt_2", "evt_3")
     admit(
         stores,

@@ -110,7 +110,7 @@ async def test_a_stream_is_drained_when_no_entry_is_unread(transport):
 
 
 def test_publishing_to_a_redis_that_is_down_returns_false(redis_server):
-    """It raises nothing, because a mutation succeeds whatever Redis does."""
+    """`publish` raises nothing, because a mutation succeeds whatever Redis does."""
     publisher = RedisPublisher(redis_server.url)
     redis_server.kill()
     assert publisher.publish([EVENT]) is False
@@ -119,7 +119,7 @@ def test_publishing_to_a_redis_that_is_down_returns_false(redis_server):
 
 
 def test_a_redis_that_hangs_delays_one_caller_by_one_timeout(redis_server):
-    """All other callers go on at once. Publishing succeeds again when Redis answers."""
+    """All other callers continue at once. Publishing succeeds again when Redis answers."""
     publisher = RedisPublisher(redis_server.url)
     assert publisher.publish([EVENT])
     redis_server.pause()
@@ -167,7 +167,7 @@ async def test_the_stream_is_unavailable_while_redis_is_down(redis_server, redis
 
 
 async def test_an_entry_of_another_program_is_read_as_unreadable(redis_server, redis_transport):
-    """It is acknowledged like the others, and does not block them."""
+    """The entry is acknowledged like the others, and does not block them."""
     with redis.Redis.from_url(redis_server.url) as client:
         client.xadd("upshot:events", {"event": "{not json"})
         client.xadd("upshot:events", {"something": "else"})

@@ -1,4 +1,4 @@
-"""A step that waits for a job. No worker holds the execution, which goes on with the outputs of the job."""
+"""A step that waits for a job. No worker holds the execution, which continues with the outputs of the job."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_execution_waits_for_its_job_without_a_due_time(world):
 
 
 def test_later_steps_read_the_outputs_of_a_job(world):
-    """`steps.ID.outputs` has what the job wrote, and the step has one receipt."""
+    """`steps.ID.outputs` has the outputs of the job, and the step has one receipt."""
     world.finish_job(outputs={"accuracy": 0.95})
     world.run_until_idle()
 
@@ -95,7 +95,7 @@ def test_a_failed_job_fails_its_step(world):
 
 
 def test_a_retry_by_a_user_creates_another_job(world):
-    """It has its own id, and the old job keeps its state."""
+    """The new job has its own id, and the old job keeps its state."""
     world.finish_job(failure=FailureKind.OUT_OF_MEMORY, reason="it ran out of memory")
     world.run_until_idle()
     world.retry(world.execution().id)
@@ -124,7 +124,7 @@ def test_cancelling_an_execution_stops_its_job(world):
     ],
 )
 def test_a_template_cannot_use_the_value_of_a_secret_of_a_job(template):
-    """The value is filled in later. To go on with its placeholder would fail silently."""
+    """The value is filled in later. To continue with its placeholder would fail silently."""
     world = World(secrets={"HF_TOKEN": "hf-secret"})
     world.apply(EVALUATE.replace("Bearer {{ secrets.HF_TOKEN }}", template))
     world.link(alias="candidate")

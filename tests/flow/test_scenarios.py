@@ -283,7 +283,7 @@ steps:
 
 
 def test_a_user_retries_a_failed_execution(world):
-    """It continues from the failed step, with the same delivery id."""
+    """The execution continues from the failed step, with the same delivery id."""
     world.respond("https://deploy.example.com", status=403, times=1)
     world.link(alias="production")
     world.run_until_idle()
@@ -333,7 +333,7 @@ def test_a_lost_stream_loses_no_event(world):
 
 
 def test_an_automation_that_is_not_enabled_does_nothing(world):
-    """It is loaded, but answers no event."""
+    """The automation is loaded, but answers no event."""
     world.replace(DEPLOY + "enabled: false\n")
     world.link(alias="production")
     world.run_until_idle()
@@ -367,7 +367,7 @@ steps:
 
 
 def test_without_a_body_the_event_itself_is_sent(world):
-    """It is sent as a structured CloudEvent, and signed if there is a secret."""
+    """The request has a structured CloudEvent, and is signed if there is a secret."""
     world.apply("""
 name: plain
 on: {alias-added: {registry: model, alias: staging}}

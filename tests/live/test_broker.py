@@ -32,7 +32,7 @@ def slow_worker(redis_server: Redis, tmp_path: Path) -> Iterator[tuple[subproces
 def test_a_busy_worker_survives_a_restart_of_its_broker(
     redis_server: Redis, slow_worker: tuple[subprocess.Popen[bytes], ReadOutput]
 ) -> None:
-    """It holds messages while Redis is down, reconnects, and takes later messages, all in the same process."""
+    """The worker holds messages while Redis is down, reconnects, and takes later messages in the same process."""
     process, read_output = slow_worker
     notifier = CeleryNotifier(make_app(redis_server.url))
     until(lambda: "started" in read_output(), "the worker has started")
@@ -44,5 +44,5 @@ def test_a_busy_worker_survives_a_restart_of_its_broker(
     until(lambda: process.poll() is not None or "Connection to broker lost" in read_output(), "the worker notices")
     redis_server.start()
     until(lambda: notifier.notify_executions([ExecutionId("afterwards")]), "the broker takes messages again")
-    until(lambda: "busy afterwards" in read_output(), "the worker goes on")
+    until(lambda: "busy afterwards" in read_output(), "the worker continues")
     assert process.poll() is None

@@ -153,7 +153,7 @@ def test_a_redis_that_hangs(system: System, redis_server: Redis, receivers: Rece
 
 
 def test_a_stopped_worker_releases_what_is_in_flight(system: System, receivers: Receivers) -> None:
-    """After SIGTERM it finishes what it can, and another worker does the rest. Nothing arrives twice."""
+    """After SIGTERM the worker finishes what it can, and another worker does the rest. Nothing arrives twice."""
     receivers.delay(0.2, path="/hook")
     system.start_worker()
     emit_all(system)
@@ -166,7 +166,7 @@ def test_a_stopped_worker_releases_what_is_in_flight(system: System, receivers: 
 def test_a_busy_worker_survives_a_restart_of_the_broker(
     system: System, redis_server: Redis, receivers: Receivers
 ) -> None:
-    """A worker with tasks in progress goes on in the same process."""
+    """A worker with tasks in progress continues in the same process."""
     receivers.fail_times(DELIVERIES, 503, path="/hook")
     system.start_worker()
     emit_all(system)

@@ -1,5 +1,5 @@
 """
-A worker is killed at each step of an execution, and another one goes on from there.
+A worker is killed at each step of an execution, and another one continues from there.
 
 The test stops the worker at a step from outside. A receiver that does not respond stops it during a request, and a
 lock that the test holds in the database stops it before a commit.
@@ -159,7 +159,7 @@ def test_kill_between_reading_and_committing(system: System, redis_server: Redis
 
 
 def test_kill_during_a_request(system: System, receivers: Receivers) -> None:
-    """The first attempt is ambiguous, because the request may have arrived. It is sent again with the same id."""
+    """The first attempt is ambiguous, because the request may have arrived. The second request has the same id."""
     receivers.misbehave("hang", path="/first", times=1)
     system.start_worker()
     system.emit("made", {})

@@ -36,7 +36,7 @@ _PROTOCOL = 2  # RESP2: the shape of XREADGROUP's reply differs between versions
 _CONNECT_SECONDS = 2.0
 _RESPONSE_SECONDS = 2.0
 # After a failure, nothing is published for this time, or for as long as the failure took. The relay publishes
-# what is accepted meanwhile.
+# events that are accepted meanwhile.
 _HOLD_OFF_SECONDS = 0.5
 _REDIS_ERRORS = (redis.RedisError, OSError, TimeoutError)
 
@@ -116,7 +116,7 @@ class RedisPublisher(EventPublisher):
             now = stopwatch()
             if now < self._held_off_until:
                 return False
-            self._held_off_until = now + _CONNECT_SECONDS + _RESPONSE_SECONDS  # this caller tries; the others go on
+            self._held_off_until = now + _CONNECT_SECONDS + _RESPONSE_SECONDS  # this caller tries; the others continue
             return True
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Stage 4: carries out executions. Claims a lease, renders, acts, stores a receipt and decides what comes next."""
+"""Stage 4: carries out executions. Claims a lease, renders, acts, stores a receipt and decides the next state."""

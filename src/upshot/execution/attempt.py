@@ -68,7 +68,7 @@ class ClaimedExecution:
 
 @dataclass(frozen=True, slots=True)
 class ExecutorContext:
-    """What every attempt of a worker uses."""
+    """The objects that every attempt of a worker uses."""
 
     worker_id: WorkerId
     action_context: ActionContext
@@ -85,7 +85,7 @@ class Attempt:
     Args:
         claimed: The leased execution.
         record: The step to perform.
-        context: What every attempt uses.
+        context: Objects that every attempt uses.
     """
 
     def __init__(self, claimed: ClaimedExecution, record: StepRecord, context: ExecutorContext) -> None:
@@ -148,7 +148,7 @@ class Attempt:
                 f"not finished after {limit:g} s; the step's timeout is {call.timeout_seconds:g} s"
             ) from error
 
-    # --- what the action gets ---------------------------------------------------------------------
+    # --- the call of the action -------------------------------------------------------------------
 
     def _template_context(self) -> Mapping[str, Any]:
         failed = transitions.failed_step(self._execution)

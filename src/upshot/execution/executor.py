@@ -37,7 +37,7 @@ class Executor:
     The executor of one worker.
 
     Args:
-        context: What every attempt uses.
+        context: Objects that every attempt uses.
         executions: Stores executions.
         events: Stores events.
         recorder: Writes results. Its `run` must run beside the executor.
@@ -155,7 +155,7 @@ class Executor:
             log.error("execution.crashed", execution=execution_id, exc_info=error)
 
     async def stop(self, *, within_seconds: float) -> None:
-        """Start nothing more. Finish what is in flight within that time, and release the rest."""
+        """Start nothing more. Finish the attempts in flight within that time, and release the rest."""
         self._stopping = True
         tasks = list(self._in_progress.values())
         if tasks:

@@ -13,7 +13,7 @@ def wait_before_next(policy: RetryPolicy, *, failures: int, error: ActionError, 
     Compute the delay before the next attempt.
 
     Waits double from `first_seconds` up to `cap_seconds`. The upper half of each wait is random, so
-    that a thousand executions that failed together do not all come back together.
+    that a thousand executions that failed together are not retried at the same moment.
 
     Args:
         policy: The step's retry policy.

@@ -12,7 +12,7 @@ from upshot.ports.executions import Due, ExecutionStore
 from upshot.ports.messaging import Notifier
 
 NOTIFY_BATCH = 100  # ids in one Celery task
-# If no worker has claimed an execution so long after its notification, the sweeper's own worker executes it.
+# If no worker claims an execution within this time after its notification, the sweeper's own worker executes it.
 UNANSWERED_SECONDS = 5.0
 
 
@@ -23,7 +23,7 @@ class Sweeper:
     Args:
         executor: The executor of this worker.
         executions: Stores executions.
-        notifier: Notifies any worker. If the broker is down, this worker executes what it found.
+        notifier: Notifies any worker of due executions. If the broker is down, this worker executes them itself.
         clock: Returns the current time.
         run_in_thread: Runs blocking calls.
         after_outage: Pause after the database was unavailable. Leases have expired meanwhile whose workers

@@ -127,7 +127,7 @@ def next_step(execution: Execution) -> StepRecord | None:
 def step_succeeded(
     execution: Execution, record: StepRecord, *, outputs: Mapping[str, Any], started_at: datetime, now: datetime
 ) -> Execution:
-    """Store the outputs and go on with the next step."""
+    """Store the outputs and continue with the next step."""
     succeeded = replace(
         record,
         state=ExecutionState.SUCCEEDED,
@@ -141,7 +141,7 @@ def step_succeeded(
 
 
 def step_skipped(execution: Execution, record: StepRecord, *, reason: str, now: datetime) -> Execution:
-    """Skip a step whose `if` is false, and go on with the next step."""
+    """Skip a step whose `if` is false, and continue with the next step."""
     return _advance(execution, replace(record, state=ExecutionState.SKIPPED, reason=reason, finished_at=now), now)
 
 
@@ -244,7 +244,7 @@ def fail_without_attempt(execution: Execution, *, reason: str, now: datetime) ->
     return _end(execution, ExecutionState.FAILED, reason=reason, steps=steps, now=now)
 
 
-# --- what users do -------------------------------------------------------------------------------
+# --- actions of users ----------------------------------------------------------------------------
 
 
 def retry_by_user(execution: Execution, now: datetime) -> Execution:

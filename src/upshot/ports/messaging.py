@@ -1,4 +1,4 @@
-"""What goes through Redis: the stream of events, and the notifications of workers."""
+"""Messages through Redis: the stream of events, and the notifications of workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StreamEntry:
     """An entry as the consumer group reads it."""
 
     entry_id: str
-    event: Event | None  #: None if the entry is unreadable; it is acknowledged all the same
+    event: Event | None  #: None if the entry is unreadable; it is acknowledged like the others
 
 
 class EventStream(Protocol):
@@ -34,7 +34,7 @@ class EventStream(Protocol):
         ...
 
     async def take_over(self, *, idle_seconds: float, limit: int) -> tuple[StreamEntry, ...]:
-        """Return entries that another consumer read at least so long ago and did not acknowledge."""
+        """Return entries that another consumer has read but not acknowledged for at least this time."""
         ...
 
     async def acknowledge(self, entries: Sequence[StreamEntry]) -> None:

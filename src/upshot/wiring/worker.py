@@ -13,7 +13,6 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import Action, ActionContext
 from upshot.adapters.egress import GuardedEgress
 from upshot.adapters.redis import RedisEventStream, RedisPublisher
-from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.installation import SqlInstallation
@@ -64,7 +63,6 @@ class WorkerDependencies:
     worker_id: WorkerId
     redis_url: str
     clock: Clock
-    database: Database
     executions: SqlExecutions
     events: SqlEvents
     workers: SqlWorkers
@@ -185,7 +183,6 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         worker_id=worker_id,
         redis_url=url,
         clock=clock,
-        database=database,
         executions=SqlExecutions(database),
         events=SqlEvents(database),
         workers=SqlWorkers(database),

@@ -5,5 +5,5 @@ A worker process: Celery in the main thread (`process`), and our event loop in a
     sweeper ───────────┴─► Executor.execute ─► claim ─┐
     stream ─► Consumer ──► Executor.start ────────────┴─► render ─► act ─► record
 
-The event loop goes on while the broker is down. Celery and the consumer reconnect independently.
+The event loop continues while the broker is down. Celery and the consumer reconnect independently.
 """

@@ -59,7 +59,7 @@ class ExecutorThread:
     Runs the worker's event loop in its own thread.
 
     Args:
-        worker_loop: What runs on the event loop.
+        worker_loop: Runs on the event loop.
         stop_seconds: How long a stop may take.
     """
 

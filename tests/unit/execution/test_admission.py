@@ -24,7 +24,7 @@ def world() -> World:
 
 
 def test_an_if_that_cannot_be_evaluated_fails_its_execution(world):
-    """The execution says why. Other automations answer the event all the same."""
+    """The execution says why. Other automations still answer the event."""
     world.apply(OTHER.replace("name: other", "name: misspelt\nif: version.metadata.acuracy > 1"))
 
     world.link(alias="production")

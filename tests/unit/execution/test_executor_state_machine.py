@@ -80,7 +80,7 @@ class ExecutorMachine(RuleBasedStateMachine):
             async def step() -> None:
                 if next(remaining, None) is None:
                     died.set()
-                    await asyncio.Future()  # the worker never goes on
+                    await asyncio.Future()  # the worker never continues
 
             self.workers += 1
             worker = Worker(self.world, f"mortal-{self.workers}", step)
@@ -92,7 +92,7 @@ class ExecutorMachine(RuleBasedStateMachine):
 
     @rule(new=st.integers(0, 2), steps=st.integers(1, 20), seconds=st.sampled_from([2, 45]))
     def work_and_pause(self, new: int, steps: int, seconds: float) -> None:
-        """Pause a worker at one of its steps while another one works, then let it go on."""
+        """Pause a worker at one of its steps while another one works, then let it continue."""
         self.emit(new)
 
         async def run() -> None:
@@ -204,7 +204,7 @@ class ExecutorMachine(RuleBasedStateMachine):
                 assert set(range(1, step.attempt_count + 1)) <= set(attempts[step.id])
 
     def teardown(self) -> None:
-        """Recover from all faults. Then every accepted event is answered, and what succeeded has arrived."""
+        """Recover from all faults. Then every event is answered, and the requests of succeeded executions arrived."""
         self.world.stream.is_down = self.world.notifier.is_down = False
         self.world.egress.reset()
         for _ in range(30):
@@ -234,7 +234,7 @@ TestExecutor.settings = settings(max_examples=100, stateful_step_count=30, deadl
 
 @pytest.mark.parametrize("steps", range(1, 15))
 def test_a_worker_that_was_paused_past_its_lease_cannot_write(steps):
-    """Wherever it was paused, what the other worker has finished stays finished."""
+    """Executions that the other worker has finished stay finished, wherever the first one was paused."""
     machine = ExecutorMachine()
     machine.work_and_pause(new=1, steps=steps, seconds=45)
     machine.no_worker_leaves_a_final_state()
@@ -244,7 +244,7 @@ def test_a_worker_that_was_paused_past_its_lease_cannot_write(steps):
 
 @pytest.mark.parametrize("steps", range(1, 15))
 def test_another_worker_finishes_the_work_of_a_dead_one(steps):
-    """Wherever the worker died, another one finishes what it had accepted."""
+    """All accepted events are answered, wherever the worker died."""
     machine = ExecutorMachine()
     machine.work_and_die(new=1, steps=steps)
     machine.every_attempt_has_a_receipt()

@@ -69,7 +69,7 @@ async def record(executions: Executions, *execution_ids: str) -> list[bool]:
     running = asyncio.create_task(recorder.run())
     updates = [recorder.record(update(execution_id), make_event()) for execution_id in execution_ids]
     accepted = await asyncio.wait_for(asyncio.gather(*updates), 10)
-    assert not running.done(), "the recorder must go on with later updates"
+    assert not running.done(), "the recorder must continue with later updates"
     running.cancel()
     return accepted
 

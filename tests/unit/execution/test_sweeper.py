@@ -69,7 +69,7 @@ async def test_a_worker_executes_what_no_worker_claims_after_its_notification(wo
 
 
 def test_without_a_broker_the_worker_executes_what_is_due(world):
-    """Celery only notifies. The database holds what is due."""
+    """Celery only notifies workers. The due times are in the database."""
     world.notifier.is_down = True
     world.run_until_idle()
     assert world.execution().state == "succeeded"

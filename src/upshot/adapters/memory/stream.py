@@ -16,7 +16,7 @@ class MemoryStream(EventPublisher, EventStream):
     """
     `EventPublisher` and `EventStream` of one consumer group, in memory.
 
-    A read never waits, so that a test that reads an empty stream goes on. `is_down = True` makes it behave
+    A read never waits, so that a test that reads an empty stream continues. `is_down = True` makes it behave
     like a Redis that does not answer. `flush` removes everything, like a Redis that lost its disk.
     """
 

@@ -28,7 +28,7 @@ class BulkStatement:
     Args:
         table: The table of the rows.
         columns: Names of the columns that every row has. The other columns of a new row are null.
-        on_conflict: Adds what happens to a row whose key exists.
+        on_conflict: Adds the clause for a row whose key exists.
     """
 
     def __init__(self, table: sa.Table, columns: Sequence[str], on_conflict: Callable[[Insert], Insert]) -> None:

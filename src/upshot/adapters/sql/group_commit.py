@@ -122,7 +122,7 @@ class GroupCommit:
                     try:
                         with connection.begin_nested():
                             request.result = request.work(connection)
-                    except Exception as error:  # noqa: BLE001 - the caller handles it; the rest of the group goes on
+                    except Exception as error:  # noqa: BLE001 - the caller handles it; the rest of the group continues
                         request.error = error
         except BaseException as error:  # noqa: BLE001 - nothing of the group was committed, and every caller must know
             for request in group:
@@ -131,7 +131,7 @@ class GroupCommit:
     @contextmanager
     def _file_locked(self) -> Iterator[None]:
         """
-        Hold the file lock, or go on without it after the timeout.
+        Hold the file lock, or continue without it after the timeout.
 
         A process that is stopped while it holds the lock must not block all others, and a file system may
         not support locks. SQLite's own lock, whose waiting is bounded, decides in these cases.
