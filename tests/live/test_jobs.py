@@ -1,4 +1,4 @@
-"""Container jobs on a real engine, whatever happens to workers, engines and queues."""
+"""Container jobs on a real engine, with workers and engines that fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.docker_engines import HOW_TO, EngineApi, busybox_image, find_engine
-from tests.live.tcp_proxy import EngineDoor
+from tests.live.engine_proxy import EngineProxy
 from tests.system import System
 from tests.waiting import until
 
@@ -47,12 +47,12 @@ steps:
 
 
 def automation(name: str, script: str, *, queue: str = "default", timeout: str = "5m") -> str:
-    """One step that runs a script, and one that tells of it."""
+    """Return an automation with a step that runs a script, and a step that emits its outputs."""
     return AUTOMATION.format(name=name, script=script, queue=queue, timeout=timeout)
 
 
 QUICK = automation("quick", 'echo \'{\\"said\\": \\"it\\"}\' > /upshot/output/outputs.json')
-LONG = automation("long", "echo begun; exec sleep 600")
+LONG = automation("long", "echo started; exec sleep 600")
 BRIEF = automation("brief", "exec sleep 600", timeout="3s")
 NARROW = automation("narrow", "exec sleep 0.3", queue="narrow")
 GPU = automation("gpu", "true", queue="gpu-a100")
@@ -61,7 +61,7 @@ ALL = f"{QUICK}\n---\n{LONG}\n---\n{BRIEF}\n---\n{NARROW}\n---\n{GPU}"
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[EngineApi]:
-    """The machine's engine."""
+    """Yield the engine of this machine."""
     api = find_engine()
     if api is None:
         if os.environ.get("CI"):
@@ -73,26 +73,26 @@ def engine() -> Iterator[EngineApi]:
 
 @pytest.fixture(scope="module")
 def image(engine: EngineApi) -> Iterator[str]:
-    """A small image with a shell."""
+    """Yield the name of a small image that has a shell."""
     with busybox_image(engine) as name:
         yield name
 
 
 @pytest.fixture
-def door(tmp_path: Path) -> Iterator[EngineDoor]:
+def proxy(tmp_path: Path) -> Iterator[EngineProxy]:
     """Between the workers and the engine."""
-    door = EngineDoor(tmp_path / "engine.sock")
-    yield door
-    door.shut()
+    proxy = EngineProxy(tmp_path / "engine.sock")
+    yield proxy
+    proxy.stop()
 
 
 @pytest.fixture
 def system(
-    make_system: Callable[..., System], database_url: str | None, door: EngineDoor, image: str, tmp_path: Path
+    make_system: Callable[..., System], database_url: str | None, proxy: EngineProxy, image: str, tmp_path: Path
 ) -> System:
-    """A web process, and automations whose jobs are small."""
+    """Start a web process, with automations that launch small jobs."""
     jobs_file = tmp_path / "jobs.yaml"
-    jobs_file.write_text(JOBS.format(host=door.url))
+    jobs_file.write_text(JOBS.format(host=proxy.url))
     system = make_system(
         database_url=database_url,
         automations={"jobs.yaml": ALL.replace("IMAGE", image)},
@@ -107,68 +107,68 @@ def system(
 
 
 @pytest.fixture(autouse=True)
-def _clean(system: System) -> Iterator[None]:
-    """Nothing of ours stays on the engine."""
+def _remove_containers(system: System) -> Iterator[None]:
+    """Leave no containers on the engine."""
     yield
     for job in jobs(system):
         for name in containers(job["id"], "--all"):
-            # Its worker may be about to remove it, too.
+            # The command may fail, because the worker removes the container at the same time.
             subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True, check=False)
 
 
-# --- what a test asks ------------------------------------------------------------------------------
+# --- helpers ---------------------------------------------------------------------------------------
 
 
 def docker(*words: str) -> str:
-    """What the engine's own command says."""
+    """Run the engine's command-line client, and return its output."""
     return subprocess.run(["docker", *words], capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def containers(job: str, *words: str) -> list[str]:
-    """Names of the job's containers: those that run, or `--all`."""
-    found = docker("ps", *words, "--filter", f"label=upshot.job={job}", "--format", "{{.Names}}")
+def containers(job_id: str, *options: str) -> list[str]:
+    """Return the names of the job's running containers, or with `--all`, of all its containers."""
+    found = docker("ps", *options, "--filter", f"label=upshot.job={job_id}", "--format", "{{.Names}}")
     return found.split()
 
 
 class Starts:
-    """How often the engine started each job; listened to from the beginning, for it remembers its last 256 events."""
+    """Counts how often the engine started each job, from its events. The engine stores only the last 256 events."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def of(self, job: str) -> int:
-        """So often, until now."""
-        return self._path.read_text().split().count(job)
+    def of(self, job_id: str) -> int:
+        """Return how often the job was started."""
+        return self._path.read_text().split().count(job_id)
 
 
 @pytest.fixture
 def starts(tmp_path: Path) -> Iterator[Starts]:
-    """Counts, from before the first."""
+    """Yield a counter that has listened from the beginning."""
     path = tmp_path / "starts"
-    wanted = ("--filter", "event=start", "--filter", "label=upshot.job", "--since", f"{time.time() - 1:.3f}")
-    shown = ("--format", '{{index .Actor.Attributes "upshot.job"}}')
+    filters = ("--filter", "event=start", "--filter", "label=upshot.job", "--since", f"{time.time() - 1:.3f}")
+    output_format = ("--format", '{{index .Actor.Attributes "upshot.job"}}')
     with path.open("wb") as output:
-        listening = subprocess.Popen(["docker", "events", *wanted, *shown], stdout=output)
+        listening = subprocess.Popen(["docker", "events", *filters, *output_format], stdout=output)
     yield Starts(path)
     listening.kill()
     listening.wait()
 
 
 def jobs(system: System, **query: str) -> list[dict[str, Any]]:
-    """Jobs, newest first."""
+    """Return all jobs, newest first."""
     found: list[dict[str, Any]] = system.api.get("/jobs", params={"limit": "200", **query}).json()["items"]
     return found
 
 
 def one_job(system: System, **query: str) -> dict[str, Any]:
-    """The only job there is."""
-    (found,) = until(lambda: jobs(system, **query), "the job is there")
-    shown: dict[str, Any] = system.api.get(f"/jobs/{found['id']}").json()
-    return shown
+    """Wait until there is a job, and return it with all details."""
+    (found,) = until(lambda: jobs(system, **query), "the job exists")
+    detail: dict[str, Any] = system.api.get(f"/jobs/{found['id']}").json()
+    return detail
 
 
 def job_in(system: System, *states: str) -> dict[str, Any]:
-    """The only job, as soon as it stands so."""
+    """Wait until the only job has one of these states, and return it."""
 
     def look() -> dict[str, Any] | None:
         job = one_job(system)
@@ -178,7 +178,7 @@ def job_in(system: System, *states: str) -> dict[str, Any]:
 
 
 def execution_in(system: System, *states: str) -> dict[str, Any]:
-    """The only execution of a job, as soon as it stands so."""
+    """Wait until the only execution has one of these states, and return it."""
 
     def look() -> dict[str, Any] | None:
         (found,) = system.executions()
@@ -187,54 +187,56 @@ def execution_in(system: System, *states: str) -> dict[str, Any]:
     return until(look, f"the execution is {' or '.join(states)}")
 
 
-# --- stories ---------------------------------------------------------------------------------------
+# --- tests -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("place", "answer"),
+    ("request_line", "response"),
     [
-        pytest.param(r"^POST \S+/containers/create", False, id="before it is made"),
-        pytest.param(r"^PUT \S+/archive", False, id="between made and filled"),
-        pytest.param(r"^POST \S+/start", False, id="between filled and started"),
-        pytest.param(r"^POST \S+/start", True, id="between started and recorded"),
+        pytest.param(r"^POST \S+/containers/create", False, id="before the container is created"),
+        pytest.param(r"^PUT \S+/archive", False, id="before its files are copied"),
+        pytest.param(r"^POST \S+/start", False, id="before it is started"),
+        pytest.param(r"^POST \S+/start", True, id="before the response to the start"),
     ],
 )
-def test_a_worker_killed_while_it_starts_a_job_neither_loses_nor_doubles_it(system, door, starts, place, answer):
-    """Killed with -9 between create and start, and wherever else: one container runs, once."""
+def test_a_worker_killed_while_it_starts_a_job_neither_loses_nor_repeats_it(
+    system, proxy, starts, request_line, response
+):
+    """The worker is killed with -9 between the requests of a start. One container runs, once."""
     system.start_worker("first")
-    with door.holding(place, answer=answer):
+    with proxy.hold(request_line, response=response):
         system.emit("quick", {})
-        until(door.held.is_set, "the worker has come so far")
+        until(proxy.is_holding.is_set, "the worker sends the request")
         system.kill("first")
 
     system.start_worker("second")
     job = job_in(system, "succeeded", "failed")
 
-    assert (job["state"], job["attempt"], job["outputs"]) == ("succeeded", 1, {"said": "it"})
+    assert (job["state"], job["attempt"], job["outputs"]) == ("succeeded", 1, {"answer": "it"})
     assert starts.of(job["id"]) == 1
     execution_in(system, "succeeded")
     until(lambda: not containers(job["id"], "--all"), "the container is removed")
 
 
 def test_a_job_runs_on_while_its_worker_is_replaced(system, starts):
-    """The next worker follows what runs; the log goes on, and nothing is started again."""
+    """The next worker adopts it and continues its log. Its container is not started again."""
     system.start_worker("first")
     system.emit("long", {})
     job = job_in(system, "running")
     system.kill("first")
     system.start_worker("second")
-    until(lambda: "job.taken_up" in system.log("second"), "the second worker follows it")
+    until(lambda: "job.adopted" in system.log("second"), "the second worker adopts the job")
     assert containers(job["id"])
 
     system.api.post(f"/jobs/{job['id']}/cancel").raise_for_status()
     job = job_in(system, "cancelled")
 
     assert starts.of(job["id"]) == 1
-    assert "begun" in system.api.get(f"/jobs/{job['id']}/log").text
+    assert "started" in system.api.get(f"/jobs/{job['id']}/log").text
 
 
-def test_a_time_out_holds_though_every_worker_was_down(system):
-    """Whoever comes back finds it overdue and ends it; the step fails with that reason."""
+def test_a_timeout_applies_even_if_all_workers_were_down(system):
+    """The next worker stops the job, and the step fails with that reason."""
     system.start_worker("first")
     system.emit("brief", {})
     job = job_in(system, "running")
@@ -250,7 +252,7 @@ def test_a_time_out_holds_though_every_worker_was_down(system):
 
 
 def test_cancelling_an_execution_stops_its_container(system):
-    """Signal, grace, kill; the job says why it ended."""
+    """The container gets a signal and a grace period. The reason of the job names the execution."""
     system.start_worker()
     system.emit("long", {})
     job = job_in(system, "running")
@@ -263,34 +265,34 @@ def test_cancelling_an_execution_stops_its_container(system):
     until(lambda: not containers(job["id"], "--all"), "the container is removed")
 
 
-def test_an_engine_that_is_gone_for_too_long_loses_its_job_and_is_cleared_when_it_is_back(system, door):
-    """The job fails with that reason after its tries; nothing of it runs on unseen."""
+def test_a_long_outage_of_the_engine_loses_the_job(system, proxy):
+    """The job is attempted again, and the container of the first attempt is removed when the engine is back."""
     system.start_worker()
     system.emit("long", {})
     job = job_in(system, "running")
 
-    door.shut()
-    lost = until(lambda: (now := one_job(system))["state"] == "queued" and now, "the try is given up")
-    door.open()
+    proxy.stop()
+    lost = until(lambda: (now := one_job(system))["state"] == "queued" and now, "the attempt has ended")
+    proxy.start()
     again = job_in(system, "running")
 
     assert "engine" in lost["reason"]
     assert again["attempt"] == 2
-    until(lambda: len(containers(job["id"], "--all")) == 1, "what the first try left is removed")
+    until(lambda: len(containers(job["id"], "--all")) == 1, "the container of the first attempt is removed")
     system.api.post(f"/jobs/{job['id']}/cancel").raise_for_status()
     job_in(system, "cancelled")
 
 
-def test_a_short_outage_of_the_engine_changes_nothing(system, door, starts):
-    """The job runs on, and is followed when the engine answers again."""
+def test_a_short_outage_of_the_engine_changes_nothing(system, proxy, starts):
+    """The job runs on, and is supervised again after the outage."""
     system.start_worker()
     system.emit("long", {})
     job = job_in(system, "running")
 
-    door.shut()
-    until(lambda: "engine.away" in system.log("worker"), "the worker has noticed")
-    door.open()
-    until(lambda: system.log("worker").count("engine.reached") > 1, "the engine is reached again")
+    proxy.stop()
+    until(lambda: "engine.unreachable" in system.log("worker"), "the worker notices the outage")
+    proxy.start()
+    until(lambda: system.log("worker").count("engine.reachable") > 1, "the worker reaches the engine again")
     system.api.post(f"/jobs/{job['id']}/cancel").raise_for_status()
 
     assert job_in(system, "cancelled")["attempt"] == 1
@@ -298,13 +300,15 @@ def test_a_short_outage_of_the_engine_changes_nothing(system, door, starts):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # the claims of both: tests/contract
-def test_a_hundred_jobs_keep_to_a_limit_of_four(system, starts):
-    """Two workers take them; those that wait say their place; all of them run, each once."""
+@pytest.mark.parametrize(
+    "database_url", ["postgresql"], indirect=True
+)  # tests/contract tests the claims on both databases
+def test_a_hundred_jobs_respect_a_limit_of_four(system, starts):
+    """Two workers claim them. Waiting jobs show their position, and each job runs once."""
     system.start_worker("first", UPSHOT_MACHINE="m1")
     system.start_worker("second", UPSHOT_MACHINE="m2")
     system.emit("narrow", *({"number": number} for number in range(100)))
-    until(lambda: len(jobs(system, state="queued")) > 50, "they are queued")
+    until(lambda: len(jobs(system, state="queued")) > 50, "the jobs are queued")
     waiting = system.api.get(f"/jobs/{jobs(system, state='queued')[0]['id']}").json()
     assert "narrow" in json.dumps(waiting["wait_reason"])
 
@@ -313,18 +317,18 @@ def test_a_hundred_jobs_keep_to_a_limit_of_four(system, starts):
     def all_done() -> bool:
         nonlocal most
         found = docker("ps", "--filter", "label=upshot.installation", "--format", '{{.Label "upshot.job"}}').split()
-        ours = {job["id"] for job in jobs(system)}
-        most = max(most, len(ours.intersection(found)))
+        own = {job["id"] for job in jobs(system)}
+        most = max(most, len(own.intersection(found)))
         return len(jobs(system, state="succeeded")) == 100
 
-    until(all_done, "all have run", seconds=200)
+    until(all_done, "all jobs have run", seconds=200)
 
     assert 2 <= most <= 4
     assert all(starts.of(job["id"]) == 1 for job in jobs(system))
 
 
-def test_a_worker_of_a_queue_takes_only_that(system):
-    """Until it comes the job says what it waits for; other queues' jobs are not for it."""
+def test_a_worker_takes_only_the_jobs_of_its_queues(system):
+    """Without a worker for its queue, a job says that it waits for one."""
     system.start_worker("plain", UPSHOT_QUEUES="events,default")
     system.emit("gpu", {})
     job = until(lambda: (found := jobs(system)) and found[0], "the job is queued")
