@@ -3,7 +3,7 @@ FROM python:3.13-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/upshot
 WORKDIR /build
-# The lock first: a change of our code does not install the dependencies again.
+# Copy the lock file first, so that a change of the code does not install the dependencies again.
 COPY requirements/upshot.lock requirements/
 RUN /opt/upshot/bin/pip install -r requirements/upshot.lock
 COPY pyproject.toml README.md LICENSE ./
@@ -16,7 +16,7 @@ FROM python:3.13-slim
 LABEL org.opencontainers.image.title="Upshot" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/upshot /opt/upshot
-# A fixed number, so that volumes can be given to it: chown 10001 /srv/upshot
+# The uid is fixed, so that you can change the owner of a volume: chown 10001 /srv/upshot
 RUN useradd --uid 10001 --create-home upshot && install -d -o upshot -g upshot -m 0700 /data
 USER upshot
 WORKDIR /home/upshot
@@ -28,10 +28,10 @@ ENV PATH=/opt/upshot/bin:$PATH \
     UPSHOT_PORT=8080
 VOLUME /data
 EXPOSE 8080
-# Of the web process; docker-compose.yml says how a worker's health is asked.
+# This checks the web process. docker-compose.yml explains how workers are checked.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]
-# Python as process 1 would ignore SIGTERM without a handler; upshot installs one and stops cleanly.
+# As process 1, Python would ignore SIGTERM without a handler. Upshot installs one and stops cleanly.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["upshot"]
 CMD ["serve"]
