@@ -414,7 +414,7 @@ asyncio.run(main())
 
 
 class StartingWorker:
-    """A process that starts a job when it is told to, and then hangs."""
+    """A process that starts a job on request, and then hangs."""
 
     def __init__(self, engine: ProcessEngine, script: str, **spec) -> None:
         self._process = subprocess.Popen(

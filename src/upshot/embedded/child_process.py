@@ -1,4 +1,4 @@
-"""A child process of `upshot up`, which is restarted after a growing delay until it is told to stop."""
+"""A child process of `upshot up`, which is restarted after a growing delay until `stop` is called."""
 
 from __future__ import annotations
 

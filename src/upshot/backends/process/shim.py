@@ -375,7 +375,7 @@ class CommandMonitor:
         self._check_at = 0.0
         self._stop_reason: str | None = None  #: the first reason to terminate the command
         self._sent_kill = False
-        self._got_sigterm = False  #: the shim itself was told to end
+        self._got_sigterm = False  #: the shim itself got SIGTERM
         self._wakeup_fd, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         for signum in (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1):
