@@ -134,9 +134,8 @@ def test_invalid_secret(client, data, message):
 def test_immutable_fields_of_a_job(client, job):
     """The pod template of a Job cannot be changed, and `suspend` must be a boolean."""
     client.post(JOBS, json=job)
-    template = {"spec": {"template": {"spec": {"containers": []}}}}
 
-    for patch in (json.dumps(template), '{"spec": {"suspend": "no"}}'):
+    for patch in ('{"spec": {"template": {"spec": {"containers": []}}}}', '{"spec": {"suspend": "no"}}'):
         assert client.patch(f"{JOBS}/{NAME}", content=patch, headers=MERGE_PATCH).status_code == 422
 
 

@@ -122,9 +122,7 @@ async def test_job_runs_as_its_user(harness: BackendHarness, user):
 @pytest.mark.parametrize("user", ["1234", "worker"])
 async def test_only_the_user_can_read_secrets(harness: BackendHarness, user):
     """Only the job's user can read the secrets, if the user's id is known."""
-    status = await harness.run(
-        "stat -c '%a %u' $UPSHOT_SECRETS/token", user=user, secret_files={"token": "s3cret"}
-    )
+    status = await harness.run("stat -c '%a %u' $UPSHOT_SECRETS/token", user=user, secret_files={"token": "s3cret"})
 
     assert (await harness.read_log(status.name)).data == b"400 1234\n"
 
@@ -613,9 +611,7 @@ async def test_starting_an_exited_job(harness: BackendHarness):
 @pytest.mark.needs(Capability.CREATED_PHASE)
 async def test_starting_a_created_job(harness: BackendHarness):
     """If a worker dies between creating and starting a job, the status is CREATED, and the next start completes it."""
-    request = harness.request(
-        "cat $UPSHOT_EVENT_FILE $UPSHOT_SECRETS/token; echo", secret_files={"token": "s3cret"}
-    )
+    request = harness.request("cat $UPSHOT_EVENT_FILE $UPSHOT_SECRETS/token; echo", secret_files={"token": "s3cret"})
     await harness.engine.create_without_starting(request)
     assert (await harness.status(request.name)).phase is Phase.CREATED
 

@@ -11,11 +11,13 @@ from uuid import uuid4
 
 import pytest
 
+from tests.contract.backends.docker import DockerEngine
 from tests.contract.backends.harness import BackendHarness
 from tests.docker_engines import EngineApi, busybox_image, busybox_tar
 from tests.fakes.image_registry import FakeImageRegistry
 from tests.waiting import eventually
 from upshot.backends.docker import make
+from upshot.backends.docker.backend import DockerBackend
 from upshot.backends.protocol import INSTALLATION_LABEL, EngineUnavailable, Phase, StartRefused
 from upshot.domain.job import FailureKind, ImagePullCredentials, Mount, Pull
 
@@ -23,10 +25,16 @@ pytestmark = pytest.mark.only("docker")
 
 
 @pytest.fixture
-def api(engine) -> EngineApi:
+def backend(harness: BackendHarness) -> DockerBackend:
+    """Return the harness's backend."""
+    assert isinstance(harness.backend, DockerBackend)
+    return harness.backend
+
+
+@pytest.fixture
+def api(engine: DockerEngine) -> EngineApi:
     """Return a client of the engine that is independent of the backend."""
-    client: EngineApi = engine.api
-    return client
+    return engine.api
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -170,9 +178,9 @@ async def test_image_with_its_own_upshot_directory(harness: BackendHarness, api:
 # --- configuration of the container ---------------------------------------------------------------
 
 
-async def test_labels(harness: BackendHarness, api: EngineApi):
+async def test_labels(harness: BackendHarness, engine: DockerEngine, api: EngineApi):
     """A container has the author's and the operator's labels. An author cannot replace Upshot's own labels."""
-    backend = make({**harness.engine.options, "labels": {"team": "ml", "cost-centre": "7"}})
+    backend = make({**engine.options, "labels": {"team": "ml", "cost-centre": "7"}})
     request = harness.request(
         "true", labels={INSTALLATION_LABEL: "theirs", "upshot.job": "x", "team": "mine", "own": "yes"}
     )
@@ -218,9 +226,8 @@ async def test_defaults_are_restrictive(harness: BackendHarness, api: EngineApi)
     assert [mount["Destination"] for mount in container["Mounts"]] == ["/upshot"]
 
 
-async def test_log_size(harness: BackendHarness):
+async def test_log_size(engine: DockerEngine):
     """The engine keeps no more of a log than the operator's `log-size`, and at least three quarters of that."""
-    engine = harness.engine
     async with BackendHarness(engine) as small:
         await small.backend.close()
         small.backend = make({**engine.options, "log-size": "1MiB"})
@@ -337,12 +344,13 @@ async def test_web_server_in_place_of_an_engine(harness: BackendHarness):
         await backend.close()
 
 
-async def test_out_of_memory_event_without_the_state(harness: BackendHarness, monkeypatch: pytest.MonkeyPatch):
+async def test_out_of_memory_event_without_the_state(
+    harness: BackendHarness, backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
+):
     """If the engine's state does not name memory as the reason, its out-of-memory event decides."""
     name = await harness.start("sleep 0.2; tail /dev/zero", memory_bytes=32 * 1024**2)
     failed = await harness.start("sleep 0.2; exit 3", memory_bytes=32 * 1024**2)
-    client = harness.backend._client
-    request_json = client.request_json
+    request_json = backend._client.request_json
 
     async def without_oom_killed(path, *args, **kwargs):
         response = await request_json(path, *args, **kwargs)
@@ -350,7 +358,7 @@ async def test_out_of_memory_event_without_the_state(harness: BackendHarness, mo
             response["State"]["OOMKilled"] = False
         return response
 
-    monkeypatch.setattr(client, "request_json", without_oom_killed)
+    monkeypatch.setattr(backend._client, "request_json", without_oom_killed)
 
     assert (await harness.wait_for_exit(name)).failure is FailureKind.OUT_OF_MEMORY
     assert (await harness.wait_for_exit(failed)).failure is None

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from upshot.backends.docker.client import DockerApiError, DockerClient, DockerServerError
-from upshot.backends.docker.options import DockerOptions
+from upshot.backends.docker.options import read_options
 from upshot.backends.protocol import EngineUnavailable
 
 VERSION = {"ApiVersion": "1.41", "Components": [{"Name": "Engine"}]}
@@ -39,7 +39,7 @@ async def fake_engine(socket: Path, **handlers: Handler) -> AsyncIterator[None]:
 @asynccontextmanager
 async def connected(tmp_path: Path, **handlers: Handler) -> AsyncIterator[DockerClient]:
     """Start a fake engine, and yield a client of it."""
-    client = DockerClient(DockerOptions(host=f"unix://{tmp_path}/engine.sock", timeout="1s"))
+    client = DockerClient(read_options({"host": f"unix://{tmp_path}/engine.sock", "timeout": "1s"}))
     async with fake_engine(tmp_path / "engine.sock", **handlers):
         yield client
         await client.close()
@@ -133,7 +133,7 @@ async def test_slow_engine(tmp_path):
 async def test_engine_that_is_replaced(tmp_path):
     """After a lost connection the client asks for the version again, since another engine may answer."""
     socket = tmp_path / "engine.sock"
-    client = DockerClient(DockerOptions(host=f"unix://{socket}"))
+    client = DockerClient(read_options({"host": f"unix://{socket}"}))
     async with fake_engine(socket):
         assert not await client.is_podman()
     with pytest.raises(EngineUnavailable):
@@ -147,7 +147,7 @@ async def test_engine_that_is_replaced(tmp_path):
 
 async def test_missing_socket(tmp_path):
     """If the socket does not exist, the error says what to do."""
-    client = DockerClient(DockerOptions(host=f"unix://{tmp_path}/engine.sock"))
+    client = DockerClient(read_options({"host": f"unix://{tmp_path}/engine.sock"}))
 
     with pytest.raises(EngineUnavailable, match=r"there is no socket .* install and start an engine"):
         await client.is_podman()
