@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-#: Number of new objects that start a collection. With Python's default of 700, a worker spends a third of its time
+#: Number of new objects that trigger a collection. With Python's default of 700, a worker spends a third of its time
 #: on collections that examine the objects of hundreds of deliveries in flight again and again.
 _THRESHOLD = 50_000
 

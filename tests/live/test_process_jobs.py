@@ -746,7 +746,7 @@ async def test_other_limits_are_enforced(engine):
 
 # --- cgroups --------------------------------------------------------------------------------------
 
-CGROUP_HOW_TO = "run the tests as root, on a machine or in a container that may write to /sys/fs/cgroup"
+CGROUP_HOW_TO = "run the tests as root on a machine that was started with systemd.unified_cgroup_hierarchy=1"
 
 
 @pytest.fixture

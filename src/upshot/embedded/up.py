@@ -197,8 +197,8 @@ class _Supervisor:
         }
 
     def _worker_environment(self) -> dict[str, str]:
-        """Give the new worker an id, and the id of its predecessor, whose leases it may take at once."""
-        predecessor = self._data_dir.last_worker_id()  # it is dead, because only then a new worker is started
+        """Return the variables of a new worker: its id, and that of its predecessor, whose leases it takes at once."""
+        predecessor = self._data_dir.last_worker_id()  # it has ended, otherwise no new worker would be started
         worker_id = WorkerId(new_id("wrk", SystemClock().now()))
         self._data_dir.save_worker_id(worker_id)
         return {

@@ -1,4 +1,4 @@
-"""Run jobs as processes of the worker's machine. Each one has a shim, which outlives the worker."""
+"""Run jobs as processes of the worker's machine. Each job has a shim, which outlives the worker."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class ProcessBackend(Backend):
         raise EngineUnavailable(f"another process keeps removing {directory}")
 
     def _start_shim(self, request: ContainerRequest, directory: Path) -> dict[str, Any]:
-        """Start a shim in a new cgroup, if the operator wants one, and return the shim's answer."""
+        """Create the job's cgroup, if the backend uses cgroups, start a shim, and return its answer."""
         cgroup = self._cgroup(request.name)
         if cgroup is not None:
             try:
@@ -228,7 +228,7 @@ class ProcessBackend(Backend):
         )
 
     def _reap(self, job: JobDirectory, record: ShimRecord) -> ShimResult:
-        """Kill what a killed shim has left running, and write the result in its place."""
+        """Kill what a killed shim has left running, and write the result that the shim could not write."""
         if record.is_from_this_boot:
             note = "its shim was killed, and the command with it"
             cgroup = self._cgroup(job.name)

@@ -1,4 +1,4 @@
-"""The jobs directory of a backend, which contains one directory per job. Its name makes a job unique."""
+"""The jobs directory of a backend contains one directory per job. Two jobs cannot have the same directory name."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ class JobDirectory:
     """
     An open job directory.
 
-    A job that runs as the worker's own user can change these files. Nothing in them is trusted in a
-    way that affects more than this job.
+    A job that runs as the worker's own user can change these files. The worker relies on them only for
+    what concerns this job.
     """
 
     path: Path
@@ -122,7 +122,7 @@ class JobDirectory:
         Return whether a shim is running. It holds a lock, which the kernel releases when it ends.
 
         Raises:
-            OSError: It is unknown, for example because this process has too many open files.
+            OSError: Whether a shim is running is unknown, for example because this process has too many open files.
         """
         try:
             fd = os.open(SHIM_RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
@@ -155,11 +155,11 @@ class JobDirectory:
             return ShimResult(None, 0.0, FailureKind.ENGINE_LOST.value, note)
 
     def write_result(self, result: ShimResult) -> None:
-        """Record how the command ended, unless that is recorded already."""
+        """Record how the command ended, unless a result exists already."""
         self._create_record(RESULT, result._asdict())
 
     def claim_unstarted(self, now: datetime) -> bool:
-        """Make sure that no shim can start the command any more. Return False if one has started already."""
+        """Prevent all shims from starting the command. Return False if a shim has started already."""
         if self.shim_record() is not None:
             return False
         record = {"pid": None, "start_ticks": 0, "boot_id": boot_id(), "started_at": now.timestamp()}

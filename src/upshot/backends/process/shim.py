@@ -42,7 +42,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 _CHECK_SECONDS = 0.25  # between two checks for a stop request
 _CHUNK_BYTES = 256 * 1024
-_MAX_CHUNKS = 16  # read in a row before anything else has its turn
+_MAX_CHUNKS = 16  # read in a row before the shim does anything else
 _PIPE_BYTES = 1024 * 1024  # the most that an unprivileged process may ask for
 _KILL_SECONDS = 10.0  # a process that survives SIGKILL for so long is stuck in the kernel
 _FULL_DISK_SECONDS = 3600.0
@@ -67,7 +67,7 @@ class ShimRequest(NamedTuple):
     gid: int
     groups: list[int]
     cgroup: str | None  #: directory of the job's cgroup
-    memory_events: str | None  #: file in which the kernel counts OOM kills; None: memory has no limit in a cgroup
+    memory_events: str | None  #: file in which the kernel counts OOM kills; None: no cgroup limits the memory
 
 
 class ShimResult(NamedTuple):
@@ -144,7 +144,7 @@ def send_signal(pids: set[int], signum: int) -> None:
 
 
 def boot_id() -> str:
-    """Return the kernel's id of the time since the machine was last started."""
+    """Return the id that the kernel chose when the machine was started."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
