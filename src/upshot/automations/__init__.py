@@ -1,1 +1,1 @@
-"""Stage 3: YAML to automations, events to matches, templates to plain data."""
+"""The automation language: load files, match events, render templates."""

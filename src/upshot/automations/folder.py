@@ -40,10 +40,10 @@ class AutomationFolder:
     """
     The current content of a folder of automations.
 
-    Files that did not change are not read again. `loader` says what an error in a file does.
+    Files that did not change are not read again. See `loader` for the effect of an error in a file.
 
     Args:
-        folder: Loaded at once. If it is missing, there are no automations, and `current.broken` says why.
+        folder: Loaded immediately. If it is missing, there are no automations, and `current.broken` says why.
         catalog: The actions that steps can use.
     """
 

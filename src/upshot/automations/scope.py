@@ -1,4 +1,4 @@
-"""Check the names that a template uses when its file is loaded: which are known depends on where it stands."""
+"""Check the names that a template uses when its file is loaded. Which names are valid depends on its position."""
 
 from __future__ import annotations
 

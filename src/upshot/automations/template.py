@@ -4,7 +4,7 @@ Compile and render templates: texts and trees with `{{ … }}` in, plain data ou
 Templates are the string leaves of a tree that is already parsed, so a value cannot change the shape of
 what is sent. Nothing is coerced. A leaf that is exactly `{{= expression }}` keeps the type of its value.
 An unknown name or path is an error. A path below null is null, and null is empty in a text. `sandbox`
-says what a template can contain, `filters` what it can do.
+defines what a template can contain, and `filters` what it can compute.
 
 A text is parsed and checked once. It is compiled when it is first rendered, because compiling takes a
 millisecond or two. Plain paths, the most common templates, are not compiled at all.

@@ -37,7 +37,7 @@ def parse_automation(document: Document, path: str, context: ParseContext) -> Au
         context: The catalog, the body files, and the diagnostics that receive errors.
 
     Returns:
-        None if something is wrong. The diagnostics then say what.
+        None if something is wrong. The diagnostics then contain the mistakes.
     """
     mapping, diagnostics = document.value, context.diagnostics
     if isinstance(mapping, Invalid):

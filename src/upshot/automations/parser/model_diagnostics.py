@@ -38,7 +38,7 @@ def parse_model(
         remedy: Returns a better message for an unknown or missing key, or None.
 
     Returns:
-        None if something is wrong, or if a template stands where the schema wants another type.
+        None if something is wrong, or if a value is a template where the schema requires another type.
     """
     try:
         return model.model_validate(mapping, context={RENDERED: not has_templates})

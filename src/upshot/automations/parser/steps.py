@@ -14,12 +14,7 @@ from upshot.automations.parser.document import Invalid, YamlMapping, YamlSequenc
 from upshot.automations.parser.model_diagnostics import line_of_path, parse_model
 from upshot.automations.scope import Scope
 from upshot.automations.template import compile_expression, compile_leaf, compile_text, template_leaves
-from upshot.domain.automation import (
-    DEFAULT_CAP_SECONDS,
-    DEFAULT_TIMEOUT_SECONDS,
-    RetryPolicy,
-    Step,
-)
+from upshot.domain.automation import DEFAULT_CAP_SECONDS, DEFAULT_TIMEOUT_SECONDS, RetryPolicy, Step
 from upshot.errors import ConfigError, TemplateInvalid
 from upshot.schema.action_inputs import ActionSpec
 from upshot.schema.automation_file import PLANNED_STEP_KEYS, RetrySchema, StepSchema
@@ -75,7 +70,7 @@ def check_condition(mapping: YamlMapping, scope: Scope, diagnostics: Diagnostics
 
 
 def parse_step(mapping: YamlMapping, step_id: str, scope: Scope, context: ParseContext) -> Step | None:
-    """Parse one item of `steps` or `on-failure`, and report what is wrong with it. An invalid step is None."""
+    """Parse one item of `steps` or `on-failure`. Report its mistakes, and return None if there are any."""
     diagnostics, errors_before = context.diagnostics, context.diagnostics.count
     action = _find_action(mapping, context)
 
@@ -102,12 +97,13 @@ def parse_step(mapping: YamlMapping, step_id: str, scope: Scope, context: ParseC
     check_condition(mapping, scope, diagnostics)
     if schema is None or diagnostics.count > errors_before:
         return None
+    retry = schema.retry or RetrySchema()
     return Step(
         id=step_id,
         uses=schema.uses,
         with_=orjson.loads(orjson.dumps(with_)),
         condition=schema.if_,
-        retry=_retry_policy(schema.retry or RetrySchema()),
+        retry=RetryPolicy(retry.attempts, retry.first, retry.cap or max(DEFAULT_CAP_SECONDS, retry.first)),
         timeout_seconds=schema.timeout or DEFAULT_TIMEOUT_SECONDS,
         continue_on_error=schema.continue_on_error,
         line=mapping.line,
@@ -124,10 +120,6 @@ def _find_action(mapping: YamlMapping, context: ParseContext) -> ActionSpec | No
         planned = f"action {uses!r} is not supported yet"
         context.diagnostics.add(mapping.value_lines["uses"], planned if uses in PLANNED_ACTIONS else unknown)
     return context.catalog.get(uses)
-
-
-def _retry_policy(retry: RetrySchema) -> RetryPolicy:
-    return RetryPolicy(retry.attempts, retry.first, retry.cap or max(DEFAULT_CAP_SECONDS, retry.first))
 
 
 # --- with -----------------------------------------------------------------------------------------
