@@ -51,7 +51,7 @@ def automation(name: str, script: str, *, queue: str = "default", timeout: str =
     return AUTOMATION.format(name=name, script=script, queue=queue, timeout=timeout)
 
 
-QUICK = automation("quick", 'echo \'{\\"said\\": \\"it\\"}\' > /upshot/output/outputs.json')
+QUICK = automation("quick", 'echo \'{\\"answer\\": \\"it\\"}\' > /upshot/output/outputs.json')
 LONG = automation("long", "echo started; exec sleep 600")
 BRIEF = automation("brief", "exec sleep 600", timeout="3s")
 NARROW = automation("narrow", "exec sleep 0.3", queue="narrow")
@@ -80,7 +80,7 @@ def image(engine: EngineApi) -> Iterator[str]:
 
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[EngineProxy]:
-    """Between the workers and the engine."""
+    """Yield a proxy between the workers and the engine."""
     proxy = EngineProxy(tmp_path / "engine.sock")
     yield proxy
     proxy.stop()

@@ -1,4 +1,4 @@
-"""Candidate in, evaluated, gated, promoted, dispatched, all from one alias: real processes, real containers."""
+"""The demo scenario: one alias leads to evaluation, promotion, dispatch and quantization, in real containers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from upshot.embedded.docker_bridge import bridge_address
 from upshot.receivers import GITHUB_TOKEN, SIGNING_SECRET
 
 FRAUD = "/registries/model/collections/fraud"
-MEASURED = {"first": 0.87, "simpler": 0.8133, "better": 0.9433}
+ACCURACY = {"first": 0.87, "simpler": 0.8133, "better": 0.9433}
 
 
 @pytest.fixture
 def engine():
-    """The machine's own."""
+    """Yield the engine of this machine."""
     found = find_engine()
     if found is None:
         pytest.skip(f"no Docker engine answers; {HOW_TO}, and run again")
@@ -30,14 +30,14 @@ def engine():
 
 @pytest.fixture
 def gateway(engine):
-    """Address of this machine that containers of its Docker reach, and the samples' image made there."""
+    """Build the image of the samples, and return the address of this machine that containers reach."""
     build_image(print)
     return bridge_address()
 
 
 @pytest.fixture
-def story(make_system, receivers, database_url, gateway):
-    """The samples as they are, answering in a system whose jobs run in containers."""
+def scenario(make_system, receivers, database_url, gateway):
+    """Start a system that runs the unchanged samples, and their jobs in containers."""
     system = make_system(
         database_url=database_url,
         automations={path.name: path.read_text() for path in (ROOT / "automations").glob("*.yaml")},
@@ -52,11 +52,11 @@ def story(make_system, receivers, database_url, gateway):
     )
     system.start_web()
     system.start_worker()
-    return Story(system, receivers)
+    return Scenario(system, receivers)
 
 
-class Story:
-    """What a user does, and what a user can see of it."""
+class Scenario:
+    """What a user does, and what a user can see."""
 
     def __init__(self, system, receivers) -> None:
         self.api = system.api
@@ -64,120 +64,128 @@ class Story:
         self.receivers = receivers
 
     def become_candidate(self, model):
-        """Log a model of the examples and link it, as a candidate; wait until all that follows has ended."""
+        """Log a model of the examples and link it with the alias `candidate`. Wait until the system is idle."""
         metadata = json.loads((ROOT / "examples" / "evaluate" / "models" / f"{model}.json").read_text())
-        logged = self.post("/projects/fraud/artifacts", {"name": "logistic", "type": "model", "metadata": metadata})
+        artifact = {"name": "logistic", "artifact_type": "model", "metadata": metadata}
+        logged = self.post("/projects/fraud/artifacts", artifact)
         linked = self.post(f"{FRAUD}/versions", {"artifact": logged["reference"], "aliases": ["candidate"]})
-        until(lambda: self.rests_after(linked["event_ids"]), f"all that follows from {linked['reference']} has ended")
+        until(lambda: self.is_idle_after(linked["event_ids"]), f"the system is idle after {linked['reference']}")
         return linked["name"]
 
-    def rests_after(self, events):
-        """The events are answered, and so is whatever they led to."""
-        answered = all(self.get(f"/events/{event}")["matched_at"] for event in events)
-        return answered and self.unmatched == 0 and not {"waiting", "running"} & {e["state"] for e in self.executions()}
-
-    @property
-    def unmatched(self):
-        return sum(event["matched_at"] is None for event in self.events())
+    def is_idle_after(self, event_ids):
+        """Return whether the events, and everything that they led to, are handled."""
+        handled = all(self.get(f"/events/{event_id}")["matched_at"] for event_id in event_ids)
+        unmatched = any(event["matched_at"] is None for event in self.events())
+        unfinished = {"waiting", "running"} & {execution["state"] for execution in self.executions()}
+        return handled and not unmatched and not unfinished
 
     def events(self, **query):
         return self.get("/events", limit=200, **query)["items"]
 
+    def jobs(self):
+        return self.get("/jobs", limit=200)["items"]
+
     def get(self, path, **query):
-        answer = self.api.get(path, params=query)
-        assert answer.is_success, answer.text
-        return answer.json()
+        response = self.api.get(path, params=query)
+        assert response.is_success, response.text
+        return response.json()
 
     def post(self, path, body):
-        answer = self.api.post(path, json=body)
-        assert answer.is_success, answer.text
-        return answer.json()
+        response = self.api.post(path, json=body)
+        assert response.is_success, response.text
+        return response.json()
 
     @property
     def aliases(self):
-        return {name: held for name, held in self.get(FRAUD)["aliases"].items() if name != "latest"}
+        return {alias: version for alias, version in self.get(FRAUD)["aliases"].items() if alias != "latest"}
 
     def metadata(self, version):
         return self.get(f"{FRAUD}/versions/{version}")["metadata"]
 
     def execution(self, automation, version):
-        """The one of this automation about this version, with its steps."""
+        """Return the execution of an automation that is about a version, with its steps."""
         (found,) = [
-            one
-            for one in self.executions(automation=automation)
-            if self.get(f"/events/{one['event_id']}")["subject"] == f"model/fraud:{version}"
+            execution
+            for execution in self.executions(automation=automation)
+            if self.get(f"/events/{execution['event_id']}")["subject"] == f"model/fraud:{version}"
         ]
         return self.get(f"/executions/{found['id']}")
 
-    def dispatched(self):
-        """Payloads that GitHub got."""
-        return [one.json["client_payload"] for one in self.receivers.requests if one.path.startswith("/github/")]
+    def dispatched_payloads(self):
+        """Return the payloads that GitHub received."""
+        requests = [request for request in self.receivers.requests if request.path.startswith("/github/")]
+        return [request.json["client_payload"] for request in requests]
 
-    def told(self):
-        """What Slack got."""
-        return [one.json["text"] for one in self.receivers.requests if one.path.startswith("/slack/")]
+    def slack_messages(self):
+        """Return the texts that Slack received."""
+        return [request.json["text"] for request in self.receivers.requests if request.path.startswith("/slack/")]
 
 
 @pytest.mark.timeout(300)
-def test_candidates_are_evaluated_and_the_better_ones_promoted(story, engine):
-    """From one alias: measured in a container, held against production, promoted, dispatched, quantized; or refused."""
-    first = story.become_candidate("first")
+def test_candidates_are_evaluated_and_the_better_ones_are_promoted(scenario, engine):
+    """A candidate is evaluated in a container and compared with production. If it is better, it is promoted."""
+    first = scenario.become_candidate("first")
 
-    assert story.aliases == {"candidate": "v0", "production": "v0", "quantized": "v1"}
-    assert story.metadata(first)["evaluate"]["accuracy"] == MEASURED["first"]
-    assert story.metadata("v1")["quantized_from"] == "model/fraud:v0"
+    assert scenario.aliases == {"candidate": "v0", "production": "v0", "quantized": "v1"}
+    assert scenario.metadata(first)["evaluate"]["accuracy"] == ACCURACY["first"]
+    assert scenario.metadata("v1")["quantized_from"] == "model/fraud:v0"
 
-    simpler = story.become_candidate("simpler")
+    simpler = scenario.become_candidate("simpler")
 
-    assert story.aliases == {"candidate": simpler, "production": "v0", "quantized": "v1"}
-    refused = story.execution("evaluate-candidate", simpler)
+    assert scenario.aliases == {"candidate": simpler, "production": "v0", "quantized": "v1"}
+    refused = scenario.execution("evaluate-candidate", simpler)
     assert refused["state"] == "failed"
     assert "accuracy of 0.8133, below 0.87" in refused["reason"]
-    assert story.metadata(simpler)["evaluate"]["accuracy"] == MEASURED["simpler"]
-    assert any(simpler in text and "stays a candidate" in text for text in story.told())
+    assert scenario.metadata(simpler)["evaluate"]["accuracy"] == ACCURACY["simpler"]
+    assert any(simpler in text and "stays a candidate" in text for text in scenario.slack_messages())
 
-    better = story.become_candidate("better")
+    better = scenario.become_candidate("better")
 
-    assert story.aliases == {"candidate": better, "production": better, "quantized": "v4"}
-    assert [(one["version"], one["replaces"], one["accuracy"]) for one in story.dispatched()] == [
-        (first, None, MEASURED["first"]),
-        (better, first, MEASURED["better"]),
+    assert scenario.aliases == {"candidate": better, "production": better, "quantized": "v4"}
+    payloads = scenario.dispatched_payloads()
+    assert [(payload["version"], payload["replaces"], payload["accuracy"]) for payload in payloads] == [
+        (first, None, ACCURACY["first"]),
+        (better, first, ACCURACY["better"]),
     ]
-    assert any(better in text and "is in production" in text for text in story.told())
-    _every_change_has_its_author(story)
-    _every_job_is_accounted_for(story)
-    _nothing_came_twice(story)
-    jobs = [job["id"] for job in story.get("/jobs", limit=200)["items"]]
-    until(lambda: not any(engine.containers(f"upshot.job={job}") for job in jobs), "their containers are removed")
+    assert any(better in text and "is in production" in text for text in scenario.slack_messages())
+    _check_authors(scenario)
+    _check_jobs(scenario)
+    _check_deliveries(scenario)
+    job_ids = [job["id"] for job in scenario.jobs()]
+    until(
+        lambda: not any(engine.containers(f"upshot.job={job_id}") for job_id in job_ids), "the containers are removed"
+    )
 
 
-def _every_change_has_its_author(story):
-    """The history names the automation that promoted, and the job that linked what it made."""
-    history = story.get(f"{FRAUD}/history", limit=200)["items"]
-    assert Counter(one["actor"] for one in history if one["action"] == "link")["quantize-production/quantize"] == 2
-    promoted = [event for event in story.events(kind="alias-added") if event["data"]["alias"] == "production"]
+def _check_authors(scenario):
+    """Check that the history names the automation that promoted, and the job that linked its result."""
+    history = scenario.get(f"{FRAUD}/history", limit=200)["items"]
+    links = Counter(entry["actor"] for entry in history if entry["action"] == "link")
+    assert links["quantize-production/quantize"] == 2
+    promoted = [event for event in scenario.events(kind="alias-added") if event["data"]["alias"] == "production"]
     assert [event["actor"] for event in promoted] == [{"name": "evaluate-candidate", "kind": "automation"}] * 2
-    linked = story.events(kind="version-linked", subject="model/fraud:v4")
-    assert [event["actor"] for event in linked] == [{"name": "quantize-production/quantize", "kind": "job"}]
-    assert [cause["automation"] for cause in linked[0]["chain"]] == ["evaluate-candidate", "quantize-production"]
+    (linked,) = scenario.events(kind="version-linked", subject="model/fraud:v4")
+    assert linked["actor"] == {"name": "quantize-production/quantize", "kind": "job"}
+    assert [cause["automation"] for cause in linked["chain"]] == ["evaluate-candidate", "quantize-production"]
 
 
-def _every_job_is_accounted_for(story):
-    """Three evaluations and two quantizations, with the image that ran, what it said and what it gave."""
-    jobs = [story.get(f"/jobs/{one['id']}") for one in story.get("/jobs", limit=200)["items"]]
+def _check_jobs(scenario):
+    """Check that all jobs succeeded, with the image that ran, a log and outputs."""
+    jobs = [scenario.get(f"/jobs/{job['id']}") for job in scenario.jobs()]
     assert Counter(job["name"] for job in jobs) == {"evaluate": 3, "quantize": 2}
     for job in jobs:
         assert (job["state"], job["exit_code"]) == ("succeeded", 0)
         assert job["image_digest"].startswith("sha256:")
         assert job["outputs"]
-    said = {job["version"]: story.get(f"/jobs/{job['id']}/log")["items"] for job in jobs if job["name"] == "evaluate"}
-    assert "evaluating model/fraud:v0" in "".join(piece["text"] for piece in said["model/fraud:v0"])
-    kinds = Counter(event["kind"] for event in story.events())
+    (first,) = [job for job in jobs if (job["name"], job["version"]) == ("evaluate", "model/fraud:v0")]
+    chunks = scenario.get(f"/jobs/{first['id']}/log")["items"]
+    assert "evaluating model/fraud:v0" in "".join(chunk["text"] for chunk in chunks)
+    kinds = Counter(event["kind"] for event in scenario.events())
     assert (kinds["job-started"], kinds["job-succeeded"], kinds["job-failed"]) == (5, 5, 0)
 
 
-def _nothing_came_twice(story):
-    """Each delivery arrived once, and was what it claims to be."""
-    requests = story.receivers.requests
-    assert [one.reason for one in requests if not one.verified] == []
-    assert Counter(one.headers.get("webhook-id") for one in requests).most_common(1)[0][1] == 1
+def _check_deliveries(scenario):
+    """Check that each delivery arrived once and was valid."""
+    requests = scenario.receivers.requests
+    assert [request.reason for request in requests if not request.verified] == []
+    assert Counter(request.headers.get("webhook-id") for request in requests).most_common(1)[0][1] == 1

@@ -41,6 +41,8 @@ SECRETS_DIR = "/upshot/secrets"
 OUTPUT_DIR = "/upshot/output"
 OUTPUTS_FILE = f"{OUTPUT_DIR}/outputs.json"
 
+_MAXIMUM = Limit(LimitKind.MAXIMUM)
+
 
 class JobState(StrEnum):
     """State of a job. The CLI, the API and the pages use these words."""
@@ -159,24 +161,15 @@ class JobSpec:
     ] = field(default_factory=dict)
     workdir: Annotated[str | None, Option("workdir", ValueKind.TEXT, check=check_path)] = None
     #: None: no limit
-    cpus: Annotated[
-        float | None, Option("resources.cpus", ValueKind.CPUS, in_defaults=True, limit=Limit(LimitKind.MAXIMUM))
-    ] = None
+    cpus: Annotated[float | None, Option("resources.cpus", ValueKind.CPUS, in_defaults=True, limit=_MAXIMUM)] = None
     #: None: no limit
     memory_bytes: Annotated[
-        int | None, Option("resources.memory", ValueKind.BYTES, in_defaults=True, limit=Limit(LimitKind.MAXIMUM))
+        int | None, Option("resources.memory", ValueKind.BYTES, in_defaults=True, limit=_MAXIMUM)
     ] = None
     #: `ALL_GPUS`: all GPUs of the machine
     gpus: Annotated[
         int,
-        Option(
-            "resources.gpus",
-            ValueKind.GPUS,
-            smallest=ALL_GPUS,
-            largest=MAX_GPUS,
-            in_defaults=True,
-            limit=Limit(LimitKind.MAXIMUM),
-        ),
+        Option("resources.gpus", ValueKind.GPUS, smallest=ALL_GPUS, largest=MAX_GPUS, in_defaults=True, limit=_MAXIMUM),
     ] = 0
     #: size of /dev/shm; None: the engine's default
     shm_bytes: Annotated[
@@ -193,7 +186,7 @@ class JobSpec:
             largest=MAX_PIDS,
             unit="processes",
             in_defaults=True,
-            limit=Limit(LimitKind.MAXIMUM),
+            limit=_MAXIMUM,
         ),
     ] = DEFAULT_PIDS
     #: of one attempt, counted from the start of its container
@@ -210,8 +203,7 @@ class JobSpec:
     ] = DEFAULT_TIMEOUT_SECONDS
     #: between the signal to stop and the kill
     grace_seconds: Annotated[
-        float,
-        Option("grace", ValueKind.SECONDS, largest=MAX_GRACE_SECONDS, in_defaults=True, limit=Limit(LimitKind.MAXIMUM)),
+        float, Option("grace", ValueKind.SECONDS, largest=MAX_GRACE_SECONDS, in_defaults=True, limit=_MAXIMUM)
     ] = DEFAULT_GRACE_SECONDS
     network: Annotated[
         Network,
