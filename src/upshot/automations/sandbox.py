@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from jinja2 import StrictUndefined, Undefined, nodes
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing_extensions import override
 
 from upshot.automations import filters
 from upshot.automations.filters import BUDGET, RenderError, describe
@@ -222,6 +223,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             "undefined": lambda value: isinstance(value, Undefined),
         }
 
+    @override
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         require_defined(left, right)
         BUDGET.spend(1)
@@ -229,15 +231,19 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     # An allowed template never calls these methods. They are a second barrier behind the allow-list.
 
+    @override
     def getattr(self, obj: Any, attribute: str) -> Any:
         return get_field(obj, attribute, attribute)
 
+    @override
     def getitem(self, obj: Any, argument: Any) -> Any:
         return get_field(obj, argument, str(argument))
 
+    @override
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return False
 
+    @override
     def is_safe_callable(self, obj: Any) -> bool:
         return False
 

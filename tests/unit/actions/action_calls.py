@@ -143,7 +143,7 @@ class RecordingRegistry:
         self.changes: list[tuple[Any, ...]] = []
         self.chains: list[tuple[Cause, ...]] = []
 
-    def _make(self, reference: str, chain: tuple[Cause, ...], *change: Any) -> Any:
+    def _record(self, reference: str, chain: tuple[Cause, ...], *change: Any) -> Any:
         if self.error:
             raise self.error
         known = change in self.changes
@@ -157,16 +157,16 @@ class RecordingRegistry:
 
     def update_version(self, registry: str, collection: str, version: str, **change: Any) -> Any:
         """Record the change."""
-        return self._make(f"{registry}/{collection}:{version}", (), "update", change)
+        return self._record(f"{registry}/{collection}:{version}", (), "update", change)
 
     def update_artifact_version(self, project: str, name: str, version: str, **change: Any) -> Any:
         """Record the change."""
-        return self._make(f"{project}/{name}:{version}", (), "update", change)
+        return self._record(f"{project}/{name}:{version}", (), "update", change)
 
     def add_alias(self, registry: str, collection: str, alias: str, version: str, *, origin: Origin) -> Any:
         """Record the change."""
         reference = f"{registry}/{collection}:{version}"
-        return self._make(reference, origin.chain, "alias", registry, collection, alias, version, origin.actor.name)
+        return self._record(reference, origin.chain, "alias", registry, collection, alias, version, origin.actor.name)
 
     def add_tag(
         self,
@@ -179,7 +179,7 @@ class RecordingRegistry:
     ) -> Any:
         """Record the change."""
         reference = f"{registry}/{collection}" + (f":{version}" if version else "")
-        return self._make(reference, origin.chain, "tag", registry, collection, tag, version, origin.actor.name)
+        return self._record(reference, origin.chain, "tag", registry, collection, tag, version, origin.actor.name)
 
     def emit(
         self,
@@ -189,7 +189,7 @@ class RecordingRegistry:
         event_ids: Sequence[str] | None = None,
     ) -> tuple[Event, ...]:
         """Record the events."""
-        self._make("", origin.chain, "emit", *events, event_ids, origin.actor.name)
+        self._record("", origin.chain, "emit", *events, event_ids, origin.actor.name)
         return ()
 
 

@@ -198,13 +198,18 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             TOP.replace("name: a", "name: my automation"),
             1,
             "name: 'my automation' is not a valid name; write at most",
-            id="space",
+            id="space in the name",
         ),
-        pytest.param(TOP.replace("name: a", "name: 2026"), 1, "name: must be a string, not the number 2026", id="year"),
+        pytest.param(
+            TOP.replace("name: a", "name: 2026"), 1, "name: must be a string, not the number 2026", id="number as name"
+        ),
         pytest.param(TOP.replace("name: a", f"name: {'a' * 129}"), 1, "at most 128 letters", id="long name"),
         pytest.param(TOP + "vars: [1]\n", 6, "vars: must be a mapping, not a list", id="vars as a list"),
         pytest.param(
-            TOP + "vars: {my-bar: 1}\n", 6, "vars.my-bar: this name cannot be used as vars.NAME", id="var's name"
+            TOP + "vars: {my-bar: 1}\n",
+            6,
+            "vars.my-bar: this name cannot be used as vars.NAME",
+            id="name of a variable",
         ),
         pytest.param(TOP + "vars: {a: '{{ alias }}'}\n", 6, "vars.a: a variable is plain data", id="template in vars"),
         pytest.param(TOP + "if: [a]\n", 6, "if: must be an expression such as", id="if as a list"),
@@ -228,14 +233,19 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             "name: a\non: custom\nsteps:\n" + "  - {uses: emit, with: {name: x}}\n" * 51,
             3,
             "more than 50 steps",
-            id="many",
+            id="too many steps",
         ),
         # on
         pytest.param(
-            ON.format("alias-addd"), 4, "unknown event kind 'alias-addd'; did you mean 'alias-added'?", id="kind"
+            ON.format("alias-addd"),
+            4,
+            "unknown event kind 'alias-addd'; did you mean 'alias-added'?",
+            id="misspelled kind",
         ),
         pytest.param(ON.format("push"), 4, "unknown event kind 'push'; choose from 'alias-added'", id="far kind"),
-        pytest.param(ON.format("stage-changed"), 4, "event kind 'stage-changed' is not supported yet", id="later kind"),
+        pytest.param(
+            ON.format("stage-changed"), 4, "event kind 'stage-changed' is not supported yet", id="planned kind"
+        ),
         pytest.param(ON.format("[]"), 4, "`on` is an empty list, so nothing triggers this automation", id="empty on"),
         pytest.param(ON.format("{}"), 4, "`on` cannot be a mapping; write a kind of event", id="empty mapping"),
         pytest.param(ON.format("7"), 4, "`on` cannot be the number 7", id="number as a kind"),
@@ -250,13 +260,13 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             ON.format("alias-added:\n    allias: x"),
             5,
             "alias-added.allias: unknown key; did you mean 'alias'?",
-            id="filter",
+            id="misspelled filter",
         ),
         pytest.param(
             ON.format("version-linked: {alias: x}"),
             4,
             "version-linked.alias: unknown key; choose from 'actor'",
-            id="not its",
+            id="filter of another kind",
         ),
         pytest.param(
             ON.format("alias-added: {alias: 1.0}"),
@@ -271,7 +281,10 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             id="boolean filter",
         ),
         pytest.param(
-            ON.format("alias-added: {alias: }"), 4, "alias-added.alias: must be a string, not null", id="null"
+            ON.format("alias-added: {alias: }"),
+            4,
+            "alias-added.alias: must be a string, not null",
+            id="null as a filter",
         ),
         pytest.param(ON.format("alias-added: {alias: ''}"), 4, "must have 1 to 256 characters", id="empty filter"),
         pytest.param(
@@ -287,7 +300,7 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             ON.format("alias-added: {alias: {nt: a}}"),
             4,
             "alias-added.alias.nt: unknown key; did you mean 'not'?",
-            id="nt",
+            id="misspelled not",
         ),
         pytest.param(
             ON.format("alias-added: {alias: {not: 1}}"),
@@ -296,26 +309,41 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             id="not a number",
         ),
         pytest.param(
-            ON.format("alias-added: {alias: {}}"), 4, "alias-added.alias.not: this field is required", id="{}"
+            ON.format("alias-added: {alias: {}}"),
+            4,
+            "alias-added.alias.not: this field is required",
+            id="empty mapping as a filter",
         ),
         pytest.param(
-            ON.format("alias-added: {alias: '{{ x }}'}"), 4, "is a pattern, not a template; use `if`", id="{{"
+            ON.format("alias-added: {alias: '{{ x }}'}"),
+            4,
+            "is a pattern, not a template; use `if`",
+            id="template as a filter",
         ),
         # steps
         pytest.param(
             "name: a\non: custom\nsteps:\n  - id: x\n",
             4,
             "uses: this field is required; choose from 'add-alias'",
-            id="uses",
+            id="no uses",
         ),
         pytest.param(
-            "name: a\non: custom\nsteps:\n  - uses: slak\n", 4, "unknown action 'slak'; did you mean 'slack'?", id="a"
+            "name: a\non: custom\nsteps:\n  - uses: slak\n",
+            4,
+            "unknown action 'slak'; did you mean 'slack'?",
+            id="misspelled action",
         ),
         pytest.param(
-            "name: a\non: custom\nsteps:\n  - uses: wait\n", 4, "action 'wait' is not supported yet", id="later"
+            "name: a\non: custom\nsteps:\n  - uses: wait\n",
+            4,
+            "action 'wait' is not supported yet",
+            id="planned action",
         ),
         pytest.param(
-            "name: a\non: custom\nsteps:\n  - uses: [slack]\n", 4, "uses: must be a string, not a list", id="l"
+            "name: a\non: custom\nsteps:\n  - uses: [slack]\n",
+            4,
+            "uses: must be a string, not a list",
+            id="list as uses",
         ),
         pytest.param(STEP.format("wiht: {}"), 6, "wiht: unknown key; did you mean 'with'?", id="step key"),
         pytest.param(STEP.format("continue_on_error: true"), 6, "did you mean 'continue-on-error'?", id="step snake"),
@@ -330,7 +358,7 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             STEP.format("continue-on-error: yes"),
             6,
             "continue-on-error: must be true or false, not the string 'yes'",
-            id="yes",
+            id="yes is a string",
         ),
         pytest.param(
             STEP.format("timeout: 30"), 6, "timeout: the number 30 is not a duration; write 30s", id="no unit"
@@ -346,7 +374,10 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
         pytest.param(STEP.format("timeout: -1s"), 6, "is not a duration", id="negative"),
         pytest.param(STEP.format("retry: 3"), 6, "retry: must be a mapping, not the number 3", id="retry as a number"),
         pytest.param(
-            STEP.format("retry: {attempts: 0}"), 6, "retry.attempts: must be a whole number from 1 (no retry)", id="0"
+            STEP.format("retry: {attempts: 0}"),
+            6,
+            "retry.attempts: must be a whole number from 1 (no retry)",
+            id="no attempts",
         ),
         pytest.param(STEP.format("retry: {attempts: 1000}"), 6, "to 100, not the number 1000", id="many attempts"),
         pytest.param(
@@ -357,7 +388,10 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
         ),
         pytest.param(STEP.format("retry: {attempts: true}"), 6, "to 100, not true", id="attempts as a boolean"),
         pytest.param(
-            STEP.format("retry: {atempts: 3}"), 6, "retry.atempts: unknown key; did you mean 'attempts'?", id="typo"
+            STEP.format("retry: {atempts: 3}"),
+            6,
+            "retry.atempts: unknown key; did you mean 'attempts'?",
+            id="misspelled attempts",
         ),
         pytest.param(STEP.format("retry: {first: 0s}"), 6, "retry.first: must be longer than 0s", id="no wait"),
         pytest.param(STEP.format("retry: {cap: 8d}"), 6, "retry.cap: must be from 0s to 7d, not 8d", id="long cap"),
@@ -365,15 +399,17 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             STEP.format("retry: {first: 2m, cap: 1m}"),
             6,
             "retry: `cap` is shorter than the first wait",
-            id="cap < first",
+            id="cap shorter than first",
         ),
         pytest.param(
             STEP.format("url: x"),
             6,
             "url: unknown key; write it under `with`, because it is an input of webhook",
-            id="out",
+            id="input beside with",
         ),
-        pytest.param(STEP.format("launch: {image: x}"), 6, "launch: unknown key; write `uses: launch`", id="a name"),
+        pytest.param(
+            STEP.format("launch: {image: x}"), 6, "launch: unknown key; write `uses: launch`", id="action as a key"
+        ),
         pytest.param(
             "name: a\non: custom\nsteps:\n  - uses: launch\n    with: {image: a}\n    timeout: 2h\n",
             6,
@@ -399,7 +435,9 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             WITH.format("add-tag", "tag: a/b"), 8, "with.tag: tag 'a/b': '/' is not allowed", id="tag with a slash"
         ),
         pytest.param(WITH.format("webhook", "method: POST"), 7, "with.url: this field is required", id="no url"),
-        pytest.param(WITH.format("webhook", "urll: x"), 8, "with.urll: unknown key; did you mean 'url'?", id="urll"),
+        pytest.param(
+            WITH.format("webhook", "urll: x"), 8, "with.urll: unknown key; did you mean 'url'?", id="misspelled url"
+        ),
         pytest.param(
             WITH.format("slack", "webhook: '{{ secrets.A }}'\n      text: x\n      txt: '{{ alias }}'"),
             10,
@@ -430,47 +468,80 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             "with.mounts.0.targt: unknown key; did you mean 'target'?",
             id="key of an item",
         ),
-        pytest.param(WITH.format("webhook", "url: 1"), 8, "with.url: must be a string, not the number 1", id="1"),
-        pytest.param(WITH.format("webhook", "url: []"), 8, "with.url: must be a string, not a list", id="[]"),
-        pytest.param(WITH.format("webhook", "- url"), 7, "with: must be a mapping, not a list", id="list"),
-        pytest.param(WITH.format("webhook", "url: ftp://x.example"), 8, "with.url: ", id="no http"),
         pytest.param(
-            WITH.format("github-dispatch", "repository: acme"), 8, "is not a repository; write owner/name", id="repo"
+            WITH.format("webhook", "url: 1"), 8, "with.url: must be a string, not the number 1", id="number as url"
+        ),
+        pytest.param(WITH.format("webhook", "url: []"), 8, "with.url: must be a string, not a list", id="list as url"),
+        pytest.param(WITH.format("webhook", "- url"), 7, "with: must be a mapping, not a list", id="list as with"),
+        pytest.param(WITH.format("webhook", "url: ftp://x.example"), 8, "with.url: ", id="unsupported scheme"),
+        pytest.param(
+            WITH.format("github-dispatch", "repository: acme"),
+            8,
+            "is not a repository; write owner/name",
+            id="repository without an owner",
         ),
         pytest.param(
-            WITH.format("slack", "text: x"), 7, "with: give either `webhook`, or `token` and `channel`", id="no way"
+            WITH.format("slack", "text: x"),
+            7,
+            "with: give either `webhook`, or `token` and `channel`",
+            id="neither webhook nor token",
         ),
         pytest.param(
-            WITH.format("slack", "webhook: '{{ secrets.A }}'\n      txt: x"), 9, "did you mean 'text'?", id="txt"
+            WITH.format("slack", "webhook: '{{ secrets.A }}'\n      txt: x"),
+            9,
+            "did you mean 'text'?",
+            id="misspelled text",
         ),
         pytest.param(
-            WITH.format("slack", "webhook: '{{ secrets.A }}'\n      text: '{{ alas }}'"), 9, "'alas' is unknown", id="n"
+            WITH.format("slack", "webhook: '{{ secrets.A }}'\n      text: '{{ alas }}'"),
+            9,
+            "'alas' is unknown",
+            id="unknown name",
         ),
         pytest.param(
-            WITH.format("emit", "name: x\n      data:\n        a: ['{{ vars.br }}']"), 10, "did you mean 'bar'?", id="v"
+            WITH.format("emit", "name: x\n      data:\n        a: ['{{ vars.br }}']"),
+            10,
+            "did you mean 'bar'?",
+            id="misspelled variable",
         ),
         pytest.param(WITH.format("emit", "name: '{{ alias'"), 8, "with.name: this ends too early", id="open template"),
         pytest.param(
             WITH.format("emit", "name: '{{ alias | uper }}'"), 8, "unknown filter 'uper'", id="unknown filter"
         ),
-        pytest.param(WITH.format("emit", "name: '{{ alias() }}'"), 8, "calls are not allowed", id="call"),
+        pytest.param(WITH.format("emit", "name: '{{ alias() }}'"), 8, "calls are not allowed", id="a call"),
         pytest.param(
-            WITH.format("emit", "name: '{{ steps.one.outputs.x }}'"), 8, "'one' has not run yet at this point", id="own"
+            WITH.format("emit", "name: '{{ steps.one.outputs.x }}'"),
+            8,
+            "'one' has not run yet at this point",
+            id="output of the same step",
         ),
         pytest.param(
             WITH.format("emit", "name: '{{ failure.reason }}'"),
             8,
             "`failure` can be used in `on-failure` steps only",
-            id="fail",
+            id="failure outside of on-failure",
         ),
-        pytest.param(WITH.format("emit", "name: '{{ delivery.ID }}'"), 8, "'delivery' has no 'ID'", id="delivery"),
+        pytest.param(
+            WITH.format("emit", "name: '{{ delivery.ID }}'"),
+            8,
+            "'delivery' has no 'ID'",
+            id="unknown field of delivery",
+        ),
         pytest.param(
             WITH.format("emit", "name: |\n        a\n        {{ alas }}"), 10, "did you mean 'alias'?", id="deep line"
         ),
         pytest.param(
-            WITH.format("require", "that: steps.x >= 1"), 8, "with.that: there is no earlier step 'x'", id="that"
+            WITH.format("require", "that: steps.x >= 1"),
+            8,
+            "with.that: there is no earlier step 'x'",
+            id="unknown step in that",
         ),
-        pytest.param(WITH.format("require", "that: 1 +"), 8, "with.that: this ends where something more", id="1 +"),
+        pytest.param(
+            WITH.format("require", "that: 1 +"),
+            8,
+            "with.that: this ends where something more",
+            id="unfinished expression",
+        ),
         pytest.param(WITH.format("webhook", "url: {{ secrets.U }}"), 8, 'must be in quotes: "{{ … }}"', id="no quotes"),
     ],
 )
