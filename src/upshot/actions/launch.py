@@ -13,15 +13,14 @@ from typing_extensions import override
 from upshot.actions.inputs import invalid_input, literal_secrets, parse_inputs
 from upshot.actions.job_receipts import failure_reason, job_request, job_response
 from upshot.actions.protocol import Action, ActionCall, ActionContext, Deferred, Outcome
-from upshot.domain.automation import DEFAULT_ATTEMPTS, RetryPolicy
+from upshot.domain.automation import DEFAULT_ATTEMPTS
 from upshot.domain.job import DEFAULT_QUEUE, JOB_OPTIONS, Job, JobRetryPolicy, JobState
 from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.errors import JobFailed, Refused, Unavailable, Unreachable
-from upshot.ids import JobId, derive_job_id
+from upshot.ids import derive_job_id
 from upshot.schema.action_inputs import InputProblem
 from upshot.schema.job_spec import spec_as_inputs
 from upshot.schema.launch_inputs import LaunchInputs, value_at
-from upshot.schema.queue_limits import Violation
 from upshot.schema.queues import DOCKER, PROCESS, JobsConfig
 from upshot.schema.yaml_model import is_template
 
@@ -61,7 +60,7 @@ class Launch(Action):
             if path.partition(".")[0] not in invalid_keys and not _depends_on_template(with_, path):
                 yield path, problem
 
-    def _violations(self, inputs: LaunchInputs, *, rendered: bool) -> Iterator[Violation]:
+    def _violations(self, inputs: LaunchInputs, *, rendered: bool) -> Iterator[InputProblem]:
         """Yield what the queue and the backend forbid, as far as the values are known."""
         queue = inputs.queue or DEFAULT_QUEUE
         if not rendered and is_template(queue):
@@ -79,7 +78,7 @@ class Launch(Action):
         spec = self._config.apply_defaults(inputs.options(rendered=rendered), queue)
         yield from self._config.violations_by_path(spec, queue)
 
-    def _backend_violations(self, inputs: LaunchInputs, backend: str) -> Iterator[Violation]:
+    def _backend_violations(self, inputs: LaunchInputs, backend: str) -> Iterator[InputProblem]:
         if problem := self._config.check_backend_name(backend):
             yield "backend", problem
             return
@@ -101,7 +100,20 @@ class Launch(Action):
 
     @override
     async def perform(self, call: ActionCall, context: ActionContext) -> Outcome | Deferred:
-        return self._launch(call) if call.job_id is None else await _continue(call.job_id, context)
+        if call.job_id is None:
+            return self._launch(call)
+        try:
+            job = await asyncio.to_thread(context.jobs.find, call.job_id)
+        except Unavailable as error:
+            raise Unreachable(str(error)) from error
+        if job is None:
+            raise JobFailed(f"job {call.job_id} is no longer in the database; retry the execution to launch it again")
+        if not job.state.is_final:
+            return Deferred(f"waits for job {job.id} in queue {job.queue}")
+        request, response = job_request(job), job_response(job)
+        if job.state is not JobState.SUCCEEDED:
+            raise JobFailed(failure_reason(job), request=request, response=response)
+        return Outcome(outputs=job.outputs or {}, request=request, response=response)
 
     def _launch(self, call: ActionCall) -> Deferred:
         placeholders = call.placeholders
@@ -124,6 +136,9 @@ class Launch(Action):
         spec = self._config.apply_defaults(inputs.options(rendered=True), queue)
         written = spec_as_inputs(spec)
         secrets = placeholders.secret_names([written.get(key) for key in SECRET_KEYS])
+        # The default number of attempts of a step is too many for containers.
+        has_default = call.retry.max_attempts == DEFAULT_ATTEMPTS
+        max_attempts = JobRetryPolicy().max_attempts if has_default else call.retry.max_attempts
         return Job(
             id=derive_job_id(call.delivery_id, call.attempt, call.execution_created_at),
             name=inputs.name or call.step_id,
@@ -138,7 +153,7 @@ class Launch(Action):
             created_at=call.now,
             priority=queue_config.priority if inputs.priority is None else inputs.priority,
             concurrency=inputs.concurrency,
-            retry=_retry_policy(call.retry, inputs),
+            retry=JobRetryPolicy(max_attempts, call.retry.first_seconds, call.retry.cap_seconds, inputs.growth),
             save_metrics=inputs.save_metrics,
             version_reference=call.event.version_reference,
             secrets=tuple(dict.fromkeys(secrets)),
@@ -197,26 +212,3 @@ def _depends_on_template(with_: Mapping[str, Any], path: str) -> bool:
         if is_template(value):
             return True
     return isinstance(value, Mapping) and any(is_template(value.get(key)) for key in ("source", "read-only"))
-
-
-def _retry_policy(retry: RetryPolicy, inputs: LaunchInputs) -> JobRetryPolicy:
-    """Return the retry policy of the job. The default number of attempts of a step is too many for containers."""
-    is_default = retry.max_attempts == DEFAULT_ATTEMPTS
-    max_attempts = JobRetryPolicy().max_attempts if is_default else retry.max_attempts
-    return JobRetryPolicy(max_attempts, retry.first_seconds, retry.cap_seconds, inputs.growth)
-
-
-async def _continue(job_id: JobId, context: ActionContext) -> Outcome | Deferred:
-    """Return the result of the job, or keep waiting for it."""
-    try:
-        job = await asyncio.to_thread(context.jobs.find, job_id)
-    except Unavailable as error:
-        raise Unreachable(str(error)) from error
-    if job is None:
-        raise JobFailed(f"job {job_id} is no longer in the database; retry the execution to launch it again")
-    if not job.state.is_final:
-        return Deferred(f"waits for job {job.id} in queue {job.queue}")
-    request, response = job_request(job), job_response(job)
-    if job.state is not JobState.SUCCEEDED:
-        raise JobFailed(failure_reason(job), request=request, response=response)
-    return Outcome(outputs=job.outputs or {}, request=request, response=response)

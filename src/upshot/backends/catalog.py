@@ -57,13 +57,18 @@ def make_backends(config: JobsConfig, data_dir: Path) -> Mapping[str, Backend]:
     return backends
 
 
+def known_backends() -> tuple[str, ...]:
+    """Return the names of the built-in and the installed backends."""
+    return (*_BUILT_IN, *sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP)))
+
+
 def _find_factory(uses: str) -> BackendFactory:
     if (module := _BUILT_IN.get(uses)) is not None:
         factory: BackendFactory = import_module(module).make
         return factory
     known = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     if uses not in known:
-        raise ConfigError(f"unknown backend {uses!r}{did_you_mean(uses, {*_BUILT_IN, *known})}")
+        raise ConfigError(f"unknown backend {uses!r}{did_you_mean(uses, known_backends())}")
     try:
         factory = known[uses].load()
     except Exception as error:

@@ -12,7 +12,7 @@ Each job costs its worker one coroutine. One poll of an engine serves all its jo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,7 +22,6 @@ import structlog
 
 from upshot.backends.protocol import Backend, ContainerStatus, EngineUnavailable
 from upshot.clock import Clock
-from upshot.domain.event import Event
 from upshot.domain.job import FailureKind, Job
 from upshot.errors import Unavailable
 from upshot.ids import JobId, WorkerId
@@ -186,16 +185,13 @@ class JobSupervisor:
             renewed = await self._run_in_thread(
                 self._jobs.renew, job_ids, worker_id=self._settings.worker_id, until=until, seen_at=seen_at
             )
-            await self._drop_lost_leases(set(job_ids) - renewed)
-
-    async def _drop_lost_leases(self, job_ids: Collection[JobId]) -> None:
-        if not job_ids:
-            return
-        for job_id, job in (await self._run_in_thread(self._jobs.get, job_ids)).items():
-            # A job without an owner has just ended here; its task is about to end too.
-            if job.lease_owner_id not in (None, self._settings.worker_id) and job_id in self._supervised:
-                log.warning("job.lease_lost", job=job_id, worker=job.lease_owner_id)
-                self._supervised[job_id].task.cancel()
+            if not (not_renewed := set(job_ids) - renewed):
+                continue
+            for job_id, job in (await self._run_in_thread(self._jobs.get, not_renewed)).items():
+                # A job without an owner has just ended here; its task is about to end too.
+                if job.lease_owner_id not in (None, self._settings.worker_id) and job_id in self._supervised:
+                    log.warning("job.lease_lost", job=job_id, worker=job.lease_owner_id)
+                    self._supervised[job_id].task.cancel()
 
     async def stop(self) -> None:
         """Stop supervising. The jobs run on, and another worker adopts them."""
@@ -304,18 +300,16 @@ class JobSupervisor:
         if not lost:
             return
         events = await self._run_in_thread(self._events.get, {job.event_id for job in lost})
-        for job in lost:
-            if job.id not in self._supervised:
-                await self._fail_attempt(job, events[job.event_id], now)
-
-    async def _fail_attempt(self, job: Job, event: Event, now: datetime) -> None:
-        machine = f" on {job.machine}" if job.machine else ""
         seconds = self._settings.lost_after.total_seconds()
-        outcome = JobOutcome(FailureKind.ENGINE_LOST, f"no worker has reached its engine{machine} for {seconds:g} s")
-        after = end_attempt(job, outcome, larger_spec=None, now=now)
-        with suppress(LeaseLost):
-            await self._recorder.record(after, event)
-            log.warning("job.engine_lost", job=job.id, reason=outcome.reason, state=after.state.value)
+        for job in lost:
+            if job.id in self._supervised:
+                continue
+            machine = f" on {job.machine}" if job.machine else ""
+            reason = f"no worker has reached its engine{machine} for {seconds:g} s"
+            after = end_attempt(job, JobOutcome(FailureKind.ENGINE_LOST, reason), larger_spec=None, now=now)
+            with suppress(LeaseLost):
+                await self._recorder.record(after, events[job.event_id])
+                log.warning("job.engine_lost", job=job.id, reason=reason, state=after.state.value)
 
     async def _collect_leftovers(self, monitor: EngineMonitor) -> None:
         """Remove the containers of ended attempts, and handle those that belong to no job."""

@@ -11,19 +11,25 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from upshot.domain.image import image_matches
 from upshot.domain.job import ALL_GPUS, JOB_OPTIONS, JobSpec, Mount
 from upshot.domain.job_options import LimitKind, Option, ValueKind
 from upshot.schema.job_spec import JobOptions, show_amount
 
-Violation = tuple[str, str]  #: dotted path in `with`, and what is wrong there
-
 ASK_TO_ALLOW = "leave it out, or ask the operator of the queue to allow it"
 ASK_TO_RAISE = "ask for less, or ask the operator of the queue to raise the limit"
 
 _ENGINE_SOCKETS = frozenset({"docker.sock", "podman.sock", "containerd.sock", "crio.sock"})
+
+
+class Violation(NamedTuple):
+    """Something that a queue forbids."""
+
+    path: str  #: dotted path in `with`
+    problem: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,7 @@ def _is_over(option: Option, amount: float, limit: float) -> bool:
 
 def violations(
     spec: JobSpec, limits: QueueLimits, defaults: JobOptions, writable: Collection[MountRule]
-) -> Iterator[tuple[str, str, str]]:
+) -> Iterator[Violation]:
     """
     Find the options that exceed the limits of a queue.
 
@@ -129,9 +135,6 @@ def violations(
         limits: Of the queue.
         defaults: Of the queue; what it gives to each job is allowed.
         writable: Everything that jobs of any queue can write to.
-
-    Yields:
-        Path in `with`, what is wrong, and what to do about it.
     """
     for name, option in JOB_OPTIONS.items():
         value, limit, default = getattr(spec, name), limits.of(name), defaults.get(name, ())
@@ -139,29 +142,31 @@ def violations(
             case LimitKind.MAXIMUM if limit is not None:
                 yield from _check_maximum(option, value, limit)
             case LimitKind.CHOICES if value not in limit:
-                yield option.key, f"{value.value} is not allowed; {one_of(limit)} is", ASK_TO_ALLOW
+                yield Violation(option.key, f"{value.value} is not allowed; {one_of(limit)} is", ASK_TO_ALLOW)
             case LimitKind.PERMISSION if value and not limit and option.limit:
-                yield option.key, f"{option.limit.reason}, and is not allowed", ASK_TO_ALLOW
+                yield Violation(option.key, f"{option.limit.reason}, and is not allowed", ASK_TO_ALLOW)
             case LimitKind.NON_ROOT if limit and not _is_other_than_root(value):
                 user = "the image's own user may be root" if value is None else f"{value!r} is root, or may be root"
-                yield option.key, f"{user}, and root is not allowed", 'name a user by number, such as user: "1000"'
-            case LimitKind.IMAGES if value and limit is not None and not _is_image_allowed(value, limit):
-                allowed = one_of(limit) or "none"
-                yield option.key, f"{value} is not allowed; {allowed} is", "use an allowed image, or ask for this one"
+                yield Violation(
+                    option.key, f"{user}, and root is not allowed", 'name a user by number, such as user: "1000"'
+                )
+            case LimitKind.IMAGES if value and limit is not None:
+                yield from _check_image(option, value, limit)
             case LimitKind.MOUNTS:
                 yield from _check_mounts(option, value, limit, default, writable)
             case LimitKind.KEYS if limit is not None:
-                allowed = one_of(limit) or "nothing"
-                for key in value.keys() - limit - {key for key in default if default[key] == value.get(key)}:
-                    yield f"{option.key}.{key}", f"a step cannot set this; it can set {allowed}", ASK_TO_ALLOW
+                keys = [key for key in value if key not in default or default[key] != value[key]]
+                yield from _check_keys(option, keys, limit)
 
 
-def _check_maximum(option: Option, value: float | None, limit: float) -> Iterator[tuple[str, str, str]]:
+def _check_maximum(option: Option, value: float | None, limit: float) -> Iterator[Violation]:
     shown = show_amount(option, limit)
     if value is not None and _is_over(option, value, limit):
-        yield option.key, f"{show_amount(option, value)} is more than the limit of {shown}", ASK_TO_RAISE
+        yield Violation(option.key, f"{show_amount(option, value)} is more than the limit of {shown}", ASK_TO_RAISE)
     elif value is None and option.limit and option.limit.caps_unset:
-        yield option.key, f"a job without a maximum exceeds the limit of {shown}", "write how much the job needs"
+        yield Violation(
+            option.key, f"a job without a maximum exceeds the limit of {shown}", "write how much the job needs"
+        )
 
 
 def _is_other_than_root(user: str | None) -> bool:
@@ -170,8 +175,17 @@ def _is_other_than_root(user: str | None) -> bool:
     return number.isascii() and number.isdigit() and int(number) != 0
 
 
-def _is_image_allowed(image: str, patterns: Iterable[str]) -> bool:
-    return any(image_matches(image, pattern) for pattern in patterns)
+def _check_image(option: Option, image: str, allowed: Collection[str]) -> Iterator[Violation]:
+    if not any(image_matches(image, pattern) for pattern in allowed):
+        remedy = "use an allowed image, or ask the operator of the queue to allow this one"
+        yield Violation(option.key, f"{image} is not allowed; {one_of(allowed) or 'none'} is", remedy)
+
+
+def _check_keys(option: Option, keys: Iterable[str], allowed: Collection[str]) -> Iterator[Violation]:
+    for key in keys:
+        if key not in allowed:
+            problem = f"a step cannot set this; it can set {one_of(allowed) or 'nothing'}"
+            yield Violation(f"{option.key}.{key}", problem, ASK_TO_ALLOW)
 
 
 def _check_mounts(
@@ -180,25 +194,27 @@ def _check_mounts(
     allowed: Collection[MountRule],
     defaults: Collection[Mount],
     writable: Collection[MountRule],
-) -> Iterator[tuple[str, str, str]]:
+) -> Iterator[Violation]:
     for index, mount in enumerate(mounts):
         path, source = f"{option.key}.{index}", posixpath.normpath(mount.source)
         if mount in defaults:
             continue
         if parent := next((rule.source for rule in writable if rule.contains(mount)), None):
-            finding = f"{source} is in {parent}, where a job can leave a link that leads anywhere"
-            yield path, finding, f"mount {parent} itself"
+            problem = f"{source} is in {parent}, where a job can leave a link that leads anywhere"
+            yield Violation(path, problem, f"mount {parent} itself")
         elif any(rule.allows(mount) for rule in allowed):
             continue
         elif any(rule.allows(replace(mount, read_only=True)) for rule in allowed):
-            yield path, f"{source} can only be mounted read-only", "leave out `read-only: false`"
+            yield Violation(path, f"{source} can only be mounted read-only", "leave out `read-only: false`")
         elif set(source) == {"/"}:
-            yield path, "/ is the machine's whole file system; mounting it gives root on the machine", ASK_TO_ALLOW
+            yield Violation(
+                path, "/ is the machine's whole file system; mounting it gives root on the machine", ASK_TO_ALLOW
+            )
         elif source.rpartition("/")[2] in _ENGINE_SOCKETS:
-            yield path, f"{source} is the engine itself; mounting it gives root on the machine", ASK_TO_ALLOW
+            yield Violation(path, f"{source} is the engine itself; mounting it gives root on the machine", ASK_TO_ALLOW)
         else:
             sources = one_of(rule.source for rule in allowed) or "nothing"
-            yield path, f"{source} cannot be mounted; {sources} can", ASK_TO_ALLOW
+            yield Violation(path, f"{source} cannot be mounted; {sources} can", ASK_TO_ALLOW)
 
 
 def one_of(words: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from upshot.domain.job import DEFAULT_QUEUE, JOB_OPTIONS, JobSpec, MemoryGrowth
 from upshot.domain.job_options import ValueKind
+from upshot.schema.action_inputs import InputProblem
 from upshot.schema.job_spec import JobOptions
 from upshot.schema.queue_limits import (
     ASK_TO_ALLOW,
@@ -54,10 +55,11 @@ class QueueConfig:
     description: str = ""
     source: str | None = None  #: file and line of the limits; None: built in
 
-    def describe_limits(self) -> str:
-        """Say for a message where the limits are set."""
+    def describe(self, violation: Violation) -> InputProblem:
+        """Return the path of a violation, and a message that says where the limit is set."""
         where = f" in {self.source}" if self.source else ", built in; to change them, set UPSHOT_JOBS_FILE"
-        return f"limits of queue {self.name!r}{where}"
+        message = f"{violation.problem} (limits of queue {self.name!r}{where}); {violation.remedy}"
+        return violation.path, message
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +121,12 @@ class JobsConfig:
         """Return what the queue forbids: each violation with its path, the limit, its source, and a remedy."""
         return tuple(f"{path}: {message}" for path, message in self.violations_by_path(spec, queue))
 
-    def violations_by_path(self, spec: JobSpec, queue: str) -> tuple[Violation, ...]:
+    def violations_by_path(self, spec: JobSpec, queue: str) -> tuple[InputProblem, ...]:
         """Return the same violations, by their dotted path in `with`."""
         if problem := self.check_queue_name(queue):
             return (("queue", problem),)
         config = self.queues[queue]
-        found = violations(spec, config.limits, config.defaults, self._writable)
-        return tuple((path, f"{finding} ({config.describe_limits()}); {remedy}") for path, finding, remedy in found)
+        return tuple(map(config.describe, violations(spec, config.limits, config.defaults, self._writable)))
 
     @property
     def _writable(self) -> tuple[MountRule, ...]:
@@ -139,16 +140,17 @@ class JobsConfig:
         )
         return (*allowed, *given)
 
-    def choice_violations(self, queue: str, backend: str, priority: int) -> tuple[Violation, ...]:
+    def choice_violations(self, queue: str, backend: str, priority: int) -> tuple[InputProblem, ...]:
         """Return what a queue forbids beyond the spec: another backend than its own, and too high a priority."""
         config = self.queues[queue]
         found = []
         if backend in self.backends and backend != config.backend and backend not in config.limits.backends:
             allowed = one_of({config.backend, *config.limits.backends})
-            found.append(("backend", f"its jobs run on {allowed}, not on {backend}", ASK_TO_ALLOW))
+            found.append(Violation("backend", f"its jobs run on {allowed}, not on {backend}", ASK_TO_ALLOW))
         if config.limits.priority is not None and priority > config.limits.priority:
-            found.append(("priority", f"{priority} is more than the limit of {config.limits.priority}", ASK_TO_RAISE))
-        return tuple((path, f"{finding} ({config.describe_limits()}); {remedy}") for path, finding, remedy in found)
+            problem = f"{priority} is more than the limit of {config.limits.priority}"
+            found.append(Violation("priority", problem, ASK_TO_RAISE))
+        return tuple(map(config.describe, found))
 
     def with_more_memory(self, spec: JobSpec, growth: MemoryGrowth, queue: str) -> JobSpec | None:
         """Return the spec with more memory for the next attempt; None if the queue allows no more."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,13 @@ import orjson
 from upshot.automations.parser.diagnostics import Diagnostic, Diagnostics
 from upshot.automations.parser.document import Invalid, YamlMapping, YamlSequence, decode, parse_documents
 from upshot.automations.parser.model_diagnostics import line_of_path, parse_model
-from upshot.backends.catalog import ENTRY_POINT_GROUP
+from upshot.backends.catalog import known_backends
 from upshot.errors import ConfigError
 from upshot.schema.jobs_file_inputs import BackendInputs, JobsFileInputs, QueueInputs
 from upshot.schema.queue_limits import QueueLimits
 from upshot.schema.queues import (
     DEFAULT_PER_MACHINE,
     DOCKER,
-    KUBERNETES,
-    PROCESS,
     BackendSettings,
     JobsConfig,
     QueueConfig,
@@ -32,7 +29,6 @@ from upshot.suggestions import did_you_mean
 from upshot.validation import describe_value
 
 FILE_NAME = "jobs.yaml"  #: in the data directory; used if the settings name no other file
-BUILT_IN_BACKENDS = (DOCKER, KUBERNETES, PROCESS)
 EVENTS_QUEUE = "events"  #: a worker that takes this queue answers events; no queue of jobs can have the name
 
 
@@ -129,7 +125,7 @@ def _members(mapping: YamlMapping, key: str, diagnostics: Diagnostics) -> Iterat
 
 
 def _backends(mapping: YamlMapping, diagnostics: Diagnostics) -> dict[str, BackendSettings]:
-    known = (*BUILT_IN_BACKENDS, *sorted(entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP)))
+    known = known_backends()
     backends = {}
     for name, settings, line in _members(mapping, "backends", diagnostics):
         inputs = parse_model(BackendInputs, settings, diagnostics, line=line, root=f"backends.{name}")

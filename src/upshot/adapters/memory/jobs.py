@@ -104,7 +104,12 @@ class MemoryJobs(JobStore, JobAdmin):
     @override
     def record(self, updates: Sequence[JobUpdate]) -> frozenset[JobId]:
         with self._lock:
-            refused = frozenset(update.job.id for update in updates if not self._is_current(update.job))
+            stored = self.get([update.job.id for update in updates])
+            refused = frozenset(
+                update.job.id
+                for update in updates
+                if update.job.id not in stored or stored[update.job.id].fence != update.job.fence
+            )
             for update in updates:
                 if update.job.id in refused:
                     continue
@@ -114,10 +119,6 @@ class MemoryJobs(JobStore, JobAdmin):
                 if update.wakes_execution:
                     self._executions.wake(update.job.execution_id, update.job.finished_at or update.job.created_at)
             return refused
-
-    def _is_current(self, job: Job) -> bool:
-        stored = self._jobs.get(job.id)
-        return stored is not None and stored.fence == job.fence
 
     @override
     def renew(
