@@ -37,7 +37,7 @@ class Launch(Action):
     Outputs: what the job wrote to `/upshot/output/outputs.json`.
 
     Args:
-        config: The queues, and what each of them allows.
+        config: The queues and their limits.
     """
 
     uses = "launch"

@@ -32,7 +32,7 @@ MAX_GRACE_SECONDS = 3600.0
 MAX_GPUS = 1024
 MAX_PIDS = 2**22  # Linux's own limit
 ALL_GPUS = -1
-MAX_OUTPUTS_BYTES = 1024 * 1024  # of `outputs.json`
+MAX_OUTPUTS_BYTES = 1024 * 1024  # size of `outputs.json`
 LOG_TAIL_BYTES = 64 * 1024  # stored with the job; the log itself is stored separately, with its own limit
 
 INPUT_DIR = "/upshot/input"  #: a version's files, read-only
@@ -189,7 +189,7 @@ class JobSpec:
             limit=_MAXIMUM,
         ),
     ] = DEFAULT_PIDS
-    #: of one attempt, counted from the start of its container
+    #: maximum duration of one attempt, counted from the start of its container
     timeout_seconds: Annotated[
         float,
         Option(
@@ -201,7 +201,7 @@ class JobSpec:
             limit=Limit(LimitKind.MAXIMUM, default=DEFAULT_MAX_TIMEOUT_SECONDS),
         ),
     ] = DEFAULT_TIMEOUT_SECONDS
-    #: between the signal to stop and the kill
+    #: time between the signal to stop and the kill
     grace_seconds: Annotated[
         float, Option("grace", ValueKind.SECONDS, largest=MAX_GRACE_SECONDS, in_defaults=True, limit=_MAXIMUM)
     ] = DEFAULT_GRACE_SECONDS
@@ -295,11 +295,11 @@ class Job:
     """
 
     id: JobId
-    name: str  #: as written, or the step's id; metrics are saved under this name
+    name: str  #: set by the step, or the step's id; metrics are saved under this name
     automation: str
     execution_id: ExecutionId
     step_id: str
-    event_id: EventId  #: of the event that the execution answers
+    event_id: EventId  #: the event that the execution answers
     delivery_id: DeliveryId
     queue: str
     backend: str
@@ -309,7 +309,7 @@ class Job:
     concurrency: int | None = None  #: maximum number of active jobs of this step; None: only the queue's limits
     retry: JobRetryPolicy = JobRetryPolicy()
     save_metrics: bool = False  #: save the `metrics` among the outputs in the version's metadata
-    version_reference: str | None = None  #: of the version that the event is about
+    version_reference: str | None = None  #: the version that the event is about
     secrets: tuple[str, ...] = ()  #: names of the secrets that the placeholders stand for
     nonce: str = ""  #: part of every placeholder of this job, so that no event can forge a placeholder
 
@@ -318,7 +318,7 @@ class Job:
     reason: str | None = None  #: why it waits, or how it ended
     attempt: int = 1  #: number of the current or last attempt
     due_at: datetime | None = None  #: when a queued job may start; None if it is not queued
-    machine: str | None = None  #: of the worker that started the attempt
+    machine: str | None = None  #: the machine of the worker that started the attempt
     engine_id: str | None = None  #: identity of the engine that runs it; only workers that reach it can supervise it
     handle: str | None = None  #: the engine's own id of the container
     image_digest: str | None = None

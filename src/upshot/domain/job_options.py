@@ -30,7 +30,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")  # the keys of a Secret that K
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")  # the names of volumes that Docker accepts
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
-_RESERVED_DIRS = ("/upshot", "/proc", "/sys", "/dev")  # of a container
+_RESERVED_DIRS = ("/upshot", "/proc", "/sys", "/dev")  # in a container
 
 
 class ValueKind(Enum):
@@ -80,11 +80,11 @@ class Option:
 
     key: str  #: path in the `with` block of `launch`, such as `resources.memory`
     kind: ValueKind
-    check: Check | None = None  #: of a TEXT, or of each name in TEXTS
-    choices: type[StrEnum] | None = None  #: of a CHOICE
-    smallest: float = 0  #: of an amount
-    largest: float = inf
-    unit: str = ""  #: of a COUNT, for messages
+    check: Check | None = None  #: applies to a TEXT, or to each name in TEXTS
+    choices: type[StrEnum] | None = None  #: the words of a CHOICE
+    smallest: float = 0  #: the smallest valid amount
+    largest: float = inf  #: the largest valid amount
+    unit: str = ""  #: what a COUNT counts, for messages
     can_be_empty: bool = True  #: WORDS can be an empty list
     can_hold_nul: bool = False  #: the texts in TEXTS can contain NUL characters
     holds_secrets: bool = False  #: templates can use `secrets` in this option

@@ -18,8 +18,8 @@ class SecretPlaceholders:
     The placeholders of one job.
 
     Args:
-        nonce: At least 16 unguessable characters. Letters of both cases and digits, so that a template filter
-            that changes text also breaks the placeholder.
+        nonce: At least 16 unguessable characters: letters of both cases and digits. A template filter that changes
+            text then also breaks the placeholder.
     """
 
     def __init__(self, nonce: str) -> None:

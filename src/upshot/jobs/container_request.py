@@ -49,9 +49,9 @@ def build_container_request(job: Job, event: Event, environment: JobEnvironment)
     Build the request for the current attempt of a job.
 
     Args:
-        job: With placeholders in place of secrets.
+        job: The job, with placeholders in place of secrets.
         event: The event that its execution answers.
-        environment: Of this worker.
+        environment: What this worker adds.
 
     Raises:
         StartRefused: A secret does not exist on this worker.

@@ -18,15 +18,15 @@ log = structlog.get_logger("upshot.jobs")
 
 @dataclass(frozen=True, slots=True)
 class PollIntervals:
-    """How often the supervision of jobs looks at things."""
+    """How often the supervisor polls engines and checks jobs."""
 
-    engine_seconds: float = 2.0  #: between two polls of an engine, unless it reports an event
-    min_engine_seconds: float = 0.1  #: between two polls of an engine, however many events it reports
-    unreachable_seconds: float = 2.0  #: between two polls of an engine that does not answer
-    idle_seconds: float = 30.0  #: between two polls of an engine without supervised jobs, to find leftovers
-    event_delay_seconds: float = 0.5  #: after an event, until the engine's list of containers includes it
-    job_seconds: float = 1.0  #: between two checks of a job's deadline, stop request and log
-    error_seconds: float = 5.0  #: after an error of our own, before a job is supervised again
+    engine_seconds: float = 2.0  #: time between two polls of an engine, unless it reports an event
+    min_engine_seconds: float = 0.1  #: minimum time between two polls of an engine, even if it reports many events
+    unreachable_seconds: float = 2.0  #: time between two polls of an engine that does not answer
+    idle_seconds: float = 30.0  #: time between two polls of an engine without supervised jobs
+    event_delay_seconds: float = 0.5  #: delay after an event, until the engine's list of containers includes it
+    job_seconds: float = 1.0  #: time between two checks of a job's deadline, stop request and log
+    error_seconds: float = 5.0  #: wait after an error in Upshot, before a job is supervised again
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class EngineSnapshot:
     number: int  #: counted from 1
     polled_at: datetime
     outages: int  #: how often the engine has been unreachable so far
-    statuses: Mapping[str, ContainerStatus] = field(default_factory=dict)  #: by name of the container
+    statuses: Mapping[str, ContainerStatus] = field(default_factory=dict)  #: by container name
     error: str | None = None  #: why the engine did not answer
 
 
@@ -45,10 +45,10 @@ class EngineMonitor:
     The engine of one backend of this worker.
 
     Args:
-        name: The name that queues use.
+        name: Name of the backend, which queues use.
         backend: Reaches the engine.
         installation_id: Label of the containers to watch.
-        clock: The time of snapshots.
+        clock: Gives the time of each snapshot.
         intervals: How often to poll.
     """
 

@@ -32,7 +32,7 @@ def job_event(job: Job, event: Event, now: datetime) -> Event | None:
     {id, kind, subject}, and the contexts of a registry event, so that filters on them work.
 
     Args:
-        job: RUNNING, or finished.
+        job: The job in its new state.
         event: The event that its execution answers.
         now: The current time.
     """

@@ -10,7 +10,7 @@ from upshot.masking import Mask
 from upshot.ports.concurrency import RunInThread
 from upshot.ports.jobs import JobStore
 
-MAX_CHUNK_BYTES = 256 * 1024  # of one read; of a job that writes more in a second, the oldest lines are left out
+MAX_CHUNK_BYTES = 256 * 1024  # size of one read; if a job writes more in a second, its oldest lines are left out
 MAX_LINE_BYTES = 16 * 1024  # a secret is found within one line; a longer line is cut
 _SKIPPED = f"--- lines are left out here: the job wrote more than {MAX_CHUNK_BYTES // 1024} KB at once ---\n"
 _MAX_LAST_READS = 16  # so that a job that has written a gigabyte ends soon

@@ -23,7 +23,7 @@ class JobRecorder:
         jobs: Stores jobs.
         publisher: Publishes the events of jobs.
         notifier: Notifies a worker of the execution whose job has ended.
-        clock: The time of events.
+        clock: Gives the time of each event.
         run_in_thread: Runs the blocking calls.
     """
 
@@ -41,7 +41,7 @@ class JobRecorder:
         Record a job.
 
         Args:
-            job: As it is now.
+            job: The job as it is now.
             event: The event that its execution answers.
             is_new_state: Whether the state has changed. Some states have an event of their own.
 

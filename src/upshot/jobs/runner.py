@@ -1,4 +1,4 @@
-"""Run one attempt of one job, from its claim to its end. Any worker can take over at any point."""
+"""Run one attempt of a job from its claim to its end. Another worker can take over at any point."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from upshot.schema.queues import JobsConfig
 log = structlog.get_logger("upshot.jobs")
 
 KILL_AGAIN_SECONDS = 30.0  # after the grace period: a container that still runs is stopped again, without grace
-MISSING_SNAPSHOTS = 2  # a started container that is missing in so many snapshots is gone
+MISSING_SNAPSHOTS = 2  # a started container is gone if it is missing in this number of snapshots
 
 
 class StopRequests:
@@ -51,7 +51,7 @@ class StopRequests:
     The stop requests for the jobs of this worker, as last read from the store.
 
     Args:
-        jobs: The store.
+        jobs: Stores the requests.
         run_in_thread: Runs its blocking calls.
     """
 
@@ -92,7 +92,7 @@ class JobRunner:
     Runs one attempt of a job that this worker has claimed.
 
     Args:
-        job: As it was claimed.
+        job: The job that was claimed.
         event: The event that its execution answers.
         monitor: Polls the job's engine.
         context: Shared by all runners.
@@ -196,7 +196,7 @@ class JobRunner:
 
     async def _handle_missing(self) -> None:
         if self.job.state is JobState.STARTING and self.job.handle is None:
-            await self._start()  # the container was not created, or nobody knows whether it was
+            await self._start()  # it is unknown whether the container was created
             return
         self._missing += 1
         if self._missing < MISSING_SNAPSHOTS:

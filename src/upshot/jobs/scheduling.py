@@ -19,7 +19,7 @@ class QueuedJob:
     queue: str
     automation: str
     step_id: str
-    concurrency: int | None  #: of its step
+    concurrency: int | None  #: maximum number of active jobs of its step; None: any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class SlotCounter:
     Counts active jobs against the limits of a worker.
 
     Args:
-        capacity: Of the worker, with all limits.
+        capacity: What the worker can claim, with all limits.
         active: All active jobs on all machines.
     """
 

@@ -39,7 +39,7 @@ from upshot.schema.queues import JobsConfig
 
 log = structlog.get_logger("upshot.jobs")
 
-ORPHANED_AFTER = timedelta(seconds=60)  # a container without a job: its job may be about to be stored
+ORPHANED_AFTER = timedelta(seconds=60)  # until then, the job of a container may still be stored
 LOST_CHECK_INTERVAL = timedelta(seconds=5)
 
 
@@ -78,7 +78,7 @@ class JobSupervisor:
         environment: What this worker adds to a job.
         config: Queues and their limits.
         metrics: Saves metrics in the metadata of versions.
-        clock: The current time.
+        clock: Gives the current time.
         run_in_thread: Runs the stores' blocking calls.
     """
 
@@ -266,7 +266,7 @@ class JobSupervisor:
             log.error("job.dropped", job=job_id, exc_info=error)  # adopted again when its lease runs out
 
     async def _supervise(self, runner: JobRunner) -> None:
-        """Run a job. An error of our own delays the job, and never ends it."""
+        """Run a job. An error in Upshot delays the job, and never ends it."""
         while True:
             try:
                 await runner.run()

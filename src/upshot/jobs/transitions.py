@@ -134,8 +134,8 @@ def classify_exit(job: Job, status: ContainerStatus, *, engine_was_away: bool) -
     Decide how an attempt ended. Its outputs are not checked yet.
 
     Args:
-        job: As it stands. If it is STOPPING, its failure says why it was stopped.
-        status: Of the exited container.
+        job: The job as it is now. If it is STOPPING, its failure says why it was stopped.
+        status: The status of the exited container.
         engine_was_away: Whether the engine was unreachable for a time since the job was last seen to run.
     """
     if job.failure is FailureKind.CANCELLED:
@@ -185,11 +185,11 @@ def end_attempt(
     End an attempt: queue the job for the next attempt if the failure is retryable, or finish it.
 
     Args:
-        job: As it stands.
+        job: The job as it is now.
         outcome: How the attempt ended.
         larger_spec: The spec with more memory; None if the job does not ask for it, or its queue allows no more.
         now: The current time.
-        jitter: From 0 to 1; None draws a random number.
+        jitter: A number from 0 to 1; None draws a random number.
     """
     return next_attempt(job, outcome, larger_spec=larger_spec, now=now, jitter=jitter) or finish(job, outcome, now=now)
 

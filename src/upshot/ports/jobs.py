@@ -141,7 +141,7 @@ class JobStore(Protocol):
         Args:
             job_id: The job. Nothing happens if it does not exist.
             text: May be empty, to store only the position.
-            position: Up to where the engine's log is read, for the next worker; at most 200 characters.
+            position: Where the next worker continues to read the engine's log; at most 200 characters.
             now: The current time.
             keep_bytes: Maximum size of the log in UTF-8. The last chunk is always kept.
         """

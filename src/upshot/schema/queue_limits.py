@@ -72,7 +72,9 @@ def _path(source: str) -> PurePosixPath:
 class QueueLimits:
     """The limits of one queue."""
 
-    options: Mapping[str, Any] = field(default_factory=dict)  #: by field of `JobSpec`; otherwise, the declared default
+    options: Mapping[str, Any] = field(
+        default_factory=dict
+    )  #: by field of `JobSpec`; an option that is missing has its declared default
     priority: int | None = None  #: the highest priority; None: no limit
     backends: frozenset[str] = frozenset()  #: backends that a step can choose instead of the queue's own
 
@@ -132,8 +134,8 @@ def violations(
 
     Args:
         spec: What the job asks for.
-        limits: Of the queue.
-        defaults: Of the queue; what it gives to each job is allowed.
+        limits: The limits of the queue.
+        defaults: The defaults of the queue. A job may use them even if the limits forbid them.
         writable: Everything that jobs of any queue can write to.
     """
     for name, option in JOB_OPTIONS.items():

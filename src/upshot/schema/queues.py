@@ -37,8 +37,8 @@ class BackendSettings:
     """An engine that jobs run on."""
 
     uses: str  #: docker, kubernetes, process, or the name of an entry point
-    options: Mapping[str, Any] = field(default_factory=dict)  #: as the backend reads them
-    source: str | None = None  #: file and line in which it is declared
+    options: Mapping[str, Any] = field(default_factory=dict)  #: in the form that the backend reads
+    source: str | None = None  #: file and line of the declaration
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class QueueConfig:
     per_machine: int | None = DEFAULT_PER_MACHINE  #: active jobs on each machine; None: any number
     backend: str = DOCKER
     defaults: JobOptions = field(default_factory=dict)
-    priority: int = 0  #: of a job whose step sets none
+    priority: int = 0  #: for jobs whose step sets no priority
     limits: QueueLimits = field(default_factory=QueueLimits)
     description: str = ""
     source: str | None = None  #: file and line of the limits; None: built in

@@ -93,13 +93,13 @@ class MemoryBackend(Backend):
         backend.plan = lambda request: ScriptedExit(exit_code=3)            ends each container as it starts
 
     Args:
-        clock: The current time.
+        clock: Gives the current time.
         engine_id: Identity of the engine. Two engines have two identities.
     """
 
     def __init__(self, clock: Clock, engine_id: str = "memory:engine") -> None:
-        self.containers: dict[str, MemoryContainer] = {}  #: that exist now, by name
-        self.started: list[ContainerRequest] = []  #: of every container that ever ran, in order
+        self.containers: dict[str, MemoryContainer] = {}  #: existing containers, by name
+        self.started: list[ContainerRequest] = []  #: the requests of all containers that ever ran, in order
         #: How a container exits as it starts; None: it runs on.
         self.plan: Callable[[ContainerRequest], ScriptedExit | None] = lambda _: None
         self.ignores_stop = False  #: containers exit only when their grace period is over

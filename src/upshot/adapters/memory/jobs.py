@@ -45,7 +45,7 @@ class MemoryJobs(JobStore, JobAdmin):
     Stores jobs in memory.
 
     Args:
-        executions: The store of the executions that wait for jobs. New jobs are stored there.
+        executions: Stores the executions that wait for jobs, and new jobs with them.
     """
 
     def __init__(self, executions: MemoryExecutions) -> None:
