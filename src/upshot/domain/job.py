@@ -50,7 +50,7 @@ class JobState(StrEnum):
     QUEUED = "queued"  #: waits for capacity in its queue, or for its next attempt
     STARTING = "starting"  #: a worker has claimed it; its image is pulled and its container created
     RUNNING = "running"
-    STOPPING = "stopping"  #: its container was told to stop; the grace period runs
+    STOPPING = "stopping"  #: its container got a signal to stop; the grace period runs
     SUCCEEDED = "succeeded"  #: exit code 0, and its outputs are valid; final
     FAILED = "failed"  #: `failure` says why; final
     CANCELLED = "cancelled"  #: stopped by a person, or because its execution ended; final

@@ -240,7 +240,7 @@ class JobRunner:
             if now - self._stopped_at <= timedelta(seconds=grace_seconds + KILL_AGAIN_SECONDS):
                 return
             grace_seconds = 0.0
-        # A job that another worker was stopping is told again: that worker may have died before it told the engine.
+        # If another worker was stopping the job, stop it again: that worker may have died before its request.
         self._stopped_at = now
         await self._backend.stop(job.container_name, grace_seconds=grace_seconds)
 

@@ -86,7 +86,7 @@ def container_running(job: Job, status: ContainerStatus, *, now: datetime) -> Jo
 
 
 def stopping(job: Job, outcome: JobOutcome) -> Job:
-    """Record that the container is told to stop, and why."""
+    """Record that the container gets a signal to stop, and why."""
     return replace(job, state=JobState.STOPPING, failure=outcome.failure, reason=outcome.reason)
 
 
