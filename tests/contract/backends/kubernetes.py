@@ -72,7 +72,7 @@ class KubernetesEngine:
         await backend.close()
 
     def stored_log_bytes(self, name: str) -> int:
-        """Raise NotImplementedError: a real kubelet does not tell."""
+        """Raise NotImplementedError: a real kubelet does not report it."""
         raise NotImplementedError
 
     def remove_all(self, installation_id: str) -> None:
@@ -134,7 +134,7 @@ class RealClusterProvider:
     lacks: Mapping[Capability, str] = {
         **_LACKED_BY_ALL_CLUSTERS,
         Capability.MEMORY: "newer kubelets end the whole container if one of its processes runs out of memory",
-        Capability.BIG_LOGS: "the kubelet decides how much of a log it keeps, and does not tell",
+        Capability.BIG_LOGS: "the kubelet decides how much of a log it keeps, and does not report it",
         Capability.PRIVILEGED: "the rules of the cluster may forbid privileged containers",
     }
 

@@ -84,9 +84,10 @@ class MemoryEngine:
 
     def remove_all(self, installation_id: str) -> None:
         """Remove the jobs, and wait until their processes have ended."""
-        jobs = self._backend.containers
-        for name in [name for name, job in jobs.items() if job.request.installation_id == installation_id]:
-            del jobs[name]
+        containers = self._backend.containers
+        for name, container in tuple(containers.items()):
+            if container.request.installation_id == installation_id:
+                del containers[name]
         tasks = self._tasks.pop(installation_id, [])
         until(lambda: all(task.done() for task in tasks), "the end of the processes")
         self._processes.remove_all(installation_id)
@@ -95,34 +96,34 @@ class MemoryEngine:
         task = asyncio.get_running_loop().create_task(self._run_process(self._backend.containers[request.name]))
         self._tasks.setdefault(request.installation_id, []).append(task)
 
-    async def _run_process(self, job: MemoryContainer) -> None:
-        request, name, backend = job.request, job.request.name, self._processes.connect()
+    async def _run_process(self, container: MemoryContainer) -> None:
+        request, name, backend = container.request, container.request.name, self._processes.connect()
         await backend.remove(name)  # of an earlier job of this name
         try:
             await backend.start(request)
         except StartRefused:
             self._backend.finish(name, 127, note="its command does not exist")  # as engines with containers report it
         position, was_stopped = None, False
-        while self._backend.containers.get(name) is job and job.phase is Phase.RUNNING:
+        while self._backend.containers.get(name) is container and container.phase is Phase.RUNNING:
             status = (await backend.list_containers(request.installation_id))[name]
             read = await backend.read_log(name, position, limit_bytes=_MAX_BYTES)
             position = read.position
-            job.log += read.data
+            container.log += read.data
             if status.phase is Phase.EXITED and not read.data:
-                await self._finish(job, status, backend)
-            elif job.kill_at is not None and not was_stopped:
+                await self._finish(container, status, backend)
+            elif container.kill_at is not None and not was_stopped:
                 was_stopped = True
                 await backend.stop(name, grace_seconds=600)
             await asyncio.sleep(_POLL_SECONDS)
         await backend.close()
 
-    async def _finish(self, job: MemoryContainer, status: ContainerStatus, backend: Backend) -> None:
+    async def _finish(self, container: MemoryContainer, status: ContainerStatus, backend: Backend) -> None:
         outputs, unreadable = None, None
         try:
             outputs = await backend.read_outputs(status.name, limit_bytes=_MAX_BYTES)
         except OutputUnreadable as error:
             unreadable = str(error)
-        if self._backend.containers.get(status.name) is job and status.name in self._backend.running:
+        if self._backend.containers.get(status.name) is container and status.name in self._backend.running:
             self._backend.finish(status.name, status.exit_code, outputs=outputs, unreadable=unreadable)
 
 

@@ -379,7 +379,7 @@ async def test_order_of_both_streams(harness: BackendHarness):
 
 
 async def test_log_beyond_the_limit(harness: BackendHarness):
-    """A read returns the newest text up to the limit and says that text was skipped. The next read continues there."""
+    """A read returns the newest text up to the limit and reports the skipped text. The next read returns nothing."""
     status = await harness.run("i=0; while [ $i -lt 3000 ]; do echo this is line $i; i=$((i+1)); done")
 
     read = await harness.read_log(status.name, limit_bytes=1000)

@@ -79,7 +79,7 @@ def read_regular_file(tar: bytes, *, limit_bytes: int) -> bytes:
         with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as opened:
             entry = opened.next()
             if entry is None:
-                raise OutputUnreadable(f"{OUTPUTS_FILE} is not a regular file; write one")
+                raise OutputUnreadable(f"{OUTPUTS_FILE} is not a regular file; write a regular file")
             if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                 kind = _KINDS.get(entry.type, "not a regular file")
                 raise OutputUnreadable(f"{OUTPUTS_FILE} is {kind}; write a regular file")

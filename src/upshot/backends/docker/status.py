@@ -15,9 +15,9 @@ from upshot.ids import JobId
 _CREATED = frozenset({"created", "configured", "initialized"})
 _EXITED = frozenset({"exited", "dead", "stopped"})
 _REMOVING = "removing"
-#: Docker also writes this code for a container that did not survive its machine, with the time of its own return.
+#: Docker also writes this code, with the time when the engine came back, for a container whose machine went down.
 _UNKNOWN_EXIT = 255
-_ZERO_TIME = datetime(1970, 1, 2, tzinfo=UTC)  # engines write an earlier time for one that never came
+_ZERO_TIME = datetime(1970, 1, 2, tzinfo=UTC)  # engines write an earlier time for an event that never happened
 _EXIT_NOTES: Mapping[int, str] = {
     125: "the engine could not run the command",
     126: "the command exists and cannot be executed",

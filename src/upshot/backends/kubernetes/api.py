@@ -1,4 +1,4 @@
-"""A client of a cluster's API server: plain data in and out, and every failure as one of Upshot's errors."""
+"""A client of a cluster's API server. It sends and returns plain data, and raises only Upshot's own errors."""
 
 from __future__ import annotations
 

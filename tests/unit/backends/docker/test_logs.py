@@ -103,7 +103,7 @@ def test_increments_from_podman_add_up(writes):
 
 @given(WRITES, st.integers(1, 40))
 def test_limit_keeps_the_newest_text(writes, limit):
-    """Text beyond the limit is dropped from the beginning and reported. The next read continues at the end."""
+    """Text beyond the limit is dropped from the beginning and reported, and the next read returns nothing."""
     log = FakeEngineLog()
     for number, (stream, _, text, _) in enumerate(writes):
         log.write(stream, number, text)
