@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 _FENCE = re.compile(r"^```(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_NOT_OUR_TEXT = {"LICENSE", "schemas.json", "test_language.py"}
+_NOT_OUR_TEXT = {"LICENSE", "schemas.json", "test_language.py", "+names.changed.md"}  # the last two quote old words
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ def test_the_tutorial_can_be_followed(tmp_path):
     validate, fire, look, fire_again = commands
     with ExitStack() as stack:
         stack.enter_context(_terminal(up, tmp_path, environment, "up"))
-        until(lambda: (tmp_path / ".upshot" / "endpoint.json").exists(), "Upshot is up")
+        until((tmp_path / ".upshot" / "endpoint.json").exists, "Upshot is up")
         (tmp_path / "automations" / "notify.yaml").write_text(automation.replace(PORT, port))
         assert "1 automation is valid" in run(validate)
         until(lambda: "notify-my-service" in run("upshot automations list"), "the automation is loaded")
