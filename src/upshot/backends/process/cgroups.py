@@ -107,7 +107,8 @@ def _limits(spec: JobSpec) -> dict[str, str]:
     """Return the content of each interface file that sets a limit of the job."""
     limits = {"pids.max": str(spec.pids)}
     if spec.memory_bytes is not None:
-        limits |= {"memory.max": str(spec.memory_bytes), "memory.swap.max": "0", "memory.oom.group": "1"}
+        # Without memory.oom.group, the kernel kills a single process, and the job decides what happens, as in Docker.
+        limits |= {"memory.max": str(spec.memory_bytes), "memory.swap.max": "0"}
     if spec.cpus is not None:
         quota = max(round(spec.cpus * _PERIOD_MICROSECONDS), 1000)  # the kernel's minimum
         limits["cpu.max"] = f"{quota} {_PERIOD_MICROSECONDS}"

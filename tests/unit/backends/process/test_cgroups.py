@@ -69,7 +69,6 @@ def test_limits_are_written_in_the_kernels_format(mount):
         "cgroup.subtree_control": "",
         "memory.max": "1048576",
         "memory.swap.max": "0",
-        "memory.oom.group": "1",
         "pids.max": "7",
         "cpu.max": "150000 100000",
     }
