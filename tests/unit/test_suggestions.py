@@ -1,6 +1,6 @@
 """Suggestions for unknown words."""
 
-from upshot.suggestions import MAX_LISTED, did_you_mean
+from upshot.suggestions import MAX_LISTED, MAX_NAME_CHARS, MAX_NAMES, did_you_mean
 
 
 def test_the_most_similar_word_is_suggested():
@@ -22,3 +22,20 @@ def test_a_long_list_is_cut():
 
     assert suggestion.count("name-") == MAX_LISTED
     assert suggestion.endswith(", …")
+
+
+def test_only_the_first_names_are_looked_at():
+    """A mapping with thousands of keys costs no more than one with 200."""
+    names = iter([*(f"name-{number}" for number in range(MAX_NAMES)), "slack"])
+
+    assert did_you_mean("slak", names, list_known=False) == ""
+    assert next(names) == "slack"
+
+
+def test_long_names_are_not_compared():
+    """A name of more than 64 characters is neither compared nor suggested."""
+    longest = "x" * MAX_NAME_CHARS
+
+    assert did_you_mean(longest[:-1], [longest], list_known=False) == f"; did you mean {longest!r}?"
+    assert did_you_mean(longest, [longest + "x"], list_known=False) == ""
+    assert did_you_mean(longest + "x", [longest], list_known=False) == ""

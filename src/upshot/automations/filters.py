@@ -1,5 +1,8 @@
 """
-What templates can do with values: filters, tests and operators. Each is bounded before it computes.
+What templates can do with values: filters, tests and operators.
+
+Each counts its cost before it computes. A value is counted as often as it occurs, because a list of a
+thousand references to one long text is small in memory and large in JSON.
 
 | filter | returns |
 |---|---|
@@ -33,6 +36,7 @@ import operator
 import string
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
@@ -44,11 +48,18 @@ from upshot.validation import describe_value
 MAX_OUTPUT_BYTES = 64 * 1024  #: of everything that one step renders, and of any string on the way
 MAX_WORK = 300_000  #: units: one for each evaluated node of a template or 64 characters; about 0.1 s in all
 MAX_NUMBER_BITS = 1024  #: the range of a float; larger integers are useful only to exhaust memory
+MAX_DEPTH = 100  #: of lists in lists; what walks over a value in C has a limit of its own, or none
 
 _MAX_GLOB_CHARS = 256
+_MAX_FIELD_CHARS = 256  # of a path such as `attribute="metrics.accuracy"`
+_MAX_NUMBER_CHARS = 400  # of a text that is converted to a number
 _MAX_DECIMALS = 20
 _CHARS_PER_UNIT = 64
 _CHARS_PER_GLOB_UNIT = 8
+_CHARS_PER_SLOW_UNIT = 4  # of operations that make an object of each word or byte
+_UNITS_PER_GLOB_CHAR = 4  # of a pattern, which is compiled
+_COMPARISONS_PER_SEARCH_UNIT = 512  # of two characters
+_UNRESERVED = string.ascii_letters.encode() + string.digits.encode() + b"_.-~"  # what `urlencode` keeps
 
 
 class RenderError(Exception):
@@ -100,7 +111,9 @@ def to_text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float):
+    if isinstance(value, int):
+        return str(_check_number(value))
+    if isinstance(value, float):
         return str(value)
     if isinstance(value, dict | list | tuple):
         raise RenderError(f"{describe(value)} cannot be part of a text; write `| tojson`, or use one field of it")
@@ -121,20 +134,89 @@ def plain_copy(value: Any) -> Any:
     return value if isinstance(value, str | int) else orjson.loads(encoded)
 
 
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """The size of a value. Parts that occur more than once count each time."""
+
+    nodes: int
+    chars: int
+    depth: int
+
+
+def _measure(value: Any) -> _Size:
+    """
+    Count everything in a value, before something walks over it.
+
+    Raises:
+        RenderError: It is too large or too deep, or it contains something that is not plain data.
+    """
+    level: list[Any] = [value]
+    nodes = chars = depth = 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise RenderError(f"this is nested deeper than {MAX_DEPTH} levels")
+        nodes += len(level)
+        BUDGET.spend(len(level))
+        below: list[Any] = []
+        level_chars = 0
+        for member in level:
+            if isinstance(member, str):
+                level_chars += len(member)
+            elif isinstance(member, dict):
+                BUDGET.spend(2 * len(member))
+                below.extend(member)
+                below.extend(member.values())
+            elif isinstance(member, list | tuple):
+                BUDGET.spend(len(member))
+                below.extend(member)
+            elif member is not None and not isinstance(member, int | float):
+                raise RenderError("only plain data can be used as a whole; name the field or the secret")
+        BUDGET.spend(level_chars // _CHARS_PER_UNIT)
+        chars += level_chars
+        level = below
+    return _Size(nodes, chars, depth)
+
+
 def check_comparable(value: Any) -> Any:
     """Return a value that is about to be compared, after counting everything that the comparison may look at."""
     if isinstance(value, str):
         BUDGET.spend(1 + len(value) // _CHARS_PER_UNIT)
     elif isinstance(value, dict | list | tuple):
-        pending: list[Any] = [value]
-        while pending:
-            container = pending.pop()
-            BUDGET.spend(1 + len(container))
-            members = container.values() if isinstance(container, dict) else container
-            pending.extend(member for member in members if isinstance(member, dict | list | tuple))
+        _measure(value)
     elif value is not None and not isinstance(value, bool | int | float):
         raise RenderError("only plain data can be compared; name the field or the secret")
     return value
+
+
+def contains(container: Any, element: Any) -> bool:
+    """Evaluate `element in container`."""
+    if isinstance(container, dict):
+        return check_key(element) in container
+    check_comparable(element)
+    if isinstance(container, str) and isinstance(element, str):
+        _spend_search(container, element)
+    return element in check_comparable(container)
+
+
+def check_key(value: Any) -> Any:
+    """Return a value that becomes a key of a mapping. Hashing a list has no bound."""
+    if value is not None and not isinstance(value, str | int | float):
+        raise RenderError(f"{describe(value)} cannot be a key; use a text or a number")
+    return value
+
+
+def slice_(value: Any, start: Any, stop: Any, step: Any) -> Any:
+    """Evaluate `value[start:stop:step]` of a text or a list."""
+    if not isinstance(value, str | list | tuple):
+        raise RenderError(f"a part can be taken of a text or a list, not of {describe(value)}")
+    BUDGET.spend(1 + (len(value) // _CHARS_PER_UNIT if isinstance(value, str) else len(value)))
+    return value[start:stop:step]
+
+
+def _spend_search(text: str, part: str) -> None:
+    """Count a search for a part of a text. Python compares all pairs of characters at worst."""
+    BUDGET.spend(1 + len(text) * (1 + len(part)) // _COMPARISONS_PER_SEARCH_UNIT)
 
 
 def iterate(value: Any, body_nodes: int) -> Iterable[Any]:
@@ -145,9 +227,8 @@ def iterate(value: Any, body_nodes: int) -> Iterable[Any]:
         value: The expression after `in`.
         body_nodes: How many nodes of the template each iteration evaluates.
     """
-    elements = _elements(value)
-    BUDGET.spend(len(elements) * body_nodes)
-    return elements
+    BUDGET.spend(len(_sequence(value)) * body_nodes)
+    return _elements(value)
 
 
 def concat(*values: Any) -> str:
@@ -158,6 +239,11 @@ def concat(*values: Any) -> str:
 
 
 def _json(value: Any, *, indent: bool = False) -> bytes:
+    size = _measure(value)
+    if indent:
+        BUDGET.spend(2 * size.nodes * size.depth // _CHARS_PER_UNIT)
+    if size.chars > MAX_OUTPUT_BYTES:
+        BUDGET.emit(size.chars)  # raises RenderError: its JSON is at least as long
     try:
         return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None)
     except TypeError:
@@ -171,12 +257,30 @@ def _check_length(chars: int) -> None:
         raise RenderError(f"the text would be longer than {MAX_OUTPUT_BYTES // 1024} KB")
 
 
-def _elements(value: Any) -> Sequence[Any]:
-    if isinstance(value, list | tuple):
+def _text(value: Any, *, chars_per_unit: int = _CHARS_PER_UNIT) -> str:
+    """Convert a value to a text that something is about to read in full."""
+    text = to_text(value)
+    BUDGET.spend(1 + len(text) // chars_per_unit)
+    return text
+
+
+def _sequence(value: Any) -> Sequence[Any] | dict[Any, Any]:
+    if isinstance(value, list | tuple | dict):
         return value
-    if isinstance(value, dict):
-        return list(value)
     raise RenderError(f"this must be a list, not {describe(value)}")
+
+
+def _elements(value: Any) -> Sequence[Any]:
+    """Return the elements of a list, or the keys of a mapping, to walk over them."""
+    elements = _sequence(value)
+    BUDGET.spend(len(elements))
+    return list(elements) if isinstance(elements, dict) else elements
+
+
+def _check_number(number: int) -> int:
+    if number.bit_length() > MAX_NUMBER_BITS:
+        raise RenderError("this number is too large")
+    return number
 
 
 def _number(value: Any) -> int | float:
@@ -185,19 +289,43 @@ def _number(value: Any) -> int | float:
     return value
 
 
-def _field(element: Any, path: str) -> Any:
-    for key in path.split("."):
-        if not isinstance(element, dict) or key not in element:
-            raise RenderError(f"an element of the list has no {path!r}")
-        element = element[key]
-    return element
+def _keys(path: Any) -> list[str]:
+    """Return the keys of a path such as `metrics.accuracy`."""
+    if not isinstance(path, str) or len(path) > _MAX_FIELD_CHARS:
+        raise RenderError(f"a field is named by a text of at most {_MAX_FIELD_CHARS} characters")
+    return path.split(".")
+
+
+def _fields(elements: Sequence[Any], path: Any) -> list[Any]:
+    """Return one field of each element."""
+    keys = _keys(path)
+    BUDGET.spend(len(elements) * len(keys))
+    found = []
+    for element in elements:
+        value = element
+        for key in keys:
+            if not isinstance(value, dict) or key not in value:
+                raise RenderError(f"an element of the list has no {path!r}")
+            value = value[key]
+        found.append(value)
+    return found
 
 
 def _values(value: Any, attribute: str | None) -> list[Any]:
     """Return the elements, or one field of each."""
     elements = _elements(value)
-    BUDGET.spend(len(elements))
-    return list(elements) if attribute is None else [_field(element, attribute) for element in elements]
+    return list(elements) if attribute is None else _fields(elements, attribute)
+
+
+def _spend_ordering(values: Sequence[Any], comparisons: int) -> None:
+    """Count comparisons of each value with others."""
+    if any(isinstance(value, str | list | tuple) for value in values):
+        before = BUDGET.work
+        for value in values:
+            check_comparable(value)
+        BUDGET.spend((before - BUDGET.work) * (comparisons - 1))
+    else:
+        BUDGET.spend(len(values) * comparisons)
 
 
 # --- filters --------------------------------------------------------------------------------------
@@ -215,19 +343,25 @@ def _tojson(value: Any, indent: Any = None) -> str:
 
 
 def _replace(value: Any, old: Any, new: Any) -> str:
-    text, before, after = to_text(value), to_text(old), to_text(new)
+    text, before, after = _text(value), to_text(old), to_text(new)
     if not before:
         raise RenderError("`replace` needs a text to search for")
+    _spend_search(text, before)
     _check_length(len(text) + text.count(before) * (len(after) - len(before)))
     return text.replace(before, after)
 
 
 def _split(value: Any, separator: Any = None) -> list[str]:
-    return to_text(value).split(None if separator is None else to_text(separator) or None)
+    text, between = to_text(value), None if separator is None else to_text(separator) or None
+    if between is None:
+        return _text(text, chars_per_unit=_CHARS_PER_SLOW_UNIT).split()
+    _spend_search(text, between)
+    BUDGET.spend(text.count(between))
+    return text.split(between)
 
 
 def _truncate(value: Any, length: Any = 255, end: Any = "…") -> str:
-    text, ending = to_text(value), to_text(end)
+    text, ending = _text(value), _text(end)
     if len(text) <= _number(length):
         return text
     return text[: max(0, int(length) - len(ending))] + ending
@@ -235,7 +369,7 @@ def _truncate(value: Any, length: Any = 255, end: Any = "…") -> str:
 
 def _slack(value: Any) -> str:
     # Slack's rule: escape these three, `&` first, and nothing else.
-    return to_text(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _text(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 _NO_DEFAULT = object()
@@ -243,8 +377,11 @@ _NO_DEFAULT = object()
 
 def _convert(value: Any, number_type: Callable[[Any], int | float], default: Any) -> Any:
     try:
-        if isinstance(value, str | int | float):
-            return number_type(value)
+        if isinstance(value, str):
+            value = _text(value).strip()
+        if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _MAX_NUMBER_CHARS):
+            number = number_type(value)
+            return _check_number(number) if isinstance(number, int) else number
     except (ValueError, OverflowError):
         pass
     if default is _NO_DEFAULT:
@@ -270,9 +407,16 @@ def _round(value: Any, precision: Any = 0) -> int | float:
         raise RenderError("an infinite number cannot be rounded") from None
 
 
-def _at(value: Any, index: int) -> Any:
-    elements = value if isinstance(value, str) else _elements(value)
-    return elements[index] if elements else None
+def _first(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[0] if value else None
+    return next(iter(_sequence(value)), None)
+
+
+def _last(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[-1] if value else None
+    return next(iter(reversed(_sequence(value))), None)
 
 
 def _ordered(action: Callable[[list[Any]], Any], values: list[Any]) -> Any:
@@ -282,12 +426,10 @@ def _ordered(action: Callable[[list[Any]], Any], values: list[Any]) -> Any:
         raise RenderError("the elements are of different kinds and cannot be ordered") from None
 
 
-def _min(value: Any, attribute: str | None = None) -> Any:
-    return _ordered(lambda values: min(values, default=None), _values(value, attribute))
-
-
-def _max(value: Any, attribute: str | None = None) -> Any:
-    return _ordered(lambda values: max(values, default=None), _values(value, attribute))
+def _extreme(value: Any, attribute: str | None, choose: Callable[..., Any]) -> Any:
+    values = _values(value, attribute)
+    _spend_ordering(values, comparisons=2)
+    return _ordered(lambda values: choose(values, default=None), values)
 
 
 def _sum(value: Any, attribute: str | None = None) -> int | float:
@@ -295,10 +437,9 @@ def _sum(value: Any, attribute: str | None = None) -> int | float:
 
 
 def _sort(value: Any, reverse: Any = None, attribute: str | None = None) -> list[Any]:
-    if attribute is None:
-        return list(_ordered(lambda values: sorted(values, reverse=bool(reverse)), _values(value, None)))
     elements = _elements(value)
-    keys = _values(value, attribute)
+    keys = list(elements) if attribute is None else _fields(elements, attribute)
+    _spend_ordering(keys, comparisons=1 + len(keys).bit_length())
     order = _ordered(
         lambda indexes: sorted(indexes, key=keys.__getitem__, reverse=bool(reverse)), list(range(len(keys)))
     )
@@ -308,8 +449,10 @@ def _sort(value: Any, reverse: Any = None, attribute: str | None = None) -> list
 def _unique(value: Any, attribute: str | None = None) -> list[Any]:
     elements = _elements(value)
     first_indexes: dict[Any, int] = {}
-    for index, key in enumerate(_values(value, attribute)):
-        first_indexes.setdefault(key, index)
+    for index, key in enumerate(elements if attribute is None else _fields(elements, attribute)):
+        # A list cannot be hashed, and hashing a tuple of tuples has no bound. Their JSON takes their place.
+        hashable = _json(key) if isinstance(key, dict | list | tuple) else check_comparable(key)
+        first_indexes.setdefault(hashable, index)
     return [elements[index] for index in first_indexes.values()]
 
 
@@ -321,7 +464,7 @@ def _join(value: Any, separator: Any = "", attribute: str | None = None) -> str:
 
 
 def _map(value: Any, attribute: str) -> list[Any]:
-    return [_field(element, attribute) for element in _elements(value)]
+    return _fields(_elements(value), attribute)
 
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -332,48 +475,61 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "le": operator.le,
     "gt": operator.gt,
     "ge": operator.ge,
-    "in": lambda element, container: element in container,
+    "in": lambda element, container: contains(container, element),
 }
 
 
-def _passes(element: Any, attribute: str, comparison: str | None, operand: Any) -> bool:
-    found = _field(element, attribute)
-    if comparison is None:
-        return bool(found)
-    if comparison not in _COMPARISONS:
+def _select(value: Any, attribute: str, comparison: str | None, operand: Any, *, wanted: bool) -> list[Any]:
+    if comparison is not None and comparison not in _COMPARISONS:
         raise RenderError(f"`selectattr` and `rejectattr` compare with one of {', '.join(_COMPARISONS)}")
-    return _COMPARISONS[comparison](check_comparable(found), check_comparable(operand))
+    elements = _elements(value)
+    fields = _fields(elements, attribute)
+    if comparison is None:
+        return [element for element, found in zip(elements, fields, strict=True) if bool(found) is wanted]
+    compare = _COMPARISONS[comparison]
+    return [
+        element
+        for element, found in zip(elements, fields, strict=True)
+        if compare(check_comparable(found), check_comparable(operand)) is wanted
+    ]
 
 
 def _selectattr(value: Any, attribute: str, comparison: str | None = None, operand: Any = None) -> list[Any]:
-    return [element for element in _elements(value) if _passes(element, attribute, comparison, operand)]
+    return _select(value, attribute, comparison, operand, wanted=True)
 
 
 def _rejectattr(value: Any, attribute: str, comparison: str | None = None, operand: Any = None) -> list[Any]:
-    return [element for element in _elements(value) if not _passes(element, attribute, comparison, operand)]
+    return _select(value, attribute, comparison, operand, wanted=False)
+
+
+def _urlencode(value: Any) -> str:
+    encoded = _text(value, chars_per_unit=_CHARS_PER_SLOW_UNIT).encode("utf-8", "strict")
+    BUDGET.spend(len(encoded.translate(None, _UNRESERVED)) // _CHARS_PER_SLOW_UNIT)
+    return quote(encoded, safe="")
 
 
 def _items(value: Any) -> list[list[Any]]:
     if not isinstance(value, dict):
         raise RenderError(f"`items` takes a mapping, not {describe(value)}")
+    BUDGET.spend(len(value))
     return [[key, member] for key, member in value.items()]
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "abs": lambda value: abs(_number(value)),
     "default": _default,
-    "first": lambda value: _at(value, 0),
+    "first": _first,
     "float": _float,
     "int": _int,
     "items": _items,
     "join": _join,
-    "last": lambda value: _at(value, -1),
-    "length": lambda value: len(value if isinstance(value, str | dict) else _elements(value)),
+    "last": _last,
+    "length": lambda value: len(value if isinstance(value, str) else _sequence(value)),
     "list": lambda value: list(_elements(value)),
-    "lower": lambda value: to_text(value).lower(),
+    "lower": lambda value: _text(value).lower(),
     "map": _map,
-    "max": _max,
-    "min": _min,
+    "max": lambda value, attribute=None: _extreme(value, attribute, max),
+    "min": lambda value, attribute=None: _extreme(value, attribute, min),
     "rejectattr": _rejectattr,
     "replace": _replace,
     "round": _round,
@@ -383,13 +539,13 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "split": _split,
     "string": to_text,
     "sum": _sum,
-    "title": lambda value: string.capwords(to_text(value)),
+    "title": lambda value: string.capwords(_text(value, chars_per_unit=_CHARS_PER_SLOW_UNIT)),
     "tojson": _tojson,
-    "trim": lambda value: to_text(value).strip(),
+    "trim": lambda value: _text(value).strip(),
     "truncate": _truncate,
     "unique": _unique,
-    "upper": lambda value: to_text(value).upper(),
-    "urlencode": lambda value: quote(to_text(value), safe=""),
+    "upper": lambda value: _text(value).upper(),
+    "urlencode": _urlencode,
 }
 
 
@@ -404,18 +560,18 @@ def _matches(value: Any, glob: Any) -> bool:
     text, pattern = to_text(value), to_text(glob)
     if len(pattern) > _MAX_GLOB_CHARS:
         raise RenderError(f"a glob can have at most {_MAX_GLOB_CHARS} characters")
-    BUDGET.spend(len(text) * (1 + pattern.count("*")) // _CHARS_PER_GLOB_UNIT)
+    BUDGET.spend(1 + _UNITS_PER_GLOB_CHAR * len(pattern) + len(text) * (1 + pattern.count("*")) // _CHARS_PER_GLOB_UNIT)
     return fnmatchcase(text, pattern)
 
 
 TESTS: dict[str, Callable[..., bool]] = {
     "boolean": lambda value: isinstance(value, bool),
     "divisibleby": lambda value, number: modulo(value, number) == 0,
-    "endingwith": lambda value, end: to_text(value).endswith(to_text(end)),
+    "endingwith": lambda value, end: _text(value).endswith(_text(end)),
     "even": lambda value: modulo(value, 2) == 0,
     "false": lambda value: value is False,
     "float": lambda value: isinstance(value, float),
-    "in": lambda value, container: value in check_comparable(container),
+    "in": lambda value, container: contains(container, value),
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "mapping": lambda value: isinstance(value, dict),
     "matching": _matches,
@@ -423,7 +579,7 @@ TESTS: dict[str, Callable[..., bool]] = {
     "number": _is_number,
     "odd": lambda value: modulo(value, 2) == 1,
     "sequence": lambda value: isinstance(value, list | tuple | str),
-    "startingwith": lambda value, start: to_text(value).startswith(to_text(start)),
+    "startingwith": lambda value, start: _text(value).startswith(_text(start)),
     "string": lambda value: isinstance(value, str),
     "true": lambda value: value is True,
 }

@@ -28,6 +28,7 @@ MAX_NODES = 4_000  # a template with so many nodes takes about 0.2 s to compile,
 MAX_NESTING = 40  # Python's own compiler fails at about 100 nested brackets
 MAX_NESTED_BLOCKS = 8  # Python's own compiler fails at 20
 
+_MEMBERSHIP = frozenset({"in", "notin"})
 _LOOP_FIELDS = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
 
 _ALLOWED_NODES: frozenset[type[nodes.Node]] = frozenset(
@@ -176,28 +177,22 @@ def _to_text(value: Any) -> str:
 
 
 def _bounded(function: Callable[..., Any], *, takes_unknown: bool = False) -> Callable[..., Any]:
-    """Wrap a filter or test, so that unknown values fail and the amount of data is counted."""
+    """Wrap a filter or test, so that unknown values fail and each use is counted."""
 
     @wraps(function)
     def call(value: Any, *args: Any, **options: Any) -> Any:
         if takes_unknown and isinstance(value, Undefined):
             value = None
         require_defined(value, *args, *options.values())
-        result = function(value, *args, **options)
-        BUDGET.spend(1 + _size(value) + _size(result))
-        return result
+        BUDGET.spend(1)  # `filters` counts the rest
+        return function(value, *args, **options)
 
     return call
 
 
-def _size(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value) >> 6
-    return len(value) if isinstance(value, dict | list | tuple) else 0
-
-
 # Filters that only `instrument` puts into a template. An author cannot write these names.
 _FIELD, _ITERATE, _CONCAT, _COMPARABLE = ":field", ":iterate", ":concat", ":comparable"
+_CONTAINS, _KEY, _SLICE = ":contains", ":key", ":slice"
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -216,6 +211,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             _ITERATE: _bounded(filters.iterate),
             _CONCAT: _bounded(filters.concat),
             _COMPARABLE: _bounded(filters.check_comparable),
+            _CONTAINS: _bounded(filters.contains),
+            _KEY: _bounded(filters.check_key),
+            _SLICE: _bounded(filters.slice_),
         }
         self.tests = {name: _bounded(f) for name, f in filters.TESTS.items()}
         self.tests |= {
@@ -280,13 +278,18 @@ class TemplateInspector:
             _check_use("filter", node, filters.FILTERS)
         elif isinstance(node, nodes.Test):
             _check_use("test", node, SANDBOX.tests)
+        elif isinstance(node, nodes.Compare):
+            _check_chain(node)
         elif isinstance(node, nodes.For):
-            if node.recursive:
-                raise TemplateNotAllowed("a loop cannot be recursive", node.lineno)
-            self.assigned.add("loop")
+            self._add_loop(node)
         inner_blocks = blocks + isinstance(node, nodes.For | nodes.If)
         for child in node.iter_child_nodes():
             self.walk(child, depth + 1, inner_blocks)
+
+    def _add_loop(self, node: nodes.For) -> None:
+        if node.recursive:
+            raise TemplateNotAllowed("a loop cannot be recursive", node.lineno)
+        self.assigned.add("loop")
 
     def _add_path(self, node: nodes.Name | nodes.Getattr | nodes.Getitem) -> None:
         name = node.name if isinstance(node, nodes.Name) else _constant_key(node)
@@ -324,6 +327,12 @@ def _spell(node: nodes.Node) -> str:
         key = _constant_key(node)
         return f"{_spell(node.node)}.{key}" if isinstance(key, str | int) else f"{_spell(node.node)}[…]"
     return "(…)"
+
+
+def _check_chain(node: nodes.Compare) -> None:
+    if len(node.ops) > 1 and any(operand.op in _MEMBERSHIP for operand in node.ops):
+        reason = "`in` cannot be part of a chain of comparisons; join two comparisons with `and`"
+        raise TemplateNotAllowed(reason, node.lineno)
 
 
 def _check_use(kind: str, node: nodes.Filter | nodes.Test, known: Collection[str]) -> None:
@@ -370,20 +379,49 @@ def instrument(node: Any) -> Any:
             setattr(node, name, instrument(value))
         elif isinstance(value, list):
             setattr(node, name, [instrument(item) if isinstance(item, nodes.Node) else item for item in value])
-    if isinstance(node, nodes.Getattr):
-        return _call(_FIELD, node.node, nodes.Const(node.attr), nodes.Const(path))
-    if isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Slice):
-        return _call(_FIELD, node.node, node.arg, nodes.Const(path))
-    if isinstance(node, nodes.Concat):
-        return _call(_CONCAT, *node.nodes)
+    instrument_type = _INSTRUMENTED.get(type(node))
+    if instrument_type is not None:
+        return instrument_type(node, path)
     if isinstance(node, nodes.CondExpr) and node.expr2 is None:
         node.expr2 = nodes.Const(None)  # Jinja would use its lenient undefined value
-    if isinstance(node, nodes.Operand):
-        node.expr = _call(_COMPARABLE, node.expr)
-    if isinstance(node, nodes.For):
+    elif isinstance(node, nodes.For):
         node.iter = _call(_ITERATE, node.iter, nodes.Const(1 + body_nodes))
+    elif isinstance(node, nodes.Pair):
+        node.key = _call(_KEY, node.key)
     return node
+
+
+def _instrument_item(node: nodes.Getitem, path: str) -> nodes.Expr:
+    if isinstance(node.arg, nodes.Slice):
+        bounds = (node.arg.start, node.arg.stop, node.arg.step)
+        return _call(_SLICE, node.node, *(bound or nodes.Const(None) for bound in bounds))
+    return _call(_FIELD, node.node, node.arg, nodes.Const(path))
+
+
+def _instrument_comparison(node: nodes.Compare, _path: str) -> nodes.Expr:
+    first = node.ops[0]
+    if first.op in _MEMBERSHIP:
+        found = _call(_CONTAINS, first.expr, node.expr)
+        return nodes.Not(found, lineno=node.lineno) if first.op == "notin" else found
+    node.expr = _call(_COMPARABLE, node.expr)
+    for operand in node.ops:
+        operand.expr = _call(_COMPARABLE, operand.expr)
+    return node
+
+
+def _instrument_tuple(node: nodes.Tuple, _path: str) -> nodes.Expr:
+    # A tuple can be hashed, which has no bound. The targets of a loop stay a tuple.
+    return nodes.List(node.items, lineno=node.lineno) if node.ctx == "load" else node
 
 
 def _call(name: str, value: Any, *args: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(value, name, list(args), [], None, None, lineno=value.lineno)
+
+
+_INSTRUMENTED: dict[type[nodes.Node], Callable[[Any, str], nodes.Node]] = {
+    nodes.Getattr: lambda node, path: _call(_FIELD, node.node, nodes.Const(node.attr), nodes.Const(path)),
+    nodes.Getitem: _instrument_item,
+    nodes.Concat: lambda node, _path: _call(_CONCAT, *node.nodes),
+    nodes.Compare: _instrument_comparison,
+    nodes.Tuple: _instrument_tuple,
+}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from tests.unit.automations.factories import custom_event, make_context
-from upshot.automations.filters import MAX_OUTPUT_BYTES
+from upshot.automations import filters
+from upshot.automations.filters import BUDGET, MAX_OUTPUT_BYTES, MAX_WORK
 from upshot.automations.template import compile_text, compile_tree
 from upshot.errors import TemplateInvalid
 
@@ -137,7 +139,42 @@ def test_a_template_reaches_nothing_but_its_data(template):
     assert "hunter2" not in str(caught.value)
 
 
+#: A list, a mapping and a list from a tuple that hold 2 to the power of 45 parts, in little memory.
+SHARED_LIST = "{% set a = [1, 2] %}" + "{% set a = [a, a] %}" * 45
+SHARED_MAPPING = "{% set a = {'x': 1} %}" + "{% set a = {'x': a, 'y': a} %}" * 45
+SHARED_TUPLE = "{% set a = (1, 2) %}" + "{% set a = (a, a) %}" * 45
+SAME_AGAIN = SHARED_LIST.replace("set a", "set b").replace("[a, a]", "[b, b]")
+NEEDLE = "{% set n = event.data.text[:7000] ~ 'b' ~ event.data.text[:7000] %}"
+
 EXHAUSTING = {
+    "hash of shared tuples": SHARED_TUPLE + "{{ {a: 1}|length }}",
+    "shared tuples in a mapping": SHARED_TUPLE + "{{ a in {'x': 1} }}",
+    "shared tuples in a list": SHARED_TUPLE + "{{ a in [1] }}",
+    "is in of shared tuples": SHARED_TUPLE + "{{ a is in([1]) }}",
+    "unique of shared tuples": SHARED_TUPLE + "{{ [a, a]|unique|length }}",
+    "== of shared lists": SHARED_LIST + SAME_AGAIN + "{{ a == b }}",
+    "< of shared lists": SHARED_LIST + SAME_AGAIN + "{{ a < b }}",
+    "tojson of shared lists": SHARED_LIST + "{{ a|tojson }}",
+    "tojson of shared mappings": SHARED_MAPPING + "{{ a|tojson(true) }}",
+    "shared lists that keep their type": SHARED_LIST + "{{ [a]|tojson|length }}",
+    "sort of shared lists": SHARED_LIST + "{{ [a, a]|sort|length }}",
+    "min of shared lists": SHARED_LIST + "{{ [a, a]|min }}",
+    "selectattr with shared mappings": SHARED_MAPPING + "{{ [a]|selectattr('x', 'eq', a)|length }}",
+    "references to a long text": "{% set a = event.data.text %}{{ [" + "a, " * 900 + "a]|tojson|length }}",
+    "references to a long list": "{{ [" + "event.data.big, " * 900 + "1]|tojson|length }}",
+    "map with a long path": "{{ event.data.big|map('" + "a." * 25_000 + "')|length }}",
+    "sort with a long path": "{{ event.data.big|sort(attribute='" + "a." * 25_000 + "')|length }}",
+    "unique with a long path": "{{ event.data.big|unique(attribute='" + "a." * 25_000 + "')|length }}",
+    "selectattr with a long path": "{{ event.data.big|selectattr('" + "a." * 25_000 + "')|length }}",
+    "slices": "{{ event.data.ints[0:]|length }}" * 300,
+    "slices of a text": "{{ event.data.text[::-1]|length }}" * 900,
+    "a search that compares all pairs": NEEDLE + "{{ n in event.data.text }}" * 100,
+    "replace that compares all pairs": NEEDLE + "{{ event.data.text|replace(n, '')|length }}" * 100,
+    "split that compares all pairs": NEEDLE + "{{ event.data.text|split(n)|length }}" * 100,
+    "titles": "{{ event.data.text|title|length }}" * 100,
+    "urlencode": "{{ event.data.text|urlencode|length }}" * 100,
+    "numbers of many digits": "{{ event.data.text|replace('x', '9')|int }}",
+    "lists that are too deep": "{% set a = [1] %}" + "{% set a = [a] %}" * 300 + "{{ a|tojson }}",
     "string times number": "{{ 'a' * 1000000000 }}",
     "number times string": "{{ 1000000000 * 'a' }}",
     "list times number": "{{ [1] * 1000000000 }}",
@@ -192,6 +229,50 @@ def test_a_template_cannot_exhaust_the_machine(template):
         compile_tree({"x": template}, path="a.yaml", line_of=lambda leaf: 1).render(make_context(EVENT))
 
     assert time.process_time() - started < 5  # far above what it takes, far below what it would take
+
+
+@pytest.mark.parametrize("template", [name for name in EXHAUSTING.values() if "tojson" in name and "set a" in name])
+def test_json_is_refused_before_it_is_written(template, monkeypatch):
+    """JSON that would be too long or too deep is never written, not even into memory."""
+    written = []
+
+    def dumps(value, option):
+        written.append(value)
+        return b"[]"
+
+    monkeypatch.setattr(filters, "orjson", SimpleNamespace(dumps=dumps))
+
+    with pytest.raises(TemplateInvalid):
+        compile_tree({"x": template}, path="a.yaml", line_of=lambda leaf: 1).render(make_context(EVENT))
+
+    assert written == []
+
+
+@pytest.mark.parametrize(
+    ("template", "units"),
+    [
+        ("{{ event.data.ints|first }}", 10),
+        ("{{ event.data.ints|length }}", 10),
+        ("{{ 'a' in event.data.big[0] }}", 20),
+        ("{{ version.name ~ '-' ~ alias }}", 20),
+    ],
+)
+def test_an_operation_that_looks_at_little_costs_little(template, units):
+    """The size of a value does not count if an operation looks only at one element."""
+    compile_text(template, path="").render({**make_context(EVENT), "version": {"name": "v1"}, "alias": "x"})
+
+    assert MAX_WORK - BUDGET.work <= units
+
+
+def test_a_list_of_lists_can_be_made_unique():
+    """Elements are compared by their content, whatever their kind."""
+    assert compile_text("{{ [[1], [1], (1,), {'a': 1}]|unique|tojson }}", path="").render({}) == '[[1],{"a":1}]'
+
+
+def test_membership_in_a_chain_of_comparisons_is_refused():
+    """`1 < 2 in [2]` has a meaning in Python that nobody expects. The error says what to write."""
+    with pytest.raises(TemplateInvalid, match="join two comparisons with `and`"):
+        compile_text("{{ 1 < 2 in [2] }}", path="")
 
 
 def test_limits_apply_to_a_whole_step():
