@@ -11,6 +11,7 @@ Every error of Upshot. The class decides what happens next, never the text.
     │   ├── AlreadyExists
     │   ├── Forbidden
     │   └── Conflict
+    │       └── BudgetExhausted    automations have made too many events because of one event
     ├── ActionError            an attempt failed
     │   ├── Refused                the receiver rejected the request       → give up
     │   │   ├── Unmet                  the condition of a `require` is false   → give up
@@ -26,6 +27,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from typing_extensions import override
 
 
 class UpshotError(Exception):
@@ -78,6 +81,28 @@ class Forbidden(RegistryError):
 
 class Conflict(RegistryError):
     """The current state does not allow this, such as another artifact type or a final execution."""
+
+
+class BudgetExhausted(Conflict):
+    """
+    The change would add more events than one event may lead to.
+
+    Args:
+        root_event_id: The event that the automations' work began with.
+        limit: Maximum number of events.
+    """
+
+    def __init__(self, root_event_id: str, limit: int) -> None:
+        super().__init__(
+            f"event {root_event_id} has led to {limit} events of automations and jobs, the maximum, so nothing was "
+            "changed; see what makes them with `upshot events list`, or raise UPSHOT_ROOT_EVENTS"
+        )
+        self.root_event_id = root_event_id
+        self.limit = limit
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root_event_id, self.limit)
 
 
 class ActionError(UpshotError):

@@ -65,6 +65,18 @@ class Settings(BaseSettings):
     destination_in_flight: int = Field(
         200, ge=1, description="Maximum number of requests from a worker to one destination at the same time."
     )
+    root_executions: int = Field(
+        1000,
+        ge=1,
+        description="Maximum number of executions that one event leads to, directly and through events of automations "
+        "and jobs. Further executions are skipped.",
+    )
+    root_events: int = Field(
+        1000,
+        ge=1,
+        description="Maximum number of events that automations and jobs add to the registry because of one event. A "
+        "step that would add more fails.",
+    )
     lease_seconds: float = Field(
         30.0, ge=1, description="Seconds after which other workers take over the executions of a silent worker."
     )

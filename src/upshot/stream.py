@@ -13,6 +13,8 @@ from upshot.clock import Clock
 from upshot.errors import Unavailable
 from upshot.execution.admission import Admitter
 from upshot.execution.executor import Executor
+from upshot.execution.root_budget import warning_text
+from upshot.execution.turns import EventTurns
 from upshot.ports.concurrency import RunInThread
 from upshot.ports.events import EventStore
 from upshot.ports.executions import ExecutionStore
@@ -23,6 +25,7 @@ log = structlog.get_logger("upshot.stream")
 T = TypeVar("T")
 
 MAX_READ = 256
+MAX_HELD = 4_096  # entries that were read and wait for the turn of their root event
 READ_WAIT_SECONDS = 2.0
 ABANDONED_SECONDS = 60.0  # an entry that a consumer has not acknowledged for this time is taken over
 # A full executor frees its capacity one by one. Below this capacity the consumer pauses, so that it does not
@@ -59,6 +62,7 @@ class Consumer:
         self._publisher = publisher
         self._clock = clock
         self._run_in_thread = run_in_thread
+        self._turns = EventTurns()
         self._stopping = asyncio.Event()
         self.read_at: datetime | None = None  #: when the stream last answered
 
@@ -75,7 +79,7 @@ class Consumer:
                 pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
 
     def stop(self) -> None:
-        """Read nothing more. `run` returns once the entries that were read are consumed."""
+        """Read nothing more. `run` returns once the entries that are being admitted are stored."""
         self._stopping.set()
 
     async def _consume_next(self) -> None:
@@ -85,14 +89,16 @@ class Consumer:
             await asyncio.sleep(LOW_CAPACITY_PAUSE_SECONDS)
         if (capacity := self._executor.capacity) == 0:
             return
-        # A stop ends only the waiting. Entries that Redis delivered by then stay pending for this consumer;
-        # the relay publishes their events again.
-        entries = await self._until_stopped(
-            self._stream.read(limit=min(capacity, MAX_READ), wait_seconds=READ_WAIT_SECONDS)
-        )
-        if entries is not None:
+        # A stop ends only the waiting. Entries that Redis delivered by then, and entries that wait for their turn,
+        # stay pending for this consumer; the relay publishes their events again.
+        wait_seconds = 0.0 if self._turns else READ_WAIT_SECONDS
+        if limit := min(capacity, MAX_READ, MAX_HELD - len(self._turns)):
+            entries = await self._until_stopped(self._stream.read(limit=limit, wait_seconds=wait_seconds))
+            if entries is None:
+                return
             self.read_at = self._clock.now()
-            await self.consume(entries)
+            self._turns.add(entries)
+        await self.consume(self._turns.take(min(capacity, MAX_READ)))
 
     async def _until_stopped(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
         """Return the result of the coroutine, or None if the consumer is stopped first."""
@@ -128,10 +134,13 @@ class Consumer:
         events = {entry.event.id: entry.event for entry in entries if entry.event is not None}
         admitted = [self._admitter.admit(event) for event in events.values()]
         admissions = [event.admission for event in admitted]
-        new = await self._run_in_thread(self._executions.admit, admissions, self._clock.now())
+        result = await self._run_in_thread(self._executions.admit, admissions, self._clock.now())
+        new = result.accepted
         self._executor.start(claimed for event in admitted for claimed in event.claimed if claimed.execution.id in new)
         await asyncio.sleep(0)  # start the executions first; the acknowledgement is not urgent
         await self._stream.acknowledge(entries)
+        for budget in result.exhausted:
+            log.warning("event.budget_exhausted", event_id=budget.root_event_id, warning=warning_text(budget))
         if accepted := [event for admission in admissions for event in admission.events]:
             await self._run_in_thread(self._publisher.publish, accepted)
 

@@ -109,7 +109,7 @@ def receipt(attempt=1, **changes) -> Receipt:
 
 
 def admit(stores, *executions):
-    return stores.executions.admit([Admission(EventId("evt_1"), executions)], NOW)
+    return stores.executions.admit([Admission(EventId("evt_1"), executions)], NOW).accepted
 
 
 def find(stores, execution_id="exe_1"):

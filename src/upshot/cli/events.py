@@ -68,6 +68,7 @@ def show(client: Client, output: Output, event: str) -> None:
             ("mutation", f"{shown['mutation_id']} (event {shown['sequence'] + 1} of it)"),
             ("caused by", ", ".join(causes) or None),
             ("matched", local_time(shown["matched_at"]) or "not yet: it waits for a worker"),
+            ("warning", shown["warning"]),
         )
     )
     output.line()

@@ -117,6 +117,11 @@ class Event:
     chain: tuple[Cause, ...] = ()  #: executions that led to the event, oldest first
 
     @property
+    def root_id(self) -> EventId:
+        """Id of the event that everything in the chain began with; the event's own id if it has no chain."""
+        return self.chain[0].event_id if self.chain else self.id
+
+    @property
     def version_reference(self) -> str | None:
         """Reference (`model/churn:v3`) of the version that the event is about, or None."""
         version = self.data.get("version") if self.kind is not EventKind.CUSTOM else None

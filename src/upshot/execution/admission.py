@@ -15,8 +15,9 @@ from upshot.execution import transitions
 from upshot.execution.attempt import ClaimedExecution
 from upshot.execution.executor import Executor
 from upshot.execution.failure import failure_event
+from upshot.execution.root_budget import DEFAULT_MAX_ROOT_EXECUTIONS
 from upshot.ids import derive_execution_id
-from upshot.ports.executions import Admission
+from upshot.ports.executions import Admission, RootBudget
 
 log = structlog.get_logger("upshot.execution")
 
@@ -37,12 +38,21 @@ class Admitter:
         executor: The executor that will carry out the executions.
         matcher: Returns the matcher of the active automations.
         clock: Returns the current time.
+        max_root_executions: Number of executions that one event may lead to, directly and through other events.
     """
 
-    def __init__(self, executor: Executor, matcher: Callable[[], Matcher], clock: Clock) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        matcher: Callable[[], Matcher],
+        clock: Clock,
+        *,
+        max_root_executions: int = DEFAULT_MAX_ROOT_EXECUTIONS,
+    ) -> None:
         self._executor = executor
         self._matcher = matcher
         self._clock = clock
+        self._max_root_executions = max_root_executions
 
     def admit(self, event: Event) -> AdmittedEvent:
         """
@@ -76,5 +86,10 @@ class Admitter:
                     execution_id, automation, event.id, now=now, state=state, reason=reason
                 )
             executions.append(execution)
-        failures = tuple(failure_event(failed, event) for failed in executions if failed.state is ExecutionState.FAILED)
-        return AdmittedEvent(Admission(event.id, tuple(executions), failures), tuple(claimed))
+        failed = (execution for execution in executions if execution.state is ExecutionState.FAILED)
+        failures = tuple(failure for execution in failed if (failure := failure_event(execution, event)))
+        budget = None
+        # The executions of an event without a chain are only counted if they alone exceed the budget.
+        if event.chain or len(executions) > self._max_root_executions:
+            budget = RootBudget(event.root_id, self._max_root_executions)
+        return AdmittedEvent(Admission(event.id, tuple(executions), failures, budget), tuple(claimed))

@@ -12,9 +12,11 @@ from upshot.resources.event import event_reference
 from upshot.resources.execution import failed_execution_json
 
 
-def failure_event(execution: Execution, event: Event) -> Event:
+def failure_event(execution: Execution, event: Event) -> Event | None:
     """
-    Build the event of a failed execution.
+    Build the event of a failed execution, or return None if the execution answers such an event itself.
+
+    Without this exception, automations that answer failures and fail would keep answering one another.
 
     Its data holds `automation` (a name), `execution` (see `FailedExecutionJson`) and `event` {id, kind, subject}.
     If the execution answered a registry event, the data also holds the contexts of that event, so that filters
@@ -24,6 +26,8 @@ def failure_event(execution: Execution, event: Event) -> Event:
         execution: The failed execution.
         event: The event that it answered.
     """
+    if event.kind is EventKind.EXECUTION_FAILED:
+        return None
     data: dict[str, Any] = {}
     if event.kind is not EventKind.CUSTOM:
         data = {name: event.data[name] for name in SNAPSHOT_NAMES if name in event.data}

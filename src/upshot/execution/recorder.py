@@ -60,7 +60,8 @@ class Recorder:
             False if the state was rejected, because another worker or a user has changed the execution.
         """
         if update.execution.state is ExecutionState.FAILED:
-            update = replace(update, events=(failure_event(update.execution, event),))
+            failure = failure_event(update.execution, event)
+            update = replace(update, events=(failure,) if failure else ())
         written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._queue.append((update, written))
         self._arrived.set()

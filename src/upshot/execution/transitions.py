@@ -76,6 +76,12 @@ def admit_final(
     )
 
 
+def skip_at_admission(execution: Execution, *, reason: str, now: datetime) -> Execution:
+    """End an execution that the store must not admit, before its first step."""
+    steps = _skip_unfinished(execution.steps, "the execution did not start")
+    return _end(execution, ExecutionState.SKIPPED, reason=reason, steps=steps, now=now)
+
+
 def _records(automation: Automation) -> tuple[StepRecord, ...]:
     phases = ((StepPhase.MAIN, automation.steps), (StepPhase.ON_FAILURE, automation.on_failure))
     return tuple(StepRecord(id=step.id, uses=step.uses, phase=phase) for phase, steps in phases for step in steps)

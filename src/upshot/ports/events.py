@@ -31,6 +31,7 @@ class StoredEvent:
     event: Event
     matched_at: datetime | None  #: None while the event waits for a worker
     execution_ids: tuple[ExecutionId, ...] = ()  #: the executions that answer it
+    warning: str | None = None  #: why some of what the event led to was not carried out; None if nothing was left out
 
 
 class EventStore(Protocol):
@@ -41,7 +42,7 @@ class EventStore(Protocol):
         ...
 
     def find(self, event_id: EventId) -> StoredEvent | None:
-        """Return an event with the executions that answer it."""
+        """Return an event with the executions that answer it, and its warning."""
         ...
 
     def page(self, query: EventQuery, *, cursor: str | None, limit: int) -> Page[StoredEvent]:

@@ -17,6 +17,14 @@ from upshot.ports.paging import Page
 
 
 @dataclass(frozen=True, slots=True)
+class RootBudget:
+    """How many executions one event may lead to, directly and through other events."""
+
+    root_event_id: EventId
+    max_executions: int
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
     """A matched event with the executions that answer it; there may be none."""
 
@@ -25,6 +33,15 @@ class Admission:
     events: tuple[
         Event, ...
     ] = ()  #: events of executions that failed from the start; each is the last cause of its event
+    budget: RootBudget | None = None  #: None if the executions need not be counted
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionResult:
+    """What a store did with the executions of a batch."""
+
+    accepted: frozenset[ExecutionId]  #: new executions; left out are those that exist, and those over their budget
+    exhausted: tuple[RootBudget, ...] = ()  #: budgets that were exceeded for the first time
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +82,12 @@ class ExecutionQuery:
 class ExecutionStore(Protocol):
     """Executions and their receipts, as workers use them."""
 
-    def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[ExecutionId]:
+    def admit(self, admissions: Sequence[Admission], now: datetime) -> AdmissionResult:
         """
         Insert the executions of a batch and mark its events as matched, in one transaction.
 
-        Returns:
-            Ids of the new executions. An execution that exists, because its event arrived twice, stays unchanged.
+        An execution that exists, because its event arrived twice, stays unchanged. An execution over the budget of
+        its admission is inserted as skipped (see `upshot.execution.root_budget`).
         """
         ...
 

@@ -211,6 +211,15 @@ class RegistryTransaction(RegistryView, Protocol):
         """Return the ids that belong to accepted events."""
         ...
 
+    def count_events(self, root_event_id: EventId, count: int, *, limit: int) -> bool:
+        """
+        Count events that automations and jobs add because of one event.
+
+        Returns:
+            False, and nothing is counted, if there would be more than `limit`.
+        """
+        ...
+
     def add_events(self, events: Sequence[Event], now: datetime) -> None:
         """Accept events. An event whose id exists stays as it is."""
         ...
@@ -240,4 +249,8 @@ class RegistryStore(Protocol):
             work: The mutation.
             locks: Keys of locks that the transaction holds. They are taken in sorted order.
         """
+        ...
+
+    def add_warning(self, root_event_id: EventId, warning: str) -> bool:
+        """Store why some of what an event led to was not carried out. Return False if it has a warning already."""
         ...

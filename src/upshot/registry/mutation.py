@@ -8,6 +8,7 @@ from typing import Any
 
 from upshot.domain.event import Event, EventKind, Origin
 from upshot.domain.registry import Collection, HistoryEntry, Series
+from upshot.errors import BudgetExhausted
 from upshot.ids import EventId, new_id
 from upshot.ports.registry import RegistryTransaction
 
@@ -21,15 +22,19 @@ class Mutation:
         now: Time of the mutation.
         origin: Who makes the change, and what led to it.
         base_url: Public address of the server, for links in events.
+        max_root_events: Number of events that automations and jobs may add because of one event.
     """
 
-    def __init__(self, tx: RegistryTransaction, now: datetime, origin: Origin, base_url: str | None) -> None:
+    def __init__(
+        self, tx: RegistryTransaction, now: datetime, origin: Origin, base_url: str | None, *, max_root_events: int
+    ) -> None:
         self.tx = tx
         self.now = now
         self.actor = origin.actor
         self.base_url = base_url
         self.created = False  #: set if the mutation creates the record that it returns
         self._chain = origin.chain
+        self._max_root_events = max_root_events
         self._id = new_id("mut", now)
         self._events: list[Event] = []
         self._history: list[HistoryEntry] = []
@@ -87,8 +92,17 @@ class Mutation:
         )
 
     def write(self) -> tuple[Event, ...]:
-        """Write the events and history entries, and return the events."""
+        """
+        Write the events and history entries, and return the events.
+
+        Raises:
+            BudgetExhausted: The event that led to this mutation has led to too many events.
+        """
         if self._events:
+            if self._chain:
+                root_event_id, limit = self._chain[0].event_id, self._max_root_events
+                if not self.tx.count_events(root_event_id, len(self._events), limit=limit):
+                    raise BudgetExhausted(root_event_id, limit)
             self.tx.add_events(self._events, self.now)
         if self._history:
             self.tx.add_history(self._history)

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import structlog
+
 from upshot.clock import Clock
 from upshot.domain.event import Origin, Role
 from upshot.domain.registry import Change
-from upshot.errors import Forbidden
+from upshot.errors import BudgetExhausted, Forbidden
+from upshot.ids import EventId
 from upshot.ports.messaging import EventPublisher
 from upshot.ports.registry import RegistryStore, RegistryTransaction
 from upshot.registry.mutation import Mutation
 
 T = TypeVar("T")
+
+log = structlog.get_logger("upshot.registry")
+
+DEFAULT_MAX_ROOT_EVENTS = 1_000
 
 
 def collection_lock(registry: str, collection: str) -> str:
@@ -45,15 +52,23 @@ class RegistryTransactions:
         publisher: Publishes events to the stream.
         clock: Provides the time of a mutation.
         base_url: Public address of the server, for links in events.
+        max_root_events: Number of events that automations and jobs may add because of one event.
     """
 
     def __init__(
-        self, store: RegistryStore, publisher: EventPublisher, clock: Clock, *, base_url: str | None = None
+        self,
+        store: RegistryStore,
+        publisher: EventPublisher,
+        clock: Clock,
+        *,
+        base_url: str | None = None,
+        max_root_events: int = DEFAULT_MAX_ROOT_EVENTS,
     ) -> None:
         self._store = store
         self._publisher = publisher
         self._clock = clock
         self._base_url = base_url
+        self._max_root_events = max_root_events
 
     def _change(self, work: Callable[[Mutation], T], *, origin: Origin, locks: Iterable[str] = ()) -> Change[T]:
         actor = origin.actor
@@ -61,11 +76,25 @@ class RegistryTransactions:
             raise Forbidden(f"{actor.name} is a {actor.role} and may not change anything; ask a member or an admin")
 
         def attempt(tx: RegistryTransaction) -> Change[T]:
-            mutation = Mutation(tx, self._clock.now(), origin, self._base_url)
+            now = self._clock.now()
+            mutation = Mutation(tx, now, origin, self._base_url, max_root_events=self._max_root_events)
             value = work(mutation)
             return Change(value, mutation.write(), created=mutation.created)
 
-        change = self._store.transact(attempt, locks=locks)
+        try:
+            change = self._store.transact(attempt, locks=locks)
+        except BudgetExhausted as error:
+            self._warn_once(error)
+            raise
         if change.events:
             self._publisher.publish(change.events)
         return change
+
+    def _warn_once(self, error: BudgetExhausted) -> None:
+        """Store the warning with the event that led to all others, and log it the first time."""
+        warning = (
+            f"automations and jobs have added {error.limit} events because of this event, which is the maximum "
+            "(UPSHOT_ROOT_EVENTS); steps that would add more fail"
+        )
+        if self._store.add_warning(EventId(error.root_event_id), warning):
+            log.warning("event.budget_exhausted", event_id=error.root_event_id, warning=warning)

@@ -80,4 +80,10 @@ def load_installation(store: InstallationStore, clock: Clock) -> Installation:
 
 def make_registry(settings: Settings, database: Database, publisher: RedisPublisher, clock: Clock) -> Registry:
     """Return the registry, which stores in the database and publishes to Redis."""
-    return Registry(SqlRegistry(database), publisher, clock, base_url=base_url(settings))
+    return Registry(
+        SqlRegistry(database),
+        publisher,
+        clock,
+        base_url=base_url(settings),
+        max_root_events=settings.root_events,
+    )

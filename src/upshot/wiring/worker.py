@@ -128,7 +128,10 @@ class WorkerDependencies:
             max_in_flight=settings.worker_in_flight,
             lease=timedelta(seconds=settings.lease_seconds),
         )
-        return executor, Admitter(executor, self.automations.matcher, self.clock)
+        admitter = Admitter(
+            executor, self.automations.matcher, self.clock, max_root_executions=settings.root_executions
+        )
+        return executor, admitter
 
     def make_supervisor(self, run_in_thread: RunInThread, notifier: Notifier) -> JobSupervisor:
         """Create the job supervisor, on the running event loop."""

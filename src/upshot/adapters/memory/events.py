@@ -24,11 +24,21 @@ class _Row:
     execution_ids: tuple[ExecutionId, ...] = ()
 
 
+@dataclass(slots=True)
+class RootCounts:
+    """What one event has led to."""
+
+    executions: int
+    events: int = 0
+    warning: str | None = None
+
+
 class MemoryEvents(EventStore):
     """`EventStore` in memory. The registry adds events to it, and `MemoryExecutions` marks them as matched."""
 
     def __init__(self) -> None:
         self._rows: dict[EventId, _Row] = {}
+        self._roots: dict[EventId, RootCounts] = {}
         self.lock = threading.RLock()
 
     def add(self, events: Sequence[Event], now: datetime) -> tuple[EventId, ...]:
@@ -52,6 +62,19 @@ class MemoryEvents(EventStore):
                     all_ids = tuple(sorted({*row.execution_ids, *ids}))
                     self._rows[event_id] = replace(row, matched_at=row.matched_at or now, execution_ids=all_ids)
 
+    def root_counts(self, root_event_id: EventId) -> RootCounts:
+        """Return the counts of an event. They begin with the executions that answer the event itself."""
+        with self.lock:
+            row = self._rows.get(root_event_id)
+            return self._roots.setdefault(root_event_id, RootCounts(len(row.execution_ids) if row else 0))
+
+    def set_warning(self, root_event_id: EventId, warning: str) -> bool:
+        """Store a warning, or return False if the event has one."""
+        counts = self.root_counts(root_event_id)
+        is_first = counts.warning is None
+        counts.warning = counts.warning or warning
+        return is_first
+
     @override
     def get(self, event_ids: Collection[EventId]) -> Mapping[EventId, Event]:
         with self.lock:
@@ -61,7 +84,9 @@ class MemoryEvents(EventStore):
     def find(self, event_id: EventId) -> StoredEvent | None:
         with self.lock:
             row = self._rows.get(event_id)
-        return StoredEvent(row.event, row.matched_at, row.execution_ids) if row else None
+            counts = self._roots.get(event_id)
+        warning = counts.warning if counts else None
+        return StoredEvent(row.event, row.matched_at, row.execution_ids, warning) if row else None
 
     @override
     def page(self, query: EventQuery, *, cursor: str | None, limit: int) -> Page[StoredEvent]:

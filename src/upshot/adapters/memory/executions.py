@@ -17,16 +17,19 @@ from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.domain.job import Job
 from upshot.errors import NotFound
 from upshot.execution import transitions
+from upshot.execution.root_budget import counted_by_root, skip_over_budget, warning_text
 from upshot.ids import ExecutionId, JobId, WorkerId
 from upshot.jobs.transitions import with_stop_request
 from upshot.ports.executions import (
     Admission,
+    AdmissionResult,
     Claim,
     Due,
     ExecutionAdmin,
     ExecutionQuery,
     ExecutionStore,
     ExecutionUpdate,
+    RootBudget,
 )
 from upshot.ports.jobs import END_OF_EXECUTION
 from upshot.ports.paging import Page
@@ -51,18 +54,36 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
     # --- ExecutionStore ---------------------------------------------------------------------------
 
     @override
-    def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[ExecutionId]:
+    def admit(self, admissions: Sequence[Admission], now: datetime) -> AdmissionResult:
         with self.lock:
             executions = {execution.id: execution for admission in admissions for execution in admission.executions}
+            skipped, exhausted = self._skip_over_budget(admissions, now)
             new = {key: execution for key, execution in executions.items() if key not in self._executions}
-            self._executions.update(new)
+            self._executions.update(new | skipped)
+            for key in skipped:
+                del new[key]
             self._events.mark_matched(
                 {admission.event_id: [execution.id for execution in admission.executions] for admission in admissions},
                 now,
             )
             failures = [event for admission in admissions for event in admission.events]
             self._events.add([event for event in failures if event.chain[-1].execution_id in new], now)
-            return frozenset(new)
+            return AdmissionResult(frozenset(new), exhausted)
+
+    def _skip_over_budget(
+        self, admissions: Sequence[Admission], now: datetime
+    ) -> tuple[dict[ExecutionId, Execution], tuple[RootBudget, ...]]:
+        skipped: dict[ExecutionId, Execution] = {}
+        exhausted: list[RootBudget] = []
+        for budget, counted in counted_by_root(admissions).items():
+            counts = self._events.root_counts(budget.root_event_id)
+            new = [execution for execution in counted if execution.id not in self._executions]
+            over = skip_over_budget(budget, new, used=counts.executions, now=now)
+            counts.executions += len(new) - len(over)
+            skipped |= over
+            if over and self._events.set_warning(budget.root_event_id, warning_text(budget)):
+                exhausted.append(budget)
+        return skipped, tuple(exhausted)
 
     @override
     def claim(

@@ -75,6 +75,11 @@ class MemoryRegistry(RegistryStore):
                 transaction.undo()
                 raise
 
+    @override
+    def add_warning(self, root_event_id: EventId, warning: str) -> bool:
+        with self._lock:
+            return self._events.set_warning(root_event_id, warning)
+
 
 class _Transaction(RegistryTransaction):
     def __init__(self, tables: _Tables, events: MemoryEvents) -> None:
@@ -295,6 +300,16 @@ class _Transaction(RegistryTransaction):
     @override
     def accepted_ids(self, event_ids: Iterable[EventId]) -> frozenset[EventId]:
         return frozenset(self._events.get(tuple(event_ids)))
+
+    @override
+    def count_events(self, root_event_id: EventId, count: int, *, limit: int) -> bool:
+        counts = self._events.root_counts(root_event_id)
+        if counts.events + count > limit:
+            return False
+        before = counts.events
+        counts.events += count
+        self._undo_steps.append(lambda: setattr(counts, "events", before))
+        return True
 
     @override
     def add_events(self, events: Sequence[Event], now: datetime) -> None:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from upshot.adapters.cursor import decode_event_cursor, make_cursor
 from upshot.adapters.sql.database import Database
-from upshot.adapters.sql.schema import events, executions
+from upshot.adapters.sql.schema import events, executions, root_events
 from upshot.domain.event import Event
 from upshot.ids import EventId
 from upshot.ports.events import EventQuery, EventStore, StoredEvent
@@ -24,7 +24,11 @@ _INSERT = {
     "postgresql": postgresql.insert(events).on_conflict_do_nothing(),
 }
 _BY_IDS = sa.select(events.c.document).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
-_BY_ID = sa.select(events.c.document, events.c.matched_at).where(events.c.id == sa.bindparam("id"))
+_BY_ID = (
+    sa.select(events.c.document, events.c.matched_at, root_events.c.warning)
+    .outerjoin(root_events, root_events.c.event_id == events.c.id)
+    .where(events.c.id == sa.bindparam("id"))
+)
 _EXECUTION_IDS = sa.select(executions.c.id).where(executions.c.event_id == sa.bindparam("id")).order_by(executions.c.id)
 _is_unmatched = sa.and_(events.c.matched_at.is_(None), events.c.published_at < sa.bindparam("before"))
 _ANY_UNMATCHED = sa.select(events.c.id).where(_is_unmatched).limit(1)
@@ -79,7 +83,7 @@ class SqlEvents(EventStore):
             if row is None:
                 return None
             execution_ids = connection.execute(_EXECUTION_IDS, {"id": event_id}).scalars()
-            return StoredEvent(event_from_json(row.document), row.matched_at, tuple(execution_ids))
+            return StoredEvent(event_from_json(row.document), row.matched_at, tuple(execution_ids), row.warning)
 
         return self._database.read(work)
 

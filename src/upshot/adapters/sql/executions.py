@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from upshot.adapters.sql.bulk import insert_many, update_many
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
 from upshot.adapters.sql.job_rows import insert_jobs, request_stop_for_ended, wake_if_finished
+from upshot.adapters.sql.root_events import skip_executions_over_budget
 from upshot.adapters.sql.schema import events, executions, receipts
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
@@ -24,6 +25,7 @@ from upshot.execution import transitions
 from upshot.ids import ExecutionId, WorkerId
 from upshot.ports.executions import (
     Admission,
+    AdmissionResult,
     Claim,
     Due,
     ExecutionAdmin,
@@ -93,18 +95,29 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
     # --- ExecutionStore ---------------------------------------------------------------------------
 
     @override
-    def admit(self, admissions: Sequence[Admission], now: datetime) -> frozenset[ExecutionId]:
+    def admit(self, admissions: Sequence[Admission], now: datetime) -> AdmissionResult:
         rows = [_execution_to_row(execution) for admission in admissions for execution in admission.executions]
         rows.sort(key=lambda row: str(row["id"]))  # see _FENCES
         matched = {"ids": sorted(admission.event_id for admission in admissions), "now": now}
         failures = [event for admission in admissions for event in admission.events]
+        has_budgets = any(admission.budget for admission in admissions)
 
-        def work(connection: Connection) -> frozenset[ExecutionId]:
-            new = frozenset(_INSERT.execute(connection, rows).scalars()) if rows else frozenset[ExecutionId]()
+        def insert(
+            connection: Connection, inserted: Sequence[Mapping[str, Any]], skipped: frozenset[ExecutionId] = frozenset()
+        ) -> frozenset[ExecutionId]:
+            new = frozenset(_INSERT.execute(connection, inserted).scalars()) if rows else frozenset[ExecutionId]()
+            accepted = new - skipped
             connection.execute(_MARK_MATCHED, matched)
-            if accepted := [event for event in failures if event.chain[-1].execution_id in new]:
-                insert_events(connection, accepted, now)
-            return new
+            if caused := [event for event in failures if event.chain[-1].execution_id in accepted]:
+                insert_events(connection, caused, now)
+            return accepted
+
+        def work(connection: Connection) -> AdmissionResult:
+            if not has_budgets:
+                return AdmissionResult(insert(connection, rows))
+            skipped, exhausted = skip_executions_over_budget(connection, admissions, now)
+            kept = [_execution_to_row(skipped[row["id"]]) if row["id"] in skipped else row for row in rows]
+            return AdmissionResult(insert(connection, kept, frozenset(skipped)), exhausted)
 
         return self._database.write(work)
 

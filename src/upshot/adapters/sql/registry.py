@@ -15,6 +15,7 @@ from typing_extensions import override
 from upshot.adapters.cursor import decode_cursor, decode_number_cursor, make_cursor
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
+from upshot.adapters.sql.root_events import count_events, set_warning
 from upshot.adapters.sql.schema import (
     artifact_aliases,
     artifact_versions,
@@ -258,6 +259,10 @@ class SqlRegistry(RegistryStore):
 
         return self._database.write(work_locked)
 
+    @override
+    def add_warning(self, root_event_id: EventId, warning: str) -> bool:
+        return self._database.write(lambda connection: set_warning(connection, root_event_id, warning))
+
 
 class _Transaction(RegistryTransaction):
     def __init__(self, connection: Connection) -> None:
@@ -496,6 +501,10 @@ class _Transaction(RegistryTransaction):
     def accepted_ids(self, event_ids: Iterable[EventId]) -> frozenset[EventId]:
         ids = list(event_ids)
         return frozenset(row.id for row in self._rows(_ACCEPTED, ids=ids)) if ids else frozenset()
+
+    @override
+    def count_events(self, root_event_id: EventId, count: int, *, limit: int) -> bool:
+        return count_events(self._connection, root_event_id, count, limit=limit)
 
     @override
     def add_events(self, events: Sequence[Event], now: datetime) -> None:

@@ -122,6 +122,16 @@ sa.Index(
     postgresql_where=executions.c.state == "running",
 )
 
+# Rows exist only for events that led to other events, and for those that exceeded a budget.
+root_events = sa.Table(
+    "root_events",
+    metadata,
+    sa.Column("event_id", sa.String(40), sa.ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("executions", sa.Integer, nullable=False),  # that the event led to, directly and through other events
+    sa.Column("events", sa.Integer, nullable=False),  # that automations and jobs added because of the event
+    sa.Column("warning", sa.Text),
+)
+
 receipts = sa.Table(
     "receipts",
     metadata,

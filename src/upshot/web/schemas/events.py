@@ -95,6 +95,7 @@ class ExplanationJson(TypedDict):
 class EventDetail(StoredEventJson):
     """An event with its executions."""
 
+    warning: str | None  #: why some of what the event led to was not carried out, such as an exhausted budget
     execution_ids: list[str]  #: executions that answer the event
     explanation: list[ExplanationJson]  #: of each loaded automation, and of each removed one that answered
 
@@ -119,7 +120,12 @@ def stored_event_json(stored: StoredEvent) -> StoredEventJson:
 
 def event_detail(stored: StoredEvent, explanation: list[ExplanationJson]) -> EventDetail:
     """Return the JSON object of an event with its executions."""
-    return {**stored_event_json(stored), "execution_ids": list(stored.execution_ids), "explanation": explanation}
+    return {
+        **stored_event_json(stored),
+        "warning": stored.warning,
+        "execution_ids": list(stored.execution_ids),
+        "explanation": explanation,
+    }
 
 
 def accepted_event(stored: StoredEvent) -> AcceptedEvent:
