@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,11 @@ AUTOMATION = Origin(Actor("fan-out", ActorKind.AUTOMATION), (CAUSE,))
 class Stores:
     """The stores, with the root event, which one execution answers."""
 
+    events: Any
+    executions: Any
+
     def __init__(self, kind, request):
+        registry: Any
         if kind == "memory":
             self.events = MemoryEvents()
             self.executions, registry = MemoryExecutions(self.events), MemoryRegistry(self.events)
