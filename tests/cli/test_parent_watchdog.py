@@ -12,12 +12,15 @@ import pytest
 pytestmark = pytest.mark.live
 
 
-def start(program: str, grace_seconds: float) -> subprocess.Popen[bytes]:
+HOLD_THE_LOCK = "a = (1,)\nfor _ in range(60): a = (a, a)\nprint('ready', flush=True)\nhash(a)"  # takes centuries
+
+
+def start(program: str, grace_seconds: float, hang_seconds: float = 15.0) -> subprocess.Popen[bytes]:
     """Start a process with the watchdog, which runs a program and then sleeps."""
     code = (
         "from upshot.embedded.parent_watchdog import stop_when_stdin_ends\n"
         "import signal, sys, time\n"
-        f"stop_when_stdin_ends({grace_seconds})\n"
+        f"stop_when_stdin_ends({grace_seconds}, hang_seconds={hang_seconds})\n"
         f"{program}\nprint('ready', flush=True)\ntime.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -44,6 +47,25 @@ def test_a_process_that_does_not_stop_is_killed():
     process.stdin.close()
 
     assert process.wait(10) == -signal.SIGKILL
+
+
+def test_a_process_that_holds_the_lock_of_the_interpreter_ends():
+    """A function in C that never returns does not keep a process alive, with or without a supervisor."""
+    process = start(HOLD_THE_LOCK, 60, hang_seconds=0.5)
+    assert process.wait(10) == 1
+
+    process = start(HOLD_THE_LOCK, 60, hang_seconds=2)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(10) == 1
+
+
+def test_a_process_that_is_busy_does_not_end():
+    """Python code that computes all the time is not a hang: other threads get their turn."""
+    process = start("deadline = time.time() + 2\nwhile time.time() < deadline: sum(range(1000))", 60, hang_seconds=0.5)
+
+    assert process.poll() is None
+    process.kill()
 
 
 def test_output_that_nobody_reads_does_not_block_the_supervisor():

@@ -110,6 +110,19 @@ def test_a_new_worker_takes_over_from_a_dead_one(tmp_path):
         assert until(lambda: f"predecessor={dead_worker_id}" in up.output)
 
 
+def test_a_worker_that_hangs_is_replaced(tmp_path):
+    """A worker that is alive and does nothing is killed, and a new one answers events."""
+    with Up(tmp_path) as up:
+        worker = up.pid("worker")
+        os.kill(worker, signal.SIGSTOP)
+
+        assert until(lambda: up.pid("worker") != worker, seconds=60)
+
+        assert "killing worker: it has not responded for 30 s" in up.output
+        event_id = up.emit("after-the-hang")
+        assert until(lambda: up.is_matched(event_id))
+
+
 def test_a_killed_supervisor_leaves_nothing_running(tmp_path):
     """`kill -9` of `upshot up` also ends its child processes. The next start continues with the accepted events."""
     with Up(tmp_path) as up:

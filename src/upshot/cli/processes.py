@@ -59,8 +59,14 @@ def serve(*, fds: tuple[int, ...], until_stdin_ends: bool, **options: Any) -> No
     metavar="NAME[,NAME]",
     help="Queues of jobs that this worker takes. Include `events` to answer events as well. By default: everything.",
 )
+@click.option(
+    "--heartbeat-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    hidden=True,
+    help="File to touch while the event loop runs, for a supervisor that replaces a worker that hangs.",
+)
 @_until_stdin_ends
-def worker(*, until_stdin_ends: bool, in_flight: int | None, **options: Any) -> None:
+def worker(*, until_stdin_ends: bool, in_flight: int | None, heartbeat_file: Path | None, **options: Any) -> None:
     """
     Run only a worker.
 
@@ -70,7 +76,7 @@ def worker(*, until_stdin_ends: bool, in_flight: int | None, **options: Any) -> 
     settings = _prepare(until_stdin_ends, worker_in_flight=in_flight, **options)
     from upshot.worker.process import main as run_worker
 
-    sys.exit(run_worker(settings))
+    sys.exit(run_worker(settings, heartbeat_file))
 
 
 @click.command()

@@ -68,6 +68,10 @@ class ChildProcess:
         self._task = asyncio.create_task(self._keep_running(), name=self.name)
         return self._task
 
+    def kill(self) -> None:
+        """Kill the process with SIGKILL. It is restarted."""
+        self._send_signal(signal.SIGKILL)
+
     async def stop(self, grace_seconds: float, force: asyncio.Event) -> bool:
         """
         Send SIGTERM, and SIGKILL after the grace period or as soon as `force` is set.

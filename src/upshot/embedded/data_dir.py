@@ -33,6 +33,7 @@ class DataDir:
         self.path = path.absolute()
         self.redis = self.path / "redis"
         self.logs = self.path / "logs"
+        self.worker_heartbeat = self.path / "worker-heartbeat"  #: touched by the worker while its event loop runs
         try:
             if not self.path.exists():
                 self.path.mkdir(mode=0o700, parents=True)

@@ -4,7 +4,7 @@
     prepare   lock the data directory, wait for processes of a killed run, bind the port
     start     Redis (unless the user has one), then web and worker, which migrate the database
     ready     everything answers: write endpoint.json, and tell the user what is running
-    watch     restart a process that dies, at the same address and with the same password
+    watch     restart a process that dies, at the same address and with the same password; kill a worker that hangs
     stop      worker (which finishes what is in flight), web, Redis; then remove endpoint.json
 """
 
@@ -28,6 +28,7 @@ from upshot.clock import SystemClock, stopwatch
 from upshot.embedded.child_process import ChildProcess
 from upshot.embedded.data_dir import ChildrenLock, DataDir, SupervisorLock
 from upshot.embedded.docker_bridge import listen_on_bridge
+from upshot.embedded.heartbeat import INTERVAL_SECONDS, MAX_MISSED, HeartbeatWatch
 from upshot.embedded.terminal import Terminal
 from upshot.embedded.valkey import Valkey, stop_orphan
 from upshot.errors import ConfigError, Unavailable
@@ -73,6 +74,7 @@ class _Supervisor:
         self._token = settings.token.get_secret_value() if settings.token else self._data_dir.token()
         self._valkey = None if settings.redis_url else Valkey(self._data_dir)
         self._redis_url = settings.redis_url or (self._valkey.url if self._valkey else "")
+        self._heartbeat = HeartbeatWatch(self._data_dir.worker_heartbeat)
         self._children: dict[str, ChildProcess] = {}
         self._child_tasks: list[asyncio.Task[None]] = []
         self._pids: dict[str, int] = {}
@@ -122,15 +124,31 @@ class _Supervisor:
         await self._start_redis()
         sockets = [sock.fileno() for sock in (self._socket, self._bridge_socket) if sock is not None]
         self._start("web", _upshot("serve", *(f"--fd={fd}" for fd in sockets)), inherit_fds=sockets)
-        self._start("worker", _upshot("worker"), environment=self._worker_environment)
+        self._start(
+            "worker",
+            _upshot("worker", f"--heartbeat-file={self._data_dir.worker_heartbeat}"),
+            environment=self._worker_environment,
+        )
         await self._wait_for(self._is_serving, "web", "the web process and a worker")
         self._is_ready = True
         self._write_endpoint()
         await self._print_summary(stopwatch() - started_at)
         # Not `gather`: a stop cancels this task, and `gather` would cancel the tasks of the children with it.
-        done, _ = await asyncio.wait(self._child_tasks, return_when=asyncio.FIRST_COMPLETED)
+        watching = asyncio.create_task(self._kill_hanging_worker())
+        try:
+            done, _ = await asyncio.wait([*self._child_tasks, watching], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watching.cancel()
         for task in done:
             task.result()
+
+    async def _kill_hanging_worker(self) -> None:
+        """Kill the worker when its event loop no longer runs. Its task then starts another one."""
+        while True:
+            await asyncio.sleep(INTERVAL_SECONDS)
+            if self._heartbeat.hangs():
+                self._print(f"killing worker: it has not responded for {INTERVAL_SECONDS * MAX_MISSED:g} s")
+                self._children["worker"].kill()
 
     def _remove_stale_endpoint(self) -> Endpoint | None:
         """Remove the endpoint file that a killed supervisor left behind, and return its content."""
@@ -199,6 +217,7 @@ class _Supervisor:
     def _worker_environment(self) -> dict[str, str]:
         """Return the variables of a new worker: its id, and that of its predecessor, whose leases it takes at once."""
         predecessor = self._data_dir.last_worker_id()  # it has ended, otherwise no new worker would be started
+        self._heartbeat.restart()
         worker_id = WorkerId(new_id("wrk", SystemClock().now()))
         self._data_dir.save_worker_id(worker_id)
         return {

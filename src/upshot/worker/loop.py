@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -33,6 +34,7 @@ CONSUMER_FAILURE_PAUSE_SECONDS = 0.2  # after a failure of the consumer, which o
 RELOAD_SECONDS = 1.0
 TAKE_OVER_SECONDS = 15.0
 PRUNE_SECONDS = 3600.0
+ALIVE_SECONDS = 2.0  # between two signs that the event loop runs
 MAX_HEARTBEAT_SECONDS = 5.0
 STOP_STEP_SECONDS = 5.0  # at a stop, for the current call of each loop
 
@@ -45,10 +47,18 @@ class WorkerLoop:
         deps: The objects that the worker consists of.
         notifier: Notifies workers of due executions.
         job_notifier: Notifies workers of queued jobs.
+        heartbeat_file: Touched while the event loop runs, for a supervisor.
     """
 
-    def __init__(self, deps: WorkerDependencies, notifier: Notifier, job_notifier: JobNotifier) -> None:
+    def __init__(
+        self,
+        deps: WorkerDependencies,
+        notifier: Notifier,
+        job_notifier: JobNotifier,
+        heartbeat_file: Path | None = None,
+    ) -> None:
         self._deps = deps
+        self._heartbeat_file = heartbeat_file
         self._threads = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="database")
         self._executor, admitter = deps.make_executor(self._run_in_thread, job_notifier)
         self._supervisor = deps.make_supervisor(self._run_in_thread, notifier)
@@ -125,6 +135,7 @@ class WorkerLoop:
         loops = self._start_loops()
         stopped = asyncio.Event()
         heartbeat = self._start_loop("heartbeat", self._heartbeat_seconds, self._heartbeat, until=stopped)
+        alive = self._start_loop("alive", ALIVE_SECONDS, self._touch_heartbeat_file, until=stopped)
         recorder = asyncio.create_task(self._executor.recorder.run())
 
         await self._stopping.wait()
@@ -134,7 +145,7 @@ class WorkerLoop:
         await self._supervisor.stop()
         stopped.set()
         recorder.cancel()
-        await asyncio.wait((heartbeat, recorder), timeout=STOP_STEP_SECONDS)
+        await asyncio.wait((heartbeat, alive, recorder), timeout=STOP_STEP_SECONDS)
         await self._close()
 
     def _start_loops(self) -> list[asyncio.Task[None]]:
@@ -197,6 +208,11 @@ class WorkerLoop:
             engines=self._supervisor.engine_ids,
         )
         await self._run_in_thread(deps.workers.heartbeat, record)
+
+    async def _touch_heartbeat_file(self) -> None:
+        # Not in a thread, and without the database: only the event loop must run for this.
+        if self._heartbeat_file is not None:
+            self._heartbeat_file.touch()
 
     async def _prune(self) -> None:
         now, settings = self._deps.clock.now(), self._deps.settings

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -25,9 +26,13 @@ MAIN_STOP_SECONDS = 3.0  # for Celery's main thread to end after the executor's 
 EXECUTOR_STOP_SECONDS = 15.0  # in addition to `stop_seconds`, for the executor's thread to end
 
 
-def main(settings: Settings) -> int:
+def main(settings: Settings, heartbeat_file: Path | None = None) -> int:
     """
     Run a worker until it is stopped, and return the exit code of the process.
+
+    Args:
+        settings: The settings.
+        heartbeat_file: Touched while the event loop runs.
 
     Raises:
         ConfigError: The settings are not usable, or the database schema is newer than this release.
@@ -37,7 +42,7 @@ def main(settings: Settings) -> int:
     deps = build_worker(settings, worker_id)
     app = make_app(deps.redis_url)
     notifier = CeleryNotifier(app)
-    thread = ExecutorThread(WorkerLoop(deps, notifier, notifier), stop_seconds=settings.stop_seconds)
+    thread = ExecutorThread(WorkerLoop(deps, notifier, notifier, heartbeat_file), stop_seconds=settings.stop_seconds)
     queues = [job_queue(name) for name in sorted(deps.job_queues)]
     gc_tuning.freeze_startup_objects()
     code = run_worker(
