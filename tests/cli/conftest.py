@@ -47,7 +47,7 @@ steps:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class RunningUpshot:
     """A running Upshot, its receivers, and a user's command line."""
 
     up: Up
@@ -76,7 +76,7 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUpshot]:
     """Return one Upshot for all tests of a session. Each test uses names of its own."""
     with ReceiversThread() as receivers:
         up = Up(
@@ -88,4 +88,4 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         (up.automations / "all.yaml").write_text(AUTOMATIONS)
         (up.automations / "broken.yaml").write_text("name: broken\non: custom\nsteps:\n  - uses: slak\n")
         with up:
-            yield World(up, receivers)
+            yield RunningUpshot(up, receivers)

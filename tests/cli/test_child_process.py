@@ -18,7 +18,7 @@ IGNORE_SIGTERM = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);
 EXIT_AT_SIGTERM = f"import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); {SLEEP}"
 
 
-class World:
+class ChildHarness:
     """A child process that runs a Python program, and everything that it reports."""
 
     def __init__(self, program: str, directory: Path) -> None:
@@ -46,16 +46,16 @@ class World:
 
 async def test_a_process_that_dies_is_restarted_after_a_growing_delay(tmp_path):
     """Each restart takes a little longer, and the report says how the process ended."""
-    world = World("import sys; print('failed'); sys.exit(3)", tmp_path)
+    harness = ChildHarness("import sys; print('failed'); sys.exit(3)", tmp_path)
 
-    await world.start_and_wait_for("in 0.8 s")
-    await world.child.stop(5, world.force)
+    await harness.start_and_wait_for("in 0.8 s")
+    await harness.child.stop(5, harness.force)
 
-    assert [line for line in world.reports if line.startswith("worker exited")] == [
+    assert [line for line in harness.reports if line.startswith("worker exited")] == [
         f"worker exited with code 3; restarting it in {delay} s" for delay in ("0.2", "0.4", "0.8")
     ]
-    assert len(set(world.pids)) == 3
-    assert world.log.read_text() == "failed\n" * 3
+    assert len(set(harness.pids)) == 3
+    assert harness.log.read_text() == "failed\n" * 3
 
 
 @pytest.mark.parametrize(
@@ -64,32 +64,32 @@ async def test_a_process_that_dies_is_restarted_after_a_growing_delay(tmp_path):
 )
 async def test_a_stop_reports_whether_the_process_ended_cleanly(tmp_path, program, is_clean):
     """SIGTERM is enough for both processes. Only exit code 0 is a clean end."""
-    world = World(program, tmp_path)
-    await world.start_and_wait_for("hello")
+    harness = ChildHarness(program, tmp_path)
+    await harness.start_and_wait_for("hello")
 
-    assert await world.child.stop(10, world.force) is is_clean
+    assert await harness.child.stop(10, harness.force) is is_clean
 
 
 async def test_a_process_that_ignores_sigterm_is_killed_after_the_grace_period(tmp_path):
     """No process can delay the end of `upshot up` for longer."""
-    world = World(IGNORE_SIGTERM, tmp_path)
-    await world.start_and_wait_for("hello")
+    harness = ChildHarness(IGNORE_SIGTERM, tmp_path)
+    await harness.start_and_wait_for("hello")
 
-    assert await world.child.stop(0.2, world.force) is False
+    assert await harness.child.stop(0.2, harness.force) is False
 
-    assert world.reports[-1] == "killing worker: it did not stop within 0.2 s"
+    assert harness.reports[-1] == "killing worker: it did not stop within 0.2 s"
 
 
 async def test_a_second_ctrl_c_ends_the_grace_period(tmp_path):
     """The process is killed at once."""
-    world = World(IGNORE_SIGTERM, tmp_path)
-    await world.start_and_wait_for("hello")
-    asyncio.get_running_loop().call_later(0.1, world.force.set)
+    harness = ChildHarness(IGNORE_SIGTERM, tmp_path)
+    await harness.start_and_wait_for("hello")
+    asyncio.get_running_loop().call_later(0.1, harness.force.set)
 
     async with asyncio.timeout(10):
-        await world.child.stop(60, world.force)
+        await harness.child.stop(60, harness.force)
 
-    assert world.reports[-1] == "killing worker"
+    assert harness.reports[-1] == "killing worker"
 
 
 async def test_all_output_is_logged_and_shown(tmp_path):
@@ -98,22 +98,22 @@ async def test_all_output_is_logged_and_shown(tmp_path):
         "import sys; sys.stdout.buffer.write(b'a' * 200000 + b'\\n' + b'\\xff\\n' + b'the end'); sys.stdout.flush();"
         "import time; time.sleep(60)"
     )
-    world = World(program, tmp_path)
+    harness = ChildHarness(program, tmp_path)
 
-    await world.start_and_wait_for("\ufffd")
-    await world.child.stop(5, world.force)
+    await harness.start_and_wait_for("\ufffd")
+    await harness.child.stop(5, harness.force)
 
-    text = world.log.read_text()
+    text = harness.log.read_text()
     assert text.count("a") == 200_000
     assert text.endswith("\ufffd\nthe end\n")
-    assert world.child.last_line == "the end"
+    assert harness.child.last_line == "the end"
 
 
 async def test_a_stop_between_two_starts_prevents_the_restart(tmp_path):
     """The process is not started again."""
-    world = World("import sys; sys.exit(1)", tmp_path)
+    harness = ChildHarness("import sys; sys.exit(1)", tmp_path)
 
-    await world.start_and_wait_for("restarting it")
-    await world.child.stop(5, world.force)
+    await harness.start_and_wait_for("restarting it")
+    await harness.child.stop(5, harness.force)
 
-    assert len(world.pids) == 1
+    assert len(harness.pids) == 1

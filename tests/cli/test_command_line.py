@@ -37,7 +37,7 @@ def test_help_imports_neither_server_nor_clients():
         pytest.param(["registry", "link", "one-word", "model/churn"], id="reference without a project"),
         pytest.param(["registry", "link", "p/a:v0", "model/churn:v1"], id="collection with a version"),
         pytest.param(["registry", "link", "p/a:v0", "model/a/b"], id="collection with three parts"),
-        pytest.param(["registry", "tag", "add", "model/a/b", "checked"], id="thing with three parts"),
+        pytest.param(["registry", "tag", "add", "model/a/b", "checked"], id="tagged reference with three parts"),
         pytest.param(["registry", "metadata", "model/churn:v1"], id="no change"),
         pytest.param(["registry", "metadata", "model/churn:v1", "accuracy"], id="no value"),
         pytest.param(["registry", "artifacts", "log", "p/a", "--metadata", "[1]"], id="metadata that is a list"),

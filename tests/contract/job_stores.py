@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from tests.job_records import make_job
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.jobs import MemoryInstallation, MemoryJobs
@@ -15,8 +16,8 @@ from upshot.adapters.sql.installation import SqlInstallation
 from upshot.adapters.sql.jobs import SqlJobs
 from upshot.domain.event import Actor, Event, EventKind
 from upshot.domain.execution import Execution, ExecutionState, StepRecord
-from upshot.domain.job import Job, JobSpec, JobState
-from upshot.ids import DeliveryId, EventId, ExecutionId, JobId, RevisionId, WorkerId
+from upshot.domain.job import Job, JobState
+from upshot.ids import EventId, ExecutionId, RevisionId, WorkerId
 from upshot.ports.executions import Admission, ExecutionUpdate
 from upshot.ports.jobs import ConcurrencyLimits, JobUpdate, WorkerCapacity
 
@@ -129,21 +130,7 @@ def waiting_execution(job: Job, **changes) -> Execution:
 
 def job(job_id="job_1", **changes) -> Job:
     """Return a queued job."""
-    queued = Job(
-        id=JobId(job_id),
-        name="evaluate",
-        automation="promote",
-        execution_id=ExecutionId(f"exe_{job_id.removeprefix('job_')}"),
-        step_id="evaluate",
-        event_id=EVENT_ID,
-        delivery_id=DeliveryId(f"dlv_{job_id}"),
-        queue="default",
-        backend="docker",
-        spec=JobSpec(image="acme/evaluate:1"),
-        created_at=NOW,
-        due_at=NOW,
-    )
-    return replace(queued, **changes)
+    return make_job(job_id, NOW, **changes)
 
 
 def capacity(worker_id="w1", **changes) -> WorkerCapacity:

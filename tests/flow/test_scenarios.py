@@ -185,7 +185,7 @@ def test_a_require_that_is_not_met_fails_the_execution(world):
     assert execution.reason == "step gate: score is below 0.9"
 
 
-def test_an_if_that_fails_is_an_execution_and_one_that_is_false_is_not(world):
+def test_an_if_that_fails_creates_an_execution_and_a_false_if_does_not(world):
     """If an `if` is false, there is no execution. If it cannot be evaluated, the execution fails."""
     world.apply(STEPS)
     world.apply("""

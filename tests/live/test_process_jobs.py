@@ -72,7 +72,7 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-class ProcessEngine:
+class ProcessBackendDriver:
     """
     Calls a process backend. Every call makes a new backend, which knows no more than one after a crash.
 
@@ -182,16 +182,16 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def engine(directory) -> AsyncIterator[ProcessEngine]:
-    engine = ProcessEngine(directory / "jobs")
+async def engine(directory) -> AsyncIterator[ProcessBackendDriver]:
+    engine = ProcessBackendDriver(directory / "jobs")
     yield engine
     await engine.clean_up()
 
 
 @pytest.fixture
-async def same_user_engine(directory) -> AsyncIterator[ProcessEngine]:
+async def same_user_engine(directory) -> AsyncIterator[ProcessBackendDriver]:
     """Make an engine that runs commands as the worker's own user."""
-    engine = ProcessEngine(directory / "jobs", **({"user": "root"} if IS_ROOT else {}))
+    engine = ProcessBackendDriver(directory / "jobs", **({"user": "root"} if IS_ROOT else {}))
     yield engine
     await engine.clean_up()
 
@@ -416,7 +416,7 @@ asyncio.run(main())
 class StartingWorker:
     """A process that starts a job on request, and then hangs."""
 
-    def __init__(self, engine: ProcessEngine, script: str, **spec) -> None:
+    def __init__(self, engine: ProcessBackendDriver, script: str, **spec) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", WORKER, json.dumps([engine.options, NAME, script, spec])],
             stdin=subprocess.PIPE,
@@ -543,7 +543,7 @@ async def test_a_restart_of_the_machine_loses_the_job(engine):
     assert status.note == "the machine was restarted while it ran"
 
 
-async def test_a_terminated_shim_ends_the_command_in_good_order(engine):
+async def test_a_terminated_shim_ends_the_command_cleanly(engine):
     """When the machine shuts down, init sends SIGTERM to all processes. The job counts as lost."""
     await engine.start(shell("echo up; exec sleep 50"))
     await engine.logged("up")
@@ -764,10 +764,10 @@ def parent_cgroup() -> Iterator[Cgroup]:
 
 
 @pytest.fixture
-async def cgroup_engine(directory, parent_cgroup) -> AsyncIterator[ProcessEngine]:
+async def cgroup_engine(directory, parent_cgroup) -> AsyncIterator[ProcessBackendDriver]:
     """Make an engine that gives each job a cgroup, and runs commands as the worker's own user."""
     user = {"user": "root"} if IS_ROOT else {}
-    engine = ProcessEngine(directory / "jobs", cgroup=str(parent_cgroup.path), **user)
+    engine = ProcessBackendDriver(directory / "jobs", cgroup=str(parent_cgroup.path), **user)
     yield engine
     await engine.clean_up()
 
@@ -1009,7 +1009,7 @@ async def test_a_worker_without_free_files_does_not_give_up_a_job(engine):
 async def test_the_engine_id_identifies_a_directory_on_a_machine(engine, directory):
     """All workers that use the directory see the same engine. Another directory is another engine."""
     assert await engine.engine_id() == await engine.engine_id()
-    assert await ProcessEngine(directory / "others").engine_id() != await engine.engine_id()
+    assert await ProcessBackendDriver(directory / "others").engine_id() != await engine.engine_id()
 
 
 async def test_only_jobs_of_the_installation_are_listed(engine):

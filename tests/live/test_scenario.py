@@ -52,10 +52,10 @@ def scenario(make_system, receivers, database_url, gateway):
     )
     system.start_web()
     system.start_worker()
-    return Scenario(system, receivers)
+    return ScenarioDriver(system, receivers)
 
 
-class Scenario:
+class ScenarioDriver:
     """What a user does, and what a user can see."""
 
     def __init__(self, system, receivers) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.project.repository import PAGES, ROOT
-from tests.unit.automations.factories import Secrets
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.automations.context import SecretsView, step_context
@@ -21,6 +20,7 @@ from upshot.domain.event import Event
 from upshot.domain.execution import ExecutionState, StepRecord
 from upshot.resources.event import event_from_json
 from upshot.schema.yaml_model import RENDERED
+from upshot.testing import Secrets
 
 SAMPLES = ROOT / "automations"
 CATALOG = load_catalog(EgressRules())
@@ -87,7 +87,7 @@ def test_a_sample_can_be_rendered(automation):
         automation_name=automation.name,
         vars=automation.vars,
         steps=steps,
-        secrets=SecretsView(Secrets(**SECRETS)),
+        secrets=SecretsView(Secrets(SECRETS)),
         delivery={"id": "dlv_1", "attempt": 1},
         failure={"reason": "refused", "step": "dispatch"},
     )

@@ -37,6 +37,7 @@ from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import FrozenClock
 from upshot.domain.event import Event
+from upshot.errors import Unavailable
 from upshot.logs import configure
 from upshot.net import listen, url_of
 from upshot.ports.events import EventStore
@@ -82,6 +83,19 @@ class StubBacklog:
     def measure(self, now: datetime) -> Backlog:
         """Return the counts."""
         return Backlog(3, 1, now, {"waiting": 1, "failed": 0}, 0, None, {"queued": 2, "running": 0}, {"gpu": 2})
+
+
+@dataclass(frozen=True)
+class UnavailableStore:
+    """A store in a database that does not answer."""
+
+    message: str = "the database does not answer"
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def fail(*_: Any, **__: Any) -> Any:
+            raise Unavailable(self.message)
+
+        return fail
 
 
 @dataclass(frozen=True)

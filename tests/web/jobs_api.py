@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from tests.job_records import make_job
 from tests.web.conftest import API, Stores, ok_json
 from upshot.clock import FrozenClock
 from upshot.domain.execution import Execution, ExecutionState, StepRecord
@@ -39,16 +40,14 @@ class JobsApiHarness:
         execution_id = derive_execution_id(event_id, automation)
         delivery_id = derive_delivery_id(execution_id, "evaluate")
         placeholders = SecretPlaceholders(NONCE)
-        job = Job(
-            id=derive_job_id(delivery_id, 1, self.clock.now()),
-            name="evaluate",
+        now = self.clock.now()
+        job = make_job(
+            derive_job_id(delivery_id, 1, now),
+            now,
             automation=automation,
             execution_id=execution_id,
-            step_id="evaluate",
             event_id=event_id,
             delivery_id=delivery_id,
-            queue="default",
-            backend="docker",
             spec=JobSpec(
                 image="acme/evaluate:1",
                 env={"API_KEY": f"Bearer {placeholders.placeholder('API_KEY')}", "MODE": "fast"},
@@ -57,8 +56,6 @@ class JobsApiHarness:
             ),
             secrets=("API_KEY", "KEY", "PULL"),
             nonce=NONCE,
-            created_at=self.clock.now(),
-            due_at=self.clock.now(),
         )
         job = replace(job, **changes)
         self._admit(job)

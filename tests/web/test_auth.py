@@ -58,7 +58,7 @@ def test_health_and_the_document_need_no_token(serve):
 
 @pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 200), ("0.0.0.0", 401)], ids=["loopback", "beyond"])
 def test_metrics_need_no_token_on_loopback(serve, host, status):
-    """A server that listens beyond loopback wants the token for metrics."""
+    """A server that listens beyond loopback requires the token for metrics."""
     with serve(token=TOKEN, host=host) as client:
         assert client.get("/metrics").status_code == status
         assert client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200

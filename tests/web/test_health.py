@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from threading import Event, Thread
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.web.conftest import API, CHURN, ok_json, problem
-from upshot.errors import Unavailable
+from tests.web.conftest import API, CHURN, UnavailableStore, ok_json, problem
 from upshot.ids import WorkerId
 from upshot.ports.workers import WorkerRecord
 
@@ -28,16 +26,6 @@ def samples(text: str) -> dict[str, float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-
-
-class UnavailableStore:
-    """A store in a database that does not answer."""
-
-    def __getattr__(self, name: str) -> Any:
-        def fail(*_: Any, **__: Any) -> Any:
-            raise Unavailable("the database does not answer")
-
-        return fail
 
 
 def test_a_process_that_answers_is_healthy(web):

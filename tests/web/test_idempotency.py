@@ -181,7 +181,7 @@ def test_a_request_can_be_repeated_at_once_after_the_database_failed(deps, serve
 
 
 def test_a_response_that_cannot_be_stored_is_still_sent(deps, serve):
-    """The change is made, so the client must hear that, although a repetition could not get the response."""
+    """The change is made, so the client gets the response, although a repetition could not get it again."""
 
     def store_response(*_: object) -> None:
         raise Unavailable("the database does not answer")

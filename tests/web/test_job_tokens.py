@@ -10,12 +10,11 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from tests.web.conftest import API, CHURN, Serve, ok_json, problem
+from tests.web.conftest import API, CHURN, Serve, UnavailableStore, ok_json, problem
 from tests.web.jobs_api import JobsApiHarness
 from upshot.automations.matcher import MatchResult
 from upshot.domain import job_token
 from upshot.domain.job import Job, JobState
-from upshot.errors import Unavailable
 from upshot.ids import JobId
 from upshot.resources.event import event_from_json
 from upshot.web.app import ROUTERS
@@ -364,18 +363,11 @@ def test_the_stored_key_of_a_job_fits_into_the_store(job_client, stores, job, mo
     assert not stored[0].isprintable()
 
 
-class UnavailableJobs:
-    """Jobs in a database that does not answer."""
-
-    def find(self, job_id: str) -> Job | None:
-        raise Unavailable("the database does not answer")
-
-
 def test_requests_without_a_job_token_look_up_no_job(serve):
     """Job tokens cost other requests no query."""
     for token in (None, SERVER_TOKEN):
         headers = bearer(token) if token else {}
-        with serve(token=token, jobs=UnavailableJobs()) as client:
+        with serve(token=token, jobs=UnavailableStore()) as client:
             ok_json(client.get(EVENTS, headers=headers))
             ok_json(client.post(EVENTS, json={"name": "n"}, headers=headers))
 
@@ -383,7 +375,7 @@ def test_requests_without_a_job_token_look_up_no_job(serve):
 def test_a_job_gets_503_if_the_database_does_not_answer(serve, deps):
     """The job may try again, as any other client."""
     token = job_token.make(deps.installation.key, JobId("job_1"))
-    with serve(jobs=UnavailableJobs()) as client:
+    with serve(jobs=UnavailableStore()) as client:
         response = client.get(EVENTS, headers=bearer(token))
 
     problem(response, 503, "unavailable")

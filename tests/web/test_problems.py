@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, ok_json, problem
-from upshot.errors import Unavailable
+from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, UnavailableStore, ok_json, problem
 from upshot.web.body import MAX_BODY_BYTES, read_json
 from upshot.web.problems import Problem
 
@@ -213,15 +212,8 @@ def test_the_largest_manifest_is_accepted(web):
 
 def test_an_unavailable_database_is_503(serve):
     """The response has Retry-After, and no text of the database."""
-
-    class UnavailableStore:
-        def __getattr__(self, name: str) -> Any:
-            def fail(*_: Any, **__: Any) -> Any:
-                raise Unavailable("the database does not answer: sqlite3 locked SELECT 1")
-
-            return fail
-
-    with serve(registry=UnavailableStore(), events=UnavailableStore(), executions=UnavailableStore()) as client:
+    store = UnavailableStore("the database does not answer: sqlite3 locked SELECT 1")
+    with serve(registry=store, events=store, executions=store) as client:
         for response in (client.get(COLLECTIONS), client.get(EVENTS), client.post(f"{API}/executions/x/retry")):
             problem(response, 503, "unavailable")
             assert response.headers["retry-after"] == "1"

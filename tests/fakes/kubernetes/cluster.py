@@ -3,7 +3,7 @@ A fake Kubernetes cluster: its API server, its Job controller, and one node.
 
 It serves the paths that Upshot uses over HTTP. It rejects every body that violates the schema that Kubernetes
 publishes, or one of the rules beyond the schema. It requires a token, and the permissions of the Roles in the docs. It
-runs pods: the command of a job really runs, as a process of this machine. What that cannot cover is simulated: a lost
+runs pods: the command of a job really runs, as a process of this machine. What a process cannot do is simulated: a lost
 node, an eviction, and responses that are slow or never come.
 """
 

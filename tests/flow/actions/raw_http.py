@@ -11,13 +11,13 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import HttpResponse
 from upshot.adapters.egress import GuardedEgress
 
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 @asynccontextmanager
-async def listening(talk: Talk) -> AsyncIterator[str]:
-    """Start a server that calls `talk` for each connection, and yield its URL."""
+async def listening(handle: ConnectionHandler) -> AsyncIterator[str]:
+    """Start a server that calls `handle` for each connection, and yield its URL."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -25,7 +25,7 @@ async def listening(talk: Talk) -> AsyncIterator[str]:
         assert task is not None
         tasks.add(task)
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            await talk(reader, writer)
+            await handle(reader, writer)
         with suppress(ConnectionError, RuntimeError):
             writer.close()
 

@@ -27,11 +27,11 @@ async def test_a_request_arrives_unchanged():
     """Method, path, headers and body arrive unchanged. Only headers that HTTP needs and a User-Agent are added."""
     seen = []
 
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         seen.append(await read_request(reader))
         writer.write(b"HTTP/1.1 201 Created\r\nX-A: 1\r\nX-A: 2\r\nContent-Length: 5\r\n\r\nhello")
 
-    async with open_egress() as egress, listening(talk) as url:
+    async with open_egress() as egress, listening(handle) as url:
         response = await egress.send(
             "PUT", f"{url}/a%2Fb?c=d+e", headers={"X-Mine": "ü"}, body=b"body", timeout_seconds=5
         )
@@ -53,10 +53,10 @@ async def test_a_private_address_is_not_connected_to(url):
     """A server at a private address receives no connection. The error names the setting that allows it."""
     connections = []
 
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         connections.append(writer)
 
-    async with open_egress(allow="") as egress, listening(talk) as listener:
+    async with open_egress(allow="") as egress, listening(handle) as listener:
         with pytest.raises(Blocked, match="UPSHOT_EGRESS_ALLOW"):
             await post(egress, url.format(listener.rpartition(":")[2]))
     assert not connections
@@ -90,11 +90,11 @@ async def test_an_allowed_name_is_reached_and_stays_the_host():
     """`UPSHOT_EGRESS_ALLOW=localhost` allows that name, and no other name or address of the same machine."""
     seen = []
 
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         seen.append(await read_request(reader))
         writer.write(OK)
 
-    async with open_egress(allow="localhost") as egress, listening(talk) as listener:
+    async with open_egress(allow="localhost") as egress, listening(handle) as listener:
         port = listener.rpartition(":")[2]
         assert (await post(egress, f"http://localhost:{port}/")).status == 200
         with pytest.raises(Blocked):
@@ -115,13 +115,13 @@ async def test_connections_are_reused_and_cookies_are_not():
     """A second request uses the connection of the first one, but not its cookies."""
     connections, requests = [], []
 
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         connections.append(writer)
         while True:
             requests.append(await read_request(reader))
             writer.write(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
 
-    async with open_egress() as egress, listening(talk) as url:
+    async with open_egress() as egress, listening(handle) as url:
         await post(egress, url)
         await post(egress, url)
     assert len(connections) == 1
@@ -133,17 +133,17 @@ async def test_redirects_are_not_followed(location):
     """A redirect is returned as a response. The action decides what it means."""
     requests = []
 
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         requests.append(await read_request(reader))
         writer.write(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
 
-    async with open_egress() as egress, listening(talk) as url:
+    async with open_egress() as egress, listening(handle) as url:
         assert (await post(egress, url)).status == 302
     assert len(requests) == 1
 
 
 def _moving(to, status=307):
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         while True:
             request = await read_request(reader)
             if request.startswith(b"POST /new "):
@@ -151,7 +151,7 @@ def _moving(to, status=307):
             else:
                 writer.write(f"HTTP/1.1 {status} Moved\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode())
 
-    return talk
+    return handle
 
 
 @pytest.mark.parametrize("status", [301, 307, 308])
@@ -170,10 +170,10 @@ async def test_a_redirect_to_elsewhere_is_never_followed(to):
     """A redirect to another host, scheme or port is not followed, so that it does not receive the token."""
     target = ""
 
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         await _moving(target)(reader, writer)
 
-    async with open_egress() as egress, listening(talk) as url:
+    async with open_egress() as egress, listening(handle) as url:
         target = to.format(port=url.rpartition(":")[2])
         assert (await post(egress, f"{url}/old", follow_redirects=True)).status == 307
 
@@ -182,14 +182,14 @@ async def test_redirects_end_after_three():
     """A loop of redirects ends after four requests."""
     count = 0
 
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         nonlocal count
         while True:
             await read_request(reader)
             count += 1
             writer.write(b"HTTP/1.1 301 Moved\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n")
 
-    async with open_egress() as egress, listening(talk) as url:
+    async with open_egress() as egress, listening(handle) as url:
         assert (await post(egress, url, follow_redirects=True)).status == 301
     assert count == 4
 
@@ -293,7 +293,7 @@ async def test_requests_in_flight_to_a_destination_are_limited():
     order = []
     full, release = asyncio.Event(), asyncio.Event()
 
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         nonlocal in_flight, most
         while True:
             request = await read_request(reader)
@@ -306,7 +306,7 @@ async def test_requests_in_flight_to_a_destination_are_limited():
             in_flight -= 1
             writer.write(OK)
 
-    async with open_egress(in_flight=3) as egress, listening(talk) as url:
+    async with open_egress(in_flight=3) as egress, listening(handle) as url:
         sends = [asyncio.create_task(post(egress, f"{url}/{number}")) for number in range(6)]
         await full.wait()
         with pytest.raises(DestinationBusy) as raised:

@@ -31,7 +31,7 @@ async def _repeat(writer, data, pause=None):
 
 
 def _after_request(*chunks, repeat=None, pause=None):
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         await read_request(reader)
         for chunk in chunks:
             writer.write(chunk)
@@ -39,7 +39,7 @@ def _after_request(*chunks, repeat=None, pause=None):
             await _repeat(writer, repeat, pause)
         await writer.drain()
 
-    return talk
+    return handle
 
 
 async def _never_answer(reader, writer):
@@ -148,9 +148,9 @@ async def _run_pending():
         await asyncio.sleep(0.005)
 
 
-async def _send(talk, body=b"{}", *, timeout=LONG_TIMEOUT):  # noqa: ASYNC109 - passed on
+async def _send(handle, body=b"{}", *, timeout=LONG_TIMEOUT):  # noqa: ASYNC109 - passed on
     """Post to a receiver, and return the response or the error."""
-    async with open_egress() as egress, listening(talk) as url:
+    async with open_egress() as egress, listening(handle) as url:
         result, took, longest = await _measure(post(egress, url, body, timeout_seconds=timeout))
     assert took < timeout + LONGEST_OVERTIME
     assert longest < LONGEST_STALL
@@ -158,13 +158,13 @@ async def _send(talk, body=b"{}", *, timeout=LONG_TIMEOUT):  # noqa: ASYNC109 - 
 
 
 @pytest.mark.parametrize(
-    ("talk", "timeout"),
-    [pytest.param(talk, SHORT_TIMEOUT, id=name) for name, talk in ENDLESS.items()]
-    + [pytest.param(talk, LONG_TIMEOUT, id=name) for name, talk in BROKEN.items()],
+    ("handle", "timeout"),
+    [pytest.param(handle, SHORT_TIMEOUT, id=name) for name, handle in ENDLESS.items()]
+    + [pytest.param(handle, LONG_TIMEOUT, id=name) for name, handle in BROKEN.items()],
 )
-async def test_an_incomplete_response_is_ambiguous(talk, timeout):  # noqa: ASYNC109 - a parameter of the test
+async def test_an_incomplete_response_is_ambiguous(handle, timeout):  # noqa: ASYNC109 - a parameter of the test
     """Without a complete response, the receiver may have acted. The error contains the request."""
-    error = await _send(talk, timeout=timeout)
+    error = await _send(handle, timeout=timeout)
 
     assert type(error) is Ambiguous
     assert ("no complete response within" in str(error)) is (timeout is SHORT_TIMEOUT)
@@ -172,10 +172,10 @@ async def test_an_incomplete_response_is_ambiguous(talk, timeout):  # noqa: ASYN
     assert error.request["body"] == "{}"
 
 
-@pytest.mark.parametrize("talk", [pytest.param(talk, id=name) for name, talk in REFUSED.items()])
-async def test_a_response_that_is_not_http_is_refused(talk):
+@pytest.mark.parametrize("handle", [pytest.param(handle, id=name) for name, handle in REFUSED.items()])
+async def test_a_response_that_is_not_http_is_refused(handle):
     """A response that breaks HTTP or exceeds a limit is final. The error contains the request."""
-    error = await _send(talk)
+    error = await _send(handle)
 
     assert type(error) is Refused
     assert error.request is not None
@@ -183,11 +183,11 @@ async def test_a_response_that_is_not_http_is_refused(talk):
 
 
 @pytest.mark.parametrize(
-    ("talk", "status", "truncated"), [pytest.param(*expected, id=name) for name, expected in RESPONSES.items()]
+    ("handle", "status", "truncated"), [pytest.param(*expected, id=name) for name, expected in RESPONSES.items()]
 )
-async def test_an_unusual_response_is_valid(talk, status, truncated):
+async def test_an_unusual_response_is_valid(handle, status, truncated):
     """A response that follows HTTP is valid. The first 16 KB of a body are stored, and reading stops at a limit."""
-    response = await _send(talk)
+    response = await _send(handle)
 
     assert not isinstance(response, Exception), response
     assert (response.status, response.truncated) == (status, truncated)
@@ -198,14 +198,14 @@ async def test_an_unusual_response_is_valid(talk, status, truncated):
 async def test_an_early_response_counts():
     """A receiver can respond and reset the connection before it has read the whole request."""
 
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()
         await asyncio.sleep(0.05)
         linger = struct.pack("ii", 1, 0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-    response = await _send(talk, b"x" * 3_000_000)
+    response = await _send(handle, b"x" * 3_000_000)
 
     assert response.status == 200
 
@@ -214,7 +214,7 @@ async def test_extra_data_is_not_the_next_response():
     """Data that a receiver sends after its response is never treated as the response to the next request."""
     forged = asyncio.Event()
 
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         while True:
             await read_request(reader)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na")
@@ -224,7 +224,7 @@ async def test_extra_data_is_not_the_next_response():
             await writer.drain()
             forged.set()
 
-    async with open_egress() as egress, listening(talk) as url:
+    async with open_egress() as egress, listening(handle) as url:
         for _ in range(3):
             forged.clear()
             assert (await post(egress, url)).text == "a"
@@ -235,12 +235,12 @@ async def test_extra_data_is_not_the_next_response():
 async def test_an_idle_connection_that_the_receiver_closed_is_not_used():
     """A receiver that closes idle connections causes a new connection, not a failed attempt."""
 
-    async def talk(reader, writer):
+    async def handle(reader, writer):
         await read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()
 
-    async with open_egress() as egress, listening(talk) as url:
+    async with open_egress() as egress, listening(handle) as url:
         for _ in range(3):
             assert (await post(egress, url)).status == 200
             await _run_pending()

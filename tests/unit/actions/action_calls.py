@@ -68,8 +68,8 @@ def make_call(with_: Mapping[str, Any], **changes: Any) -> ActionCall:
 
 
 @dataclass(frozen=True)
-class SentRequest:
-    """One request that an action sent."""
+class EgressCall:
+    """One call of the egress by an action."""
 
     method: str
     url: str
@@ -90,7 +90,7 @@ class ScriptedEgress:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    sent: list[SentRequest] = field(default_factory=list)
+    sent: list[EgressCall] = field(default_factory=list)
 
     async def send(
         self,
@@ -103,7 +103,7 @@ class ScriptedEgress:
         follow_redirects: bool = False,
     ) -> HttpResponse:
         """Record the request and return the response."""
-        self.sent.append(SentRequest(method, url, headers, body, follow_redirects))
+        self.sent.append(EgressCall(method, url, headers, body, follow_redirects))
         return make_response(self.status, self.headers, self.body)
 
 

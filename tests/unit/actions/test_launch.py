@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.job_records import make_job
 from tests.unit.actions.action_calls import CUSTOM_EVENT, NOW, RecordingRegistry, ScriptedEgress, make_call
 from upshot.actions.launch import Launch
 from upshot.actions.protocol import ActionContext, Deferred, Outcome
@@ -14,7 +15,6 @@ from upshot.domain.automation import RetryPolicy
 from upshot.domain.job import FailureKind, ImagePullCredentials, Job, JobRetryPolicy, JobSpec, JobState, MemoryGrowth
 from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.errors import JobFailed, Refused, TemplateInvalid, Unavailable, Unreachable
-from upshot.ids import DeliveryId, EventId, ExecutionId, JobId
 from upshot.schema.queue_limits import MountRule, QueueLimits
 from upshot.schema.queues import PROCESS, BackendSettings, JobsConfig, QueueConfig
 
@@ -96,16 +96,10 @@ async def test_the_first_attempt_launches_a_job_and_defers_the_step():
 
     deferred = await perform(with_, step_id="evaluate")
 
-    assert deferred.job == Job(
+    assert deferred.job == make_job(
+        "job_1",
+        NOW,
         id=deferred.job.id,
-        name="evaluate",
-        automation="promote",
-        execution_id=ExecutionId("exe_1"),
-        step_id="evaluate",
-        event_id=EventId("evt_1"),
-        delivery_id=DeliveryId("dlv_1"),
-        queue="default",
-        backend="docker",
         spec=JobSpec(
             image="busybox",
             command=("sh", "-c", f"curl -H 'Authorization: {TOKEN}'"),
@@ -113,14 +107,12 @@ async def test_the_first_attempt_launches_a_job_and_defers_the_step():
             secret_files={"key": PLACEHOLDERS.placeholder("KEY")},
             registry_auth=ImagePullCredentials("me", PLACEHOLDERS.placeholder("PULL")),
         ),
-        created_at=NOW,
         concurrency=2,
         retry=JobRetryPolicy(max_attempts=3, memory_growth=MemoryGrowth(3.0)),
         save_metrics=True,
         version_reference="model/churn:v3",
         secrets=("TOKEN", "KEY", "PULL"),
         nonce=PLACEHOLDERS.nonce,
-        due_at=NOW,
     )
     assert deferred.reason == f"waits for job {deferred.job.id} in queue default"
 
@@ -310,16 +302,10 @@ def test_kubernetes_settings_need_the_kubernetes_backend():
 
 # --- the end of the job ---------------------------------------------------------------------------
 
-JOB = Job(
-    id=JobId("job_1"),
-    name="evaluate",
-    automation="promote",
-    execution_id=ExecutionId("exe_1"),
-    step_id="evaluate",
-    event_id=EventId("evt_1"),
-    delivery_id=DeliveryId("dlv_1"),
-    queue="default",
-    backend="docker",
+JOB = make_job(
+    "job_1",
+    NOW,
+    due_at=None,
     spec=JobSpec(
         image="busybox",
         env={"T": TOKEN},
@@ -327,7 +313,6 @@ JOB = Job(
         timeout_seconds=90.0,
         registry_auth=ImagePullCredentials("me", "plain"),
     ),
-    created_at=NOW,
     nonce=PLACEHOLDERS.nonce,
     state=JobState.SUCCEEDED,
     attempt=2,

@@ -8,25 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.job_records import make_job
 from upshot.adapters.serialization.jobs import job_from_row, job_to_row
-from upshot.domain.job import FailureKind, ImagePullCredentials, Job, JobRetryPolicy, JobSpec, MemoryGrowth, Mount
-from upshot.ids import DeliveryId, EventId, ExecutionId, JobId
+from upshot.domain.job import FailureKind, ImagePullCredentials, JobRetryPolicy, JobSpec, MemoryGrowth, Mount
 from upshot.storable import to_storable, to_storable_text
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-JOB = Job(
-    id=JobId("job_1"),
-    name="evaluate",
-    automation="promote",
-    execution_id=ExecutionId("exe_1"),
-    step_id="evaluate",
-    event_id=EventId("evt_1"),
-    delivery_id=DeliveryId("dlv_1"),
-    queue="default",
-    backend="docker",
+JOB = make_job(
+    "job_1",
+    NOW,
     spec=JobSpec(mounts=(Mount("/a", "/b"),), registry_auth=ImagePullCredentials("a", "b")),
     retry=JobRetryPolicy(memory_growth=MemoryGrowth()),
-    created_at=NOW,
 )
 
 

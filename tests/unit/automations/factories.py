@@ -16,21 +16,9 @@ from upshot.automations.parser.steps import ParseContext
 from upshot.domain.automation import Automation
 from upshot.domain.event import Actor, ActorKind, Cause, Event, EventKind
 from upshot.ids import EventId
+from upshot.testing import Secrets
 
 CATALOG = load_catalog(EgressRules())
-
-
-class Secrets:
-    """A `SecretSource` backed by a dictionary."""
-
-    def __init__(self, **values: str) -> None:
-        self.values = values
-
-    def get(self, name: str) -> str | None:
-        return self.values.get(name)
-
-    def names(self) -> frozenset[str]:
-        return frozenset(self.values)
 
 
 def version_data(collection: str = "fraud", number: int = 3, **fields: Any) -> dict[str, Any]:
@@ -110,7 +98,7 @@ def make_context(event: Event | None = None, **values: Any) -> dict[str, Any]:
         "automation_name": "promote",
         "vars": {"bar": 0.9},
         "steps": [],
-        "secrets": SecretsView(Secrets(TOKEN="hunter2")),
+        "secrets": SecretsView(Secrets({"TOKEN": "hunter2"})),
         "delivery": {"id": "dlv_1", "attempt": 2},
     }
     arguments |= {name: values.pop(name) for name in list(values) if name in arguments or name == "failure"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.automations.factories import Secrets, custom_event, make_context, make_event, version_data
+from tests.unit.automations.factories import custom_event, make_context, make_event, version_data
 from upshot.automations.context import EVENT_NAMES, STEP_NAMES, WANDB_NAMES, SecretsView, event_context
 from upshot.automations.scope import CONTEXT_FIELDS
 from upshot.automations.template import compile_tree
@@ -18,7 +18,7 @@ from upshot.errors import TemplateInvalid
 from upshot.jobs.events import job_event
 from upshot.ports.events import EventQuery
 from upshot.resources.event import event_json
-from upshot.testing import World
+from upshot.testing import Secrets, World
 
 
 def render(text, context):
@@ -73,7 +73,7 @@ def test_on_failure_steps_can_use_failure():
 
 def test_a_secret_is_looked_up_when_a_template_uses_it():
     """A secret is looked up only when it is used, and then remembered for masking."""
-    secrets = SecretsView(Secrets(A="one", B="two"))
+    secrets = SecretsView(Secrets({"A": "one", "B": "two"}))
     context = make_context(secrets=secrets)
     assert secrets.used == {}
 
@@ -84,7 +84,7 @@ def test_a_secret_is_looked_up_when_a_template_uses_it():
 def test_an_unknown_secret_is_reported_with_a_remedy():
     """The message names both ways to set a secret."""
     with pytest.raises(TemplateInvalid) as caught:
-        render("{{ secrets.GITHUB_TOKEN }}", make_context(secrets=SecretsView(Secrets())))
+        render("{{ secrets.GITHUB_TOKEN }}", make_context(secrets=SecretsView(Secrets({}))))
 
     assert str(caught.value) == (
         "a.yaml:1: with.x: there is no secret 'GITHUB_TOKEN'; set the environment variable "
@@ -94,7 +94,7 @@ def test_an_unknown_secret_is_reported_with_a_remedy():
 
 def test_a_misspelled_secret_is_reported_with_the_nearest_name():
     """The message contains the name of the nearest secret, never its value."""
-    secrets = SecretsView(Secrets(GITHUB_TOKEN="hunter2"))
+    secrets = SecretsView(Secrets({"GITHUB_TOKEN": "hunter2"}))
 
     with pytest.raises(TemplateInvalid, match="no secret 'GITHUB_TOKN'; did you mean 'GITHUB_TOKEN'") as caught:
         render("{{ secrets.GITHUB_TOKN }}", make_context(secrets=secrets))

@@ -19,7 +19,7 @@ def test_the_retries_of_a_long_queue_are_spread():
 
 
 def test_every_destination_has_its_own_queue():
-    """A long queue does not delay another destination, and a queue that was worked off is forgotten."""
+    """A long queue does not delay another destination, and a queue without planned retries is forgotten."""
     now = 0.0
     backoff = BusyBackoff(lambda: now)
     for _ in range(10_000):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.automations.factories import CATALOG, Secrets, automation, make_context
+from tests.unit.automations.factories import CATALOG, automation, make_context
 from upshot.automations.context import SecretsView
 from upshot.automations.loader import load_revision
 from upshot.errors import TemplateInvalid
 from upshot.execution.compiled import compile_automation
+from upshot.testing import Secrets
 
 HOOK = """\
 name: hook
@@ -24,7 +25,7 @@ steps:
 def errors(automation):
     """Yield the errors for an event without `wanted` and for a missing secret."""
     step = compile_automation(automation, CATALOG).steps["step-1"]
-    context = make_context(secrets=SecretsView(Secrets())) | {"event": {"data": {}}}
+    context = make_context(secrets=SecretsView(Secrets({}))) | {"event": {"data": {}}}
     for evaluate in (step.condition.evaluate, step.tree.render):
         with pytest.raises(TemplateInvalid) as caught:
             evaluate(context)

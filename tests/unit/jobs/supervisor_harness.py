@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from tests.job_records import make_job
 from tests.waiting import eventually
 from upshot.adapters.memory.backend import MemoryBackend
 from upshot.adapters.memory.events import MemoryEvents
@@ -96,19 +97,13 @@ class SupervisorHarness:
         worker_id = WorkerId("w0")
         execution = transitions.admit(execution_id, automation, event.id, now=now, worker_id=worker_id, until=now)
         self.executions.admit([Admission(event.id, (execution,))], now)
-        job = Job(
-            id=derive_job_id(DeliveryId(execution_id), 1, now),
-            name="evaluate",
+        job = make_job(
+            derive_job_id(DeliveryId(execution_id), 1, now),
+            now,
             automation=automation.name,
             execution_id=execution_id,
-            step_id="evaluate",
             event_id=event.id,
-            delivery_id=DeliveryId("dlv_1"),
-            queue="default",
-            backend="docker",
             spec=spec or JobSpec(image="evaluate:1"),
-            created_at=now,
-            due_at=now,
             retry=JobRetryPolicy(max_attempts=3, first_seconds=1),
         )
         job = replace(job, **fields)

@@ -8,24 +8,18 @@ from typing import Any
 
 import pytest
 
+from tests.job_records import make_job
 from upshot.backends.protocol import ContainerStatus, Phase
-from upshot.domain.job import FailureKind, Job, JobRetryPolicy, JobSpec, JobState
-from upshot.ids import DeliveryId, EventId, ExecutionId, JobId, WorkerId
+from upshot.domain.job import FailureKind, JobRetryPolicy, JobSpec, JobState
+from upshot.ids import WorkerId
 from upshot.jobs.transitions import JobOutcome, classify_exit, end_attempt, finish, next_attempt
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
-JOB = Job(
-    id=JobId("job_0000000001abcdefghjkmnpqrs"),
-    name="evaluate",
-    automation="evaluate-candidate",
-    execution_id=ExecutionId("exe_1"),
-    step_id="evaluate",
-    event_id=EventId("evt_1"),
-    delivery_id=DeliveryId("dlv_1"),
-    queue="default",
-    backend="docker",
+JOB = make_job(
+    "job_0000000001abcdefghjkmnpqrs",
+    START,
+    due_at=None,
     spec=JobSpec(image="evaluate:1", timeout_seconds=60, memory_bytes=64 * 2**20),
-    created_at=START,
     state=JobState.RUNNING,
     started_at=START,
 )

@@ -1,4 +1,4 @@
-"""Reads of a growing log add up to the whole log, in whatever way lines and reads coincide."""
+"""Reads of a growing log add up to the whole log, however lines and reads interleave."""
 
 from __future__ import annotations
 
