@@ -24,7 +24,7 @@ EXECUTE_TASK = "upshot.execute"  # carries the ids of executions that are due
 JOBS_TASK = "upshot.jobs"  # says that jobs are queued
 QUEUE = "upshot"  # queue of EXECUTE_TASK, read by every worker that answers events
 _SOCKET_SECONDS = 3.0  # without it, a Redis that hangs blocks a publisher for as long as it hangs
-_VISIBILITY_SECONDS = 120  # a message that a dead worker held is delivered again; the sweeper acts sooner
+_VISIBILITY_SECONDS = 120  # after this time, the messages of a dead worker are delivered again; the sweeper acts sooner
 
 
 def make_app(redis_url: str) -> Celery:

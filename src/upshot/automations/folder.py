@@ -30,7 +30,7 @@ class AutomationSet(LoadedFolder):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ReadFile:
-    """A file as it was read. Two are equal only if they are the same reading."""
+    """A file as it was read. Two objects are equal only if they come from the same read."""
 
     signature: Signature
     file: LoadedFile

@@ -45,34 +45,34 @@ def alias_group(path_of: PathOf, version_type: ReferenceType, *, group_help: str
     return click.Group("alias", help=group_help, commands=[set_alias, remove_alias])
 
 
-def tag_group(path_of: PathOf, thing_type: ReferenceType, *, group_help: str) -> click.Group:
+def tag_group(path_of: PathOf, target_type: ReferenceType, *, group_help: str) -> click.Group:
     """
     Build the group `tag` with the commands `add` and `rm`.
 
     Args:
         path_of: Builds the API path of the collection or artifact that a reference names.
-        thing_type: The parameter type of what is tagged. A reference without a version tags the collection itself.
+        target_type: The parameter type of what is tagged. A reference without a version tags the collection itself.
         group_help: The help text of the group.
     """
 
-    def tag_path(thing: Reference, tag: str) -> str:
-        version = ("versions", thing.version) if thing.version else ()
-        return path_of(thing, *version, "tags", tag)
+    def tag_path(reference: Reference, tag: str) -> str:
+        version = ("versions", reference.version) if reference.version else ()
+        return path_of(reference, *version, "tags", tag)
 
-    @click.command(name="add", help=f"Add TAG to {thing_type.name}.")
-    @click.argument("thing", type=thing_type, metavar=thing_type.name)
+    @click.command(name="add", help=f"Add TAG to {target_type.name}.")
+    @click.argument("reference", type=target_type, metavar=target_type.name)
     @click.argument("tag")
     @api_command
-    def add_tag(client: Client, output: Output, thing: Reference, tag: str) -> None:
-        tagged = client.put(tag_path(thing, tag))
+    def add_tag(client: Client, output: Output, reference: Reference, tag: str) -> None:
+        tagged = client.put(tag_path(reference, tag))
         output.result(tagged, f"tagged {tagged['reference']} {tag}")
 
-    @click.command(name="rm", help=f"Remove TAG from {thing_type.name}.")
-    @click.argument("thing", type=thing_type, metavar=thing_type.name)
+    @click.command(name="rm", help=f"Remove TAG from {target_type.name}.")
+    @click.argument("reference", type=target_type, metavar=target_type.name)
     @click.argument("tag")
     @api_command
-    def remove_tag(client: Client, output: Output, thing: Reference, tag: str) -> None:
-        untagged = client.delete(tag_path(thing, tag))
+    def remove_tag(client: Client, output: Output, reference: Reference, tag: str) -> None:
+        untagged = client.delete(tag_path(reference, tag))
         output.result(untagged, f"{untagged['reference']} no longer has the tag {tag}")
 
     return click.Group("tag", help=group_help, commands=[add_tag, remove_tag])

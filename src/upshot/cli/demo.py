@@ -28,8 +28,8 @@ def demo(data: Path | None, *, only_image: bool) -> None:
     Starts Upshot with its sample automations, and local receivers that stand in for GitHub, Slack and webhooks.
     Then logs three models one after the other and gives each the alias `candidate`. The first is promoted, the
     second is worse and is rejected, and the third is promoted. The jobs run in containers if this machine's Docker
-    answers, otherwise as processes. The exit code is 0 only if everything has happened as expected, and every
-    request has arrived and was verified.
+    answers, otherwise as processes. The exit code is 0 only if everything happened as expected, and every
+    request arrived and was verified.
     """
     output = Output(as_json=False)
     if only_image:

@@ -16,9 +16,9 @@ _SKIPPED = f"--- lines are left out here: the job wrote more than {MAX_CHUNK_BYT
 _MAX_LAST_READS = 16  # so that a job that has written a gigabyte ends soon
 
 
-class JobLog:
+class LogCollector:
     """
-    The log of one attempt.
+    Copies the log of one attempt.
 
     Args:
         job: The job.

@@ -1,4 +1,4 @@
-"""Record what happens to the jobs of a worker, and tell the rest of the system about it."""
+"""Record the states of a worker's jobs, publish their events, and notify the executions that wait for them."""
 
 from __future__ import annotations
 

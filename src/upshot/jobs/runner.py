@@ -24,7 +24,7 @@ from upshot.domain.job import MAX_OUTPUTS_BYTES, FailureKind, Job, JobState
 from upshot.ids import JobId
 from upshot.jobs.container_request import JobEnvironment, build_container_request, secrets_mask
 from upshot.jobs.engine_monitor import EngineMonitor, EngineSnapshot, PollIntervals
-from upshot.jobs.logs import JobLog
+from upshot.jobs.logs import LogCollector
 from upshot.jobs.outputs import OutputsInvalid, parse_outputs
 from upshot.jobs.recorder import JobRecorder
 from upshot.jobs.transitions import (
@@ -105,7 +105,7 @@ class JobRunner:
         self._backend = monitor.backend
         self._context = context
         self._mask = secrets_mask(job, context.environment)
-        self._log = JobLog(
+        self._log = LogCollector(
             job, self._backend, context.jobs, self._mask, context.run_in_thread, keep_bytes=context.log_bytes
         )
         self._outages = monitor.last.outages

@@ -48,7 +48,7 @@ class SlotCounter:
         self._in_queue_here: Counter[str] = Counter()
         self._in_step: Counter[tuple[str, str]] = Counter()
         self._here = 0
-        self._left = capacity.max_jobs
+        self._free_slots = capacity.max_jobs
         #: Steps that were found to be full: automation, step, and the limit that applied.
         self.full: set[tuple[str, str, int]] = set()
         for jobs in active:
@@ -64,7 +64,7 @@ class SlotCounter:
     @property
     def has_room(self) -> bool:
         """Whether the worker can take another job."""
-        return self._left > 0 and not _is_reached(self._capacity.machine_limit, self._here)
+        return self._free_slots > 0 and not _is_reached(self._capacity.machine_limit, self._here)
 
     def is_open(self, queue: str) -> bool:
         """Return whether the limits of a queue allow another job."""
@@ -85,7 +85,7 @@ class SlotCounter:
                 self.full.add((job.automation, job.step_id, job.concurrency))
                 continue
             self._count(ActiveJobs(job.queue, self._capacity.machine, job.automation, job.step_id))
-            self._left -= 1
+            self._free_slots -= 1
             chosen.append(job.id)
         return chosen
 

@@ -51,7 +51,7 @@ class EventStream(Protocol):
 
 
 class Notifier(Protocol):
-    """Notifies any worker that executions are due. Losing a notification loses nothing."""
+    """Notifies any worker that executions are due. If a notification is lost, the sweeper finds the executions."""
 
     def notify_executions(self, execution_ids: Sequence[ExecutionId]) -> bool:
         """Return whether the broker accepted the notification. If not, the caller executes them itself."""

@@ -1,8 +1,8 @@
 """
 The `with` block of `uses: launch`, and a queue's `defaults`.
 
-The keys of both are derived from the declarations in `domain.job`; only the keys that are not options of the
-container stand here. Amounts become numbers where they are known: `4GiB` a number of bytes, `30m` a number of
+The keys of both are derived from the declarations in `domain.job`. This module declares only the keys that are not
+options of the container. Amounts become numbers where they are known: `4GiB` a number of bytes, `30m` a number of
 seconds, `all` GPUs -1. A template that is not rendered yet stays a string.
 """
 

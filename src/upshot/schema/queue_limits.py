@@ -37,15 +37,15 @@ class MountRule:
     """
     A directory of the machine with everything below it, or a volume, that jobs can mount.
 
-    A writable directory can only be mounted itself. Below it, a job could leave a link for the next job to
-    mount, and the machine would follow that link anywhere.
+    A writable directory can be mounted only as a whole. If its subdirectories could be mounted, a job could replace
+    one with a link, and the machine would follow that link anywhere when it mounts it for the next job.
     """
 
     source: str
     writable: bool = False
 
     def allows(self, mount: Mount) -> bool:
-        """Return whether the rule allows a mount. The operator answers for links in the directory itself."""
+        """Return whether the rule allows a mount. The operator is responsible for links in it."""
         if not (mount.read_only or self.writable):
             return False
         if self._is_exact:
@@ -103,7 +103,7 @@ class QueueLimits:
         """
         Return the values of options that neither the step nor the queue's defaults set.
 
-        A job that says nothing is within the limits. Where it could otherwise use any amount, it gets the limit.
+        A job that sets no option is within the limits. Where it could otherwise use any amount, it gets the limit.
         """
         values: dict[str, Any] = {}
         spec = JobSpec()
@@ -144,7 +144,7 @@ def violations(
             case LimitKind.MAXIMUM if limit is not None:
                 yield from _check_maximum(option, value, limit)
             case LimitKind.CHOICES if value not in limit:
-                yield Violation(option.key, f"{value.value} is not allowed; {one_of(limit)} is", ASK_TO_ALLOW)
+                yield Violation(option.key, f"{value.value} is not allowed; {join_or(limit)} is", ASK_TO_ALLOW)
             case LimitKind.PERMISSION if value and not limit and option.limit:
                 yield Violation(option.key, f"{option.limit.reason}, and is not allowed", ASK_TO_ALLOW)
             case LimitKind.NON_ROOT if limit and not _is_other_than_root(value):
@@ -180,13 +180,13 @@ def _is_other_than_root(user: str | None) -> bool:
 def _check_image(option: Option, image: str, allowed: Collection[str]) -> Iterator[Violation]:
     if not any(image_matches(image, pattern) for pattern in allowed):
         remedy = "use an allowed image, or ask the operator of the queue to allow this one"
-        yield Violation(option.key, f"{image} is not allowed; {one_of(allowed) or 'none'} is", remedy)
+        yield Violation(option.key, f"{image} is not allowed; {join_or(allowed) or 'none'} is", remedy)
 
 
 def _check_keys(option: Option, keys: Iterable[str], allowed: Collection[str]) -> Iterator[Violation]:
     for key in keys:
         if key not in allowed:
-            problem = f"a step cannot set this; it can set {one_of(allowed) or 'nothing'}"
+            problem = f"a step cannot set this; it can set {join_or(allowed) or 'nothing'}"
             yield Violation(f"{option.key}.{key}", problem, ASK_TO_ALLOW)
 
 
@@ -215,11 +215,11 @@ def _check_mounts(
         elif source.rpartition("/")[2] in _ENGINE_SOCKETS:
             yield Violation(path, f"{source} is the engine itself; mounting it gives root on the machine", ASK_TO_ALLOW)
         else:
-            sources = one_of(rule.source for rule in allowed) or "nothing"
+            sources = join_or(rule.source for rule in allowed) or "nothing"
             yield Violation(path, f"{source} cannot be mounted; {sources} can", ASK_TO_ALLOW)
 
 
-def one_of(words: Iterable[str]) -> str:
+def join_or(words: Iterable[str]) -> str:
     """Join words for a message: `a, b or c`."""
     *rest, last = sorted(words) or [""]
     return f"{', '.join(rest)} or {last}" if rest else last

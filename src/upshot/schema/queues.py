@@ -21,7 +21,7 @@ from upshot.schema.queue_limits import (
     MountRule,
     QueueLimits,
     Violation,
-    one_of,
+    join_or,
     violations,
 )
 from upshot.suggestions import did_you_mean
@@ -76,7 +76,7 @@ class JobsConfig:
         if name in self.queues:
             return None
         if name == DEFAULT_QUEUE:
-            return f"{self.source} declares no queue {name!r}; choose one with `queue`: {one_of(self.queues)}"
+            return f"{self.source} declares no queue {name!r}; choose one with `queue`: {join_or(self.queues)}"
         return self._undeclared("queue", name, self.queues)
 
     def check_backend_name(self, name: str) -> str | None:
@@ -145,7 +145,7 @@ class JobsConfig:
         config = self.queues[queue]
         found = []
         if backend in self.backends and backend != config.backend and backend not in config.limits.backends:
-            allowed = one_of({config.backend, *config.limits.backends})
+            allowed = join_or({config.backend, *config.limits.backends})
             found.append(Violation("backend", f"its jobs run on {allowed}, not on {backend}", ASK_TO_ALLOW))
         if config.limits.priority is not None and priority > config.limits.priority:
             problem = f"{priority} is more than the limit of {config.limits.priority}"

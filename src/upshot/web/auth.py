@@ -6,7 +6,7 @@ a program. It can reach a server on loopback through a cross-origin request, or 
 there (DNS rebinding). So without a token the `Host` must be a name of this machine, and an `Origin` must be the
 server's own.
 
-A job's token gives access to what the job's work is about, and to nothing else (see `JobTokenAuth`).
+A job's token gives access only to what the job works on (see `JOB_SCOPE`).
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ async def run_idempotently(
     try:
         await run_in_threadpool(deps.idempotency.store_response, key, call_id, stored)
     except Unavailable as error:
-        # The change is made, so the client must hear that even if a repetition cannot.
+        # The change is made, so this client must get the response, although a repetition cannot get it again.
         log.warning("idempotency.response_not_stored", key=key, reason=str(error))
     return response
 

@@ -35,7 +35,7 @@ from upshot.storable import to_storable, to_storable_text
 @dataclass(slots=True)
 class _Log:
     chunks: deque[LogChunk] = field(default_factory=deque)
-    kept_bytes: int = 0
+    stored_bytes: int = 0
     last_number: int = 0
     position: str | None = None
 
@@ -218,9 +218,9 @@ class MemoryJobs(JobStore, JobAdmin):
             if text:
                 log.last_number += 1
                 log.chunks.append(LogChunk(log.last_number, to_storable_text(text)))
-                log.kept_bytes += len(log.chunks[-1].text.encode())
-            while log.kept_bytes > keep_bytes and len(log.chunks) > 1:
-                log.kept_bytes -= len(log.chunks.popleft().text.encode())
+                log.stored_bytes += len(log.chunks[-1].text.encode())
+            while log.stored_bytes > keep_bytes and len(log.chunks) > 1:
+                log.stored_bytes -= len(log.chunks.popleft().text.encode())
 
     @override
     def log_position(self, job_id: JobId) -> str | None:

@@ -2,7 +2,7 @@
 Find the queued jobs that a worker may start, without reading through a long queue.
 
 For each queue and backend, jobs are read along an index in starting order, a few rows at a time, and only while
-there is room. The database skips steps that have turned out to be full.
+there is room. The database skips steps that were found to be full.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ _REQUEST_STOP = (
     .where(jobs.c.id == sa.bindparam("b_id"))
     .values(stop_requested_at=sa.bindparam("b_now"), stop_requested_by=END_OF_EXECUTION)
 )
-# What can change without the worker that holds the job. The worker writes the results of an attempt.
+# Columns that users and other workers can change. Only the worker that holds the job writes its results.
 _CHANGEABLE = (
     "state",
     "failure",

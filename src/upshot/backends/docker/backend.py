@@ -41,13 +41,13 @@ from upshot.domain.job import OUTPUT_DIR, OUTPUTS_FILE, FailureKind, JobSpec
 
 log = structlog.get_logger("upshot.jobs")
 
-_DISK_SECONDS = 60.0  # to create, start or remove a container on a machine whose disk is busy
-_WATCH_IDLE_SECONDS = 300.0  # without an event, after which the watch ends and the caller starts another
-_STOP_BEGINS_SECONDS = 0.5  # that a stop waits for an immediate error of the engine
-_STOP_EXTRA_SECONDS = 60.0  # beyond the grace period, for the kill
+_DISK_SECONDS = 60.0  # limit for creating, starting or removing a container on a machine whose disk is busy
+_WATCH_IDLE_SECONDS = 300.0  # a watch ends after this time without an event, and the caller starts another
+_STOP_BEGINS_SECONDS = 0.5  # `stop` waits this long for an immediate error of the engine
+_STOP_EXTRA_SECONDS = 60.0  # time for the kill, after the grace period
 _CONCURRENT_INSPECTS = 8
 _NAME_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # while another worker creates or removes the container
-_OOM_EVENT_SECONDS = 1.0  # after a container's exit, in which its out-of-memory event may still come
+_OOM_EVENT_SECONDS = 1.0  # an out-of-memory event can arrive this long after the container's exit
 _MAX_PASSWD_BYTES = 1024 * 1024
 _DIRECTORY, _LINK = 1 << 31, 1 << 27  # bits of Go's os.FileMode, which the engine's API uses
 _EVENTS = frozenset({"create", "start", "die", "died", "oom", "stop", "kill", "destroy", "remove", "pause", "unpause"})
@@ -133,7 +133,9 @@ class DockerBackend(Backend):
             if mode & _LINK:
                 raise OutputUnreadable(f"the job replaced {OUTPUT_DIR} with a symbolic link; keep the directory")
             if not mode & _DIRECTORY:
-                raise OutputUnreadable(f"the job replaced {OUTPUT_DIR}, and it is no directory; keep the directory")
+                raise OutputUnreadable(
+                    f"the job replaced {OUTPUT_DIR}, and it is not a directory any more; keep the directory"
+                )
             tar = await self._read_archive(name, OUTPUTS_FILE, limit_bytes + TAR_BYTES)
         except DockerApiError as error:
             return self._client.unless_missing(error, None)

@@ -1,9 +1,9 @@
 """
 Jobs on a Kubernetes cluster: as Jobs, or as custom resources from an operator's template.
 
-The API server is reached through `kubernetes_asyncio`, an optional extra. Among the maintained libraries it is the one
-that runs on the worker's event loop and on aiohttp, which is loaded anyway. It supports every login of a kubeconfig,
-including programs, certificates and proxies, and lets a request be made as needed: a log from a time on, read in
+The API server is reached through `kubernetes_asyncio`, an optional extra. It is the only maintained library that runs
+on the worker's event loop and on aiohttp, which is loaded anyway. It supports every login of a kubeconfig, including
+programs, certificates and proxies. It also allows custom requests, such as for a log since a given time, read in
 chunks. `lightkube` is a tenth of its size, but supports neither the logs nor half of the logins. `kr8s` brings a second
 HTTP client. `kubernetes_asyncio` depends on nothing that Celery pins.
 

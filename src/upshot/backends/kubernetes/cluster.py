@@ -176,18 +176,18 @@ async def _read_log_body(chunks: AsyncIterator[bytes]) -> tuple[bytes, bool]:
     """
     clock = asyncio.get_running_loop().time
     deadline = clock() + LOG_SECONDS
-    kept: deque[bytes] = deque()
+    newest: deque[bytes] = deque()
     size, is_cut, is_complete = 0, False, True
     async for chunk in chunks:
-        kept.append(chunk)
+        newest.append(chunk)
         size += len(chunk)
         while size > MAX_LOG_BYTES:
-            size -= len(kept.popleft())
+            size -= len(newest.popleft())
             is_cut = True
         if clock() > deadline:
             is_complete = False
             break
-    data = b"".join(kept)
+    data = b"".join(newest)
     if is_cut:
         data = data[data.find(b"\n") + 1 :]
     if not is_complete:

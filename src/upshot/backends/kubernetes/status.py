@@ -27,7 +27,7 @@ STARTUP_TOLERANCE = timedelta(minutes=2)
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
-#: Reasons of a waiting container that no waiting can resolve.
+#: Reasons of a waiting container that more waiting cannot resolve.
 _FATAL_REASONS = {"InvalidImageName": FailureKind.IMAGE_MISSING, "ErrImageNeverPull": FailureKind.IMAGE_MISSING}
 #: Reasons of a waiting container that may pass.
 _TRANSIENT_REASONS = {

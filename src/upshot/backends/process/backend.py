@@ -325,7 +325,7 @@ def _wait_while(condition: Callable[[], bool]) -> None:
 
 
 def _handle(pid: int | None) -> str:
-    """Return the shim's pid as text. SIGTERM to that process ends the job in good order."""
+    """Return the shim's pid as text. SIGTERM to that process ends the job cleanly."""
     return "not started" if pid is None else f"pid {pid}"
 
 

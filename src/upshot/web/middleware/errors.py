@@ -29,13 +29,13 @@ class ErrorMiddleware:
         """Pass a request on, and answer with a problem if an exception comes back."""
         has_started = False
 
-        async def send_and_note_start(message: Message) -> None:
+        async def send_and_record_start(message: Message) -> None:
             nonlocal has_started
             has_started = has_started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self._app(scope, receive, send_and_note_start)
+            await self._app(scope, receive, send_and_record_start)
         except Problem as problem:
             await problem.response()(scope, receive, send)
         except UpshotError as error:

@@ -49,14 +49,14 @@ class MetricsMiddleware:
         started = stopwatch()
         status = 0
 
-        async def send_and_note_status(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_and_note_status)
+            await self._app(scope, receive, send_and_record_status)
         finally:
             took_seconds = stopwatch() - started
             method = scope["method"] if scope["method"] in _METHODS else "other"

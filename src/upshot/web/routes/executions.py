@@ -51,7 +51,7 @@ def retry_execution(execution_id: ExecutionId, deps: Deps) -> Response:
 
 @router.post(_EXECUTION + "/cancel", responses={200: {"model": ExecutionJson}, **problem_responses(404, 409)})
 def cancel_execution(execution_id: ExecutionId, deps: Deps, origin: OriginDep) -> Response:
-    """Stop an execution that waits or runs, and the job that it waits for. Requests that were sent stay sent."""
+    """Stop a waiting or running execution, and the job that it waits for. Requests that it sent cannot be undone."""
     name = origin.actor.name
     return _amend(deps, execution_id, lambda execution: cancel_by_user(execution, deps.clock.now(), name))
 

@@ -26,7 +26,7 @@ class NewEvent(RequestBody):
     data: JsonObject = Field({}, description="Any JSON object; templates read it as `event.data`.")
 
 
-def _one_or_many(schema: dict[str, Any]) -> None:
+def _allow_single(schema: dict[str, Any]) -> None:
     many = {key: schema.pop(key) for key in ("type", "items", "minItems", "maxItems")}
     schema["anyOf"] = [many["items"], many]
 
@@ -34,7 +34,7 @@ def _one_or_many(schema: dict[str, Any]) -> None:
 class NewEvents(RootModel[list[NewEvent]]):
     """One custom event, or a list of them."""
 
-    model_config = ConfigDict(frozen=True, json_schema_extra=_one_or_many)
+    model_config = ConfigDict(frozen=True, json_schema_extra=_allow_single)
 
     root: list[NewEvent] = Field(min_length=1, max_length=MAX_EVENTS)
     _is_single: bool = PrivateAttr(default=False)
