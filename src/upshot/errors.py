@@ -19,7 +19,7 @@ Every error of Upshot. The class decides what happens next, never the text.
     │   ├── Unreachable            timeout, reset, 5xx, 429                → retry, no sooner than requested
     │   ├── Ambiguous              sent, but no response was read          → retry with the same delivery id
     │   └── Blocked                an egress rule rejected the destination → give up
-    ├── DestinationBusy        not an attempt: the destination has too many requests in flight → try later
+    ├── Busy                   not an attempt: destination or automation has its maximum in progress → wait
     └── Unavailable            a store or the stream does not answer; nothing accepted is lost
 """
 
@@ -160,12 +160,18 @@ class Blocked(ActionError):
     """An egress rule rejected the destination. The settings must allow it first."""
 
 
-class DestinationBusy(UpshotError):
-    """The destination has its maximum of requests in flight. This is not an attempt; try later."""
+class Busy(UpshotError):
+    """
+    The destination or the automation has its maximum of attempts in progress. This is not an attempt.
 
-    def __init__(self, destination: str) -> None:
-        super().__init__(f"{destination} already has its maximum of requests in flight")
-        self.destination = destination
+    Args:
+        waits_for: The destination or automation, as `Execution.waits_for` stores it.
+        message: The reason why the execution waits.
+    """
+
+    def __init__(self, waits_for: str, message: str) -> None:
+        super().__init__(message)
+        self.waits_for = waits_for
 
 
 class Unavailable(UpshotError):

@@ -60,10 +60,13 @@ class Settings(BaseSettings):
     )
     slack_api_url: str = Field("https://slack.com/api", description="URL of Slack's Web API.")
     worker_in_flight: int = Field(
-        2000, ge=1, description="Maximum number of steps that a worker executes at the same time."
+        2000, ge=1, description="Maximum number of attempts that a worker has in progress at the same time."
     )
-    destination_in_flight: int = Field(
-        200, ge=1, description="Maximum number of requests from a worker to one destination at the same time."
+    destination_in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="Maximum number of attempts that a worker has in progress to one destination at the same time. By "
+        "default, a quarter of `UPSHOT_WORKER_IN_FLIGHT`.",
     )
     root_executions: int = Field(
         1000,

@@ -51,6 +51,7 @@ from upshot.execution.admission import Admitter
 from upshot.execution.attempt import ExecutorContext
 from upshot.execution.compiled import RevisionCache
 from upshot.execution.executor import Executor
+from upshot.execution.limits import AttemptLimits
 from upshot.execution.recorder import Recorder
 from upshot.execution.sweeper import Sweeper
 from upshot.execution.transitions import cancel_by_user, retry_by_user
@@ -364,6 +365,7 @@ class World:
             revisions=RevisionCache(self._catalog, self._revisions, partial(load_revision, catalog=self._catalog)),
             run_in_thread=run_in_thread,
             max_in_flight=100,
+            limits=AttemptLimits(100, clock=lambda: self.clock.now().timestamp()),
             lease=timedelta(seconds=30),
         )
         matcher = self.matcher
@@ -439,6 +441,8 @@ class Worker(Egress):
                 done += await self.sweeper.sweep()
                 notified, world.notifier.notified = world.notifier.notified, []
                 await self.executor.execute(notified)
+                await self.executor.find_waiting()
+                done += await self.executor.return_waiting()
                 await self.executor.wait_until_idle()
                 if not done:
                     return

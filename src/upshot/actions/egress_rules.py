@@ -104,7 +104,7 @@ class Target:
 
     @property
     def destination(self) -> str:
-        """`scheme://host:port`. Each destination has its own concurrency limit."""
+        """`scheme://host:port`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.url.scheme}://{host}:{self.port}"
 

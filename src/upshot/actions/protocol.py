@@ -78,7 +78,7 @@ class Egress(Protocol):
             Unreachable: The receiver cannot have read the request: no address, no connection, no TLS.
             Ambiguous: The request was sent, and no complete response came.
             Refused: The URL is not usable, or the response breaks the rules of HTTP.
-            DestinationBusy: Too many requests to the destination are in flight. Nothing was sent.
+            Busy: The destination has its maximum of attempts in progress. Nothing was sent. Pass it on.
         """
         ...
 

@@ -33,7 +33,7 @@ from yarl import URL
 from upshot.actions.egress_rules import EgressRules, InvalidUrl, Target, parse_url
 from upshot.actions.protocol import Egress, HttpResponse
 from upshot.clock import stopwatch
-from upshot.errors import ActionError, Ambiguous, Blocked, DestinationBusy, Refused, Unreachable
+from upshot.errors import ActionError, Ambiguous, Blocked, Refused, Unreachable
 
 USER_AGENT = f"upshot/{version('upshot')}"
 STORED_BODY_BYTES = 16 * 1024  #: of the body of a request or response, for the receipt
@@ -46,7 +46,6 @@ MAX_REDIRECTS = 3  # GitHub: a renamed repository needs at most three
 # uvicorn and Node close an idle connection after 5 s. If a request crosses with the closing, nobody knows whether
 # the receiver read it. Closing earlier avoids most of these cases.
 KEEPALIVE_SECONDS = 4.0
-MAX_QUEUED_SECONDS = 4.0  #: less than the time that the executor grants an attempt beyond its timeout
 _DNS_THREADS = 16  # a lookup that hangs occupies one of them, not the event loop
 
 _REDIRECTS = frozenset({301, 307, 308})
@@ -151,7 +150,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
         super().__init__(
             resolver=resolver,
             socket_factory=self._open_socket,
-            limit=0,  # `_ConcurrencyLimit` limits each destination
+            limit=0,  # the executor limits each destination
             keepalive_timeout=KEEPALIVE_SECONDS,
         )
         self._rules = rules
@@ -179,61 +178,19 @@ class _GuardedConnector(aiohttp.TCPConnector):
         return connection
 
 
-class _ConcurrencyLimit:
-    """Limits the requests in flight to one destination. The same number again can wait, in order."""
-
-    def __init__(self, destination: str, limit: int) -> None:
-        self._destination = destination
-        self._limit = limit
-        self._free = asyncio.Semaphore(limit)
-        self.count = 0  #: in flight and waiting
-
-    async def acquire(self) -> None:
-        """
-        Take a slot, and wait for one if none is free. Every call that returns is followed by `release`.
-
-        Raises:
-            DestinationBusy: Too many requests wait already, or no slot became free in time.
-        """
-        if self.count >= 2 * self._limit:
-            raise DestinationBusy(self._destination)
-        self.count += 1
-        try:
-            if self._free.locked():
-                async with asyncio.timeout(MAX_QUEUED_SECONDS):
-                    await self._free.acquire()
-            else:
-                await self._free.acquire()  # returns at once
-        except TimeoutError as error:
-            self.count -= 1
-            raise DestinationBusy(self._destination) from error
-        except BaseException:
-            self.count -= 1
-            raise
-
-    def release(self) -> None:
-        """Give the slot to the next request."""
-        self.count -= 1
-        self._free.release()
-
-
 class GuardedEgress(Egress):
     """
     Sends requests for one worker process, from one event loop.
 
-    The time that a request waits for a slot at its destination does not count towards its timeout. It is at most
-    four seconds. After that, `DestinationBusy` is raised and nothing was sent.
+    The executor limits the number of requests to each destination.
 
     Args:
         rules: The destinations that can be reached.
-        destination_in_flight: Requests in flight to one scheme, host and port. The same number again can wait.
     """
 
-    def __init__(self, rules: EgressRules, *, destination_in_flight: int) -> None:
+    def __init__(self, rules: EgressRules) -> None:
         self._rules = rules
         self._resolver = _GuardedResolver(rules)
-        self._limit = destination_in_flight
-        self._limits: dict[str, _ConcurrencyLimit] = {}
         self._session: aiohttp.ClientSession | None = None
 
     @override
@@ -258,18 +215,8 @@ class GuardedEgress(Egress):
             target = parse_url(url)
         except InvalidUrl as error:
             raise Refused(str(error), request=request) from error
-        destination = target.destination
-        limit = self._limits.get(destination)
-        if limit is None:
-            limit = self._limits[destination] = _ConcurrencyLimit(destination, self._limit)
-        await limit.acquire()
-        try:
-            exchange = _Exchange(target, request, headers, body, MAX_REDIRECTS if follow_redirects else 0)
-            return await self._perform(exchange, timeout_seconds)
-        finally:
-            limit.release()
-            if not limit.count:
-                self._limits.pop(destination, None)
+        exchange = _Exchange(target, request, headers, body, MAX_REDIRECTS if follow_redirects else 0)
+        return await self._perform(exchange, timeout_seconds)
 
     async def close(self) -> None:
         """Close all connections. Requests in flight fail."""

@@ -83,6 +83,7 @@ class Execution:
     steps: tuple[StepRecord, ...] = ()  #: main steps in order, then the on-failure steps that were due
     reason: str | None = None  #: why the execution waits, failed, was cancelled or was skipped
     due_at: datetime | None = None  #: when a waiting execution continues; None for other states
+    waits_for: str | None = None  #: the destination or `automation:NAME` that has no room for the execution
     finished_at: datetime | None = None
     lease_owner_id: WorkerId | None = None  #: worker that holds the lease
     lease_until: datetime | None = None  #: after this time, the sweeper lets another worker claim the execution
@@ -91,7 +92,7 @@ class Execution:
     @property
     def awaited_job_id(self) -> JobId | None:
         """Id of the job that the execution waits for, or None."""
-        if self.state is not ExecutionState.WAITING or self.due_at is not None:
+        if self.state is not ExecutionState.WAITING or self.due_at is not None or self.waits_for is not None:
             return None
         return next((step.job_id for step in self.steps if step.job_id and not step.state.is_final), None)
 

@@ -6,13 +6,16 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 import structlog
+from typing_extensions import override
 
-from upshot.actions.protocol import ActionCall, ActionContext, Deferred, Outcome
+from upshot.actions.egress_rules import InvalidUrl, parse_url
+from upshot.actions.protocol import ActionCall, ActionContext, Deferred, Egress, HttpResponse, Outcome
 from upshot.automations.context import DeferredSecrets, SecretsView, step_context
 from upshot.clock import Clock, stopwatch
 from upshot.domain.event import Actor, ActorKind, Cause, Event, Origin
@@ -22,8 +25,8 @@ from upshot.errors import (
     ActionError,
     Ambiguous,
     Blocked,
+    Busy,
     ConfigError,
-    DestinationBusy,
     JobFailed,
     Refused,
     TemplateInvalid,
@@ -31,8 +34,8 @@ from upshot.errors import (
     Unreachable,
 )
 from upshot.execution import transitions
-from upshot.execution.backoff import BusyBackoff
 from upshot.execution.compiled import CompiledAutomation
+from upshot.execution.limits import Permit, Place, Result
 from upshot.execution.retry import wait_before_next
 from upshot.ids import WorkerId, derive_delivery_id, new_nonce
 from upshot.masking import Mask
@@ -42,10 +45,9 @@ from upshot.storable import to_storable_text
 
 log = structlog.get_logger("upshot.execution")
 
-# In addition to the step's timeout: time to wait for a slot of the destination (4 s at most), and time for an
-# action that ignores its timeout.
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 5.0  # in addition to the step's timeout, for an action that ignores it
 MAX_REASON_CHARS = 2_000
+MAX_DESTINATION_CHARS = 400  # as the database stores it
 
 _ATTEMPT_STATES: tuple[tuple[type[ActionError], AttemptState], ...] = (
     (Unmet, AttemptState.UNMET),
@@ -64,6 +66,7 @@ class ClaimedExecution:
     execution: Execution
     event: Event
     compiled: CompiledAutomation
+    place: Place | None = None  #: reserved for its next attempt, if it has waited for room
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,47 @@ class ExecutorContext:
     secrets: SecretSource
     clock: Clock
     event_source: str  #: CloudEvents `source`
-    backoff: BusyBackoff = field(default_factory=BusyBackoff)
+
+
+class _LimitedEgress(Egress):
+    """
+    Sends the requests of one attempt, if their destination has room.
+
+    A destination is a scheme, host and port together with the names of the secrets that the step uses, because a
+    receiver often limits or blocks each credential on its own.
+    """
+
+    def __init__(self, egress: Egress, permit: Permit, secrets: SecretsView) -> None:
+        self._egress = egress
+        self._permit = permit
+        self._secrets = secrets
+
+    @override
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout_seconds: float,
+        follow_redirects: bool = False,
+    ) -> HttpResponse:
+        try:
+            destination = parse_url(url).destination
+        except InvalidUrl:
+            pass  # the egress rejects it with its request
+        else:
+            words = (destination, *sorted(self._secrets.used))
+            self._permit.send_to(" ".join(words)[:MAX_DESTINATION_CHARS])
+        return await self._egress.send(
+            method,
+            url,
+            headers=headers,
+            body=body,
+            timeout_seconds=timeout_seconds,
+            follow_redirects=follow_redirects,
+        )
 
 
 class Attempt:
@@ -86,9 +129,10 @@ class Attempt:
         claimed: The leased execution.
         record: The step to perform.
         context: Objects that every attempt uses.
+        permit: Room for the attempt. Its destination needs room, too.
     """
 
-    def __init__(self, claimed: ClaimedExecution, record: StepRecord, context: ExecutorContext) -> None:
+    def __init__(self, claimed: ClaimedExecution, record: StepRecord, context: ExecutorContext, permit: Permit) -> None:
         self._execution = claimed.execution
         self._event = claimed.event
         self._automation = claimed.compiled.automation
@@ -100,6 +144,10 @@ class Attempt:
         self._placeholders = SecretPlaceholders(new_nonce()) if defers_secrets else None
         self._secrets = (
             DeferredSecrets(context.secrets, self._placeholders) if self._placeholders else SecretsView(context.secrets)
+        )
+        self._permit = permit
+        self._action_context = replace(
+            context.action_context, egress=_LimitedEgress(context.action_context.egress, permit, self._secrets)
         )
         self._attempt = record.attempt_count + 1
         self._delivery_id = derive_delivery_id(claimed.execution.id, record.id)
@@ -122,13 +170,14 @@ class Attempt:
             if condition is not None and self._record.job_id is None and not condition.evaluate(template_context):
                 return self._skipped(f"if: {self._compiled.step.condition} is false")
             outcome = await self._perform(self._call(template_context))
-        except DestinationBusy as busy:
-            wait_seconds = self._context.backoff.wait_seconds(busy.destination)
-            due_at = self._context.clock.now() + timedelta(seconds=wait_seconds)
-            return ExecutionUpdate(transitions.reschedule(self._execution, reason=str(busy), due_at=due_at))
+        except Busy as busy:
+            return ExecutionUpdate(
+                transitions.wait_for_room(self._execution, reason=str(busy), waits_for=busy.waits_for)
+            )
         except ConfigError as error:  # a template fails on this event, or a secret cannot be read
             return self._failed(Refused(str(error)), AttemptState.INVALID)
         except ActionError as error:
+            self._permit.finish(_result(error))
             states = (state for error_class, state in _ATTEMPT_STATES if isinstance(error, error_class))
             return self._failed(error, next(states, AttemptState.REFUSED))
         except Exception as error:
@@ -136,13 +185,14 @@ class Attempt:
             log.exception("action.crashed", execution=self._execution.id, uses=self._record.uses)
             crash = f"{self._record.uses} crashed: {type(error).__name__}: {error}"
             return self._failed(Ambiguous(crash), AttemptState.AMBIGUOUS)
+        self._permit.finish(Result.ANSWERED)
         return self._deferred(outcome) if isinstance(outcome, Deferred) else self._succeeded(outcome)
 
     async def _perform(self, call: ActionCall) -> Outcome | Deferred:
         limit = call.timeout_seconds + GRACE_SECONDS
         try:
             async with asyncio.timeout(limit):
-                return await self._compiled.action.perform(call, self._context.action_context)
+                return await self._compiled.action.perform(call, self._action_context)
         except TimeoutError as error:
             raise Ambiguous(
                 f"not finished after {limit:g} s; the step's timeout is {call.timeout_seconds:g} s"
@@ -308,6 +358,14 @@ class Attempt:
                 timings=timings,
             ),
         )
+
+
+def _result(error: ActionError) -> Result:
+    """Return what the error of an attempt says about its destination."""
+    if isinstance(error, Unreachable | Ambiguous):
+        has_too_many = error.response is not None and error.response.get("status") == HTTPStatus.TOO_MANY_REQUESTS
+        return Result.TOO_MANY if has_too_many else Result.FAILED
+    return Result.UNKNOWN if isinstance(error, Blocked) else Result.ANSWERED
 
 
 def lost_attempt(execution: Execution, worker_id: WorkerId, now: datetime) -> ExecutionUpdate:

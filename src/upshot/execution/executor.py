@@ -8,7 +8,9 @@ from a Celery task or the sweeper. Every result leaves through the recorder.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,10 +19,11 @@ import structlog
 
 from upshot.domain.event import Event
 from upshot.domain.execution import ExecutionState, StepRecord
-from upshot.errors import ConfigError, Unavailable
+from upshot.errors import Busy, ConfigError, Unavailable
 from upshot.execution import transitions
 from upshot.execution.attempt import Attempt, ClaimedExecution, ExecutorContext, lost_attempt
 from upshot.execution.compiled import RevisionCache
+from upshot.execution.limits import AttemptLimits, Place, Result
 from upshot.execution.recorder import Recorder
 from upshot.ids import ExecutionId
 from upshot.ports.concurrency import RunInThread
@@ -30,6 +33,7 @@ from upshot.ports.executions import Claim, ExecutionStore, ExecutionUpdate
 log = structlog.get_logger("upshot.execution")
 
 FINAL_WRITE_SECONDS = 5.0  # at a stop, for writing the receipts of interrupted attempts
+ROOM_POLL_SECONDS = 1.0  # a limit can also change because time has passed
 
 
 class Executor:
@@ -43,7 +47,8 @@ class Executor:
         recorder: Writes results. Its `run` must run beside the executor.
         revisions: Compiled automations.
         run_in_thread: Runs the blocking calls of the stores.
-        max_in_flight: Number of steps that are performed at the same time.
+        max_in_flight: Number of attempts that can be in progress at the same time.
+        limits: Divides them among destinations and automations.
         lease: Duration of a claim that is not renewed.
     """
 
@@ -57,6 +62,7 @@ class Executor:
         revisions: RevisionCache,
         run_in_thread: RunInThread,
         max_in_flight: int,
+        limits: AttemptLimits,
         lease: timedelta,
     ) -> None:
         self.worker_id = context.worker_id
@@ -68,11 +74,12 @@ class Executor:
         self._events = events
         self._run_in_thread = run_in_thread
         self._lease = lease
-        self._max_in_progress = 2 * max_in_flight  # includes executions that wait for a slot or a commit
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._max_in_progress = 2 * max_in_flight  # includes executions that wait for a commit
+        self._limits = limits
+        self._room_changed = asyncio.Event()
         self._in_progress: dict[ExecutionId, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     # --- capacity ---------------------------------------------------------------------------------
 
@@ -84,7 +91,7 @@ class Executor:
     @property
     def capacity(self) -> int:
         """Number of further executions that can be started."""
-        return 0 if self._stopping else max(0, self._max_in_progress - len(self._in_progress))
+        return 0 if self._stopping.is_set() else max(0, self._max_in_progress - len(self._in_progress))
 
     async def wait_for_capacity(self) -> None:
         """Return when another execution can be started."""
@@ -121,14 +128,50 @@ class Executor:
         claims = await self._run_in_thread(
             self._executions.claim, wanted, worker_id=self.worker_id, now=now, until=now + self._lease
         )
+        await self._start_claims(claims)
+
+    async def return_waiting(self) -> int:
+        """Claim as many of the executions that wait for room as there is room for, and return their number."""
+        planned = self._limits.plan_return(self.capacity)
+        if not planned:
+            return 0
+        claims = await self._run_in_thread(
+            self._executions.claim_waiting, planned, worker_id=self.worker_id, until=self.lease_end()
+        )
+        places = {claim.execution.id: self._limits.reserve(claim.waited_for) for claim in claims if claim.waited_for}
+        claimed = Counter(claim.waited_for for claim in claims)
+        for waits_for, count in planned.items():
+            self._limits.note_returned(waits_for, planned=count, claimed=claimed[waits_for])
+        try:
+            await self._start_claims(claims, places)
+        finally:
+            for execution_id, place in places.items():
+                if execution_id not in self._in_progress:
+                    place.release()
+        return len(claims)
+
+    async def return_waiting_when_possible(self) -> None:
+        """Wait until an attempt has ended, then return waiting executions."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._room_changed.wait(), ROOM_POLL_SECONDS)
+        self._room_changed.clear()
+        await self.return_waiting()
+
+    async def find_waiting(self) -> None:
+        """Find out for what executions wait, because the worker that made them wait may be gone."""
+        self._limits.note_waiting(await self._run_in_thread(self._executions.waits))
+        self._limits.forget_idle()
+
+    async def _start_claims(self, claims: Collection[Claim], places: Mapping[ExecutionId, Place] | None = None) -> None:
         events = await self._run_in_thread(self._events.get, {claim.execution.event_id for claim in claims})
         for claim in claims:
+            place = places.get(claim.execution.id) if places else None
             try:
-                await self._start_claimed(claim, events[claim.execution.event_id])
+                await self._start_claimed(claim, events[claim.execution.event_id], place)
             except Unavailable as error:  # its lease expires; the claims behind it must not wait for that
                 log.warning("execution.start_failed", execution=claim.execution.id, error=str(error))
 
-    async def _start_claimed(self, claim: Claim, event: Event) -> None:
+    async def _start_claimed(self, claim: Claim, event: Event, place: Place | None) -> None:
         execution = claim.execution
         if claim.lost_by_worker_id is not None:
             lost = lost_attempt(execution, claim.lost_by_worker_id, self._clock.now())
@@ -145,18 +188,19 @@ class Executor:
             failed = transitions.fail_without_attempt(execution, reason=str(error), now=self._clock.now())
             await self.recorder.record(ExecutionUpdate(failed), event)
             return
-        self.start([ClaimedExecution(execution, event, compiled)])
+        self.start([ClaimedExecution(execution, event, compiled, place)])
 
     def _on_done(self, execution_id: ExecutionId, task: asyncio.Task[None]) -> None:
         self._in_progress.pop(execution_id, None)
         self._freed.set()
+        self._room_changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             # Its lease expires and it is claimed again, until it fails because too many workers were lost.
             log.error("execution.crashed", execution=execution_id, exc_info=error)
 
     async def stop(self, *, within_seconds: float) -> None:
         """Start nothing more. Finish the attempts in flight within that time, and release the rest."""
-        self._stopping = True
+        self._stopping.set()
         tasks = list(self._in_progress.values())
         if tasks:
             await asyncio.wait(tasks, timeout=within_seconds)
@@ -169,6 +213,13 @@ class Executor:
     # --- one execution ----------------------------------------------------------------------------
 
     async def _execute(self, claimed: ClaimedExecution) -> None:
+        try:
+            await self._perform_steps(claimed)
+        finally:
+            if claimed.place is not None:
+                claimed.place.release()
+
+    async def _perform_steps(self, claimed: ClaimedExecution) -> None:
         while (record := transitions.next_step(claimed.execution)) is not None:
             update = await self._attempt(claimed, record)
             # A skipped step leaves nothing to write until the next step has an outcome.
@@ -176,22 +227,30 @@ class Executor:
             if has_outcome and not await self.recorder.record(update, claimed.event):
                 log.info("execution.lease_lost", execution=claimed.execution.id)
                 return
+            if update.execution.waits_for is not None:
+                self._limits.note_waiting([update.execution.waits_for])
             if update.execution.state is not ExecutionState.RUNNING:
                 return
             claimed = replace(claimed, execution=update.execution)
 
     async def _attempt(self, claimed: ClaimedExecution, record: StepRecord) -> ExecutionUpdate:
-        """Attempt the step once a slot is free. Release the execution if the worker stops before that."""
-        attempt: Attempt | None = None
+        """Attempt the step if there is room. Release the execution if the worker stops, or if it has to wait."""
+        if self._stopping.is_set():
+            now = self._clock.now()
+            return ExecutionUpdate(transitions.reschedule(claimed.execution, reason="its worker stopped", due_at=now))
         try:
-            async with self._slots:
-                if not self._stopping:
-                    attempt = Attempt(claimed, record, self._context)
-                    return await attempt.make()
+            permit = self._limits.enter(claimed.execution.automation, claimed.place)
+        except Busy as busy:
+            return ExecutionUpdate(
+                transitions.wait_for_room(claimed.execution, reason=str(busy), waits_for=busy.waits_for)
+            )
+        attempt = Attempt(claimed, record, self._context, permit)
+        try:
+            return await attempt.make()
         except asyncio.CancelledError:
-            if not self._stopping:
-                raise
-        if attempt is not None:
-            return attempt.interrupted()
-        released = transitions.reschedule(claimed.execution, reason="its worker stopped", due_at=self._clock.now())
-        return ExecutionUpdate(released)
+            if self._stopping.is_set():
+                return attempt.interrupted()
+            raise
+        finally:
+            permit.finish(Result.UNKNOWN)
+            self._room_changed.set()

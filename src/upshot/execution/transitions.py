@@ -3,10 +3,11 @@ State transitions of an execution, as pure functions.
 
     admit ──► RUNNING ─┬─ a step succeeded or was skipped ─► the next step; SUCCEEDED after the last
                        ├─ a step waits for a job ─► WAITING, without a due time ─► the job's end makes it due
+                       ├─ destination or automation is busy ─► WAITING, without a due time ─► a worker with room
                        ├─ an attempt failed, and another follows ─► WAITING, due later
                        ├─ a step failed ─► the on-failure steps, if any; then FAILED
                        └─ the lease expired ─► another worker claims it; the attempt counts as ambiguous
-    WAITING and due ── a worker claims it ─► RUNNING
+    WAITING and due, or for room ── a worker claims it ─► RUNNING
     WAITING, RUNNING ── a user cancels ─► CANCELLED
     FAILED, CANCELLED ── a user retries ─► WAITING
 
@@ -94,12 +95,13 @@ def claim(execution: Execution, *, worker_id: WorkerId, until: datetime) -> Clai
         state=ExecutionState.RUNNING,
         reason=None,
         due_at=None,
+        waits_for=None,
         lease_owner_id=worker_id,
         lease_until=until,
         fence=execution.fence + 1,
     )
     lost_by = execution.lease_owner_id if execution.state is ExecutionState.RUNNING else None
-    return Claim(claimed, lost_by)
+    return Claim(claimed, lost_by, execution.waits_for)
 
 
 def is_claimable(execution: Execution, now: datetime) -> bool:
@@ -203,6 +205,11 @@ def step_deferred(
     return reschedule(_with_step(execution, deferred), reason=f"step {record.id}: {reason}", due_at=None)
 
 
+def wait_for_room(execution: Execution, *, reason: str, waits_for: str) -> Execution:
+    """Release the lease without an attempt, until a worker has room for the destination or automation."""
+    return replace(reschedule(execution, reason=reason, due_at=None), waits_for=waits_for)
+
+
 def reschedule(execution: Execution, *, reason: str, due_at: datetime | None) -> Execution:
     """Release the lease without an attempt. The execution is due at that time."""
     return replace(
@@ -210,6 +217,7 @@ def reschedule(execution: Execution, *, reason: str, due_at: datetime | None) ->
         state=ExecutionState.WAITING,
         reason=reason,
         due_at=due_at,
+        waits_for=None,
         lease_owner_id=None,
         lease_until=None,
     )
@@ -344,6 +352,7 @@ def _end(
         reason=reason,
         steps=steps,
         due_at=None,
+        waits_for=None,
         finished_at=now,
         lease_owner_id=None,
         lease_until=None,

@@ -50,6 +50,7 @@ class Claim:
 
     execution: Execution
     lost_by_worker_id: WorkerId | None  #: worker whose lease had expired; None if the execution was waiting
+    waited_for: str | None = None  #: the destination or automation that it waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,21 @@ class ExecutionStore(Protocol):
         self, execution_ids: AnyCollection[ExecutionId], *, worker_id: WorkerId, now: datetime, until: datetime
     ) -> tuple[Claim, ...]:
         """Lease the executions that are due or whose lease has expired. Leave out the others."""
+        ...
+
+    def claim_waiting(self, counts: Mapping[str, int], *, worker_id: WorkerId, until: datetime) -> tuple[Claim, ...]:
+        """
+        Lease executions that wait for room, those of the oldest events first.
+
+        Args:
+            counts: Maximum number by what the executions wait for (see `Execution.waits_for`).
+            worker_id: The worker that has room.
+            until: End of the lease.
+        """
+        ...
+
+    def waits(self) -> tuple[str, ...]:
+        """Return the destinations and automations for which executions wait."""
         ...
 
     def record(self, updates: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:

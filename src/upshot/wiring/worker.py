@@ -31,6 +31,7 @@ from upshot.execution.admission import Admitter
 from upshot.execution.attempt import ExecutorContext
 from upshot.execution.compiled import RevisionCache
 from upshot.execution.executor import Executor
+from upshot.execution.limits import AttemptLimits
 from upshot.execution.recorder import Recorder
 from upshot.ids import WorkerId
 from upshot.jobs.container_request import JobEnvironment
@@ -126,6 +127,7 @@ class WorkerDependencies:
             revisions=RevisionCache(self.catalog, self.revisions, partial(load_revision, catalog=self.catalog)),
             run_in_thread=run_in_thread,
             max_in_flight=settings.worker_in_flight,
+            limits=AttemptLimits(settings.worker_in_flight, destination_maximum=settings.destination_in_flight),
             lease=timedelta(seconds=settings.lease_seconds),
         )
         admitter = Admitter(
@@ -194,7 +196,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         stream=RedisEventStream(url, worker_id),
         automations=ActiveAutomations(AutomationFolder(settings.automations, catalog), revisions, clock),
         catalog=catalog,
-        egress=GuardedEgress(rules, destination_in_flight=settings.destination_in_flight),
+        egress=GuardedEgress(rules),
         registry=make_registry(settings, database, publisher, clock),
         secrets=make_secrets(settings),
         jobs=SqlJobs(database),

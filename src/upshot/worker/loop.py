@@ -31,6 +31,7 @@ DATABASE_THREADS = 4
 MIN_PAUSE_SECONDS = 0.02  # for a loop that waits for work by itself
 FAILURE_PAUSE_SECONDS = 1.0  # after a failure of the engine monitors, which otherwise do not end
 CONSUMER_FAILURE_PAUSE_SECONDS = 0.2  # after a failure of the consumer, which otherwise does not end
+RETURN_PAUSE_SECONDS = 0.02  # between two claims of executions that wait for room, so that each claims several
 RELOAD_SECONDS = 1.0
 TAKE_OVER_SECONDS = 15.0
 PRUNE_SECONDS = 3600.0
@@ -161,6 +162,7 @@ class WorkerLoop:
             loops += [
                 start("consumer", CONSUMER_FAILURE_PAUSE_SECONDS, self._consumer.run),
                 start("sweeper", sweep_seconds, self._sweeper.sweep),
+                start("waiting", RETURN_PAUSE_SECONDS, self._executor.return_waiting_when_possible),
                 start("relay", sweep_seconds, self._relay.relay),
                 start("take-over", TAKE_OVER_SECONDS, self._consumer.take_over_abandoned),
                 start("reload", RELOAD_SECONDS, partial(self._run_in_thread, self._deps.automations.refresh)),
@@ -193,6 +195,8 @@ class WorkerLoop:
         await self._run_in_thread(
             deps.executions.renew, executor.in_progress, worker_id=executor.worker_id, until=executor.lease_end()
         )
+        if deps.answers_events:
+            await executor.find_waiting()
         await self._supervisor.renew()
         record = WorkerRecord(
             id=executor.worker_id,

@@ -49,9 +49,9 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 @asynccontextmanager
-async def open_egress(allow: str = "127.0.0.0/8,::1/128", *, in_flight: int = 100) -> AsyncIterator[GuardedEgress]:
+async def open_egress(allow: str = "127.0.0.0/8,::1/128") -> AsyncIterator[GuardedEgress]:
     """Yield an egress that can reach loopback addresses."""
-    egress = GuardedEgress(EgressRules.parse(allow), destination_in_flight=in_flight)
+    egress = GuardedEgress(EgressRules.parse(allow))
     try:
         yield egress
     finally:

@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from tests.flow.actions.raw_http import OK, listening, open_egress, post, read_request
-from upshot.errors import Ambiguous, Blocked, DestinationBusy, Refused, Unreachable
+from upshot.errors import Ambiguous, Blocked, Refused, Unreachable
 from upshot.receivers import Receivers
 
 
@@ -287,82 +287,15 @@ async def test_tls_uses_the_host_of_the_url(certificate, monkeypatch):
     assert names == ["localhost"]
 
 
-async def test_requests_in_flight_to_a_destination_are_limited():
-    """Requests above the limit wait in order. If the same number waits already, DestinationBusy is raised at once."""
-    in_flight = most = 0
-    order = []
-    full, release = asyncio.Event(), asyncio.Event()
-
-    async def handle(reader, writer):
-        nonlocal in_flight, most
-        while True:
-            request = await read_request(reader)
-            order.append(request.split()[1])
-            in_flight += 1
-            most = max(most, in_flight)
-            if in_flight == 3:
-                full.set()
-            await release.wait()
-            in_flight -= 1
-            writer.write(OK)
-
-    async with open_egress(in_flight=3) as egress, listening(handle) as url:
-        sends = [asyncio.create_task(post(egress, f"{url}/{number}")) for number in range(6)]
-        await full.wait()
-        with pytest.raises(DestinationBusy) as raised:
-            await post(egress, f"{url}/7")
-        release.set()
-        responses = await asyncio.gather(*sends)
-    assert raised.value.destination == url
-    assert [response.status for response in responses] == [200] * 6
-    assert most == 3
-    assert set(order[:3]) == {b"/0", b"/1", b"/2"}
-
-
-async def test_a_cancelled_request_releases_its_slot():
-    """A request that is cancelled while it waits or is in flight leaves no state behind."""
-    arrived = asyncio.Event()
-
-    async def hang(reader, writer):
-        arrived.set()
-        await asyncio.sleep(60)
-
-    async with open_egress(in_flight=1) as egress, listening(hang) as url:
-        first, second = (asyncio.create_task(post(egress, url)) for _ in range(2))
-        await arrived.wait()
-        for task in (second, first):
-            task.cancel()
-        await asyncio.gather(first, second, return_exceptions=True)
-        third = asyncio.create_task(post(egress, url, timeout_seconds=0.1))
-        with pytest.raises(Ambiguous):
-            await third
-        assert not egress._limits
-
-
-async def test_a_request_waits_only_a_short_time_for_a_slot(monkeypatch):
-    """If no slot becomes free, DestinationBusy is raised. Nothing was sent, and the executor tries again later."""
-    monkeypatch.setattr("upshot.adapters.egress.MAX_QUEUED_SECONDS", 0.1)
-
-    async with open_egress(in_flight=1) as egress, Receivers() as receivers:
-        receivers.misbehave("hang", path="/hook")
-        first = asyncio.create_task(post(egress, f"{receivers.url}/hook", timeout_seconds=1))
-        await asyncio.sleep(0)
-        with pytest.raises(DestinationBusy):
-            await post(egress, f"{receivers.url}/hook")
-        with pytest.raises(Ambiguous):
-            await first
-    assert len(receivers.requests) == 1
-
-
 async def test_a_healthy_destination_is_unaffected_by_a_hanging_one():
-    """While all slots of one destination hang, requests to another destination are as fast as before."""
+    """While requests to one destination hang, requests to another destination are as fast as before."""
     arrived = asyncio.Event()
 
     async def hang(reader, writer):
         arrived.set()
         await asyncio.sleep(60)
 
-    async with open_egress(in_flight=50) as egress, listening(hang) as hanging, listening(_answer_ok) as healthy:
+    async with open_egress() as egress, listening(hang) as hanging, listening(_answer_ok) as healthy:
         stuck = [asyncio.create_task(post(egress, hanging, timeout_seconds=60)) for _ in range(100)]
         await arrived.wait()
         for _ in range(50):

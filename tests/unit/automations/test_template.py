@@ -135,9 +135,7 @@ def test_a_template_is_rendered(text, expected):
         pytest.param("{{ alias | uper }}", "unknown filter 'uper'; did you mean 'upper'?", id="filter"),
         pytest.param("{{ alias | replace('a') }}", "filter 'replace': missing a required argument: 'new'", id="arity"),
         pytest.param("{{ alias is defned }}", "unknown test 'defned'; did you mean 'defined'?", id="test"),
-        pytest.param(
-            "x {{= alias }}", "keeps the type of a value, so it must be the whole value", id="typed text"
-        ),
+        pytest.param("x {{= alias }}", "keeps the type of a value, so it must be the whole value", id="typed text"),
         pytest.param("{{= alias }}{{= alias }}", "must be the whole value", id="typed twice"),
         pytest.param("{{ alias * 3 }}", "`*` does not work with a string and a number", id="string times number"),
         pytest.param("{{ previous.n >= 1 }}", "'>=' not supported between null and number", id="null compared"),

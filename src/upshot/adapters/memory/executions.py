@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -97,6 +97,27 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
                     claims.append(transitions.claim(execution, worker_id=worker_id, until=until))
                     self._put(claims[-1].execution)
             return tuple(claims)
+
+    @override
+    def claim_waiting(self, counts: Mapping[str, int], *, worker_id: WorkerId, until: datetime) -> tuple[Claim, ...]:
+        with self.lock:
+            claims = []
+            for waits_for, count in counts.items():
+                waiting = [execution for execution in self._executions.values() if execution.waits_for == waits_for]
+                waiting.sort(key=lambda execution: (execution.event_id, execution.id))
+                claims += [
+                    transitions.claim(execution, worker_id=worker_id, until=until) for execution in waiting[:count]
+                ]
+            for claim in claims:
+                self._put(claim.execution)
+            return tuple(claims)
+
+    @override
+    def waits(self) -> tuple[str, ...]:
+        with self.lock:
+            return tuple(
+                sorted({execution.waits_for for execution in self._executions.values() if execution.waits_for})
+            )
 
     @override
     def record(self, updates: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:

@@ -99,6 +99,7 @@ executions = sa.Table(
     sa.Column("state", sa.String(12), nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("due_at", UtcTimestamp),
+    sa.Column("waits_for", _sorted_text(400)),  # the destination or `automation:NAME` that has no room
     sa.Column("created_at", UtcTimestamp, nullable=False),
     sa.Column("finished_at", UtcTimestamp),
     sa.Column("lease_owner_id", sa.String(80)),
@@ -120,6 +121,15 @@ sa.Index(
     executions.c.lease_until,
     sqlite_where=executions.c.state == "running",
     postgresql_where=executions.c.state == "running",
+)
+
+sa.Index(
+    "ix_executions_waits_for",
+    executions.c.waits_for,
+    executions.c.event_id,
+    executions.c.id,
+    sqlite_where=executions.c.waits_for.is_not(None),
+    postgresql_where=executions.c.waits_for.is_not(None),
 )
 
 # Rows exist only for events that led to other events, and for those that exceeded a budget.
