@@ -16,14 +16,23 @@ import uvloop
 
 from bench.load import Load
 from bench.matching import measure_matching
-from bench.measures import Rate, measure_backlog, measure_latency, measure_memory, measure_mutations
+from bench.measures import (
+    Rate,
+    measure_backlog,
+    measure_beside_backlog,
+    measure_burst,
+    measure_isolation,
+    measure_latency,
+    measure_memory,
+    measure_mutations,
+)
 from bench.report import Report, machine
 from bench.system import BenchSystem, Ports, running_receiver
 from tests.servers import Postgres, Redis, find_postgres
 
 _RESULTS = Path("bench-results")
 _IDLE_SECONDS = 5.0
-_PARTS = ("latency", "mutations", "backlog", "memory", "matching")
+_PARTS = ("latency", "mutations", "isolation", "burst", "backlog", "memory", "matching")
 _DATABASES = ("sqlite", "postgresql")
 
 
@@ -33,11 +42,14 @@ class Size:
 
     latency_seconds: float
     mutation_seconds: float
+    isolation_seconds: float
     backlog_events: int
 
 
-_FULL = Size(latency_seconds=30, mutation_seconds=20, backlog_events=20_000)
-_QUICK = Size(latency_seconds=5, mutation_seconds=5, backlog_events=4_000)
+_FULL = Size(latency_seconds=30, mutation_seconds=20, isolation_seconds=20, backlog_events=20_000)
+_QUICK = Size(latency_seconds=5, mutation_seconds=5, isolation_seconds=5, backlog_events=4_000)
+_BESIDE_EVENTS = 10_000
+_BURST_EVENTS = 3_000
 
 
 def main() -> int:
@@ -93,6 +105,11 @@ class _Bench:
                     with _system(directory / "live", new_database(), ports) as system:
                         system.start_workers(1)
                         uvloop.run(self._measure_live(database, system, ports))
+                for part, measure in {"isolation": self._measure_isolation, "burst": self._measure_burst}.items():
+                    if part in self.only:
+                        with _system(directory / part, new_database(), ports) as system:
+                            system.start_workers(1)
+                            uvloop.run(measure(database, system, ports))
                 if "backlog" in self.only:
                     for name, targets in {"backlog": ports.fast, "backlog-slow": ports.fast + ports.slow}.items():
                         _log(f"{database}: {name}, {self.size.backlog_events} events, two workers")
@@ -109,11 +126,29 @@ class _Bench:
                 self.report.memory[database] = measure_memory(system)
             if "latency" in self.only:
                 _log(f"{database}: 10 mutations per second for {self.size.latency_seconds:g} s")
-                self.report.latency[database] = await measure_latency(load, seconds=self.size.latency_seconds)
+                latency = await measure_latency(load, seconds=self.size.latency_seconds)
+                self.report.add_latency(database, "latency", latency)
             if "mutations" in self.only:
                 _log(f"{database}: 8 writers for {self.size.mutation_seconds:g} s")
                 rate = await measure_mutations(load, system, seconds=self.size.mutation_seconds)
                 self.report.add_rate(database, "mutations", rate)
+
+    async def _measure_isolation(self, database: str, system: BenchSystem, ports: Ports) -> None:
+        async with Load(system, ports) as load:
+            await load.wait_until_ready()
+            _log(f"{database}: one event beside a backlog of {_BESIDE_EVENTS}")
+            latency = await measure_beside_backlog(load, events=_BESIDE_EVENTS)
+            self.report.add_latency(database, "beside-backlog", latency)
+            _log(f"{database}: beside ten hanging destinations, {2 * self.size.isolation_seconds:g} s")
+            alone, beside = await measure_isolation(load, seconds=self.size.isolation_seconds)
+            self.report.add_latency(database, "alone", alone)
+            self.report.add_latency(database, "beside-hanging", beside)
+
+    async def _measure_burst(self, database: str, system: BenchSystem, ports: Ports) -> None:
+        async with Load(system, ports) as load:
+            await load.wait_until_ready()
+            _log(f"{database}: a burst of {_BURST_EVENTS} events to one destination")
+            self.report.add_rate(database, "burst", await measure_burst(load, system, events=_BURST_EVENTS))
 
     async def _measure_backlog(self, system: BenchSystem, ports: Ports, targets: tuple[int, ...]) -> Rate:
         async with Load(system, ports) as load:

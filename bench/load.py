@@ -103,11 +103,11 @@ class Load:
         path = f"/registries/{REGISTRY}/collections/{collection}/aliases/{tag}"
         await self.request("PUT", path, {"version": "v0"})
 
-    async def emit(self, ports_by_tag: Sequence[tuple[str, int]]) -> None:
+    async def emit(self, ports_by_tag: Sequence[tuple[str, int]], name: str = "bench") -> None:
         """Emit custom events. Each causes one delivery with a tag to a port of the receiver."""
         for start in range(0, len(ports_by_tag), EVENTS_PER_REQUEST):
             batch = ports_by_tag[start : start + EVENTS_PER_REQUEST]
-            events = [{"name": "bench", "data": {"tag": tag, "port": port}} for tag, port in batch]
+            events = [{"name": name, "data": {"tag": tag, "port": port}} for tag, port in batch]
             await self.request("POST", "/events", events)
 
     async def request(self, method: str, path: str, body: Any = None) -> Any:

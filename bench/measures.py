@@ -38,10 +38,10 @@ class Rate:
     cpu_ms: Mapping[str, float]  #: processor time of each process per delivery
 
 
-async def measure_latency(load: Load, *, seconds: float, per_second: float = 10) -> Latency:
+async def measure_latency(load: Load, *, seconds: float, per_second: float = 10, name: str = "latency") -> Latency:
     """Start a mutation every tenth of a second, without waiting for the response to the previous one."""
     count = int(seconds * per_second)
-    collections = [f"latency-{number}" for number in range(count // _ALIASES_PER_COLLECTION + 3)]
+    collections = [f"{name}-{number}" for number in range(count // _ALIASES_PER_COLLECTION + 3)]
     await load.create_collections(collections)
     await _warm_up(load, collections[-2:])
     started: dict[str, float] = {}
@@ -54,7 +54,7 @@ async def measure_latency(load: Load, *, seconds: float, per_second: float = 10)
     async with asyncio.TaskGroup() as mutations:
         for number in range(count):
             await asyncio.sleep(start + number / per_second - time.monotonic())
-            mutations.create_task(mutate(f"tag-l-{number}", collections[number // _ALIASES_PER_COLLECTION]))
+            mutations.create_task(mutate(f"tag-{name}-{number}", collections[number // _ALIASES_PER_COLLECTION]))
     deliveries = await load.received(count)
     latest_first = sorted(deliveries, key=lambda delivery: delivery.at, reverse=True)
     first_arrival = {delivery.tag: delivery.at for delivery in latest_first}
@@ -101,6 +101,45 @@ async def measure_backlog(load: Load, system: BenchSystem, *, events: int, worke
     system.stop_workers()
     start = min((delivery.at for delivery in deliveries), default=time.monotonic())
     return _rate(ports_by_tag, deliveries, start, used)
+
+
+async def measure_isolation(load: Load, *, seconds: float) -> tuple[Latency, Latency]:
+    """Measure the latency alone, then beside ten destinations that never answer and get 40 events per second each."""
+    alone = await measure_latency(load, seconds=seconds, name="alone")
+
+    async def flood() -> None:
+        while True:
+            for port in load.ports.hanging:
+                await load.emit([("hanging", port)] * 4, name=f"hanging-{port}")
+            await asyncio.sleep(0.1)
+
+    flooding = asyncio.create_task(flood())
+    await asyncio.sleep(seconds)
+    beside = await measure_latency(load, seconds=seconds, name="beside")
+    flooding.cancel()
+    return alone, beside
+
+
+async def measure_burst(load: Load, system: BenchSystem, *, events: int) -> Rate:
+    """Emit events to one destination that answers after 0.2 s. Measure from the first event to the last delivery."""
+    ports_by_tag = {f"tag-burst-{number}": load.ports.steady[0] for number in range(events)}
+    cpu = measure_cpu(system)
+    start = time.monotonic()
+    await load.emit(list(ports_by_tag.items()))
+    deliveries = await load.received(events)
+    return _rate(ports_by_tag, deliveries, start, _cpu_since(cpu, system))
+
+
+async def measure_beside_backlog(load: Load, *, events: int) -> Latency:
+    """Emit a backlog for one automation, then one event for another. Measure how late its delivery is."""
+    ports = load.ports.fast
+    await load.emit([(f"tag-behind-{number}", ports[number % len(ports)]) for number in range(events)])
+    start = time.monotonic()
+    await load.emit([("tag-single", ports[0])], name="bench-single")
+    deliveries = await load.received(events + 1)
+    late = max((delivery.at - start) * 1000 for delivery in deliveries if delivery.tag == "tag-single")
+    tags = {"tag-single", *(f"tag-behind-{number}" for number in range(events))}
+    return Latency(p50=late, p95=late, p99=late, worst=late, audit=audit(tags, deliveries))
 
 
 def measure_memory(system: BenchSystem) -> Mapping[str, Mapping[str, float]]:

@@ -2,8 +2,9 @@
 The receiver of all deliveries: a separate process that is as fast as possible and records every request.
 
 Run as `python -m bench.receiver`. It prints its ports as one line of JSON, and serves until its standard
-input ends. It records each POST and answers 200, on the slow ports after two seconds. `GET /count` returns
-the number of recorded requests. `GET /take` returns the recorded requests and forgets them.
+input ends. It records each POST and answers 200, on the slow ports after two seconds, on the steady port after
+0.2 seconds. The hanging ports accept connections, and neither record nor answer. `GET /count` returns the number of
+recorded requests. `GET /take` returns the recorded requests and forgets them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +24,8 @@ from typing_extensions import override
 FAST_PORTS = 19
 SLOW_PORTS = 1  # of twenty: 5 % of the receivers
 SLOW_SECONDS = 2.0
+STEADY_SECONDS = 0.2
+HANGING_PORTS = 10
 
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
 
@@ -85,12 +89,19 @@ async def serve() -> None:
     """Listen, print the ports, and serve until standard input ends."""
     loop = asyncio.get_running_loop()
     log = ReceivedLog([])
-    ports: list[int] = []
-    for number in range(FAST_PORTS + SLOW_PORTS):
-        wait = 0.0 if number < FAST_PORTS else SLOW_SECONDS
-        server = await loop.create_server(partial(Receiver, log, wait), "127.0.0.1", 0, backlog=4096)
-        ports.append(server.sockets[0].getsockname()[1])
-    print(json.dumps({"fast": ports[:FAST_PORTS], "slow": ports[FAST_PORTS:]}), flush=True)
+    waits = {"fast": [0.0] * FAST_PORTS, "slow": [SLOW_SECONDS] * SLOW_PORTS, "steady": [STEADY_SECONDS]}
+    ports: dict[str, list[int]] = {name: [] for name in (*waits, "hanging")}
+
+    async def listen(name: str, make_protocol: Callable[[], asyncio.Protocol]) -> None:
+        server = await loop.create_server(make_protocol, "127.0.0.1", 0, backlog=4096)
+        ports[name].append(server.sockets[0].getsockname()[1])
+
+    for name, seconds in waits.items():
+        for wait in seconds:
+            await listen(name, partial(Receiver, log, wait))
+    for _ in range(HANGING_PORTS):
+        await listen("hanging", asyncio.Protocol)
+    print(json.dumps(ports), flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 
 

@@ -20,6 +20,10 @@ from bench.measures import Latency, Rate
 # By row: its title, the required figure, and the goal, for two cores that run all processes.
 _TARGETS = {
     "latency": ("REST mutation → webhook received, 10/s, p50 / p95 / p99", "12 / – / 30 ms", "6 / – / 15 ms"),
+    "alone": ("the same, before the next row", "", ""),
+    "beside-hanging": ("beside ten destinations that never answer, 40 events/s each", "p99 ≤ 2 × alone", ""),
+    "beside-backlog": ("one event beside another automation's backlog of 10,000", "1,000 ms", ""),
+    "burst": ("a burst of 3,000 events to a receiver that answers in 0.2 s", "5 s", ""),
     "mutations": ("REST mutations with one delivery each, 8 writers", "200/s", "500/s"),
     "backlog": ("from a standing backlog, two workers", "2,000/s", "8,000/s"),
     "backlog-slow": ("the same, 5 % of the receivers take 2 s", "1,500/s", "5,000/s"),
@@ -34,7 +38,7 @@ class Report:
 
     machine: Mapping[str, Any]
     quick: bool
-    latency: dict[str, Latency] = field(default_factory=dict)  #: by database
+    latencies: dict[str, dict[str, Latency]] = field(default_factory=dict)  #: by database and measurement
     rates: dict[str, dict[str, Rate]] = field(default_factory=dict)  #: by database and measurement
     memory: dict[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)  #: by database and process
     matching: Mapping[int, float] = field(default_factory=dict)  #: microseconds per event, by number of automations
@@ -44,17 +48,21 @@ class Report:
         """Add the rate of one measurement on one database."""
         self.rates.setdefault(database, {})[measurement] = rate
 
+    def add_latency(self, database: str, measurement: str, latency: Latency) -> None:
+        """Add the latency of one measurement on one database."""
+        self.latencies.setdefault(database, {})[measurement] = latency
+
     @property
     def is_clean(self) -> bool:
         """Whether no delivery is missing and none is a duplicate."""
-        audits = [latency.audit for latency in self.latency.values()]
+        audits = [latency.audit for latencies in self.latencies.values() for latency in latencies.values()]
         audits += [rate.audit for rates in self.rates.values() for rate in rates.values()]
         return all(audit.is_clean for audit in audits)
 
     def print(self) -> None:
         """Print the table."""
         console = Console(width=150 if not os.isatty(1) else None)
-        databases = list(dict.fromkeys([*self.latency, *self.rates, *self.memory]))
+        databases = list(dict.fromkeys([*self.latencies, *self.rates, *self.memory]))
         table = Table(title=", ".join(str(value) for value in self.machine.values()))
         for title in ("what", *databases, "required", "goal"):
             table.add_column(title, overflow="fold")
@@ -79,8 +87,7 @@ class Report:
         return path
 
     def _cell(self, row: str, database: str) -> str:
-        if row == "latency" and database in self.latency:
-            latency = self.latency[database]
+        if latency := self.latencies.get(database, {}).get(row):
             numbers = f"{latency.p50:.1f} / {latency.p95:.1f} / {latency.p99:.1f} ms (worst {latency.worst:.0f})"
             return f"{numbers}\n{latency.audit}"
         if row == "memory" and database in self.memory:

@@ -21,6 +21,8 @@ class Ports:
 
     fast: tuple[int, ...]
     slow: tuple[int, ...]
+    steady: tuple[int, ...]  #: one port that answers after 0.2 s
+    hanging: tuple[int, ...]  #: ports that never answer
 
 
 # Each automation has one step, and each event matches exactly one automation. The audit compares deliveries by `tag`.
@@ -48,6 +50,28 @@ steps:
       json:
         tag: "{{{{ event.data.tag }}}}"
         event: "{{{{ event.id }}}}"
+---
+name: bench-single
+on:
+  custom:
+    name: bench-single
+steps:
+  - uses: webhook
+    with:
+      url: "http://127.0.0.1:{{{{ event.data.port }}}}/custom"
+      json:
+        tag: "{{{{ event.data.tag }}}}"
+"""
+
+_HANGING = """\
+name: hanging-{port}
+on:
+  custom:
+    name: hanging-{port}
+steps:
+  - uses: webhook
+    with:
+      url: http://127.0.0.1:{port}/
 """
 
 # The tests use shorter times; the bench uses the defaults.
@@ -70,6 +94,7 @@ class BenchSystem(System):
 
     def __init__(self, directory: Path, redis: Redis, database_url: str | None, ports: Ports) -> None:
         automations = {"bench.yaml": _AUTOMATIONS.format(port=ports.fast[0])}
+        automations |= {f"hanging-{port}.yaml": _HANGING.format(port=port) for port in ports.hanging}
         super().__init__(directory, redis, database_url=database_url, automations=automations, settings=_DEFAULTS)
 
     def start_workers(self, count: int) -> None:
@@ -104,7 +129,7 @@ def running_receiver() -> Iterator[Ports]:
     assert process.stdout is not None
     try:
         ports = json.loads(process.stdout.readline())
-        yield Ports(tuple(ports["fast"]), tuple(ports["slow"]))
+        yield Ports(**{name: tuple(numbers) for name, numbers in ports.items()})
     finally:
         process.terminate()
         process.wait()

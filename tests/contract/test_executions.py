@@ -186,6 +186,42 @@ def test_a_waiting_execution_is_claimed_when_it_is_due(stores):
     assert claim == Claim(expected, lost_by_worker_id=None)
 
 
+def test_executions_that_wait_for_room_are_claimed_with_the_oldest_event_first(stores):
+    """They have no due time, and the claim says what they waited for. A count limits how many are claimed."""
+    stores.accept("evt_2")
+    waits = {"due_at": None, "waits_for": "https://a.example:443"}
+    admit(stores, waiting("exe_9", **waits), waiting("exe_8", **(waits | {"waits_for": "automation:promote"})))
+    newer = waiting("exe_1", event_id=EventId("evt_2"), **waits)
+    stores.executions.admit([Admission(EventId("evt_2"), (newer,))], NOW)
+    assert stores.executions.waits() == ("automation:promote", "https://a.example:443")
+    assert stores.executions.take_due(now=MUCH_LATER, notified_before=MUCH_LATER, limit=10) == ()
+
+    def claim(counts):
+        return stores.executions.claim_waiting(counts, worker_id="w2", until=LATER)
+
+    (first,) = claim({"https://a.example:443": 1, "https://none.example:443": 5})
+    assert (first.execution.id, first.waited_for) == ("exe_9", "https://a.example:443")
+    assert (first.execution.state, first.execution.waits_for) == (ExecutionState.RUNNING, None)
+    assert find(stores, "exe_9")[0] == first.execution
+    others = claim({"https://a.example:443": 5, "automation:promote": 5})
+    assert {other.execution.id: other.waited_for for other in others} == {
+        "exe_1": "https://a.example:443",
+        "exe_8": "automation:promote",
+    }
+    assert claim({"https://a.example:443": 5}) == ()
+    assert stores.executions.waits() == ()
+
+
+def test_what_an_execution_waits_for_is_stored(stores):
+    """An update stores it, and the next one removes it."""
+    admit(stores, execution())
+    after = waiting(due_at=None, waits_for="https://a.example:443")
+    stores.executions.record([ExecutionUpdate(after)])
+    assert find(stores)[0] == after
+    stores.executions.record([ExecutionUpdate(execution())])
+    assert find(stores)[0] == execution()
+
+
 def test_only_one_worker_can_claim_an_execution(stores):
     """If two workers are notified of the same execution, one of them gets it."""
     admit(stores, waiting())

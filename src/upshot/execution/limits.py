@@ -37,13 +37,15 @@ class Result(Enum):
 class _Share:
     """The attempts of one destination or one automation."""
 
-    def __init__(self, *, start: int, maximum: int, now: float) -> None:
+    def __init__(self, *, is_automation: bool, start: int, maximum: int, now: float) -> None:
+        self.is_automation = is_automation
         self.start = start
         self.maximum = maximum
         self.limit = start
         self.in_progress = 0
         self.reserved = 0  #: places of claimed executions that have not started their attempt
         self.progressed_at = now  #: last completion, or start of the first attempt after a pause
+        self.is_answering = False  #: its last attempts were answered, so its attempts end soon
         self.durations: deque[float] = deque(maxlen=MAX_DURATIONS)
         self.has_waiting = False  #: executions wait in the database, as far as this worker knows
         self.has_queue = False  #: further executions wait behind those in the database
@@ -63,6 +65,7 @@ class _Share:
         if result is Result.ANSWERED:
             self.let_limit_fall(now)
             self.progressed_at = now
+            self.is_answering = True
             self.durations.append(seconds)
             self.limit = min(self.limit + 1, self.maximum)
         elif result is Result.TOO_MANY:
@@ -76,6 +79,7 @@ class _Share:
         usual_seconds = median(self.durations) if self.durations else 0.0
         if quiet_seconds > STALL_MEDIANS * usual_seconds:
             self.limit = self.start
+            self.is_answering = False
 
 
 class Place:
@@ -155,8 +159,9 @@ class AttemptLimits:
 
     A destination starts with 20 attempts in progress. Each completion raises its limit by one, up to its
     maximum. If nothing completes for 5 s or three times its usual duration, the limit falls back to 20. A
-    destination also never has more attempts in progress than there are free slots, so that a destination
-    without any always finds one. An automation has at most a quarter of the slots.
+    destination also never has more attempts in progress than there are free slots, and the last eighth of the
+    slots is only for destinations that answer, so that these always find one. An automation has at most a quarter
+    of the slots.
 
     Args:
         slots: Attempts that may send at the same time.
@@ -203,7 +208,9 @@ class AttemptLimits:
             is_automation = key.startswith(AUTOMATION_PREFIX)
             maximum = self._automation_maximum if is_automation else self._destination_maximum
             start = maximum if is_automation else min(START_LIMIT, maximum)
-            share = self._shares[key] = _Share(start=start, maximum=maximum, now=self.now())
+            share = self._shares[key] = _Share(
+                is_automation=is_automation, start=start, maximum=maximum, now=self.now()
+            )
         return share
 
     def has_room(self, share: _Share, now: float) -> bool:
@@ -211,9 +218,13 @@ class AttemptLimits:
         return not share.has_queue and self._room(share, now) > 0
 
     def _room(self, share: _Share, now: float, planned: int = 0) -> int:
+        if share.is_automation:
+            return max(0, share.limit - share.used)
         share.let_limit_fall(now)
         # Taking n slots leaves n fewer of them free, so half of the difference can be taken.
         free = self._slots - self.sending - planned - share.reserved
+        if not share.is_answering:
+            free -= self._slots // 8
         return max(0, min(share.limit - share.used, (free - share.used + 1) // 2))
 
     # --- executions that wait in the database -----------------------------------------------------

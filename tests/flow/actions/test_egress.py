@@ -12,8 +12,7 @@ from contextlib import suppress
 import pytest
 
 from tests.flow.actions.raw_http import OK, listening, open_egress, post, read_request
-from upshot.errors import Ambiguous, Blocked, Refused, Unreachable
-from upshot.receivers import Receivers
+from upshot.errors import Blocked, Refused, Unreachable
 
 
 async def _answer_ok(reader, writer):
