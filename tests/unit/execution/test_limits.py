@@ -52,7 +52,7 @@ def finish(permits, result=Result.ANSWERED):
 
 
 def test_an_unknown_destination_gets_twenty_attempts(world):
-    """The twenty-first attempt is told what to wait for."""
+    """The error of the twenty-first attempt says what to wait for."""
     assert len(world.send(30)) == 20
     with pytest.raises(Busy, match="maximum of attempts in progress") as busy:
         world.limits.enter("notify").send_to(HOOKS)

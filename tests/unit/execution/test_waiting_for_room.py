@@ -22,7 +22,7 @@ BUSY = "https://busy.example:443"
 
 
 class HangingEgress(RecordingEgress):
-    """Answers requests to `busy.example` only when it is told to."""
+    """Answers requests to `busy.example` only after a signal."""
 
     def __init__(self) -> None:
         super().__init__()
