@@ -27,7 +27,11 @@ def alias_group(path_of: PathOf, version_type: ReferenceType, *, group_help: str
     version_name = version_type.name
     alias_name = version_name.replace("VERSION", "ALIAS")
 
-    @click.command(name="set", help=f"Move ALIAS to a version ({version_name}). The version that had it loses it.")
+    @click.command(
+        name="set",
+        help=f"Move ALIAS to a version ({version_name}). The version that had it loses it.",
+        short_help="Move an alias to a version.",
+    )
     @click.argument("version", type=version_type, metavar=version_name)
     @click.argument("alias")
     @api_command
@@ -35,7 +39,7 @@ def alias_group(path_of: PathOf, version_type: ReferenceType, *, group_help: str
         moved = client.put(path_of(version, "aliases", alias), {"version": version.version})
         output.result(moved, f"{version.scope}/{version.name}:{alias} is now {moved['name']}")
 
-    @click.command(name="rm", help=f"Remove an alias ({alias_name}) from the version that has it.")
+    @click.command(name="rm", help=f"Remove an alias ({alias_name}).", short_help="Remove an alias.")
     @click.argument("reference", type=version_type, metavar=alias_name)
     @api_command
     def remove_alias(client: Client, output: Output, reference: Reference) -> None:

@@ -70,6 +70,12 @@ def api_command_with(data_option: str) -> Callable[[Callable[..., None]], Callab
     return decorate
 
 
+def limit_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option `--limit` of a list."""
+    limit = click.IntRange(1)
+    return click.option("--limit", default=default, show_default=True, type=limit, help="Maximum number of entries.")
+
+
 def poll(request: Callable[[], T]) -> Iterator[T]:
     """Yield the result of a request every half second. If the server does not answer, report that once and go on."""
     is_reported = False

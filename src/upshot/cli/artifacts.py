@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from upshot.cli.aliases_and_tags import alias_group, tag_group
-from upshot.cli.api_commands import api_command
+from upshot.cli.api_commands import api_command, limit_option
 from upshot.cli.params import ARTIFACT, ARTIFACT_VERSION, OBJECT, artifact_path, parse_assignments
 from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
@@ -83,7 +83,7 @@ def _digest(file: Path) -> str:
 
 @artifacts.command("list")
 @click.argument("artifact", type=ARTIFACT)
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
+@limit_option(100)
 @api_command
 def list_versions(client: Client, output: Output, artifact: tuple[str, str], limit: int) -> None:
     """List the versions of PROJECT/ARTIFACT, newest first."""

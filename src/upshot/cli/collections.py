@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_commands import api_command
+from upshot.cli.api_commands import api_command, limit_option
 from upshot.cli.params import COLLECTION
 from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
@@ -19,7 +19,7 @@ def collections() -> None:
 
 @collections.command("list")
 @click.argument("registry")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
+@limit_option(100)
 @api_command
 def list_collections(client: Client, output: Output, registry: str, limit: int) -> None:
     """List the collections of a registry."""

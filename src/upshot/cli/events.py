@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_commands import api_command, api_command_with, poll
+from upshot.cli.api_commands import api_command, api_command_with, limit_option, poll
 from upshot.cli.params import OBJECT, parse_assignments
 from upshot.client.http import Client, api_path
 from upshot.clock import parse_time
@@ -32,7 +32,7 @@ def events() -> None:
 @click.option("--subject", help="Subject of the event, such as model/churn or model/churn:v3.")
 @click.option("--name", help="Name of the custom event.")
 @click.option("--mutation", "mutation_id", help="Id of the mutation that caused the event.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
+@limit_option(20)
 @api_command
 def list_events(client: Client, output: Output, *, limit: int, **query: str | None) -> None:
     """List events, newest first."""
@@ -48,7 +48,7 @@ def list_events(client: Client, output: Output, *, limit: int, **query: str | No
     output.rows(client.items("/events", limit=limit, **query), columns, empty="there are no such events")
 
 
-@events.command()
+@events.command(short_help="Show an event, and why automations answered it or not.")
 @click.argument("event")
 @api_command
 def show(client: Client, output: Output, event: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_commands import api_command
+from upshot.cli.api_commands import api_command, limit_option
 from upshot.cli.jobs import summary
 from upshot.client.http import ApiError, Client, api_path
 from upshot.console import Output, format_value, local_time
@@ -16,14 +16,14 @@ from upshot.domain.execution import ExecutionState
 
 @click.group()
 def executions() -> None:
-    """List and show what automations did; retry or cancel it."""
+    """List, show, retry and cancel executions."""
 
 
 @executions.command("list")
 @click.option("--event", "event_id", help="Id of the event that the executions answer.")
 @click.option("--automation", help="Name of the automation.")
-@click.option("--state", type=click.Choice([state.value for state in ExecutionState]))
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
+@click.option("--state", type=click.Choice([state.value for state in ExecutionState]), help="State of the execution.")
+@limit_option(20)
 @api_command
 def list_executions(client: Client, output: Output, *, limit: int, **query: str | None) -> None:
     """List executions. Those of the newest event come first."""
@@ -39,7 +39,7 @@ def list_executions(client: Client, output: Output, *, limit: int, **query: str 
     output.rows(client.items("/executions", limit=limit, **query), columns, empty="there are no such executions")
 
 
-@executions.command()
+@executions.command(short_help="Show an execution, its steps and their attempts.")
 @click.argument("execution")
 @api_command
 def show(client: Client, output: Output, execution: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_commands import api_command, poll
+from upshot.cli.api_commands import api_command, limit_option, poll
 from upshot.client.http import Client, api_path
 from upshot.console import Output, format_value, local_time
 from upshot.domain.job import JOB_OPTIONS, JobState
@@ -23,15 +23,15 @@ _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 
 @click.group()
 def jobs() -> None:
-    """List and show container jobs; print their logs; cancel them."""
+    """List, show and cancel container jobs; print their logs."""
 
 
 @jobs.command("list")
-@click.option("--state", type=click.Choice([state.value for state in JobState]))
+@click.option("--state", type=click.Choice([state.value for state in JobState]), help="State of the job.")
 @click.option("--queue", help="Name of the queue.")
 @click.option("--automation", help="Name of the automation.")
 @click.option("--execution", "execution_id", help="Id of the execution that started the job.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
+@limit_option(20)
 @api_command
 def list_jobs(client: Client, output: Output, *, limit: int, **query: str | None) -> None:
     """List jobs, newest first."""
@@ -47,7 +47,7 @@ def list_jobs(client: Client, output: Output, *, limit: int, **query: str | None
     output.rows(client.items("/jobs", limit=limit, **query), columns, empty="there are no such jobs")
 
 
-@jobs.command()
+@jobs.command(short_help="Show a job, and why it waits or how it ended.")
 @click.argument("job")
 @api_command
 def show(client: Client, output: Output, job: str) -> None:
@@ -118,7 +118,7 @@ def _format_option(option: Option, value: Any) -> str:
 
 @jobs.command()
 @click.argument("job")
-@click.option("--follow", "-f", is_flag=True, help="Print new output as it appears, until the job ends, or Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing new output until the job ends, or until Ctrl-C.")
 @click.option("--tail", type=click.IntRange(0), help="Number of existing lines to print. By default: all.")
 @api_command
 def logs(client: Client, output: Output, job: str, *, follow: bool, tail: int | None) -> None:

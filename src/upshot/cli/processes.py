@@ -85,7 +85,7 @@ def migrate(data: Path | None) -> None:
     """
     Upgrade the database schema.
 
-    `serve` and `worker` do the same when they start. Use this command where they lack the permission.
+    `serve` and `worker` do the same when they start. Use this command if they do not have the permission.
     """
     settings = settings_with(data=data)
     from upshot.wiring.parts import open_database

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from upshot.cli.aliases_and_tags import alias_group, tag_group
-from upshot.cli.api_commands import api_command
+from upshot.cli.api_commands import api_command, limit_option
 from upshot.cli.params import (
     ARTIFACT_VERSION,
     COLLECTION,
@@ -53,7 +53,7 @@ def unlink(client: Client, output: Output, version: Reference) -> None:
 
 @click.command()
 @click.argument("collection", type=COLLECTION)
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
+@limit_option(100)
 @api_command
 def versions(client: Client, output: Output, collection: tuple[str, str], limit: int) -> None:
     """List the versions of COLLECTION, newest first."""
@@ -126,7 +126,7 @@ def metadata(
 
 @click.command()
 @click.argument("scope", metavar="[REGISTRY[/COLLECTION]]", default="")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1))
+@limit_option(50)
 @api_command
 def history(client: Client, output: Output, scope: str, limit: int) -> None:
     """List who changed what, newest first."""
