@@ -5,32 +5,32 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from upshot.embedded.heartbeat import MAX_MISSED, HeartbeatWatch
+from upshot.embedded.heartbeat import MAX_MISSED, HeartbeatMonitor
 
 
-def beat(path: Path, number: int) -> None:
-    """Touch the file as the worker does, at a time of its own."""
+def write_heartbeat(path: Path, number: int) -> None:
+    """Touch the file as the worker does, with `number` as its time."""
     path.touch()
     os.utime(path, ns=(number, number))
 
 
-def test_a_worker_that_misses_many_beats_hangs(tmp_path):
-    """One beat in between starts the count again."""
+def test_a_worker_that_misses_many_heartbeats_is_hanging(tmp_path):
+    """A heartbeat in between restarts the count."""
     path = tmp_path / "heartbeat"
-    watch = HeartbeatWatch(path)
+    monitor = HeartbeatMonitor(path)
     for number in (1, 2):
-        beat(path, number)
-        assert not any(watch.hangs() for _ in range(MAX_MISSED))
+        write_heartbeat(path, number)
+        assert not any(monitor.is_hanging() for _ in range(MAX_MISSED))
 
-    assert watch.hangs()
+    assert monitor.is_hanging()
 
 
 def test_a_worker_that_starts_has_time(tmp_path):
-    """A new process may take as long as it needs for its first beat, whatever its predecessor left behind."""
+    """A new process may take as long as it needs for its first heartbeat, whatever its predecessor left behind."""
     path = tmp_path / "heartbeat"
-    watch = HeartbeatWatch(path)
-    beat(path, 1)
+    monitor = HeartbeatMonitor(path)
+    write_heartbeat(path, 1)
 
-    watch.restart()
+    monitor.restart()
 
-    assert not any(watch.hangs() for _ in range(2 * MAX_MISSED))
+    assert not any(monitor.is_hanging() for _ in range(2 * MAX_MISSED))

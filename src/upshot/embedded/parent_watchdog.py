@@ -11,7 +11,7 @@ import time
 
 HANG_SECONDS = 15.0  #: after which a process ends itself if one function keeps the interpreter's lock
 _CHECKS_PER_HANG = 4
-_SPARE_SECONDS = 1.0  # between SIGKILL by the thread, and the end by the kernel's timer
+_SPARE_SECONDS = 1.0  # from the thread's SIGKILL to the end of the timer, which is needed only if the thread cannot run
 
 
 def stop_when_stdin_ends(grace_seconds: float, *, hang_seconds: float = HANG_SECONDS) -> None:
@@ -20,12 +20,12 @@ def stop_when_stdin_ends(grace_seconds: float, *, hang_seconds: float = HANG_SEC
 
     The supervisor holds the other end and never writes. Its death, even by `kill -9`, ends the input.
 
-    A function in C that does not release the interpreter's lock keeps the watching thread from running. Therefore
-    the thread must postpone the end of the process again and again, which a thread without the lock carries out.
-    It writes all tracebacks to standard error.
+    A C function that does not release the interpreter's lock also keeps the watching thread from running. So the
+    thread repeatedly restarts a timer of `faulthandler`, which does not need the lock. If the timer expires, it writes
+    all tracebacks to standard error and ends the process.
 
     Args:
-        grace_seconds: For finishing what is in progress.
+        grace_seconds: Time to finish what is in progress.
         hang_seconds: How long the interpreter's lock may be held.
     """
     threading.Thread(target=_watch, args=(grace_seconds, hang_seconds), name="parent-watchdog", daemon=True).start()

@@ -28,7 +28,7 @@ from upshot.clock import SystemClock, stopwatch
 from upshot.embedded.child_process import ChildProcess
 from upshot.embedded.data_dir import ChildrenLock, DataDir, SupervisorLock
 from upshot.embedded.docker_bridge import listen_on_bridge
-from upshot.embedded.heartbeat import INTERVAL_SECONDS, MAX_MISSED, HeartbeatWatch
+from upshot.embedded.heartbeat import INTERVAL_SECONDS, MAX_MISSED, HeartbeatMonitor
 from upshot.embedded.terminal import Terminal
 from upshot.embedded.valkey import Valkey, stop_orphan
 from upshot.errors import ConfigError, Unavailable
@@ -74,7 +74,7 @@ class _Supervisor:
         self._token = settings.token.get_secret_value() if settings.token else self._data_dir.token()
         self._valkey = None if settings.redis_url else Valkey(self._data_dir)
         self._redis_url = settings.redis_url or (self._valkey.url if self._valkey else "")
-        self._heartbeat = HeartbeatWatch(self._data_dir.worker_heartbeat)
+        self._heartbeat = HeartbeatMonitor(self._data_dir.worker_heartbeat)
         self._children: dict[str, ChildProcess] = {}
         self._child_tasks: list[asyncio.Task[None]] = []
         self._pids: dict[str, int] = {}
@@ -146,7 +146,7 @@ class _Supervisor:
         """Kill the worker when its event loop no longer runs. Its task then starts another one."""
         while True:
             await asyncio.sleep(INTERVAL_SECONDS)
-            if self._heartbeat.hangs():
+            if self._heartbeat.is_hanging():
                 self._print(f"killing worker: it has not responded for {INTERVAL_SECONDS * MAX_MISSED:g} s")
                 self._children["worker"].kill()
 
