@@ -1,6 +1,9 @@
 """
 All access to the database: short transactions, which are repeated when the database asks for it.
 
+Every call returns within a bounded time. An error that is not a statement about the data, such as a full disk, a lock
+that is not released or a lost connection, becomes `Unavailable` (see `sql_errors`).
+
 SQLite runs in WAL mode with `synchronous=FULL`. A writing transaction always begins with `BEGIN IMMEDIATE`,
 because a transaction that begins by reading cannot be upgraded while another one writes.
 Writers on SQLite share commits (see `group_commit`). PostgreSQL's server does that by itself.
@@ -22,15 +25,17 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.pool import StaticPool
 
 from upshot.adapters.sql.group_commit import GroupCommit
+from upshot.adapters.sql.sql_errors import Verdict, judge
+from upshot.clock import stopwatch
 from upshot.errors import ConfigError, InvalidInput, Unavailable
 
 T = TypeVar("T")
 
-BUSY_TIMEOUT_SECONDS = 30.0
-# Attempts of one transaction. PostgreSQL asks for another one on a deadlock (40P01) and on a
-# serialization failure (40001).
-MAX_ATTEMPTS = 6
-_RETRYABLE_SQLSTATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "08000", "08003", "08006"}
+BUSY_TIMEOUT_SECONDS = 5.0  # how long SQLite waits for another writer
+MAX_ATTEMPTS = 6  # of one transaction
+RETRY_SECONDS = 5.0  # a transaction that has failed is not repeated after this time
+POOL_SECONDS = 5.0  # for a free connection
+MAX_OVERFLOW = 56  # connections beyond the pool's size: one for each thread of the web process, so that none waits
 
 
 def sqlite_url(path: Path) -> str:
@@ -70,7 +75,7 @@ class Database:
         self._writers = GroupCommit(self._transaction, self.url.database if on_disk else None)
 
     def _sqlite_engine(self, pool_size: int) -> Engine:
-        pool = {"poolclass": StaticPool} if self.in_memory else {"pool_size": pool_size, "max_overflow": 32}
+        pool = {"poolclass": StaticPool} if self.in_memory else _pool(pool_size)
         engine = sa.create_engine(
             self.url,
             connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None},
@@ -94,13 +99,15 @@ class Database:
         return engine
 
     def _postgres_engine(self, pool_size: int) -> Engine:
-        return sa.create_engine(
+        from upshot.adapters.sql.postgres import connect_with_deadlines  # noqa: PLC0415 - SQLite does not need psycopg
+
+        engine = sa.create_engine(
             self.url,
-            pool_size=pool_size,
-            max_overflow=32,
             pool_use_lifo=True,  # reuses few connections, whose server processes have cached our statements
-            connect_args={"connect_timeout": 5, "application_name": "upshot"},
+            **_pool(pool_size),
         )
+        sa_event.listen(engine, "do_connect", connect_with_deadlines)
+        return engine
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """
@@ -125,6 +132,7 @@ class Database:
         return self._run(work, writing=False)
 
     def _run(self, work: Callable[[Connection], T], *, writing: bool) -> T:
+        give_up_at = stopwatch() + RETRY_SECONDS
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 if self.is_sqlite and (writing or self.in_memory):
@@ -135,13 +143,16 @@ class Database:
                 raise InvalidInput(
                     "a text cannot be stored: it is too long or contains a character such as NUL"
                 ) from error
-            except sa.exc.DBAPIError as error:
-                if isinstance(error, sa.exc.IntegrityError) and attempt < MAX_ATTEMPTS:
-                    pass  # two writers inserted the same row at once: the next attempt sees the other's row
-                elif not _is_retryable(error):
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError, MemoryError) as error:
+                verdict = judge(error)
+                if verdict is Verdict.DATA:
                     raise
-                elif attempt == MAX_ATTEMPTS:
-                    raise Unavailable(f"the database does not answer: {error.orig}") from error
+                is_last = attempt == MAX_ATTEMPTS or stopwatch() >= give_up_at
+                if is_last and verdict is Verdict.CONFLICT_OF_ROWS:
+                    raise
+                if is_last or verdict is Verdict.UNAVAILABLE:
+                    reason = getattr(error, "orig", None) or error
+                    raise Unavailable(f"the database is unavailable: {reason or type(error).__name__}") from error
                 time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter, not cryptography
         raise AssertionError("unreachable")
 
@@ -167,10 +178,5 @@ class Database:
         self._writers.close()
 
 
-def _is_retryable(error: sa.exc.DBAPIError) -> bool:
-    if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _RETRYABLE_SQLSTATES:
-        return True
-    text = str(error.orig).lower()
-    return isinstance(error, sa.exc.OperationalError) and any(
-        word in text for word in ("locked", "busy", "connection", "timeout")
-    )
+def _pool(size: int) -> dict[str, Any]:
+    return {"pool_size": size, "max_overflow": MAX_OVERFLOW, "pool_timeout": POOL_SECONDS}

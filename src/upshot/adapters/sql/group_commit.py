@@ -21,11 +21,13 @@ from typing import Any, Protocol, TypeVar, cast
 from sqlalchemy.engine import Connection
 
 from upshot.clock import stopwatch
+from upshot.errors import Unavailable
 
 T = TypeVar("T")
 
 MAX_GROUP = 64
 LOCK_TIMEOUT_SECONDS = 2.0  # for the file lock; a group takes milliseconds
+TURN_SECONDS = 8.0  # for a writer's turn; longer than one leader waits for both locks
 MIN_PAUSE_SECONDS = 0.0001
 MAX_PAUSE_SECONDS = 0.002
 
@@ -80,21 +82,34 @@ class GroupCommit:
         Return the result of the work, committed.
 
         An error of the work is raised here, and nothing that this work wrote is kept.
+
+        Raises:
+            Unavailable: The writers before this one did not finish in time, or SQLite gave the transaction up.
         """
         request = _Request(work)
         with self._lock:
             self._waiting.append(request)
             request.is_leader = not self._has_leader
             self._has_leader = True
-        if not request.is_leader:
-            request.woken.wait()
+        if not request.is_leader and not request.woken.wait(TURN_SECONDS):
+            self._leave(request)
         if request.is_leader:
-            self._lead()
+            self._lead(request)
         if request.error is not None:
             raise request.error
         return cast("T", request.result)
 
-    def _lead(self) -> None:
+    def _leave(self, request: _Request) -> None:
+        """Give up waiting. A request that a leader has taken, or that became the leader, goes on."""
+        with self._lock:
+            if request.is_leader:
+                return
+            if request in self._waiting:
+                self._waiting.remove(request)
+                raise Unavailable(f"the database is locked: the writers before did not finish in {TURN_SECONDS:g} s")
+        request.woken.wait()  # its group is being committed, which takes a bounded time
+
+    def _lead(self, own: _Request) -> None:
         """Run the first group, which includes the leader's own request, and appoint the next leader."""
         group: list[_Request] = []
         try:
@@ -104,6 +119,8 @@ class GroupCommit:
                 self._commit(group)
         finally:
             with self._lock:
+                if own in self._waiting:  # an error came before the group was taken, and is raised to the caller
+                    self._waiting.remove(own)
                 successor = self._waiting[0] if self._waiting else None
                 self._has_leader = successor is not None
             if successor is not None:
@@ -122,8 +139,11 @@ class GroupCommit:
                     try:
                         with connection.begin_nested():
                             request.result = request.work(connection)
-                    except Exception as error:  # noqa: BLE001 - the caller handles it; the rest of the group continues
-                        request.error = error
+                    except Exception as error:
+                        if not _is_open(connection):
+                            # The rest of the group would run without a transaction.
+                            raise Unavailable(f"SQLite gave the transaction up: {error}") from error
+                        request.error = error  # the caller handles it; the rest of the group continues
         except BaseException as error:  # noqa: BLE001 - nothing of the group was committed, and every caller must know
             for request in group:
                 request.error = error
@@ -142,6 +162,12 @@ class GroupCommit:
         finally:
             if locked and self._lock_file is not None:
                 fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+
+def _is_open(connection: Connection) -> bool:
+    """Return whether the transaction is still open. SQLite ends it by itself on a full disk or an I/O error."""
+    driver_connection = connection.connection.driver_connection
+    return bool(getattr(driver_connection, "in_transaction", False))
 
 
 def _try_lock(file: int) -> bool:

@@ -56,7 +56,16 @@ def _revision(connection: Connection) -> str | None:
 
 def _upgrade(connection: Connection, to_revision: str) -> None:
     if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        from upshot.adapters.sql.postgres import without_deadlines  # noqa: PLC0415 - SQLite does not need psycopg
+
+        with without_deadlines(connection):
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            _upgrade_locked(connection, to_revision)
+    else:
+        _upgrade_locked(connection, to_revision)
+
+
+def _upgrade_locked(connection: Connection, to_revision: str) -> None:
     if _revision(connection) == to_revision:
         return  # another process has migrated the database
 
