@@ -109,6 +109,12 @@ class Postgres:
             raise RuntimeError(result.stderr)
         return f"postgresql://upshot@127.0.0.1:{self.port}/{name}"
 
+    def execute(self, sql: str) -> None:
+        """Execute a statement as the superuser, outside any database of a test."""
+        result = self._psql(sql)
+        if result.returncode != 0:
+            raise RuntimeError(result.stderr)
+
     def _psql(self, sql: str) -> subprocess.CompletedProcess[str]:
         return self._run("psql", "-h127.0.0.1", f"-p{self.port}", "-Uupshot", "-tAc", sql, "template1")
 

@@ -131,3 +131,35 @@ def test_a_stopped_process_does_not_block_the_others(database, tmp_path):
         fcntl.flock(lock_file, fcntl.LOCK_EX)
         assert database.write(lambda connection: insert(connection, 1)) == 1
     assert stored(database) == {1}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError("flock")])
+def test_a_leader_that_fails_before_it_takes_its_group_appoints_another(database, monkeypatch, error):
+    """Its own caller gets the error, and the writers behind it are not blocked."""
+    writers = database._writers
+    has_failed = threading.Event()
+    original = writers._file_locked
+
+    def fail_once():
+        if has_failed.is_set():
+            return original()
+        while len(writers._waiting) < 4:
+            threading.Event().wait(0.001)
+        has_failed.set()
+        raise error
+
+    monkeypatch.setattr(writers, "_file_locked", fail_once)
+
+    def lead():
+        with pytest.raises(type(error) if isinstance(error, BaseException) else error):
+            writers.run(lambda connection: insert(connection, 0))
+
+    with ThreadPoolExecutor(4) as threads:
+        leader = threads.submit(lead)
+        while not writers._has_leader:
+            threading.Event().wait(0.001)
+        others = [threads.submit(database.write, lambda c, number=number: insert(c, number)) for number in (1, 2, 3)]
+        assert [future.result(10) for future in others] == [1, 2, 3]
+        leader.result(10)
+    assert database.write(lambda connection: insert(connection, 4)) == 4
+    assert stored(database) == {1, 2, 3, 4}

@@ -16,7 +16,7 @@ from upshot.actions.protocol import Action, ActionCall, ActionContext, Deferred,
 from upshot.domain.automation import DEFAULT_ATTEMPTS
 from upshot.domain.job import DEFAULT_QUEUE, JOB_OPTIONS, Job, JobRetryPolicy, JobState
 from upshot.domain.secret_placeholders import SecretPlaceholders
-from upshot.errors import JobFailed, Refused, Unavailable, Unreachable
+from upshot.errors import JobFailed, Refused
 from upshot.ids import derive_job_id
 from upshot.schema.action_inputs import InputProblem
 from upshot.schema.job_spec import spec_as_inputs
@@ -102,10 +102,7 @@ class Launch(Action):
     async def perform(self, call: ActionCall, context: ActionContext) -> Outcome | Deferred:
         if call.job_id is None:
             return self._launch(call)
-        try:
-            job = await asyncio.to_thread(context.jobs.find, call.job_id)
-        except Unavailable as error:
-            raise Unreachable(str(error)) from error
+        job = await asyncio.to_thread(context.jobs.find, call.job_id)
         if job is None:
             raise JobFailed(f"job {call.job_id} is no longer in the database; retry the execution to launch it again")
         if not job.state.is_final:

@@ -10,7 +10,7 @@ from upshot.actions.inputs import invalid_input
 from upshot.actions.protocol import Outcome
 from upshot.domain.event import Event, EventKind
 from upshot.domain.registry import Change
-from upshot.errors import Refused, RegistryError, TemplateInvalid, Unavailable, Unreachable
+from upshot.errors import Refused, RegistryError, TemplateInvalid
 from upshot.schema.action_inputs import VersionSelector
 
 T = TypeVar("T")
@@ -65,14 +65,12 @@ async def call_registry(method: Callable[[], T], request: Mapping[str, Any]) -> 
 
     Raises:
         Refused: The registry rejects the request.
-        Unreachable: The database does not respond.
+        Unavailable: The database does not respond. The step is performed again later.
     """
     try:
         return await asyncio.to_thread(method)
     except RegistryError as error:
         raise Refused(str(error), request=request) from error
-    except Unavailable as error:
-        raise Unreachable(str(error), request=request) from error
 
 
 def change_outcome(change: Change[Any], request: Mapping[str, Any], **outputs: Any) -> Outcome:

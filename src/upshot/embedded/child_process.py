@@ -11,6 +11,8 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from upshot.clock import stopwatch
 
 _FIRST_DELAY_SECONDS = 0.2
@@ -54,7 +56,7 @@ class ChildProcess:
         self.last_line = ""  #: the last line of output that is not empty
         self._command = command
         self._environment = environment
-        self._log = logging.handlers.RotatingFileHandler(log, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
+        self._log = _LogFile(log, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
         self._report = report
         self._on_start = on_start
         self._inherit_fds = tuple(inherit_fds)
@@ -91,7 +93,8 @@ class ChildProcess:
             self._report(f"killing {self.name}{reason}")
             self._send_signal(signal.SIGKILL)
         await asyncio.wait({self._task})
-        self._log.close()
+        with contextlib.suppress(OSError):  # the disk is full
+            self._log.close()
         return self._process is not None and self._process.returncode == 0
 
     def _send_signal(self, signum: signal.Signals) -> None:
@@ -103,7 +106,14 @@ class ChildProcess:
         delay = _FIRST_DELAY_SECONDS
         while not self._stopping.is_set():
             started_at = stopwatch()
-            status = await self._run_once()
+            try:
+                status = await self._run_once()
+            except OSError as error:  # the disk is full, or the machine has no memory or processes left
+                self._report(f"{self.name} cannot be started: {error}; trying again in {delay:g} s")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), delay)
+                delay = min(2 * delay, _MAX_DELAY_SECONDS)
+                continue
             if self._stopping.is_set():
                 return
             if stopwatch() - started_at > _STABLE_SECONDS:
@@ -151,6 +161,14 @@ class ChildProcess:
         self._log.emit(logging.makeLogRecord({"msg": text}))
         if self._show_output:
             self._report(f"{self.name:<6} | {text}")
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """A log file whose lines are lost, and nothing else, while the disk is full."""
+
+    @override
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do nothing."""
 
 
 def _describe_exit(status: int) -> str:

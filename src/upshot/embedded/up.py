@@ -219,7 +219,10 @@ class _Supervisor:
         predecessor = self._data_dir.last_worker_id()  # it has ended, otherwise no new worker would be started
         self._heartbeat.restart()
         worker_id = WorkerId(new_id("wrk", SystemClock().now()))
-        self._data_dir.save_worker_id(worker_id)
+        try:
+            self._data_dir.save_worker_id(worker_id)
+        except OSError as error:  # the next worker waits until the leases of this one expire
+            self._print(f"{self._data_dir.path}: {error.strerror}; the id of the worker is not stored")
         return {
             **self._environment(),
             "UPSHOT_WORKER_ID": worker_id,
@@ -258,7 +261,10 @@ class _Supervisor:
     def _on_child_start(self, name: str, pid: int) -> None:
         self._pids[name] = pid
         if self._is_ready:
-            self._write_endpoint()
+            try:
+                self._write_endpoint()
+            except OSError as error:
+                self._print(f"{self._data_dir.path}: {error.strerror}; endpoint.json has old process ids")
 
     def _write_endpoint(self) -> None:
         write_endpoint(

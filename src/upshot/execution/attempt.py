@@ -30,6 +30,7 @@ from upshot.errors import (
     JobFailed,
     Refused,
     TemplateInvalid,
+    Unavailable,
     Unmet,
     Unreachable,
 )
@@ -48,6 +49,7 @@ log = structlog.get_logger("upshot.execution")
 GRACE_SECONDS = 5.0  # in addition to the step's timeout, for an action that ignores it
 MAX_REASON_CHARS = 2_000
 MAX_DESTINATION_CHARS = 400  # as the database stores it
+UNAVAILABLE_PAUSE = timedelta(seconds=5)  # before a step whose store did not answer is performed again
 
 _ATTEMPT_STATES: tuple[tuple[type[ActionError], AttemptState], ...] = (
     (Unmet, AttemptState.UNMET),
@@ -174,6 +176,9 @@ class Attempt:
             return ExecutionUpdate(
                 transitions.wait_for_room(self._execution, reason=str(busy), waits_for=busy.waits_for)
             )
+        except Unavailable as error:  # our own database did not answer, so nothing was decided, and no attempt was made
+            due_at = self._context.clock.now() + UNAVAILABLE_PAUSE
+            return ExecutionUpdate(transitions.reschedule(self._execution, reason=str(error), due_at=due_at))
         except ConfigError as error:  # a template fails on this event, or a secret cannot be read
             return self._failed(Refused(str(error)), AttemptState.INVALID)
         except ActionError as error:

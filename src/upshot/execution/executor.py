@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -50,6 +50,7 @@ class Executor:
         max_in_flight: Number of attempts that can be in progress at the same time.
         limits: Divides them among destinations and automations.
         lease: Duration of a claim that is not renewed.
+        may_take_over: Whether expired leases can be claimed now. They cannot while no worker can renew them.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Executor:
         max_in_flight: int,
         limits: AttemptLimits,
         lease: timedelta,
+        may_take_over: Callable[[], bool] = lambda: True,
     ) -> None:
         self.worker_id = context.worker_id
         self.recorder = recorder
@@ -77,6 +79,7 @@ class Executor:
         self._max_in_progress = 2 * max_in_flight  # includes executions that wait for a commit
         self._limits = limits
         self._room_changed = asyncio.Event()
+        self._may_take_over = may_take_over
         self._in_progress: dict[ExecutionId, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -126,7 +129,12 @@ class Executor:
             return
         now = self._clock.now()
         claims = await self._run_in_thread(
-            self._executions.claim, wanted, worker_id=self.worker_id, now=now, until=now + self._lease
+            self._executions.claim,
+            wanted,
+            worker_id=self.worker_id,
+            now=now,
+            until=now + self._lease,
+            with_lost=self._may_take_over(),
         )
         await self._start_claims(claims)
 

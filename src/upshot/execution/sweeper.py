@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from upshot.clock import Clock
@@ -28,6 +29,7 @@ class Sweeper:
         run_in_thread: Runs blocking calls.
         after_outage: Pause after the database was unavailable. Leases have expired meanwhile whose workers
             are alive and about to renew them.
+        may_take_over: Whether expired leases can be taken over now. They cannot while no worker can renew them.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Sweeper:
         run_in_thread: RunInThread,
         *,
         after_outage: timedelta,
+        may_take_over: Callable[[], bool] = lambda: True,
     ) -> None:
         self._executor = executor
         self._executions = executions
@@ -46,6 +49,7 @@ class Sweeper:
         self._clock = clock
         self._run_in_thread = run_in_thread
         self._after_outage = after_outage
+        self._may_take_over = may_take_over
         self._database_was_down = False
         self._paused_until = clock.now()
 
@@ -80,6 +84,7 @@ class Sweeper:
                 now=now,
                 notified_before=now - timedelta(seconds=UNANSWERED_SECONDS),
                 limit=limit,
+                with_lost=self._may_take_over(),
             )
         except Unavailable:
             self._database_was_down = True

@@ -104,11 +104,11 @@ def claim(execution: Execution, *, worker_id: WorkerId, until: datetime) -> Clai
     return Claim(claimed, lost_by, execution.waits_for)
 
 
-def is_claimable(execution: Execution, now: datetime) -> bool:
-    """Return whether a worker may claim the execution: it is due, or its lease has expired."""
+def is_claimable(execution: Execution, now: datetime, *, with_lost: bool = True) -> bool:
+    """Return whether a worker may claim the execution: it is due or, `with_lost`, its lease has expired."""
     if execution.state is ExecutionState.WAITING:
         return execution.due_at is not None and execution.due_at <= now
-    running = execution.state is ExecutionState.RUNNING
+    running = with_lost and execution.state is ExecutionState.RUNNING
     return running and execution.lease_until is not None and execution.lease_until < now
 
 

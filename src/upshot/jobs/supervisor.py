@@ -12,7 +12,7 @@ Each job costs its worker one coroutine. One poll of an engine serves all its jo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -80,6 +80,7 @@ class JobSupervisor:
         metrics: Saves metrics in the metadata of versions.
         clock: Gives the current time.
         run_in_thread: Runs the stores' blocking calls.
+        may_take_over: Whether expired leases can be taken over now. They cannot while no worker can renew them.
     """
 
     def __init__(
@@ -96,8 +97,10 @@ class JobSupervisor:
         metrics: VersionMetricsWriter,
         clock: Clock,
         run_in_thread: RunInThread,
+        may_take_over: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings = settings
+        self._may_take_over = may_take_over
         self._jobs = jobs
         self._events = events
         self._config = config
@@ -167,10 +170,13 @@ class JobSupervisor:
         await self._run_in_thread(self._jobs.cancel_unneeded, self._clock.now())
         if self._supervised:
             await self._stop_requests.refresh(self.in_progress)
+        may_take_over = self._may_take_over()
         if engine_ids := self.engine_ids:
-            await self._adopt_abandoned(engine_ids)
+            if may_take_over:
+                await self._adopt_abandoned(engine_ids)
             await self._claim(engine_ids)
-        await self._fail_lost()
+        if may_take_over:
+            await self._fail_lost()
         for monitor in self._monitors.values():
             await self._collect_leftovers(monitor)
 

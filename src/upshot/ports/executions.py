@@ -93,9 +93,15 @@ class ExecutionStore(Protocol):
         ...
 
     def claim(
-        self, execution_ids: AnyCollection[ExecutionId], *, worker_id: WorkerId, now: datetime, until: datetime
+        self,
+        execution_ids: AnyCollection[ExecutionId],
+        *,
+        worker_id: WorkerId,
+        now: datetime,
+        until: datetime,
+        with_lost: bool = True,
     ) -> tuple[Claim, ...]:
-        """Lease the executions that are due or whose lease has expired. Leave out the others."""
+        """Lease the executions that are due or, `with_lost`, whose lease has expired. Leave out the others."""
         ...
 
     def claim_waiting(self, counts: Mapping[str, int], *, worker_id: WorkerId, until: datetime) -> tuple[Claim, ...]:
@@ -127,7 +133,9 @@ class ExecutionStore(Protocol):
         """Extend the leases that the worker still holds."""
         ...
 
-    def take_due(self, *, now: datetime, notified_before: datetime, limit: int) -> tuple[Due, ...]:
+    def take_due(
+        self, *, now: datetime, notified_before: datetime, limit: int, with_lost: bool = True
+    ) -> tuple[Due, ...]:
         """
         Take the executions that are due or whose lease has expired, and mark them as notified now.
 
@@ -135,6 +143,7 @@ class ExecutionStore(Protocol):
             now: The current time.
             notified_before: Leave out executions that were marked since then.
             limit: Maximum number. The executions that have been due for the longest time come first.
+            with_lost: Include the executions whose lease has expired.
         """
         ...
 

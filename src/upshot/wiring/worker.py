@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -103,7 +103,9 @@ class WorkerDependencies:
         """Name of the machine that the worker's jobs run on."""
         return self.settings.machine or gethostname()
 
-    def make_executor(self, run_in_thread: RunInThread, job_notifier: JobNotifier) -> tuple[Executor, Admitter]:
+    def make_executor(
+        self, run_in_thread: RunInThread, job_notifier: JobNotifier, may_take_over: Callable[[], bool]
+    ) -> tuple[Executor, Admitter]:
         """Create the executor and its admitter, on the running event loop."""
         settings = self.settings
         context = ExecutorContext(
@@ -129,13 +131,16 @@ class WorkerDependencies:
             max_in_flight=settings.worker_in_flight,
             limits=AttemptLimits(settings.worker_in_flight, destination_maximum=settings.destination_in_flight),
             lease=timedelta(seconds=settings.lease_seconds),
+            may_take_over=may_take_over,
         )
         admitter = Admitter(
             executor, self.automations.matcher, self.clock, max_root_executions=settings.root_executions
         )
         return executor, admitter
 
-    def make_supervisor(self, run_in_thread: RunInThread, notifier: Notifier) -> JobSupervisor:
+    def make_supervisor(
+        self, run_in_thread: RunInThread, notifier: Notifier, may_take_over: Callable[[], bool]
+    ) -> JobSupervisor:
         """Create the job supervisor, on the running event loop."""
         settings = self.settings
         return JobSupervisor(
@@ -158,6 +163,7 @@ class WorkerDependencies:
             metrics=VersionMetricsWriter(self.registry, run_in_thread),
             clock=self.clock,
             run_in_thread=run_in_thread,
+            may_take_over=may_take_over,
         )
 
     async def close(self) -> None:

@@ -21,6 +21,7 @@ from upshot.ports.messaging import JobNotifier, Notifier
 from upshot.ports.workers import WorkerRecord
 from upshot.stream import Consumer, Relay
 from upshot.wiring.worker import WorkerDependencies
+from upshot.worker.lease_guard import LeaseGuard
 from upshot.worker.periodic import run_periodically
 
 log = structlog.get_logger("upshot.worker")
@@ -61,9 +62,13 @@ class WorkerLoop:
         self._deps = deps
         self._heartbeat_file = heartbeat_file
         self._threads = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="database")
-        self._executor, admitter = deps.make_executor(self._run_in_thread, job_notifier)
-        self._supervisor = deps.make_supervisor(self._run_in_thread, notifier)
-        self._heartbeat_seconds = min(MAX_HEARTBEAT_SECONDS, deps.settings.lease_seconds / 3)
+        lease_seconds = deps.settings.lease_seconds
+        self._heartbeat_seconds = min(MAX_HEARTBEAT_SECONDS, lease_seconds / 3)
+        self._guard = guard = LeaseGuard(
+            deps.clock, lease_seconds=lease_seconds, heartbeat_seconds=self._heartbeat_seconds
+        )
+        self._executor, admitter = deps.make_executor(self._run_in_thread, job_notifier, guard.may_take_over)
+        self._supervisor = deps.make_supervisor(self._run_in_thread, notifier, guard.may_take_over)
         self._consumer = Consumer(
             stream=deps.stream,
             executions=deps.executions,
@@ -80,6 +85,7 @@ class WorkerLoop:
             deps.clock,
             self._run_in_thread,
             after_outage=timedelta(seconds=self._heartbeat_seconds + RELOAD_SECONDS),
+            may_take_over=guard.may_take_over,
         )
         self._relay = Relay(
             deps.stream,
@@ -191,6 +197,10 @@ class WorkerLoop:
 
     async def _heartbeat(self) -> None:
         """Renew the leases, and record that this worker is alive."""
+        with self._guard.heartbeat():
+            await self._renew_and_record()
+
+    async def _renew_and_record(self) -> None:
         deps, executor = self._deps, self._executor
         await self._run_in_thread(
             deps.executions.renew, executor.in_progress, worker_id=executor.worker_id, until=executor.lease_end()

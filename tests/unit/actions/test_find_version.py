@@ -7,7 +7,7 @@ import pytest
 from tests.unit.actions.action_calls import RecordingRegistry, perform
 from upshot.actions.find_version import FindVersion
 from upshot.domain.execution import ExecutionState
-from upshot.errors import InvalidInput, NotFound, Refused, Unavailable, Unreachable
+from upshot.errors import InvalidInput, NotFound, Refused, Unavailable
 from upshot.testing import ADMIN, World
 
 LOOK = """
@@ -79,10 +79,10 @@ def test_a_missing_version_fails_the_execution():
     [
         pytest.param(NotFound("no such version"), Refused, id="missing"),
         pytest.param(InvalidInput("no name"), Refused, id="invalid name"),
-        pytest.param(Unavailable("the database does not answer"), Unreachable, id="database unavailable"),
+        pytest.param(Unavailable("the database does not answer"), Unavailable, id="database unavailable"),
     ],
 )
 async def test_an_error_of_the_registry_is_final_and_an_unavailable_database_is_not(error, kind):
-    """A rejected request is not repeated. A request is repeated if the database does not respond."""
+    """A rejected request is not repeated. A database that does not respond decides nothing, so the step waits."""
     with pytest.raises(kind, match=str(error)):
         await perform(FindVersion(), {"version": "v1"}, registry=RecordingRegistry(error))

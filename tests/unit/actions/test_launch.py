@@ -14,7 +14,7 @@ from upshot.actions.protocol import ActionContext, Deferred, Outcome
 from upshot.domain.automation import RetryPolicy
 from upshot.domain.job import FailureKind, ImagePullCredentials, Job, JobRetryPolicy, JobSpec, JobState, MemoryGrowth
 from upshot.domain.secret_placeholders import SecretPlaceholders
-from upshot.errors import JobFailed, Refused, TemplateInvalid, Unavailable, Unreachable
+from upshot.errors import JobFailed, Refused, TemplateInvalid, Unavailable
 from upshot.schema.queue_limits import MountRule, QueueLimits
 from upshot.schema.queues import PROCESS, BackendSettings, JobsConfig, QueueConfig
 
@@ -400,7 +400,7 @@ async def test_a_missing_job_fails_the_step():
         await perform({}, job_id="job_1", jobs=StubJobs())
 
 
-async def test_an_unavailable_database_is_retried():
+async def test_an_unavailable_database_decides_nothing():
     """The step does not fail, because the job may have succeeded."""
-    with pytest.raises(Unreachable, match="does not answer"):
+    with pytest.raises(Unavailable, match="does not answer"):
         await perform({}, job_id="job_1", jobs=StubJobs(error=Unavailable("the database does not answer")))

@@ -87,13 +87,19 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
 
     @override
     def claim(
-        self, execution_ids: Collection[ExecutionId], *, worker_id: WorkerId, now: datetime, until: datetime
+        self,
+        execution_ids: Collection[ExecutionId],
+        *,
+        worker_id: WorkerId,
+        now: datetime,
+        until: datetime,
+        with_lost: bool = True,
     ) -> tuple[Claim, ...]:
         with self.lock:
             claims = []
             for execution_id in sorted(set(execution_ids)):
                 execution = self._executions.get(execution_id)
-                if execution is not None and transitions.is_claimable(execution, now):
+                if execution is not None and transitions.is_claimable(execution, now, with_lost=with_lost):
                     claims.append(transitions.claim(execution, worker_id=worker_id, until=until))
                     self._put(claims[-1].execution)
             return tuple(claims)
@@ -157,12 +163,14 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
                     self._executions[execution_id] = replace(execution, lease_until=until)
 
     @override
-    def take_due(self, *, now: datetime, notified_before: datetime, limit: int) -> tuple[Due, ...]:
+    def take_due(
+        self, *, now: datetime, notified_before: datetime, limit: int, with_lost: bool = True
+    ) -> tuple[Due, ...]:
         with self.lock:
             claimable = [
                 execution
                 for execution in self._executions.values()
-                if transitions.is_claimable(execution, now)
+                if transitions.is_claimable(execution, now, with_lost=with_lost)
                 and (execution.id not in self._notified_at or self._notified_at[execution.id] < notified_before)
             ]
             claimable.sort(key=lambda execution: (execution.due_at or execution.lease_until or now, execution.id))

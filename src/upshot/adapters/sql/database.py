@@ -72,6 +72,7 @@ class Database:
         self.in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
         self.engine = self._sqlite_engine(pool_size) if self.is_sqlite else self._postgres_engine(pool_size)
         on_disk = self.is_sqlite and not self.in_memory
+        self._write_failed = False
         self._writers = GroupCommit(self._transaction, self.url.database if on_disk else None)
 
     def _sqlite_engine(self, pool_size: int) -> Engine:
@@ -119,7 +120,13 @@ class Database:
             Unavailable: The database does not answer, or the conflicts with other transactions did not end.
             InvalidInput: A text cannot be stored or looked up, such as one with a NUL character.
         """
-        return self._run(work, writing=True)
+        try:
+            result = self._run(work, writing=True)
+        except Unavailable:
+            self._write_failed = True
+            raise
+        self._write_failed = False
+        return result
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """
@@ -151,8 +158,8 @@ class Database:
                 if is_last and verdict is Verdict.CONFLICT_OF_ROWS:
                     raise
                 if is_last or verdict is Verdict.UNAVAILABLE:
-                    reason = getattr(error, "orig", None) or error
-                    raise Unavailable(f"the database is unavailable: {reason or type(error).__name__}") from error
+                    reason = str(getattr(error, "orig", None) or error) or type(error).__name__
+                    raise Unavailable(f"the database is unavailable: {reason}") from error
                 time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter, not cryptography
         raise AssertionError("unreachable")
 
@@ -165,17 +172,33 @@ class Database:
             yield connection
 
     def ping(self) -> bool:
-        """Return whether the database answers."""
+        """
+        Return whether the database answers and, as far as is known, accepts writes.
+
+        After a write has failed, another write tries whether they are accepted again.
+        """
         try:
-            self.read(lambda connection: connection.scalar(sa.select(1)))
+            if self.is_sqlite:
+                self.read(lambda connection: connection.scalar(sa.select(1)))
+                if self._write_failed:
+                    self.write(_write_nothing)
+                return True
+            return (
+                self.read(lambda connection: connection.exec_driver_sql("SHOW transaction_read_only").scalar()) == "off"
+            )
         except (Unavailable, sa.exc.SQLAlchemyError):
             return False
-        return True
 
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
         self._writers.close()
+
+
+def _write_nothing(connection: Connection) -> None:
+    """Write a page of SQLite's file without a change, which fails on a full disk."""
+    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    connection.exec_driver_sql(f"PRAGMA user_version = {version}")
 
 
 def _pool(size: int) -> dict[str, Any]:

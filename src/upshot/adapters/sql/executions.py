@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,6 +37,7 @@ from upshot.ports.paging import Page
 
 _WAITING = ExecutionState.WAITING.value
 _RUNNING = ExecutionState.RUNNING.value
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # no lease ends before
 
 # Statements are built once, because building one takes as long as executing it. `ids` is a list that expands on
 # execution.
@@ -47,7 +48,7 @@ _MARK_MATCHED = (
     .values(matched_at=sa.bindparam("now"))
 )
 _IS_DUE = sa.and_(executions.c.state == _WAITING, executions.c.due_at <= sa.bindparam("now"))
-_IS_LOST = sa.and_(executions.c.state == _RUNNING, executions.c.lease_until < sa.bindparam("now"))
+_IS_LOST = sa.and_(executions.c.state == _RUNNING, executions.c.lease_until < sa.bindparam("lost_before"))
 _CLAIMABLE = sa.select(executions).where(_HAS_ID, sa.or_(_IS_DUE, _IS_LOST)).with_for_update(skip_locked=True)
 _LEASE = (  # writes the same changes as `transitions.claim`
     sa.update(executions)
@@ -138,10 +139,18 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
 
     @override
     def claim(
-        self, execution_ids: Collection[ExecutionId], *, worker_id: WorkerId, now: datetime, until: datetime
+        self,
+        execution_ids: Collection[ExecutionId],
+        *,
+        worker_id: WorkerId,
+        now: datetime,
+        until: datetime,
+        with_lost: bool = True,
     ) -> tuple[Claim, ...]:
+        values = {"ids": list(execution_ids), "now": now, "lost_before": now if with_lost else _NEVER}
+
         def work(connection: Connection) -> tuple[Claim, ...]:
-            rows = connection.execute(_CLAIMABLE, {"ids": list(execution_ids), "now": now}).mappings()
+            rows = connection.execute(_CLAIMABLE, values).mappings()
             claims = [transitions.claim(_execution_from_row(row), worker_id=worker_id, until=until) for row in rows]
             if claims:
                 ids = [claim.execution.id for claim in claims]
@@ -200,8 +209,11 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
             self._database.write(lambda connection: connection.execute(_RENEW, values))
 
     @override
-    def take_due(self, *, now: datetime, notified_before: datetime, limit: int) -> tuple[Due, ...]:
-        values = {"now": now, "notified_before": notified_before, "limit": limit}
+    def take_due(
+        self, *, now: datetime, notified_before: datetime, limit: int, with_lost: bool = True
+    ) -> tuple[Due, ...]:
+        lost_before = now if with_lost else _NEVER
+        values = {"now": now, "lost_before": lost_before, "notified_before": notified_before, "limit": limit}
 
         def any_due(connection: Connection) -> bool:
             return any(connection.execute(select, values | {"limit": 1}).first() for select in (_DUE, _LOST))

@@ -1,5 +1,5 @@
 """
-Connections to PostgreSQL on which nothing takes for ever.
+Connections to PostgreSQL on which every call ends in bounded time.
 
 The server ends a statement that takes too long, and a transaction that does nothing. The kernel ends a connection whose
 packets nobody acknowledges. And if a proxy or firewall swallows everything, this process gives up by itself.

@@ -1,0 +1,155 @@
+"""
+Stores that answer, but do not work: read-only, full, locked, silent.
+
+Mutations are refused with 503 and `Retry-After`, what was being sent is recorded afterwards, and nothing is sent twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Postgres, Redis
+from tests.system import System
+from tests.waiting import until
+from upshot.receivers import Receivers
+
+AUTOMATION = """\
+name: forward
+on:
+  custom:
+    name: made
+steps:
+  - id: send
+    uses: webhook
+    with:
+      url: "{url}/hook"
+      json:
+        number: "{{{{= event.data.number }}}}"
+    retry: {{first: 200ms, cap: 1s}}
+"""
+OUTAGE_SECONDS = 7  # longer than two leases
+
+
+def emit(system: System, number: int) -> int:
+    """Emit an event, and return the status of the response."""
+    response = system.api.post("/events", json={"name": "made", "data": {"number": number}})
+    assert response.status_code != 503 or int(response.headers["retry-after"]) >= 1
+    return response.status_code
+
+
+def assert_delivered_once(system: System, receivers: Receivers, numbers: set[int]) -> None:
+    until(lambda: system.states() == {"succeeded": len(numbers)}, "everything succeeded")
+    time.sleep(4)  # longer than a lease, after which a lost execution would be sent again
+    arrived = Counter(json.loads(request.body)["number"] for request in receivers.received("/hook"))
+    assert set(arrived) == numbers
+    assert {number: count for number, count in arrived.items() if count > 1} == {}
+
+
+def run_through_outage(
+    system: System, receivers: Receivers, begin: Callable[[], object], end: Callable[[], object]
+) -> None:
+    """Deliver slowly, let the outage begin in the middle of deliveries, and compare what arrived."""
+    receivers.delay(1.0, path="/hook")
+    accepted = {number for number in range(40) if emit(system, number) == 201}
+    until(lambda: len(receivers.requests) > 10, "deliveries are in progress")
+    begin()
+    refused = 0
+    stop_at = time.monotonic() + OUTAGE_SECONDS
+    number = 100
+    while time.monotonic() < stop_at:
+        number += 1
+        status = emit(system, number)
+        assert status in {201, 503}
+        refused += status == 503
+        accepted |= {number} if status == 201 else set()
+        time.sleep(0.1)
+    end()
+    assert refused > 0
+    until(lambda: emit(system, 999) == 201, "mutations are accepted again")
+    assert_delivered_once(system, receivers, accepted | {999})
+
+
+def test_a_server_that_becomes_read_only(
+    make_system: Callable[..., System], receivers: Receivers, postgres: Postgres
+) -> None:
+    """PostgreSQL refuses writes, as after a failover to a replica."""
+    system = make_system(
+        database_url=postgres.new_database(), automations={"forward.yaml": AUTOMATION.format(url=receivers.url)}
+    )
+    system.start_web()
+    system.start_worker()
+
+    def set_read_only(value: str) -> None:
+        postgres.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        postgres.execute("SELECT pg_reload_conf()")
+
+    try:
+        run_through_outage(system, receivers, lambda: set_read_only("on"), lambda: set_read_only("off"))
+    finally:
+        set_read_only("off")
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Mount a small file system on a folder."""
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    if not mounted:
+        if os.environ.get("CI"):
+            pytest.fail("CI must be able to mount a tmpfs; run the tests as root in a privileged container")
+        pytest.skip("mounting a tmpfs is not allowed here; run the tests as root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+def fill(file: Path) -> None:
+    """Write until the disk is full."""
+    for size in (65536, 1):
+        with suppress(OSError), file.open("ab", buffering=0) as opened:
+            while True:
+                opened.write(b"x" * size)
+
+
+def test_a_disk_that_becomes_full(tmp_path: Path, redis_server: Redis, receivers: Receivers) -> None:
+    """SQLite finds no room for a commit."""
+    folder = tmp_path / "small"
+    with (
+        small_disk(folder),
+        System(
+            tmp_path / "system",
+            redis_server,
+            automations={"forward.yaml": AUTOMATION.format(url=receivers.url)},
+            settings={"UPSHOT_DATA": str(folder / "data")},
+        ) as system,
+    ):
+        system.start_web()
+        system.start_worker()
+        run_through_outage(system, receivers, lambda: fill(folder / "fill"), (folder / "fill").unlink)
+
+
+def test_a_database_that_is_slower_than_a_lease(make_system: Callable[..., System], receivers: Receivers) -> None:
+    """A lock is held for longer than a lease. Two workers that are alive keep their executions."""
+    system = make_system(automations={"forward.yaml": AUTOMATION.format(url=receivers.url)})
+    system.start_web()
+    system.start_worker("worker-1")
+    system.start_worker("worker-2")
+    with closing(sqlite3.connect(system.folder / "data" / "upshot.db", isolation_level=None, timeout=30)) as other:
+        run_through_outage(
+            system,
+            receivers,
+            lambda: other.execute("BEGIN IMMEDIATE"),
+            lambda: other.execute("ROLLBACK"),
+        )
