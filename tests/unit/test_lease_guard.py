@@ -1,7 +1,5 @@
 """Expired leases are taken over only if their workers could have renewed them."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from upshot.clock import FrozenClock
@@ -33,7 +31,7 @@ def clock() -> FrozenClock:
 
 
 @pytest.fixture
-def stopwatch(clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stopwatch]:
+def stopwatch(clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     """Replace the monotonic clock of the guard."""
     stopwatch = Stopwatch(clock)
     monkeypatch.setattr(lease_guard, "stopwatch", stopwatch)
