@@ -10,7 +10,7 @@ from typing import Any
 
 from upshot.ids import EventId, ExecutionId
 
-MAX_CHAIN_DEPTH = 8  #: executions that may cause one another before the chain is stopped with a reason
+MAX_CHAIN_DEPTH = 8  #: maximum number of executions in a chain, in which each caused the next
 
 #: Template contexts that the data of a registry event can hold. In templates, a missing context is null.
 SNAPSHOT_NAMES = (

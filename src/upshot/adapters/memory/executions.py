@@ -257,7 +257,7 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
     # --- for MemoryJobs ---------------------------------------------------------------------------
 
     def wake(self, execution_id: ExecutionId, due_at: datetime) -> None:
-        """Make an execution due that waits without a due time."""
+        """Make an execution due if it waits without a due time."""
         execution = self._executions.get(execution_id)
         if execution is not None and execution.state is ExecutionState.WAITING and execution.due_at is None:
             self._put(replace(execution, due_at=due_at))

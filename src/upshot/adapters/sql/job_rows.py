@@ -97,14 +97,14 @@ def update_jobs(connection: Connection, changed: Iterable[Job]) -> None:
 
 
 def request_stop_for_ended(connection: Connection, ended_at: Mapping[ExecutionId, datetime]) -> None:
-    """Request that the unfinished jobs of these executions, whose rows are locked, stop."""
+    """Request a stop of the unfinished jobs of these executions, whose rows are locked."""
     rows = connection.execute(_LOCK_UNFINISHED, {"ids": sorted(ended_at)}).all() if ended_at else ()
     if rows:
         connection.execute(_REQUEST_STOP, [{"b_id": row.id, "b_now": ended_at[row.execution_id]} for row in rows])
 
 
 def wake_if_finished(connection: Connection, job_ids: Sequence[JobId]) -> None:
-    """Wake the executions of those of the jobs that have ended. The rows of the executions are locked."""
+    """Wake the executions of those jobs that have ended. The rows of the executions are locked."""
     if job_ids:
         rows = connection.execute(_FINISHED, {"ids": list(job_ids)})
         wake_executions(connection, {row.execution_id: row.finished_at for row in rows})
@@ -121,6 +121,6 @@ def lock_executions(connection: Connection, execution_ids: Iterable[ExecutionId]
 
 
 def wake_executions(connection: Connection, due_at: Mapping[ExecutionId, datetime]) -> None:
-    """Make those of the executions due that wait without a due time."""
+    """Make the executions due that wait without a due time. Leave the others unchanged."""
     if due_at:
         connection.execute(_WAKE, [{"b_id": key, "b_due_at": due_at[key]} for key in sorted(due_at)])

@@ -88,10 +88,10 @@ def set_warning(connection: Connection, root_event_id: EventId, warning: str) ->
 
 
 def _lock(connection: Connection, root_event_id: EventId) -> int | None:
-    """Lock the row of a root event, make it if there is none, and return its executions; None without the event."""
+    """Lock the row of a root event, and return its number of executions. None: there is no such event."""
     values = {"b_event_id": root_event_id}
     used: int | None = connection.execute(_LOCK, values).scalar()
-    if used is None:
+    if used is None:  # no row yet
         connection.execute(_INSERT[connection.dialect.name], values)
         used = connection.execute(_LOCK, values).scalar()
     return used
