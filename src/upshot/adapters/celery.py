@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import redis
 import structlog
-from celery import Celery, bootsteps
+from celery import Celery
 from celery.exceptions import CPendingDeprecationWarning
 from celery.platforms import SecurityWarning
 from celery.signals import worker_shutting_down
-from kombu.exceptions import OperationalError
+from kombu.exceptions import ChannelError, KombuError
 from kombu.transport import redis as kombu_redis
 from typing_extensions import override
 
+from upshot.adapters.hold_off import HoldOff
 from upshot.ids import ExecutionId
 from upshot.ports.messaging import JobNotifier, Notifier
 
@@ -25,6 +29,10 @@ JOBS_TASK = "upshot.jobs"  # says that jobs are queued
 QUEUE = "upshot"  # queue of EXECUTE_TASK, read by every worker that answers events
 _SOCKET_SECONDS = 3.0  # without it, a Redis that hangs blocks a publisher for as long as it hangs
 _VISIBILITY_SECONDS = 120  # after this time, the messages of a dead worker are delivered again; the sweeper acts sooner
+
+
+_SEND_ERRORS = (KombuError, ChannelError, redis.RedisError, OSError)
+_RESTART_SECONDS = 1.0  # before Celery's part of the worker is started again after an error
 
 
 def make_app(redis_url: str) -> Celery:
@@ -51,6 +59,7 @@ def make_app(redis_url: str) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,  # an error answer, such as READONLY, MISCONF or NOPERM, is an outage, too
         broker_transport_options={
             "visibility_timeout": _VISIBILITY_SECONDS,
             "unacked_restore_interval": 5,
@@ -92,6 +101,7 @@ class CeleryNotifier(Notifier, JobNotifier):
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        self._hold_off = HoldOff(_SEND_ERRORS, try_seconds=2 * _SOCKET_SECONDS)
 
     @override
     def notify_executions(self, execution_ids: Sequence[ExecutionId]) -> bool:
@@ -102,12 +112,10 @@ class CeleryNotifier(Notifier, JobNotifier):
         return self._send(JOBS_TASK, [], job_queue(queue))
 
     def _send(self, task: str, args: list[Any], queue: str) -> bool:
-        try:
-            self._app.send_task(task, args=args, queue=queue, retry=False, argsrepr="")
-        except (OperationalError, OSError, ConnectionError) as error:
-            log.warning("notifier.failed", task=task, queue=queue, error=str(error))
-            return False
-        return True
+        return self._hold_off.attempt(
+            lambda: self._app.send_task(task, args=args, queue=queue, retry=False, argsrepr=""),
+            lambda error: log.warning("notifier.failed", task=task, queue=queue, error=str(error)),
+        )
 
 
 def job_queue(queue: str) -> str:
@@ -151,29 +159,34 @@ def run_worker(
     def jobs_task() -> None:
         wake_jobs()
 
-    class ExecutorStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-        """Starts and stops the executor with the worker itself, not with its connection to the broker."""
-
-        def __init__(self, parent: Any, **options: Any) -> None:
-            super().__init__(parent, **options)
-
-        def start(self, parent: Any) -> None:
-            on_start()
-
-        def stop(self, parent: Any) -> None:
-            on_stop()
-
-        def terminate(self, parent: Any) -> None:
-            on_stop()
+    stop_requested = threading.Event()
 
     def on_signal(**_: Any) -> None:
+        stop_requested.set()
         on_shutdown_signal()
 
     # Only JSON is accepted, so running as root, as in many containers, adds no risk.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)  # it names a setting that is set above
     worker_shutting_down.connect(on_signal, weak=False)
-    app.steps["worker"].add(ExecutorStep)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: on_signal())  # until Celery installs its own handlers
+    code = 0
+    on_start()
+    try:
+        while not stop_requested.is_set():
+            code = _run_celery(app, name=name, queues=queues)
+            if not stop_requested.is_set():
+                # Whatever the broker answered, the executor works on. Meanwhile its sweeper finds what is due.
+                log.error("celery.restarted", exit_code=code)
+                stop_requested.wait(_RESTART_SECONDS)
+    finally:
+        on_stop()
+    return code
+
+
+def _run_celery(app: Celery, *, name: str, queues: Sequence[str]) -> int:
+    """Take tasks until a signal stops the process, or an error ends Celery's worker. Return the exit code."""
     worker = app.Worker(
         hostname=f"{name}@%h",
         pool_cls="solo",

@@ -6,7 +6,6 @@ Acknowledged entries are deleted, so the stream holds only events that are not m
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
@@ -19,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from typing_extensions import override
 
-from upshot.clock import stopwatch
+from upshot.adapters.hold_off import HoldOff
 from upshot.domain.event import Event
 from upshot.errors import ConfigError, Unavailable
 from upshot.ports.messaging import EventPublisher, EventStream, StreamEntry
@@ -35,9 +34,6 @@ _FIELD = b"event"
 _PROTOCOL = 2  # RESP2: the shape of XREADGROUP's reply differs between versions of RESP3 clients
 _CONNECT_SECONDS = 2.0
 _RESPONSE_SECONDS = 2.0
-# After a failure, nothing is published for this time, or for as long as the failure took. The relay publishes
-# events that are accepted meanwhile.
-_HOLD_OFF_SECONDS = 0.5
 _REDIS_ERRORS = (redis.RedisError, OSError, TimeoutError)
 
 
@@ -83,41 +79,22 @@ class RedisPublisher(EventPublisher):
             # One retry for a connection that broke when Redis restarted. No retry after a timeout.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
-        self._failed = False
-        self._held_off_until = 0.0
-        self._lock = threading.Lock()
+        self._hold_off = HoldOff(_REDIS_ERRORS, try_seconds=_CONNECT_SECONDS + _RESPONSE_SECONDS)
 
     @override
     def publish(self, events: Sequence[Event]) -> bool:
         if not events:
             return True
-        if not self._may_publish():
-            return False
-        started = stopwatch()
-        try:
+
+        def append() -> None:
             with self._redis.pipeline(transaction=False) as pipe:
                 for event in events:
                     pipe.xadd(STREAM, {_FIELD: orjson.dumps(event_json(event))})
                 pipe.execute()
-        except _REDIS_ERRORS as error:
-            with self._lock:
-                now = stopwatch()
-                self._failed = True
-                self._held_off_until = now + max(_HOLD_OFF_SECONDS, now - started)
-            log.warning("publisher.failed", events=len(events), error=str(error))
-            return False
-        self._failed = False
-        return True
 
-    def _may_publish(self) -> bool:
-        if not self._failed:
-            return True
-        with self._lock:
-            now = stopwatch()
-            if now < self._held_off_until:
-                return False
-            self._held_off_until = now + _CONNECT_SECONDS + _RESPONSE_SECONDS  # this caller tries; the others continue
-            return True
+        return self._hold_off.attempt(
+            append, lambda error: log.warning("publisher.failed", events=len(events), error=str(error))
+        )
 
     def close(self) -> None:
         """Close the connections."""

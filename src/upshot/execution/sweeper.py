@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from upshot.clock import Clock
 from upshot.errors import Unavailable
 from upshot.execution.executor import Executor
+from upshot.ids import ExecutionId
 from upshot.ports.concurrency import RunInThread
 from upshot.ports.executions import Due, ExecutionStore
 from upshot.ports.messaging import Notifier
 
 NOTIFY_BATCH = 100  # ids in one Celery task
+NOTIFY_SECONDS = 0.5  # for one notification; after it, the sweeper's own worker executes the ids
 # If no worker claims an execution within this time after its notification, the sweeper's own worker executes it.
 UNANSWERED_SECONDS = 5.0
 
@@ -52,6 +55,7 @@ class Sweeper:
         self._may_take_over = may_take_over
         self._database_was_down = False
         self._paused_until = clock.now()
+        self._notification: asyncio.Future[bool] | None = None
 
     async def sweep(self) -> int:
         """Hand due executions to workers, and return their number."""
@@ -66,15 +70,23 @@ class Sweeper:
             due = await self._take_due(limit)
             unanswered = [execution.execution_id for execution in due if execution.notified_before]
             new = [execution.execution_id for execution in due if not execution.notified_before]
+            await self._executor.execute(unanswered)  # own work first: a broker that hangs must not delay it
             for start in range(0, len(new), NOTIFY_BATCH):
                 batch = new[start : start + NOTIFY_BATCH]
-                if not await self._run_in_thread(self._notifier.notify_executions, batch):
-                    unanswered += batch
-            await self._executor.execute(unanswered)
+                if not await self._notify(batch):
+                    await self._executor.execute(batch)
             found += len(due)
             if len(due) < limit:
                 break
         return found
+
+    async def _notify(self, execution_ids: Sequence[ExecutionId]) -> bool:
+        """Notify workers, and return whether that succeeded in time. A notification that arrives later does no harm."""
+        if self._notification is not None and not self._notification.done():
+            return False
+        self._notification = asyncio.ensure_future(self._run_in_thread(self._notifier.notify_executions, execution_ids))
+        await asyncio.wait({self._notification}, timeout=NOTIFY_SECONDS)
+        return self._notification.done() and self._notification.result()
 
     async def _take_due(self, limit: int) -> tuple[Due, ...]:
         now = self._clock.now()
