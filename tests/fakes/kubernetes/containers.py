@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.fakes.kubernetes.store import now
+
 CHUNK_BYTES = 16 * 1024  # container runtimes write a longer line in chunks
 LOG_FILE_BYTES = 10 * 1024 * 1024  # a kubelet's default containerLogMaxSize
 KILLED = 137
@@ -96,7 +98,7 @@ class FakeContainer:
         except OSError as error:
             what = "executable file not found in $PATH" if isinstance(error, FileNotFoundError) else "permission denied"
             raise CannotStart(f'OCI runtime create failed: exec: "{spec.argv[0]}": {what}: unknown') from error
-        self.started_at = _now()
+        self.started_at = now()
         self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._enforce_memory_limit())]
 
     async def wait(self) -> None:
@@ -159,7 +161,7 @@ class FakeContainer:
         self.kill()
         await asyncio.wait(readers)
         self.exit_code = code if code >= 0 else 128 - code
-        self.finished_at = _now()
+        self.finished_at = now()
         if self.reason is None:
             self.reason = "Completed" if self.exit_code == 0 else "Error"
         for task in self._tasks[1:]:
@@ -214,10 +216,6 @@ def _memory_of(pid: int) -> dict[int, int]:
             with suppress(psutil.Error):
                 found[member.pid] = member.memory_info().rss
     return found
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _timestamp(time: int) -> bytes:

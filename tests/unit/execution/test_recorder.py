@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
 
+from tests.run_in_place import run_in_place
 from tests.unit.automations.factories import make_event
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
@@ -16,8 +16,6 @@ from upshot.errors import Unavailable
 from upshot.execution.recorder import Recorder
 from upshot.ids import EventId, ExecutionId, RevisionId
 from upshot.ports.executions import ExecutionUpdate
-
-T = TypeVar("T")
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -58,14 +56,9 @@ class Executions(MemoryExecutions):
         return frozenset()
 
 
-async def run_in_thread(work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    await asyncio.sleep(0)
-    return work(*args, **kwargs)
-
-
 async def record(executions: Executions, *execution_ids: str) -> list[bool]:
     """Record an update of each execution at the same time, and return whether each was accepted."""
-    recorder = Recorder(executions, MemoryStream(), run_in_thread)
+    recorder = Recorder(executions, MemoryStream(), run_in_place)
     running = asyncio.create_task(recorder.run())
     updates = [recorder.record(update(execution_id), make_event()) for execution_id in execution_ids]
     accepted = await asyncio.wait_for(asyncio.gather(*updates), 10)

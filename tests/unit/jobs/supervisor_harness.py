@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from tests.job_records import make_job
+from tests.run_in_place import run_in_place
 from tests.waiting import eventually
 from upshot.adapters.memory.backend import MemoryBackend
 from upshot.adapters.memory.events import MemoryEvents
@@ -34,8 +35,6 @@ from upshot.registry.service import Registry
 from upshot.schema.queues import JobsConfig
 from upshot.testing import Secrets
 
-T = TypeVar("T")
-
 SHORT_INTERVALS = PollIntervals(
     engine_seconds=0.01,
     min_engine_seconds=0.0,
@@ -47,12 +46,6 @@ SHORT_INTERVALS = PollIntervals(
 )
 INSTALLATION = Installation("ins_test", b"k" * 32)
 ADMIN = Origin(Actor("ann", role=Role.ADMIN))
-
-
-async def run_in_place(work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    """Run a call without a thread, after other tasks had a turn."""
-    await asyncio.sleep(0)
-    return work(*args, **kwargs)
 
 
 class SupervisorHarness:

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from typing_extensions import override
 
-from upshot.backends.docker.client import DockerApiError, DockerClient, DockerServerError
+from upshot.backends.docker.client import DockerApiError, DockerClient, DockerServerError, ignore_result
 from upshot.backends.docker.containers import UPSHOT, container_config
 from upshot.backends.docker.files import TAR_BYTES, read_regular_file, upshot_files, user_id
 from upshot.backends.docker.images import Images
@@ -161,7 +161,7 @@ class DockerBackend(Backend):
         if stop.done():
             stop.result()
         else:
-            stop.add_done_callback(_ignore_result)
+            stop.add_done_callback(ignore_result)  # `list_containers` shows the outcome
 
     @override
     async def remove(self, name: str) -> None:
@@ -363,9 +363,3 @@ def _explain(error: Exception) -> str:
     if "could not select device driver" in text:
         return f"{text}; its machine has no GPU, or no NVIDIA container toolkit"
     return text
-
-
-def _ignore_result(task: asyncio.Task[None]) -> None:
-    """Mark the task's error as retrieved. Nobody waits for it any more; `list_containers` shows the outcome."""
-    if not task.cancelled():
-        task.exception()

@@ -231,7 +231,7 @@ class DockerClient:
             return self._session, self._api_url
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._connect())
-            self._connecting.add_done_callback(_ignore_result)
+            self._connecting.add_done_callback(ignore_result)
         return await asyncio.shield(self._connecting)
 
     async def _connect(self) -> tuple[aiohttp.ClientSession, str]:
@@ -318,7 +318,7 @@ class DockerClient:
         )
 
 
-def _ignore_result(task: asyncio.Task[Any]) -> None:
-    """Mark the task's error as retrieved. Every caller that still waits gets it; there may be none left."""
+def ignore_result(task: asyncio.Task[Any]) -> None:
+    """Mark a task's error as retrieved, because no caller may be left that waits for it."""
     if not task.cancelled():
         task.exception()
