@@ -52,9 +52,10 @@ from upshot.execution.attempt import ExecutorContext
 from upshot.execution.compiled import RevisionCache
 from upshot.execution.executor import Executor
 from upshot.execution.limits import AttemptLimits
+from upshot.execution.overtaking import retry_as_user
 from upshot.execution.recorder import Recorder
 from upshot.execution.sweeper import Sweeper
-from upshot.execution.transitions import cancel_by_user, retry_by_user
+from upshot.execution.transitions import cancel_by_user
 from upshot.ids import ExecutionId, WorkerId
 from upshot.jobs.events import job_event
 from upshot.jobs.transitions import JobOutcome, finish
@@ -211,9 +212,9 @@ class World:
         self._automations.clear()
         self.apply(automations)
 
-    def retry(self, execution_id: ExecutionId) -> None:
-        """Retry a failed or cancelled execution, as a user."""
-        self.executions.amend(execution_id, lambda execution: retry_by_user(execution, self.clock.now()))
+    def retry(self, execution_id: ExecutionId, *, force: bool = False) -> None:
+        """Retry a failed, cancelled or overtaken execution, as a user."""
+        retry_as_user(self.executions, execution_id, self.clock.now(), force=force)
 
     def cancel(self, execution_id: ExecutionId) -> None:
         """Cancel an execution, as a user."""

@@ -15,7 +15,7 @@ from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepPhase, StepRecord
 from upshot.errors import Conflict, InvalidInput, NotFound
 from upshot.ids import DeliveryId, EventId, ExecutionId, RevisionId, WorkerId
-from upshot.ports.executions import Admission, Claim, ExecutionQuery, ExecutionUpdate
+from upshot.ports.executions import Admission, Claim, ExecutionQuery, ExecutionUpdate, OrderedStep
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=30)
@@ -132,11 +132,14 @@ def test_an_admitted_execution_can_be_found(stores):
                 outputs={"status": 404, "body": {"nested": ["ü", None, 1.5]}},
                 started_at=NOW,
                 finished_at=LATER,
+                ignores_overtaking=True,
+                overtaken_by=ExecutionId("exe_2"),
             ),
         ),
         reason="because",
         due_at=NOW,
         finished_at=MUCH_LATER,
+        alias_reference="model/churn:production",
     )
     assert admit(stores, full) == {"exe_1"}
     assert find(stores) == (full, ())
@@ -452,3 +455,57 @@ def test_old_receipts_of_final_executions_are_deleted(stores):
     assert stores.executions.prune(receipts_before=NOW + timedelta(seconds=2)) == 1
     assert [stored.attempt for stored in find(stores, "exe_1")[1]] == [2]
     assert [stored.attempt for stored in find(stores, "exe_2")[1]] == [1]
+
+
+# --- order of the executions for one alias -----------------------------------------------------------------
+
+
+def moved(number, *, step_state=ExecutionState.SUCCEEDED, **changes):
+    """Return an execution that answers a move of `production`."""
+    steps = (StepRecord("send", "webhook", state=step_state, outputs={"text": '"state":"succeeded"'}),)
+    values = {"event_id": f"evt_{number}", "alias_reference": "model/churn:production", "steps": steps}
+    return execution(f"exe_{number}", **(values | changes))
+
+
+def overtaking(stores, number=3, step_id="send"):
+    step = OrderedStep("promote", "model/churn:production", EventId(f"evt_{number}"), step_id)
+    return stores.executions.find_overtaking([step])[0]
+
+
+def test_the_newest_execution_that_completed_the_step_is_found(stores):
+    """Older executions and executions that have not completed the step do not count."""
+    stores.accept(*(f"evt_{number}" for number in range(2, 9)))
+    admit(stores, moved(2), moved(3))
+    assert overtaking(stores) is None
+
+    admit(
+        stores,
+        moved(4),
+        moved(5),
+        moved(6, step_state=ExecutionState.FAILED),
+        moved(7, step_state=ExecutionState.WAITING),
+    )
+    assert overtaking(stores) == "exe_5"
+    assert overtaking(stores, 4) == "exe_5"
+    assert overtaking(stores, 5) is None
+    assert overtaking(stores, step_id="another") is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"automation": "another"}, {"alias_reference": "model/churn:staging"}, {"alias_reference": None}]
+)
+def test_only_the_same_automation_and_alias_are_in_one_order(stores, changes):
+    """A replay has no alias reference, so it does not overtake."""
+    stores.accept("evt_3", "evt_4")
+    admit(stores, moved(3), moved(4, **changes))
+    assert overtaking(stores) is None
+
+
+def test_a_completed_step_is_found_behind_many_that_wait(stores):
+    """However many newer executions have not completed the step."""
+    numbers = range(100, 300)
+    stores.accept("evt_100", *(f"evt_{number}" for number in numbers))
+    other = StepRecord("other", "webhook", state=ExecutionState.SUCCEEDED)
+    admit(stores, *(moved(number, steps=(other,)) for number in numbers if number != 101), moved(101))
+    assert overtaking(stores, 100) == "exe_101"
+    assert stores.executions.find_overtaking([]) == ()

@@ -146,6 +146,8 @@ class Action(ActionSpec, Protocol):
     An action does not retry, schedule or store. `perform` returns an Outcome, or raises an ActionError, whose
     class decides what happens next, or TemplateInvalid if a rendered value cannot be used.
 
+    `sends_when_overtaken = True` makes `overtaken: send` the default of its steps.
+
     An action whose work outlasts an attempt returns Deferred. It can set two more attributes:
     `defers_secrets = True` makes templates produce placeholders (`ActionCall.placeholders`) instead of secrets;
     `has_own_timeout = True` means that its `with` block has a timeout and its step must not have one.

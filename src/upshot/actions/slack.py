@@ -59,6 +59,7 @@ class Slack(Action):
     """
 
     uses = "slack"
+    sends_when_overtaken = True  # a message is a record of its event, and replaces no state
     inputs_model = SlackInputs
 
     def __init__(self, check_url: UrlCheck) -> None:

@@ -66,10 +66,13 @@ def show(client: Client, output: Output, execution: str) -> None:
 
 @executions.command()
 @click.argument("execution")
+@click.option(
+    "--force", is_flag=True, help="Repeat the step even if a newer execution for the same alias completed it."
+)
 @api_command
-def retry(client: Client, output: Output, execution: str) -> None:
-    """Continue a failed or cancelled execution at the step that failed. The delivery ids stay the same."""
-    retried = client.post(api_path("executions", execution, "retry"))
+def retry(client: Client, output: Output, execution: str, *, force: bool) -> None:
+    """Continue a failed, cancelled or overtaken execution at the step that failed. The delivery ids stay the same."""
+    retried = client.post(api_path("executions", execution, "retry"), {"force": True} if force else None)
     output.result(retried, f"{retried['id']} is {retried['state']} again")
 
 

@@ -52,6 +52,7 @@ class Step:
     retry: RetryPolicy = RetryPolicy()
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS  #: for a whole attempt
     continue_on_error: bool = False
+    ignores_overtaking: bool = False  #: `overtaken: send`
     line: int = 0  #: first line of the step in its file; 0 if unknown
     lines: Mapping[str, int] = field(default_factory=dict)  #: line of each leaf of `with`, by dotted path
 

@@ -122,6 +122,15 @@ class Event:
         return self.chain[0].event_id if self.chain else self.id
 
     @property
+    def alias_reference(self) -> str | None:
+        """Reference of the alias (`model/churn:production`) that the event adds or removes; None for other kinds."""
+        if self.kind not in (EventKind.ALIAS_ADDED, EventKind.ALIAS_REMOVED):
+            return None
+        series = self.subject.partition(":")[0]
+        scope = "" if "registry" in self.data else "project "  # a registry and a project can have the same name
+        return f"{scope}{series}:{self.data.get('alias')}"
+
+    @property
     def version_reference(self) -> str | None:
         """Reference (`model/churn:v3`) of the version that the event is about, or None."""
         version = self.data.get("version") if self.kind is not EventKind.CUSTOM else None

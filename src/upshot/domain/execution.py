@@ -19,7 +19,7 @@ class ExecutionState(StrEnum):
     SUCCEEDED = "succeeded"  #: every step that had to run has succeeded; final
     FAILED = "failed"  #: a step gave up; final until a user retries the execution
     CANCELLED = "cancelled"  #: a user cancelled it; final until a user retries the execution
-    SKIPPED = "skipped"  #: not executed, for a stored reason (a loop, the `if` of a step); final
+    SKIPPED = "skipped"  #: not executed, for a stored reason (a loop, an `if`, a newer execution); final
 
     @property
     def is_final(self) -> bool:
@@ -68,6 +68,8 @@ class StepRecord:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     job_id: JobId | None = None  #: the job that the step waits for or waited for
+    ignores_overtaking: bool = False  #: performed although a newer execution has completed it
+    overtaken_by: ExecutionId | None = None  #: the newer execution because of which the step was skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,9 @@ class Execution:
     lease_owner_id: WorkerId | None = None  #: worker that holds the lease
     lease_until: datetime | None = None  #: after this time, the sweeper lets another worker claim the execution
     fence: int = 0  #: increases with every claim; a write with an older fence is rejected
+    #: `model/churn:production` if it answers an event of this alias. Newer executions with the same reference can
+    #: overtake it. None for other events.
+    alias_reference: str | None = None
 
     @property
     def awaited_job_id(self) -> JobId | None:

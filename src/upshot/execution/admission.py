@@ -75,6 +75,8 @@ class Admitter:
                     now=now,
                     worker_id=self._executor.worker_id,
                     until=self._executor.lease_end(),
+                    # A replay must not have it: replays are made on purpose, in the order of their events.
+                    alias_reference=event.alias_reference,
                 )
                 compiled = self._executor.revisions.get_or_compile(automation)
                 claimed.append(ClaimedExecution(execution, event, compiled))

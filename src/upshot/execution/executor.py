@@ -24,6 +24,7 @@ from upshot.execution import transitions
 from upshot.execution.attempt import Attempt, ClaimedExecution, ExecutorContext, lost_attempt
 from upshot.execution.compiled import RevisionCache
 from upshot.execution.limits import AttemptLimits, Place, Result
+from upshot.execution.overtaking import OvertakingLookup, late_step
 from upshot.execution.recorder import Recorder
 from upshot.ids import ExecutionId
 from upshot.ports.concurrency import RunInThread
@@ -82,6 +83,7 @@ class Executor:
         self._may_take_over = may_take_over
         self._in_progress: dict[ExecutionId, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
+        self._overtaking = OvertakingLookup(executions, run_in_thread)
         self._stopping = asyncio.Event()
 
     # --- capacity ---------------------------------------------------------------------------------
@@ -229,7 +231,7 @@ class Executor:
 
     async def _perform_steps(self, claimed: ClaimedExecution) -> None:
         while (record := transitions.next_step(claimed.execution)) is not None:
-            update = await self._attempt(claimed, record)
+            update = await self._skip_if_overtaken(claimed, record) or await self._attempt(claimed, record)
             # A skipped step leaves nothing to write until the next step has an outcome.
             has_outcome = update.receipts or update.execution.state is not ExecutionState.RUNNING
             if has_outcome and not await self.recorder.record(update, claimed.event):
@@ -240,6 +242,23 @@ class Executor:
             if update.execution.state is not ExecutionState.RUNNING:
                 return
             claimed = replace(claimed, execution=update.execution)
+
+    async def _skip_if_overtaken(self, claimed: ClaimedExecution, record: StepRecord) -> ExecutionUpdate | None:
+        """Return the update that skips a late attempt of an older event, or None to make the attempt."""
+        execution, now = claimed.execution, self._clock.now()
+        step = late_step(execution, record, claimed.event, now)
+        if step is None:
+            return None
+        try:
+            newer = await self._overtaking.find(step)
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                raise
+            return ExecutionUpdate(transitions.reschedule(execution, reason="its worker stopped", due_at=now))
+        if newer is None:
+            return None
+        log.info("execution.overtaken", execution=execution.id, step=record.id, by=newer)
+        return ExecutionUpdate(transitions.step_overtaken(execution, record, by=newer, now=now))
 
     async def _attempt(self, claimed: ClaimedExecution, record: StepRecord) -> ExecutionUpdate:
         """Attempt the step if there is room. Release the execution if the worker stops, or if it has to wait."""

@@ -9,7 +9,8 @@ State transitions of an execution, as pure functions.
                        └─ the lease expired ─► another worker claims it; the attempt counts as ambiguous
     WAITING and due, or for room ── a worker claims it ─► RUNNING
     WAITING, RUNNING ── a user cancels ─► CANCELLED
-    FAILED, CANCELLED ── a user retries ─► WAITING
+                       ├─ a newer execution has completed the step ─► the steps with `overtaken: send`; then SKIPPED
+    FAILED, CANCELLED, overtaken ── a user retries ─► WAITING
 
 No other transition leaves a final state. Every function gets the current time as an argument.
 """
@@ -38,6 +39,7 @@ def admit(
     now: datetime,
     worker_id: WorkerId,
     until: datetime,
+    alias_reference: str | None = None,
 ) -> Execution:
     """Create an execution that is leased from the start by the worker that matched its event."""
     return Execution(
@@ -51,6 +53,7 @@ def admit(
         lease_owner_id=worker_id,
         lease_until=until,
         fence=1,
+        alias_reference=alias_reference,
     )
 
 
@@ -85,7 +88,11 @@ def skip_at_admission(execution: Execution, *, reason: str, now: datetime) -> Ex
 
 def _records(automation: Automation) -> tuple[StepRecord, ...]:
     phases = ((StepPhase.MAIN, automation.steps), (StepPhase.ON_FAILURE, automation.on_failure))
-    return tuple(StepRecord(id=step.id, uses=step.uses, phase=phase) for phase, steps in phases for step in steps)
+    return tuple(
+        StepRecord(id=step.id, uses=step.uses, phase=phase, ignores_overtaking=step.ignores_overtaking)
+        for phase, steps in phases
+        for step in steps
+    )
 
 
 def claim(execution: Execution, *, worker_id: WorkerId, until: datetime) -> Claim:
@@ -120,6 +127,11 @@ def failed_step(execution: Execution) -> StepRecord | None:
     return None
 
 
+def has_completed(records: Iterable[StepRecord], step_id: str) -> bool:
+    """Return whether the step with this id has succeeded."""
+    return any(record.id == step_id and record.state is ExecutionState.SUCCEEDED for record in records)
+
+
 def next_step(execution: Execution) -> StepRecord | None:
     """Return the step to perform next, or None if every step that has to run has ended."""
     phase = StepPhase.ON_FAILURE if failed_step(execution) else StepPhase.MAIN
@@ -151,6 +163,23 @@ def step_succeeded(
 def step_skipped(execution: Execution, record: StepRecord, *, reason: str, now: datetime) -> Execution:
     """Skip a step whose `if` is false, and continue with the next step."""
     return _advance(execution, replace(record, state=ExecutionState.SKIPPED, reason=reason, finished_at=now), now)
+
+
+def step_overtaken(execution: Execution, record: StepRecord, *, by: ExecutionId, now: datetime) -> Execution:
+    """Skip a step and those after it, except the steps that ignore overtaking."""
+    index = execution.steps.index(record)
+    reason = _overtaken(by)
+    steps = tuple(
+        replace(later, state=ExecutionState.SKIPPED, reason=reason, overtaken_by=by, finished_at=now)
+        if later.phase is record.phase and not later.ignores_overtaking
+        else later
+        for later in execution.steps[index:]
+    )
+    return _advance(replace(execution, steps=(*execution.steps[:index], *steps)), None, now)
+
+
+def _overtaken(by: ExecutionId) -> str:
+    return f"overtaken by {by}"
 
 
 def step_failed(
@@ -261,28 +290,39 @@ def fail_without_attempt(execution: Execution, *, reason: str, now: datetime) ->
 # --- actions of users ----------------------------------------------------------------------------
 
 
-def retry_by_user(execution: Execution, now: datetime) -> Execution:
+def retry_by_user(execution: Execution, now: datetime, *, force: bool = False) -> Execution:
     """
-    Continue from the step that failed or was cancelled, with the same delivery ids.
+    Continue from the step that failed, was cancelled or overtaken, with the same delivery ids.
+
+    Args:
+        execution: The execution.
+        now: The current time.
+        force: Perform the repeated steps even if a newer execution has completed them.
 
     Raises:
-        Conflict: The execution is not failed or cancelled.
+        Conflict: The execution is not failed, cancelled or overtaken.
     """
     stopped = (ExecutionState.FAILED, ExecutionState.CANCELLED)
-    if execution.state not in stopped:
+    if execution.state not in stopped and not any(record.overtaken_by for record in execution.steps):
         raise Conflict(
             f"execution {execution.id} is {execution.state.value}; only a failed or cancelled execution can be retried"
         )
     kept_count = 0  #: number of leading main steps that are not repeated
     for record in execution.steps:
-        if record.phase is not StepPhase.MAIN or (record.state in stopped and not record.continued):
+        is_stopped = (record.state in stopped and not record.continued) or record.overtaken_by is not None
+        if record.phase is not StepPhase.MAIN or is_stopped:
             break
         kept_count += 1
     if kept_count == sum(record.phase is StepPhase.MAIN for record in execution.steps):
         kept_count = 0  # the execution ended before its first step
     repeated = tuple(
         StepRecord(
-            record.id, record.uses, record.phase, attempt_count=record.attempt_count, started_at=record.started_at
+            record.id,
+            record.uses,
+            record.phase,
+            attempt_count=record.attempt_count,
+            started_at=record.started_at,
+            ignores_overtaking=record.ignores_overtaking or force,
         )
         for record in execution.steps[kept_count:]
     )
@@ -331,6 +371,9 @@ def _advance(execution: Execution, record: StepRecord | None, now: datetime) -> 
     failed = failed_step(execution)
     if failed is None:
         steps = _skip_unfinished(execution.steps, "no step failed")
+        overtaken_by = next((record.overtaken_by for record in execution.steps if record.overtaken_by), None)
+        if overtaken_by is not None:
+            return _end(execution, ExecutionState.SKIPPED, reason=_overtaken(overtaken_by), steps=steps, now=now)
         return _end(execution, ExecutionState.SUCCEEDED, reason=None, steps=steps, now=now)
     steps = _skip_unfinished(execution.steps, "an earlier step failed")
     return _end(execution, ExecutionState.FAILED, reason=f"step {failed.id}: {failed.reason}", steps=steps, now=now)

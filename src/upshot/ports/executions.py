@@ -80,7 +80,31 @@ class ExecutionQuery:
     state: ExecutionState | None = None
 
 
-class ExecutionStore(Protocol):
+@dataclass(frozen=True, slots=True)
+class OrderedStep:
+    """A step of an execution that answers an event of an alias."""
+
+    automation: str
+    alias_reference: str  #: `model/churn:production`
+    event_id: EventId
+    step_id: str
+
+
+class ExecutionOrder(Protocol):
+    """The order of the executions that answer the events of one alias."""
+
+    def find_overtaking(self, steps: Sequence[OrderedStep]) -> tuple[ExecutionId | None, ...]:
+        """
+        Find newer executions that have completed these steps.
+
+        Returns:
+            For each step the execution of the same automation that answers the newest event of the same alias
+            after the step's event, of those in which this step has succeeded; None if there is none.
+        """
+        ...
+
+
+class ExecutionStore(ExecutionOrder, Protocol):
     """Executions and their receipts, as workers use them."""
 
     def admit(self, admissions: Sequence[Admission], now: datetime) -> AdmissionResult:
@@ -148,7 +172,7 @@ class ExecutionStore(Protocol):
         ...
 
 
-class ExecutionAdmin(Protocol):
+class ExecutionAdmin(ExecutionOrder, Protocol):
     """Executions and their receipts, as users read and change them."""
 
     def find(self, execution_id: ExecutionId) -> tuple[Execution, tuple[Receipt, ...]] | None:

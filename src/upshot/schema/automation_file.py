@@ -94,6 +94,12 @@ def _check_attempts(value: Any) -> int:
     return value
 
 
+def _check_overtaken(value: Any) -> str:
+    if value not in ("skip", "send"):
+        raise invalid(f"must be `skip` or `send`, not {describe_value(value)}")
+    return str(value)
+
+
 def _check_wait(seconds: float) -> float:
     if seconds <= 0:
         raise invalid("must be longer than 0s")
@@ -130,6 +136,7 @@ class StepSchema(YamlModel):
     retry: RetrySchema | None = None
     timeout: Timeout | None = None
     continue_on_error: bool = False
+    overtaken: Annotated[str, PlainValidator(_check_overtaken)] | None = None  #: None is the default of the action
 
 
 class AutomationSchema(YamlModel):

@@ -29,6 +29,7 @@ from upshot.ports.executions import (
     ExecutionQuery,
     ExecutionStore,
     ExecutionUpdate,
+    OrderedStep,
     RootBudget,
 )
 from upshot.ports.jobs import END_OF_EXECUTION
@@ -183,6 +184,24 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
     def _put(self, execution: Execution) -> None:
         self._executions[execution.id] = execution
         self._notified_at.pop(execution.id, None)
+
+    # --- ExecutionOrder ---------------------------------------------------------------------------
+
+    @override
+    def find_overtaking(self, steps: Sequence[OrderedStep]) -> tuple[ExecutionId | None, ...]:
+        with self.lock:
+            return tuple(self._newest_completed(step) for step in steps)
+
+    def _newest_completed(self, step: OrderedStep) -> ExecutionId | None:
+        newer = (
+            execution
+            for execution in self._executions.values()
+            if (execution.automation, execution.alias_reference) == (step.automation, step.alias_reference)
+            and execution.event_id > step.event_id
+            and transitions.has_completed(execution.steps, step.step_id)
+        )
+        newest = max(newer, key=lambda execution: execution.event_id, default=None)
+        return newest.id if newest else None
 
     # --- ExecutionAdmin ---------------------------------------------------------------------------
 

@@ -10,7 +10,17 @@ from upshot.clock import format_time, parse_time
 from upshot.domain.execution import AttemptState, ExecutionState, Receipt, StepPhase, StepRecord
 from upshot.ids import ExecutionId
 
-_STEP_FIELDS = ("reason", "attempt_count", "failures", "losses", "continued", "outputs", "job_id")
+_STEP_FIELDS = (
+    "reason",
+    "attempt_count",
+    "failures",
+    "losses",
+    "continued",
+    "outputs",
+    "job_id",
+    "ignores_overtaking",
+    "overtaken_by",
+)
 _RECEIPT_FIELDS = (
     "delivery_id",
     "took_seconds",

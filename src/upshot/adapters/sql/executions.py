@@ -32,9 +32,12 @@ from upshot.ports.executions import (
     ExecutionQuery,
     ExecutionStore,
     ExecutionUpdate,
+    OrderedStep,
 )
 from upshot.ports.paging import Page
 
+_NEWER_PAGE = 50
+_AFTER_ALL_EVENTS = f"evt_{26 * 'z'}"
 _WAITING = ExecutionState.WAITING.value
 _RUNNING = ExecutionState.RUNNING.value
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # no lease ends before
@@ -96,7 +99,20 @@ _SET_NOTIFIED = sa.update(executions).where(_HAS_ID).values(notified_at=sa.bindp
 # Every writer locks rows in the order of their ids, so that no two of them deadlock.
 _FENCES = sa.select(executions.c.id, executions.c.fence).where(_HAS_ID).order_by(executions.c.id).with_for_update()
 _UPDATED = ("state", "reason", "due_at", "waits_for", "finished_at", "lease_owner_id", "lease_until", "steps")
-_COLUMNS = ("id", "automation", "revision_id", "event_id", "created_at", "fence", *_UPDATED)
+_COLUMNS = ("id", "automation", "revision_id", "event_id", "created_at", "fence", "alias_reference", *_UPDATED)
+# Only executions with a succeeded step are read; whether it is the right one is checked when they have been read.
+_NEWER = (
+    sa.select(executions.c.id, executions.c.event_id, executions.c.steps)
+    .where(
+        executions.c.alias_reference == sa.bindparam("alias_reference"),
+        executions.c.automation == sa.bindparam("automation"),
+        executions.c.event_id > sa.bindparam("after_id"),
+        executions.c.event_id < sa.bindparam("before_id"),
+        sa.type_coerce(executions.c.steps, sa.Text).like('%"state":"succeeded"%'),
+    )
+    .order_by(executions.c.event_id.desc())
+    .limit(_NEWER_PAGE)
+)
 _INSERT = insert_many(executions, _COLUMNS, returning="id")
 _UPDATE = update_many(executions, _COLUMNS, updated=_UPDATED, cleared=("notified_at",), if_equal="fence")
 _INSERT_RECEIPTS = insert_many(receipts, ("execution_id", "step_id", "attempt", "state", "started_at", "details"))
@@ -226,6 +242,12 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
         # Usually nothing is due. Then a read is enough, and SQLite's single writer is not disturbed.
         return self._database.write(work) if self._database.read(any_due) else ()
 
+    # --- ExecutionOrder ---------------------------------------------------------------------------
+
+    @override
+    def find_overtaking(self, steps: Sequence[OrderedStep]) -> tuple[ExecutionId | None, ...]:
+        return self._database.read(lambda connection: tuple(_newest_completed(connection, step) for step in steps))
+
     # --- ExecutionAdmin ---------------------------------------------------------------------------
 
     @override
@@ -302,6 +324,17 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
 
 
+def _newest_completed(connection: Connection, step: OrderedStep) -> ExecutionId | None:
+    values = {"alias_reference": step.alias_reference, "automation": step.automation, "after_id": step.event_id}
+    before_id = _AFTER_ALL_EVENTS
+    while rows := connection.execute(_NEWER, {**values, "before_id": before_id}).all():
+        for row in rows:
+            if transitions.has_completed(map(load_step, row.steps), step.step_id):
+                return ExecutionId(row.id)
+        before_id = rows[-1].event_id
+    return None
+
+
 def _write_events_and_jobs(connection: Connection, updates: Sequence[ExecutionUpdate]) -> None:
     for update in updates:
         if update.events:
@@ -331,6 +364,7 @@ def _execution_to_row(execution: Execution) -> dict[str, Any]:
         "lease_until": execution.lease_until,
         "fence": execution.fence,
         "steps": dump_steps(execution.steps),
+        "alias_reference": execution.alias_reference,
     }
 
 
@@ -350,6 +384,7 @@ def _execution_from_row(row: RowMapping) -> Execution:
         lease_until=row["lease_until"],
         fence=row["fence"],
         steps=tuple(load_step(step) for step in row["steps"]),
+        alias_reference=row["alias_reference"],
     )
 
 

@@ -107,6 +107,7 @@ executions = sa.Table(
     sa.Column("fence", sa.Integer, nullable=False),
     sa.Column("notified_at", UtcTimestamp),  # last notification since the execution became due
     sa.Column("steps", Json, nullable=False),
+    sa.Column("alias_reference", sa.String(400)),
     sa.Index("ix_executions_event_id", "event_id"),
     sa.Index("ix_executions_automation_id", "automation", "id"),
 )
@@ -130,6 +131,14 @@ sa.Index(
     executions.c.id,
     sqlite_where=executions.c.waits_for.is_not(None),
     postgresql_where=executions.c.waits_for.is_not(None),
+)
+sa.Index(
+    "ix_executions_alias",
+    executions.c.alias_reference,
+    executions.c.automation,
+    executions.c.event_id,
+    sqlite_where=executions.c.alias_reference.is_not(None),
+    postgresql_where=executions.c.alias_reference.is_not(None),
 )
 
 # Rows exist only for events that led to other events, and for those that exceeded a budget.

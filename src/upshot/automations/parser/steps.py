@@ -106,6 +106,9 @@ def parse_step(mapping: YamlMapping, step_id: str, scope: Scope, context: ParseC
         retry=RetryPolicy(retry.attempts, retry.first, retry.cap or max(DEFAULT_CAP_SECONDS, retry.first)),
         timeout_seconds=schema.timeout or DEFAULT_TIMEOUT_SECONDS,
         continue_on_error=schema.continue_on_error,
+        ignores_overtaking=(
+            getattr(action, "sends_when_overtaken", False) if schema.overtaken is None else schema.overtaken == "send"
+        ),
         line=mapping.line,
         lines=lines,
     )

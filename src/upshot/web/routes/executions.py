@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Query
@@ -10,7 +9,8 @@ from starlette.responses import Response
 
 from upshot.domain.execution import Execution
 from upshot.errors import NotFound
-from upshot.execution.transitions import cancel_by_user, retry_by_user
+from upshot.execution.overtaking import retry_as_user
+from upshot.execution.transitions import cancel_by_user
 from upshot.ids import ExecutionId
 from upshot.ports.executions import ExecutionQuery
 from upshot.resources.execution import ExecutionDetail, ExecutionJson, execution_detail, execution_json
@@ -18,7 +18,7 @@ from upshot.resources.urls import API_PREFIX
 from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
-from upshot.web.schemas.executions import ExecutionPage, ExecutionsQuery
+from upshot.web.schemas.executions import ExecutionPage, ExecutionsQuery, RetryOptions
 from upshot.web.schemas.responses import json_response, page_json
 
 router = make_router("executions")
@@ -44,20 +44,21 @@ def get_execution(execution_id: ExecutionId, deps: Deps) -> Response:
 
 
 @router.post(_EXECUTION + "/retry", responses={200: {"model": ExecutionJson}, **problem_responses(404, 409)})
-def retry_execution(execution_id: ExecutionId, deps: Deps) -> Response:
-    """Continue from the step that failed or was cancelled, with the same delivery ids."""
-    return _amend(deps, execution_id, lambda execution: retry_by_user(execution, deps.clock.now()))
+def retry_execution(execution_id: ExecutionId, deps: Deps, body: RetryOptions | None = None) -> Response:
+    """Continue from the step that failed, was cancelled or overtaken, with the same delivery ids."""
+    force = body is not None and body.force
+    return _changed(deps, retry_as_user(deps.executions, execution_id, deps.clock.now(), force=force))
 
 
 @router.post(_EXECUTION + "/cancel", responses={200: {"model": ExecutionJson}, **problem_responses(404, 409)})
 def cancel_execution(execution_id: ExecutionId, deps: Deps, origin: OriginDep) -> Response:
     """Stop a waiting or running execution, and the job that it waits for. Requests that it sent cannot be undone."""
     name = origin.actor.name
-    return _amend(deps, execution_id, lambda execution: cancel_by_user(execution, deps.clock.now(), name))
+    now = deps.clock.now()
+    return _changed(deps, deps.executions.amend(execution_id, lambda execution: cancel_by_user(execution, now, name)))
 
 
-def _amend(deps: WebDependencies, execution_id: ExecutionId, change: Callable[[Execution], Execution]) -> Response:
-    execution = deps.executions.amend(execution_id, change)
+def _changed(deps: WebDependencies, execution: Execution) -> Response:
     if deps.notifier and not execution.state.is_final:
-        deps.notifier.notify_executions([execution_id])  # if this fails, the sweeper finds the execution
+        deps.notifier.notify_executions([execution.id])  # if this fails, the sweeper finds the execution
     return json_response(execution_json(execution))
