@@ -161,3 +161,26 @@ def test_a_wrong_state_gets_a_suggestion(web):
     data = problem(web.get(EXECUTIONS, params={"state": "success"}), 422, "invalid-input")
 
     assert "did you mean 'succeeded'?" in data["detail"]
+
+
+def test_retrying_an_overtaken_execution_needs_force(web, stores, failed, clock):
+    """Repeating a step that a newer execution completed would restore an older state. The answer names that one."""
+    reference = "model/churn:production"
+    older = stores.executions.amend(failed.id, lambda execution: replace(execution, alias_reference=reference))
+    event_id = ok_json(web.post(f"{API}/events", json={"name": "go"}))["id"]
+    newer = replace(
+        older,
+        id=derive_execution_id(event_id, "promote"),
+        event_id=event_id,
+        state=ExecutionState.SUCCEEDED,
+        steps=(StepRecord("say", "webhook", state=ExecutionState.SUCCEEDED),),
+    )
+    stores.executions.admit([Admission(event_id, (newer,))], clock.now())
+    path = f"{EXECUTIONS}/{failed.id}/retry"
+
+    detail = problem(web.post(path), 409, "conflict")["detail"]
+    assert f"overtaken by {newer.id}" in detail
+    problem(web.post(path, json={"force": False}), 409, "conflict")
+    problem(web.post(path, json={"force": "yes"}), 422, "invalid-input")
+
+    assert ok_json(web.post(path, json={"force": True}))["state"] == "waiting"

@@ -66,9 +66,7 @@ def show(client: Client, output: Output, execution: str) -> None:
 
 @executions.command()
 @click.argument("execution")
-@click.option(
-    "--force", is_flag=True, help="Repeat the step even if a newer execution for the same alias completed it."
-)
+@click.option("--force", is_flag=True, help="Repeat the step even if a newer execution for the alias completed it.")
 @api_command
 def retry(client: Client, output: Output, execution: str, *, force: bool) -> None:
     """Continue a failed, cancelled or overtaken execution at the step that failed. The delivery ids stay the same."""

@@ -303,7 +303,8 @@ def retry_by_user(execution: Execution, now: datetime, *, force: bool = False) -
         Conflict: The execution is not failed, cancelled or overtaken.
     """
     stopped = (ExecutionState.FAILED, ExecutionState.CANCELLED)
-    if execution.state not in stopped and not any(record.overtaken_by for record in execution.steps):
+    is_overtaken = execution.state is ExecutionState.SKIPPED and any(step.overtaken_by for step in execution.steps)
+    if execution.state not in stopped and not is_overtaken:
         raise Conflict(
             f"execution {execution.id} is {execution.state.value}; only a failed or cancelled execution can be retried"
         )

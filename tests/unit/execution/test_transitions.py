@@ -205,3 +205,22 @@ def test_a_skipped_step_has_a_reason():
     assert skipped.steps[0] == replace(
         execution.steps[0], state=ExecutionState.SKIPPED, reason="if: false", finished_at=NOW
     )
+
+
+def test_an_overtaken_step_is_skipped_with_those_after_it_except_those_that_are_sent():
+    """The execution continues with the steps that ignore overtaking, and then it is skipped."""
+    execution = started(steps=("one", "two", "three"))
+    first, second, third = execution.steps
+    execution = replace(execution, steps=(first, replace(second, ignores_overtaking=True), third))
+
+    sending = transitions.step_overtaken(execution, first, by=ExecutionId("exe_9"), now=NOW)
+
+    assert states(sending) == ["one=skipped", "two=waiting", "three=skipped"]
+    assert sending.state is ExecutionState.RUNNING
+    with pytest.raises(Conflict):
+        transitions.retry_by_user(sending, NOW)
+    ended = succeed(sending)
+    assert (ended.state, ended.reason, ended.finished_at) == (ExecutionState.SKIPPED, "overtaken by exe_9", NOW)
+    forced = transitions.retry_by_user(ended, NOW, force=True)
+    assert transitions.next_step(forced).id == "one"
+    assert all(step.ignores_overtaking for step in forced.steps)

@@ -24,6 +24,7 @@ from upshot.web.schemas.responses import json_response, page_json
 router = make_router("executions")
 
 _EXECUTION = "/executions/{execution_id}"
+_DEFAULT_OPTIONS = RetryOptions()
 
 
 @router.get("/executions", responses={200: {"model": ExecutionPage}, **problem_responses()})
@@ -44,10 +45,9 @@ def get_execution(execution_id: ExecutionId, deps: Deps) -> Response:
 
 
 @router.post(_EXECUTION + "/retry", responses={200: {"model": ExecutionJson}, **problem_responses(404, 409)})
-def retry_execution(execution_id: ExecutionId, deps: Deps, body: RetryOptions | None = None) -> Response:
+def retry_execution(execution_id: ExecutionId, deps: Deps, body: RetryOptions = _DEFAULT_OPTIONS) -> Response:
     """Continue from the step that failed, was cancelled or overtaken, with the same delivery ids."""
-    force = body is not None and body.force
-    return _changed(deps, retry_as_user(deps.executions, execution_id, deps.clock.now(), force=force))
+    return _changed(deps, retry_as_user(deps.executions, execution_id, deps.clock.now(), force=body.force))
 
 
 @router.post(_EXECUTION + "/cancel", responses={200: {"model": ExecutionJson}, **problem_responses(404, 409)})
