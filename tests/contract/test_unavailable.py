@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from tests.contract.databases import KINDS, open_database
 from upshot.adapters.sql.database import Database, sqlite_url
-from upshot.adapters.sql.sql_errors import Verdict, judge
+from upshot.adapters.sql.sql_errors import ErrorKind, classify
 from upshot.errors import InvalidInput, Unavailable
 
 
@@ -144,23 +144,23 @@ def test_running_out_of_memory_is_unavailable(on_sqlite):
 
 
 @pytest.mark.parametrize(
-    ("code", "verdict"),
+    ("code", "kind"),
     [
-        (sqlite3.SQLITE_FULL, Verdict.UNAVAILABLE),
-        (sqlite3.SQLITE_IOERR_FSYNC, Verdict.UNAVAILABLE),
-        (sqlite3.SQLITE_READONLY_DBMOVED, Verdict.UNAVAILABLE),
-        (sqlite3.SQLITE_CANTOPEN, Verdict.UNAVAILABLE),
-        (sqlite3.SQLITE_CORRUPT, Verdict.UNAVAILABLE),
-        (sqlite3.SQLITE_BUSY_SNAPSHOT, Verdict.CONFLICT),
-        (sqlite3.SQLITE_ERROR, Verdict.DATA),
-        (sqlite3.SQLITE_TOOBIG, Verdict.DATA),
+        (sqlite3.SQLITE_FULL, ErrorKind.UNAVAILABLE),
+        (sqlite3.SQLITE_IOERR_FSYNC, ErrorKind.UNAVAILABLE),
+        (sqlite3.SQLITE_READONLY_DBMOVED, ErrorKind.UNAVAILABLE),
+        (sqlite3.SQLITE_CANTOPEN, ErrorKind.UNAVAILABLE),
+        (sqlite3.SQLITE_CORRUPT, ErrorKind.UNAVAILABLE),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, ErrorKind.CONFLICT),
+        (sqlite3.SQLITE_ERROR, ErrorKind.DATA),
+        (sqlite3.SQLITE_TOOBIG, ErrorKind.DATA),
     ],
 )
-def test_the_code_of_sqlite_decides(code, verdict):
+def test_the_code_of_sqlite_decides(code, kind):
     """The text of an error never does."""
     original = sqlite3.OperationalError("some text")
     original.sqlite_errorcode = code
-    assert judge(sa.exc.OperationalError("SELECT 1", {}, original)) is verdict
+    assert classify(sa.exc.OperationalError("SELECT 1", {}, original)) is kind
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------

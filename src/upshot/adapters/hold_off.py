@@ -1,4 +1,4 @@
-"""Do without Redis for a while if it has failed or hangs, instead of waiting for it again and again."""
+"""Skip calls of Redis for a while after it has failed or while it hangs, instead of waiting for it each time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _HOLD_OFF_SECONDS = 0.5
 
 class HoldOff:
     """
-    Decides whether to call Redis. Everything that is not sent because of it is sent later, by relay or sweeper.
+    Decides whether to call Redis. The relay and the sweeper later send what was not sent meanwhile.
 
     After a failure, nothing is tried for half a second, or for as long as the failure took. Then one caller tries, and
     all others go on at once.
 
     Args:
-        errors: The errors that mean that Redis did not do what it was asked to.
-        try_seconds: Time for the caller that tries. After it, another one does.
+        errors: The errors that mean that Redis did not carry out a command.
+        try_seconds: How long one caller tries before another caller may try.
     """
 
     def __init__(self, errors: tuple[type[Exception], ...], *, try_seconds: float) -> None:

@@ -93,11 +93,11 @@ def report_requests(output: Output, scenario: Scenario) -> None:
     output.line()
     output.line("requests that arrived at the receivers, in order:")
     for request in scenario.requests:
-        verdict = output.state("verified") if request.verified else f"not verified: {request.reason}"
+        result = output.state("verified") if request.verified else f"not verified: {request.reason}"
         output.line(
             f"{scenario.offset(request.time)}  {receiver_name(request)} received {request.method} {request.path}, "
             f"answered {request.status}: ",
-            verdict,
+            result,
         )
         if delivery_id := request.headers.get("webhook-id"):
             output.line(f"{_INDENT}webhook-id: {delivery_id}")

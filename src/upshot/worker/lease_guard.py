@@ -15,8 +15,8 @@ class LeaseGuard:
     Watches the heartbeats of this worker.
 
     While the database is slow or down, no worker can renew its leases, and all of them expire. Afterwards, every worker
-    that is alive renews them within one heartbeat. Until then nobody must take them over. The same is true after the
-    machine's clock was set.
+    that is alive renews them within one heartbeat. Until then, no worker may take them over. The same applies after
+    the machine's clock was set.
 
     Args:
         clock: The clock that leases are compared with.

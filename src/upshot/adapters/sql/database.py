@@ -25,7 +25,7 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.pool import StaticPool
 
 from upshot.adapters.sql.group_commit import GroupCommit
-from upshot.adapters.sql.sql_errors import Verdict, judge
+from upshot.adapters.sql.sql_errors import ErrorKind, classify
 from upshot.clock import stopwatch
 from upshot.errors import ConfigError, InvalidInput, Unavailable
 
@@ -151,13 +151,13 @@ class Database:
                     "a text cannot be stored: it is too long or contains a character such as NUL"
                 ) from error
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, MemoryError) as error:
-                verdict = judge(error)
-                if verdict is Verdict.DATA:
+                kind = classify(error)
+                if kind is ErrorKind.DATA:
                     raise
                 is_last = attempt == MAX_ATTEMPTS or stopwatch() >= give_up_at
-                if is_last and verdict is Verdict.CONFLICT_OF_ROWS:
+                if is_last and kind is ErrorKind.CONFLICT_OF_ROWS:
                     raise
-                if is_last or verdict is Verdict.UNAVAILABLE:
+                if is_last or kind is ErrorKind.UNAVAILABLE:
                     reason = str(getattr(error, "orig", None) or error) or type(error).__name__
                     raise Unavailable(f"the database is unavailable: {reason}") from error
                 time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter, not cryptography

@@ -1,8 +1,8 @@
 """
-What an error of the database means: this is the only place that decides.
+Classify errors of the database. Only this module decides what such an error means.
 
-An error is a statement about the data (or a mistake in our SQL), a conflict with another transaction, or neither. If it
-is neither, nothing was decided: the database is unavailable, and the caller waits.
+An error is about the data (or a mistake in our SQL), a conflict with another transaction, or neither. If it is neither,
+nothing was decided: the database is unavailable, and the caller waits.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from enum import Enum
 import sqlalchemy as sa
 
 
-class Verdict(Enum):
-    """What to do about an error."""
+class ErrorKind(Enum):
+    """What an error means, and what the caller does about it."""
 
     DATA = "data"  #: the same statement would fail again: raise the error
     CONFLICT_OF_ROWS = "conflict of rows"  #: two writers inserted the same row: the next attempt sees the other's row
@@ -46,28 +46,28 @@ _NOT_ABOUT_DATA = frozenset({"42501", "42P01"})
 _CONFLICT_CODES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
 
-def judge(error: sa.exc.DBAPIError | sa.exc.TimeoutError | MemoryError) -> Verdict:
-    """Return what an error means. `sa.exc.TimeoutError` says that the pool had no free connection."""
+def classify(error: sa.exc.DBAPIError | sa.exc.TimeoutError | MemoryError) -> ErrorKind:
+    """Return the kind of an error. `sa.exc.TimeoutError` means that the pool had no free connection."""
     if not isinstance(error, sa.exc.DBAPIError):
-        return Verdict.UNAVAILABLE
+        return ErrorKind.UNAVAILABLE
     if isinstance(error, sa.exc.IntegrityError):
-        return Verdict.CONFLICT_OF_ROWS
+        return ErrorKind.CONFLICT_OF_ROWS
     if isinstance(error.orig, sqlite3.Error):
-        return _judge_sqlite(error.orig)
+        return _classify_sqlite(error.orig)
     sqlstate: str | None = getattr(error.orig, "sqlstate", None)
     if sqlstate in _CONFLICT_CODES or error.connection_invalidated:
-        return Verdict.CONFLICT
+        return ErrorKind.CONFLICT
     if sqlstate is None:  # the client's own error: it could not connect, or misuses the library
         is_connection = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
-        return Verdict.UNAVAILABLE if is_connection else Verdict.DATA
+        return ErrorKind.UNAVAILABLE if is_connection else ErrorKind.DATA
     is_about_data = sqlstate[:2] in _DATA_CLASSES and sqlstate not in _NOT_ABOUT_DATA
-    return Verdict.DATA if is_about_data else Verdict.UNAVAILABLE
+    return ErrorKind.DATA if is_about_data else ErrorKind.UNAVAILABLE
 
 
-def _judge_sqlite(error: sqlite3.Error) -> Verdict:
+def _classify_sqlite(error: sqlite3.Error) -> ErrorKind:
     code: int | None = getattr(error, "sqlite_errorcode", None)  # None: an error of the Python module itself
     if code is None:
-        return Verdict.DATA
+        return ErrorKind.DATA
     if code & _PRIMARY_CODE in _SQLITE_CONFLICT_CODES:
-        return Verdict.CONFLICT
-    return Verdict.DATA if code & _PRIMARY_CODE in _SQLITE_DATA_CODES else Verdict.UNAVAILABLE
+        return ErrorKind.CONFLICT
+    return ErrorKind.DATA if code & _PRIMARY_CODE in _SQLITE_DATA_CODES else ErrorKind.UNAVAILABLE
