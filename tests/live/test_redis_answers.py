@@ -1,4 +1,4 @@
-"""A Redis that answers with errors, or hangs. No answer ends a worker, and what is in the database is carried out."""
+"""A Redis that answers with errors, or hangs. Workers go on, and carry out what is due in the database."""
 
 from __future__ import annotations
 

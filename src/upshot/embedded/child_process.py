@@ -164,7 +164,7 @@ class ChildProcess:
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
-    """A log file whose lines are lost, and nothing else, while the disk is full."""
+    """A log file that drops lines while the disk is full, and raises no error."""
 
     @override
     def handleError(self, record: logging.LogRecord) -> None:
