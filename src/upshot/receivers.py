@@ -134,7 +134,7 @@ class Receivers:
 
     @property
     def slack_webhook_url(self) -> str:
-        """URL of the incoming webhook that exists."""
+        """URL of the only incoming webhook that the fake accepts."""
         return f"{self.url}{SLACK_WEBHOOK_PATH}"
 
     def received(self, path: str) -> list[Received]:

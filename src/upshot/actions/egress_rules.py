@@ -52,7 +52,7 @@ _DENIED_V6 = tuple(
     )
 )
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
-_ISATAP = 0x00005EFE  # RFC 5214: the third quarter of an address whose last quarter is an IPv4 address
+_ISATAP = 0x00005EFE  # RFC 5214: an address with one of these third quarters ends in an IPv4 address
 _ISATAP_GLOBAL_BIT = 0x02000000
 
 _METADATA_ADDRESSES = frozenset(

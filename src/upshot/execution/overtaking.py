@@ -1,8 +1,8 @@
 """
 Keeps a late attempt from restoring an older state.
 
-`production` moves to v0, and its webhook is not reachable. It moves to v1, whose webhook arrives. If the first
-one were now sent again, the receiver would end with v0. So a late attempt of a step is skipped if a newer execution
+`production` moves to v0, and its webhook is not reachable. Then it moves to v1, whose webhook arrives. If the webhook
+for v0 were sent again now, the receiver would end up with v0. So a late attempt of a step is skipped if a newer execution
 of the same automation, for the same alias of the same collection, has completed that step.
 
 First attempts that start in time are not checked, because the check costs a query. Executions of different events
@@ -33,7 +33,7 @@ MAX_PAUSE_SECONDS = 5.0
 
 
 def ordered_step(execution: Execution, record: StepRecord) -> OrderedStep | None:
-    """Return what identifies the step among those of other events, or None if nothing can overtake it."""
+    """Return the key by which newer executions of the step are found, or None if nothing can overtake it."""
     if execution.alias_reference is None or record.ignores_overtaking:
         return None
     return OrderedStep(execution.automation, execution.alias_reference, execution.event_id, record.id)
