@@ -7,7 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, RowMapping
 from typing_extensions import override
 
@@ -113,6 +115,29 @@ _NEWER = (
     .order_by(executions.c.event_id.desc())
     .limit(_NEWER_PAGE)
 )
+# On PostgreSQL every statement is a message to the server, so one statement finds the steps for which there is any
+# newer execution, usually none. LATERAL with a limit looks each of them up in the index.
+_wanted = (
+    sa.func.json_to_recordset(sa.cast(sa.bindparam("rows", type_=sa.Text), postgresql.JSON))
+    .table_valued(
+        sa.column("number", sa.Integer),
+        sa.column("alias_reference", sa.Text),
+        sa.column("automation", sa.Text),
+        sa.column("event_id", sa.Text),
+    )
+    .render_derived(with_types=True)
+)
+_any_newer = (
+    sa.select(executions.c.id)
+    .where(
+        executions.c.alias_reference == _wanted.c.alias_reference,
+        executions.c.automation == _wanted.c.automation,
+        executions.c.event_id > _wanted.c.event_id,
+    )
+    .limit(1)
+    .lateral("newer")
+)
+_WITH_NEWER = sa.select(_wanted.c.number).select_from(_wanted.join(_any_newer, sa.true()))
 _INSERT = insert_many(executions, _COLUMNS, returning="id")
 _UPDATE = update_many(executions, _COLUMNS, updated=_UPDATED, cleared=("notified_at",), if_equal="fence")
 _INSERT_RECEIPTS = insert_many(receipts, ("execution_id", "step_id", "attempt", "state", "started_at", "details"))
@@ -246,7 +271,14 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
 
     @override
     def find_overtaking(self, steps: Sequence[OrderedStep]) -> tuple[ExecutionId | None, ...]:
-        return self._database.read(lambda connection: tuple(_newest_completed(connection, step) for step in steps))
+        def work(connection: Connection) -> tuple[ExecutionId | None, ...]:
+            numbers = _numbers_with_newer(connection, steps) if connection.dialect.name == "postgresql" else None
+            return tuple(
+                _newest_completed(connection, step) if numbers is None or number in numbers else None
+                for number, step in enumerate(steps)
+            )
+
+        return self._database.read(work)
 
     # --- ExecutionAdmin ---------------------------------------------------------------------------
 
@@ -322,6 +354,20 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
             receipts.c.started_at < receipts_before, receipts.c.execution_id.in_(final)
         )
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def _numbers_with_newer(connection: Connection, steps: Sequence[OrderedStep]) -> frozenset[int]:
+    """Return the positions of the steps whose automation has an execution for a newer event of the alias."""
+    rows = [
+        {
+            "number": number,
+            "alias_reference": step.alias_reference,
+            "automation": step.automation,
+            "event_id": step.event_id,
+        }
+        for number, step in enumerate(steps)
+    ]
+    return frozenset(connection.execute(_WITH_NEWER, {"rows": orjson.dumps(rows).decode()}).scalars())
 
 
 def _newest_completed(connection: Connection, step: OrderedStep) -> ExecutionId | None:
