@@ -65,7 +65,7 @@ def show(client: Client, output: Output, event: str) -> None:
             ("subject", shown["subject"]),
             ("time", local_time(shown["time"])),
             ("actor", f"{shown['actor']['name']} ({shown['actor']['kind']})"),
-            ("mutation", f"{shown['mutation_id']} (event {shown['sequence'] + 1} of it)"),
+            ("mutation", f"{shown['mutation_id']} (event {shown['sequence'] + 1} of the mutation)"),
             ("caused by", ", ".join(causes) or None),
             ("matched", local_time(shown["matched_at"]) or "not yet: it waits for a worker"),
             ("warning", shown["warning"]),

@@ -2,8 +2,8 @@
 Keeps a late attempt from restoring an older state.
 
 `production` moves to v0, and its webhook is not reachable. Then it moves to v1, whose webhook arrives. If the webhook
-for v0 were sent again now, the receiver would end up with v0. So a late attempt of a step is skipped if a newer execution
-of the same automation, for the same alias of the same collection, has completed that step.
+for v0 were sent again now, the receiver would end up with v0. So a late attempt of a step is skipped if a newer
+execution of the same automation, for the same alias of the same collection, has completed that step.
 
 First attempts that start in time are not checked, because the check costs a query. Executions of different events
 run at the same time, so a receiver can still get two first attempts in either order.
