@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from upshot.storable import MAX_DEPTH, TOO_DEEP
+
 MASK = "***"
 #: Headers that contain credentials, whether or not their value is a known secret: `Basic` encodes it.
 CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "x-auth-token"})
@@ -54,13 +56,20 @@ class Mask:
         return self.data({**request, "headers": headers})
 
     def data(self, data: Any) -> Any:
-        """Return plain data without the secrets, neither in keys nor in values."""
-        if not self._encodings:
-            return data
+        """
+        Return plain data without the secrets, neither in keys nor in values.
+
+        Lists and objects below `MAX_DEPTH` levels are left out, because they could contain a secret.
+        """
+        return self._masked(data, MAX_DEPTH) if self._encodings else data
+
+    def _masked(self, data: Any, depth: int) -> Any:
         if isinstance(data, str):
             return self.text(data)
+        if isinstance(data, Mapping | list | tuple) and depth == 0:
+            return TOO_DEEP
         if isinstance(data, Mapping):
-            return {self.data(key): self.data(value) for key, value in data.items()}
+            return {self._masked(key, depth - 1): self._masked(value, depth - 1) for key, value in data.items()}
         if isinstance(data, list | tuple):
-            return [self.data(item) for item in data]
+            return [self._masked(item, depth - 1) for item in data]
         return data

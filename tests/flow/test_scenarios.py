@@ -1,5 +1,6 @@
 """From a mutation to the requests that leave, with real automations and fake receivers."""
 
+import orjson
 import pytest
 
 from upshot.domain.execution import AttemptState, ExecutionState
@@ -216,6 +217,65 @@ steps: [{uses: webhook, with: {url: "https://x.example.com", headers: {X-Key: "{
     assert execution.state is ExecutionState.FAILED
     assert "UPSHOT_SECRET_MISSING" in execution.reason
     assert world.sent == []
+
+
+ASK = """
+name: ask
+on: {custom: {name: go}}
+steps:
+  - id: ask
+    uses: webhook
+    with: {url: "https://receiver.example.com/ask", headers: {X-Key: "{{ secrets.TOKEN }}"}}
+    retry: {attempts: 2, first: 1s}
+  - uses: webhook
+    if: steps.ask.outputs.status == 200
+    with: {url: "https://receiver.example.com/next"}
+on-failure:
+  - {uses: webhook, with: {url: "https://receiver.example.com/failed"}}
+"""
+HOSTILE_ANSWERS = [
+    pytest.param(b"[" * 300 + b"]" * 300, {}, id="300 levels"),
+    pytest.param(b'{"a":' * 900 + b'"t0p-s3cret"' + b"}" * 900, {}, id="900 levels"),
+    pytest.param(b"[" * 100_000, {}, id="100,000 brackets"),
+    pytest.param(b"[" * 100 + b'"t0p-s3cret"' + b"]" * 100, {}, id="as many levels as data can have"),
+    pytest.param(b'{"id": 12345678901234567890123456, "n": 1e999}', {}, id="large numbers"),
+    pytest.param(b"[" + b"9" * 100_000 + b"]", {}, id="a number with 100,000 digits"),
+    pytest.param(b'{"a": "\\u0000\\ud800", "\\u0000": "\x00"}', {}, id="NUL and half a character"),
+    pytest.param(b"\xff\xfe\x00", {}, id="bytes that are not text"),
+    pytest.param(b"", {"server": "Bj\udcf8rn", "x\udcff": "\x00"}, id="a header that is not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("body", "headers"), HOSTILE_ANSWERS)
+def test_any_answer_of_a_receiver_is_recorded(world, body, headers):
+    """The request is sent once, later steps run, and the receipt can be stored and contains no secret."""
+    world.apply(ASK)
+    world.respond("https://receiver.example.com/ask", body=body, headers=headers)
+    world.emit("go")
+    world.run_until_idle()
+
+    execution = world.execution()
+    assert execution.state is ExecutionState.SUCCEEDED
+    assert [request.url.rpartition("/")[2] for request in world.sent] == ["ask", "next"]
+    stored = orjson.dumps([world.receipts(execution), execution])
+    assert b"t0p-s3cret" not in stored
+
+
+@pytest.mark.parametrize(("body", "headers"), HOSTILE_ANSWERS)
+def test_any_answer_of_a_receiver_that_fails_leads_to_the_next_attempt(world, body, headers):
+    """An answer that cannot be kept as it is changes nothing about retries, on-failure and the event of the failure."""
+    world.apply(ASK)
+    world.respond("https://receiver.example.com/ask", status=503, body=body, headers=headers)
+    world.emit("go")
+    world.run_until_idle()
+    world.clock.advance(seconds=10)
+    world.run_until_idle()
+
+    execution = world.execution()
+    assert execution.state is ExecutionState.FAILED
+    assert "answered 503" in execution.reason
+    assert [request.url.rpartition("/")[2] for request in world.sent] == ["ask", "ask", "failed"]
+    assert b"t0p-s3cret" not in orjson.dumps([world.receipts(execution), execution])
 
 
 CHAIN = """

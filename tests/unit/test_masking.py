@@ -1,5 +1,9 @@
 """Stored data contains no secrets."""
 
+from typing import Any
+
+import orjson
+
 from upshot.masking import Mask
 
 
@@ -39,3 +43,13 @@ def test_a_secret_is_masked_in_base64_and_in_another_case():
     """A secret is masked in base64, in upper case and in lower case."""
     mask = Mask(["Secret/Value"])
     assert mask.text("U2VjcmV0L1ZhbHVl SECRET/VALUE secret/value") == "*** *** ***"
+
+
+def test_data_that_is_nested_too_deeply_is_left_out():
+    """Masking ends for any data, and what it does not look at is not kept."""
+    deep: Any = "s3cr3t-token"
+    for _ in range(5000):
+        deep = [deep]
+    masked = Mask(["s3cr3t-token"]).data({"deep": deep})
+
+    assert "left out" in orjson.dumps(masked).decode()

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import quote
 
 from yarl import URL
 
@@ -88,6 +89,7 @@ _METADATA_NAMES = frozenset(
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 _NUMBER_LIKE = re.compile(r"(.*\.)?(0x[0-9a-f]*|[0-9]+)\.?")  # hosts that browsers and C libraries parse as IPv4
 _MAX_PORT = 65535
+_AUTHORITY = re.compile(r"[^/?#]*")
 
 
 class InvalidUrl(ValueError):
@@ -98,7 +100,7 @@ class InvalidUrl(ValueError):
 class Target:
     """The destination of a URL, from the same parser that the HTTP client uses."""
 
-    url: URL
+    url: URL  #: as it is sent: path and query as written, except that characters beyond ASCII are encoded
     host: str  #: lower case, IDNA, without brackets or a final dot
     port: int
 
@@ -120,7 +122,7 @@ def parse_url(text: str) -> Target:
     if any(char <= " " or char == "\x7f" for char in text):
         raise InvalidUrl("the URL contains a space or a control character; remove it or write it as %XX")
     try:
-        url = URL(text)
+        url = _as_written(text)
         host, port = url.raw_host, url.port
     except ValueError as error:
         raise InvalidUrl(f"this is not a URL ({error}); write https://host/path") from error
@@ -139,6 +141,29 @@ def parse_url(text: str) -> Target:
     if not _HOST_NAME.fullmatch(host):
         raise InvalidUrl(f"{host!r} is not a host name")
     return Target(url, host, port)
+
+
+def _as_written(text: str) -> URL:
+    """
+    Return a URL whose path and query stay as written, because a signature can cover their spelling.
+
+    yarl would decode `%2F`, `%28` and `%7E` where they are optional. It parses and encodes the host only.
+    """
+    parsed = URL(text)
+    _, _, after_scheme = text.partition("://")
+    rest = after_scheme[_AUTHORITY.match(after_scheme).end() :].partition("#")[0]  # type: ignore[union-attr]  # it always matches
+    if not rest.startswith("/"):
+        rest = f"/{rest}"
+    # Surrogates are bytes of a header, such as `Location`, that are not UTF-8.
+    encoded = (
+        "".join(char if char.isascii() else quote(char.encode("utf-8", "surrogateescape"), safe="") for char in rest)
+        if not rest.isascii()
+        else rest
+    )
+    url = URL(f"{parsed.scheme}://{parsed.raw_authority}{encoded}", encoded=True)
+    if (url.raw_host, url.port) != (parsed.raw_host, parsed.port):
+        raise ValueError("its host is ambiguous")
+    return url
 
 
 def _literal(text: str) -> IpAddress | None:

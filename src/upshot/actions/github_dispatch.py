@@ -14,6 +14,7 @@ from upshot.actions.http_responses import (
     excerpt,
     is_success,
     response_error,
+    response_json,
     retry_after_seconds,
     status_text,
 )
@@ -152,9 +153,10 @@ def _rate_limit_seconds(response: HttpResponse, now: datetime, attempt: int) -> 
 
 def _github_message(response: HttpResponse) -> str:
     """Return GitHub's `message` and `errors`, or the beginning of the body if there are none."""
+    data = response_json(response)
     try:
-        body = orjson.loads(response.body)
+        body = data.value if data is not None else {}
         parts = [body["message"], *(str(error.get("message") or error) for error in body.get("errors") or ())]
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return excerpt(response)
     return f": {'; '.join(map(str, parts))[:500]}"

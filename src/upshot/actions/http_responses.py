@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from upshot.actions.protocol import HttpResponse
 from upshot.errors import ActionError, Refused, Unreachable
+from upshot.json_data import JsonData, JsonInvalid, parse_json
 
 MAX_RETRY_AFTER_SECONDS = 24 * 3600.0  #: a receiver that asks for a longer wait is mistaken or malicious
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+#: The beginning of two of HTTP's three forms of a date, so that a comma separates values only.
+_DAY_AND_COMMA = re.compile(r"\b(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?,\s*", re.IGNORECASE)
 #: Worth another attempt: timeout, too early, too many requests.
 _TEMPORARY = frozenset({408, 425, 429})
 
@@ -33,16 +38,36 @@ def excerpt(response: HttpResponse) -> str:
     return f": {text[:200]}{'…' if len(text) > 200 else ''}" if text else ""  # noqa: PLR2004 - about one line
 
 
-def retry_after_seconds(response: HttpResponse, now: datetime) -> float | None:
-    """Return the seconds that the receiver asks for in `Retry-After`, as a number or a date. None if it does not."""
-    value = response.headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
-        return min(float(value[:10]), MAX_RETRY_AFTER_SECONDS)
+def response_json(response: HttpResponse) -> JsonData | None:
+    """Return the body as data. None if it is not JSON, or if it is not complete."""
     try:
-        seconds = (parsedate_to_datetime(value) - now).total_seconds()
-    except (TypeError, ValueError, OverflowError):  # no date, a date without a zone, a date beyond the calendar
+        return parse_json(response.body) if response.body else None
+    except JsonInvalid:
         return None
-    return min(max(0.0, seconds), MAX_RETRY_AFTER_SECONDS)
+
+
+def retry_after_seconds(response: HttpResponse, now: datetime) -> float | None:
+    """
+    Return the seconds that the receiver asks for in `Retry-After`. None if it does not ask for a wait.
+
+    A value is a number, also with a fraction, or a date in one of the three forms of RFC 9110 (section 5.6.7). Of
+    several values, the longest wait counts.
+    """
+    values = _DAY_AND_COMMA.sub("", response.headers.get("retry-after", "")).split(",")
+    waits = [seconds for value in values if (seconds := _wait_seconds(value.strip(), now)) is not None]
+    return min(max(waits), MAX_RETRY_AFTER_SECONDS) if waits else None
+
+
+def _wait_seconds(value: str, now: datetime) -> float | None:
+    if _NUMBER.fullmatch(value):
+        return float(value)
+    try:
+        time = parsedate_to_datetime(value)
+    except (TypeError, ValueError, OverflowError):  # no date, or a date beyond the calendar
+        return None
+    if time.tzinfo is None:  # the form of C's asctime has no zone; HTTP's dates are in UTC
+        time = time.replace(tzinfo=UTC)
+    return max(0.0, (time - now).total_seconds())
 
 
 def error_from_response(response: HttpResponse, *, receiver: str, now: datetime) -> ActionError:

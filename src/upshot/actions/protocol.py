@@ -19,6 +19,9 @@ from upshot.ports.jobs import JobAdmin
 from upshot.ports.registry import RegistryChanges
 from upshot.schema.action_inputs import ActionSpec, InputProblem
 
+STORED_BODY_BYTES = 16 * 1024  #: of the body of a request or response, for the receipt
+STORED_HEADER_BYTES = 64 * 1024  #: of the headers of a response, for the receipt
+
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
@@ -26,26 +29,38 @@ class HttpResponse:
 
     status: int
     headers: Mapping[str, str]  #: names in lower case
-    body: bytes  #: first 16 KB
+    body: bytes  #: decompressed; at most 1 MB if it can be JSON, otherwise 16 KB
     body_bytes: int  #: length as received, up to the limit
-    truncated: bool
+    truncated: bool  #: whether `body` is only the beginning
     request: Mapping[str, Any]  #: as sent, for the receipt: method, url, headers, body, body_bytes
     timings: Mapping[str, float]  #: seconds: connect (including name lookup and TLS), answer
+    stopped: str | None = None  #: why reading stopped before the end of the response; None if it is complete
 
     @property
     def text(self) -> str:
-        """The body as text. Bytes that are not UTF-8 are replaced."""
-        return self.body.decode("utf-8", "replace")
+        """The first 16 KB of the body as text. Bytes that are not UTF-8 are replaced."""
+        return self.body[:STORED_BODY_BYTES].decode("utf-8", "replace")
 
     def receipt_json(self) -> dict[str, Any]:
         """Return the JSON object that receipts store."""
-        return {
+        headers: dict[str, str] = {}
+        header_bytes = 0
+        for name, value in self.headers.items():
+            if header_bytes + len(name) + len(value) <= STORED_HEADER_BYTES:
+                headers[name] = value
+                header_bytes += len(name) + len(value)
+        receipt: dict[str, Any] = {
             "status": self.status,
-            "headers": dict(self.headers),
+            "headers": headers,
             "body": self.text,
             "body_bytes": self.body_bytes,
-            "truncated": self.truncated,
+            "truncated": self.truncated or len(self.body) > STORED_BODY_BYTES,
         }
+        if left_out := len(self.headers) - len(headers):
+            receipt["headers_left_out"] = left_out
+        if self.stopped is not None:
+            receipt["stopped"] = self.stopped
+        return receipt
 
 
 class Egress(Protocol):
@@ -64,9 +79,12 @@ class Egress(Protocol):
         """
         Send one request and return the response, whatever its status.
 
+        A response counts from its status line on. What followed is returned as far as it came, and
+        `HttpResponse.stopped` says why it ends there.
+
         Args:
             method: HTTP method.
-            url: http or https, with a host.
+            url: http or https, with a host. It is sent as written, except that characters beyond ASCII are encoded.
             headers: As sent. A User-Agent is added if there is none.
             body: As sent.
             timeout_seconds: For the whole exchange.
@@ -76,8 +94,8 @@ class Egress(Protocol):
         Raises:
             Blocked: The egress rules forbid the destination.
             Unreachable: The receiver cannot have read the request: no address, no connection, no TLS.
-            Ambiguous: The request was sent, and no complete response came.
-            Refused: The URL is not usable, or the response breaks the rules of HTTP.
+            Ambiguous: The request was sent, and no status line came.
+            Refused: The URL is not usable, or what came does not begin with a status line.
             Busy: The destination has its maximum of attempts in progress. Nothing was sent. Pass it on.
         """
         ...

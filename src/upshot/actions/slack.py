@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
 from typing_extensions import override
 
 from upshot.actions.http_responses import (
@@ -13,12 +12,13 @@ from upshot.actions.http_responses import (
     excerpt,
     is_success,
     response_error,
+    response_json,
     retry_after_seconds,
     status_text,
 )
 from upshot.actions.inputs import UrlCheck, encode_json, literal_secrets, literal_url_problems, parse_inputs
 from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpResponse, Outcome
-from upshot.errors import ActionError, Refused, Unreachable
+from upshot.errors import ActionError, Ambiguous, Refused, Unreachable
 from upshot.schema.action_inputs import InputProblem, SlackInputs
 
 #: Error codes of `chat.postMessage` that are worth another attempt. All others are final.
@@ -104,11 +104,12 @@ def _webhook_outputs(response: HttpResponse, call: ActionCall) -> dict[str, Any]
 
 def _api_outputs(response: HttpResponse, call: ActionCall) -> dict[str, Any]:
     """Return where the message is, or raise an error. `chat.postMessage` answers 200 also if it fails."""
-    try:
-        body = orjson.loads(response.body)
-    except orjson.JSONDecodeError:
-        body = None
+    data = response_json(response)
+    body = data.value if data is not None else None
     if not isinstance(body, dict) or "ok" not in body:
+        if is_success(response) and response.stopped is not None:
+            message = f"Slack's answer was not read: {response.stopped}; it may have posted the message"
+            raise response_error(Ambiguous, message, response)
         if is_success(response):
             answer = f"{status_text(response.status)}{excerpt(response)}"
             message = f"this is not Slack's API: it answered {answer}; check UPSHOT_SLACK_API_URL"

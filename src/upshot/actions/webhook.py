@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
 from typing_extensions import override
 
 from upshot.actions.egress_rules import parse_url
-from upshot.actions.http_responses import error_from_response, is_success
+from upshot.actions.http_responses import error_from_response, is_success, response_json
 from upshot.actions.inputs import (
     UrlCheck,
     encode_json,
@@ -18,12 +18,14 @@ from upshot.actions.inputs import (
     literal_url_problems,
     parse_inputs,
 )
-from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpResponse, Outcome
+from upshot.actions.protocol import STORED_BODY_BYTES, Action, ActionCall, ActionContext, HttpResponse, Outcome
 from upshot.actions.standard_webhooks import parse_secret, sign
 from upshot.clock import format_time
 from upshot.domain.event import Event
+from upshot.json_data import JsonData
 from upshot.schema.action_inputs import InputProblem, WebhookInputs
 
+MAX_KEPT_AS_TEXT = 20  #: paths in a receipt
 _METHODS_WITHOUT_EVENT = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})  #: have a body only if the step gives one
 
 
@@ -32,7 +34,8 @@ class Webhook(Action):
     Sends one HTTP request to a URL of the author's choice.
 
     The header `webhook-id` always contains the delivery id. A 2xx response is success. 408, 425, 429 and 5xx lead
-    to another attempt. Every other response is final. Outputs: `status`, and `body` as data if it is JSON.
+    to another attempt. Every other response is final. Outputs: `status`, and `body` as data if it is JSON,
+    otherwise as text.
     """
 
     uses = "webhook"
@@ -62,10 +65,14 @@ class Webhook(Action):
         )
         if not is_success(response):
             raise error_from_response(response, receiver=parse_url(inputs.url).destination, now=call.now)
+        data = await _read_data(response)
+        receipt = response.receipt_json()
+        if data is not None and data.kept_as_text:
+            receipt["kept_as_text"] = list(data.kept_as_text[:MAX_KEPT_AS_TEXT])
         return Outcome(
-            outputs={"status": response.status, "body": _content(response)},
+            outputs={"status": response.status, "body": response.text if data is None else data.value},
             request=response.request,
-            response=response.receipt_json(),
+            response=receipt,
             timings=response.timings,
         )
 
@@ -105,11 +112,10 @@ def cloud_event(event: Event, call: ActionCall) -> dict[str, Any]:
     }
 
 
-def _content(response: HttpResponse) -> Any:
-    """Return the body as data if it is complete and JSON, otherwise as text."""
-    if not response.truncated and response.body:
-        try:
-            return orjson.loads(response.body)
-        except orjson.JSONDecodeError:
-            pass
-    return response.text
+async def _read_data(response: HttpResponse) -> JsonData | None:
+    """Return the body as data, or None if it is not complete or not JSON. The event loop does not wait for it."""
+    if response.truncated:
+        return None
+    if len(response.body) <= STORED_BODY_BYTES:
+        return response_json(response)
+    return await asyncio.to_thread(response_json, response)

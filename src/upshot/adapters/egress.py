@@ -10,8 +10,10 @@ of the URL is still used for TLS and the `Host` header.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -31,16 +33,15 @@ from typing_extensions import override
 from yarl import URL
 
 from upshot.actions.egress_rules import EgressRules, InvalidUrl, Target, parse_url
-from upshot.actions.protocol import Egress, HttpResponse
+from upshot.actions.protocol import STORED_BODY_BYTES, Egress, HttpResponse
 from upshot.clock import stopwatch
 from upshot.errors import ActionError, Ambiguous, Blocked, Refused, Unreachable
 
 USER_AGENT = f"upshot/{version('upshot')}"
-STORED_BODY_BYTES = 16 * 1024  #: of the body of a request or response, for the receipt
 MAX_BODY_BYTES = 1024 * 1024  #: of a response; afterwards reading stops and the connection is closed
 MAX_HEADERS = 100  #: of a response
-MAX_HEADER_LINE_BYTES = 8 * 1024
-MAX_HEADER_BYTES = 64 * 1024  #: of all headers of a response together
+MAX_HEADER_LINE_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 256 * 1024  #: of the status line and all headers of a response together
 MAX_INTERIM_RESPONSES = 16  #: 100 Continue and other 1xx responses before the final one
 MAX_REDIRECTS = 3  # GitHub: a renamed repository needs at most three
 # uvicorn and Node close an idle connection after 5 s. If a request crosses with the closing, nobody knows whether
@@ -48,6 +49,15 @@ MAX_REDIRECTS = 3  # GitHub: a renamed repository needs at most three
 KEEPALIVE_SECONDS = 4.0
 _DNS_THREADS = 16  # a lookup that hangs occupies one of them, not the event loop
 
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] +([0-9]{3})(?: [^\n]*)?\n")
+_END_OF_HEADERS = re.compile(rb"\r?\n\r?\n")
+#: The first bytes of a body that can be a JSON object or list: a byte order mark, white space, a bracket; or gzip.
+_MAYBE_DATA = re.compile(rb"\xef\xbb\xbf|\xff\xfe|\xfe\xff|\x1f\x8b|[ \t\r\n]*[{\[]")
+_GZIP = b"\x1f\x8b"
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
+_ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS  # zlib detects which of the two it is
+
+_SWITCHING_PROTOCOLS = 101
 _REDIRECTS = frozenset({301, 307, 308})
 _DEFAULT_HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
 
@@ -67,6 +77,10 @@ class _Exchange:
     redirects: int  #: how many more can be followed
     started: float = field(default_factory=stopwatch)
     connected: float | None = None  #: None means that the receiver cannot have read anything yet
+    protocol: _ResponseHandler | None = None  #: of the connection
+    response: aiohttp.ClientResponse | None = None  #: None until the headers are complete
+    received: bytearray = field(default_factory=bytearray)  #: the beginning of the response's body
+    received_bytes: int = 0  #: of the response's body so far
 
     def follow(self, response: HttpResponse) -> bool:
         """Continue at the location of a redirect, if that is allowed. Method and body stay the same."""
@@ -74,9 +88,58 @@ class _Exchange:
         if target is None:
             return False
         self.redirects -= 1
-        self.target, self.connected = target, None
+        self.target, self.connected, self.protocol, self.response = target, None, None, None
+        self.received, self.received_bytes = bytearray(), 0
         self.request = {**self.request, "url": str(target.url)}
         return True
+
+    def keep(self, chunk: bytes) -> None:
+        """Keep a part of the body: all that can be read if it can be JSON, otherwise what receipts store."""
+        self.received_bytes += len(chunk)
+        if len(self.received) < STORED_BODY_BYTES or _MAYBE_DATA.match(self.received):
+            self.received += chunk[: MAX_BODY_BYTES - len(self.received)]
+
+    def answer(self, response: aiohttp.ClientResponse, stopped: str | None = None) -> HttpResponse:
+        """
+        Return a response whose headers are complete, with the body as far as it came.
+
+        Args:
+            response: The response.
+            stopped: Why nothing was read after that. None if the body is complete.
+        """
+        headers = _headers(response.headers.items())
+        return self._answer(response.status, headers, bytes(self.received), self.received_bytes, stopped)
+
+    def answer_so_far(self, stopped: str) -> HttpResponse | None:
+        """Return the response that broke off, or None if no status line came."""
+        if self.response is not None:
+            return self.answer(self.response, stopped)
+        head = _parse_head(bytes(self.protocol.head)) if self.protocol is not None else None
+        if head is None:
+            return None
+        status, headers, rest = head
+        return self._answer(status, headers, rest[:STORED_BODY_BYTES], len(rest), stopped)
+
+    def _answer(
+        self, status: int, headers: Mapping[str, str], body: bytes, body_bytes: int, stopped: str | None
+    ) -> HttpResponse:
+        is_whole = stopped is None and len(body) == body_bytes
+        if body.startswith(_GZIP) or headers.get("content-encoding", "").lower() in _COMPRESSIONS:
+            body, is_decompressed = _decompressed(body)
+            is_whole = is_whole and is_decompressed
+        if len(body) > STORED_BODY_BYTES and not _MAYBE_DATA.match(body):
+            body, is_whole = body[:STORED_BODY_BYTES], False
+        connected = self.connected or self.started
+        return HttpResponse(
+            status=status,
+            headers=headers,
+            body=body,
+            body_bytes=body_bytes,
+            truncated=not is_whole,
+            request=self.request,
+            timings={"connect": connected - self.started, "answer": stopwatch() - connected},
+            stopped=stopped,
+        )
 
 
 _exchange: ContextVar[_Exchange] = ContextVar("upshot_exchange")
@@ -113,11 +176,20 @@ class _GuardedResolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class _BoundedResponseHandler(ResponseHandler):
-    """aiohttp's response parser with a limit on interim responses."""
+class _ResponseHandler(ResponseHandler):
+    """
+    aiohttp's response parser with limits on interim responses and on the length of a head.
+
+    If the parser rejects a response, aiohttp drops what it has read. `head` still has it, with the status.
+    """
 
     _interim_responses = 0
     _is_reused = False
+    _is_in_head = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.head = bytearray()  #: what came before the parser returned the final response
 
     @property
     def is_stale(self) -> bool:
@@ -128,18 +200,36 @@ class _BoundedResponseHandler(ResponseHandler):
     def set_response_params(self, **params: Any) -> None:
         self._is_reused = True
         self._interim_responses = 0
+        self._is_in_head = True
+        self.head.clear()
         super().set_response_params(**params)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if not self._is_in_head:
+            super().data_received(data)
+            return
+        self.head += data[: 2 * MAX_HEAD_BYTES]
+        super().data_received(data)
+        if len(self.head) > MAX_HEAD_BYTES:  # `feed_data` has not emptied it
+            self._refuse(f"its headers are longer than {MAX_HEAD_BYTES // 1024} KB")
+
+    def _refuse(self, reason: str) -> None:
+        if self._exception is None:
+            self.set_exception(HttpProcessingError(message=reason))
+        if self.transport is not None:
+            self.transport.close()
 
     @override
     def feed_data(self, data: tuple[aiohttp.http.RawResponseMessage, StreamReader], size: int = 0) -> None:
         if 100 <= data[0].code < 200:  # noqa: PLR2004 - the class of interim responses
             self._interim_responses += 1
             if self._interim_responses > MAX_INTERIM_RESPONSES:
-                if self.transport is not None:
-                    self.transport.close()
-                reason = f"more than {MAX_INTERIM_RESPONSES} interim responses"
-                self.set_exception(HttpProcessingError(message=reason))
+                self._refuse(f"more than {MAX_INTERIM_RESPONSES} interim responses")
                 return
+        else:
+            self._is_in_head = False
+            self.head.clear()
         super().feed_data(data, size)
 
 
@@ -155,7 +245,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
         )
         self._rules = rules
         # aiohttp has no public way to limit interim responses. A test sends a flood of them.
-        self._factory = partial(_BoundedResponseHandler, loop=self._loop)  # type: ignore[assignment]  # a subclass
+        self._factory = partial(_ResponseHandler, loop=self._loop)  # type: ignore[assignment]  # a subclass
 
     def _open_socket(self, address: AddrInfoType) -> socket.socket:
         family, kind, proto, _, (ip, port, *_) = address
@@ -171,10 +261,13 @@ class _GuardedConnector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
-        while isinstance(connection.protocol, _BoundedResponseHandler) and connection.protocol.is_stale:
+        while isinstance(connection.protocol, _ResponseHandler) and connection.protocol.is_stale:
             connection.close()
             connection = await super().connect(req, traces, timeout)
-        _exchange.get().connected = stopwatch()
+        exchange = _exchange.get()
+        exchange.connected = stopwatch()
+        if isinstance(connection.protocol, _ResponseHandler):
+            exchange.protocol = connection.protocol
         return connection
 
 
@@ -215,6 +308,7 @@ class GuardedEgress(Egress):
             target = parse_url(url)
         except InvalidUrl as error:
             raise Refused(str(error), request=request) from error
+        request["url"] = str(target.url)
         exchange = _Exchange(target, request, headers, body, MAX_REDIRECTS if follow_redirects else 0)
         return await self._perform(exchange, timeout_seconds)
 
@@ -233,7 +327,11 @@ class GuardedEgress(Egress):
                     if not exchange.follow(response):
                         return response
         except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:  # uvloop raises RuntimeErrors, too
-            raise _action_error(error, exchange, timeout_seconds) from error
+            failure = _action_error(error, exchange, timeout_seconds)
+            response_so_far = exchange.answer_so_far(stopped=str(failure))
+            if response_so_far is None:
+                raise failure from error
+            return response_so_far
         finally:
             _exchange.reset(token)
 
@@ -248,18 +346,13 @@ class GuardedEgress(Egress):
             data=exchange.body or None,
             allow_redirects=False,
         ) as response:
-            headers = _read_headers(response)
-            body, size, is_complete = await _read_body(response)
-        connected = exchange.connected or exchange.started
-        return HttpResponse(
-            status=response.status,
-            headers=headers,
-            body=body,
-            body_bytes=size,
-            truncated=not is_complete,
-            request=exchange.request,
-            timings={"connect": connected - exchange.started, "answer": stopwatch() - connected},
-        )
+            exchange.response = response
+            while not response.content.at_eof():
+                exchange.keep(await response.content.readany())
+                if exchange.received_bytes > MAX_BODY_BYTES:
+                    response.close()
+                    return exchange.answer(response, f"the body is longer than {MAX_BODY_BYTES // 1024} KB")
+        return exchange.answer(response)
 
     def _open_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -275,38 +368,60 @@ class GuardedEgress(Egress):
         )
 
 
-def _read_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
+def _headers(received: Iterable[tuple[str, str]]) -> dict[str, str]:
     """
-    Return the headers of a response with names in lower case. Values of repeated headers are joined with a comma.
+    Return headers with names in lower case. Values of repeated headers are joined with a comma.
 
-    Raises:
-        ClientResponseError: The headers are too long.
+    aiohttp reads them as UTF-8 and replaces other bytes by surrogates. Such a value is read as Latin-1.
     """
-    total = 0
     headers: dict[str, str] = {}
-    for original_name, value in response.headers.items():
-        total += len(original_name) + len(value)
-        name = original_name.lower()
+    for received_name, received_value in received:
+        name = (received_name if received_name.isascii() else _without_surrogates(received_name)).lower()
+        value = received_value if received_value.isascii() else _without_surrogates(received_value)
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    if total > MAX_HEADER_BYTES:
-        reason = f"its headers are longer than {MAX_HEADER_BYTES // 1024} KB"
-        raise aiohttp.ClientResponseError(response.request_info, (), message=reason)
     return headers
 
 
-async def _read_body(response: aiohttp.ClientResponse) -> tuple[bytes, int, bool]:
-    """Return the first bytes of the body, how many bytes came, and whether the first bytes are the whole body."""
-    stored = b""
-    size = 0
-    while not response.content.at_eof():
-        chunk = await response.content.readany()
-        if size < STORED_BODY_BYTES:
-            stored += chunk[: STORED_BODY_BYTES - size]
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            response.close()
-            return stored, size, False
-    return stored, size, size <= STORED_BODY_BYTES
+def _without_surrogates(text: str) -> str:
+    encoded = text.encode("utf-8", "surrogateescape")
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        return encoded.decode("latin-1")
+
+
+def _parse_head(data: bytes) -> tuple[int, dict[str, str], bytes] | None:
+    """Return status, headers and what follows them from a response that breaks HTTP. None without a status line."""
+    position = 0
+    while (match := _STATUS_LINE.match(data, position)) is not None:
+        status = int(match[1])
+        end = _END_OF_HEADERS.search(data, match.end() - 2)
+        position = end.end() if end else len(data)
+        if 100 <= status < 200 and status != _SWITCHING_PROTOCOLS:  # noqa: PLR2004 - the class of interim responses
+            continue
+        lines = data[match.end() : end.start() if end else data.rindex(b"\n") + 1].split(b"\n")
+        fields = (line.partition(b":") for line in lines[: MAX_HEADERS + 1])
+        return status, _headers((_text(name), _text(value)) for name, colon, value in fields if colon), data[position:]
+    return None
+
+
+def _text(data: bytes) -> str:
+    return data.strip().decode("utf-8", "surrogateescape")
+
+
+def _decompressed(body: bytes) -> tuple[bytes, bool]:
+    """
+    Return a body without gzip or zlib compression, which receivers use without being asked.
+
+    Returns:
+        At most `MAX_BODY_BYTES`, and whether this is everything. A body that cannot be decompressed stays as it is.
+    """
+    decompressor = zlib.decompressobj(_ZLIB_OR_GZIP)
+    try:
+        plain = decompressor.decompress(body, MAX_BODY_BYTES)
+    except zlib.error:
+        return body, True
+    return plain, decompressor.eof
 
 
 def _redirect_target(response: HttpResponse, target: Target) -> Target | None:
@@ -315,7 +430,7 @@ def _redirect_target(response: HttpResponse, target: Target) -> Target | None:
     if response.status not in _REDIRECTS or not location:
         return None
     try:
-        redirected = parse_url(str(target.url.join(URL(location))))
+        redirected = parse_url(str(target.url.join(URL(location, encoded=True))))
     except ValueError:
         return None
     return redirected if redirected.destination == target.destination else None

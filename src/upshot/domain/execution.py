@@ -108,7 +108,8 @@ class Receipt:
     The stored record of one attempt: the request, the response and the result. Secrets are masked.
 
     `request` of an HTTP action: method, url, headers, body (text), body_bytes. `response`: status,
-    headers, body (text, first 16 KB), body_bytes, truncated. Other actions store their changes.
+    headers, body (text, first 16 KB), body_bytes, truncated, and `stopped` if the response ends
+    early. Other actions store their changes.
     """
 
     execution_id: ExecutionId

@@ -42,7 +42,7 @@ from upshot.ids import WorkerId, derive_delivery_id, new_nonce
 from upshot.masking import Mask
 from upshot.ports.executions import ExecutionUpdate
 from upshot.ports.secrets import SecretSource
-from upshot.storable import to_storable_text
+from upshot.storable import ensure_storable, to_storable_text
 
 log = structlog.get_logger("upshot.execution")
 
@@ -272,18 +272,19 @@ class Attempt:
 
     def _succeeded(self, outcome: Outcome) -> ExecutionUpdate:
         mask = Mask(self._secrets.used.values())
+        outputs, request, response = ensure_storable((outcome.outputs, outcome.request, outcome.response))
         execution = transitions.step_succeeded(
             self._execution,
             self._record,
-            outputs=mask.data(outcome.outputs),
+            outputs=mask.data(outputs),
             started_at=self._started_at,
             now=self._context.clock.now(),
         )
         return self._finish(
             execution,
             AttemptState.SUCCEEDED,
-            request=mask.request(outcome.request),
-            response=mask.data(outcome.response),
+            request=mask.request(request),
+            response=mask.data(response),
             timings=outcome.timings,
         )
 
@@ -291,6 +292,7 @@ class Attempt:
         step, record, now = self._compiled.step, self._record, self._context.clock.now()
         mask = Mask(self._secrets.used.values())
         reason = to_storable_text(mask.text(str(error)))[:MAX_REASON_CHARS]
+        request, response = ensure_storable((error.request, error.response))
         chance = random.random()  # noqa: S311 - jitter, not cryptography
         wait_seconds = wait_before_next(step.retry, failures=record.failures + 1, error=error, chance=chance)
         if wait_seconds is None:
@@ -314,8 +316,8 @@ class Attempt:
         return self._finish(
             execution,
             state,
-            request=mask.request(error.request),
-            response=mask.data(error.response),
+            request=mask.request(request),
+            response=mask.data(response),
             error=reason,
             wait_seconds=wait_seconds,
         )

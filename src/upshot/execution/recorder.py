@@ -16,6 +16,7 @@ from upshot.ids import ExecutionId
 from upshot.ports.concurrency import RunInThread
 from upshot.ports.executions import ExecutionStore, ExecutionUpdate
 from upshot.ports.messaging import EventPublisher, JobNotifier
+from upshot.storable import to_storable, to_storable_text
 
 log = structlog.get_logger("upshot.execution")
 
@@ -91,7 +92,8 @@ class Recorder:
         Write a batch, or each of its updates alone if the database rejects the batch.
 
         An update that cannot be written must not block or repeat the others. Left unwritten, it would be sent
-        again each time its lease expires. So its execution fails with the reason, and its receipts are dropped.
+        again each time its lease expires. So it is written with the data converted, and then without the data. The
+        execution continues as the attempt decided.
         """
         try:
             return await self._write_when_available(batch)
@@ -100,23 +102,17 @@ class Recorder:
         if len(batch) > 1:
             rejected = [await self._write([update]) for update in batch]
             return frozenset().union(*rejected)
-        execution = batch[0].execution
-        log.error("recorder.update_rejected", execution=execution.id, error=repr(rejection))
-        failed = replace(
-            execution,
-            state=ExecutionState.FAILED,
-            reason=f"the outcome could not be recorded: {type(rejection).__name__}",
-            steps=tuple(replace(step, outputs=None, reason=None) for step in execution.steps),
-            due_at=None,
-            lease_owner_id=None,
-            lease_until=None,
-        )
-        try:
-            return await self._write_when_available([ExecutionUpdate(failed)])
-        except Exception:
-            # The execution is claimed again when its lease expires. The other updates must still be written.
-            log.exception("recorder.gave_up", execution=execution.id)
-            return frozenset({execution.id})
+        (update,) = batch
+        execution_id = update.execution.id
+        for simplify in (_storable, _without_data):
+            log.error("recorder.update_rejected", execution=execution_id, error=repr(rejection))
+            try:
+                return await self._write_when_available([simplify(update)])
+            except Exception as error:  # noqa: BLE001 - as above
+                rejection = error
+        # The execution is claimed again when its lease expires. The other updates must still be written.
+        log.error("recorder.gave_up", execution=execution_id, error=repr(rejection))
+        return frozenset({execution_id})
 
     async def _write_when_available(self, batch: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:
         pause_seconds = 0.1
@@ -127,3 +123,55 @@ class Recorder:
                 log.warning("recorder.waiting", error=str(error), batch=len(batch), pause_seconds=pause_seconds)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
+
+
+def _storable(update: ExecutionUpdate) -> ExecutionUpdate:
+    """Return an update in which everything that an action or a receiver provided is converted to storable data."""
+    execution = update.execution
+    return replace(
+        update,
+        execution=replace(
+            execution,
+            reason=_storable_reason(execution.reason),
+            steps=tuple(
+                replace(step, outputs=to_storable(step.outputs), reason=_storable_reason(step.reason))
+                for step in execution.steps
+            ),
+        ),
+        receipts=tuple(
+            replace(
+                receipt,
+                request=to_storable(receipt.request),
+                response=to_storable(receipt.response),
+                error=_storable_reason(receipt.error),
+                timings=to_storable(receipt.timings),
+            )
+            for receipt in update.receipts
+        ),
+        events=tuple(replace(event, data=to_storable(event.data)) for event in update.events),
+    )
+
+
+def _storable_reason(reason: str | None) -> str | None:
+    return None if reason is None else to_storable_text(reason)
+
+
+def _without_data(update: ExecutionUpdate) -> ExecutionUpdate:
+    """Return an update without outputs, and with receipts that contain neither request nor response."""
+    update = _storable(update)
+    note = "the request and the response are left out, because the database rejected them"
+    steps = tuple(replace(step, outputs={} if step.outputs else None) for step in update.execution.steps)
+    return replace(
+        update,
+        execution=replace(update.execution, steps=steps),
+        receipts=tuple(
+            replace(
+                receipt,
+                request=None,
+                response=None,
+                timings=None,
+                error=f"{receipt.error}; {note}" if receipt.error else note,
+            )
+            for receipt in update.receipts
+        ),
+    )

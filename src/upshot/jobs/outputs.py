@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-import orjson
+from upshot.json_data import JsonData, JsonInvalid, JsonTooDeep, parse_json
 
 MAX_DEPTH = 50  # so that recursive code that later handles the outputs does not exhaust the stack
 
+_MAX_SHOWN_PATHS = 5
 _TYPE_NAMES = {list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
 
 
@@ -16,9 +16,9 @@ class OutputsInvalid(ValueError):
     """The content is not a usable JSON object. The message says what is wrong, and what to write."""
 
 
-def parse_outputs(content: bytes | None) -> Mapping[str, Any]:
+def parse_outputs(content: bytes | None) -> JsonData:
     """
-    Parse the content of `outputs.json`.
+    Parse the content of `outputs.json`. The value of the result is an object.
 
     Args:
         content: None if the job wrote no file, which counts as an empty object.
@@ -27,23 +27,25 @@ def parse_outputs(content: bytes | None) -> Mapping[str, Any]:
         OutputsInvalid: The content is not a JSON object, or templates cannot use it.
     """
     if content is None:
-        return {}
+        return JsonData({})
     try:
-        outputs = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
+        data = parse_json(content, max_depth=MAX_DEPTH)
+    except JsonTooDeep as error:
+        raise OutputsInvalid(f"outputs.json is {error}; write a flatter object") from error
+    except JsonInvalid as error:
         raise OutputsInvalid(f"outputs.json is not valid JSON: {error}") from error
+    outputs = data.value
     if not isinstance(outputs, dict):
         actual = _TYPE_NAMES.get(type(outputs), "null")
         raise OutputsInvalid(f'outputs.json holds {actual}; write an object, such as {{"accuracy": 0.93}}')
     if (metrics := outputs.get("metrics")) is not None and not isinstance(metrics, dict):
         actual = _TYPE_NAMES.get(type(metrics), "null")
         raise OutputsInvalid(f"outputs.json: metrics is {actual}; write an object of names and values")
-    if _is_deeper(outputs, MAX_DEPTH):
-        raise OutputsInvalid(f"outputs.json is nested deeper than {MAX_DEPTH} levels; write a flatter object")
-    return outputs
+    return data
 
 
-def _is_deeper(value: Any, levels: int) -> bool:
-    if isinstance(value, dict):
-        value = list(value.values())
-    return isinstance(value, list) and (levels == 0 or any(_is_deeper(item, levels - 1) for item in value))
+def kept_as_text_note(paths: Sequence[str]) -> str:
+    """Say for people which numbers later steps read as text."""
+    shown = ", ".join(f"outputs{path}" for path in paths[:_MAX_SHOWN_PATHS])
+    more = f" and {len(paths) - _MAX_SHOWN_PATHS} more" if len(paths) > _MAX_SHOWN_PATHS else ""
+    return f"kept as text, because a number of this size cannot be stored exactly: {shown}{more}"

@@ -25,7 +25,7 @@ from upshot.ids import JobId
 from upshot.jobs.container_request import JobEnvironment, build_container_request, secrets_mask
 from upshot.jobs.engine_monitor import EngineMonitor, EngineSnapshot, PollIntervals
 from upshot.jobs.logs import LogCollector
-from upshot.jobs.outputs import OutputsInvalid, parse_outputs
+from upshot.jobs.outputs import OutputsInvalid, kept_as_text_note, parse_outputs
 from upshot.jobs.recorder import JobRecorder
 from upshot.jobs.transitions import (
     JobOutcome,
@@ -257,7 +257,10 @@ class JobRunner:
         if outcome.failure is None:
             try:
                 content = await self._backend.read_outputs(self.job.container_name, limit_bytes=MAX_OUTPUTS_BYTES)
-                outputs = self._mask.data(parse_outputs(content))
+                data = parse_outputs(content)
+                outputs = self._mask.data(data.value)
+                if data.kept_as_text:
+                    outcome = JobOutcome(None, kept_as_text_note(data.kept_as_text))
             except (OutputUnreadable, OutputsInvalid) as error:
                 outcome = JobOutcome(FailureKind.OUTPUT_INVALID, str(error))
         self.job = replace(
@@ -278,7 +281,8 @@ class JobRunner:
             larger_spec = self._context.config.with_more_memory(job.spec, job.retry.memory_growth, job.queue)
         after = end_attempt(job, outcome, larger_spec=larger_spec, now=now)
         if after.state is JobState.SUCCEEDED and after.save_metrics:
-            after = replace(after, reason=await self._context.metrics.save(after, self._event))
+            notes = (after.reason, await self._context.metrics.save(after, self._event))
+            after = replace(after, reason="; ".join(note for note in notes if note) or None)
         await self._record(after)
         log.info(
             "job.ended",

@@ -128,10 +128,10 @@ async def test_a_failing_receiver_can_ask_for_a_wait():
 
 @pytest.mark.parametrize(
     ("how", "kind"),
-    [("hang", Ambiguous), ("reset", Ambiguous), ("trickle", Ambiguous), ("garbage", Refused)],
+    [("hang", Ambiguous), ("reset", Ambiguous), ("garbage", Refused)],
 )
 async def test_a_misbehaving_receiver_sends_no_usable_response(how, kind):
-    """The receiver gets the request, and its response is missing, incomplete or invalid."""
+    """The receiver gets the request, and its response is missing or invalid."""
     error, (received,) = await _perform(
         "webhook",
         lambda r: {"url": f"{r.url}/deploy"},
@@ -140,6 +140,20 @@ async def test_a_misbehaving_receiver_sends_no_usable_response(how, kind):
     )
 
     assert type(error) is kind
+    assert received.status is None
+
+
+async def test_a_response_that_does_not_end_in_time_is_truncated():
+    """A 2xx status line is a success. The receipt says where the response stopped."""
+    outcome, (received,) = await _perform(
+        "webhook",
+        lambda r: {"url": f"{r.url}/deploy"},
+        prepare=lambda r: r.misbehave("trickle", path="/deploy"),
+        timeout_seconds=0.3,
+    )
+
+    assert outcome.outputs["status"] == 200
+    assert "within 0.3 s" in outcome.response["stopped"]
     assert received.status is None
 
 

@@ -46,6 +46,33 @@ async def test_a_request_arrives_unchanged():
     assert response.timings.keys() == {"connect", "answer"}
 
 
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        pytest.param("/a%2Fb/c%28d%29?sp=%2Frun&sig=a%2Bb%3D%2Fz&t=%7Ex&c=%3A", None, id="encoded"),
+        pytest.param("/a/(b)~c;d=e?x={y}|z&u='v'&w=%zz%c3%bc&+", None, id="not encoded"),
+        pytest.param("/a/../b//c/./", None, id="dots"),
+        pytest.param("/ü?n=é%C3%A9", "/%C3%BC?n=%C3%A9%C3%A9", id="beyond ASCII"),
+        pytest.param("?a=b", "/?a=b", id="no path"),
+        pytest.param("", "/", id="nothing"),
+        pytest.param("/a?b#c", "/a?b", id="a fragment"),
+    ],
+)
+async def test_a_url_is_sent_as_written(written, sent):
+    """A signature can cover the spelling of a URL. The receipt shows the URL that was sent."""
+    targets = []
+
+    async def talk(reader, writer):
+        targets.append((await read_request(reader)).split(b" ")[1].decode())
+        writer.write(OK)
+
+    async with open_egress() as egress, listening(talk) as url:
+        response = await post(egress, f"{url}{written}")
+
+    assert targets == [sent or written]
+    assert response.request["url"] == f"{url}{targets[0]}"
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{}/", "http://localhost:{}/", "http://[::ffff:127.0.0.1]:{}/",
                                  "http://①②⑦.0.0.1:{}/", "http://LOCALHOST:{}/"])  # fmt: skip
 async def test_a_private_address_is_not_connected_to(url):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,6 +90,7 @@ class ScriptedEgress:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    stopped: str | None = None
     sent: list[EgressCall] = field(default_factory=list)
 
     async def send(
@@ -104,7 +105,7 @@ class ScriptedEgress:
     ) -> HttpResponse:
         """Record the request and return the response."""
         self.sent.append(EgressCall(method, url, headers, body, follow_redirects))
-        return make_response(self.status, self.headers, self.body)
+        return replace(make_response(self.status, self.headers, self.body), stopped=self.stopped)
 
 
 def make_response(status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> HttpResponse:

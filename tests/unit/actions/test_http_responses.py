@@ -54,16 +54,26 @@ def test_a_redirect_is_reported_with_its_location():
         pytest.param("Fri, 31 Dec 9999 23:59:59 GMT", 86_400.0, id="the last date of the calendar"),
         pytest.param("", None, id="empty"),
         pytest.param("-5", None, id="negative"),
-        pytest.param("1.5", None, id="a fraction"),
+        pytest.param("90.5", 90.5, id="a fraction"),
+        pytest.param("30, 120", 120.0, id="two numbers"),
+        pytest.param("120, Thu, 01 Jan 2026 12:01:30 GMT", 120.0, id="a number and a date"),
+        pytest.param("5, Thursday, 01-Jan-26 12:01:30 GMT, 7", 90.0, id="a date between numbers"),
+        pytest.param("soon, 5", 5.0, id="a word and a number"),
+        pytest.param("Thursday, 01-Jan-26 12:01:30 GMT", 90.0, id="a date of RFC 850"),
+        pytest.param("Thu Jan  1 12:01:30 2026", 90.0, id="a date of asctime"),
+        pytest.param("Thu, 01 Jan 2026 13:01:30 +0100", 90.0, id="a date in another zone"),
+        pytest.param("1e3", None, id="an exponent"),
+        pytest.param("5 s", None, id="a unit"),
+        pytest.param("inf", None, id="infinity"),
         pytest.param("nan", None, id="not a number"),
         pytest.param("soon", None, id="a word"),
         pytest.param("٣", None, id="digits of another script"),
-        pytest.param("Thu, 01 Jan 2026 12:01:30 -0000", None, id="a date without a zone"),
+        pytest.param("Thu, 01 Jan 2026 12:01:30 -0000", 90.0, id="a date without a zone"),
         pytest.param("Thu, 99 Jan 99999 99:99:99 GMT", None, id="an invalid date"),
     ],
 )
 def test_retry_after_is_a_number_or_a_date(value, seconds):
-    """`Retry-After` is a number of seconds or an HTTP date. It is at most a day. Anything else is ignored."""
+    """`Retry-After` is a number of seconds or an HTTP date. The largest counts, at most a day. The rest is ignored."""
     response = make_response(503, {"retry-after": value})
 
     assert retry_after_seconds(response, NOW) == seconds

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.actions.action_calls import ScriptedEgress, perform
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.slack import Slack
-from upshot.errors import Refused, TemplateInvalid, Unreachable
+from upshot.errors import Ambiguous, Refused, TemplateInvalid, Unreachable
 
 SLACK = Slack(EgressRules().check_url)
 WEBHOOK = "https://hooks.slack.com/services/T/B/x"
@@ -111,6 +111,31 @@ async def test_the_response_of_chat_post_message_decides(*, status, headers, ans
 
     assert raised.value.retry_after_seconds == wait
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        pytest.param(200, b'{"ok": tr', Ambiguous, id="no body"),
+        pytest.param(200, b'{"ok": false, "error": "invalid_auth"}', Refused, id="an error"),
+        pytest.param(503, b"", Unreachable, id="another status"),
+    ],
+)
+async def test_an_unread_response_of_chat_post_message_is_ambiguous(status, body, kind):
+    """Slack reports errors in the body, so a body that cannot be read decides nothing."""
+    egress = ScriptedEgress(status=status, body=body, stopped="the connection broke")
+
+    with pytest.raises(kind):
+        await perform(SLACK, {**BOT, "text": "hello"}, egress=egress)
+
+
+async def test_an_unread_response_of_an_incoming_webhook_is_a_success():
+    """Its status says everything."""
+    egress = ScriptedEgress(stopped="the connection broke")
+    outcome = await perform(SLACK, {"webhook": WEBHOOK, "text": "hello"}, egress=egress)
+
+    assert outcome.outputs == {"status": 200}
+    assert (outcome.response or {})["stopped"] == "the connection broke"
 
 
 async def test_a_text_that_slack_would_cut_is_not_sent():

@@ -130,6 +130,15 @@ async def test_later_steps_can_read_the_response(body, output):
     assert outcome.timings
 
 
+async def test_the_receipt_names_numbers_that_are_kept_as_text():
+    """A later step that expects a number finds out why it gets a text."""
+    body = b'{"run": {"id": 12345678901234567890123456}}'
+    outcome = await perform(HOOK, {"url": URL}, egress=ScriptedEgress(body=body))
+
+    assert outcome.outputs["body"] == {"run": {"id": "12345678901234567890123456"}}
+    assert (outcome.response or {})["kept_as_text"] == [".run.id"]
+
+
 @pytest.mark.parametrize(
     ("status", "kind"), [(301, Refused), (404, Refused), (410, Refused), (429, Unreachable), (503, Unreachable)]
 )

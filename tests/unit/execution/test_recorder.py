@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import orjson
+
 from tests.run_in_place import run_in_place
 from tests.unit.automations.factories import make_event
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.stream import MemoryStream
-from upshot.domain.execution import Execution, ExecutionState
+from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt
 from upshot.errors import Unavailable
 from upshot.execution.recorder import Recorder
-from upshot.ids import EventId, ExecutionId, RevisionId
+from upshot.ids import DeliveryId, EventId, ExecutionId, RevisionId, WorkerId
 from upshot.ports.executions import ExecutionUpdate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -30,17 +32,40 @@ def update(execution_id: str) -> ExecutionUpdate:
             ExecutionState.SUCCEEDED,
             NOW,
             fence=1,
-        )
+        ),
+        (
+            Receipt(
+                execution_id=ExecutionId(execution_id),
+                step_id="step-1",
+                attempt=1,
+                state=AttemptState.SUCCEEDED,
+                delivery_id=DeliveryId("dlv_1"),
+                started_at=NOW,
+                took_seconds=0.1,
+                worker_id=WorkerId("worker-1"),
+                request={},
+                response={"headers": {"server": "Bj\udcf8rn"}, "number": 2**70},
+            ),
+        ),
     )
 
 
 class Executions(MemoryExecutions):
     """Accepts every update, except those that the test wants it to reject."""
 
-    def __init__(self, *, rejects: Sequence[str] = (), never_accepts: Sequence[str] = (), outages: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        rejects: Sequence[str] = (),
+        never_accepts: Sequence[str] = (),
+        outages: int = 0,
+        storable_only: bool = False,
+    ) -> None:
         super().__init__(MemoryEvents())
         self.written: dict[str, Execution] = {}
+        self.receipts: dict[str, tuple[Receipt, ...]] = {}
         self.batches: list[int] = []
+        self._storable_only = storable_only
         self._rejects, self._never_accepts, self._outages = rejects, never_accepts, outages
 
     def record(self, updates: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:
@@ -48,11 +73,16 @@ class Executions(MemoryExecutions):
             self._outages -= 1
             raise Unavailable("the database does not answer")
         for execution in (update.execution for update in updates):
-            rejects = execution.id in self._rejects and execution.state is ExecutionState.SUCCEEDED
-            if rejects or execution.id in self._never_accepts:
+            if execution.id in self._never_accepts:
                 raise TypeError("a text that cannot be stored")
+        for receipt in (receipt for update in updates for receipt in update.receipts):
+            if receipt.execution_id in self._rejects and receipt.response is not None:
+                raise TypeError("a text that cannot be stored")
+            if self._storable_only:
+                orjson.dumps(receipt)
         self.batches.append(len(updates))
         self.written.update((update.execution.id, update.execution) for update in updates)
+        self.receipts.update((update.execution.id, tuple(update.receipts)) for update in updates)
         return frozenset()
 
 
@@ -81,16 +111,25 @@ async def test_an_outage_only_delays_updates():
     assert set(executions.written) == {"a", "b"}
 
 
-async def test_an_update_that_cannot_be_stored_fails_its_execution_alone():
-    """Left unwritten, it would be sent again each time its lease expires."""
+async def test_an_update_that_cannot_be_stored_continues_without_its_data():
+    """What the attempt decided is kept: a delivered request is not sent again, and a retry remains a retry."""
     executions = Executions(rejects=["b"])
     assert await record(executions, "a", "b", "c") == [True, True, True]
-    assert executions.written["b"].state is ExecutionState.FAILED
-    assert "could not be recorded" in (executions.written["b"].reason or "")
-    assert executions.written["a"].state is executions.written["c"].state is ExecutionState.SUCCEEDED
+    assert {execution.state for execution in executions.written.values()} == {ExecutionState.SUCCEEDED}
+    (receipt,) = executions.receipts["b"]
+    assert (receipt.request, receipt.response) == (None, None)
+    assert "left out" in (receipt.error or "")
 
 
-async def test_the_recorder_survives_an_execution_that_cannot_even_fail():
+async def test_data_that_cannot_be_stored_is_converted():
+    """Only what the database cannot keep is replaced."""
+    executions = Executions(storable_only=True)
+    assert await record(executions, "a") == [True]
+    (receipt,) = executions.receipts["a"]
+    assert receipt.response == {"headers": {"server": "Bj\ufffdrn"}, "number": str(2**70)}
+
+
+async def test_the_recorder_survives_an_update_that_is_never_accepted():
     """The other updates are written, and so are later ones."""
     executions = Executions(never_accepts=["b"])
     assert await record(executions, "a", "b", "c") == [True, False, True]

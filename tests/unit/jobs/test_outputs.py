@@ -6,19 +6,19 @@ import json
 
 import pytest
 
-from upshot.jobs.outputs import OutputsInvalid, parse_outputs
+from upshot.jobs.outputs import OutputsInvalid, kept_as_text_note, parse_outputs
 
 
 def test_an_object_is_returned_unchanged():
     """Later steps read the numbers, strings and nested data that the job wrote."""
     outputs = {"accuracy": 0.93, "labels": ["a", "b"], "metrics": {"f1": 0.9}}
 
-    assert parse_outputs(json.dumps(outputs).encode()) == outputs
+    assert parse_outputs(json.dumps(outputs).encode()).value == outputs
 
 
 def test_a_job_does_not_have_to_write_outputs():
     """A missing file counts as an empty object."""
-    assert parse_outputs(None) == {}
+    assert parse_outputs(None).value == {}
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,16 @@ def test_unusable_outputs_are_refused_with_the_reason(content, reason):
     """The author of the job reads what is wrong with the file."""
     with pytest.raises(OutputsInvalid, match=reason):
         parse_outputs(content)
+
+
+def test_a_number_that_cannot_be_kept_exactly_is_text():
+    """An id of 26 digits does not become another number. The note names it."""
+    data = parse_outputs(b'{"id": 12345678901234567890123456, "n": [18446744073709551616, 1]}')
+
+    assert data.value == {"id": "12345678901234567890123456", "n": ["18446744073709551616", 1]}
+    assert "outputs.id, outputs.n.0" in kept_as_text_note(data.kept_as_text)
+
+
+def test_a_byte_order_mark_is_ignored():
+    """PowerShell writes one."""
+    assert parse_outputs(b'\xef\xbb\xbf{"a": 1}').value == {"a": 1}
