@@ -9,12 +9,17 @@ from typing import Any, TypeVar
 
 import structlog
 
+from upshot.automations.filters import TooCostly
+from upshot.automations.rendering import MAX_PROCESSES
 from upshot.clock import Clock
+from upshot.domain.event import Event
 from upshot.errors import Unavailable
-from upshot.execution.admission import Admitter
+from upshot.execution.admission import AdmittedEvent, Admitter
 from upshot.execution.executor import Executor
+from upshot.execution.loop_pause import LoopPause
 from upshot.execution.root_budget import warning_text
 from upshot.execution.turns import EventTurns
+from upshot.ids import EventId
 from upshot.ports.concurrency import RunInThread
 from upshot.ports.events import EventStore
 from upshot.ports.executions import ExecutionStore
@@ -33,6 +38,7 @@ ABANDONED_SECONDS = 60.0  # an entry that a consumer has not acknowledged for th
 LOW_CAPACITY = 64
 LOW_CAPACITY_PAUSE_SECONDS = 0.01
 MAX_RELAY = 500
+MAX_SLOW_EVENTS = 1_000  # that wait for their conditions; the relay publishes the others again
 MAX_PAUSE_SECONDS = 2.0  # between two attempts while Redis or the database does not answer
 
 
@@ -64,6 +70,8 @@ class Consumer:
         self._run_in_thread = run_in_thread
         self._turns = EventTurns()
         self._stopping = asyncio.Event()
+        self._slow: dict[EventId, asyncio.Task[None]] = {}  #: events with expensive conditions
+        self._slow_slots = asyncio.Semaphore(MAX_PROCESSES)
         self.read_at: datetime | None = None  #: when the stream last answered
 
     async def run(self) -> None:
@@ -77,6 +85,8 @@ class Consumer:
                 log.warning("consumer.waiting", error=str(error), pause_seconds=pause_seconds)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
+        for task in self._slow.values():
+            task.cancel()  # its entry stays pending, and another worker takes it over
 
     def stop(self) -> None:
         """Read nothing more. `run` returns once the entries that are being admitted are stored."""
@@ -132,7 +142,49 @@ class Consumer:
 
     async def _admit(self, entries: Sequence[StreamEntry]) -> None:
         events = {entry.event.id: entry.event for entry in entries if entry.event is not None}
-        admitted = [self._admitter.admit(event) for event in events.values()]
+        admitted: list[AdmittedEvent] = []
+        costly: set[EventId] = set()
+        pause = LoopPause()
+        for event in events.values():
+            await pause.if_due()
+            try:
+                admitted.append(await self._admitter.admit(event))
+            except TooCostly:
+                costly.add(event.id)
+        # A costly event that cannot be started is only acknowledged: the relay publishes it again.
+        quick = [
+            entry
+            for entry in entries
+            if entry.event is None or entry.event.id not in costly or not self._start_slowly(entry.event, entry)
+        ]
+        await self._store(admitted, quick)
+
+    def _start_slowly(self, event: Event, entry: StreamEntry) -> bool:
+        """Admit an event with expensive conditions beside the others. Return False if it cannot be started now."""
+        if event.id in self._slow or len(self._slow) >= MAX_SLOW_EVENTS:
+            return False
+        self._slow[event.id] = asyncio.create_task(self._admit_slowly(event, entry))
+        return True
+
+    async def _admit_slowly(self, event: Event, entry: StreamEntry) -> None:
+        try:
+            async with self._slow_slots:
+                admitted = await self._admitter.admit_slowly(event)
+            await self._store([admitted], [entry])
+        except Unavailable as error:  # the entry stays pending, and the relay publishes its event again
+            log.warning("consumer.slow_event_waits", event_id=event.id, error=str(error))
+        except Exception:
+            log.exception("consumer.slow_event_failed", event_id=event.id)
+        finally:
+            self._slow.pop(event.id, None)
+
+    async def wait_for_slow_events(self) -> None:
+        """Return when the events with expensive conditions are admitted."""
+        if self._slow:
+            await asyncio.wait(list(self._slow.values()))
+
+    async def _store(self, admitted: Sequence[AdmittedEvent], entries: Sequence[StreamEntry]) -> None:
+        """Store admissions, start their executions and acknowledge the entries."""
         admissions = [event.admission for event in admitted]
         result = await self._run_in_thread(self._executions.admit, admissions, self._clock.now())
         new = result.accepted

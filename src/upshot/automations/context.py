@@ -100,13 +100,17 @@ class DeferredSecrets(SecretsView):
         self.lookups: Counter[str] = Counter()  #: how often each secret was used since this was cleared
 
     @override
+    def start_again(self) -> None:
+        self.lookups.clear()
+
+    @override
     def look_up(self, name: str) -> str:
         super().look_up(name)
         self.lookups[name] += 1
         return self._placeholders.placeholder(name)
 
 
-class _EmptyStrings(dict[str, Any]):
+class EmptyStrings(dict[str, Any]):
     """`artifact_metadata` of an event without a version: every key is the empty string."""
 
     def __contains__(self, key: object) -> bool:
@@ -141,7 +145,7 @@ def _wandb_context(event: Event, context: Mapping[str, Any]) -> dict[str, Any]:
         "artifact_version": version.get("artifact", ""),  # what was logged; `artifact_version_string` is its link
         "artifact_version_string": version.get("reference", ""),
         "artifact_version_index": version.get("name", ""),
-        "artifact_metadata": version["metadata"] if "metadata" in version else _EmptyStrings(),
+        "artifact_metadata": version["metadata"] if "metadata" in version else EmptyStrings(),
         "run_name": run.get("name", ""),
         "run_status": run.get("state", ""),
         "metric_name": metric.get("name", ""),

@@ -35,7 +35,8 @@ from __future__ import annotations
 import operator
 import string
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -66,21 +67,42 @@ class RenderError(Exception):
     """A template cannot do this with a value. The message contains a remedy and never the value."""
 
 
+class TooCostly(Exception):
+    """A render costs more than `RenderBudget.limit` allows here. Nothing is wrong with the template."""
+
+
 class RenderBudget(threading.local):
     """What the current render may still use. Each thread renders one template at a time."""
 
+    max_work = MAX_WORK
     work = MAX_WORK
     output = MAX_OUTPUT_BYTES
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether a render may use only a part of the work here."""
+        return self.max_work < MAX_WORK
+
+    @contextmanager
+    def limit(self, units: int) -> Iterator[None]:
+        """Allow each render only so much work. A render that needs more raises TooCostly."""
+        self.max_work = units
+        try:
+            yield
+        finally:
+            self.max_work = MAX_WORK
+
     def reset(self) -> None:
         """Start a render."""
-        self.work = MAX_WORK
+        self.work = self.max_work
         self.output = MAX_OUTPUT_BYTES
 
     def spend(self, units: int) -> None:
-        """Count work. Raises RenderError if it is too much."""
+        """Count work. Raises RenderError if it is too much, or TooCostly if it is too much only here."""
         self.work -= units
         if self.work < 0:
+            if self.is_limited:
+                raise TooCostly
             raise RenderError("this is too much work for a template; loop over less, or send the data as it is")
 
     def emit(self, size_bytes: int) -> None:

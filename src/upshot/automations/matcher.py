@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from upshot.automations.context import condition_context, event_context
+from upshot.automations.rendering import Renderer
 from upshot.automations.template import CompiledExpression, compile_expression
 from upshot.automations.triggers import FILTER_VALUES, Filter, is_automatic, is_glob
 from upshot.domain.automation import Automation, Trigger
@@ -67,6 +69,11 @@ class Matcher:
 
     def match(self, event: Event) -> tuple[Match, ...]:
         """Return the automations that answer the event, or cannot for a reason that users must see."""
+        results = (check.evaluate() for check in self.checks(event))
+        return tuple(result for result in results if isinstance(result, Match))
+
+    def checks(self, event: Event) -> tuple[Check, ...]:
+        """Return a check for each automation whose filters accept the event, for callers that must not block."""
         index = self._indexes.get(event.kind)
         if index is None:
             return ()
@@ -79,8 +86,15 @@ class Matcher:
         if not accepted:
             return ()
         context = _LazyContext(event)
-        matches = (_match(accepted[position], event, context) for position in sorted(accepted))
-        return tuple(match for match in matches if isinstance(match, Match))
+        return tuple(Check(accepted[position].automation, event, context) for position in sorted(accepted))
+
+    def prepare(self) -> None:
+        """Compile the conditions of all automations."""
+        for candidate in self._candidates:
+            automation = candidate.automation
+            if automation.condition is not None:
+                with suppress(TemplateInvalid):  # reported when an event is matched
+                    _compile_condition(automation.condition, automation.path, automation.line).prepare()
 
     def explain(self, event: Event) -> tuple[Explanation, ...]:
         """Return for each automation why it answers the event, or why not."""
@@ -254,19 +268,50 @@ def _compile_condition(text: str, path: str, line: int) -> CompiledExpression:
     return compile_expression(text, path=path, line=line)
 
 
-def _match(candidate: _Candidate, event: Event, event_names: _LazyContext) -> Match | str:
-    """Check `if` and loops. A string is the reason why the automation does not answer."""
-    automation = candidate.automation
-    try:
-        if automation.condition is not None:
-            condition = _compile_condition(automation.condition, automation.path, automation.line)
-            context = condition_context(event_names.get(), automation_name=automation.name, vars=automation.vars)
-            if not condition.evaluate(context):
-                return f"if: {automation.condition} is false"
-    except TemplateInvalid as error:
-        return Match(automation, MatchResult.ERROR, f"if: {error}")
-    loop = _loop(automation, event)
-    return Match(automation, MatchResult.MATCHED if loop is None else MatchResult.LOOP, loop)
+class Check:
+    """An automation whose filters accept an event, and whose `if` and chain are still to be checked."""
+
+    __slots__ = ("_event", "_event_names", "automation")
+
+    def __init__(self, automation: Automation, event: Event, event_names: _LazyContext) -> None:
+        self.automation = automation
+        self._event = event
+        self._event_names = event_names
+
+    def evaluate(self) -> Match | str:
+        """Check now. A string is the reason why the automation does not answer."""
+        try:
+            if self.automation.condition is not None and not self._condition().evaluate(self._context()):
+                return self._condition_is_false()
+        except TemplateInvalid as error:
+            return self._failed(error)
+        return self._passed()
+
+    async def evaluate_with(self, renderer: Renderer) -> Match | str:
+        """Check with a renderer, which raises what it raises, except TemplateInvalid."""
+        try:
+            if self.automation.condition is not None and not await renderer.render(self._condition(), self._context()):
+                return self._condition_is_false()
+        except TemplateInvalid as error:
+            return self._failed(error)
+        return self._passed()
+
+    def _condition(self) -> CompiledExpression:
+        return _compile_condition(self.automation.condition or "", self.automation.path, self.automation.line)
+
+    def _context(self) -> Mapping[str, Any]:
+        automation = self.automation
+        return condition_context(self._event_names.get(), automation_name=automation.name, vars=automation.vars)
+
+    def _condition_is_false(self) -> str:
+        return f"if: {self.automation.condition} is false"
+
+    def _failed(self, error: TemplateInvalid) -> Match:
+        return Match(self.automation, MatchResult.ERROR, f"if: {error}")
+
+    def _passed(self) -> Match:
+        loop = _loop(self.automation, self._event)
+        return Match(self.automation, MatchResult.MATCHED if loop is None else MatchResult.LOOP, loop)
 
 
 def _loop(automation: Automation, event: Event) -> str | None:
@@ -289,7 +334,7 @@ def _explain(candidate: _Candidate, event: Event, event_names: _LazyContext) -> 
         # Of several triggers, those for this kind of event say more than those for other kinds.
         same_kind = [miss for miss in misses if not miss.startswith("on ")]
         return Explanation(automation, answers=False, reason="; ".join(dict.fromkeys(same_kind or misses)))
-    match = _match(candidate, event, event_names)
+    match = Check(automation, event, event_names).evaluate()
     if isinstance(match, str):
         return Explanation(automation, answers=False, reason=match)
     if match.result is MatchResult.MATCHED:

@@ -91,6 +91,9 @@ _CALL_ALTERNATIVES = {
 class Lookup:
     """A context whose fields are looked up when a template names them. A template cannot list them."""
 
+    def start_again(self) -> None:
+        """Prepare for another render of the same templates, after one that was given up."""
+
     def look_up(self, name: str) -> Any:
         """
         Return the value of a field.
@@ -263,12 +266,12 @@ class TemplateInspector:
     def __init__(self) -> None:
         self.paths: list[PathReference] = []
         self.assigned: set[str] = set()
-        self._nodes = 0
+        self.node_count = 0
 
     def walk(self, node: nodes.Node, depth: int = 0, blocks: int = 0) -> None:
         """Check a node and everything below it. Raises TemplateNotAllowed."""
-        self._nodes += 1
-        if self._nodes > MAX_NODES or depth > MAX_NESTING or blocks > MAX_NESTED_BLOCKS:
+        self.node_count += 1
+        if self.node_count > MAX_NODES or depth > MAX_NESTING or blocks > MAX_NESTED_BLOCKS:
             raise TemplateNotAllowed("this template is too large or too deeply nested; simplify it", node.lineno)
         if type(node) not in _ALLOWED_NODES:
             _refuse(node)

@@ -6,14 +6,17 @@ what is sent. Nothing is coerced. A leaf that is exactly `{{= expression }}` kee
 An unknown name or path is an error. A path below null is null, and null is empty in a text. `sandbox`
 defines what a template can contain, and `filters` what it can compute.
 
-A text is parsed and checked once. It is compiled when it is first rendered, because compiling takes a
-millisecond or two. Plain paths, the most common templates, are not compiled at all.
+A text is parsed and checked once. It is compiled by `prepare` or when it is first rendered, because compiling
+takes a millisecond or two. Plain paths, the most common templates, are not compiled at all.
+
+Within `BUDGET.limit`, a template that is large, not compiled yet or expensive raises TooCostly. `rendering`
+then renders it elsewhere, from its RenderRequest.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
@@ -24,7 +27,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 
 from upshot.automations import filters
-from upshot.automations.filters import BUDGET, RenderError
+from upshot.automations.filters import BUDGET, RenderError, TooCostly
 from upshot.automations.sandbox import (
     MAX_NESTING,
     SANDBOX,
@@ -40,9 +43,21 @@ from upshot.schema.yaml_model import is_template
 from upshot.suggestions import did_you_mean
 
 MAX_TEMPLATE_CHARS = 64 * 1024
+MAX_SMALL_NODES = 300  #: a larger template takes more than a few milliseconds to compile and to evaluate
 
 
 # --- programs: a text, parsed and checked once, compiled when it is first rendered ----------------
+
+
+class _Plain:
+    """A program that is not compiled."""
+
+    __slots__ = ()
+
+    is_small = True
+
+    def prepare(self) -> None:
+        """Do nothing."""
 
 
 class _Path:
@@ -62,7 +77,7 @@ class _Path:
         return value
 
 
-class _PlainText:
+class _PlainText(_Plain):
     """A text whose templates are plain paths."""
 
     __slots__ = ("_segments", "paths", "roots")
@@ -89,7 +104,7 @@ class _PlainText:
         return 1
 
 
-class _PlainExpression:
+class _PlainExpression(_Plain):
     """An expression that is a plain path."""
 
     __slots__ = ("_path", "paths", "roots")
@@ -109,23 +124,31 @@ class _PlainExpression:
 class _Program:
     """Any other template or expression, evaluated by Jinja."""
 
-    __slots__ = ("_parse", "_template", "paths", "roots")
+    __slots__ = ("_parse", "_template", "is_small", "paths", "roots")
 
     def __init__(self, parse: Callable[[], nodes.Template | nodes.Expr]) -> None:
         inspector = TemplateInspector()
         inspector.walk(parse())
+        self.is_small = inspector.node_count <= MAX_SMALL_NODES
         self._parse = parse  # called again when first rendered: keeping the tree would cost more memory than time
         self._template: Template | None = None
         self.paths = tuple(path for path in inspector.paths if path.parts[0] not in inspector.assigned)
         self.roots = frozenset(path.parts[0] for path in self.paths)
 
-    def _run(self, context: Mapping[str, Any]) -> tuple[Context, Iterator[str]]:
+    def prepare(self) -> None:
+        """Compile the template if it is not compiled yet."""
         if self._template is None:
             tree = instrument(self._parse())
             if isinstance(tree, nodes.Expr):  # as Jinja's own compile_expression does
                 tree = nodes.Template([nodes.Assign(nodes.Name(_RESULT, "store"), tree, lineno=1)], lineno=1)
             code = SANDBOX.compile(tree)
             self._template = SANDBOX.template_class.from_code(SANDBOX, code, {})
+
+    def _run(self, context: Mapping[str, Any]) -> tuple[Context, Iterator[str]]:
+        if BUDGET.is_limited and (self._template is None or not self.is_small):
+            raise TooCostly
+        self.prepare()
+        assert self._template is not None  # noqa: S101 - it is prepared
         scope = self._template.new_context(context, shared=True)  # type: ignore[arg-type] # it is only read
         return scope, self._template.root_render_func(scope)
 
@@ -266,14 +289,41 @@ class _Checked(Protocol):
     def paths(self) -> tuple[PathReference, ...]: ...
     @property
     def roots(self) -> frozenset[str]: ...
+    @property
+    def is_small(self) -> bool: ...
+    def prepare(self) -> None: ...
     def failing_line(self, error: Exception, context: Mapping[str, Any]) -> int: ...
 
 
 P = TypeVar("P", bound=_Checked)
 
 
+@dataclass(frozen=True, slots=True)
+class RenderRequest:
+    """Everything that another process needs to compile the same templates."""
+
+    kind: str  #: "tree", "text" or "expression"
+    source: Any
+    path: str
+    lines: Mapping[str, int | None]  #: by dotted path in the tree; by the empty string if it is not a tree
+    expressions: frozenset[str] = frozenset()
+
+    def compile(self) -> CompiledTree | CompiledText | CompiledExpression:
+        """Compile the templates."""
+        if self.kind == "tree":
+            return compile_tree(self.source, path=self.path, line_of=self.lines.get, expressions=self.expressions)
+        compile_source = compile_text if self.kind == "text" else compile_expression
+        return compile_source(self.source, path=self.path, line=self.lines[""])
+
+    def failed(self, reason: str) -> TemplateInvalid:
+        """Return an error for a request that failed as a whole."""
+        return TemplateInvalid(self.path, next(iter(self.lines.values()), None), reason)
+
+
 class _Compiled(Generic[P]):
     """A program and where its text begins."""
+
+    _kind = ""
 
     def __init__(self, compile_program: Callable[[str], P], text: str, location: SourceLocation) -> None:
         try:
@@ -281,6 +331,21 @@ class _Compiled(Generic[P]):
         except TemplateNotAllowed as error:
             raise location.invalid(error.reason, error.line) from None
         self._location = location
+        self._text = text
+
+    @property
+    def roots(self) -> frozenset[str]:
+        """The names of the context that it uses."""
+        return self._program.roots
+
+    def prepare(self, *, large: bool = False) -> None:
+        """Compile it now. A large one is compiled only if the caller wants that, because it takes up to 0.2 s."""
+        if large or self._program.is_small:
+            self._program.prepare()
+
+    def request(self) -> RenderRequest:
+        """Return what another process needs to render this."""
+        return RenderRequest(self._kind, self._text, self._location.path, {"": self._location.line})
 
     @property
     def paths(self) -> tuple[PathReference, ...]:
@@ -294,8 +359,13 @@ class _Compiled(Generic[P]):
             raise self._location.invalid(f"{unknown.parts[0]!r} is unknown{suggestion}", unknown.line)
         try:
             return action(context)
+        except TooCostly:
+            raise
         except (RenderError, UndefinedError) as error:
             reason, line = str(error), self._program.failing_line(error, context)
+        except MemoryError as error:
+            reason = "this needs too much memory; loop over less, or send the data as it is"
+            line = self._program.failing_line(error, context)
         except Exception as error:  # noqa: BLE001 - any error while evaluating is the template's
             reason = _reword(str(error), _PYTHON_WORDS) or type(error).__name__
             line = self._program.failing_line(error, context)
@@ -304,6 +374,8 @@ class _Compiled(Generic[P]):
 
 class CompiledText(_Compiled[_PlainText | _Program]):
     """A text that can contain templates."""
+
+    _kind = "text"
 
     def render(self, context: Mapping[str, Any]) -> str:
         """
@@ -320,6 +392,8 @@ class CompiledText(_Compiled[_PlainText | _Program]):
         text: str = self._run(self._render_and_count, context)
         return text
 
+    run = render
+
     def _render_and_count(self, context: Mapping[str, Any]) -> str:
         text = self._program.render(context)
         BUDGET.emit(len(text.encode()))
@@ -328,6 +402,8 @@ class CompiledText(_Compiled[_PlainText | _Program]):
 
 class CompiledExpression(_Compiled[_PlainExpression | _Program]):
     """One expression."""
+
+    _kind = "expression"
 
     def evaluate(self, context: Mapping[str, Any]) -> Any:
         """
@@ -342,6 +418,8 @@ class CompiledExpression(_Compiled[_PlainExpression | _Program]):
     def evaluate_part(self, context: Mapping[str, Any]) -> Any:
         """Evaluate the expression as a part of something larger that shares its limits."""
         return self._run(lambda context: filters.plain_copy(self._program.evaluate(context)), context)
+
+    run = evaluate
 
 
 def compile_text(text: str, *, path: str, line: int | None = 1) -> CompiledText:
@@ -407,9 +485,24 @@ Renderer = Callable[[Mapping[str, Any]], Any]
 class CompiledTree:
     """A tree of plain data whose string leaves can be templates."""
 
-    def __init__(self, tree: Any, render: Renderer | None) -> None:
-        self._tree = tree
+    def __init__(self, render: Renderer | None, leaves: Sequence[CompiledLeaf], request: RenderRequest) -> None:
         self._render = render  # None: the tree contains no template
+        self._leaves = leaves
+        self._request = request
+
+    @property
+    def roots(self) -> frozenset[str]:
+        """The names of the context that it uses."""
+        return frozenset[str]().union(*(leaf.roots for leaf in self._leaves))
+
+    def prepare(self, *, large: bool = False) -> None:
+        """Compile the leaves now. Large ones are compiled only if the caller wants that."""
+        for leaf in self._leaves:
+            leaf.prepare(large=large)
+
+    def request(self) -> RenderRequest:
+        """Return what another process needs to render this."""
+        return self._request
 
     def render(self, context: Mapping[str, Any]) -> Any:
         """
@@ -419,7 +512,9 @@ class CompiledTree:
             TemplateInvalid: A leaf cannot be rendered with this context.
         """
         BUDGET.reset()
-        return self._tree if self._render is None else self._render(context)
+        return self._request.source if self._render is None else self._render(context)
+
+    run = render
 
 
 def compile_tree(tree: Any, *, path: str, line_of: LineOf, expressions: Collection[str] = frozenset()) -> CompiledTree:
@@ -435,15 +530,20 @@ def compile_tree(tree: Any, *, path: str, line_of: LineOf, expressions: Collecti
     Raises:
         TemplateInvalid: A template cannot be parsed, or it contains something that is not allowed.
     """
+    leaves: list[CompiledLeaf] = []
+    lines: dict[str, int | None] = {}
 
     def compile_string(text: str, leaf: str) -> Renderer | None:
         is_expression = leaf in expressions
         if not is_expression and not is_template(text):
             return None
-        compiled = compile_leaf(text, path=path, line=line_of(leaf), leaf=f"with.{leaf}", is_expression=is_expression)
+        lines[leaf] = line = line_of(leaf)
+        compiled = compile_leaf(text, path=path, line=line, leaf=f"with.{leaf}", is_expression=is_expression)
+        leaves.append(compiled)
         return compiled.evaluate_part if isinstance(compiled, CompiledExpression) else compiled.render_part
 
-    return CompiledTree(tree, _renderer(tree, "", compile_string))
+    render = _renderer(tree, "", compile_string)
+    return CompiledTree(render, leaves, RenderRequest("tree", tree, path, lines, frozenset(expressions)))
 
 
 def _renderer(tree: Any, leaf: str, compile_string: Callable[[str, str], Renderer | None]) -> Renderer | None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from upshot.automations.matcher import Matcher, MatchResult
+from upshot.automations.matcher import Match, Matcher, MatchResult
+from upshot.automations.rendering import CheapRenderer, LocalRenderer, Renderer
 from upshot.clock import Clock
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState
@@ -15,6 +16,7 @@ from upshot.execution import transitions
 from upshot.execution.attempt import ClaimedExecution
 from upshot.execution.executor import Executor
 from upshot.execution.failure import failure_event
+from upshot.execution.loop_pause import LoopPause
 from upshot.execution.root_budget import DEFAULT_MAX_ROOT_EXECUTIONS
 from upshot.ids import derive_execution_id
 from upshot.ports.executions import Admission, RootBudget
@@ -39,6 +41,7 @@ class Admitter:
         matcher: Returns the matcher of the active automations.
         clock: Returns the current time.
         max_root_executions: Number of executions that one event may lead to, directly and through other events.
+        renderer: Evaluates expensive conditions; None to evaluate all conditions at once.
     """
 
     def __init__(
@@ -48,23 +51,44 @@ class Admitter:
         clock: Clock,
         *,
         max_root_executions: int = DEFAULT_MAX_ROOT_EXECUTIONS,
+        renderer: Renderer | None = None,
     ) -> None:
         self._executor = executor
         self._matcher = matcher
         self._clock = clock
         self._max_root_executions = max_root_executions
+        self._cheap = CheapRenderer() if renderer else LocalRenderer()
+        self._renderer = renderer or LocalRenderer()
 
-    def admit(self, event: Event) -> AdmittedEvent:
+    async def admit(self, event: Event) -> AdmittedEvent:
         """
         Match an event.
 
         Each matching automation gets an execution that this worker leases. An automation whose match failed,
         or that would answer itself, gets an execution that is final from the start.
+
+        Raises:
+            TooCostly: A condition takes long. Call `admit_slowly`.
         """
+        return await self._admit(event, self._cheap)
+
+    async def admit_slowly(self, event: Event) -> AdmittedEvent:
+        """Match an event whose conditions can take seconds. Other events need not wait for that."""
+        return await self._admit(event, self._renderer)
+
+    async def _admit(self, event: Event, renderer: Renderer) -> AdmittedEvent:
+        pause = LoopPause()
+        matches: list[Match] = []
+        for check in self._matcher().checks(event):
+            await pause.if_due()
+            result = await check.evaluate_with(renderer)
+            if isinstance(result, Match):
+                matches.append(result)
         now = self._clock.now()
         executions: list[Execution] = []
         claimed: list[ClaimedExecution] = []
-        for match in self._matcher().match(event):
+        for match in matches:
+            await pause.if_due()
             automation = match.automation
             execution_id = derive_execution_id(event.id, automation.name)
             if match.result is MatchResult.MATCHED:

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -17,6 +17,7 @@ from typing_extensions import override
 from upshot.actions.egress_rules import InvalidUrl, parse_url
 from upshot.actions.protocol import ActionCall, ActionContext, Deferred, Egress, HttpResponse, Outcome
 from upshot.automations.context import DeferredSecrets, SecretsView, step_context
+from upshot.automations.rendering import Compiled, LocalRenderer, Renderer
 from upshot.clock import Clock, stopwatch
 from upshot.domain.event import Actor, ActorKind, Cause, Event, Origin
 from upshot.domain.execution import AttemptState, Execution, Receipt, StepRecord
@@ -80,6 +81,7 @@ class ExecutorContext:
     secrets: SecretSource
     clock: Clock
     event_source: str  #: CloudEvents `source`
+    renderer: Renderer = field(default_factory=LocalRenderer)
 
 
 class _LimitedEgress(Egress):
@@ -169,9 +171,13 @@ class Attempt:
         try:
             template_context = self._template_context()
             condition = self._compiled.condition
-            if condition is not None and self._record.job_id is None and not condition.evaluate(template_context):
+            if (
+                condition is not None
+                and self._record.job_id is None
+                and not await self._render(condition, template_context)
+            ):
                 return self._skipped(f"if: {self._compiled.step.condition} is false")
-            outcome = await self._perform(self._call(template_context))
+            outcome = await self._perform(await self._call(template_context))
         except Busy as busy:
             return ExecutionUpdate(
                 transitions.wait_for_room(self._execution, reason=str(busy), waits_for=busy.waits_for)
@@ -217,12 +223,18 @@ class Attempt:
             failure={"step": failed.id, "reason": failed.reason} if failed else None,
         )
 
-    def _call(self, template_context: Mapping[str, Any]) -> ActionCall:
+    async def _render(self, compiled: Compiled, template_context: Mapping[str, Any]) -> Any:
+        try:
+            return await self._context.renderer.render(compiled, template_context)
+        except Unavailable as error:
+            raise Unreachable(str(error)) from error
+
+    async def _call(self, template_context: Mapping[str, Any]) -> ActionCall:
         execution, event, compiled = self._execution, self._event, self._compiled
         cause = Cause(execution.automation, execution.id, event.id, event.version_reference)
         return ActionCall(
-            with_={} if self._record.job_id else self._render_inputs(template_context),
-            body=compiled.body.render(template_context).encode() if compiled.body else None,
+            with_={} if self._record.job_id else await self._render_inputs(template_context),
+            body=(await self._render(compiled.body, template_context)).encode() if compiled.body else None,
             event=event,
             automation=execution.automation,
             execution_id=execution.id,
@@ -239,11 +251,12 @@ class Attempt:
             placeholders=self._placeholders,
         )
 
-    def _render_inputs(self, template_context: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _render_inputs(self, template_context: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(self._secrets, DeferredSecrets) or self._placeholders is None:
-            return self._compiled.tree.render(template_context)  # type: ignore[no-any-return]
+            inputs: Mapping[str, Any] = await self._render(self._compiled.tree, template_context)
+            return inputs
         self._secrets.lookups.clear()
-        rendered: Mapping[str, Any] = self._compiled.tree.render(template_context)
+        rendered: Mapping[str, Any] = await self._render(self._compiled.tree, template_context)
         if changed := self._secrets.lookups - Counter(self._placeholders.secret_names(rendered)):
             names = ", ".join(f"secrets.{name}" for name in sorted(changed))
             raise TemplateInvalid(

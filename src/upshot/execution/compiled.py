@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from upshot.actions.protocol import Action
@@ -20,7 +21,7 @@ from upshot.errors import ConfigError
 from upshot.ids import RevisionId
 from upshot.ports.executions import RevisionStore
 
-MAX_CACHED_REVISIONS = 20_000  # templates are compiled on first use; a few KB each
+MAX_CACHED_REVISIONS = 20_000  # a few KB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,13 @@ class CompiledAutomation:
 
     automation: Automation
     steps: Mapping[str, CompiledStep]
+
+    def prepare(self) -> None:
+        """Compile its templates now, instead of when they are first rendered."""
+        for step in self.steps.values():
+            for compiled in (step.tree, step.condition, step.body):
+                if compiled is not None:
+                    compiled.prepare()
 
 
 def compile_automation(automation: Automation, actions: Mapping[str, Action]) -> CompiledAutomation:
@@ -117,6 +125,12 @@ class RevisionCache:
             if len(self._compiled) > MAX_CACHED_REVISIONS:
                 self._compiled.popitem(last=False)
         return compiled
+
+    def prepare(self, automations: Iterable[Automation]) -> None:
+        """Compile automations before the first event. Automations that cannot be compiled report that later."""
+        for automation in automations:
+            with suppress(ConfigError):
+                self.get_or_compile(automation).prepare()
 
     def load(self, name: str, revision_id: RevisionId) -> CompiledAutomation:
         """

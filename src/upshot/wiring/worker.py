@@ -23,6 +23,7 @@ from upshot.adapters.sql.workers import SqlWorkers
 from upshot.automations.active import ActiveAutomations
 from upshot.automations.folder import AutomationFolder
 from upshot.automations.loader import load_revision
+from upshot.automations.rendering import ProcessRenderer
 from upshot.backends.catalog import make_backends
 from upshot.backends.protocol import Backend
 from upshot.clock import Clock, SystemClock
@@ -80,6 +81,7 @@ class WorkerDependencies:
     jobs_config: JobsConfig
     backends: Mapping[str, Backend]
     installation: Installation
+    renderer: ProcessRenderer
 
     @property
     def answers_events(self) -> bool:
@@ -120,6 +122,7 @@ class WorkerDependencies:
             secrets=self.secrets,
             clock=self.clock,
             event_source=base_url(settings),
+            renderer=self.renderer,
         )
         executor = Executor(
             context=context,
@@ -134,7 +137,11 @@ class WorkerDependencies:
             may_take_over=may_take_over,
         )
         admitter = Admitter(
-            executor, self.automations.matcher, self.clock, max_root_executions=settings.root_executions
+            executor,
+            self.automations.matcher,
+            self.clock,
+            max_root_executions=settings.root_executions,
+            renderer=self.renderer,
         )
         return executor, admitter
 
@@ -170,6 +177,7 @@ class WorkerDependencies:
         """Close all connections to other machines."""
         await self.egress.close()
         self.publisher.close()
+        self.renderer.close()
 
 
 def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
@@ -210,6 +218,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         jobs_config=jobs_config,
         backends=make_backends(jobs_config, settings.data),
         installation=load_installation(SqlInstallation(database), clock),
+        renderer=ProcessRenderer(),
     )
 
 

@@ -131,6 +131,7 @@ class WorkerLoop:
                 await self._deps.stream.create_group()
             except Unavailable as error:
                 log.warning("worker.redis_unavailable", error=str(error))
+        await self._run_in_thread(self._prepare)
         await self._heartbeat()
         on_started()
         log.info(
@@ -171,7 +172,7 @@ class WorkerLoop:
                 start("waiting", RETURN_PAUSE_SECONDS, self._executor.return_waiting_when_possible),
                 start("relay", sweep_seconds, self._relay.relay),
                 start("take-over", TAKE_OVER_SECONDS, self._consumer.take_over_abandoned),
-                start("reload", RELOAD_SECONDS, partial(self._run_in_thread, self._deps.automations.refresh)),
+                start("reload", RELOAD_SECONDS, partial(self._run_in_thread, self._reload)),
             ]
         return loops
 
@@ -227,6 +228,18 @@ class WorkerLoop:
         # Not in a thread, and without the database: only the event loop must run for this.
         if self._heartbeat_file is not None:
             self._heartbeat_file.touch()
+
+    def _reload(self) -> None:
+        """Activate changed automations, and compile them before the next event needs them."""
+        previous = self._deps.automations.automations
+        self._deps.automations.refresh()
+        if self._deps.automations.automations is not previous:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        automations = self._deps.automations
+        automations.matcher().prepare()
+        self._executor.revisions.prepare(automations.automations)
 
     async def _prune(self) -> None:
         now, settings = self._deps.clock.now(), self._deps.settings
