@@ -224,10 +224,7 @@ class Attempt:
         )
 
     async def _render(self, compiled: Compiled, template_context: Mapping[str, Any]) -> Any:
-        try:
-            return await self._context.renderer.render(compiled, template_context)
-        except Unavailable as error:
-            raise Unreachable(str(error)) from error
+        return await self._context.renderer.render(compiled, template_context)
 
     async def _call(self, template_context: Mapping[str, Any]) -> ActionCall:
         execution, event, compiled = self._execution, self._event, self._compiled
