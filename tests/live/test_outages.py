@@ -10,12 +10,15 @@ import json
 import os
 import sqlite3
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import httpx
+import psycopg
 import pytest
 
 from tests.servers import Postgres, Redis
@@ -153,3 +156,58 @@ def test_a_database_that_is_slower_than_a_lease(make_system: Callable[..., Syste
             lambda: other.execute("BEGIN IMMEDIATE"),
             lambda: other.execute("ROLLBACK"),
         )
+
+
+def test_reads_and_probes_do_not_wait_behind_blocked_writes(
+    make_system: Callable[..., System], database_url: str | None
+) -> None:
+    """Sixty clients write while a lock blocks every write. Reads, `/readyz`, `/metrics` and `/healthz` are prompt."""
+    system = make_system(database_url=database_url, automations={})
+    system.start_web()
+    assert emit(system, 0) == 201
+    statuses: list[int] = []
+
+    def write(client: httpx.Client, number: int) -> None:
+        while not stop.is_set():
+            body = {"name": "made", "data": {"number": number}}
+            statuses.append(client.post(f"{system.url}/api/v1/events", json=body).status_code)
+
+    def new_client() -> httpx.Client:
+        return httpx.Client(headers=system.api.headers, timeout=60, verify=False)
+
+    stop = threading.Event()
+    probe = new_client()
+    threads = [threading.Thread(target=write, args=[new_client(), number]) for number in range(60)]
+    with lock_writes(system, database_url):
+        for thread in threads:
+            thread.start()
+        slowest = dict.fromkeys(("/healthz", "/readyz", "/metrics", "/api/v1/events", "/api/v1/registries"), 0.0)
+        for _ in range(8):
+            time.sleep(1)
+            for path in slowest:
+                started = time.monotonic()
+                response = probe.get(f"{system.url}{path}")
+                slowest[path] = max(slowest[path], time.monotonic() - started)
+                assert response.status_code == 200 or path == "/readyz"
+        stop.set()
+    for thread in threads:
+        thread.join(60)
+    assert all(seconds < 2 for seconds in slowest.values()), slowest
+    assert set(statuses) <= {201, 503}
+    assert emit(system, 1) == 201
+    until(lambda: httpx.get(f"{system.url}/readyz").status_code == 200, "the web process is ready again")
+
+
+@contextmanager
+def lock_writes(system: System, database_url: str | None) -> Iterator[None]:
+    """Hold a lock that blocks every writer and no reader."""
+    if database_url is None:
+        with closing(sqlite3.connect(system.folder / "data" / "upshot.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.execute("ROLLBACK")
+    else:
+        with psycopg.connect(database_url) as connection:
+            connection.execute("LOCK TABLE events IN SHARE MODE")
+            yield
+            connection.rollback()

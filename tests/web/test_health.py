@@ -33,25 +33,20 @@ def test_a_process_that_answers_is_healthy(web):
     assert ok_json(web.get("/healthz")) == {"status": "ok"}
 
 
-def test_a_process_whose_threads_are_all_stuck_is_unhealthy(serve, monkeypatch):
-    """If no thread becomes free in time, the response is 503, so that a supervisor restarts the process."""
+def test_a_process_whose_threads_all_wait_for_a_store_is_healthy(serve):
+    """The event loop runs, and every call of a store ends in bounded time. A restart would not help."""
     release = Event()
-    monkeypatch.setattr("upshot.web.routes.health.STUCK_SECONDS", 0.2)
     with serve(ping_redis=lambda: release.wait(30)) as client:
-        stuck = [Thread(target=client.get, args=("/readyz",), daemon=True) for _ in range(40)]
-        for thread in stuck:
+        waiting = [Thread(target=client.get, args=("/readyz",), daemon=True) for _ in range(40)]
+        for thread in waiting:
             thread.start()
         try:
-            for _ in range(100):
-                response = client.get("/healthz")
-                if response.status_code != 200:
-                    break
-            problem(response, 503, "stuck")
+            for _ in range(20):
+                assert ok_json(client.get("/healthz")) == {"status": "ok"}
         finally:
             release.set()
-            for thread in stuck:
+            for thread in waiting:
                 thread.join()
-        assert ok_json(client.get("/healthz")) == {"status": "ok"}
 
 
 def test_readiness_reports_redis_workers_and_backlog(web, stores, clock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 from fastapi import FastAPI
 
 from upshot.resources.urls import API_PREFIX
@@ -22,6 +23,7 @@ from upshot.web.routes import (
     versions,
     workers,
 )
+from upshot.web.routing import MutationSlots
 
 ROUTERS = (
     registries.router,
@@ -56,6 +58,8 @@ def create_app(deps: WebDependencies) -> FastAPI:
     )
     app.state.deps = deps
     app.state.metrics = metrics
+    app.state.mutation_slots = MutationSlots()
+    app.state.probe_threads = anyio.CapacityLimiter(health.PROBE_THREADS)
     for router in ROUTERS:
         # `include_router` would prepare every route again at the first request, which takes half a second.
         app.router.routes.extend(router.routes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from typing_extensions import override
 from upshot.domain.event import Actor, Origin, Role
 from upshot.domain.job import Job
 from upshot.domain.reference import check_name
-from upshot.errors import NotFound
+from upshot.errors import NotFound, Unavailable
 from upshot.jobs.events import job_origin
 from upshot.resources.urls import API_PREFIX
 from upshot.web.auth import ACTOR_HEADER
@@ -24,6 +25,10 @@ from upshot.web.body import JsonRequest
 from upshot.web.dependencies import WebDependencies
 from upshot.web.idempotency import HEADER, ReservedKey, run_idempotently
 from upshot.web.problems import FieldError, Problem, invalid_input
+
+#: Mutations that are in threads at the same time. The other threads of the process are left to reads.
+MUTATION_THREADS = 24
+MUTATION_TURN_SECONDS = 5.0  #: a mutation that has no thread after this time is refused
 
 DEFAULT_ACTOR = "admin"  #: the actor of requests with the server's token, which names nobody
 MUTATING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -42,6 +47,12 @@ class ApiRoute(APIRoute):
         handle = super().get_route_handler()
         has_body = self.body_field is not None
 
+        async def handle_in_turn(received: Request) -> Response:
+            if received.method not in MUTATING_METHODS:
+                return await handle_strictly(received)
+            async with received.app.state.mutation_slots:
+                return await handle_strictly(received)
+
         async def handle_strictly(received: Request) -> Response:
             request = JsonRequest(received.scope, received.receive)
             _check_query(request)
@@ -52,7 +63,28 @@ class ApiRoute(APIRoute):
                 return await handle(request)
             return await run_idempotently(request.app.state.deps, key, request, handle)
 
-        return handle_strictly
+        return handle_in_turn
+
+
+class MutationSlots:
+    """
+    Lets a limited number of mutations wait for the database. The others wait here, which takes no thread.
+
+    Used as a context manager around a mutation.
+    """
+
+    def __init__(self) -> None:
+        self._free = asyncio.Semaphore(MUTATION_THREADS)
+
+    async def __aenter__(self) -> None:
+        try:
+            async with asyncio.timeout(MUTATION_TURN_SECONDS):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise Unavailable("the mutations before this one wait for the database") from error
+
+    async def __aexit__(self, *_: object) -> None:
+        self._free.release()
 
 
 def _check_query(request: Request) -> None:

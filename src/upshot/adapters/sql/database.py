@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ T = TypeVar("T")
 BUSY_TIMEOUT_SECONDS = 5.0  # how long SQLite waits for another writer
 MAX_ATTEMPTS = 6  # of one transaction
 RETRY_SECONDS = 5.0  # a transaction that has failed is not repeated after this time
+PROBE_SECONDS = 0.2  # how long a probe of the health checks waits for a write
 POOL_SECONDS = 5.0  # for a free connection
 MAX_OVERFLOW = 56  # connections beyond the pool's size: one for each thread of the web process, so that none waits
 
@@ -73,6 +75,7 @@ class Database:
         self.engine = self._sqlite_engine(pool_size) if self.is_sqlite else self._postgres_engine(pool_size)
         on_disk = self.is_sqlite and not self.in_memory
         self._write_failed = False
+        self._probe: threading.Thread | None = None
         self._writers = GroupCommit(self._transaction, self.url.database if on_disk else None)
 
     def _sqlite_engine(self, pool_size: int) -> Engine:
@@ -175,19 +178,30 @@ class Database:
         """
         Return whether the database answers and, as far as is known, accepts writes.
 
-        After a write has failed, another write tries whether they are accepted again.
+        After a write has failed, another write tries whether they are accepted again. It may be blocked by a lock, so
+        it has a thread of its own.
         """
         try:
             if self.is_sqlite:
                 self.read(lambda connection: connection.scalar(sa.select(1)))
-                if self._write_failed:
-                    self.write(_write_nothing)
-                return True
+                return not self._write_failed or self._probe_write()
             return (
                 self.read(lambda connection: connection.exec_driver_sql("SHOW transaction_read_only").scalar()) == "off"
             )
         except (Unavailable, sa.exc.SQLAlchemyError):
             return False
+
+    def _probe_write(self) -> bool:
+        """Return whether writes are accepted again, or False if the probe is still waiting."""
+        if self._probe is None or not self._probe.is_alive():
+            self._probe = threading.Thread(target=self._write_nothing, name="write-probe", daemon=True)
+            self._probe.start()
+        self._probe.join(PROBE_SECONDS)
+        return not self._write_failed
+
+    def _write_nothing(self) -> None:
+        with suppress(Unavailable, sa.exc.SQLAlchemyError):
+            self.write(_write_same_version)
 
     def close(self) -> None:
         """Close all connections."""
@@ -195,7 +209,7 @@ class Database:
         self._writers.close()
 
 
-def _write_nothing(connection: Connection) -> None:
+def _write_same_version(connection: Connection) -> None:
     """Write a page of SQLite's file without a change, which fails on a full disk."""
     version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     connection.exec_driver_sql(f"PRAGMA user_version = {version}")
