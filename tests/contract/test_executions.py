@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 
 from tests.contract.databases import KINDS, open_database
@@ -16,6 +17,7 @@ from upshot.domain.execution import AttemptState, Execution, ExecutionState, Rec
 from upshot.errors import Conflict, InvalidInput, NotFound
 from upshot.ids import DeliveryId, EventId, ExecutionId, RevisionId, WorkerId
 from upshot.ports.executions import Admission, Claim, ExecutionQuery, ExecutionUpdate, OrderedStep
+from upshot.storable import ensure_storable, to_storable_text
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=30)
@@ -238,6 +240,34 @@ def test_an_update_is_written_with_its_receipts(stores):
     after = waiting(due_at=LATER)
     assert stores.executions.record([ExecutionUpdate(after, (receipt(1),))]) == frozenset()
     assert find(stores) == (after, (receipt(1),))
+
+
+def deep_list(levels):
+    deep: list[Any] = []
+    for _ in range(levels):
+        deep = [deep]
+    return deep
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("NUL \x00, half a character \ud800, \udcff", id="text"),
+        pytest.param([2**70, -(10**5000), float("inf"), float("nan")], id="numbers"),
+        pytest.param(deep_list(245), id="almost as deep as JSON can be written"),
+        pytest.param(deep_list(100_000), id="deep"),
+        pytest.param({1: (NOW, {2}, b"x"), "\ud800": "\x00"}, id="keys and objects"),
+    ],
+)
+def test_whatever_an_action_returns_can_be_recorded(stores, value):
+    """Storable data is written as it is. Everything else is replaced, and none of it makes the store reject."""
+    admit(stores, execution())
+    outputs, response = ensure_storable(({"body": value}, {"headers": {"x": value}}))
+    done = replace(execution(), steps=(replace(execution().steps[0], outputs=outputs), execution().steps[1]))
+    update = ExecutionUpdate(done, (replace(receipt(), response=response, error=to_storable_text("a\x00\ud800")),))
+
+    assert stores.executions.record([update]) == frozenset()
+    assert orjson.dumps(find(stores))
 
 
 def test_an_update_with_an_old_fence_is_rejected_but_its_receipts_are_stored(stores):

@@ -3,8 +3,10 @@
 from typing import Any
 
 import orjson
+from hypothesis import given
+from hypothesis import strategies as st
 
-from upshot.masking import Mask
+from upshot.masking import MASK, Mask
 
 
 def test_a_secret_is_masked_everywhere():
@@ -53,3 +55,23 @@ def test_data_that_is_nested_too_deeply_is_left_out():
     masked = Mask(["s3cr3t-token"]).data({"deep": deep})
 
     assert "left out" in orjson.dumps(masked).decode()
+
+
+SECRETS = st.text(min_size=4)
+
+
+@given(SECRETS, st.text(), st.text())
+def test_a_secret_is_masked_in_any_text(secret, before, after):
+    """Characters that JSON escapes, in the secret or around it, make no difference."""
+    mask = Mask([secret])
+    masked = mask.data({"a": [f"{before}{secret}{after}"]})
+
+    assert masked == {"a": [mask.text(f"{before}{secret}{after}")]}
+    assert masked["a"][0] != f"{before}{secret}{after}" or secret in MASK
+
+
+def test_masking_large_data_without_a_secret_returns_it_unchanged():
+    """A large response of a receiver is searched, and not walked through."""
+    data = {"rows": [{"id": number} for number in range(10_000)]}
+
+    assert Mask(["s3cr3t-token"]).data(data) is data
