@@ -72,7 +72,7 @@ class Matcher:
         results = (check.evaluate() for check in self.checks(event))
         return tuple(result for result in results if isinstance(result, Match))
 
-    def checks(self, event: Event) -> tuple[Check, ...]:
+    def checks(self, event: Event) -> tuple[PendingMatch, ...]:
         """Return a check for each automation whose filters accept the event, for callers that must not block."""
         index = self._indexes.get(event.kind)
         if index is None:
@@ -86,7 +86,7 @@ class Matcher:
         if not accepted:
             return ()
         context = _LazyContext(event)
-        return tuple(Check(accepted[position].automation, event, context) for position in sorted(accepted))
+        return tuple(PendingMatch(accepted[position].automation, event, context) for position in sorted(accepted))
 
     def prepare(self) -> None:
         """Compile the conditions of all automations."""
@@ -268,7 +268,7 @@ def _compile_condition(text: str, path: str, line: int) -> CompiledExpression:
     return compile_expression(text, path=path, line=line)
 
 
-class Check:
+class PendingMatch:
     """An automation whose filters accept an event, and whose `if` and chain are still to be checked."""
 
     __slots__ = ("_event", "_event_names", "automation")
@@ -334,7 +334,7 @@ def _explain(candidate: _Candidate, event: Event, event_names: _LazyContext) -> 
         # Of several triggers, those for this kind of event say more than those for other kinds.
         same_kind = [miss for miss in misses if not miss.startswith("on ")]
         return Explanation(automation, answers=False, reason="; ".join(dict.fromkeys(same_kind or misses)))
-    match = Check(automation, event, event_names).evaluate()
+    match = PendingMatch(automation, event, event_names).evaluate()
     if isinstance(match, str):
         return Explanation(automation, answers=False, reason=match)
     if match.result is MatchResult.MATCHED:

@@ -7,7 +7,7 @@ Usage: `python -m upshot.automations.render_process`, by `rendering` only.
     answer    ["lookup", name, key]: the other process answers with ["value", …] or ["error", …]
               ["value", …], ["invalid", path, line, reason], or ["memory"]
 
-Messages are JSON behind its length, because a template may have taken over this process.
+Each message is JSON, after its length. Pickle would not be safe, because a template may have taken over this process.
 """
 
 from __future__ import annotations

@@ -479,13 +479,13 @@ def _string_leaves(tree: Any, leaf: str) -> Iterator[tuple[str, str]]:
             yield from _string_leaves(value, f"{leaf}.{index}")
 
 
-Renderer = Callable[[Mapping[str, Any]], Any]
+RenderFunction = Callable[[Mapping[str, Any]], Any]
 
 
 class CompiledTree:
     """A tree of plain data whose string leaves can be templates."""
 
-    def __init__(self, render: Renderer | None, leaves: Sequence[CompiledLeaf], request: RenderRequest) -> None:
+    def __init__(self, render: RenderFunction | None, leaves: Sequence[CompiledLeaf], request: RenderRequest) -> None:
         self._render = render  # None: the tree contains no template
         self._leaves = leaves
         self._request = request
@@ -533,7 +533,7 @@ def compile_tree(tree: Any, *, path: str, line_of: LineOf, expressions: Collecti
     leaves: list[CompiledLeaf] = []
     lines: dict[str, int | None] = {}
 
-    def compile_string(text: str, leaf: str) -> Renderer | None:
+    def compile_string(text: str, leaf: str) -> RenderFunction | None:
         is_expression = leaf in expressions
         if not is_expression and not is_template(text):
             return None
@@ -542,23 +542,28 @@ def compile_tree(tree: Any, *, path: str, line_of: LineOf, expressions: Collecti
         leaves.append(compiled)
         return compiled.evaluate_part if isinstance(compiled, CompiledExpression) else compiled.render_part
 
-    render = _renderer(tree, "", compile_string)
+    render = _render_function(tree, "", compile_string)
     return CompiledTree(render, leaves, RenderRequest("tree", tree, path, lines, frozenset(expressions)))
 
 
-def _renderer(tree: Any, leaf: str, compile_string: Callable[[str, str], Renderer | None]) -> Renderer | None:
+def _render_function(
+    tree: Any, leaf: str, compile_string: Callable[[str, str], RenderFunction | None]
+) -> RenderFunction | None:
     """Return a function that renders a part of a tree, or None if the part contains no template."""
     if isinstance(tree, str):
         return compile_string(tree, leaf)
     if isinstance(tree, Mapping):
         below = {
-            key: _renderer(value, f"{leaf}.{key}" if leaf else str(key), compile_string) for key, value in tree.items()
+            key: _render_function(value, f"{leaf}.{key}" if leaf else str(key), compile_string)
+            for key, value in tree.items()
         }
         fixed = dict(tree)
         changing = [(key, render) for key, render in below.items() if render is not None]
         return (lambda context: fixed | {key: render(context) for key, render in changing}) if changing else None
     if isinstance(tree, list | tuple):
-        items = [(value, _renderer(value, f"{leaf}.{index}", compile_string)) for index, value in enumerate(tree)]
+        items = [
+            (value, _render_function(value, f"{leaf}.{index}", compile_string)) for index, value in enumerate(tree)
+        ]
         if any(render is not None for _, render in items):
             return lambda context: [value if render is None else render(context) for value, render in items]
     return None

@@ -19,7 +19,7 @@ from enum import Enum, StrEnum, auto
 from math import inf
 from typing import Any
 
-Check = Callable[[str], str | None]  #: returns what is wrong with a text, or None
+TextCheck = Callable[[str], str | None]  #: returns what is wrong with a text, or None
 
 MAX_NAME_CHARS = 64
 RESERVED_VARIABLES = "UPSHOT_"  #: first characters of the environment variables that Upshot sets
@@ -80,7 +80,7 @@ class Option:
 
     key: str  #: path in the `with` block of `launch`, such as `resources.memory`
     kind: ValueKind
-    check: Check | None = None  #: applies to a TEXT, or to each name in TEXTS
+    check: TextCheck | None = None  #: applies to a TEXT, or to each name in TEXTS
     choices: type[StrEnum] | None = None  #: the words of a CHOICE
     smallest: float = 0  #: the smallest valid amount
     largest: float = inf  #: the largest valid amount

@@ -19,8 +19,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, create_model, model
 
 from upshot.domain.job import ALL_GPUS, JOB_OPTIONS, ImagePullCredentials, MemoryGrowth, Mount
 from upshot.domain.job_options import (
-    Check,
     Option,
+    TextCheck,
     ValueKind,
     check_argument,
     check_label,
@@ -110,7 +110,7 @@ def _refuse_shared_targets(mounts: list[Any]) -> list[Any]:
     return mounts
 
 
-def _names(check: Check) -> AfterValidator:
+def _names(check: TextCheck) -> AfterValidator:
     """Return a validator for the keys of a mapping."""
 
     def validate(value: Mapping[str, Any]) -> Mapping[str, Any]:
