@@ -116,6 +116,11 @@ def derive_job_id(delivery_id: DeliveryId, attempt: int, created_at: datetime) -
     return JobId(_derive("job", created_at, delivery_id, str(attempt)))
 
 
+def derive_destination_id(name: str) -> str:
+    """Derive the id of a destination from its name."""
+    return f"dst_{_base32(_digest(name), _RANDOM_CHARS)}"
+
+
 def derive_event_id(cause_id: str, detail: str, time: datetime) -> EventId:
     """
     Derive the id of an event that a step emits, so that repeating the step emits the same event.

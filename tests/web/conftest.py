@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
+from upshot.adapters.memory.destinations import MemoryDestinations
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.idempotency import MemoryIdempotency
@@ -26,6 +27,7 @@ from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
 from upshot.adapters.memory.workers import MemoryWorkers
 from upshot.adapters.sql.database import Database, sqlite_url
+from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.idempotency import SqlIdempotency
@@ -40,6 +42,7 @@ from upshot.domain.event import Event
 from upshot.errors import Unavailable
 from upshot.logs import configure
 from upshot.net import listen, url_of
+from upshot.ports.destinations import DestinationStore
 from upshot.ports.events import EventStore
 from upshot.ports.idempotency import IdempotencyStore
 from upshot.ports.jobs import Installation, JobAdmin, JobStore
@@ -108,6 +111,7 @@ class Stores:
     jobs: JobStore
     job_admin: JobAdmin
     workers: WorkerStore
+    destinations: DestinationStore
     backlog: BacklogStore
     idempotency: IdempotencyStore
 
@@ -124,6 +128,7 @@ def memory_stores() -> Stores:
         jobs=jobs,
         job_admin=jobs,
         workers=MemoryWorkers(),
+        destinations=MemoryDestinations(executions),
         backlog=StubBacklog(),
         idempotency=MemoryIdempotency(),
     )
@@ -138,6 +143,7 @@ def sql_stores(database: Database) -> Stores:
         jobs=SqlJobs(database),
         job_admin=SqlJobAdmin(database),
         workers=SqlWorkers(database),
+        destinations=SqlDestinations(database),
         backlog=SqlBacklog(database),
         idempotency=SqlIdempotency(database),
     )
@@ -215,6 +221,7 @@ def make_deps(stores: Stores, clock: FrozenClock, automations: AutomationFolder,
         automations=automations,
         backlog=stores.backlog,
         workers=stores.workers,
+        destinations=stores.destinations,
         idempotency=stores.idempotency,
         ping_database=lambda: True,
         ping_redis=lambda: True,

@@ -15,7 +15,8 @@ from tests.web.conftest import API, CHURN, COLLECTIONS, ok_json
 from tests.web.jobs_api import WORKER_ID, JobsApiHarness
 from upshot.domain.execution import AttemptState, ExecutionState, Receipt
 from upshot.domain.job import ImagePullCredentials, JobRetryPolicy, JobSpec, JobState, MemoryGrowth, Mount
-from upshot.ids import DeliveryId
+from upshot.ids import DeliveryId, derive_destination_id
+from upshot.ports.destinations import DestinationReport
 from upshot.ports.executions import ExecutionUpdate
 from upshot.web.app import create_app
 
@@ -210,6 +211,11 @@ def test_every_response_matches_the_document(web, stores, clock, document, contr
     _use_jobs_and_executions(contract, JobsApiHarness(web, stores, clock))
     for path in ("automations", "automations/promote", "workers"):
         contract.request("GET", f"{API}/{path}")
+    report = DestinationReport("https://hooks.example:443", False, None, 1, 20, None)
+    stores.destinations.report("w1", [report], clock.now())
+    path = f"{API}/destinations/{derive_destination_id(report.name)}"
+    for method, url in (("GET", f"{API}/destinations"), ("GET", path), ("POST", f"{path}/release")):
+        contract.request(method, url)
     for path in ("/healthz", "/readyz", "/metrics"):
         contract.request("GET", path)
     _remove_everything(contract)

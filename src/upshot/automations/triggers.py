@@ -53,6 +53,7 @@ FILTER_VALUES: Mapping[str, Callable[[Event], str | None]] = {
     "automation": _string_at("automation"),
     "job": _name_of("job"),
     "queue": _string_at("queue"),
+    "destination": _name_of("destination"),
     "name": lambda event: event.name,
     "actor": lambda event: event.actor.name,
 }
@@ -77,6 +78,8 @@ FILTERS_BY_KIND: Mapping[EventKind, tuple[str, ...]] = {
     EventKind.JOB_STARTED: _JOB_FILTERS,
     EventKind.JOB_SUCCEEDED: _JOB_FILTERS,
     EventKind.JOB_FAILED: _JOB_FILTERS,
+    EventKind.DESTINATION_DOWN: ("destination",),
+    EventKind.DESTINATION_UP: ("destination",),
     EventKind.CUSTOM: ("name", "actor"),
 }
 

@@ -15,6 +15,7 @@ _COMMANDS = {
     "registry": ("upshot.cli.registry:registry", "Manage collections, artifacts, links, aliases and tags."),
     "events": ("upshot.cli.events:events", "List, show and follow events; emit custom events."),
     "executions": ("upshot.cli.executions:executions", "List, show, retry and cancel executions."),
+    "destinations": ("upshot.cli.destinations:destinations", "List, show and release destinations of requests."),
     "jobs": ("upshot.cli.jobs:jobs", "List, show and cancel container jobs; print their logs."),
     "automations": ("upshot.cli.automations:automations", "List and show the loaded automations."),
     "serve": ("upshot.cli.processes:serve", "Run only the web process."),

@@ -48,6 +48,8 @@ class EventKind(StrEnum):
     JOB_STARTED = "job-started"
     JOB_SUCCEEDED = "job-succeeded"
     JOB_FAILED = "job-failed"  #: the last attempt failed
+    DESTINATION_DOWN = "destination-down"  #: its attempts fail; executions wait for it
+    DESTINATION_UP = "destination-up"  #: an attempt was answered again
     CUSTOM = "custom"  #: emitted by a user, with a name and data of any shape
 
 

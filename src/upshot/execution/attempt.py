@@ -49,7 +49,7 @@ log = structlog.get_logger("upshot.execution")
 
 GRACE_SECONDS = 5.0  # in addition to the step's timeout, for an action that ignores it
 MAX_REASON_CHARS = 2_000
-MAX_DESTINATION_CHARS = 400  # as the database stores it
+MAX_DESTINATION_CHARS = 300  # as the database stores it
 UNAVAILABLE_PAUSE = timedelta(seconds=5)  # before a step whose store did not answer is performed again
 
 _ATTEMPT_STATES: tuple[tuple[type[ActionError], AttemptState], ...] = (

@@ -78,7 +78,7 @@ class Executor:
         self._run_in_thread = run_in_thread
         self._lease = lease
         self._max_in_progress = 2 * max_in_flight  # includes executions that wait for a commit
-        self._limits = limits
+        self.limits = limits
         self._room_changed = asyncio.Event()
         self._may_take_over = may_take_over
         self._in_progress: dict[ExecutionId, asyncio.Task[None]] = {}
@@ -142,16 +142,16 @@ class Executor:
 
     async def return_waiting(self) -> int:
         """Claim as many of the executions that wait for room as there is room for, and return their number."""
-        planned = self._limits.plan_return(self.capacity)
+        planned = self.limits.plan_return(self.capacity)
         if not planned:
             return 0
         claims = await self._run_in_thread(
             self._executions.claim_waiting, planned, worker_id=self.worker_id, until=self.lease_end()
         )
-        places = {claim.execution.id: self._limits.reserve(claim.waited_for) for claim in claims if claim.waited_for}
+        places = {claim.execution.id: self.limits.reserve(claim.waited_for) for claim in claims if claim.waited_for}
         claimed = Counter(claim.waited_for for claim in claims)
         for waits_for, count in planned.items():
-            self._limits.note_returned(waits_for, planned=count, claimed=claimed[waits_for])
+            self.limits.note_returned(waits_for, planned=count, claimed=claimed[waits_for])
         try:
             await self._start_claims(claims, places)
         finally:
@@ -169,8 +169,8 @@ class Executor:
 
     async def find_waiting(self) -> None:
         """Find out for what executions wait, because the worker that made them wait may be gone."""
-        self._limits.note_waiting(await self._run_in_thread(self._executions.waits))
-        self._limits.forget_idle()
+        self.limits.note_waiting(await self._run_in_thread(self._executions.waits))
+        self.limits.forget_idle()
 
     async def _start_claims(self, claims: Collection[Claim], places: Mapping[ExecutionId, Place] | None = None) -> None:
         events = await self._run_in_thread(self._events.get, {claim.execution.event_id for claim in claims})
@@ -238,7 +238,7 @@ class Executor:
                 log.info("execution.lease_lost", execution=claimed.execution.id)
                 return
             if update.execution.waits_for is not None:
-                self._limits.note_waiting([update.execution.waits_for])
+                self.limits.note_waiting([update.execution.waits_for])
             if update.execution.state is not ExecutionState.RUNNING:
                 return
             claimed = replace(claimed, execution=update.execution)
@@ -266,7 +266,7 @@ class Executor:
             now = self._clock.now()
             return ExecutionUpdate(transitions.reschedule(claimed.execution, reason="its worker stopped", due_at=now))
         try:
-            permit = self._limits.enter(claimed.execution.automation, claimed.place)
+            permit = self.limits.enter(claimed.execution.automation, claimed.place)
         except Busy as busy:
             return ExecutionUpdate(
                 transitions.wait_for_room(claimed.execution, reason=str(busy), waits_for=busy.waits_for)

@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import Enum
 from statistics import median
 
 from upshot.clock import stopwatch
 from upshot.errors import Busy
+from upshot.execution.breaker import Breaker
 
 START_LIMIT = 20  # attempts in progress to a destination of which nothing is known
 STALL_SECONDS = 5.0  # without a completion, after which the limit of a destination falls back
 STALL_MEDIANS = 3.0  # the same, as a multiple of the usual duration; the longer time counts
+SILENT_SECONDS = 30.0  # without an answer, after which an attempt counts as failed, and no longer occupies a slot
 MAX_DURATIONS = 31  # of the last completed attempts, for the median
 FORGET_SECONDS = 600.0  # without an attempt, after which nothing is remembered of a destination
 AUTOMATION_PREFIX = "automation:"
+BUSY = "has its maximum of attempts in progress"
 
 
 class Result(Enum):
@@ -37,7 +41,8 @@ class Result(Enum):
 class _Share:
     """The attempts of one destination or one automation."""
 
-    def __init__(self, *, is_automation: bool, start: int, maximum: int, now: float) -> None:
+    def __init__(self, key: str, *, is_automation: bool, start: int, maximum: int, now: float) -> None:
+        self.key = key
         self.is_automation = is_automation
         self.start = start
         self.maximum = maximum
@@ -47,13 +52,21 @@ class _Share:
         self.progressed_at = now  #: last completion, or start of the first attempt after a pause
         self.is_answering = False  #: its last attempts were answered, so its attempts end soon
         self.durations: deque[float] = deque(maxlen=MAX_DURATIONS)
+        self.breaker = Breaker()
+        self.began: dict[Permit, float] = {}  #: start of the attempts that occupy a slot, the oldest first
+        self.silent_count = 0  #: attempts in progress that occupy no slot, because they have no answer for long
+        self.probe: Permit | None = None  #: the attempt that probes whether the destination is up again
         self.has_waiting = False  #: executions wait in the database, as far as this worker knows
         self.has_queue = False  #: further executions wait behind those in the database
         self.recorded = 0  #: executions recorded as waiting since the last claim
 
     @property
     def used(self) -> int:
-        return self.in_progress + self.reserved
+        return self.in_progress - self.silent_count + self.reserved
+
+    @property
+    def usual_seconds(self) -> float:
+        return median(self.durations) if self.durations else 0.0
 
     def begin(self, now: float) -> None:
         if not self.in_progress:
@@ -76,8 +89,7 @@ class _Share:
         quiet_seconds = now - self.progressed_at
         if not self.in_progress or quiet_seconds <= STALL_SECONDS:
             return
-        usual_seconds = median(self.durations) if self.durations else 0.0
-        if quiet_seconds > STALL_MEDIANS * usual_seconds:
+        if quiet_seconds > STALL_MEDIANS * self.usual_seconds:
             self.limit = self.start
             self.is_answering = False
 
@@ -133,10 +145,14 @@ class Permit:
         # An attempt that has sent something is not repeated, so its next request goes out in any case.
         if not has_place and not self._destinations and not self._limits.has_room(share, now):
             share.has_queue = True
-            raise Busy(destination, f"{destination} has its maximum of attempts in progress")
+            problem = f"is down: {share.breaker.reason}" if share.breaker.is_down else BUSY
+            raise Busy(destination, f"{destination} {problem}")
         if not self._destinations:
             self._began = now
+        if share.breaker.is_down and share.probe is None:
+            share.probe = self
         share.begin(now)
+        share.began[self] = now
         self._limits.sending += 1
         self._destinations.append(share)
 
@@ -150,7 +166,30 @@ class Permit:
         for share in self._destinations:
             share.in_progress -= 1
             share.complete(result, now - self._began, now)
-            self._limits.sending -= 1
+            is_silent = share.began.pop(self, None) is None
+            if is_silent:
+                share.silent_count -= 1
+            else:
+                self._limits.sending -= 1
+            if result in (Result.ANSWERED, Result.TOO_MANY):
+                if share.breaker.answered(now):
+                    self._limits.note_up(share)
+            elif result is Result.FAILED and not is_silent:
+                self._limits.note_failure(share, self, now)
+            if share.probe is self:
+                share.probe = None
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationStatus:
+    """What a worker knows of a destination."""
+
+    name: str
+    is_down: bool
+    reason: str | None  #: why it is down, or None
+    in_progress: int  #: attempts
+    limit: int  #: of attempts in progress
+    probe_seconds: float | None  #: until the next probe, if it is down
 
 
 class AttemptLimits:
@@ -162,6 +201,9 @@ class AttemptLimits:
     destination also never has more attempts in progress than there are free slots, and the last eighth of the
     slots is only for destinations that answer, so that these always find one. An automation has at most a quarter
     of the slots.
+
+    While a destination is down, its executions wait, and one attempt at a time probes it (see `Breaker`). An
+    attempt without an answer for 30 s, or three times the usual duration, counts as failed and occupies no slot.
 
     Args:
         slots: Attempts that may send at the same time.
@@ -178,6 +220,7 @@ class AttemptLimits:
         self._automation_maximum = max(1, slots // 4)
         self._destination_maximum = min(self._automation_maximum, destination_maximum or self._automation_maximum)
         self._shares: dict[str, _Share] = {}
+        self._changed: dict[str, None] = {}  #: destinations that have gone down or up, in order
 
     # --- attempts ---------------------------------------------------------------------------------
 
@@ -209,7 +252,7 @@ class AttemptLimits:
             maximum = self._automation_maximum if is_automation else self._destination_maximum
             start = maximum if is_automation else min(START_LIMIT, maximum)
             share = self._shares[key] = _Share(
-                is_automation=is_automation, start=start, maximum=maximum, now=self.now()
+                key, is_automation=is_automation, start=start, maximum=maximum, now=self.now()
             )
         return share
 
@@ -220,12 +263,68 @@ class AttemptLimits:
     def _room(self, share: _Share, now: float, planned: int = 0) -> int:
         if share.is_automation:
             return max(0, share.limit - share.used)
+        if share.breaker.is_down:
+            return int(now >= share.breaker.probe_at and share.probe is None and not share.reserved)
         share.let_limit_fall(now)
         # Taking n slots leaves n fewer of them free, so half of the difference can be taken.
         free = self._slots - self.sending - planned - share.reserved
         if not share.is_answering:
             free -= self._slots // 8
         return max(0, min(share.limit - share.used, (free - share.used + 1) // 2))
+
+    # --- destinations that are down ---------------------------------------------------------------
+
+    def note_failure(self, share: _Share, permit: Permit, now: float) -> None:
+        """Count a failed attempt."""
+        if share.breaker.failed(now, is_probe=share.probe is permit):
+            self._changed[share.key] = None
+
+    def note_up(self, share: _Share) -> None:
+        """Start again with the limit of an unknown destination, because it is up."""
+        share.limit = share.start
+        self._changed[share.key] = None
+
+    def check_silent(self) -> None:
+        """Count attempts as failed that have had no answer for too long. Call this every second or so."""
+        now = self.now()
+        for share in self._shares.values():
+            silent_seconds = max(SILENT_SECONDS, STALL_MEDIANS * share.usual_seconds) if share.began else 0.0
+            for permit, began in list(share.began.items()):
+                if now - began < silent_seconds:
+                    break
+                del share.began[permit]
+                share.silent_count += 1
+                self.sending -= 1
+                self.note_failure(share, permit, now)
+                if share.probe is permit:
+                    share.probe = None
+
+    def release(self, destination: str) -> None:
+        """Consider a destination up, because a user says so."""
+        share = self._shares.get(destination)
+        if share is not None and share.breaker.is_down:
+            share.breaker.close()
+            self.note_up(share)
+
+    def take_changes(self) -> tuple[DestinationStatus, ...]:
+        """Return the destinations that have gone down or up since the last call."""
+        changed, self._changed = self._changed, {}
+        return tuple(self._status(self._shares[key]) for key in changed if key in self._shares)
+
+    def statuses(self) -> tuple[DestinationStatus, ...]:
+        """Return what is known of the destinations."""
+        return tuple(self._status(share) for share in self._shares.values() if not share.is_automation)
+
+    def _status(self, share: _Share) -> DestinationStatus:
+        breaker = share.breaker
+        return DestinationStatus(
+            name=share.key,
+            is_down=breaker.is_down,
+            reason=breaker.reason or None,
+            in_progress=share.in_progress,
+            limit=share.limit,
+            probe_seconds=max(0.0, breaker.probe_at - self.now()) if breaker.is_down else None,
+        )
 
     # --- executions that wait in the database -----------------------------------------------------
 
@@ -266,5 +365,9 @@ class AttemptLimits:
         self._shares = {
             key: share
             for key, share in self._shares.items()
-            if share.used or share.has_waiting or share.progressed_at > long_ago
+            if share.in_progress
+            or share.reserved
+            or share.has_waiting
+            or share.breaker.is_down
+            or share.progressed_at > long_ago
         }

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import Clock
+from upshot.ports.destinations import DestinationStore
 from upshot.ports.events import EventStore
 from upshot.ports.executions import ExecutionAdmin
 from upshot.ports.idempotency import IdempotencyStore
@@ -38,6 +39,7 @@ class WebDependencies:
     automations: AutomationFolder
     backlog: BacklogStore
     workers: WorkerStore
+    destinations: DestinationStore
     idempotency: IdempotencyStore
     ping_database: Callable[[], bool]
     ping_redis: Callable[[], bool]

@@ -7,6 +7,7 @@ from functools import partial
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.redis import RedisPublisher, ping
+from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.idempotency import SqlIdempotency
@@ -48,6 +49,7 @@ def build_web(settings: Settings) -> WebDependencies:
         automations=AutomationFolder(settings.automations, catalog),
         backlog=SqlBacklog(database),
         workers=SqlWorkers(database),
+        destinations=SqlDestinations(database),
         idempotency=SqlIdempotency(database),
         ping_database=database.ping,
         ping_redis=partial(ping, url),

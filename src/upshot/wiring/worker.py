@@ -13,6 +13,7 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import Action, ActionContext
 from upshot.adapters.egress import GuardedEgress
 from upshot.adapters.redis import RedisEventStream, RedisPublisher
+from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.installation import SqlInstallation
@@ -68,6 +69,7 @@ class WorkerDependencies:
     executions: SqlExecutions
     events: SqlEvents
     workers: SqlWorkers
+    destinations: SqlDestinations
     revisions: SqlRevisions
     publisher: RedisPublisher
     stream: RedisEventStream
@@ -205,6 +207,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         executions=SqlExecutions(database),
         events=SqlEvents(database),
         workers=SqlWorkers(database),
+        destinations=SqlDestinations(database),
         revisions=revisions,
         publisher=publisher,
         stream=RedisEventStream(url, worker_id),

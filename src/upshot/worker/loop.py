@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import structlog
 
 from upshot.errors import Unavailable
+from upshot.execution.destinations import DestinationReporter
 from upshot.execution.sweeper import Sweeper
 from upshot.ids import ExecutionId, WorkerId
 from upshot.ports.messaging import JobNotifier, Notifier
@@ -34,6 +35,7 @@ FAILURE_PAUSE_SECONDS = 1.0  # after a failure of the engine monitors, which oth
 CONSUMER_FAILURE_PAUSE_SECONDS = 0.2  # after a failure of the consumer, which otherwise does not end
 RETURN_PAUSE_SECONDS = 0.02  # between two claims of executions that wait for room, so that each claims several
 RELOAD_SECONDS = 1.0
+CHANGES_SECONDS = 1.0  # between two checks which destinations have gone down or up
 TAKE_OVER_SECONDS = 15.0
 PRUNE_SECONDS = 3600.0
 ALIVE_SECONDS = 2.0  # between two signs that the event loop runs
@@ -94,6 +96,14 @@ class WorkerLoop:
             deps.clock,
             self._run_in_thread,
             after=timedelta(seconds=deps.settings.relay_seconds),
+        )
+        self._destinations = DestinationReporter(
+            self._executor.limits,
+            store=deps.destinations,
+            publisher=deps.publisher,
+            worker_id=self._executor.worker_id,
+            clock=deps.clock,
+            run_in_thread=self._run_in_thread,
         )
         self._started_at = deps.clock.now()
         self._stopping = asyncio.Event()
@@ -170,6 +180,7 @@ class WorkerLoop:
                 start("consumer", CONSUMER_FAILURE_PAUSE_SECONDS, self._consumer.run),
                 start("sweeper", sweep_seconds, self._sweeper.sweep),
                 start("waiting", RETURN_PAUSE_SECONDS, self._executor.return_waiting_when_possible),
+                start("destinations", CHANGES_SECONDS, self._destinations.report_changes),
                 start("relay", sweep_seconds, self._relay.relay),
                 start("take-over", TAKE_OVER_SECONDS, self._consumer.take_over_abandoned),
                 start("reload", RELOAD_SECONDS, partial(self._run_in_thread, self._reload)),
@@ -208,6 +219,7 @@ class WorkerLoop:
         )
         if deps.answers_events:
             await executor.find_waiting()
+            await self._destinations.report()
         await self._supervisor.renew()
         record = WorkerRecord(
             id=executor.worker_id,
@@ -253,6 +265,9 @@ class WorkerLoop:
         await self._deps.close()
         try:
             await self._run_in_thread(self._deps.workers.deregister, self._executor.worker_id)
+            await self._run_in_thread(
+                self._deps.destinations.report, self._executor.worker_id, (), self._deps.clock.now()
+            )
         except Unavailable as error:
             log.warning("worker.deregister_failed", error=str(error))
         self._threads.shutdown(wait=False)

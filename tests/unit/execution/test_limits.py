@@ -73,7 +73,7 @@ def test_each_completion_raises_the_limit_by_one_up_to_a_quarter(world):
 
 def test_failures_do_not_raise_the_limit(world):
     """A destination that answers 503 or nothing is not given more."""
-    finish(world.send(20), Result.FAILED)
+    finish(world.send(19), Result.FAILED)
     assert len(world.send(30)) == 20
 
 
@@ -91,7 +91,7 @@ def test_the_limit_falls_back_when_nothing_completes(world):
     finish(world.send(20))
     permits = world.send(40)
     world.now += 6
-    finish(permits[:30], Result.FAILED)
+    finish(permits[:30], Result.UNKNOWN)
     assert len(world.return_all()) == 10
 
 
@@ -102,10 +102,10 @@ def test_a_slow_destination_keeps_its_limit(world):
     finish(permits)
     permits = world.send(40)
     world.now += 25
-    finish(permits[:30], Result.FAILED)
+    finish(permits[:30], Result.UNKNOWN)
     assert len(world.return_all()) == 30
     world.now += 6
-    finish(permits[30:], Result.FAILED)
+    finish(permits[30:], Result.UNKNOWN)
     assert world.limits.share(HOOKS).limit == 40
     world.return_all()
     assert world.limits.share(HOOKS).limit == 20
@@ -191,3 +191,129 @@ def test_the_operator_can_lower_the_maximum():
     assert len(permits) == 3
     finish(permits)
     assert len(world.return_all()) == 3
+
+
+# --- destinations that are down -------------------------------------------------------------------
+
+
+def fail_until_down(world):
+    finish(world.send(20), Result.FAILED)
+    (change,) = world.limits.take_changes()
+    assert change.is_down
+    return change
+
+
+def test_twenty_failures_in_a_row_take_a_destination_down(world):
+    """The others wait for a reason that says so."""
+    assert fail_until_down(world).reason == "20 attempts in a row failed"
+    with pytest.raises(Busy, match="is down: 20 attempts in a row failed"):
+        world.limits.enter("notify").send_to(HOOKS)
+
+
+def test_an_answer_ends_the_row(world):
+    """A destination that fails now and then stays up. A 429 is an answer."""
+    for result in (Result.ANSWERED, Result.TOO_MANY):
+        finish(world.send(10), Result.FAILED)
+        finish(world.send(11), result)
+    assert world.limits.take_changes() == ()
+
+
+def test_half_of_fifty_failures_in_a_minute_take_a_destination_down(world):
+    """Failures that alternate with answers count if they are half of at least fifty."""
+    for _ in range(25):
+        finish(world.send(1))
+        finish(world.send(1), Result.FAILED)
+    (change,) = world.limits.take_changes()
+    assert change.reason == "25 of 50 attempts in a minute failed"
+
+
+def test_old_failures_do_not_count(world):
+    """Failures of an hour ago do not take a destination down."""
+    for _ in range(24):
+        finish(world.send(1))
+        finish(world.send(1), Result.FAILED)
+    world.now += 3600
+    finish(world.send(1))
+    finish(world.send(1), Result.FAILED)
+    assert world.limits.take_changes() == ()
+
+
+def test_attempts_without_an_answer_for_thirty_seconds_count_as_failed(world):
+    """Whatever their timeout, they take the destination down and no longer occupy a slot."""
+    permits = world.send(20)
+    world.now += 29
+    world.limits.check_silent()
+    assert world.limits.take_changes() == ()
+    world.now += 1
+    world.limits.check_silent()
+    (change,) = world.limits.take_changes()
+    assert change.is_down
+    assert world.limits.sending == 0
+    assert change.in_progress == 20
+    finish(permits, Result.FAILED)
+    assert world.limits.sending == 0
+    assert world.limits.share(HOOKS).used == 0
+
+
+def test_a_destination_that_usually_takes_a_minute_is_not_down_after_thirty_seconds(world):
+    """Silence is measured by what the destination has answered before."""
+    permits = world.send(1)
+    world.now += 60
+    finish(permits)
+    world.send(20)
+    world.now += 100
+    world.limits.check_silent()
+    assert world.limits.take_changes() == ()
+
+
+def test_one_attempt_probes_after_five_seconds_and_then_ever_less_often(world):
+    """The waits double up to five minutes. Nothing else is sent meanwhile."""
+    fail_until_down(world)
+    waits = []
+    for _ in range(8):
+        start = world.now
+        while not (permits := world.return_all()):
+            world.now += 1
+            assert world.now - start < 1000
+        waits.append(world.now - start)
+        assert world.return_all() == []
+        finish(permits, Result.FAILED)
+    assert waits == [5, 10, 20, 40, 80, 160, 300, 300]
+
+
+def test_a_probe_that_is_answered_brings_the_destination_up(world):
+    """It starts with twenty attempts again."""
+    fail_until_down(world)
+    world.now += 5
+    (probe,) = world.return_all()
+    probe.finish(Result.ANSWERED)
+    (change,) = world.limits.take_changes()
+    assert not change.is_down
+    assert len(world.return_all()) == 20
+
+
+def test_a_probe_without_an_answer_fails(world):
+    """A hanging probe does not block the next one."""
+    fail_until_down(world)
+    world.now += 5
+    assert len(world.return_all()) == 1
+    world.now += 30
+    world.limits.check_silent()
+    world.now += 10
+    assert len(world.return_all()) == 1
+
+
+def test_a_user_can_release_a_destination(world):
+    """Executions are sent at once, without waiting for the next probe."""
+    fail_until_down(world)
+    world.limits.release(HOOKS)
+    assert not world.limits.take_changes()[0].is_down
+    assert len(world.return_all()) == 20
+
+
+def test_a_new_attempt_probes_if_nothing_waits(world):
+    """The next event after the pause finds out whether the destination is up."""
+    fail_until_down(world)
+    world.limits.note_returned(HOOKS, planned=1, claimed=0)
+    world.now += 5
+    assert len(world.send(5)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -272,6 +273,13 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
             for key in old:
                 del self._receipts[key]
             return len(old)
+
+    # --- for MemoryDestinations -------------------------------------------------------------------
+
+    def count_waits(self) -> Counter[str]:
+        """Count the executions that wait for room, by what they wait for."""
+        with self.lock:
+            return Counter(execution.waits_for for execution in self._executions.values() if execution.waits_for)
 
     # --- for MemoryJobs ---------------------------------------------------------------------------
 

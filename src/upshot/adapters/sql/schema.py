@@ -189,6 +189,20 @@ workers = sa.Table(
     sa.Column("engines", Json, nullable=False),
 )
 
+destinations = sa.Table(  # what each worker knows of them
+    "destinations",
+    metadata,
+    sa.Column("name", _sorted_text(300), primary_key=True),
+    sa.Column("worker_id", sa.String(80), primary_key=True),
+    sa.Column("is_down", sa.Boolean, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("in_progress", sa.Integer, nullable=False),
+    sa.Column("limit", sa.Integer, nullable=False),
+    sa.Column("probe_at", UtcTimestamp),
+    sa.Column("released_at", UtcTimestamp),  # when a user asked the worker to consider it up
+    sa.Column("seen_at", UtcTimestamp, nullable=False),
+)
+
 # --- jobs -----------------------------------------------------------------------------------------
 
 jobs = sa.Table(
