@@ -64,7 +64,7 @@ def test_a_report_replaces_the_previous_one(stores):
 
 
 def test_a_change_accepts_one_event_for_all_workers(stores):
-    """The first worker for which a destination is down accepts the event, and the last one for which it is up."""
+    """The first worker for which a destination is down or up accepts the event. The others learn that it is up."""
     destinations, events, _ = stores
 
     def change(worker_id, report, event_id):
@@ -72,9 +72,11 @@ def test_a_change_accepts_one_event_for_all_workers(stores):
 
     assert change("w1", DOWN, "evt_2")
     assert not change("w2", DOWN, "evt_3")
-    assert not change("w1", UP, "evt_4")
-    assert change("w2", UP, "evt_5")
-    assert set(events.get(["evt_2", "evt_3", "evt_4", "evt_5"])) == {"evt_2", "evt_5"}
+    assert change("w1", UP, "evt_4")
+    assert destinations.report("w2", [DOWN], NOW) == (HOOKS,)
+    assert not listed(destinations)[0].is_down
+    assert not change("w2", UP, "evt_5")
+    assert set(events.get(["evt_2", "evt_3", "evt_4", "evt_5"])) == {"evt_2", "evt_4"}
 
 
 def test_a_release_reaches_each_worker_once(stores):

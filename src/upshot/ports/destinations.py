@@ -44,13 +44,14 @@ class DestinationStore(Protocol):
         Replace what a worker has reported before.
 
         Returns:
-            Names of the destinations that a user has released since the worker's last report.
+            Names of the destinations that a user has released, or that are up for another worker, since the worker's
+            last report.
         """
         ...
 
     def change(self, worker_id: WorkerId, report: DestinationReport, event: Event, *, seen_since: datetime) -> bool:
         """
-        Store that a destination has gone down or up for a worker.
+        Store that a destination has gone down or up for a worker. Once it is up for one worker, it is up for all.
 
         Args:
             worker_id: The worker.

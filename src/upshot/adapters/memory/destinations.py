@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from typing_extensions import override
@@ -31,6 +32,8 @@ class MemoryDestinations(DestinationStore):
     def report(self, worker_id: WorkerId, reports: Sequence[DestinationReport], now: datetime) -> tuple[str, ...]:
         released = sorted(name for name, owner in self._released if owner == worker_id)
         self._released -= {(name, worker_id) for name in released}
+        was_up = {name for name in released if not self._reports[name, worker_id][0].is_down}
+        reports = [replace(report, is_down=report.is_down and report.name not in was_up) for report in reports]
         self._reports = {key: value for key, value in self._reports.items() if key[1] != worker_id}
         self._reports |= {(report.name, worker_id): (report, now) for report in reports}
         return tuple(released)
@@ -39,6 +42,11 @@ class MemoryDestinations(DestinationStore):
     def change(self, worker_id: WorkerId, report: DestinationReport, event: Event, *, seen_since: datetime) -> bool:
         before = self._is_down(report.name, seen_since)
         self._reports[report.name, worker_id] = (report, event.time)
+        if not report.is_down:
+            for key, (other, seen_at) in self._reports.items():
+                if key[0] == report.name and other.is_down:
+                    self._reports[key] = (replace(other, is_down=False, reason=None, probe_at=None), seen_at)
+                    self._released.add(key)
         is_changed = before != self._is_down(report.name, seen_since)
         if is_changed:
             self._executions.accept(event)

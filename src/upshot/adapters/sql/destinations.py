@@ -31,16 +31,20 @@ class SqlDestinations(DestinationStore):
     def report(self, worker_id: WorkerId, reports: Sequence[DestinationReport], now: datetime) -> tuple[str, ...]:
         mine = destinations.c.worker_id == worker_id
         rows = [_to_row(report, worker_id, now) for report in reports]
-        select = sa.select(destinations.c.name, destinations.c.released_at).where(mine)
+        select = sa.select(destinations.c.name, destinations.c.is_down, destinations.c.released_at).where(mine)
 
         def any_reported(connection: Connection) -> bool:
             return connection.execute(select.limit(1)).first() is not None
 
         def work(connection: Connection) -> tuple[str, ...]:
-            released = [row.name for row in connection.execute(select) if row.released_at is not None]
+            released = {row.name: row.is_down for row in connection.execute(select) if row.released_at is not None}
             connection.execute(sa.delete(destinations).where(mine))
             if rows:
-                connection.execute(sa.insert(destinations), rows)
+                # A destination that is up for another worker must not go down again by this older report.
+                changes = [{"is_down": row["is_down"] and released.get(row["name"], True)} for row in rows]
+                connection.execute(
+                    sa.insert(destinations), [row | change for row, change in zip(rows, changes, strict=True)]
+                )
             return tuple(sorted(released))
 
         # A worker that sends nothing does not disturb SQLite's single writer.
@@ -59,6 +63,9 @@ class SqlDestinations(DestinationStore):
             was_down = connection.execute(down).first() is not None
             connection.execute(sa.delete(destinations).where(mine))
             connection.execute(sa.insert(destinations), [row])
+            if not report.is_down:
+                up = {"is_down": False, "reason": None, "probe_at": None, "released_at": event.time}
+                connection.execute(sa.update(destinations).where(named, destinations.c.is_down).values(up))
             is_changed = was_down != (connection.execute(down).first() is not None)
             if is_changed:
                 insert_events(connection, [event], event.time)
