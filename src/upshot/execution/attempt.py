@@ -37,7 +37,7 @@ from upshot.errors import (
 )
 from upshot.execution import transitions
 from upshot.execution.compiled import CompiledAutomation
-from upshot.execution.limits import Permit, Place, Result
+from upshot.execution.limits import Permit, Reservation, Result
 from upshot.execution.retry import wait_before_next
 from upshot.ids import WorkerId, derive_delivery_id, new_nonce
 from upshot.masking import Mask
@@ -69,7 +69,7 @@ class ClaimedExecution:
     execution: Execution
     event: Event
     compiled: CompiledAutomation
-    place: Place | None = None  #: reserved for its next attempt, if it has waited for room
+    place: Reservation | None = None  #: reserved for its next attempt, if it has waited for room
 
 
 @dataclass(frozen=True, slots=True)

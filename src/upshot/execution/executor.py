@@ -23,7 +23,7 @@ from upshot.errors import Busy, ConfigError, Unavailable
 from upshot.execution import transitions
 from upshot.execution.attempt import Attempt, ClaimedExecution, ExecutorContext, lost_attempt
 from upshot.execution.compiled import RevisionCache
-from upshot.execution.limits import AttemptLimits, Place, Result
+from upshot.execution.limits import AttemptLimits, Reservation, Result
 from upshot.execution.overtaking import OvertakingLookup, late_step
 from upshot.execution.recorder import Recorder
 from upshot.ids import ExecutionId
@@ -151,7 +151,7 @@ class Executor:
         places = {claim.execution.id: self.limits.reserve(claim.waited_for) for claim in claims if claim.waited_for}
         claimed = Counter(claim.waited_for for claim in claims)
         for waits_for, count in planned.items():
-            self.limits.note_returned(waits_for, planned=count, claimed=claimed[waits_for])
+            self.limits.record_returned(waits_for, planned=count, claimed=claimed[waits_for])
         try:
             await self._start_claims(claims, places)
         finally:
@@ -169,10 +169,12 @@ class Executor:
 
     async def find_waiting(self) -> None:
         """Find out for what executions wait, because the worker that made them wait may be gone."""
-        self.limits.note_waiting(await self._run_in_thread(self._executions.waits))
+        self.limits.record_waiting(await self._run_in_thread(self._executions.waits))
         self.limits.forget_idle()
 
-    async def _start_claims(self, claims: Collection[Claim], places: Mapping[ExecutionId, Place] | None = None) -> None:
+    async def _start_claims(
+        self, claims: Collection[Claim], places: Mapping[ExecutionId, Reservation] | None = None
+    ) -> None:
         events = await self._run_in_thread(self._events.get, {claim.execution.event_id for claim in claims})
         for claim in claims:
             place = places.get(claim.execution.id) if places else None
@@ -181,7 +183,7 @@ class Executor:
             except Unavailable as error:  # its lease expires; the claims behind it must not wait for that
                 log.warning("execution.start_failed", execution=claim.execution.id, error=str(error))
 
-    async def _start_claimed(self, claim: Claim, event: Event, place: Place | None) -> None:
+    async def _start_claimed(self, claim: Claim, event: Event, place: Reservation | None) -> None:
         execution = claim.execution
         if claim.lost_by_worker_id is not None:
             lost = lost_attempt(execution, claim.lost_by_worker_id, self._clock.now())
@@ -238,7 +240,7 @@ class Executor:
                 log.info("execution.lease_lost", execution=claimed.execution.id)
                 return
             if update.execution.waits_for is not None:
-                self.limits.note_waiting([update.execution.waits_for])
+                self.limits.record_waiting([update.execution.waits_for])
             if update.execution.state is not ExecutionState.RUNNING:
                 return
             claimed = replace(claimed, execution=update.execution)

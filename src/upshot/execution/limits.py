@@ -76,7 +76,7 @@ class _Share:
     def complete(self, result: Result, seconds: float, now: float) -> None:
         """Adapt the limit to the result of an attempt."""
         if result is Result.ANSWERED:
-            self.let_limit_fall(now)
+            self.lower_stalled_limit(now)
             self.progressed_at = now
             self.is_answering = True
             self.durations.append(seconds)
@@ -84,7 +84,7 @@ class _Share:
         elif result is Result.TOO_MANY:
             self.limit = self.start
 
-    def let_limit_fall(self, now: float) -> None:
+    def lower_stalled_limit(self, now: float) -> None:
         """Let the limit fall back if nothing has completed for too long."""
         quiet_seconds = now - self.progressed_at
         if not self.in_progress or quiet_seconds <= STALL_SECONDS:
@@ -94,8 +94,8 @@ class _Share:
             self.is_answering = False
 
 
-class Place:
-    """A place reserved for one claimed execution. It is used or released once."""
+class Reservation:
+    """Capacity reserved for one claimed execution. It is used or released once."""
 
     __slots__ = ("_share",)
 
@@ -122,7 +122,7 @@ class Permit:
 
     __slots__ = ("_automation", "_began", "_destinations", "_is_finished", "_limits", "_place")
 
-    def __init__(self, limits: AttemptLimits, automation: _Share, place: Place | None) -> None:
+    def __init__(self, limits: AttemptLimits, automation: _Share, place: Reservation | None) -> None:
         self._limits = limits
         self._automation = automation
         self._place = place
@@ -143,7 +143,7 @@ class Permit:
             return
         has_place = self._place is not None and self._place.use_for(share)
         # An attempt that has sent something is not repeated, so its next request goes out in any case.
-        if not has_place and not self._destinations and not self._limits.has_room(share, now):
+        if not has_place and not self._destinations and not self._limits.has_capacity(share, now):
             share.has_queue = True
             problem = f"is down: {share.breaker.reason}" if share.breaker.is_down else BUSY
             raise Busy(destination, f"{destination} {problem}")
@@ -173,9 +173,9 @@ class Permit:
                 self._limits.sending -= 1
             if result in (Result.ANSWERED, Result.TOO_MANY):
                 if share.breaker.answered(now):
-                    self._limits.note_up(share)
+                    self._limits.record_up(share)
             elif result is Result.FAILED and not is_silent:
-                self._limits.note_failure(share, self, now)
+                self._limits.record_failure(share, self, now)
             if share.probe is self:
                 share.probe = None
 
@@ -224,7 +224,7 @@ class AttemptLimits:
 
     # --- attempts ---------------------------------------------------------------------------------
 
-    def enter(self, automation: str, place: Place | None = None) -> Permit:
+    def enter(self, automation: str, place: Reservation | None = None) -> Permit:
         """
         Occupy a place of the automation.
 
@@ -238,7 +238,7 @@ class AttemptLimits:
         key = AUTOMATION_PREFIX + automation
         share, now = self.share(key), self.now()
         has_place = place is not None and place.use_for(share)
-        if not has_place and not self.has_room(share, now):
+        if not has_place and not self.has_capacity(share, now):
             share.has_queue = True
             raise Busy(key, f"automation {automation} has its maximum of {share.limit} attempts in progress")
         share.begin(now)
@@ -256,7 +256,7 @@ class AttemptLimits:
             )
         return share
 
-    def has_room(self, share: _Share, now: float) -> bool:
+    def has_capacity(self, share: _Share, now: float) -> bool:
         """Return whether an attempt that has not waited may start. Those that wait in the database come first."""
         return not share.has_queue and self._room(share, now) > 0
 
@@ -265,7 +265,7 @@ class AttemptLimits:
             return max(0, share.limit - share.used)
         if share.breaker.is_down:
             return int(now >= share.breaker.probe_at and share.probe is None and not share.reserved)
-        share.let_limit_fall(now)
+        share.lower_stalled_limit(now)
         # Taking n slots leaves n fewer of them free, so half of the difference can be taken.
         free = self._slots - self.sending - planned - share.reserved
         if not share.is_answering:
@@ -274,12 +274,12 @@ class AttemptLimits:
 
     # --- destinations that are down ---------------------------------------------------------------
 
-    def note_failure(self, share: _Share, permit: Permit, now: float) -> None:
+    def record_failure(self, share: _Share, permit: Permit, now: float) -> None:
         """Count a failed attempt."""
         if share.breaker.failed(now, is_probe=share.probe is permit):
             self._changed[share.key] = None
 
-    def note_up(self, share: _Share) -> None:
+    def record_up(self, share: _Share) -> None:
         """Start again with the limit of an unknown destination, because it is up."""
         share.limit = share.start
         self._changed[share.key] = None
@@ -295,7 +295,7 @@ class AttemptLimits:
                 del share.began[permit]
                 share.silent_count += 1
                 self.sending -= 1
-                self.note_failure(share, permit, now)
+                self.record_failure(share, permit, now)
                 if share.probe is permit:
                     share.probe = None
 
@@ -304,7 +304,7 @@ class AttemptLimits:
         share = self._shares.get(destination)
         if share is not None and share.breaker.is_down:
             share.breaker.close()
-            self.note_up(share)
+            self.record_up(share)
 
     def take_changes(self) -> tuple[DestinationStatus, ...]:
         """Return the destinations that have gone down or up since the last call."""
@@ -328,8 +328,8 @@ class AttemptLimits:
 
     # --- executions that wait in the database -----------------------------------------------------
 
-    def note_waiting(self, keys: Iterable[str]) -> None:
-        """Note that executions wait in the database for these destinations and automations."""
+    def record_waiting(self, keys: Iterable[str]) -> None:
+        """Record that executions wait in the database for these destinations and automations."""
         for key in keys:
             share = self.share(key)
             share.has_waiting = True
@@ -349,12 +349,12 @@ class AttemptLimits:
                 total += count
         return planned
 
-    def reserve(self, key: str) -> Place:
-        """Reserve a place for a waiting execution that was claimed."""
-        return Place(self.share(key))
+    def reserve(self, key: str) -> Reservation:
+        """Reserve capacity for a waiting execution that was claimed."""
+        return Reservation(self.share(key))
 
-    def note_returned(self, key: str, *, planned: int, claimed: int) -> None:
-        """Note how many executions were claimed. Fewer than planned means that no others wait."""
+    def record_returned(self, key: str, *, planned: int, claimed: int) -> None:
+        """Record how many executions were claimed. Fewer than planned means that no others wait."""
         share = self.share(key)
         share.has_queue = claimed >= planned
         share.has_waiting = share.has_queue or share.recorded > 0

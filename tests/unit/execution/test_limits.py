@@ -30,14 +30,14 @@ class World:
 
     def return_all(self, destination=HOOKS, automation="notify", waiting=10_000):
         """Claim what can return, start the attempts, and return their permits."""
-        self.limits.note_waiting([destination])
+        self.limits.record_waiting([destination])
         count = self.limits.plan_return(10_000).get(destination, 0)
         permits = []
         for _ in range(min(count, waiting)):
             permit = self.limits.enter(automation, self.limits.reserve(destination))
             permit.send_to(destination)
             permits.append(permit)
-        self.limits.note_returned(destination, planned=count, claimed=len(permits))
+        self.limits.record_returned(destination, planned=count, claimed=len(permits))
         return permits
 
 
@@ -130,7 +130,7 @@ def test_an_automation_has_a_quarter_of_the_slots():
     assert busy.value.waits_for == f"{AUTOMATION_PREFIX}notify"
     assert world.send(1, "https://other.example:443", "other")
     finish(permits)
-    world.limits.note_waiting([f"{AUTOMATION_PREFIX}notify"])
+    world.limits.record_waiting([f"{AUTOMATION_PREFIX}notify"])
     assert world.limits.plan_return(1000) == {f"{AUTOMATION_PREFIX}notify": 25}
 
 
@@ -146,12 +146,12 @@ def test_new_attempts_queue_behind_those_that_wait(world):
 def test_an_execution_recorded_during_a_claim_is_claimed_next(world):
     """A claim that finds too few does not hide an execution that began to wait meanwhile."""
     finish(world.send(21))
-    world.limits.note_waiting([HOOKS])
+    world.limits.record_waiting([HOOKS])
     planned = world.limits.plan_return(10)
-    world.limits.note_waiting([HOOKS])
-    world.limits.note_returned(HOOKS, planned=planned[HOOKS], claimed=1)
+    world.limits.record_waiting([HOOKS])
+    world.limits.record_returned(HOOKS, planned=planned[HOOKS], claimed=1)
     assert HOOKS in world.limits.plan_return(10)
-    world.limits.note_returned(HOOKS, planned=10, claimed=0)
+    world.limits.record_returned(HOOKS, planned=10, claimed=0)
     assert world.limits.plan_return(10) == {}
 
 
@@ -314,6 +314,6 @@ def test_a_user_can_release_a_destination(world):
 def test_a_new_attempt_probes_if_nothing_waits(world):
     """The next event after the pause finds out whether the destination is up."""
     fail_until_down(world)
-    world.limits.note_returned(HOOKS, planned=1, claimed=0)
+    world.limits.record_returned(HOOKS, planned=1, claimed=0)
     world.now += 5
     assert len(world.send(5)) == 1
