@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -211,3 +213,26 @@ def lock_writes(system: System, database_url: str | None) -> Iterator[None]:
             connection.execute("LOCK TABLE events IN SHARE MODE")
             yield
             connection.rollback()
+
+
+def test_two_workers_with_different_clocks(
+    make_system: Callable[..., System], receivers: Receivers, postgres: Postgres
+) -> None:
+    """A worker whose clock is an hour ahead does not take over what the other one is doing."""
+    system = make_system(
+        database_url=postgres.new_database(), automations={"forward.yaml": AUTOMATION.format(url=receivers.url)}
+    )
+    system.start_web()
+    receivers.delay(1.5, path="/hook")
+    path = os.pathsep.join([str(Path(__file__).with_name("skewed_clock")), *sys.path])
+    system.start_worker("worker-1")
+    system.start_worker("worker-2", PYTHONPATH=path, CLOCK_AHEAD_SECONDS="3600")
+    for start in range(0, 60, 10):
+        system.emit("made", *({"number": number} for number in range(start, start + 10)))
+        time.sleep(0.5)
+    assert_delivered_once(system, receivers, set(range(60)))
+    assert all("attempt.finished" in system.log(name) for name in ("worker-1", "worker-2"))
+    workers = system.api.get("/workers").json()["items"]
+    assert sorted(round(worker["clock_skew_seconds"], -2) for worker in workers) == [0, 3600]
+    metrics = httpx.get(f"{system.url}/metrics").text
+    assert re.search(r"^upshot_workers_clock_skew_seconds 3[56]\d\d", metrics, re.MULTILINE)

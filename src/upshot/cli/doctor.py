@@ -19,6 +19,7 @@ from upshot import __version__
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.redis_info import redis_info
+from upshot.adapters.sql.clock import DatabaseClock
 from upshot.adapters.sql.database import Database
 from upshot.automations.loader import load_folder
 from upshot.automations.template import compile_leaf, template_leaves
@@ -118,6 +119,8 @@ def _check_database(settings: Settings) -> Iterator[CheckResult]:
     try:
         version = database.read(lambda connection: connection.exec_driver_sql(query).scalar_one())
         yield CheckResult("ok", "database", f"{product} {version} answers")
+        if not database.is_sqlite:
+            yield _compare_clocks("database", DatabaseClock(database).now())
     finally:
         database.close()
 
@@ -166,6 +169,10 @@ def _check_workers(workers: list[dict[str, Any]]) -> Iterator[CheckResult]:
         remedy = f"start a worker without --queues, or include {EVENTS_QUEUE} in its --queues"
         yield CheckResult("fail", "worker", "all workers take only jobs; events are not answered", remedy)
     for worker in workers:
+        if abs(worker["clock_skew_seconds"]) > _MAX_CLOCK_SKEW.total_seconds():
+            ahead = f"{worker['clock_skew_seconds']:+.0f} s"
+            detail = f"the clock of {worker['id']} on {worker['host']} differs from the database's by {ahead}"
+            yield CheckResult("warn", "worker clock", detail, "run a time service on that machine")
         detail = (
             f"{worker['id']} on {worker['host']}, {worker['in_progress']} executions in progress, "
             f"{worker['automations']} automations, takes {', '.join(worker['queues'])}"

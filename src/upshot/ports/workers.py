@@ -25,6 +25,7 @@ class WorkerRecord:
     machine: str = ""  #: name of the machine that its jobs run on
     queues: tuple[str, ...] = ()  #: queues that it takes jobs from; `events` if it answers events
     engines: Mapping[str, str] = field(default_factory=dict)  #: id of each container engine that it reaches, by backend
+    clock_skew_seconds: float = 0.0  #: how far its machine's clock is ahead of the database's
 
 
 class WorkerStore(Protocol):

@@ -22,6 +22,7 @@ class WorkerJson(TypedDict):
     machine: str  #: where its jobs run
     queues: list[str]  #: of jobs that it takes; `events` among them means that it answers events
     engines: dict[str, str]  #: id of each container engine that it reaches, by backend
+    clock_skew_seconds: float  #: how far its machine's clock is ahead of the database's
 
 
 def worker_json(worker: WorkerRecord) -> WorkerJson:
@@ -38,4 +39,5 @@ def worker_json(worker: WorkerRecord) -> WorkerJson:
         "machine": worker.machine,
         "queues": list(worker.queues),
         "engines": dict(worker.engines),
+        "clock_skew_seconds": round(worker.clock_skew_seconds, 3),
     }

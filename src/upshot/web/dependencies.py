@@ -43,6 +43,8 @@ class WebDependencies:
     idempotency: IdempotencyStore
     ping_database: Callable[[], bool]
     ping_redis: Callable[[], bool]
+    synchronize_clock: Callable[[], None] = lambda: None  #: with the database's clock
+    clock_skew_seconds: Callable[[], float] = lambda: 0.0  #: how far this machine's clock is ahead of the database's
 
     def live_workers(self) -> tuple[WorkerRecord, ...]:
         """Return the workers with a recent heartbeat."""

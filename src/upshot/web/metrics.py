@@ -27,6 +27,11 @@ class DatabaseStateCollector(Collector):
     @override
     def collect(self) -> Iterable[Metric]:
         loaded = self._deps.automations.current
+        yield _gauge(
+            "clock_skew_seconds",
+            "How far the clock of the web process is ahead of the database's.",
+            self._deps.clock_skew_seconds(),
+        )
         yield _gauge("automations", "Loaded automations.", len(loaded.automations))
         yield _gauge("automations_broken", "Automation files with mistakes, which are not loaded.", len(loaded.broken))
         try:
@@ -59,6 +64,11 @@ class DatabaseStateCollector(Collector):
             "executions_due_oldest_seconds",
             "Seconds since the earliest due time among them.",
             age_seconds(backlog.oldest_due_at),
+        )
+        yield _gauge(
+            "workers_clock_skew_seconds",
+            "Largest difference between the clock of a worker's machine and the database's.",
+            max((abs(worker.clock_skew_seconds) for worker in workers), default=0.0),
         )
         yield _gauge("workers", "Workers that are alive.", len(workers))
         yield _gauge(

@@ -23,6 +23,7 @@ from upshot.web.idempotency import RETENTION_HOURS
 log = structlog.get_logger("upshot.web")
 
 _REFRESH_SECONDS = 1.0  #: how soon a changed automation file is read
+_CLOCK_SECONDS = 5.0
 _PRUNE_SECONDS = 3600.0
 _KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep connections, so that they close first
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -68,6 +69,7 @@ def serve(deps: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable[
     stopped = threading.Event()
     threads = [
         PeriodicThread("refresh", deps.automations.refresh, _REFRESH_SECONDS, stopped),
+        PeriodicThread("clock", deps.synchronize_clock, _CLOCK_SECONDS, stopped),
         PeriodicThread("prune", prune_keys, _PRUNE_SECONDS, stopped),
     ]
     for thread in threads:

@@ -7,6 +7,7 @@ from functools import partial
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.redis import RedisPublisher, ping
+from upshot.adapters.sql.clock import DatabaseClock
 from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
@@ -15,7 +16,6 @@ from upshot.adapters.sql.installation import SqlInstallation
 from upshot.adapters.sql.job_admin import SqlJobAdmin
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
-from upshot.clock import SystemClock
 from upshot.settings import Settings
 from upshot.web.dependencies import WebDependencies
 from upshot.wiring.jobs_file import read_jobs_config
@@ -33,7 +33,7 @@ def build_web(settings: Settings) -> WebDependencies:
     url = redis_url(settings)
     jobs_config = read_jobs_config(settings)
     database = open_database(settings)
-    clock = SystemClock()
+    clock = DatabaseClock(database)
     catalog = load_catalog(EgressRules.parse(settings.egress_allow), jobs_config)
     return WebDependencies(
         settings=settings,
@@ -53,4 +53,6 @@ def build_web(settings: Settings) -> WebDependencies:
         idempotency=SqlIdempotency(database),
         ping_database=database.ping,
         ping_redis=partial(ping, url),
+        synchronize_clock=clock.synchronize,
+        clock_skew_seconds=lambda: clock.skew_seconds,
     )

@@ -13,6 +13,7 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import Action, ActionContext
 from upshot.adapters.egress import GuardedEgress
 from upshot.adapters.redis import RedisEventStream, RedisPublisher
+from upshot.adapters.sql.clock import DatabaseClock
 from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
@@ -27,7 +28,6 @@ from upshot.automations.loader import load_revision
 from upshot.automations.rendering import ProcessRenderer
 from upshot.backends.catalog import make_backends
 from upshot.backends.protocol import Backend
-from upshot.clock import Clock, SystemClock
 from upshot.errors import ConfigError
 from upshot.execution.admission import Admitter
 from upshot.execution.attempt import ExecutorContext
@@ -65,7 +65,7 @@ class WorkerDependencies:
     settings: Settings
     worker_id: WorkerId
     redis_url: str
-    clock: Clock
+    clock: DatabaseClock
     executions: SqlExecutions
     events: SqlEvents
     workers: SqlWorkers
@@ -192,7 +192,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
     """
     url = redis_url(settings)
     database = open_database(settings)
-    clock = SystemClock()
+    clock = DatabaseClock(database)
     rules = EgressRules.parse(settings.egress_allow)
     jobs_config = read_jobs_config(settings)
     _check_queues(settings, jobs_config)

@@ -214,6 +214,7 @@ class WorkerLoop:
 
     async def _renew_and_record(self) -> None:
         deps, executor = self._deps, self._executor
+        await self._run_in_thread(deps.clock.synchronize)
         await self._run_in_thread(
             deps.executions.renew, executor.in_progress, worker_id=executor.worker_id, until=executor.lease_end()
         )
@@ -233,6 +234,7 @@ class WorkerLoop:
             machine=deps.machine,
             queues=deps.queues,
             engines=self._supervisor.engine_ids,
+            clock_skew_seconds=deps.clock.skew_seconds,
         )
         await self._run_in_thread(deps.workers.heartbeat, record)
 

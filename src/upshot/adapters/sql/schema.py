@@ -187,6 +187,7 @@ workers = sa.Table(
     sa.Column("machine", sa.Text, nullable=False),
     sa.Column("queues", Json, nullable=False),
     sa.Column("engines", Json, nullable=False),
+    sa.Column("clock_skew_seconds", sa.Double, nullable=False, server_default="0"),
 )
 
 destinations = sa.Table(  # what each worker knows of them

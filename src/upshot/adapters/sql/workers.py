@@ -29,6 +29,7 @@ _COLUMNS = (
     "machine",
     "queues",
     "engines",
+    "clock_skew_seconds",
 )
 
 
