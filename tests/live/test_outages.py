@@ -23,6 +23,7 @@ import httpx
 import psycopg
 import pytest
 
+from tests.live.tcp_proxy import TcpProxy
 from tests.servers import Postgres, Redis
 from tests.system import System
 from tests.waiting import until
@@ -236,3 +237,22 @@ def test_two_workers_with_different_clocks(
     assert sorted(round(worker["clock_skew_seconds"], -2) for worker in workers) == [0, 3600]
     metrics = httpx.get(f"{system.url}/metrics").text
     assert re.search(r"^upshot_workers_clock_skew_seconds 3[56]\d\d", metrics, re.MULTILINE)
+
+
+def test_connections_to_the_database_that_die_silently(
+    make_system: Callable[..., System], receivers: Receivers, postgres: Postgres
+) -> None:
+    """A firewall swallows everything on the open connections. Web process and worker are back within 30 seconds."""
+    with TcpProxy(postgres.port) as proxy:
+        system = make_system(
+            database_url=postgres.new_database().replace(f":{postgres.port}/", f":{proxy.port}/"),
+            automations={"forward.yaml": AUTOMATION.format(url=receivers.url)},
+        )
+        system.start_web()
+        system.start_worker()
+        assert emit(system, 0) == 201
+        until(lambda: len(receivers.received("/hook")) == 1, "the first event is delivered")
+        proxy.silence_connections()
+        until(lambda: emit(system, 1) == 201, "mutations are accepted again", seconds=30)
+        until(lambda: len(receivers.received("/hook")) > 1, "deliveries go on", seconds=30)
+        assert system.is_alive("worker")
