@@ -133,6 +133,13 @@ class Settings(BaseSettings):
     )
     jobs_days: int = Field(90, ge=1, description="Days that finished jobs and their logs are kept.")
     receipts_days: int = Field(90, ge=1, description="Days that receipts of finished executions are kept.")
+    events_days: int = Field(90, ge=0, description="Days that events are kept. 0 means without limit.")
+    executions_days: int = Field(
+        90, ge=0, description="Days that finished executions are kept, with their receipts. 0 means without limit."
+    )
+    history_days: int = Field(
+        0, ge=0, description="Days that the history of changes is kept. 0, the default, means without limit."
+    )
     log_level: str = Field("info", description="`debug`, `info`, `warning` or `error`.")
     log_format: str = Field(
         "text", pattern="^(text|json)$", description="Format of log lines: `text` (key=value) or `json`."

@@ -471,22 +471,6 @@ def test_executions_are_found_by_event_automation_and_state(stores):
     assert found(event_id="evt_1", automation="promote", state=ExecutionState.RUNNING) == {"exe_1"}
 
 
-def test_old_receipts_of_final_executions_are_deleted(stores):
-    """The receipts of an unfinished execution are kept, whatever their age."""
-    stores.accept("evt_2")
-    admit(stores, execution("exe_1"), execution("exe_2"))
-    done = execution("exe_1", state=ExecutionState.SUCCEEDED, lease_owner_id=None, lease_until=None)
-    stores.executions.record(
-        [
-            ExecutionUpdate(done, (receipt(1), receipt(2))),
-            ExecutionUpdate(execution("exe_2"), (receipt(1, execution_id="exe_2"),)),
-        ]
-    )
-    assert stores.executions.prune(receipts_before=NOW + timedelta(seconds=2)) == 1
-    assert [stored.attempt for stored in find(stores, "exe_1")[1]] == [2]
-    assert [stored.attempt for stored in find(stores, "exe_2")[1]] == [1]
-
-
 # --- order of the executions for one alias -----------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Contract of the stores of workers, and of the backlog."""
 
+import threading
 from dataclasses import replace
 from datetime import timedelta
 
@@ -7,13 +8,14 @@ import pytest
 
 from tests.contract.databases import KINDS, open_database
 from tests.contract.job_stores import NOW, SECOND, ended, execution, job, sql_stores
+from tests.waiting import until
 from upshot.adapters.memory.workers import MemoryWorkers
-from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
+from upshot.adapters.sql.workers import SlowCount, SqlBacklog, SqlWorkers
 from upshot.domain.execution import ExecutionState
 from upshot.domain.job import JobState
 from upshot.ids import EventId
 from upshot.ports.executions import Admission
-from upshot.ports.workers import Backlog, WorkerRecord
+from upshot.ports.workers import Backlog, Totals, WorkerRecord
 
 
 @pytest.fixture(params=["memory", *KINDS])
@@ -60,7 +62,8 @@ def test_the_backlog_counts_everything_unfinished(database):
     no_jobs = {state.value: 0 for state in JobState}
     backlog = SqlBacklog(database)
     no_executions = {state.value: 0 for state in ExecutionState}
-    assert backlog.measure(NOW) == Backlog(0, 0, None, no_executions, 0, None, no_jobs, {})
+    assert backlog.measure(NOW) == Backlog(0, None, 0, None)
+    assert backlog.count() == Totals(0, no_executions, no_jobs, {})
 
     stores = sql_stores(database)
     stores.queue(job("job_1"), job("job_2"), job("job_3", queue="gpu"), job("job_4", queue="gpu"), job("job_5"))
@@ -70,8 +73,33 @@ def test_the_backlog_counts_everything_unfinished(database):
     stores.accept("evt_2")
 
     found = backlog.measure(NOW + timedelta(seconds=2))
-    assert (found.events, found.unmatched_events, found.oldest_unmatched_at) == (2, 1, NOW)
-    assert found.executions == no_executions | {"waiting": 5, "running": 1}
+    assert (found.unmatched_events, found.oldest_unmatched_at) == (1, NOW)
     assert (found.due_executions, found.oldest_due_at) == (1, NOW + SECOND)
-    assert found.jobs == no_jobs | {"queued": 3, "starting": 1, "succeeded": 1}
-    assert found.queued_jobs == {"gpu": 2, "default": 1}
+    totals = backlog.count()
+    assert totals.events == 2
+    assert totals.executions == no_executions | {"waiting": 5, "running": 1}
+    assert totals.jobs == no_jobs | {"queued": 3, "starting": 1, "succeeded": 1}
+    assert totals.queued_jobs == {"gpu": 2, "default": 1}
+
+
+def test_a_slow_count_does_not_keep_its_callers_waiting():
+    """A caller gets the previous result of a count that takes long, and nothing during the first count."""
+    may_finish = threading.Event()
+    results = iter((1, 2))
+
+    def count():
+        assert may_finish.wait(30)
+        return next(results)
+
+    slow = SlowCount(count)
+    assert slow.latest() is None
+    may_finish.set()
+    until(lambda: slow.latest() == 1)
+    assert slow.latest() == 1  # not repeated at once, because it was slow
+
+
+def test_a_fast_count_is_current():
+    """A result that arrives within milliseconds is never an old one."""
+    results = iter(range(100))
+    slow = SlowCount(lambda: next(results))
+    assert [slow.latest() for _ in range(3)] == [0, 1, 2]

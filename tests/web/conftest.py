@@ -47,7 +47,7 @@ from upshot.ports.events import EventStore
 from upshot.ports.idempotency import IdempotencyStore
 from upshot.ports.jobs import Installation, JobAdmin, JobStore
 from upshot.ports.registry import RegistryStore
-from upshot.ports.workers import Backlog, BacklogStore, WorkerStore
+from upshot.ports.workers import Backlog, BacklogStore, Totals, WorkerStore
 from upshot.registry.service import Registry
 from upshot.schema.queues import JobsConfig
 from upshot.settings import Settings
@@ -85,7 +85,11 @@ class StubBacklog:
 
     def measure(self, now: datetime) -> Backlog:
         """Return the counts."""
-        return Backlog(3, 1, now, {"waiting": 1, "failed": 0}, 0, None, {"queued": 2, "running": 0}, {"gpu": 2})
+        return Backlog(1, now, 0, None)
+
+    def count(self) -> Totals:
+        """Return the counts of everything."""
+        return Totals(3, {"waiting": 1, "failed": 0}, {"queued": 2, "running": 0}, {"gpu": 2})
 
 
 @dataclass(frozen=True)

@@ -197,10 +197,6 @@ class ExecutionAdmin(ExecutionOrder, Protocol):
         """End the leases of a worker that is known to be dead, and return their number."""
         ...
 
-    def prune(self, *, receipts_before: datetime) -> int:
-        """Delete the receipts of final executions that started before that time, and return their number."""
-        ...
-
 
 class RevisionStore(Protocol):
     """Every revision of every automation that was ever loaded. An execution finishes with its own revision."""

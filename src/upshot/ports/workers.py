@@ -46,15 +46,21 @@ class WorkerStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The amount of accepted work that is not finished, for health checks and metrics."""
+    """The accepted work that waits for a worker, for health checks and metrics."""
 
-    events: int  #: number of all accepted events
     unmatched_events: int
     oldest_unmatched_at: datetime | None
-    executions: Mapping[str, int]  #: count by state
     due_executions: int  #: executions that wait although their due time has passed
     oldest_due_at: datetime | None
-    jobs: Mapping[str, int]  #: count by state
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The number of all stored events, executions and jobs, for metrics."""
+
+    events: int | None  #: None if they are being counted for the first time
+    executions: Mapping[str, int]  #: count by state; without the final states if they are being counted
+    jobs: Mapping[str, int]  #: count by state; the same
     queued_jobs: Mapping[str, int]  #: count by queue, for queues where a job waits
 
 
@@ -62,5 +68,14 @@ class BacklogStore(Protocol):
     """Counts the backlog."""
 
     def measure(self, now: datetime) -> Backlog:
-        """Count the unfinished work."""
+        """Count the work that waits. This is fast beside millions of rows."""
+        ...
+
+    def count(self) -> Totals:
+        """
+        Count everything.
+
+        Whatever is not final is counted now. The other numbers may be from an earlier count, because counting millions
+        of rows takes longer than a caller may wait.
+        """
         ...

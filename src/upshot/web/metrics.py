@@ -44,15 +44,17 @@ class DatabaseStateCollector(Collector):
     def _stored(self) -> Iterable[Metric]:
         now = self._deps.clock.now()
         backlog = self._deps.backlog.measure(now)
+        totals = self._deps.backlog.count()
         workers = self._deps.live_workers()
 
         def age_seconds(since: datetime | None) -> float:
             return max(0.0, (now - since).total_seconds()) if since else 0.0
 
-        yield _labelled_gauge("executions", "Executions by state.", "state", backlog.executions)
-        yield _labelled_gauge("jobs", "Jobs by state.", "state", backlog.jobs)
-        yield _labelled_gauge("jobs_queued", "Queued jobs by queue.", "queue", backlog.queued_jobs)
-        yield _gauge("events", "Accepted events.", backlog.events)
+        yield _labelled_gauge("executions", "Executions by state.", "state", totals.executions)
+        yield _labelled_gauge("jobs", "Jobs by state.", "state", totals.jobs)
+        yield _labelled_gauge("jobs_queued", "Queued jobs by queue.", "queue", totals.queued_jobs)
+        if totals.events is not None:
+            yield _gauge("events", "Accepted events that are stored.", totals.events)
         yield _gauge("events_unmatched", "Events that no worker has matched yet.", backlog.unmatched_events)
         yield _gauge(
             "events_unmatched_oldest_seconds",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,7 @@ from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.installation import SqlInstallation
 from upshot.adapters.sql.job_admin import SqlJobAdmin
 from upshot.adapters.sql.jobs import SqlJobs
+from upshot.adapters.sql.retention import SqlRetention
 from upshot.adapters.sql.revisions import SqlRevisions
 from upshot.adapters.sql.workers import SqlWorkers
 from upshot.automations.active import ActiveAutomations
@@ -35,6 +37,7 @@ from upshot.execution.compiled import RevisionCache
 from upshot.execution.executor import Executor
 from upshot.execution.limits import AttemptLimits
 from upshot.execution.recorder import Recorder
+from upshot.execution.retention import Retention
 from upshot.ids import WorkerId
 from upshot.jobs.container_request import JobEnvironment
 from upshot.jobs.supervisor import JobSupervisor, SupervisorSettings
@@ -42,6 +45,7 @@ from upshot.jobs.version_metrics import VersionMetricsWriter
 from upshot.ports.concurrency import RunInThread
 from upshot.ports.jobs import Installation
 from upshot.ports.messaging import JobNotifier, Notifier
+from upshot.ports.retention import Kept
 from upshot.ports.secrets import SecretSource
 from upshot.registry.service import Registry
 from upshot.schema.queues import JobsConfig
@@ -57,6 +61,8 @@ from upshot.wiring.parts import (
     redis_url,
 )
 
+_SILENT_WORKERS_DAYS = 1  # that the row of a worker is kept which was killed
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerDependencies:
@@ -70,6 +76,7 @@ class WorkerDependencies:
     events: SqlEvents
     workers: SqlWorkers
     destinations: SqlDestinations
+    retention: SqlRetention
     revisions: SqlRevisions
     publisher: RedisPublisher
     stream: RedisEventStream
@@ -175,6 +182,19 @@ class WorkerDependencies:
             may_take_over=may_take_over,
         )
 
+    def make_retention(self, run_in_thread: RunInThread, stopping: asyncio.Event) -> Retention:
+        """Create what removes old rows, on the running event loop."""
+        settings = self.settings
+        days = {
+            Kept.RECEIPTS: settings.receipts_days,
+            Kept.EXECUTIONS: settings.executions_days,
+            Kept.EVENTS: settings.events_days,
+            Kept.HISTORY: settings.history_days,
+            Kept.WORKERS: _SILENT_WORKERS_DAYS,
+        }
+        ages = {kept: timedelta(days=count) for kept, count in days.items() if count}
+        return Retention(self.retention, ages, self.clock, run_in_thread, stopping)
+
     async def close(self) -> None:
         """Close all connections to other machines."""
         await self.egress.close()
@@ -208,6 +228,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         events=SqlEvents(database),
         workers=SqlWorkers(database),
         destinations=SqlDestinations(database),
+        retention=SqlRetention(database),
         revisions=revisions,
         publisher=publisher,
         stream=RedisEventStream(url, worker_id),

@@ -107,6 +107,7 @@ class WorkerLoop:
         )
         self._started_at = deps.clock.now()
         self._stopping = asyncio.Event()
+        self._retention = deps.make_retention(self._run_in_thread, self._stopping)
 
     async def _run_in_thread(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
@@ -256,11 +257,9 @@ class WorkerLoop:
         self._executor.revisions.prepare(automations.automations)
 
     async def _prune(self) -> None:
-        now, settings = self._deps.clock.now(), self._deps.settings
-        receipts_before = now - timedelta(days=settings.receipts_days)
-        await self._run_in_thread(self._deps.executions.prune, receipts_before=receipts_before)
-        finished_before = now - timedelta(days=settings.jobs_days)
+        finished_before = self._deps.clock.now() - timedelta(days=self._deps.settings.jobs_days)
         await self._run_in_thread(self._deps.job_admin.prune, finished_before=finished_before)
+        await self._retention.remove_old()
 
     async def _close(self) -> None:
         await self._deps.stream.close(leave_group=True)

@@ -262,18 +262,6 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
                 self._executions[execution.id] = replace(execution, lease_until=now)
             return len(leased)
 
-    @override
-    def prune(self, *, receipts_before: datetime) -> int:
-        with self.lock:
-            old = [
-                key
-                for key, receipt in self._receipts.items()
-                if receipt.started_at < receipts_before and self._executions[key[0]].state.is_final
-            ]
-            for key in old:
-                del self._receipts[key]
-            return len(old)
-
     # --- for MemoryDestinations -------------------------------------------------------------------
 
     def count_waits(self) -> Counter[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,7 +14,7 @@ from typing_extensions import override
 from upshot.adapters.cursor import decode_event_cursor, make_cursor
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import events, executions, root_events
-from upshot.domain.event import Event
+from upshot.domain.event import Event, EventKind
 from upshot.ids import EventId
 from upshot.ports.events import EventQuery, EventStore, StoredEvent
 from upshot.ports.paging import Page
@@ -23,6 +24,7 @@ _INSERT = {
     "sqlite": sqlite.insert(events).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(events).on_conflict_do_nothing(),
 }
+_ALIAS_KINDS = frozenset({EventKind.ALIAS_ADDED, EventKind.ALIAS_REMOVED})
 _BY_IDS = sa.select(events.c.document).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
 _BY_ID = (
     sa.select(events.c.document, events.c.matched_at, root_events.c.warning)
@@ -46,6 +48,11 @@ _SET_PUBLISHED = (
 )
 
 
+def subject_base(subject: str) -> str:
+    """Return the subject up to its first `:`: the collection of a version, the artifact of an artifact version."""
+    return subject.partition(":")[0]
+
+
 def insert_events(connection: Connection, accepted: Sequence[Event], now: datetime) -> None:
     """Insert events in a transaction, published now. An event whose id exists is left unchanged."""
     rows = [
@@ -58,6 +65,8 @@ def insert_events(connection: Connection, accepted: Sequence[Event], now: dateti
             "mutation_id": event.mutation_id,
             "document": event_json(event),
             "published_at": now,
+            "subject_base": subject_base(event.subject),
+            "alias": event.data.get("alias") if event.kind in _ALIAS_KINDS else None,
         }
         for event in accepted
     ]
@@ -89,12 +98,8 @@ class SqlEvents(EventStore):
 
     @override
     def page(self, query: EventQuery, *, cursor: str | None, limit: int) -> Page[StoredEvent]:
-        oldest_first = query.after_id is not None
-        select = sa.select(events.c.document, events.c.matched_at).where(*_conditions(query))
-        if cursor is not None:
-            last = decode_event_cursor(cursor)
-            select = select.where(events.c.id > last if oldest_first else events.c.id < last)
-        select = select.order_by(events.c.id if oldest_first else events.c.id.desc()).limit(limit + 1)
+        last = decode_event_cursor(cursor) if cursor is not None else None
+        select = _page_select(query, last, limit + 1)
         rows = self._database.read(lambda connection: connection.execute(select).all())
         items = tuple(StoredEvent(event_from_json(row.document), row.matched_at) for row in rows[:limit])
         return Page(items, make_cursor(items[-1].event.id) if len(rows) > limit else None)
@@ -114,17 +119,28 @@ class SqlEvents(EventStore):
         return self._database.write(work) if self._database.read(any_unmatched) else ()
 
 
-def _conditions(query: EventQuery) -> list[sa.ColumnElement[bool]]:
+def _page_select(query: EventQuery, last: str | None, limit: int) -> sa.Select[Any]:
+    """Return the statement for a page. Each part of it reads an index in the order of the page, and stops early."""
     equal = {"kind": query.kind, "name": query.name, "mutation_id": query.mutation_id}
     conditions = [events.c[column] == value for column, value in equal.items() if value is not None]
-    if query.subject is not None:
-        # `model/churn` also matches `model/churn:v3`. The character after `:` is `;`.
-        conditions.append(
-            sa.or_(
-                events.c.subject == query.subject,
-                sa.and_(events.c.subject > f"{query.subject}:", events.c.subject < f"{query.subject};"),
-            )
-        )
+    oldest_first = query.after_id is not None
     if query.after_id is not None:
         conditions.append(events.c.id > query.after_id)
-    return conditions
+    if last is not None:
+        conditions.append(events.c.id > last if oldest_first else events.c.id < last)
+
+    def select(table: sa.FromClause, *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        ordered = table.c.id if oldest_first else table.c.id.desc()
+        return sa.select(table.c.id, table.c.document, table.c.matched_at).where(*where).order_by(ordered).limit(limit)
+
+    if query.subject is None:
+        return select(events, *conditions)
+    if ":" not in query.subject:  # `model/churn` also matches `model/churn:v3`
+        return select(events, events.c.subject_base == query.subject, *conditions)
+    # `a:b` also matches `a:b:c`. The character after `:` is `;`.
+    whole = select(events, events.c.subject == query.subject, *conditions)
+    beginning = select(
+        events, events.c.subject > f"{query.subject}:", events.c.subject < f"{query.subject};", *conditions
+    )
+    # In subqueries, because SQLite allows no LIMIT in the parts of a UNION.
+    return select(sa.union_all(*(sa.select(part.subquery()) for part in (whole, beginning))).subquery())

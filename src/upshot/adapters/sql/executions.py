@@ -20,7 +20,7 @@ from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
 from upshot.adapters.sql.job_rows import insert_jobs, request_stop_for_ended, wake_if_finished
 from upshot.adapters.sql.root_events import skip_executions_over_budget
-from upshot.adapters.sql.schema import events, executions, receipts
+from upshot.adapters.sql.schema import events, executions, is_running, is_waiting, receipts
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
 from upshot.execution import transitions
@@ -52,8 +52,8 @@ _MARK_MATCHED = (
     .where(events.c.id.in_(sa.bindparam("ids", expanding=True)), events.c.matched_at.is_(None))
     .values(matched_at=sa.bindparam("now"))
 )
-_IS_DUE = sa.and_(executions.c.state == _WAITING, executions.c.due_at <= sa.bindparam("now"))
-_IS_LOST = sa.and_(executions.c.state == _RUNNING, executions.c.lease_until < sa.bindparam("lost_before"))
+_IS_DUE = sa.and_(is_waiting, executions.c.due_at <= sa.bindparam("now"))
+_IS_LOST = sa.and_(is_running, executions.c.lease_until < sa.bindparam("lost_before"))
 _CLAIMABLE = sa.select(executions).where(_HAS_ID, sa.or_(_IS_DUE, _IS_LOST)).with_for_update(skip_locked=True)
 _LEASE = (  # writes the same changes as `transitions.claim`
     sa.update(executions)
@@ -85,7 +85,7 @@ _NEXT_WAIT = (
 )
 _RENEW = (
     sa.update(executions)
-    .where(_HAS_ID, executions.c.lease_owner_id == sa.bindparam("worker_id"), executions.c.state == _RUNNING)
+    .where(_HAS_ID, executions.c.lease_owner_id == sa.bindparam("worker_id"), is_running)
     .values(lease_until=sa.bindparam("until"))
 )
 _NOT_NOTIFIED = sa.or_(executions.c.notified_at.is_(None), executions.c.notified_at < sa.bindparam("notified_before"))
@@ -339,19 +339,11 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
         statement = (
             sa.update(executions)
             .where(
-                executions.c.state == _RUNNING,
+                is_running,
                 executions.c.lease_owner_id == worker_id,
                 executions.c.lease_until > now,
             )
             .values(lease_until=now)
-        )
-        return self._database.write(lambda connection: connection.execute(statement).rowcount)
-
-    @override
-    def prune(self, *, receipts_before: datetime) -> int:
-        final = sa.select(executions.c.id).where(executions.c.state.not_in([_WAITING, _RUNNING]))
-        statement = sa.delete(receipts).where(
-            receipts.c.started_at < receipts_before, receipts.c.execution_id.in_(final)
         )
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
 

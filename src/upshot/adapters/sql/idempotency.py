@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -12,6 +13,9 @@ from typing_extensions import override
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import idempotency_keys as keys
 from upshot.ports.idempotency import IdempotencyRecord, IdempotencyStore, StoredResponse
+
+_PRUNE_BATCH = 200
+_PRUNE_PAUSE_SECONDS = 0.05
 
 
 class SqlIdempotency(IdempotencyStore):
@@ -69,7 +73,15 @@ class SqlIdempotency(IdempotencyStore):
 
     @override
     def prune(self, *, expired_before: datetime) -> int:
-        return self._execute(sa.delete(keys).where(keys.c.first_at < expired_before))
+        expired = sa.select(keys.c.key).where(keys.c.first_at < expired_before).limit(_PRUNE_BATCH)
+        statement = sa.delete(keys).where(keys.c.key.in_(expired))
+        # In small transactions, so that other writers do not wait long.
+        total = removed = self._execute(statement)
+        while removed == _PRUNE_BATCH:
+            time.sleep(_PRUNE_PAUSE_SECONDS)
+            removed = self._execute(statement)
+            total += removed
+        return total
 
     def _execute(self, statement: sa.Update | sa.Delete) -> int:
         return self._database.write(lambda connection: connection.execute(statement).rowcount)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -22,7 +23,8 @@ from upshot.jobs.transitions import request_stop
 from upshot.ports.jobs import JobAdmin, JobQuery, LogChunk, QueuePosition
 from upshot.ports.paging import Page
 
-_PRUNE_BATCH = 50  # jobs in one transaction; the log of each may be megabytes
+_PRUNE_BATCH = 5  # jobs in one transaction; the log of each may be megabytes
+_PRUNE_PAUSE_SECONDS = 0.05
 
 _FIND = sa.select(jobs).where(jobs.c.id == sa.bindparam("id"))
 _LIST = sa.select(*(column for column in jobs.c if column.name not in {"outputs", "log_tail"}))
@@ -123,6 +125,7 @@ class SqlJobAdmin(JobAdmin):
         # In small transactions, so that other writers do not wait long.
         total = removed = self._database.write(work)
         while removed == _PRUNE_BATCH:
+            time.sleep(_PRUNE_PAUSE_SECONDS)
             removed = self._database.write(work)
             total += removed
         return total

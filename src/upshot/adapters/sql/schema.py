@@ -6,6 +6,7 @@ Times are integers: microseconds since 1970 in UTC. JSON is text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -64,6 +65,11 @@ def _sorted_text(chars: int) -> sa.String:
 
 _Name = _sorted_text(128)
 
+
+def _partial_index(name: str, columns: Sequence[sa.Column[Any]], condition: sa.ColumnElement[bool]) -> None:
+    sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+
+
 # --- events and executions ------------------------------------------------------------------------
 
 events = sa.Table(
@@ -78,16 +84,17 @@ events = sa.Table(
     sa.Column("document", Json, nullable=False),  # `upshot.resources.event.EventJson`
     sa.Column("published_at", UtcTimestamp, nullable=False),  # time of the last attempt to publish
     sa.Column("matched_at", UtcTimestamp),
+    sa.Column("subject_base", _sorted_text(300)),  # the subject up to its first `:`
+    sa.Column("alias", sa.String(128)),  # of an event of an alias
     sa.Index("ix_events_kind_id", "kind", "id"),
     sa.Index("ix_events_subject_id", "subject", "id"),
+    sa.Index("ix_events_subject_base_id", "subject_base", "id"),
     sa.Index("ix_events_mutation_id", "mutation_id"),
 )
-sa.Index(
-    "ix_events_unmatched",
-    events.c.published_at,
-    sqlite_where=events.c.matched_at.is_(None),
-    postgresql_where=events.c.matched_at.is_(None),
-)
+_partial_index("ix_events_unmatched", (events.c.published_at,), events.c.matched_at.is_(None))
+
+_partial_index("ix_events_name_id", (events.c.name, events.c.id), events.c.name.is_not(None))
+_partial_index("ix_events_alias_id", (events.c.subject_base, events.c.alias, events.c.id), events.c.alias.is_not(None))
 
 executions = sa.Table(
     "executions",
@@ -110,19 +117,13 @@ executions = sa.Table(
     sa.Column("alias_reference", sa.String(400)),
     sa.Index("ix_executions_event_id", "event_id"),
     sa.Index("ix_executions_automation_id", "automation", "id"),
+    sa.Index("ix_executions_state_id", "state", "id"),
 )
-sa.Index(
-    "ix_executions_due",
-    executions.c.due_at,
-    sqlite_where=executions.c.state == "waiting",
-    postgresql_where=executions.c.state == "waiting",
-)
-sa.Index(
-    "ix_executions_leased",
-    executions.c.lease_until,
-    sqlite_where=executions.c.state == "running",
-    postgresql_where=executions.c.state == "running",
-)
+#: Literals and not parameters, because neither database uses a partial index for a condition with a parameter.
+is_waiting: sa.ColumnElement[bool] = executions.c.state == sa.literal_column("'waiting'")
+is_running: sa.ColumnElement[bool] = executions.c.state == sa.literal_column("'running'")
+_partial_index("ix_executions_due", (executions.c.due_at,), is_waiting)
+_partial_index("ix_executions_leased", (executions.c.lease_until,), is_running)
 
 sa.Index(
     "ix_executions_waits_for",
@@ -242,19 +243,15 @@ jobs = sa.Table(
     sa.Index("ix_jobs_queue_id", "queue", "id"),
     sa.Index("ix_jobs_state_id", "state", "id"),
 )
-#: Literals and not parameters, because neither database uses a partial index for a condition with a parameter.
 is_queued = jobs.c.state == sa.literal_column("'queued'")
 is_active = jobs.c.state.in_([sa.literal_column(f"'{state}'") for state in ("starting", "running", "stopping")])
 is_leased = jobs.c.lease_until.is_not(None)  # true for active jobs, and only for them
 is_finished = jobs.c.finished_at.is_not(None)
 is_to_be_stopped = sa.and_(jobs.c.stop_requested_at.is_not(None), jobs.c.finished_at.is_(None))
-for _name, _columns, _condition in (
-    ("ix_jobs_queued", (jobs.c.queue, jobs.c.backend, jobs.c.rank, jobs.c.id), is_queued),
-    ("ix_jobs_leased", (jobs.c.lease_until,), is_leased),
-    ("ix_jobs_finished", (jobs.c.finished_at,), is_finished),
-    ("ix_jobs_to_be_stopped", (jobs.c.id,), is_to_be_stopped),
-):
-    sa.Index(_name, *_columns, sqlite_where=_condition, postgresql_where=_condition)
+_partial_index("ix_jobs_queued", (jobs.c.queue, jobs.c.backend, jobs.c.rank, jobs.c.id), is_queued)
+_partial_index("ix_jobs_leased", (jobs.c.lease_until,), is_leased)
+_partial_index("ix_jobs_finished", (jobs.c.finished_at,), is_finished)
+_partial_index("ix_jobs_to_be_stopped", (jobs.c.id,), is_to_be_stopped)
 
 job_logs = sa.Table(
     "job_logs",
@@ -414,4 +411,5 @@ history = sa.Table(
     sa.Column("before", Json, nullable=False),
     sa.Column("after", Json, nullable=False),
     sa.Index("ix_history_registry_collection_id", "registry", "collection", "id"),
+    sa.Index("ix_history_registry_id", "registry", "id"),
 )
