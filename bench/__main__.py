@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvloop
 
+from bench.growth import Growth, fill, measure_growth
 from bench.load import Load
 from bench.matching import measure_matching
 from bench.measures import (
@@ -33,6 +34,7 @@ from tests.servers import Postgres, Redis, find_postgres
 _RESULTS = Path("bench-results")
 _IDLE_SECONDS = 5.0
 _PARTS = ("latency", "mutations", "isolation", "burst", "backlog", "memory", "matching")
+_LONG_PARTS = ("growth",)  # measured only on request, because they take minutes
 _DATABASES = ("sqlite", "postgresql")
 
 
@@ -44,10 +46,11 @@ class Size:
     mutation_seconds: float
     isolation_seconds: float
     backlog_events: int
+    growth_rows: int
 
 
-_FULL = Size(latency_seconds=30, mutation_seconds=20, isolation_seconds=20, backlog_events=20_000)
-_QUICK = Size(latency_seconds=5, mutation_seconds=5, isolation_seconds=5, backlog_events=4_000)
+_FULL = Size(latency_seconds=30, mutation_seconds=20, isolation_seconds=20, backlog_events=20_000, growth_rows=1_000_000)
+_QUICK = Size(latency_seconds=5, mutation_seconds=5, isolation_seconds=5, backlog_events=4_000, growth_rows=50_000)
 _BESIDE_EVENTS = 10_000
 _BURST_EVENTS = 3_000
 
@@ -57,7 +60,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="measure for a few seconds, for a first impression")
     parser.add_argument("--databases", nargs="+", choices=_DATABASES, default=_DATABASES, metavar="NAME")
-    parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS, metavar="PART", help=", ".join(_PARTS))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=_PARTS + _LONG_PARTS,
+        default=_PARTS,
+        metavar="PART",
+        help=", ".join(_PARTS) + "; " + ", ".join(_LONG_PARTS) + " (takes minutes, only if you ask for it)",
+    )
     arguments = parser.parse_args()
     report = Report(machine=machine(), quick=arguments.quick)
     _RESULTS.mkdir(exist_ok=True)
@@ -116,6 +126,23 @@ class _Bench:
                         with _system(directory / name, new_database(), ports) as system:
                             rate = uvloop.run(self._measure_backlog(system, ports, targets))
                         self.report.add_rate(database, name, rate)
+
+                if "growth" in self.only:
+                    with _system(directory / "growth", new_database(), ports) as system:
+                        _log(f"{database}: insert {self.size.growth_rows:,} events and executions")
+                        fill_seconds = fill(system, self.size.growth_rows)
+                        _log(f"{database}: growth, filled in {fill_seconds:.0f} s")
+                        self.report.growth[database] = uvloop.run(self._measure_growth(system, ports, fill_seconds))
+
+    async def _measure_growth(self, system: BenchSystem, ports: Ports, fill_seconds: float) -> Growth:
+        async with Load(system, ports) as load:
+            return await measure_growth(
+                system,
+                load,
+                rows=self.size.growth_rows,
+                fill_seconds=fill_seconds,
+                seconds=self.size.mutation_seconds,
+            )
 
     async def _measure_live(self, database: str, system: BenchSystem, ports: Ports) -> None:
         async with Load(system, ports) as load:

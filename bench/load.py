@@ -123,6 +123,14 @@ class Load:
                 raise RuntimeError(f"{method} {path}: {response.status} {text[:500]}")
             return json.loads(text) if text else None
 
+    async def get(self, url: str) -> str:
+        """Return the text of a response. A status of 404 counts as an answer."""
+        async with self._session.get(url) as response:
+            text = await response.text()
+            if response.status not in {200, 404}:
+                raise RuntimeError(f"GET {url}: {response.status} {text[:500]}")
+            return text
+
     async def received(self, expected: int) -> list[Delivery]:
         """Wait until the expected number of deliveries has arrived, or no more arrive. Return and forget them."""
         count, last_change = -1, time.monotonic()

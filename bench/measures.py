@@ -60,9 +60,9 @@ async def measure_latency(load: Load, *, seconds: float, per_second: float = 10,
     first_arrival = {delivery.tag: delivery.at for delivery in latest_first}
     took = sorted((first_arrival[tag] - started[tag]) * 1000 for tag in started if tag in first_arrival)
     return Latency(
-        p50=_percentile(took, 50),
-        p95=_percentile(took, 95),
-        p99=_percentile(took, 99),
+        p50=percentile(took, 50),
+        p95=percentile(took, 95),
+        p99=percentile(took, 99),
         worst=took[-1],
         audit=audit(started, deliveries),
     )
@@ -184,5 +184,6 @@ def _rate(
     )
 
 
-def _percentile(ordered: Sequence[float], percent: int) -> float:
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    """Return a percentile of numbers in ascending order."""
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]

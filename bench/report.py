@@ -15,6 +15,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from bench.growth import Growth
 from bench.measures import Latency, Rate
 
 # By row: its title, the required figure, and the goal, for two cores that run all processes.
@@ -41,6 +42,7 @@ class Report:
     latencies: dict[str, dict[str, Latency]] = field(default_factory=dict)  #: by database and measurement
     rates: dict[str, dict[str, Rate]] = field(default_factory=dict)  #: by database and measurement
     memory: dict[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)  #: by database and process
+    growth: dict[str, Growth] = field(default_factory=dict)  #: by database
     matching: Mapping[int, float] = field(default_factory=dict)  #: microseconds per event, by number of automations
     notes: list[str] = field(default_factory=list)
 
@@ -62,7 +64,7 @@ class Report:
     def print(self) -> None:
         """Print the table."""
         console = Console(width=150 if not os.isatty(1) else None)
-        databases = list(dict.fromkeys([*self.latencies, *self.rates, *self.memory]))
+        databases = list(dict.fromkeys([*self.latencies, *self.rates, *self.memory, *self.growth]))
         table = Table(title=", ".join(str(value) for value in self.machine.values()))
         for title in ("what", *databases, "required", "goal"):
             table.add_column(title, overflow="fold")
@@ -70,6 +72,10 @@ class Report:
             cells = [self._cell(row, database) for database in databases]
             if any(cells):
                 table.add_row(title, *cells, required, goal)
+        for title, goal in _GROWTH_ROWS.items():
+            if self.growth:
+                cells = [_growth_cells(self.growth[name])[title] if name in self.growth else "" for name in databases]
+                table.add_row(title, *cells, goal, goal)
         for count, microseconds in self.matching.items():
             required, goal = _MATCHING_TARGETS.get(count, ("", ""))
             cells = [f"{microseconds:.1f} µs"] + [""] * (len(databases) - 1) if databases else []
@@ -97,6 +103,30 @@ class Report:
             speed = f"{rate.per_second:,.0f}/s over {rate.took_seconds:.1f} s"
             return f"{speed}\n{rate.audit}\nprocessor ms per delivery: {cpu}"
         return ""
+
+
+#: By title: the goal.
+_GROWTH_ROWS = {
+    "beside many events and executions: rows": "1,000,000",
+    "  a mutation, p50 / p99": "– / 50 ms",
+    "  /metrics, median / worst": "50 ms",
+    "  /readyz, median / worst": "50 ms",
+    "  the slowest first page of a list, median / worst": "50 ms",
+    "  the longest mutation while pruning; p99; rows removed": "200 ms",
+}
+
+
+def _growth_cells(growth: Growth) -> Mapping[str, str]:
+    slowest = max(growth.lists, key=lambda path: growth.lists[path][0])
+    cells = (
+        f"{growth.rows:,}, inserted in {growth.fill_seconds:.0f} s",
+        f"{growth.mutation_p50:.1f} / {growth.mutation_p99:.1f} ms",
+        "{:.1f} / {:.1f} ms".format(*growth.metrics),
+        "{:.1f} / {:.1f} ms".format(*growth.readiness),
+        "{:.1f} / {:.1f} ms".format(*growth.lists[slowest]) + f" ({slowest})",
+        f"{growth.pruning_stall:.0f} ms; {growth.pruning_p99:.0f} ms; {growth.pruned_per_second:,.0f}/s",
+    )
+    return dict(zip(_GROWTH_ROWS, cells, strict=True))
 
 
 def _memory_cell(processes: Mapping[str, Mapping[str, float]]) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -99,7 +100,7 @@ class World:
     def execution_ids(self) -> set[str]:
         return {item.id for item in self.executions.page(ExecutionQuery(), cursor=None, limit=1000).items}
 
-    def count(self, table) -> int:
+    def count(self, table: sa.Table) -> Any:
         select = sa.select(sa.func.count()).select_from(table)
         return self.database.read(lambda connection: connection.execute(select).scalar_one())
 

@@ -53,7 +53,7 @@ class Retention:
         """Remove everything that is too old, and return the number of removed rows by kind."""
         causes = await self._run_in_thread(self._store.causes_of_unfinished)
         removed: dict[Kept, int] = {}
-        # In the order of `Kept`: an execution goes before the event that it answers.
+        # In the order of `Kept`: an execution goes before the event that it answers, and takes its receipts along.
         for kept in (kept for kept in Kept if kept in self._ages):
             before = self._clock.now() - self._ages[kept]
             except_for = causes if kept is Kept.EXECUTIONS else ()

@@ -14,9 +14,9 @@ from upshot.ids import ExecutionId
 class Kept(StrEnum):
     """What is kept for a limited time."""
 
-    RECEIPTS = "receipts"
     EXECUTIONS = "executions"
     EVENTS = "events"
+    RECEIPTS = "receipts"
     HISTORY = "history"
     WORKERS = "workers"
 

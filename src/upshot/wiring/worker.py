@@ -186,9 +186,9 @@ class WorkerDependencies:
         """Create what removes old rows, on the running event loop."""
         settings = self.settings
         days = {
-            Kept.RECEIPTS: settings.receipts_days,
             Kept.EXECUTIONS: settings.executions_days,
             Kept.EVENTS: settings.events_days,
+            Kept.RECEIPTS: settings.receipts_days,
             Kept.HISTORY: settings.history_days,
             Kept.WORKERS: _SILENT_WORKERS_DAYS,
         }
