@@ -230,7 +230,8 @@ class Redis:
         """Return how many entries of the event stream are read but not acknowledged; None if it has no group."""
         with redis.Redis.from_url(self.url, protocol=2) as client:
             try:
-                groups = client.xinfo_groups("upshot:events")
+                streams = client.keys("upshot:*:events")
+                groups = client.xinfo_groups(streams[0]) if streams else []
             except redis.ResponseError:
                 return None
             return int(groups[0]["pending"]) if groups else None

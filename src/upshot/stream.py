@@ -21,6 +21,7 @@ from upshot.execution.root_budget import warning_text
 from upshot.execution.turns import EventTurns
 from upshot.ids import EventId
 from upshot.ports.concurrency import RunInThread
+from upshot.ports.counters import IGNORED_ENTRIES, CounterStore
 from upshot.ports.events import EventStore
 from upshot.ports.executions import ExecutionStore
 from upshot.ports.messaging import EventPublisher, EventStream, StreamEntry
@@ -38,6 +39,7 @@ ABANDONED_SECONDS = 60.0  # an entry that a consumer has not acknowledged for th
 LOW_CAPACITY = 64
 LOW_CAPACITY_PAUSE_SECONDS = 0.01
 MAX_RELAY = 500
+MAX_REASON = 500  # characters of the reason why an event could not be matched
 MAX_SLOW_EVENTS = 1_000  # that wait for their conditions; the relay publishes the others again
 MAX_PAUSE_SECONDS = 2.0  # between two attempts while Redis or the database does not answer
 
@@ -58,11 +60,13 @@ class Consumer:
         admitter: Admitter,
         executor: Executor,
         publisher: EventPublisher,
+        counters: CounterStore,
         clock: Clock,
         run_in_thread: RunInThread,
     ) -> None:
         self._stream = stream
         self._executions = executions
+        self._counters = counters
         self._admitter = admitter
         self._executor = executor
         self._publisher = publisher
@@ -124,6 +128,7 @@ class Consumer:
         """Consume the entries that another worker read and did not acknowledge."""
         if limit := min(self._executor.capacity, MAX_READ):
             await self.consume(await self._stream.take_over(idle_seconds=ABANDONED_SECONDS, limit=limit))
+        await self._count_ignored(former=await self._stream.remove_former())
 
     async def consume(self, entries: Sequence[StreamEntry]) -> None:
         """Store the executions that answer these entries, then start them and acknowledge the entries."""
@@ -133,12 +138,14 @@ class Consumer:
             await self._admit(entries)
         except Unavailable:
             raise
-        except Exception:
-            # One bad entry must not block the others of its batch.
+        except Exception as error:
             log.exception("consumer.batch_failed", entries=[entry.entry_id for entry in entries])
-            if len(entries) > 1:
+            if len(entries) > 1:  # one bad entry must not block the others of its batch
                 for entry in entries:
                     await self.consume([entry])
+            elif entries[0].event is not None:
+                await self._reject(entries[0].event, error)
+                await self._stream.acknowledge(entries)
 
     async def _admit(self, entries: Sequence[StreamEntry]) -> None:
         events = {entry.event.id: entry.event for entry in entries if entry.event is not None}
@@ -151,6 +158,11 @@ class Consumer:
                 admitted.append(await self._admitter.admit(event))
             except TooCostly:
                 costly.add(event.id)
+            except Unavailable:
+                raise
+            except Exception as error:
+                log.exception("event.match_failed", event_id=event.id)
+                await self._reject(event, error)
         # A costly event that cannot be started is only acknowledged: the relay publishes it again.
         quick = [
             entry
@@ -173,8 +185,9 @@ class Consumer:
             await self._store([admitted], [entry])
         except Unavailable as error:  # the entry stays pending, and the relay publishes its event again
             log.warning("consumer.slow_event_waits", event_id=event.id, error=str(error))
-        except Exception:
-            log.exception("consumer.slow_event_failed", event_id=event.id)
+        except Exception as error:
+            log.exception("event.match_failed", event_id=event.id)
+            await self._reject_slowly(event, entry, error)
         finally:
             self._slow.pop(event.id, None)
 
@@ -191,10 +204,29 @@ class Consumer:
         self._executor.start(claimed for event in admitted for claimed in event.claimed if claimed.execution.id in new)
         await asyncio.sleep(0)  # start the executions first; the acknowledgement is not urgent
         await self._stream.acknowledge(entries)
+        await self._count_ignored(unreadable=sum(entry.event is None for entry in entries), unknown=len(result.unknown))
         for budget in result.exhausted:
             log.warning("event.budget_exhausted", event_id=budget.root_event_id, warning=warning_text(budget))
         if accepted := [event for admission in admissions for event in admission.events]:
             await self._run_in_thread(self._publisher.publish, accepted)
+
+    async def _reject(self, event: Event, error: Exception) -> None:
+        """Give up on an event. Matching it again would fail again, and the relay would publish it without end."""
+        reason = f"the event could not be matched because of an error in Upshot: {type(error).__name__}: {error}"
+        await self._run_in_thread(self._executions.reject, event.id, reason[:MAX_REASON], self._clock.now())
+
+    async def _reject_slowly(self, event: Event, entry: StreamEntry, error: Exception) -> None:
+        try:
+            await self._reject(event, error)
+            await self._stream.acknowledge([entry])
+        except Unavailable as outage:
+            log.warning("consumer.slow_event_waits", event_id=event.id, error=str(outage))
+
+    async def _count_ignored(self, **counts: int) -> None:
+        """Count entries that belong to no accepted event."""
+        if sum(counts.values()):
+            log.warning("stream.entries_ignored", **counts)
+            await self._run_in_thread(self._counters.increment, IGNORED_ENTRIES, sum(counts.values()))
 
 
 class Relay:

@@ -33,6 +33,7 @@ from typing_extensions import override
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import ActionContext, Egress, HttpResponse
+from upshot.adapters.memory.counters import MemoryCounters
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.jobs import MemoryJobs
@@ -173,6 +174,7 @@ class World:
         self.clock = FrozenClock()
         self.events = MemoryEvents()
         self.stream = MemoryStream()
+        self.counters = MemoryCounters()
         self.notifier = MemoryNotifier()
         self.executions = MemoryExecutions(self.events)
         self.jobs = MemoryJobs(self.executions)
@@ -394,6 +396,7 @@ class Worker(Egress):
             admitter=admitter,
             executor=self.executor,
             publisher=world.stream,
+            counters=world.counters,
             clock=world.clock,
             run_in_thread=self._run_in_thread,
         )

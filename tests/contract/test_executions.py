@@ -471,6 +471,34 @@ def test_executions_are_found_by_event_automation_and_state(stores):
     assert found(event_id="evt_1", automation="promote", state=ExecutionState.RUNNING) == {"exe_1"}
 
 
+def test_executions_of_an_event_that_was_never_accepted_are_left_out(stores):
+    """The other events of the batch are answered, and the result names the unknown event."""
+    own, foreign = execution("exe_1"), execution("exe_2", event_id="evt_foreign")
+    admissions = [Admission(EventId("evt_1"), (own,)), Admission(EventId("evt_foreign"), (foreign,))]
+    result = stores.executions.admit(admissions, NOW)
+    assert (result.accepted, result.unknown) == ({"exe_1"}, {"evt_foreign"})
+    assert find(stores, "exe_2") is None
+    assert stores.executions.admit(admissions, NOW).unknown == {"evt_foreign"}
+
+
+def test_an_event_that_arrives_twice_is_not_unknown(stores):
+    """It changes nothing."""
+    admission = Admission(EventId("evt_1"), (execution("exe_1"),))
+    assert stores.executions.admit([admission], NOW).accepted == {"exe_1"}
+    again = stores.executions.admit([admission], NOW)
+    assert (again.accepted, again.unknown) == (frozenset(), frozenset())
+
+
+def test_a_rejected_event_has_a_reason_and_is_not_published_again(stores):
+    """A second rejection, and the rejection of a matched event, change nothing."""
+    assert stores.executions.reject(EventId("evt_1"), "it broke", NOW)
+    found = stores.events.find("evt_1")
+    assert (found.matched_at, found.warning) == (NOW, "it broke")
+    assert not stores.executions.reject(EventId("evt_1"), "again", NOW)
+    assert stores.events.find("evt_1").warning == "it broke"
+    assert not stores.executions.reject(EventId("evt_none"), "again", NOW)
+
+
 # --- order of the executions for one alias -----------------------------------------------------------------
 
 

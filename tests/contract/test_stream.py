@@ -7,16 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import orjson
 import pytest
 import redis
 
 from tests.waiting import until
 from upshot.adapters.memory.stream import MemoryStream
-from upshot.adapters.redis import RedisEventStream, RedisPublisher
+from upshot.adapters.redis import FORMER_STREAM, RedisEventStream, RedisPublisher, group_name, stream_name
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.errors import Unavailable
 from upshot.ids import EventId, ExecutionId
 from upshot.ports.messaging import EventPublisher, EventStream, StreamEntry
+from upshot.resources.event import event_json
 
 EVENT = Event(
     id=EventId("evt_1"),
@@ -52,7 +54,10 @@ class Transport:
 
 @pytest.fixture
 async def redis_transport(redis_server):
-    publisher, stream = RedisPublisher(redis_server.url), RedisEventStream(redis_server.url, "worker-1")
+    publisher, stream = (
+        RedisPublisher(redis_server.url, "ins_1"),
+        RedisEventStream(redis_server.url, "ins_1", "worker-1"),
+    )
     yield Transport(publisher, stream)
     await stream.close(leave_group=True)
     publisher.close()
@@ -111,7 +116,7 @@ async def test_a_stream_is_drained_when_no_entry_is_unread(transport):
 
 def test_publishing_to_a_redis_that_is_down_returns_false(redis_server):
     """`publish` raises nothing, because a mutation succeeds whatever Redis does."""
-    publisher = RedisPublisher(redis_server.url)
+    publisher = RedisPublisher(redis_server.url, "ins_1")
     redis_server.kill()
     assert publisher.publish([EVENT]) is False
     redis_server.start()
@@ -120,7 +125,7 @@ def test_publishing_to_a_redis_that_is_down_returns_false(redis_server):
 
 def test_a_redis_that_hangs_delays_one_caller_by_one_timeout(redis_server):
     """All other callers continue at once. Publishing succeeds again when Redis answers."""
-    publisher = RedisPublisher(redis_server.url)
+    publisher = RedisPublisher(redis_server.url, "ins_1")
     assert publisher.publish([EVENT])
     redis_server.pause()
     try:
@@ -169,15 +174,66 @@ async def test_the_stream_is_unavailable_while_redis_is_down(redis_server, redis
 async def test_an_entry_of_another_program_is_read_as_unreadable(redis_server, redis_transport):
     """The entry is acknowledged like the others, and does not block them."""
     with redis.Redis.from_url(redis_server.url) as client:
-        client.xadd("upshot:events", {"event": "{not json"})
-        client.xadd("upshot:events", {"something": "else"})
+        client.xadd(stream_name("ins_1"), {"event": "{not json"})
+        client.xadd(stream_name("ins_1"), {"something": "else"})
         redis_transport.publish([EVENT])
         entries = await redis_transport.read()
         assert [entry.event for entry in entries] == [None, None, EVENT]
         await redis_transport.stream.acknowledge(entries)
-        assert client.xlen("upshot:events") == 0
+        assert client.xlen(stream_name("ins_1")) == 0
         await redis_transport.stream.close(leave_group=True)
-        assert client.xinfo_consumers("upshot:events", "upshot") == []
+        assert client.xinfo_consumers(stream_name("ins_1"), group_name("ins_1")) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "null", "1", '"text"', '{"id": 1}', '{"chain": ["x"]}', "[" * 5000, '{"kind": {}}'],
+    ids=lambda text: text[:20],
+)
+async def test_an_entry_of_any_shape_is_read(redis_server, redis_transport, text):
+    """Whatever an entry holds, the other entries of its batch are read."""
+    whole = orjson.loads(orjson.dumps(event_json(EVENT)))
+    entry = whole | loaded if isinstance(loaded := try_to_load(text), dict) else text
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.xadd(stream_name("ins_1"), {"event": entry if isinstance(entry, str) else orjson.dumps(entry)})
+    redis_transport.publish([EVENT])
+    _first, second = await redis_transport.read()
+    assert second.event == EVENT
+
+
+def try_to_load(text):
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return None
+
+
+async def test_two_installations_on_one_redis_do_not_see_each_other(redis_server, redis_transport):
+    """Each installation has its own stream and its own group."""
+    other_publisher = RedisPublisher(redis_server.url, "ins_2")
+    other_stream = RedisEventStream(redis_server.url, "ins_2", "worker-1")
+    other = Transport(other_publisher, other_stream)
+    first, second = events(2)
+    await other.read()
+    redis_transport.publish([first])
+    other.publish([second])
+    assert ids(await redis_transport.read()) == [first.id]
+    assert ids(await other.read()) == [second.id]
+    assert await other_stream.take_over(idle_seconds=0, limit=10) != ()
+    await other_stream.close(leave_group=False)
+    other_publisher.close()
+
+
+async def test_entries_of_the_stream_that_installations_shared_are_removed(redis_server, redis_transport):
+    """An upgrade leaves no stream behind that grows or stays. New ones stay for now."""
+    await redis_transport.read()
+    assert await redis_transport.stream.remove_former() == 0
+    with redis.Redis.from_url(redis_server.url) as client:
+        seconds, _ = client.time()
+        client.xadd(FORMER_STREAM, {"event": "{}"}, id=f"{(seconds - 20) * 1000}-0")
+        client.xadd(FORMER_STREAM, {"event": "{}"})
+        assert await redis_transport.stream.remove_former() == 1
+        assert client.xlen(FORMER_STREAM) == 1
 
 
 def measure_seconds(work):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from upshot.adapters.celery import QUEUE, make_app, run_worker
+from upshot.adapters.celery import execute_queue, make_app, run_worker
 from upshot.ids import ExecutionId
 
 
@@ -22,9 +22,9 @@ def report(event: str) -> None:
 
 if __name__ == "__main__":
     code = run_worker(
-        make_app(sys.argv[1]),
+        make_app(sys.argv[1], "ins_1"),
         name="slow",
-        queues=[QUEUE],
+        queues=[execute_queue("ins_1")],
         execute=execute,
         wake_jobs=lambda: report("jobs"),
         on_start=lambda: report("started"),

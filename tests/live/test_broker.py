@@ -34,7 +34,7 @@ def test_a_busy_worker_survives_a_restart_of_its_broker(
 ) -> None:
     """The worker holds messages while Redis is down, reconnects, and takes later messages in the same process."""
     process, read_output = slow_worker
-    notifier = CeleryNotifier(make_app(redis_server.url))
+    notifier = CeleryNotifier(make_app(redis_server.url, "ins_1"), "ins_1")
     until(lambda: "started" in read_output(), "the worker has started")
     for number in range(4):
         assert notifier.notify_executions([ExecutionId(f"before-{number}")])

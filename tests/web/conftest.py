@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
+from upshot.adapters.memory.counters import MemoryCounters
 from upshot.adapters.memory.destinations import MemoryDestinations
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
@@ -224,6 +225,7 @@ def make_deps(stores: Stores, clock: FrozenClock, automations: AutomationFolder,
         notifier=RecordingNotifier(),
         automations=automations,
         backlog=stores.backlog,
+        counters=MemoryCounters(),
         workers=stores.workers,
         destinations=stores.destinations,
         idempotency=stores.idempotency,

@@ -26,7 +26,6 @@ log = structlog.get_logger("upshot.worker")
 
 EXECUTE_TASK = "upshot.execute"  # carries the ids of executions that are due
 JOBS_TASK = "upshot.jobs"  # says that jobs are queued
-QUEUE = "upshot"  # queue of EXECUTE_TASK, read by every worker that answers events
 _SOCKET_SECONDS = 3.0  # without it, a Redis that hangs blocks a publisher for as long as it hangs
 _VISIBILITY_SECONDS = 120  # after this time, the messages of a dead worker are delivered again; the sweeper acts sooner
 
@@ -35,17 +34,28 @@ _SEND_ERRORS = (KombuError, ChannelError, redis.RedisError, OSError)
 _RESTART_SECONDS = 1.0  # before Celery's part of the worker is started again after an error
 
 
-def make_app(redis_url: str) -> Celery:
+def execute_queue(installation_id: str) -> str:
+    """Return the name of the Celery queue of `EXECUTE_TASK`, which every worker that answers events reads."""
+    return f"upshot.{installation_id}"
+
+
+def job_queue(installation_id: str, queue: str) -> str:
+    """Return the name of the Celery queue for the jobs of this queue."""
+    return f"upshot.{installation_id}.jobs.{queue}"
+
+
+def make_app(redis_url: str, installation_id: str) -> Celery:
     """
     Create the Celery app, with settings that survive the known faults of its Redis transport.
 
     Args:
         redis_url: The broker.
+        installation_id: Part of every queue name and key. Several installations can share a Redis.
     """
     _guard_transport()
     app = Celery("upshot", broker=redis_url, set_as_current=False)
     app.conf.update(
-        task_default_queue=QUEUE,
+        task_default_queue=execute_queue(installation_id),
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
@@ -61,6 +71,7 @@ def make_app(redis_url: str) -> Celery:
         broker_connection_max_retries=None,
         broker_channel_error_retry=True,  # an error answer, such as READONLY, MISCONF or NOPERM, is an outage, too
         broker_transport_options={
+            "global_keyprefix": f"upshot:{installation_id}:",  # for Celery's own keys and channels, too
             "visibility_timeout": _VISIBILITY_SECONDS,
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
@@ -97,30 +108,34 @@ def _guard_transport() -> None:
 
 
 class CeleryNotifier(Notifier, JobNotifier):
-    """Notifies workers with Celery tasks."""
+    """
+    Notifies the workers of an installation with Celery tasks.
 
-    def __init__(self, app: Celery) -> None:
+    Args:
+        app: From `make_app`.
+        installation_id: The same as for `make_app`.
+    """
+
+    def __init__(self, app: Celery, installation_id: str) -> None:
         self._app = app
         self._hold_off = HoldOff(_SEND_ERRORS, try_seconds=2 * _SOCKET_SECONDS)
+        self._installation_id = installation_id
 
     @override
     def notify_executions(self, execution_ids: Sequence[ExecutionId]) -> bool:
-        return not execution_ids or self._send(EXECUTE_TASK, [list(execution_ids)], QUEUE)
+        return not execution_ids or self._send(
+            EXECUTE_TASK, [list(execution_ids)], execute_queue(self._installation_id)
+        )
 
     @override
     def notify_jobs(self, queue: str) -> bool:
-        return self._send(JOBS_TASK, [], job_queue(queue))
+        return self._send(JOBS_TASK, [], job_queue(self._installation_id, queue))
 
     def _send(self, task: str, args: list[Any], queue: str) -> bool:
         return self._hold_off.attempt(
             lambda: self._app.send_task(task, args=args, queue=queue, retry=False, argsrepr=""),
             lambda error: log.warning("notifier.failed", task=task, queue=queue, error=str(error)),
         )
-
-
-def job_queue(queue: str) -> str:
-    """Return the name of the Celery queue for the jobs of this queue."""
-    return f"{QUEUE}.jobs.{queue}"
 
 
 def run_worker(

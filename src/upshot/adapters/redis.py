@@ -28,8 +28,8 @@ log = structlog.get_logger("upshot.stream")
 
 T = TypeVar("T")
 
-STREAM = "upshot:events"
-GROUP = "upshot"
+FORMER_STREAM = "upshot:events"  #: of versions before one Redis could serve several installations
+_FORMER_SECONDS = 5.0  # age of entries there that are removed; the relay of an older version has published them again
 _FIELD = b"event"
 _PROTOCOL = 2  # RESP2: the shape of XREADGROUP's reply differs between versions of RESP3 clients
 _CONNECT_SECONDS = 2.0
@@ -51,6 +51,16 @@ def validate_redis_url(url: str) -> str:
     return url
 
 
+def stream_name(installation_id: str) -> str:
+    """Return the key of an installation's stream."""
+    return f"upshot:{installation_id}:events"
+
+
+def group_name(installation_id: str) -> str:
+    """Return the name of the consumer group of an installation's workers."""
+    return f"upshot:{installation_id}"
+
+
 def ping(url: str) -> bool:
     """Return whether Redis answers within two seconds."""
     try:
@@ -68,9 +78,14 @@ class RedisPublisher(EventPublisher):
 
     While Redis is down or hangs, one mutation at a time tries to publish and waits for one timeout at
     most. All others leave their events to the relay at once.
+
+    Args:
+        url: Redis.
+        installation_id: Whose stream it is. Several installations can share a Redis.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, installation_id: str) -> None:
+        self._stream = stream_name(installation_id)
         self._redis = redis.Redis.from_url(
             url,
             protocol=_PROTOCOL,
@@ -89,7 +104,7 @@ class RedisPublisher(EventPublisher):
         def append() -> None:
             with self._redis.pipeline(transaction=False) as pipe:
                 for event in events:
-                    pipe.xadd(STREAM, {_FIELD: orjson.dumps(event_json(event))})
+                    pipe.xadd(self._stream, {_FIELD: orjson.dumps(event_json(event))})
                 pipe.execute()
 
         return self._hold_off.attempt(
@@ -107,11 +122,14 @@ class RedisEventStream(EventStream):
 
     Args:
         url: Redis.
+        installation_id: Whose stream it is. Several installations can share a Redis.
         consumer: Name of this worker in the group.
     """
 
-    def __init__(self, url: str, consumer: str) -> None:
+    def __init__(self, url: str, installation_id: str, consumer: str) -> None:
         self._url = url
+        self._stream = stream_name(installation_id)
+        self._group = group_name(installation_id)
         self._consumer = consumer
         self._client: redis.asyncio.Redis | None = None
 
@@ -149,26 +167,28 @@ class RedisEventStream(EventStream):
             Unavailable: Redis does not answer.
         """
         try:
-            await self._redis.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+            await self._redis.xgroup_create(self._stream, self._group, id="0", mkstream=True)
         except redis.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise Unavailable(f"Redis: {error}") from error
         except _REDIS_ERRORS as error:
             raise Unavailable(f"Redis does not answer: {error or type(error).__name__}") from error
         else:
-            log.info("stream.created", stream=STREAM, group=GROUP)
+            log.info("stream.created", stream=self._stream, group=self._group)
 
     @override
     async def read(self, *, limit: int, wait_seconds: float) -> tuple[StreamEntry, ...]:
         block = max(1, int(wait_seconds * 1000))
-        command = self._redis.xreadgroup(GROUP, self._consumer, {STREAM: ">"}, count=limit, block=block)
+        command = self._redis.xreadgroup(self._group, self._consumer, {self._stream: ">"}, count=limit, block=block)
         reply = await self._reply_to(cast("Awaitable[list[Any] | None]", command))
         return _entries(reply[0][1]) if reply else ()
 
     @override
     async def take_over(self, *, idle_seconds: float, limit: int) -> tuple[StreamEntry, ...]:
         reply = await self._reply_to(
-            self._redis.xautoclaim(STREAM, GROUP, self._consumer, min_idle_time=int(idle_seconds * 1000), count=limit)
+            self._redis.xautoclaim(
+                self._stream, self._group, self._consumer, min_idle_time=int(idle_seconds * 1000), count=limit
+            )
         )
         return _entries(reply[1])
 
@@ -178,18 +198,24 @@ class RedisEventStream(EventStream):
             return
         ids = [entry.entry_id for entry in entries]
         pipe = self._redis.pipeline(transaction=False)
-        pipe.xack(STREAM, GROUP, *ids)
-        pipe.xdel(STREAM, *ids)
+        pipe.xack(self._stream, self._group, *ids)
+        pipe.xdel(self._stream, *ids)
         await self._reply_to(pipe.execute())
 
     @override
+    async def remove_former(self) -> int:
+        seconds, _ = await self._reply_to(self._redis.time())
+        oldest = int((seconds - _FORMER_SECONDS) * 1000)  # ids of entries are times in milliseconds
+        return int(await self._reply_to(self._redis.xtrim(FORMER_STREAM, minid=oldest, approximate=False)))
+
+    @override
     async def is_drained(self) -> bool:
-        groups = await self._reply_to(self._redis.xinfo_groups(STREAM))
-        group = next((group for group in groups if group["name"] == GROUP.encode()), None)
+        groups = await self._reply_to(self._redis.xinfo_groups(self._stream))
+        group = next((group for group in groups if group["name"] == self._group.encode()), None)
         if group is None:
             await self.create_group()
             return True
-        command = self._redis.xrange(STREAM, min=f"({group['last-delivered-id'].decode()}", count=1)
+        command = self._redis.xrange(self._stream, min=f"({group['last-delivered-id'].decode()}", count=1)
         return not await self._reply_to(cast("Awaitable[list[Any]]", command))
 
     @override
@@ -198,9 +224,11 @@ class RedisEventStream(EventStream):
             return
         if leave_group:
             with suppress(*_REDIS_ERRORS):
-                pending = await self._client.xpending_range(STREAM, GROUP, "-", "+", 1, consumername=self._consumer)
+                pending = await self._client.xpending_range(
+                    self._stream, self._group, "-", "+", 1, consumername=self._consumer
+                )
                 if not pending:
-                    await self._client.xgroup_delconsumer(STREAM, GROUP, self._consumer)
+                    await self._client.xgroup_delconsumer(self._stream, self._group, self._consumer)
         with suppress(*_REDIS_ERRORS):
             await self._client.aclose()
         self._client = None
@@ -213,7 +241,7 @@ def _entries(raw: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> tuple[St
 def _event(entry_id: bytes, fields: dict[bytes, bytes] | None) -> Event | None:
     try:
         return event_from_json(orjson.loads((fields or {})[_FIELD]))
-    except (KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - one entry must not keep the others from being read, whatever is in it
         # Another program wrote it, or another release of Upshot. If it is an accepted event, the relay publishes
         # it again from SQL.
         log.error("stream.unreadable_entry", entry=entry_id.decode(), error=repr(error))  # noqa: TRY400 - no trace needed

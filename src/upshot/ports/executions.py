@@ -42,6 +42,7 @@ class AdmissionResult:
 
     accepted: frozenset[ExecutionId]  #: new executions; left out are those that exist, and those over their budget
     exhausted: tuple[RootBudget, ...] = ()  #: budgets that were exceeded for the first time
+    unknown: frozenset[EventId] = frozenset()  #: events that were never accepted; their executions are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,15 @@ class ExecutionStore(ExecutionOrder, Protocol):
 
         An execution that exists, because its event arrived twice, stays unchanged. An execution over the budget of
         its admission is inserted as skipped (see `upshot.execution.root_budget`).
+        """
+        ...
+
+    def reject(self, event_id: EventId, reason: str, now: datetime) -> bool:
+        """
+        Mark an event as matched that cannot be answered, with the reason as its warning.
+
+        Returns:
+            Whether the event was unmatched. Otherwise nothing changes.
         """
         ...
 

@@ -41,6 +41,15 @@ class EventStream(Protocol):
         """Remove entries from the stream. Their events are matched, and the executions are committed."""
         ...
 
+    async def remove_former(self) -> int:
+        """
+        Remove old entries that an earlier version left in a stream that all installations shared.
+
+        Returns:
+            Number of removed entries. The events among them that are still unmatched must be published again.
+        """
+        ...
+
     async def is_drained(self) -> bool:
         """Return whether no entry is unread. An accepted event that is still unmatched must then be republished."""
         ...

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import Clock
+from upshot.ports.counters import CounterStore
 from upshot.ports.destinations import DestinationStore
 from upshot.ports.events import EventStore
 from upshot.ports.executions import ExecutionAdmin
@@ -38,6 +39,7 @@ class WebDependencies:
     notifier: Notifier | None  #: wakes workers; None leaves that to the sweeper
     automations: AutomationFolder
     backlog: BacklogStore
+    counters: CounterStore
     workers: WorkerStore
     destinations: DestinationStore
     idempotency: IdempotencyStore

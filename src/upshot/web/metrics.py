@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from upshot.errors import Unavailable
+from upshot.ports.counters import IGNORED_ENTRIES
 from upshot.web.dependencies import WebDependencies
 
 
@@ -71,6 +72,11 @@ class DatabaseStateCollector(Collector):
             "workers_clock_skew_seconds",
             "Largest difference between the clock of a worker's machine and the database's.",
             max((abs(worker.clock_skew_seconds) for worker in workers), default=0.0),
+        )
+        yield CounterMetricFamily(
+            "upshot_stream_entries_ignored",
+            "Entries of the stream that belong to no accepted event.",
+            self._deps.counters.read().get(IGNORED_ENTRIES, 0),
         )
         yield _gauge("workers", "Workers that are alive.", len(workers))
         yield _gauge(

@@ -8,6 +8,7 @@ from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.redis import RedisPublisher, ping
 from upshot.adapters.sql.clock import DatabaseClock
+from upshot.adapters.sql.counters import SqlCounters
 from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
@@ -35,19 +36,21 @@ def build_web(settings: Settings) -> WebDependencies:
     database = open_database(settings)
     clock = DatabaseClock(database)
     catalog = load_catalog(EgressRules.parse(settings.egress_allow), jobs_config)
+    installation = load_installation(SqlInstallation(database), clock)
     return WebDependencies(
         settings=settings,
         clock=clock,
         base_url=base_url(settings),
-        registry=make_registry(settings, database, RedisPublisher(url), clock),
+        registry=make_registry(settings, database, RedisPublisher(url, installation.id), clock),
         events=SqlEvents(database),
         executions=SqlExecutions(database),
         jobs=SqlJobAdmin(database),
         jobs_config=jobs_config,
-        installation=load_installation(SqlInstallation(database), clock),
+        installation=installation,
         notifier=None,  # the workers' sweepers find a retried or cancelled execution within a second
         automations=AutomationFolder(settings.automations, catalog),
         backlog=SqlBacklog(database),
+        counters=SqlCounters(database),
         workers=SqlWorkers(database),
         destinations=SqlDestinations(database),
         idempotency=SqlIdempotency(database),

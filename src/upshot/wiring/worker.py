@@ -15,6 +15,7 @@ from upshot.actions.protocol import Action, ActionContext
 from upshot.adapters.egress import GuardedEgress
 from upshot.adapters.redis import RedisEventStream, RedisPublisher
 from upshot.adapters.sql.clock import DatabaseClock
+from upshot.adapters.sql.counters import SqlCounters
 from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
@@ -77,6 +78,7 @@ class WorkerDependencies:
     workers: SqlWorkers
     destinations: SqlDestinations
     retention: SqlRetention
+    counters: SqlCounters
     revisions: SqlRevisions
     publisher: RedisPublisher
     stream: RedisEventStream
@@ -218,7 +220,8 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
     _check_queues(settings, jobs_config)
     catalog = load_catalog(rules, jobs_config)
     revisions = SqlRevisions(database)
-    publisher = RedisPublisher(url)
+    installation = load_installation(SqlInstallation(database), clock)
+    publisher = RedisPublisher(url, installation.id)
     return WorkerDependencies(
         settings=settings,
         worker_id=worker_id,
@@ -229,9 +232,10 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         workers=SqlWorkers(database),
         destinations=SqlDestinations(database),
         retention=SqlRetention(database),
+        counters=SqlCounters(database),
         revisions=revisions,
         publisher=publisher,
-        stream=RedisEventStream(url, worker_id),
+        stream=RedisEventStream(url, installation.id, worker_id),
         automations=ActiveAutomations(AutomationFolder(settings.automations, catalog), revisions, clock),
         catalog=catalog,
         egress=GuardedEgress(rules),
@@ -241,6 +245,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         job_admin=SqlJobAdmin(database),
         jobs_config=jobs_config,
         backends=make_backends(jobs_config, settings.data),
+        installation=installation,
         installation=load_installation(SqlInstallation(database), clock),
         renderer=ProcessRenderer(),
     )

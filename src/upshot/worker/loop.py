@@ -77,6 +77,7 @@ class WorkerLoop:
             admitter=admitter,
             executor=self._executor,
             publisher=deps.publisher,
+            counters=deps.counters,
             clock=deps.clock,
             run_in_thread=self._run_in_thread,
         )

@@ -14,7 +14,7 @@ import structlog
 import uvloop
 
 from upshot import gc_tuning
-from upshot.adapters.celery import QUEUE, CeleryNotifier, job_queue, make_app, run_worker
+from upshot.adapters.celery import CeleryNotifier, execute_queue, job_queue, make_app, run_worker
 from upshot.ids import ExecutionId, WorkerId
 from upshot.settings import Settings
 from upshot.wiring.worker import build_worker
@@ -40,15 +40,16 @@ def main(settings: Settings, heartbeat_file: Path | None = None) -> int:
     """
     worker_id = WorkerId(settings.worker_id or f"{socket.gethostname()}-{os.getpid()}")
     deps = build_worker(settings, worker_id)
-    app = make_app(deps.redis_url)
-    notifier = CeleryNotifier(app)
+    installation_id = deps.installation.id
+    app = make_app(deps.redis_url, installation_id)
+    notifier = CeleryNotifier(app, installation_id)
     thread = ExecutorThread(WorkerLoop(deps, notifier, notifier, heartbeat_file), stop_seconds=settings.stop_seconds)
-    queues = [job_queue(name) for name in sorted(deps.job_queues)]
+    queues = [job_queue(installation_id, name) for name in sorted(deps.job_queues)]
     gc_tuning.freeze_startup_objects()
     code = run_worker(
         app,
         name=worker_id,
-        queues=[QUEUE, *queues] if deps.answers_events else queues,
+        queues=[execute_queue(installation_id), *queues] if deps.answers_events else queues,
         execute=thread.execute,
         wake_jobs=thread.wake_jobs,
         on_start=thread.start,

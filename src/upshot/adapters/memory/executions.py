@@ -19,7 +19,7 @@ from upshot.domain.job import Job
 from upshot.errors import NotFound
 from upshot.execution import transitions
 from upshot.execution.root_budget import counted_by_root, skip_over_budget, warning_text
-from upshot.ids import ExecutionId, JobId, WorkerId
+from upshot.ids import EventId, ExecutionId, JobId, WorkerId
 from upshot.jobs.transitions import with_stop_request
 from upshot.ports.executions import (
     Admission,
@@ -58,6 +58,9 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
     @override
     def admit(self, admissions: Sequence[Admission], now: datetime) -> AdmissionResult:
         with self.lock:
+            known = self._events.get([admission.event_id for admission in admissions])
+            unknown = frozenset(admission.event_id for admission in admissions) - known.keys()
+            admissions = [admission for admission in admissions if admission.event_id in known]
             executions = {execution.id: execution for admission in admissions for execution in admission.executions}
             skipped, exhausted = self._skip_over_budget(admissions, now)
             new = {key: execution for key, execution in executions.items() if key not in self._executions}
@@ -70,7 +73,17 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
             )
             failures = [event for admission in admissions for event in admission.events]
             self._events.add([event for event in failures if event.chain[-1].execution_id in new], now)
-            return AdmissionResult(frozenset(new), exhausted)
+            return AdmissionResult(frozenset(new), exhausted, frozenset(unknown))
+
+    @override
+    def reject(self, event_id: EventId, reason: str, now: datetime) -> bool:
+        with self.lock:
+            stored = self._events.find(event_id)
+            is_new = stored is not None and stored.matched_at is None
+            if is_new:
+                self._events.mark_matched({event_id: ()}, now)
+                self._events.set_warning(event_id, reason)
+            return is_new
 
     def _skip_over_budget(
         self, admissions: Sequence[Admission], now: datetime

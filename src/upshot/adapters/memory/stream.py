@@ -67,6 +67,11 @@ class MemoryStream(EventPublisher, EventStream):
             self._pending.pop(entry.entry_id, None)
 
     @override
+    async def remove_former(self) -> int:
+        self._check_available()
+        return 0
+
+    @override
     async def is_drained(self) -> bool:
         self._check_available()
         return not self._unread

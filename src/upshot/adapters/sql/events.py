@@ -122,7 +122,13 @@ class SqlEvents(EventStore):
 def _page_select(query: EventQuery, last: str | None, limit: int) -> sa.Select[Any]:
     """Return the statement for a page. Each part of it reads an index in the order of the page, and stops early."""
     equal = {"kind": query.kind, "name": query.name, "mutation_id": query.mutation_id}
-    conditions = [events.c[column] == value for column, value in equal.items() if value is not None]
+    # A subject is the better index: SQLite must not read all events of a kind instead.
+    conditions = [
+        (events.c[column].concat("") if query.subject is not None and column != "mutation_id" else events.c[column])
+        == value
+        for column, value in equal.items()
+        if value is not None
+    ]
     oldest_first = query.after_id is not None
     if query.after_id is not None:
         conditions.append(events.c.id > query.after_id)

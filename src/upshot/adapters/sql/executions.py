@@ -19,12 +19,12 @@ from upshot.adapters.sql.bulk import insert_many, update_many
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
 from upshot.adapters.sql.job_rows import insert_jobs, request_stop_for_ended, wake_if_finished
-from upshot.adapters.sql.root_events import skip_executions_over_budget
-from upshot.adapters.sql.schema import events, executions, is_running, is_waiting, receipts
+from upshot.adapters.sql.root_events import set_warning, skip_executions_over_budget
+from upshot.adapters.sql.schema import events, executions, is_final, is_running, is_waiting, receipts
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
 from upshot.execution import transitions
-from upshot.ids import ExecutionId, WorkerId
+from upshot.ids import EventId, ExecutionId, WorkerId
 from upshot.ports.executions import (
     Admission,
     AdmissionResult,
@@ -52,6 +52,7 @@ _MARK_MATCHED = (
     .where(events.c.id.in_(sa.bindparam("ids", expanding=True)), events.c.matched_at.is_(None))
     .values(matched_at=sa.bindparam("now"))
 )
+_STORED = sa.select(events.c.id).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
 _IS_DUE = sa.and_(is_waiting, executions.c.due_at <= sa.bindparam("now"))
 _IS_LOST = sa.and_(is_running, executions.c.lease_until < sa.bindparam("lost_before"))
 _CLAIMABLE = sa.select(executions).where(_HAS_ID, sa.or_(_IS_DUE, _IS_LOST)).with_for_update(skip_locked=True)
@@ -155,26 +156,41 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
     def admit(self, admissions: Sequence[Admission], now: datetime) -> AdmissionResult:
         rows = [_execution_to_row(execution) for admission in admissions for execution in admission.executions]
         rows.sort(key=lambda row: str(row["id"]))  # see _FENCES
-        matched = {"ids": sorted(admission.event_id for admission in admissions), "now": now}
+        matched: dict[str, Any] = {"ids": sorted(admission.event_id for admission in admissions), "now": now}
         failures = [event for admission in admissions for event in admission.events]
         has_budgets = any(admission.budget for admission in admissions)
 
         def insert(
             connection: Connection, inserted: Sequence[Mapping[str, Any]], skipped: frozenset[ExecutionId] = frozenset()
         ) -> frozenset[ExecutionId]:
-            new = frozenset(_INSERT.execute(connection, inserted).scalars()) if rows else frozenset[ExecutionId]()
+            new = frozenset(_INSERT.execute(connection, inserted).scalars()) if inserted else frozenset[ExecutionId]()
             accepted = new - skipped
-            connection.execute(_MARK_MATCHED, matched)
             if caused := [event for event in failures if event.chain[-1].execution_id in accepted]:
                 insert_events(connection, caused, now)
             return accepted
 
         def work(connection: Connection) -> AdmissionResult:
+            # Fewer marked events than admissions are rare: an event arrived twice, or was never accepted.
+            unknown = frozenset[EventId]()
+            if connection.execute(_MARK_MATCHED, matched).rowcount < len(admissions):
+                unknown = frozenset(matched["ids"]) - frozenset(connection.execute(_STORED, matched).scalars())
+            own = [row for row in rows if row["event_id"] not in unknown] if unknown else rows
             if not has_budgets:
-                return AdmissionResult(insert(connection, rows))
-            skipped, exhausted = skip_executions_over_budget(connection, admissions, now)
-            kept = [_execution_to_row(skipped[row["id"]]) if row["id"] in skipped else row for row in rows]
-            return AdmissionResult(insert(connection, kept, frozenset(skipped)), exhausted)
+                return AdmissionResult(insert(connection, own), unknown=unknown)
+            known = [admission for admission in admissions if admission.event_id not in unknown]
+            skipped, exhausted = skip_executions_over_budget(connection, known, now)
+            kept = [_execution_to_row(skipped[row["id"]]) if row["id"] in skipped else row for row in own]
+            return AdmissionResult(insert(connection, kept, frozenset(skipped)), exhausted, unknown)
+
+        return self._database.write(work)
+
+    @override
+    def reject(self, event_id: EventId, reason: str, now: datetime) -> bool:
+        def work(connection: Connection) -> bool:
+            is_new = connection.execute(_MARK_MATCHED, {"ids": [event_id], "now": now}).rowcount > 0
+            if is_new:
+                set_warning(connection, event_id, reason)
+            return is_new
 
         return self._database.write(work)
 
@@ -310,7 +326,13 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
         if query.automation is not None:
             select = select.where(executions.c.automation == query.automation)
         if query.state is not None:
-            select = select.where(executions.c.state == query.state.value)
+            if query.automation is not None or query.event_id is not None:
+                # The better index is that of automations or events: SQLite must not read all executions of a state.
+                select = select.where(executions.c.state.concat("") == query.state.value)
+            elif query.state.is_final:
+                select = select.where(is_final, executions.c.state == query.state.value)
+            else:
+                select = select.where(is_waiting if query.state is ExecutionState.WAITING else is_running)
         rows = self._database.read(lambda connection: connection.execute(select).mappings().all())
         items = tuple(_execution_from_row(row) for row in rows[:limit])
         return Page(items, make_cursor(items[-1].id) if len(rows) > limit else None)

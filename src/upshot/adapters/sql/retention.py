@@ -48,7 +48,8 @@ _KINDS: dict[Kept, tuple[sa.Column[Any], str | None, sa.ColumnElement[bool]]] = 
         executions.c.id,
         "exe",
         sa.and_(
-            executions.c.state.in_([state.value for state in ExecutionState if state.is_final]),
+            # Not IN the final states, for which SQLite would read the index of states instead of the order of ids.
+            executions.c.state.not_in([state.value for state in ExecutionState if not state.is_final]),
             executions.c.finished_at < _before,
             ~sa.exists().where(jobs.c.execution_id == executions.c.id),
         ),

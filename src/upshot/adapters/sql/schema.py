@@ -117,11 +117,17 @@ executions = sa.Table(
     sa.Column("alias_reference", sa.String(400)),
     sa.Index("ix_executions_event_id", "event_id"),
     sa.Index("ix_executions_automation_id", "automation", "id"),
-    sa.Index("ix_executions_state_id", "state", "id"),
 )
 #: Literals and not parameters, because neither database uses a partial index for a condition with a parameter.
 is_waiting: sa.ColumnElement[bool] = executions.c.state == sa.literal_column("'waiting'")
 is_running: sa.ColumnElement[bool] = executions.c.state == sa.literal_column("'running'")
+is_final: sa.ColumnElement[bool] = executions.c.state.not_in(
+    [sa.literal_column("'waiting'"), sa.literal_column("'running'")]
+)
+# An index of all states would be chosen by SQLite instead of the two after these, which the sweeper needs.
+_partial_index("ix_executions_final", (executions.c.state, executions.c.id), is_final)
+_partial_index("ix_executions_waiting", (executions.c.id,), is_waiting)
+_partial_index("ix_executions_running", (executions.c.id,), is_running)
 _partial_index("ix_executions_due", (executions.c.due_at,), is_waiting)
 _partial_index("ix_executions_leased", (executions.c.lease_until,), is_running)
 
@@ -261,6 +267,13 @@ job_logs = sa.Table(
     sa.Column("time", UtcTimestamp, nullable=False),
     sa.Column("bytes", sa.Integer, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
+)
+
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("name", sa.String(40), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
 )
 
 installation = sa.Table(

@@ -18,7 +18,8 @@ from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import (
     events,
     executions,
-    is_leased,
+    is_active,
+    is_final,
     is_queued,
     is_running,
     is_waiting,
@@ -58,9 +59,9 @@ _DUE = sa.select(_count, sa.func.min(executions.c.due_at)).where(is_waiting, exe
 _WAITING_EXECUTIONS = sa.select(_count).select_from(executions).where(is_waiting)
 _RUNNING_EXECUTIONS = sa.select(_count).select_from(executions).where(is_running)
 _QUEUED_JOBS = sa.select(jobs.c.queue, _count).where(is_queued).group_by(jobs.c.queue)
-_ACTIVE_JOBS = sa.select(jobs.c.state, _count).where(is_leased).group_by(jobs.c.state)
+_ACTIVE_JOBS = sa.select(jobs.c.state, _count).where(is_active).group_by(jobs.c.state)
 _EVENTS = sa.select(_count).select_from(events)
-_EXECUTIONS_BY_STATE = sa.select(executions.c.state, _count).group_by(executions.c.state)
+_EXECUTIONS_BY_STATE = sa.select(executions.c.state, _count).where(is_final).group_by(executions.c.state)
 _JOBS_BY_STATE = sa.select(jobs.c.state, _count).group_by(jobs.c.state)
 _MAX_WAIT_SECONDS = 0.02  # for a slow count
 
@@ -165,6 +166,7 @@ class SlowCount(Generic[T]):
         self._count = count
         self._lock = threading.Lock()
         self._result: T | None = None
+        self._is_slow = False
         self._next_at = 0.0
         self._thread: threading.Thread | None = None
 
@@ -175,7 +177,7 @@ class SlowCount(Generic[T]):
                 self._thread = threading.Thread(target=self._run, name="count", daemon=True)
                 self._thread.start()
             thread = self._thread
-        if thread is not None:
+        if thread is not None and not self._is_slow:
             thread.join(_MAX_WAIT_SECONDS)
         return self._result
 
@@ -188,6 +190,7 @@ class SlowCount(Generic[T]):
         finally:
             now = stopwatch()
             with self._lock:
-                if now - started > _MAX_WAIT_SECONDS:
+                self._is_slow = now - started > _MAX_WAIT_SECONDS
+                if self._is_slow:
                     self._next_at = now + 100 * (now - started)
                 self._thread = None

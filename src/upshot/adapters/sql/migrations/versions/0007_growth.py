@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "6"
-down_revision = "5"
+revision = "7"
+down_revision = "6"
 
 _BASE = {
     "sqlite": "substr(subject, 1, instr(subject || ':', ':') - 1)",
@@ -37,5 +37,10 @@ def upgrade() -> None:
         ("ix_events_alias_id", ["subject_base", "alias", "id"], sa.text("alias IS NOT NULL")),
     ):
         op.create_index(name, "events", columns, sqlite_where=condition, postgresql_where=condition)
-    op.create_index("ix_executions_state_id", "executions", ["state", "id"])
+    for name, columns, condition in (
+        ("ix_executions_final", ["state", "id"], sa.text("state NOT IN ('waiting', 'running')")),
+        ("ix_executions_waiting", ["id"], sa.text("state = 'waiting'")),
+        ("ix_executions_running", ["id"], sa.text("state = 'running'")),
+    ):
+        op.create_index(name, "executions", columns, sqlite_where=condition, postgresql_where=condition)
     op.create_index("ix_history_registry_id", "history", ["registry", "id"])
