@@ -49,7 +49,9 @@ class Size:
     growth_rows: int
 
 
-_FULL = Size(latency_seconds=30, mutation_seconds=20, isolation_seconds=20, backlog_events=20_000, growth_rows=1_000_000)
+_FULL = Size(
+    latency_seconds=30, mutation_seconds=20, isolation_seconds=20, backlog_events=20_000, growth_rows=1_000_000
+)
 _QUICK = Size(latency_seconds=5, mutation_seconds=5, isolation_seconds=5, backlog_events=4_000, growth_rows=50_000)
 _BESIDE_EVENTS = 10_000
 _BURST_EVENTS = 3_000

@@ -31,7 +31,7 @@ def test_celery_is_started_again_until_a_stop_is_requested(monkeypatch):
     monkeypatch.setattr(celery, "_run_celery", end)
     monkeypatch.setattr(celery, "_RESTART_SECONDS", 0.01)
     run_worker(
-        make_app("redis://127.0.0.1:1/0"),
+        make_app("redis://127.0.0.1:1/0", "ins_1"),
         name="test",
         queues=[],
         execute=lambda _ids: None,
