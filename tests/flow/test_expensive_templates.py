@@ -63,6 +63,7 @@ class Parts:
             executions=world.executions,
             admitter=self.admitter,
             executor=self.executor,
+            counters=world.counters,
             publisher=world.stream,
             clock=world.clock,
             run_in_thread=run_in_thread,

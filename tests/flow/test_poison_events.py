@@ -34,10 +34,10 @@ def test_an_error_while_matching_ends_only_that_event(world, monkeypatch):
     """The neighbours of its batch are answered, and it is not tried again."""
     original = Admitter.admit
 
-    def admit(self, event):
+    async def admit(self, event):
         if event.data["n"] == 1:
             raise TypeError("poison")
-        return original(self, event)
+        return await original(self, event)
 
     monkeypatch.setattr(Admitter, "admit", admit)
     _, poison, _ = [world.emit("tick", n=number) for number in range(3)]

@@ -246,7 +246,6 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         jobs_config=jobs_config,
         backends=make_backends(jobs_config, settings.data),
         installation=installation,
-        installation=load_installation(SqlInstallation(database), clock),
         renderer=ProcessRenderer(),
     )
 
