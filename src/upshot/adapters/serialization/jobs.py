@@ -57,7 +57,7 @@ def job_to_row(job: Job) -> dict[str, Any]:
         "concurrency": None if job.concurrency is None else min(job.concurrency, _MAX_INTEGER),
         "outputs": to_storable(job.outputs),
         "rank": rank_of(job),
-        "details": {name: to_storable(getattr(job, name)) for name in _DETAILS},
+        "details": {name: to_storable(getattr(job, name)) for name in _DETAILS} | {"priority": -rank_of(job)},
     }
 
 
