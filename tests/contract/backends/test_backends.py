@@ -304,7 +304,7 @@ async def test_output_directory_replaced_by_a_file(harness: BackendHarness):
     replaced = await harness.run("cd / && rm -r $UPSHOT_OUTPUT && echo {} > $UPSHOT_OUTPUT")
     removed = await harness.run("cd / && rm -r $UPSHOT_OUTPUT")
 
-    with pytest.raises(OutputUnreadable, match="no directory"):
+    with pytest.raises(OutputUnreadable, match="not a directory"):
         await harness.read_outputs(replaced.name)
     assert await harness.read_outputs(removed.name) is None
 
