@@ -77,7 +77,7 @@ def test_no_error_answer_ends_a_worker(system: System, redis_server: Redis, rece
 
 def test_retries_go_on_while_redis_hangs(system: System, redis_server: Redis, receivers: Receivers) -> None:
     """The worker carries out what is due by itself, at no less than half of the usual rate."""
-    receivers.fail_times(1_000_000, 503, path="/hook")
+    receivers.fail_times(1_000_000, 429, path="/hook")  # a 429 opens no breaker
     system.emit("made", *({"number": number} for number in range(100)))
 
     def attempts_per_second(seconds: float) -> float:
