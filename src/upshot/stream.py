@@ -20,11 +20,11 @@ from upshot.execution.loop_pause import LoopPause
 from upshot.execution.root_budget import warning_text
 from upshot.execution.turns import EventTurns
 from upshot.ids import EventId
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.counters import IGNORED_ENTRIES, CounterStore
 from upshot.ports.events import EventStore
 from upshot.ports.executions import ExecutionStore
 from upshot.ports.messaging import EventPublisher, EventStream, StreamEntry
+from upshot.ports.run_in_thread import RunInThread
 
 log = structlog.get_logger("upshot.stream")
 

@@ -60,10 +60,10 @@ from upshot.execution.transitions import cancel_by_user
 from upshot.ids import ExecutionId, WorkerId
 from upshot.jobs.events import job_event
 from upshot.jobs.transitions import JobOutcome, finish
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.events import EventQuery, StoredEvent
 from upshot.ports.executions import ExecutionQuery
 from upshot.ports.jobs import JobQuery, JobUpdate
+from upshot.ports.run_in_thread import RunInThread
 from upshot.ports.secrets import SecretSource
 from upshot.registry.service import Registry
 from upshot.stream import Consumer, Relay

@@ -10,9 +10,9 @@ from upshot.clock import Clock, format_time
 from upshot.domain.event import Actor, ActorKind, Event, EventKind
 from upshot.execution.limits import AttemptLimits, DestinationStatus
 from upshot.ids import WorkerId, derive_destination_id, derive_event_id
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.destinations import DestinationReport, DestinationStore
 from upshot.ports.messaging import EventPublisher
+from upshot.ports.run_in_thread import RunInThread
 
 log = structlog.get_logger("upshot.execution")
 

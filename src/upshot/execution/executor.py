@@ -27,9 +27,9 @@ from upshot.execution.limits import AttemptLimits, Reservation, Result
 from upshot.execution.overtaking import OvertakingLookup, late_step
 from upshot.execution.recorder import Recorder
 from upshot.ids import ExecutionId
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.events import EventStore
 from upshot.ports.executions import Claim, ExecutionStore, ExecutionUpdate
+from upshot.ports.run_in_thread import RunInThread
 
 log = structlog.get_logger("upshot.execution")
 

@@ -22,8 +22,8 @@ from upshot.domain.execution import Execution, StepRecord
 from upshot.errors import Conflict, Unavailable
 from upshot.execution.transitions import next_step, retry_by_user
 from upshot.ids import ExecutionId
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.executions import ExecutionAdmin, ExecutionOrder, OrderedStep
+from upshot.ports.run_in_thread import RunInThread
 
 log = structlog.get_logger("upshot.execution")
 

@@ -13,9 +13,9 @@ from upshot.domain.execution import ExecutionState
 from upshot.errors import Unavailable
 from upshot.execution.failure import failure_event
 from upshot.ids import ExecutionId
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.executions import ExecutionStore, ExecutionUpdate
 from upshot.ports.messaging import EventPublisher, JobNotifier
+from upshot.ports.run_in_thread import RunInThread
 from upshot.storable import to_storable, to_storable_text
 
 log = structlog.get_logger("upshot.execution")

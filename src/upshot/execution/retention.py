@@ -9,8 +9,8 @@ from datetime import timedelta
 import structlog
 
 from upshot.clock import Clock, stopwatch
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.retention import Kept, RetentionStore
+from upshot.ports.run_in_thread import RunInThread
 
 log = structlog.get_logger("upshot.retention")
 

@@ -10,9 +10,9 @@ from upshot.clock import Clock
 from upshot.errors import Unavailable
 from upshot.execution.executor import Executor
 from upshot.ids import ExecutionId
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.executions import Due, ExecutionStore
 from upshot.ports.messaging import Notifier
+from upshot.ports.run_in_thread import RunInThread
 
 NOTIFY_BATCH = 100  # ids in one Celery task
 NOTIFY_SECONDS = 0.5  # for one notification; after it, the sweeper's own worker executes the ids

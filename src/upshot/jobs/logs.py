@@ -7,8 +7,8 @@ from datetime import datetime
 from upshot.backends.protocol import Backend
 from upshot.domain.job import LOG_TAIL_BYTES, Job
 from upshot.masking import Mask
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.jobs import JobStore
+from upshot.ports.run_in_thread import RunInThread
 
 MAX_CHUNK_BYTES = 256 * 1024  # size of one read; if a job writes more in a second, its oldest lines are left out
 MAX_LINE_BYTES = 16 * 1024  # a secret is found within one line; a longer line is cut

@@ -6,9 +6,9 @@ from upshot.clock import Clock
 from upshot.domain.event import Event
 from upshot.domain.job import Job
 from upshot.jobs.events import job_event
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.jobs import JobStore, JobUpdate
 from upshot.ports.messaging import EventPublisher, Notifier
+from upshot.ports.run_in_thread import RunInThread
 
 
 class LeaseLost(Exception):

@@ -36,8 +36,8 @@ from upshot.jobs.transitions import (
     stopping,
 )
 from upshot.jobs.version_metrics import VersionMetricsWriter
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.jobs import JobStore
+from upshot.ports.run_in_thread import RunInThread
 from upshot.schema.queues import JobsConfig
 
 log = structlog.get_logger("upshot.jobs")

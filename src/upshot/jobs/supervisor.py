@@ -31,10 +31,10 @@ from upshot.jobs.recorder import JobRecorder, LeaseLost
 from upshot.jobs.runner import JobRunner, RunnerContext, StopRequests
 from upshot.jobs.transitions import JobOutcome, end_attempt
 from upshot.jobs.version_metrics import VersionMetricsWriter
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.events import EventStore
 from upshot.ports.jobs import ConcurrencyLimits, JobStore, WorkerCapacity
 from upshot.ports.messaging import EventPublisher, Notifier
+from upshot.ports.run_in_thread import RunInThread
 from upshot.schema.queues import JobsConfig
 
 log = structlog.get_logger("upshot.jobs")

@@ -10,8 +10,8 @@ from upshot.domain.job import Job
 from upshot.domain.reference import parse_reference
 from upshot.errors import RegistryError
 from upshot.jobs.events import job_origin
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.registry import RegistryChanges
+from upshot.ports.run_in_thread import RunInThread
 
 
 class VersionMetricsWriter:

@@ -43,10 +43,10 @@ from upshot.ids import WorkerId
 from upshot.jobs.container_request import JobEnvironment
 from upshot.jobs.supervisor import JobSupervisor, SupervisorSettings
 from upshot.jobs.version_metrics import VersionMetricsWriter
-from upshot.ports.concurrency import RunInThread
 from upshot.ports.jobs import Installation
 from upshot.ports.messaging import JobNotifier, Notifier
 from upshot.ports.retention import Kept
+from upshot.ports.run_in_thread import RunInThread
 from upshot.ports.secrets import SecretSource
 from upshot.registry.service import Registry
 from upshot.schema.queues import JobsConfig
