@@ -8,6 +8,7 @@ makes it run. In CI everything is installed, so such a skip is a failure.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,11 @@ SKIPS_ALLOWED_IN_CI = (
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if IN_CI else "default")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell ignores SIGINT for what it starts in the background, and child processes inherit that. Tests that press
+    # Ctrl-C in a child need the default action.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for _name in [name for name in os.environ if name.startswith("UPSHOT_")]:
     del os.environ[_name]  # tests must not depend on the developer's own settings
