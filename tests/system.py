@@ -180,3 +180,21 @@ class System:
     def states(self) -> dict[str, int]:
         """Return the number of executions in each state."""
         return Counter(execution["state"] for execution in self.executions())
+
+
+def forward_automation(receiver_url: str, *, retry: str = "{first: 200ms, cap: 1s}") -> str:
+    """Return an automation that posts the number of each custom event `made` to `/hook` of a receiver."""
+    return f"""\
+name: forward
+on:
+  custom:
+    name: made
+steps:
+  - id: send
+    uses: webhook
+    with:
+      url: "{receiver_url}/hook"
+      json:
+        number: "{{{{= event.data.number }}}}"
+    retry: {retry}
+"""

@@ -14,27 +14,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.servers import Postgres, Redis
-from tests.system import System
+from tests.system import System, forward_automation
 from tests.waiting import until
 from upshot.receivers import Receivers
 
 DELIVERIES = 500
 IN_FLIGHT = 20
-
-AUTOMATION = """\
-name: forward
-on:
-  custom:
-    name: made
-steps:
-  - id: send
-    uses: webhook
-    with:
-      url: "{url}/hook"
-      json:
-        number: "{{{{= event.data.number }}}}"
-    retry: {{first: 200ms, cap: 1s}}
-"""
 
 
 @pytest.fixture
@@ -42,7 +27,7 @@ def system(make_system: Callable[..., System], receivers: Receivers, database_ur
     """Start a system with one automation that posts each event to the receiver."""
     system: System = make_system(
         database_url=database_url,
-        automations={"forward.yaml": AUTOMATION.format(url=receivers.url)},
+        automations={"forward.yaml": forward_automation(receivers.url)},
         settings={"UPSHOT_DESTINATION_IN_FLIGHT": str(IN_FLIGHT)},
     )
     system.start_web()
@@ -184,7 +169,7 @@ def test_an_outage_of_the_database_that_is_longer_than_a_lease(
     """Two live workers keep their executions. Nothing is lost, and nothing is delivered twice."""
     system = make_system(
         database_url=postgres.new_database(),
-        automations={"forward.yaml": AUTOMATION.format(url=receivers.url)},
+        automations={"forward.yaml": forward_automation(receivers.url)},
         settings={"UPSHOT_DESTINATION_IN_FLIGHT": str(IN_FLIGHT)},
     )
     system.start_web()

@@ -25,24 +25,10 @@ import pytest
 
 from tests.live.tcp_proxy import TcpProxy
 from tests.servers import Postgres, Redis
-from tests.system import System
+from tests.system import System, forward_automation
 from tests.waiting import until
 from upshot.receivers import Receivers
 
-AUTOMATION = """\
-name: forward
-on:
-  custom:
-    name: made
-steps:
-  - id: send
-    uses: webhook
-    with:
-      url: "{url}/hook"
-      json:
-        number: "{{{{= event.data.number }}}}"
-    retry: {{first: 200ms, cap: 1s}}
-"""
 OUTAGE_SECONDS = 7  # longer than two leases
 
 
@@ -90,7 +76,7 @@ def test_a_server_that_becomes_read_only(
 ) -> None:
     """PostgreSQL refuses writes, as after a failover to a replica."""
     system = make_system(
-        database_url=postgres.new_database(), automations={"forward.yaml": AUTOMATION.format(url=receivers.url)}
+        database_url=postgres.new_database(), automations={"forward.yaml": forward_automation(receivers.url)}
     )
     system.start_web()
     system.start_worker()
@@ -137,7 +123,7 @@ def test_a_disk_that_becomes_full(tmp_path: Path, redis_server: Redis, receivers
         System(
             tmp_path / "system",
             redis_server,
-            automations={"forward.yaml": AUTOMATION.format(url=receivers.url)},
+            automations={"forward.yaml": forward_automation(receivers.url)},
             settings={"UPSHOT_DATA": str(folder / "data")},
         ) as system,
     ):
@@ -148,7 +134,7 @@ def test_a_disk_that_becomes_full(tmp_path: Path, redis_server: Redis, receivers
 
 def test_a_database_that_is_slower_than_a_lease(make_system: Callable[..., System], receivers: Receivers) -> None:
     """A lock is held for longer than a lease. Two workers that are alive keep their executions."""
-    system = make_system(automations={"forward.yaml": AUTOMATION.format(url=receivers.url)})
+    system = make_system(automations={"forward.yaml": forward_automation(receivers.url)})
     system.start_web()
     system.start_worker("worker-1")
     system.start_worker("worker-2")
@@ -221,7 +207,7 @@ def test_two_workers_with_different_clocks(
 ) -> None:
     """A worker whose clock is an hour ahead does not take over what the other one is doing."""
     system = make_system(
-        database_url=postgres.new_database(), automations={"forward.yaml": AUTOMATION.format(url=receivers.url)}
+        database_url=postgres.new_database(), automations={"forward.yaml": forward_automation(receivers.url)}
     )
     system.start_web()
     receivers.delay(1.5, path="/hook")
@@ -246,7 +232,7 @@ def test_connections_to_the_database_that_die_silently(
     with TcpProxy(postgres.port) as proxy:
         system = make_system(
             database_url=postgres.new_database().replace(f":{postgres.port}/", f":{proxy.port}/"),
-            automations={"forward.yaml": AUTOMATION.format(url=receivers.url)},
+            automations={"forward.yaml": forward_automation(receivers.url)},
         )
         system.start_web()
         system.start_worker()

@@ -11,24 +11,10 @@ import pytest
 import redis
 
 from tests.servers import Redis
-from tests.system import System
+from tests.system import System, forward_automation
 from tests.waiting import until
 from upshot.receivers import Receivers
 
-AUTOMATION = """\
-name: forward
-on:
-  custom:
-    name: made
-steps:
-  - id: send
-    uses: webhook
-    with:
-      url: "{url}/hook"
-      json:
-        number: "{{{{= event.data.number }}}}"
-    retry: {{attempts: 100, first: 1s, cap: 1s}}
-"""
 ANSWERS = {
     "READONLY": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
     "NOREPLICAS": ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
@@ -43,7 +29,9 @@ ANSWERS = {
 @pytest.fixture
 def system(make_system: Callable[..., System], receivers: Receivers) -> System:
     """Start a system with one automation and one worker."""
-    system: System = make_system(automations={"forward.yaml": AUTOMATION.format(url=receivers.url)})
+    system: System = make_system(
+        automations={"forward.yaml": forward_automation(receivers.url, retry="{attempts: 100, first: 1s, cap: 1s}")}
+    )
     system.start_web()
     system.start_worker()
     return system
