@@ -16,12 +16,16 @@ HOLD_THE_LOCK = "a = (1,)\nfor _ in range(60): a = (a, a)\nprint('ready', flush=
 
 
 def start(program: str, grace_seconds: float, hang_seconds: float = 15.0) -> subprocess.Popen[bytes]:
-    """Start a process with the watchdog, which runs a program and then sleeps."""
+    """
+    Start a process with the watchdog, which runs a program and then sleeps.
+
+    It sleeps in short pieces: a signal that arrives just before a sleep does not interrupt it.
+    """
     code = (
         "from upshot.embedded.parent_watchdog import stop_when_stdin_ends\n"
         "import signal, sys, time\n"
         f"stop_when_stdin_ends({grace_seconds}, hang_seconds={hang_seconds})\n"
-        f"{program}\nprint('ready', flush=True)\ntime.sleep(60)\n"
+        f"{program}\nprint('ready', flush=True)\nfor _ in range(600): time.sleep(0.1)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
