@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -41,6 +42,10 @@ LOW_CAPACITY_PAUSE_SECONDS = 0.01
 MAX_RELAY = 500
 MAX_REASON = 500  # characters of the reason why an event could not be matched
 MAX_SLOW_EVENTS = 1_000  # that wait for their conditions; the relay publishes the others again
+BACKLOG_READS = 4  # full reads in a row, after which events wait long for their turn
+RARE_SECONDS = 0.3  # between two searches for rare events during a backlog
+MAX_COMPARED = 5_000  # unmatched events in such a search; more than are accepted between two of them
+MAX_RARE = 100  # events admitted before their turn after such a search
 MAX_PAUSE_SECONDS = 2.0  # between two attempts while Redis or the database does not answer
 
 
@@ -56,6 +61,7 @@ class Consumer:
         self,
         *,
         stream: EventStream,
+        events: EventStore,
         executions: ExecutionStore,
         admitter: Admitter,
         executor: Executor,
@@ -65,6 +71,7 @@ class Consumer:
         run_in_thread: RunInThread,
     ) -> None:
         self._stream = stream
+        self._events = events
         self._executions = executions
         self._counters = counters
         self._admitter = admitter
@@ -75,6 +82,7 @@ class Consumer:
         self._turns = EventTurns()
         self._stopping = asyncio.Event()
         self._slow: dict[EventId, asyncio.Task[None]] = {}  #: events with expensive conditions
+        self._full_reads = 0  # in a row
         self._slow_slots = asyncio.Semaphore(MAX_PROCESSES)
         self.read_at: datetime | None = None  #: when the stream last answered
 
@@ -111,6 +119,7 @@ class Consumer:
             if entries is None:
                 return
             self.read_at = self._clock.now()
+            self._full_reads = self._full_reads + 1 if len(entries) == limit else 0
             self._turns.add(entries)
         await self.consume(self._turns.take(min(capacity, MAX_READ)))
 
@@ -129,6 +138,28 @@ class Consumer:
         if limit := min(self._executor.capacity, MAX_READ):
             await self.consume(await self._stream.take_over(idle_seconds=ABANDONED_SECONDS, limit=limit))
         await self._count_ignored(former=await self._stream.remove_former())
+
+    async def admit_rare(self) -> int:
+        """
+        Admit rare events before their turn, if there is a backlog, and return their number.
+
+        A few events for one automation then do not wait behind thousands for another one. Their entries in the stream
+        are read later, and an event is admitted once.
+        """
+        if self._full_reads < BACKLOG_READS or not self._executor.capacity:
+            return 0
+        events = await self._run_in_thread(
+            self._events.find_rare, among=MAX_COMPARED, limit=min(MAX_RARE, self._executor.capacity)
+        )
+        admitted: list[AdmittedEvent] = []
+        pause = LoopPause()
+        for event in events:
+            await pause.if_due()
+            with suppress(Exception):  # admitted or rejected when it is its turn
+                admitted.append(await self._admitter.admit(event))
+        if admitted:
+            await self._store(admitted, ())
+        return len(admitted)
 
     async def consume(self, entries: Sequence[StreamEntry]) -> None:
         """Store the executions that answer these entries, then start them and acknowledge the entries."""

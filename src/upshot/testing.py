@@ -392,6 +392,7 @@ class Worker(Egress):
         self.executor, admitter = world.make_executor(WorkerId(name), self._run_in_thread, self)
         self._consumer = Consumer(
             stream=world.stream,
+            events=world.events,
             executions=world.executions,
             admitter=admitter,
             executor=self.executor,

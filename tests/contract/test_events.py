@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -209,6 +210,69 @@ def test_unmatched_events_are_taken_oldest_first(stores):
     assert take(stores, at=soon, before=soon) == [1]
     assert take(stores, at=soon, before=soon) == []
     assert take(stores, at=later, before=later) == [1, 3, 4]
+
+
+def find_rare(stores, *, among=1000, limit=10):
+    return [int(event.id.removeprefix("evt_")) for event in stores.events.find_rare(among=among, limit=limit)]
+
+
+def crowd(first: int, **changes) -> list[Event]:
+    return [event(first + number, **changes) for number in range(20)]
+
+
+ALIAS: dict[str, Any] = {"kind": EventKind.ALIAS_ADDED, "name": None, "data": {"alias": "production"}}
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        crowd(10),
+        crowd(10, **ALIAS, subject="model/churn:v1"),
+        [event(number, **ALIAS, subject=f"model/c-{number}:v0") for number in range(10, 30)],
+        [
+            event(number, **(ALIAS | {"data": {"alias": f"tag-{number}"}}), subject="model/x:v0")
+            for number in range(10, 30)
+        ],
+    ],
+    ids=["one name", "one alias", "many collections", "many aliases"],
+)
+def test_events_unlike_most_others_are_found(stores, others):
+    """Their kind, or their name, is rare. The others are as different from each other as they can be."""
+    stores.accept(others, NOW)
+    assert find_rare(stores) == []
+    single = event(99, name="single", subject="single")
+    deleted = event(98, kind=EventKind.COLLECTION_DELETED, name=None, subject="model/fraud", data={})
+    stores.accept([single, deleted], NOW)
+    assert find_rare(stores) == [98, 99]
+    assert find_rare(stores, limit=1) == [98]
+    assert stores.events.find_rare(among=1000, limit=10)[1] == single
+    admit(stores, 99)
+    assert find_rare(stores) == [98]
+
+
+@pytest.mark.parametrize(
+    "rare",
+    [
+        {"subject": "model/churn:v7", "data": {"alias": "staging"}},
+        {"subject": "model/fraud:v1"},
+        {"subject": "model/churn:v1", "kind": EventKind.ALIAS_REMOVED},
+    ],
+    ids=["alias", "collection", "kind"],
+)
+def test_an_alias_event_of_another_alias_collection_or_kind_is_rare(stores, rare):
+    """Another version of the crowded collection is not rare."""
+    stores.accept([*crowd(10, **ALIAS, subject="model/churn:v1"), event(9, **ALIAS, subject="model/churn:v2")], NOW)
+    stores.accept([event(99, **(ALIAS | rare))], NOW)
+    assert find_rare(stores) == [99]
+
+
+def test_only_the_last_published_events_are_compared_for_rarity(stores):
+    """The comparison costs the same with any backlog."""
+    stores.accept([event(1, name="old", subject="old")], NOW)
+    stores.accept(crowd(10), NOW + timedelta(seconds=1))
+    stores.accept([event(99, name="new", subject="new")], NOW + timedelta(seconds=2))
+    assert find_rare(stores) == [1, 99]
+    assert find_rare(stores, among=21) == [99]
 
 
 def test_several_relays_share_the_unmatched_events(stores):

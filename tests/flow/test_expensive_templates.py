@@ -60,6 +60,7 @@ class Parts:
         self.admitter = Admitter(self.executor, plain._matcher, world.clock, renderer=self.renderer)
         self.consumer = Consumer(
             stream=world.stream,
+            events=world.events,
             executions=world.executions,
             admitter=self.admitter,
             executor=self.executor,

@@ -98,6 +98,9 @@ class Origin:
     chain: tuple[Cause, ...] = ()  #: oldest first
 
 
+ALIAS_KINDS = frozenset({EventKind.ALIAS_ADDED, EventKind.ALIAS_REMOVED})
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """
@@ -126,7 +129,7 @@ class Event:
     @property
     def alias_reference(self) -> str | None:
         """Reference of the alias (`model/churn:production`) that the event adds or removes; None for other kinds."""
-        if self.kind not in (EventKind.ALIAS_ADDED, EventKind.ALIAS_REMOVED):
+        if self.kind not in ALIAS_KINDS:
             return None
         series = self.subject.partition(":")[0]
         scope = "" if "registry" in self.data else "project "  # a registry and a project can have the same name

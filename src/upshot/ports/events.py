@@ -12,6 +12,8 @@ from upshot.domain.event import Event
 from upshot.ids import EventId, ExecutionId
 from upshot.ports.paging import Page
 
+RARE_FACTOR = 8  #: how much smaller the score of a rare event is than the largest score
+
 
 @dataclass(frozen=True, slots=True)
 class EventQuery:
@@ -56,4 +58,18 @@ class EventStore(Protocol):
 
     def take_unmatched(self, *, published_before: datetime, now: datetime, limit: int) -> tuple[Event, ...]:
         """Take unmatched events that were last published before then, oldest first, and mark them as published now."""
+        ...
+
+    def find_rare(self, *, among: int, limit: int) -> tuple[Event, ...]:
+        """
+        Return unmatched events that are unlike most others, the rarest first, then the oldest first.
+
+        The score of an event is the product of four counts: the events of its kind, those of them with its name,
+        and of these those with its alias, and those with its subject up to the first `:`. An event is rare if the
+        largest score is at least `RARE_FACTOR` times its own.
+
+        Args:
+            among: Number of unmatched events to compare, the last published ones.
+            limit: Maximum number of returned events.
+        """
         ...

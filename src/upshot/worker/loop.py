@@ -20,7 +20,7 @@ from upshot.execution.sweeper import Sweeper
 from upshot.ids import ExecutionId, WorkerId
 from upshot.ports.messaging import JobNotifier, Notifier
 from upshot.ports.workers import WorkerRecord
-from upshot.stream import Consumer, Relay
+from upshot.stream import RARE_SECONDS, Consumer, Relay
 from upshot.wiring.worker import WorkerDependencies
 from upshot.worker.lease_guard import LeaseGuard
 from upshot.worker.periodic import run_periodically
@@ -73,6 +73,7 @@ class WorkerLoop:
         self._supervisor = deps.make_supervisor(self._run_in_thread, notifier, guard.may_take_over)
         self._consumer = Consumer(
             stream=deps.stream,
+            events=deps.events,
             executions=deps.executions,
             admitter=admitter,
             executor=self._executor,
@@ -180,6 +181,7 @@ class WorkerLoop:
         if self._deps.answers_events:
             loops += [
                 start("consumer", CONSUMER_FAILURE_PAUSE_SECONDS, self._consumer.run),
+                start("rare", RARE_SECONDS, self._consumer.admit_rare),
                 start("sweeper", sweep_seconds, self._sweeper.sweep),
                 start("waiting", RETURN_PAUSE_SECONDS, self._executor.return_waiting_when_possible),
                 start("destinations", CHANGES_SECONDS, self._destinations.report_changes),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from math import prod
 
 from typing_extensions import override
 
 from upshot.adapters.cursor import decode_event_cursor, make_cursor
-from upshot.domain.event import Event
+from upshot.domain.event import ALIAS_KINDS, Event
 from upshot.ids import EventId, ExecutionId
-from upshot.ports.events import EventQuery, EventStore, StoredEvent
+from upshot.ports.events import RARE_FACTOR, EventQuery, EventStore, StoredEvent
 from upshot.ports.paging import Page
 
 
@@ -110,6 +112,27 @@ class MemoryEvents(EventStore):
             for row in waiting[:limit]:
                 self._rows[row.event.id] = replace(row, published_at=now)
             return tuple(row.event for row in waiting[:limit])
+
+    @override
+    def find_rare(self, *, among: int, limit: int) -> tuple[Event, ...]:
+        with self.lock:
+            waiting = [row for row in self._rows.values() if row.matched_at is None]
+        waiting.sort(key=lambda row: row.published_at, reverse=True)
+        compared = [row.event for row in waiting[:among]]
+        counts = Counter(likeness for event in compared for likeness in _likenesses(event))
+        scores = {event.id: prod(counts[likeness] for likeness in _likenesses(event)) for event in compared}
+        largest = max(scores.values(), default=0)
+        rare = [event for event in compared if scores[event.id] * RARE_FACTOR <= largest]
+        rare.sort(key=lambda event: (scores[event.id], event.id))
+        return tuple(rare[:limit])
+
+
+def _likenesses(event: Event) -> tuple[tuple[object, ...], ...]:
+    """Return what the event can have in common with others (see `EventStore.find_rare`)."""
+    kind, name = event.kind, event.name
+    alias = event.data.get("alias") if kind in ALIAS_KINDS else None
+    subject = event.subject.partition(":")[0]
+    return (kind,), (kind, name), (kind, name, "alias", alias), (kind, name, "subject", subject)
 
 
 def _matches(event: Event, query: EventQuery) -> bool:

@@ -14,9 +14,9 @@ from typing_extensions import override
 from upshot.adapters.cursor import decode_event_cursor, make_cursor
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import events, executions, root_events
-from upshot.domain.event import Event, EventKind
+from upshot.domain.event import ALIAS_KINDS, Event
 from upshot.ids import EventId
-from upshot.ports.events import EventQuery, EventStore, StoredEvent
+from upshot.ports.events import RARE_FACTOR, EventQuery, EventStore, StoredEvent
 from upshot.ports.paging import Page
 from upshot.resources.event import event_from_json, event_json
 
@@ -24,7 +24,6 @@ _INSERT = {
     "sqlite": sqlite.insert(events).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(events).on_conflict_do_nothing(),
 }
-_ALIAS_KINDS = frozenset({EventKind.ALIAS_ADDED, EventKind.ALIAS_REMOVED})
 _BY_IDS = sa.select(events.c.document).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
 _BY_ID = (
     sa.select(events.c.document, events.c.matched_at, root_events.c.warning)
@@ -40,6 +39,53 @@ _UNMATCHED = (
     .order_by(events.c.published_at, events.c.id)
     .limit(sa.bindparam("limit"))
     .with_for_update(skip_locked=True)  # on PostgreSQL relays share the work; on SQLite they take turns
+)
+# The events that are compared, counted in groups. Window functions then count over groups and not over events.
+_compared = (
+    sa.select(
+        events.c.id,
+        events.c.kind,
+        sa.func.coalesce(events.c.name, "").label("name"),
+        sa.func.coalesce(events.c.alias, "").label("alias"),
+        sa.func.coalesce(events.c.subject_base, events.c.subject).label("subject"),
+    )
+    .where(events.c.matched_at.is_(None))
+    .order_by(events.c.published_at.desc())
+    .limit(sa.bindparam("among"))
+    .cte("compared")
+)
+_group_columns = ("kind", "name", "alias", "subject")
+_groups = (
+    sa.select(*(_compared.c[name] for name in _group_columns), sa.func.count().label("size"))
+    .group_by(*(_compared.c[name] for name in _group_columns))
+    .cte("groups")
+)
+
+
+def _count_alike(*names: str) -> sa.ColumnElement[int]:
+    alike = sa.func.sum(_groups.c.size).over(partition_by=[_groups.c[name] for name in names])
+    return sa.cast(alike, sa.BigInteger)
+
+
+_scored = sa.select(
+    *(_groups.c[name] for name in _group_columns),
+    (
+        _count_alike("kind")
+        * _count_alike("kind", "name")
+        * _count_alike("kind", "name", "alias")
+        * _count_alike("kind", "name", "subject")
+    ).label("score"),
+).cte("scored")
+_RARE = (
+    sa.select(events.c.document)
+    .select_from(
+        _compared.join(_scored, sa.and_(*(_compared.c[name] == _scored.c[name] for name in _group_columns))).join(
+            events, events.c.id == _compared.c.id
+        )
+    )
+    .where(_scored.c.score * RARE_FACTOR <= sa.select(sa.func.max(_scored.c.score)).scalar_subquery())
+    .order_by(_scored.c.score, _compared.c.id)
+    .limit(sa.bindparam("limit"))
 )
 _SET_PUBLISHED = (
     sa.update(events)
@@ -66,7 +112,7 @@ def insert_events(connection: Connection, accepted: Sequence[Event], now: dateti
             "document": event_json(event),
             "published_at": now,
             "subject_base": subject_base(event.subject),
-            "alias": event.data.get("alias") if event.kind in _ALIAS_KINDS else None,
+            "alias": event.data.get("alias") if event.kind in ALIAS_KINDS else None,
         }
         for event in accepted
     ]
@@ -117,6 +163,12 @@ class SqlEvents(EventStore):
 
         # Usually nothing is unmatched. Then a read is enough, and SQLite's single writer is not disturbed.
         return self._database.write(work) if self._database.read(any_unmatched) else ()
+
+    @override
+    def find_rare(self, *, among: int, limit: int) -> tuple[Event, ...]:
+        values = {"among": among, "limit": limit}
+        documents = self._database.read(lambda connection: connection.execute(_RARE, values).scalars().all())
+        return tuple(map(event_from_json, documents))
 
 
 def _page_select(query: EventQuery, last: str | None, limit: int) -> sa.Select[Any]:
