@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,6 +11,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from upshot.validation import invalid
+
+_HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
 
 
 class Settings(BaseSettings):
@@ -44,6 +48,17 @@ class Settings(BaseSettings):
         None,
         description="Token that clients must send. Required if the web process listens on another address than "
         "loopback.",
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="Further host names under which clients reach the server, separated by commas, e.g. "
+        "`upshot.internal,*.example.com`. Answers that need no token are given only to requests for these, for "
+        "loopback, and for the hosts of `UPSHOT_HOST`, `UPSHOT_PUBLIC_URL` and `UPSHOT_JOBS_URL`.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses and networks of reverse proxies, separated by commas, e.g. `10.0.0.5,10.1.0.0/16`. They "
+        "may have more than 100 connections each.",
     )
     secrets_dir: Path | None = Field(
         None,
@@ -152,10 +167,44 @@ class Settings(BaseSettings):
             raise invalid(f"must be a base URL such as https://HOST:PORT/PATH, not {url!r}")
         return url
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_allowed_hosts(cls, hosts: str) -> str:
+        for host in split_list(hosts):
+            if not _HOST_PATTERN.fullmatch(host):
+                raise invalid(
+                    "must be host names without scheme and port, separated by commas, such as "
+                    f"upshot.internal,*.example.com; {host!r} is none"
+                )
+        return hosts
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_trusted_proxies(cls, networks: str) -> str:
+        for network in split_list(networks):
+            try:
+                ip_network(network)
+            except ValueError:
+                raise invalid(
+                    "must be addresses and networks separated by commas, such as 10.0.0.5,10.1.0.0/16; "
+                    f"{network!r} is none"
+                ) from None
+        return networks
+
+    @property
+    def trusted_proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Networks of the reverse proxies."""
+        return tuple(ip_network(network) for network in split_list(self.trusted_proxies))
+
     @property
     def sqlite_path(self) -> Path:
         """Path of the SQLite database in the data directory."""
         return self.data / "upshot.db"
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """Return the entries of a setting that is a list separated by commas."""
+    return tuple(entry for part in text.split(",") if (entry := part.strip()))
 
 
 def _is_base_url(url: str) -> bool:

@@ -47,3 +47,20 @@ def test_an_invalid_public_url_is_rejected(url):
 def test_links_begin_with_a_reachable_address(settings, url):
     """Links begin with the public URL, or with the listening address; for all addresses, with the host name."""
     assert base_url(settings_with(**settings)) == url
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("allowed_hosts", "https://upshot.example.com"),
+        ("allowed_hosts", "upshot.example.com:443"),
+        ("allowed_hosts", "*"),
+        ("allowed_hosts", "a.example, b.*.example"),
+        ("trusted_proxies", "10.0.0.0/33"),
+        ("trusted_proxies", "proxy.internal"),
+    ],
+)
+def test_an_invalid_list_is_rejected(name, value):
+    """The message names the setting, the form and the wrong entry."""
+    with pytest.raises(ConfigError, match=rf"^UPSHOT_{name.upper()} must be .* separated by commas, .*is none"):
+        settings_with(**{name: value})

@@ -54,6 +54,7 @@ from upshot.schema.queues import JobsConfig
 from upshot.settings import Settings
 from upshot.web.app import create_app
 from upshot.web.dependencies import WebDependencies
+from upshot.web.serve import server_config
 
 API = "/api/v1"
 BASE_URL = "https://upshot.example.com"
@@ -246,10 +247,7 @@ class AppServer:
     def __init__(self) -> None:
         self._app: ASGIApp | None = None
         self._listener = listen("127.0.0.1", 0)
-        config = uvicorn.Config(
-            self, loop="uvloop", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False
-        )
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(server_config(self, Settings()))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
         self._thread.start()
 

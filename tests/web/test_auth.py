@@ -70,10 +70,10 @@ def test_containers_need_the_token_for_metrics(local_address, is_open):
     auth = TokenAuth(Settings(host="127.0.0.1", token=TOKEN), bytes(32))
 
     if is_open:
-        auth.check("/metrics", Headers({}), local_address)
+        auth.check("GET", "/metrics", Headers({"host": "localhost"}), local_address)
     else:
         with pytest.raises(Problem, match="no token"):
-            auth.check("/metrics", Headers({}), local_address)
+            auth.check("GET", "/metrics", Headers({"host": "localhost"}), local_address)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "upshot.internal"])
@@ -126,6 +126,109 @@ def test_the_host_of_the_public_url_is_accepted(serve):
     """A proxy on this machine may pass requests on under the public name."""
     with serve(public_url="https://Upshot.example/x") as client:
         ok_json(client.get(EVENTS, headers={"Host": "upshot.example"}))
+
+
+OPEN_PATHS = ("/metrics", f"{API}/openapi.json", f"{API}/docs", "/nowhere")
+
+
+@pytest.mark.parametrize("path", OPEN_PATHS)
+def test_an_answer_that_needs_no_token_needs_a_name_of_this_server(serve, path):
+    """A name that an attacker points to the server reads nothing (DNS rebinding), even if a token is set."""
+    with serve(token=TOKEN) as client:
+        problem(client.get(path, headers={"Host": "evil.example"}), 403, "forbidden")
+        assert client.get(path).status_code != 403
+        assert client.get(path, headers={"Host": "evil.example", "Authorization": f"Bearer {TOKEN}"}).status_code != 403
+
+
+@pytest.mark.parametrize("token", [None, TOKEN], ids=["without a token", "with a token"])
+def test_probes_may_use_any_host(serve, token):
+    """A load balancer asks for an address, and Kubernetes for the address of the pod."""
+    with serve(token=token) as client:
+        for path in ("/healthz", "/readyz"):
+            assert client.get(path, headers={"Host": "10.2.3.4:8080"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "is_allowed"),
+    [
+        ("upshot.example", True),
+        ("UPSHOT.example.:443", True),
+        ("jobs.internal:9000", True),
+        ("other.internal", True),
+        ("a.b.example.org", True),
+        ("127.9.9.9", True),
+        ("[fd00::1]:8080", True),
+        ("example.org", False),
+        ("evilexample.org", False),
+        ("upshot.example.evil.org", False),
+        ("evil.org#upshot.example", False),
+        ("upshot.example@evil.org", False),
+        ("evil.org@upshot.example", False),
+        ("0.0.0.0", False),
+        ("", False),
+    ],
+)
+def test_the_settings_name_the_hosts_of_the_server(serve, host, is_allowed):
+    """They are the hosts of the public URL, the jobs URL and `UPSHOT_ALLOWED_HOSTS`, and loopback."""
+    settings = {
+        "token": TOKEN,
+        "host": "0.0.0.0",
+        "public_url": "https://upshot.example",
+        "jobs_url": "http://jobs.internal:9000",
+        "allowed_hosts": "other.internal, *.example.org,[fd00::1]",
+    }
+    with serve(**settings) as client:
+        assert client.get(f"{API}/openapi.json", headers={"Host": host}).is_success == is_allowed
+
+
+@pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"], ["localhost", "evil.example"]])
+def test_a_request_has_one_host(hosts):
+    """A proxy may look at one of two, and the server at the other."""
+    auth = TokenAuth(Settings(host="127.0.0.1", token=TOKEN), bytes(32))
+    headers = Headers(raw=[(b"host", host.encode()) for host in hosts])
+
+    with pytest.raises(Problem, match=r"header\.host"):
+        auth.check("GET", "/metrics", headers, "127.0.0.1")
+
+
+@pytest.mark.parametrize("token", [None, TOKEN], ids=["without a token", "with a token"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+    ids=["new browser", "forged origin", "old browser", "no origin"],
+)
+def test_pages_of_other_sites_change_nothing(serve, token, headers):
+    """A proxy in front of the server may add the token, so it proves nothing about the page."""
+    with serve(token=token) as client:
+        headers = {**headers, **({"Authorization": f"Bearer {token}"} if token else {})}
+        for method, path in (("POST", EVENTS), ("POST", f"{API}/executions/exe_1/cancel"), ("DELETE", f"{API}/x")):
+            problem(client.request(method, path, headers=headers), 403, "forbidden")
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_own_pages_and_programs_may_change_things(serve, site):
+    """A browser says so for pages of the server, and for what a person typed."""
+    with serve(token=TOKEN) as client:
+        headers = {"Authorization": f"Bearer {TOKEN}", "Sec-Fetch-Site": site}
+        assert client.post(EVENTS, json={"name": "x"}, headers=headers).status_code == 201
+
+
+def test_a_page_of_another_site_may_link_to_the_documentation(serve):
+    """Following a link changes nothing."""
+    with serve(token=TOKEN) as client:
+        assert client.get(f"{API}/docs", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
+
+
+def test_browsers_do_not_guess_the_type_of_an_answer(serve):
+    """Every answer says `nosniff`, errors included."""
+    with serve(token=TOKEN) as client:
+        for path in ("/healthz", EVENTS, "/nowhere", f"{API}/docs", "/metrics"):
+            assert client.get(path).headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])

@@ -2,9 +2,10 @@
 Authentication of requests: the server's token, job tokens, and servers without a token.
 
 A server without a token listens on loopback only and answers any program of the machine. A browser page is not such
-a program. It can reach a server on loopback through a cross-origin request, or through a name that it makes point
-there (DNS rebinding). So without a token the `Host` must be a name of this machine, and an `Origin` must be the
-server's own.
+a program. It can reach a server through a cross-origin request, or through a name that it makes point there (DNS
+rebinding). So wherever an answer needs no token, the `Host` must be a name of this server. Without a token, an `Origin`
+must be the server's own, too. What changes something is refused to pages of other sites even with a token, because a
+proxy in front of the server may add one. Probes know no host name, so they may send any.
 
 A job's token gives access only to what the job works on (see `JOB_SCOPE`).
 """
@@ -12,6 +13,7 @@ A job's token gives access only to what the job works on (see `JOB_SCOPE`).
 from __future__ import annotations
 
 import hmac
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -23,18 +25,21 @@ from upshot.ids import JobId
 from upshot.net import is_loopback
 from upshot.ports.jobs import JobAdmin
 from upshot.resources.urls import API_PREFIX
-from upshot.settings import Settings
+from upshot.settings import Settings, split_list
 from upshot.web.problems import Problem
 
 ACTOR_HEADER = "X-Upshot-Actor"
 _METRICS = "/metrics"
 # The document and its page only repeat what the source code says, and a browser sends no token for them.
 _OPEN_API_PATHS = frozenset({f"{API_PREFIX}/openapi.json", f"{API_PREFIX}/docs"})
+_PROBE_PATHS = frozenset({"/healthz", "/readyz"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_WILDCARD_ADDRESSES = frozenset({"0.0.0.0", "::"})  # noqa: S104 - names no host
 _MAX_SHOWN_CHARS = 200  # of a path in a message
 
 _ALL_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 _READ = frozenset({"GET"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Paths, and everything below them, that a job may request with its token. `{event_id}` and `{job_id}` are its own.
 #: The registry treats a job as a member: it refuses what only an admin may do, such as moving a protected alias.
 JOB_SCOPE = (
@@ -84,14 +89,17 @@ class TokenAuth:
         self._token = token.encode() if token else None
         self._key = key
         self._metrics_open = is_loopback(settings.host)
-        own_names = {settings.host.lower(), _host_name(urlsplit(settings.public_url or "").netloc)}
-        self._host_names = _LOOPBACK_NAMES | {name for name in own_names if name}
+        self._host_names = _LOOPBACK_NAMES | _own_names(settings)
+        allowed = [_host_name(name) or name for name in split_list(settings.allowed_hosts)]
+        self._host_names |= {name for name in allowed if not name.startswith("*.")}
+        self._host_suffixes = tuple(name[1:] for name in allowed if name.startswith("*."))
 
-    def check(self, path: str, headers: Headers, local_address: str) -> JobId | None:
+    def check(self, method: str, path: str, headers: Headers, local_address: str) -> JobId | None:
         """
         Check the credentials of a request.
 
         Args:
+            method: The request's method.
             path: The decoded path.
             headers: The request's headers.
             local_address: The server's address that the request reached. `upshot up` also listens for containers.
@@ -102,10 +110,14 @@ class TokenAuth:
         Raises:
             Problem: 401 without the right token; 403 from another host or origin.
         """
+        if method not in _SAFE_METHODS:
+            self._refuse_other_sites(headers)
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         token = credentials.strip() if scheme.lower() == "bearer" else ""
         needs_token = path == _METRICS or (path.startswith("/api/") and path not in _OPEN_API_PATHS)
-        if token.startswith(job_token.PREFIX) and not self._is_server_token(token):
+        if self._is_server_token(token):
+            return None
+        if token.startswith(job_token.PREFIX):
             # A page on another site cannot know such a token, so host and origin do not matter.
             job_id = job_token.verify(self._key, token)
             if job_id is None:
@@ -114,16 +126,21 @@ class TokenAuth:
                     "a job finds its own token in UPSHOT_TOKEN, and its server in UPSHOT_URL"
                 )
             return job_id if needs_token else None
+        if path in _PROBE_PATHS:
+            return None
         if self._token is None:
-            self._check_source(headers)
+            self._check_host(headers)
+            self._check_origin(headers)
         elif needs_token and not (path == _METRICS and self._metrics_open and is_loopback(local_address)):
-            self._check_token(token)
+            self._refuse_token(token)
+        else:
+            self._check_host(headers)
         return None
 
     def _is_server_token(self, token: str) -> bool:
         return self._token is not None and hmac.compare_digest(token.encode(), self._token)
 
-    def _check_token(self, token: str) -> None:
+    def _refuse_token(self, token: str) -> NoReturn:
         if not token:
             raise Problem(
                 401,
@@ -131,28 +148,57 @@ class TokenAuth:
                 "header.authorization: no token; send `Authorization: Bearer TOKEN` with the server's token",
                 headers={"WWW-Authenticate": 'Bearer realm="upshot"'},
             )
-        if not self._is_server_token(token):
-            raise _wrong_token(
-                "this is not the server's token; find it in UPSHOT_TOKEN where the server runs, "
-                "or in endpoint.json in its data directory"
-            )
+        raise _wrong_token(
+            "this is not the server's token; find it in UPSHOT_TOKEN where the server runs, "
+            "or in endpoint.json in its data directory"
+        )
 
-    def _check_source(self, headers: Headers) -> None:
-        host = headers.get("host", "")
-        if _host_name(host) not in self._host_names:
-            raise Problem(
-                403,
-                "forbidden",
-                f"header.host: {host[:100]!r} is not a name of this server; without a token it answers only to "
-                f"{', '.join(sorted(self._host_names))}; set UPSHOT_TOKEN, or set UPSHOT_PUBLIC_URL to this address",
-            )
+    def _is_own_name(self, name: str | None) -> bool:
+        return name is not None and (
+            name in self._host_names or name.endswith(self._host_suffixes) or is_loopback(name)
+        )
+
+    def _check_host(self, headers: Headers) -> None:
+        hosts = headers.getlist("host")
+        if len(hosts) == 1 and self._is_own_name(_host_name(hosts[0])):
+            return
+        host = ", ".join(hosts)
+        raise Problem(
+            403,
+            "forbidden",
+            f"header.host: {host[:100]!r} is not a name of this server; without a token it answers only to "
+            f"{', '.join(sorted(self._host_names))}; add the name to UPSHOT_ALLOWED_HOSTS, or set UPSHOT_PUBLIC_URL "
+            "to this address",
+        )
+
+    def _check_origin(self, headers: Headers) -> None:
         origin = headers.get("origin")
-        if origin is not None and not _is_same_host(origin, host):
+        if origin is not None and not _is_same_host(origin, headers.get("host", "")):
             raise Problem(
                 403,
                 "forbidden",
                 f"header.origin: a page from {origin[:100]!r} may not call this server, which has no token; "
                 "set UPSHOT_TOKEN",
+            )
+
+    def _refuse_other_sites(self, headers: Headers) -> None:
+        """Refuse what a page of another site makes a browser send. Browsers that are too old send only the origin."""
+        site = headers.get("sec-fetch-site")
+        origin = headers.get("origin")
+        if site is not None:
+            place, is_other = "header.sec-fetch-site", site == "cross-site"
+        elif origin is not None:
+            name = _host_name(origin.partition("://")[2])
+            is_same = self._is_own_name(name) or _is_same_host(origin, headers.get("host", ""))
+            place, is_other = "header.origin", not is_same
+        else:
+            return
+        if is_other:
+            raise Problem(
+                403,
+                "forbidden",
+                f"{place}: a page of another site ({(origin or 'unknown')[:100]!r}) may not change anything here; "
+                "send the request from a program, or from a page of this server",
             )
 
 
@@ -192,11 +238,22 @@ class JobTokenAuth:
         )
 
 
+def _own_names(settings: Settings) -> frozenset[str]:
+    """Return the names in the settings that tell under which address clients and jobs reach the server."""
+    urls = (settings.public_url, settings.jobs_url)
+    names = {settings.host.lower(), *(_host_name(urlsplit(url or "").netloc) for url in urls)}
+    return frozenset(name for name in names if name) - _WILDCARD_ADDRESSES
+
+
 def _host_name(netloc: str) -> str | None:
+    """Return the host of `host:port` in the form that comparisons need, or None if there is none."""
+    if not netloc.isascii() or any(character in netloc for character in "@/?#\\"):
+        return None
     try:
-        return urlsplit(f"//{netloc}").hostname
+        name = urlsplit(f"//{netloc}").hostname
     except ValueError:
         return None
+    return name.removesuffix(".") if name else None
 
 
 def _is_same_host(origin: str, host: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import threading
@@ -11,13 +12,16 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 from typing_extensions import override
 
 from upshot.errors import Unavailable
 from upshot.net import listen, url_of
+from upshot.settings import Settings
 from upshot.web.app import create_app
 from upshot.web.auth import check_exposure
 from upshot.web.dependencies import WebDependencies
+from upshot.web.http_protocol import MAX_CONNECTIONS, limited_protocol
 from upshot.web.idempotency import RETENTION_HOURS
 
 log = structlog.get_logger("upshot.web")
@@ -26,6 +30,7 @@ _REFRESH_SECONDS = 1.0  #: how soon a changed automation file is read
 _CLOCK_SECONDS = 5.0
 _PRUNE_SECONDS = 3600.0
 _KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep connections, so that they close first
+_OTHER_OPEN_FILES = 1000  # of the database, Redis and what is refused at the moment
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -49,19 +54,8 @@ def serve(deps: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable[
         if on_ready:
             on_ready(url_of(sockets[0]))
 
-    config = uvicorn.Config(
-        create_app(deps),
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=round(deps.settings.stop_seconds),
-    )
+    config = server_config(create_app(deps), deps.settings)
+    _allow_open_files(MAX_CONNECTIONS + _OTHER_OPEN_FILES)
 
     def prune_keys() -> None:
         deps.idempotency.prune(expired_before=deps.clock.now() - timedelta(hours=RETENTION_HOURS))
@@ -81,6 +75,32 @@ def serve(deps: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable[
         stopped.set()
         for thread in threads:
             thread.join()
+
+
+def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=limited_protocol(settings.trusted_proxy_networks),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        headers=[("X-Content-Type-Options", "nosniff")],
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=round(settings.stop_seconds),
+    )
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the limit of this process, which is often 1,024, as far as the system permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Server(uvicorn.Server):

@@ -34,7 +34,7 @@ class AuthenticationMiddleware:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             local_address, _ = scope.get("server") or ("", None)
-            job_id = self._token_auth.check(scope["path"], headers, local_address)
+            job_id = self._token_auth.check(scope["method"], scope["path"], headers, local_address)
             if job_id is not None:
                 scope.setdefault("state", {})["job"] = await run_in_threadpool(
                     self._job_token_auth.check, job_id, scope["method"], scope["path"], headers
