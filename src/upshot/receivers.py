@@ -15,6 +15,7 @@ without an event loop, or with `python -m upshot.receivers --port 9000`, which p
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import signal
 import threading
@@ -30,8 +31,10 @@ from aiohttp import web
 
 from upshot.actions.standard_webhooks import parse_secret, verification_error
 from upshot.clock import Clock, SystemClock, format_time
+from upshot.errors import ConfigError
 
 GITHUB_TOKEN = "ghp_fake"  # noqa: S105 - the fake's, not a secret
+DEFAULT_PORT = 9000
 SLACK_TOKEN = "xoxb-fake"  # noqa: S105 - the fake's, not a secret
 SIGNING_SECRET = "whsec_c3RhbmQtaW4gc2VjcmV0LCAzMiBieXRlcyBsb25nISE="  # noqa: S105 - the fake's, not a secret
 SLACK_WEBHOOK_PATH = "/slack/services/T000/B000/fake"
@@ -420,7 +423,7 @@ def describe(request: Received) -> str:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=9000, show_default=True, help="Port to listen on; 0 for any free port.")
+@click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port to listen on; 0 for any free port.")
 @click.option("--signing-secret", default=SIGNING_SECRET, help="Verifies signed webhooks.")
 def main(host: str, port: int, signing_secret: str) -> None:
     """Receive the requests that automations send, verify them and print them."""
@@ -435,7 +438,12 @@ def main(host: str, port: int, signing_secret: str) -> None:
             click.echo(f"receiving on {receivers.url}")
             await stop.wait()
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} of {host} is in use; choose another one with --port") from error
+        raise
 
 
 if __name__ == "__main__":

@@ -49,6 +49,24 @@ def test_it_starts_and_stops_cleanly(tmp_path):
         assert endpoint["token"] not in up.output
 
 
+def test_without_automations_it_offers_init(tmp_path):
+    """Without a directory of automations, it starts and says what to run. `init` says that it must be restarted."""
+    up = Up(tmp_path)
+    up.automations.rmdir()
+    with up:
+        until(lambda: "Press Ctrl-C to stop." in up.output)
+        assert f"none: the directory {up.automations} does not exist" in up.output
+        assert "run `upshot init`" in up.output
+
+        initialized = upshot("init", "--data", str(up.data), "--automations", str(up.automations))
+
+        assert initialized.returncode == 0, initialized.stderr
+        assert f"restart the Upshot at {up.endpoint['url']}" in initialized.stdout
+        assert up.interrupt() == 0
+        up.start()
+        until(lambda: f"tell-my-service  {up.automations}/first.yaml" in up.output)
+
+
 def test_it_lists_automations_and_broken_files(tmp_path):
     """The output names the loaded automations, and file and line of every mistake."""
     up = Up(tmp_path)

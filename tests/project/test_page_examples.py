@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from tests.project.repository import PAGES, ROOT, blocks
+from tests.servers import free_port
+from tests.waiting import until
 from upshot.cli import main
+from upshot.receivers import DEFAULT_PORT
 
 README = ROOT / "README.md"
 BIN = Path(sys.executable).parent
@@ -44,41 +46,51 @@ def test_make_targets_on_pages_exist(page):
 
 
 @pytest.mark.live
-def test_the_commands_of_readme_work(tmp_path):
-    """The commands of README's first steps succeed in a fresh directory, and an automation answers the alias."""
-    shutil.copytree(ROOT / "automations", tmp_path / "automations")
-    for block in blocks("yaml"):
-        if block.page == README and (name := re.match(r"# (automations/\S+)\n", block.text)):
-            (tmp_path / name[1]).write_text(block.text)
+def test_the_first_steps_of_readme_succeed(tmp_path):
+    """Every command of README's first steps succeeds in an empty directory without settings, and so does delivery."""
     texts = [block.text for block in blocks("console") if block.page == README]
     commands = [line.removeprefix("$ ") for text in texts for line in text.splitlines() if line.startswith("$ ")]
-    # Any free port. Without internet access, what the samples send is retried and stays on this machine.
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "UPSHOT_PORT": "0"}
-    assert commands[0] == "upshot up"
-    log = tmp_path / "up.log"
+    init, up, receivers, enter, *others = commands
+    assert (up, receivers, enter) == ("upshot up", "upshot receivers", "cd my-models")
+    assert init.startswith("mkdir my-models && cd my-models && upshot init")
+    # Ports that are free on this machine, in place of those on the page.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("UPSHOT_")}
+    environment = {**inherited, "PATH": f"{BIN}:{os.environ['PATH']}", "UPSHOT_PORT": "0"}
+    port = str(free_port())
 
+    def run(command):
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    folder = tmp_path
+    assert "upshot receivers" in run(init)
+    folder = tmp_path / "my-models"
+    for path in (folder / "automations" / "first.yaml", folder / ".upshot" / "settings.env"):
+        path.write_text(path.read_text().replace(str(DEFAULT_PORT), port))
+    with (
+        _terminal(up, folder, environment, tmp_path / "up.log"),
+        _terminal(f"{receivers} --port {port}", folder, environment, tmp_path / "receivers.log"),
+    ):
+        until((folder / ".upshot" / "endpoint.json").exists, "Upshot is up", seconds=START_SECONDS)
+        for command in others:
+            run(command)
+        until(lambda: "succeeded" in run("upshot executions list"), "the automation has succeeded")
+        assert "→ 200  verified" in (tmp_path / "receivers.log").read_text()
+        (automation,) = (block.text for block in blocks("yaml") if "# automations/first.yaml" in block.text)
+        (folder / "automations" / "first.yaml").write_text(automation)
+        run("upshot validate")
+
+
+@contextmanager
+def _terminal(command, folder, environment, log):
+    """Run a command until the block ends, as in a terminal, and press Ctrl-C then."""
     with log.open("wb") as file:
-        up = subprocess.Popen(["upshot", "up"], cwd=tmp_path, env=environment, stdout=file, stderr=file)
+        process = subprocess.Popen(command.split(), cwd=folder, env=environment, stdout=file, stderr=file)
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not (tmp_path / ".upshot" / "endpoint.json").exists():
-            assert up.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        for command in commands[1:]:
-            done = subprocess.run(
-                ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
-        while "promote-to-production" not in _output("upshot executions list", tmp_path, environment):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        yield
     finally:
-        up.send_signal(signal.SIGINT)
-        assert up.wait(30) == 0, log.read_text()
-
-
-def _output(command, folder, environment):
-    return subprocess.run(
-        command.split(), cwd=folder, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+        process.send_signal(signal.SIGINT)
+        assert process.wait(40) == 0, log.read_text()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from tests.project.repository import PAGES, ROOT
+from tests.project.repository import PAGES, ROOT, tracked_files
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.automations.context import SecretsView, step_context
@@ -16,6 +17,9 @@ from upshot.automations.loader import load_folder
 from upshot.automations.matcher import Matcher, MatchResult
 from upshot.automations.scope import CONTEXT_FIELDS
 from upshot.automations.template import compile_tree
+from upshot.demo import sample_files
+from upshot.demo.sample_files import SAMPLES as SAMPLE_FILES
+from upshot.demo.sample_files import sample_automations
 from upshot.domain.event import Event
 from upshot.domain.execution import ExecutionState, StepRecord
 from upshot.resources.event import event_from_json
@@ -40,6 +44,28 @@ OUTPUTS: Mapping[str, Mapping[str, Any]] = {  # by step id, if later steps read 
 
 def sample_event(name: str) -> Event:
     return event_from_json(json.loads((SAMPLES / "events" / f"{name}.json").read_text()))
+
+
+def test_the_samples_are_the_files_of_the_repository():
+    """The fixed list of samples names every automation file of the repository."""
+    tracked = {path.name for path in tracked_files() if path.parent == SAMPLES}
+    assert tracked >= set(SAMPLE_FILES)
+    assert [path.name for path in sample_automations()] == sorted(SAMPLE_FILES)
+
+
+def test_a_file_of_your_own_is_no_sample(tmp_path, monkeypatch):
+    """The demo and the wheel take the samples by a fixed list: an extra file in `automations/` changes neither."""
+    monkeypatch.setattr(sample_files, "_directory", lambda *_: tmp_path)
+    for name in (*SAMPLE_FILES, "first.yaml"):
+        (tmp_path / name).write_text("name: broken\n")
+    included = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = included["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+
+    assert {path.name for path in sample_automations()} == set(SAMPLE_FILES)
+    assert {source for source in included if source.startswith("automations/")} == {
+        f"automations/{name}" for name in SAMPLE_FILES
+    }
+    assert all((ROOT / source).is_file() for source in included)
 
 
 def test_samples_are_valid():

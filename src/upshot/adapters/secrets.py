@@ -1,4 +1,4 @@
-"""Sources of `secrets.NAME`: the environment, and a directory of files. Both are read at the moment of use."""
+"""Sources of `secrets.NAME`: the environment, and directories of files. All are read at the moment of use."""
 
 from __future__ import annotations
 

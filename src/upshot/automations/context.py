@@ -79,7 +79,7 @@ class SecretsView(Lookup):
                 raise RenderError(
                     f"there is no secret {name!r}{did_you_mean(name, self._source.names(), list_known=False)}; "
                     f"set the environment variable UPSHOT_SECRET_{name}, "
-                    f"or create the file {name} in the directory UPSHOT_SECRETS_DIR"
+                    f"or create the file {name} in UPSHOT_SECRETS_DIR or in `secrets` in the data directory"
                 )
             self.used[name] = value
         return self.used[name]

@@ -88,7 +88,9 @@ def find_files(folder: Path) -> list[str]:
         ConfigError: The folder is missing.
     """
     if not folder.is_dir():
-        raise ConfigError("this folder does not exist; create it, or set UPSHOT_AUTOMATIONS to another one")
+        raise ConfigError(
+            "this folder does not exist; create it, run `upshot init`, or set UPSHOT_AUTOMATIONS to another one"
+        )
     return sorted(_walk(folder, ""))
 
 

@@ -252,7 +252,7 @@ def _check_jobs_file(settings: Settings) -> Iterator[CheckResult]:
 
 def _check_automations(settings: Settings) -> Iterator[CheckResult]:
     if not settings.automations.is_dir():
-        remedy = "name the directory of automation files with --automations"
+        remedy = "run `upshot init` to get a first automation, or name another directory with --automations"
         yield CheckResult("warn", "automations", f"{settings.automations} does not exist", remedy)
         return
     rules = EgressRules.parse(settings.egress_allow)
@@ -265,7 +265,7 @@ def _check_automations(settings: Settings) -> Iterator[CheckResult]:
         value = secrets.get(name)
         if value is None:
             detail = f"{name} is not set; {', '.join(automations)} would fail without it"
-            remedy = f"set UPSHOT_SECRET_{name}, or put a file {name} into UPSHOT_SECRETS_DIR"
+            remedy = f"set UPSHOT_SECRET_{name}, or write it to {settings.data}/secrets/{name}"
             yield CheckResult("fail", "secrets", detail, remedy)
         elif value.startswith(("http://", "https://")) and (blocked := rules.check_url(value)):
             yield CheckResult("fail", "secrets", f"the URL in {name}: {blocked}")

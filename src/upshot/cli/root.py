@@ -9,7 +9,9 @@ from upshot.cli.lazy import LazyGroup
 
 _COMMANDS = {
     "demo": ("upshot.cli.demo:demo", "Watch models being evaluated and promoted, with real jobs."),
+    "init": ("upshot.cli.init:init", "Write a first automation and what it needs."),
     "up": ("upshot.cli.up:up", "Run everything on this machine, in the foreground."),
+    "receivers": ("upshot.receivers:main", "Receive, verify and print the requests of automations, to try them."),
     "validate": ("upshot.cli.validate:validate", "Check automation files, and list every mistake."),
     "doctor": ("upshot.cli.doctor:doctor", "Check the installation, and suggest remedies."),
     "registry": ("upshot.cli.registry:registry", "Manage collections, artifacts, links, aliases and tags."),

@@ -1,30 +1,64 @@
-"""Settings of commands: environment variables, overridden by command-line options."""
+"""
+Settings of commands: the file `settings.env` in the data directory, environment variables and options.
+
+An option overrides an environment variable, and an environment variable overrides the file.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from dotenv import dotenv_values
 from pydantic import ValidationError
 
+from upshot.adapters.secrets import PREFIX as SECRET_PREFIX
 from upshot.client.endpoint import read_endpoint
 from upshot.errors import ConfigError
 from upshot.settings import Settings
+from upshot.suggestions import did_you_mean
 from upshot.validation import validation_problems
+
+
+def settings_file(data: Path) -> Path:
+    """Return the path of the settings file in a data directory."""
+    return data / "settings.env"
 
 
 def settings_with(**options: Any) -> Settings:
     """
-    Read the settings. Options override environment variables; None means that an option was not given.
+    Read the settings. None means that an option was not given.
 
     Raises:
         ConfigError: Some settings are invalid. The text names each of them.
     """
+    given = {name: value for name, value in options.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in options.items() if value is not None})
+        settings = Settings(**given)
+        file = settings_file(settings.data)
+        if not file.is_file():
+            return settings
+        _check_names(file)
+        return Settings(_env_file=file, **{**given, "data": settings.data})
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}; save it as UTF-8 text that you can read") from error
     except ValidationError as error:
         problems = validation_problems(error.errors(), show_values=False)  # a value may be a secret
         lines = [f"UPSHOT_{str(problem.path[0]).upper()} {problem.message}" for problem in problems]
         raise ConfigError("; ".join(lines)) from error
+
+
+def _check_names(file: Path) -> None:
+    """Raise ConfigError if the file has a line without effect."""
+    known = {f"UPSHOT_{name.upper()}" for name in Settings.model_fields} - {"UPSHOT_DATA"}
+    for name, value in dotenv_values(file).items():
+        if name.startswith(SECRET_PREFIX):
+            secret = name.removeprefix(SECRET_PREFIX)
+            raise ConfigError(f"{file}: {name}: secrets are not settings; put it into {file.parent}/secrets/{secret}")
+        if name.upper() not in known:
+            raise ConfigError(f"{file}: {name} is not a setting for this file{did_you_mean(name, known)}")
+        if value is None:
+            raise ConfigError(f"{file}: {name} has no value; write {name}=VALUE")
 
 
 def with_running_endpoint(settings: Settings) -> Settings:

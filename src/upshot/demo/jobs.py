@@ -70,7 +70,7 @@ def plan_jobs(data: Path, report: Callable[[str], None]) -> Iterator[JobsPlan]:
     try:
         yield JobsPlan(
             f"jobs run in containers of this machine's Docker, from {IMAGE} ({image.source})",
-            sample_automations(),
+            _copy_automations(data, lambda text: text),
             settings=_write_jobs_file(data, {"uses": "docker", "host": engine_host(), "labels": {_LABEL: label}}),
         )
     finally:
@@ -121,11 +121,11 @@ def _write_jobs_file(data: Path, backend: Mapping[str, Any]) -> Mapping[str, str
 
 
 def _copy_automations(data: Path, change: Callable[[str], str | None]) -> Path:
-    """Copy the sample automations. Change those that launch jobs; leave them out if `change` returns None."""
+    """Copy the sample automations. Change those that launch jobs; leave out those for which `change` returns None."""
     copies = data / "demo-automations"
     shutil.rmtree(copies, ignore_errors=True)  # from an earlier demo on the same data directory
     copies.mkdir()
-    for path in sample_automations().glob("*.yaml"):
+    for path in sample_automations():
         text: str | None = path.read_text()
         if text is not None and _USES_LAUNCH.search(text):
             text = change(text)

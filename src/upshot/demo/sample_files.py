@@ -7,10 +7,22 @@ from pathlib import Path
 import upshot
 from upshot.errors import ConfigError
 
+#: The automations of the demo and of the wheel. Other files beside them, such as your own, are not samples.
+SAMPLES = ("announce.yaml", "deploy.yaml", "drift.yaml", "evaluate.yaml", "hook.yaml", "quantize.yaml")
 
-def sample_automations() -> Path:
-    """Return the directory of the sample automations."""
-    return _directory("_samples", "automations")
+
+def sample_automations() -> tuple[Path, ...]:
+    """
+    Return the files of the sample automations.
+
+    Raises:
+        ConfigError: One of them is missing.
+    """
+    directory = _directory("_samples", "automations")
+    files = tuple(directory / name for name in SAMPLES)
+    if missing := next((file for file in files if not file.is_file()), None):
+        raise ConfigError(f"{missing}: this sample is missing; restore it, or install Upshot again")
+    return files
 
 
 def examples() -> Path:

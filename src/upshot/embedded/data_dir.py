@@ -33,12 +33,13 @@ class DataDir:
         self.path = path.absolute()
         self.redis = self.path / "redis"
         self.logs = self.path / "logs"
+        self.secrets = self.path / "secrets"  #: one file for each secret; its name is that of the secret
         self.worker_heartbeat = self.path / "worker-heartbeat"  #: touched by the worker while its event loop runs
         try:
             if not self.path.exists():
                 self.path.mkdir(mode=0o700, parents=True)
                 (self.path / ".gitignore").write_text("*\n")  # it contains a token and a password
-            for directory in (self.redis, self.logs):
+            for directory in (self.redis, self.logs, self.secrets):
                 directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigError(

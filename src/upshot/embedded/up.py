@@ -43,6 +43,7 @@ _MAX_FAILED_STARTS = 3  # of a process before it is ready; a fourth start would 
 _SPARE_SECONDS = 10.0  # in addition to `stop_seconds`; a worker that hangs ends itself a little earlier
 _REDIS_STOP_SECONDS = 10.0
 _MAX_LISTED_AUTOMATIONS = 100  # at the start
+_OFFER = "stop this, run `upshot init` to get a first one that succeeds, and start again"
 
 
 def up(settings: Settings) -> None:
@@ -324,6 +325,13 @@ def _get_json(url: str, path: str, token: str) -> Any:
 def _describe(automations: Any, directory: Path) -> list[str]:
     """Describe the loaded automations and the broken files, in lines for people."""
     loaded, more = automations["items"], " (and more)" if automations["next"] else ""
+    if not directory.is_dir():
+        return [
+            f"  automations  none: the directory {directory} does not exist",
+            f"               {_OFFER}",
+        ]
+    if not loaded and not automations["broken"]:
+        return [f"  automations  none in {directory}", f"               {_OFFER}"]
     lines = [f"  automations  {len(loaded)}{more} loaded from {directory}"]
     for automation in loaded:
         suffix = "" if automation["enabled"] else "  (disabled)"

@@ -64,7 +64,7 @@ def build_container_request(job: Job, event: Event, environment: JobEnvironment)
             raise StartRefused(
                 FailureKind.REFUSED,
                 f"there is no secret {name!r} on this worker; set UPSHOT_SECRET_{name} in its environment, "
-                f"or put a file {name} into its directory UPSHOT_SECRETS_DIR",
+                f"or create the file {name} in its UPSHOT_SECRETS_DIR or in `secrets` in its data directory",
             )
         return value
 

@@ -53,11 +53,9 @@ def redis_url(settings: Settings) -> str:
 
 
 def make_secrets(settings: Settings) -> SecretSource:
-    """Return the source of secrets: the environment first, then the directory of secret files."""
-    sources: list[SecretSource] = [EnvironmentSecrets()]
-    if settings.secrets_dir is not None:
-        sources.append(DirectorySecrets(settings.secrets_dir))
-    return CombinedSecrets(sources)
+    """Return the sources of secrets: the environment, UPSHOT_SECRETS_DIR, and `secrets` in the data directory."""
+    directories = [settings.secrets_dir, settings.data / "secrets"]
+    return CombinedSecrets([EnvironmentSecrets(), *(DirectorySecrets(path) for path in directories if path)])
 
 
 def base_url(settings: Settings) -> str:

@@ -88,7 +88,8 @@ def test_an_unknown_secret_is_reported_with_a_remedy():
 
     assert str(caught.value) == (
         "a.yaml:1: with.x: there is no secret 'GITHUB_TOKEN'; set the environment variable "
-        "UPSHOT_SECRET_GITHUB_TOKEN, or create the file GITHUB_TOKEN in the directory UPSHOT_SECRETS_DIR"
+        "UPSHOT_SECRET_GITHUB_TOKEN, or create the file GITHUB_TOKEN in UPSHOT_SECRETS_DIR or in `secrets` in the data "
+        "directory"
     )
 
 

@@ -182,7 +182,8 @@ def test_a_missing_folder_is_reported(folder):
 
     assert loaded.automations == ()
     assert str(loaded.errors[0]) == (
-        f"{folder}/nope: this folder does not exist; create it, or set UPSHOT_AUTOMATIONS to another one"
+        f"{folder}/nope: this folder does not exist; create it, run `upshot init`, or set UPSHOT_AUTOMATIONS to "
+        "another one"
     )
 
 
