@@ -7,9 +7,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from upshot.numerals import read_decimal, read_whole
 from upshot.validation import invalid
 
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
@@ -159,6 +160,17 @@ class Settings(BaseSettings):
     log_format: str = Field(
         "text", pattern="^(text|json)$", description="Format of log lines: `text` (key=value) or `json`."
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_number(cls, value: object, info: ValidationInfo) -> object:
+        """Read numbers strictly: pydantic would also accept `8_080` and `inf`."""
+        numbers = {int: (read_whole, "a whole number"), float: (read_decimal, "a number")}
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        for number_type, (read, name) in numbers.items():
+            if annotation in (number_type, number_type | None) and isinstance(value, str) and read(value) is None:
+                raise invalid(f"must be {name}, written with digits only")
+        return value
 
     @field_validator("public_url", "jobs_url")
     @classmethod

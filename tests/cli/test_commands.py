@@ -19,7 +19,7 @@ pytestmark = pytest.mark.live
 
 def test_a_model_is_logged_linked_and_promoted(world):
     """A newcomer's first commands end in a delivered dispatch that can be looked up."""
-    logged = world.text("registry", "artifacts", "log", "credit/xgb", "--set", "accuracy=0.93", "--set", "format=onnx")
+    logged = world.text("registry", "artifacts", "log", "credit/xgb", "--set", "accuracy:=0.93", "--set", "format=onnx")
     assert logged.startswith("logged credit/xgb:v0 (")
     assert "linked credit/xgb:v0 as model/credit:v0" in world.text(
         "registry", "link", "credit/xgb:v0", "model/credit", "--alias", "staging"
@@ -105,7 +105,7 @@ def test_metadata_is_merged(world):
     world.text("registry", "artifacts", "log", "price/lm", "--metadata", '{"a": 1, "b": 2, "c": {"d": 3}}')
     world.text("registry", "link", "price/lm", "model/price")
 
-    world.text("registry", "metadata", "model/price:v0", "a=null", "b=2.5", "e=hello", 'f="1.10"')
+    world.text("registry", "metadata", "model/price:v0", "a:=null", "b:=2.5", "e=hello", "f=1.10")
 
     assert world.json("registry", "show", "model/price:v0")["metadata"] == {
         "b": 2.5,
@@ -122,7 +122,7 @@ def test_files_are_logged_by_their_digest(world, tmp_path):
     command = ("registry", "artifacts", "log", "files/net", "--file", str(weights))
     first = world.json(*command)
     again = world.json(*command)
-    assert "no new version: files/net:v0" in world.text(*command, "--set", "accuracy=0.9")
+    assert "no new version: files/net:v0" in world.text(*command, "--set", "accuracy:=0.9")
     weights.write_bytes(b"two")
     second = world.json(*command)
 
@@ -146,9 +146,9 @@ def test_a_failed_execution_can_be_retried_but_not_cancelled(world):
 
 
 def test_custom_events_carry_their_data(world, tmp_path):
-    """Data from words, from JSON and from a file keep their types."""
+    """Data from words, from JSON and from a file keep their types. A text stays a text unless `:=` is written."""
     (tmp_path / "body.json").write_text('{"nested": {"x": [1, 2]}}')
-    words = ("score=0.41", "model=churn", "--data", f"@{tmp_path}/body.json")
+    words = ("score:=0.41", "model=churn", "--data", f"@{tmp_path}/body.json")
     event_id = world.json("events", "emit", "measured", *words)["id"]
 
     assert world.json("events", "show", event_id)["data"] == {

@@ -58,7 +58,7 @@ def test_a_walk_by_cursor_returns_every_item_once(churn):
 
 
 @pytest.mark.parametrize("path", PAGED.values(), ids=PAGED)
-@pytest.mark.parametrize("limit", ["0", "201", "-1", "x", "1.5", "", "9" * 5000, "%00"])
+@pytest.mark.parametrize("limit", ["0", "201", "-1", "x", "1.5", "", "9" * 5000, "%00", "1_0", "10.0", "%D9%A1"])
 def test_a_limit_is_a_number_from_1_to_200(churn, path, limit):
     """Any other value is 422."""
     problem(churn.get(f"{path}?limit={limit}"), 422, "invalid-input")

@@ -12,9 +12,9 @@ from upshot.schema.action_inputs import RequireInputs
 
 class Require(Action):
     """
-    Fails the execution with the author's own message unless the expression `that` is true.
+    Fails the execution with the author's own message unless the condition `that` is true.
 
-    As in Jinja, everything counts as true except false, null, zero and empty values. Outputs: `value`.
+    A value that is neither true nor false is an error. Outputs: `value`, which is true.
     """
 
     uses = "require"

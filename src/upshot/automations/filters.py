@@ -8,7 +8,8 @@ thousand references to one long text is small in memory and large in JSON.
 |---|---|
 | `default(value)` | the value in place of an unknown one or null; `default(value, true)`: also of an empty one |
 | `tojson`, `tojson(indent=true)` | JSON text |
-| `string`, `int`, `float` | the value as a string or number; `int(0)` returns 0 if it is not a number |
+| `string` | the value as a string |
+| `int`, `float` | a number that is written with digits, as a number; `int(0)` returns 0 if it is not a number |
 | `length` | the number of characters, elements or keys |
 | `upper`, `lower`, `title`, `trim` | the string in another case; without surrounding spaces |
 | `replace(old, new)`, `split(separator)` | the string with parts replaced; the list of its parts |
@@ -32,6 +33,7 @@ Tests (`x is …`): `defined`, `undefined`, `none`, `true`, `false`, `boolean`, 
 
 from __future__ import annotations
 
+import math
 import operator
 import string
 import threading
@@ -44,6 +46,8 @@ from urllib.parse import quote
 
 import orjson
 
+from upshot.numerals import read_decimal, read_whole
+from upshot.unicode_text import to_nfc
 from upshot.validation import describe_value
 
 MAX_OUTPUT_BYTES = 64 * 1024  #: of everything that one step renders, and of any string on the way
@@ -53,8 +57,8 @@ MAX_DEPTH = 100  #: of lists in lists; what walks over a value in C has a limit 
 
 _MAX_GLOB_CHARS = 256
 _MAX_FIELD_CHARS = 256  # of a path such as `attribute="metrics.accuracy"`
-_MAX_NUMBER_CHARS = 400  # of a text that is converted to a number
 _MAX_DECIMALS = 20
+_MAX_NFC_CHARS = 512  # of texts whose Unicode form is ignored; converting them takes quadratic time at worst
 _CHARS_PER_UNIT = 64
 _CHARS_PER_GLOB_UNIT = 8
 _CHARS_PER_SLOW_UNIT = 4  # of operations that make an object of each word or byte
@@ -211,6 +215,116 @@ def check_comparable(value: Any) -> Any:
     return value
 
 
+def check_condition(value: Any, expression: str = "") -> bool:
+    """
+    Return a value that decides something. Only true and false can.
+
+    Args:
+        value: The value of the condition.
+        expression: The condition as a message shows it; empty if it is not a path.
+
+    Raises:
+        RenderError: The value is neither true nor false.
+    """
+    if isinstance(value, bool):
+        return value
+    subject = f"`{expression}`" if expression else "the condition"
+    if isinstance(value, str):
+        remedy = '`{} == "true"` or `{} != ""`'
+    elif value is None:
+        remedy = "`{} is not none` or `{} | default(false)`"
+    elif isinstance(value, int | float):
+        remedy = "`{} != 0` or `{} > 0`"
+    elif isinstance(value, dict | list | tuple):
+        remedy = "`{} | length > 0`"
+    else:
+        raise RenderError(f"{subject} is neither true nor false; name the field or the secret")
+    shown = expression or "(…)"
+    raise RenderError(f"{subject} is {describe(value)}, not true or false; write {remedy.replace('{}', shown)}")
+
+
+def _is_same(left: Any, right: Any) -> bool:
+    """Return whether two values are equal. A boolean is not a number, and both Unicode forms of a text are equal."""
+    if isinstance(left, str) and isinstance(right, str):
+        if left.isascii() or right.isascii() or max(len(left), len(right)) > _MAX_NFC_CHARS:
+            return left == right
+        return to_nfc(left) == to_nfc(right)
+    return isinstance(left, bool) is isinstance(right, bool) and left == right
+
+
+_SCALARS = (str, int, float)  # bool is an int
+_NUMBERS = frozenset({int, float})
+_ORDERED_KINDS = frozenset({"a string", "a number", "a list"})
+
+
+def equal(left: Any, right: Any) -> bool:
+    """
+    Evaluate `==`.
+
+    Raises:
+        RenderError: A text, a number, and true or false are compared with one another, so they are never equal.
+    """
+    check_comparable(left)
+    check_comparable(right)
+    if type(left) is not type(right) and isinstance(left, _SCALARS) and isinstance(right, _SCALARS):
+        kind, other_kind = describe(left), describe(right)
+        if kind != other_kind:
+            raise RenderError(f"{kind} and {other_kind} are never equal; {_conversion(left, right)}")
+    return left == right or _is_same(left, right)
+
+
+def _order(compare: Callable[[Any, Any], bool], sign: str) -> Callable[[Any, Any], bool]:
+    def compare_in_order(left: Any, right: Any) -> bool:
+        if type(left) in _NUMBERS and type(right) in _NUMBERS:
+            return compare(left, right)
+        check_comparable(left)
+        check_comparable(right)
+        kind, other_kind = describe(left), describe(right)
+        if kind != other_kind or kind not in _ORDERED_KINDS:
+            raise RenderError(f"`{sign}` cannot compare {kind} with {other_kind}; {_conversion(left, right)}")
+        return compare(left, right)
+
+    return compare_in_order
+
+
+def _conversion(left: Any, right: Any) -> str:
+    """Say how to make two values comparable."""
+    if left is None or right is None:
+        return "`| default(0)` replaces a missing value"
+    if isinstance(left, bool) or isinstance(right, bool):
+        return '`== "true"` makes true or false of a string, and `!= 0` of a number'
+    if isinstance(left, str) or isinstance(right, str):
+        return "`| float` converts a string to a number, and `| string` a number to a string"
+    return "compare a field of it, or its `| length`"
+
+
+#: Comparisons by Jinja's names, which `selectattr` uses too.
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "eq": equal,
+    "equalto": equal,
+    "ne": lambda left, right: not equal(left, right),
+    "lt": _order(operator.lt, "<"),
+    "le": _order(operator.le, "<="),
+    "lteq": _order(operator.le, "<="),
+    "gt": _order(operator.gt, ">"),
+    "ge": _order(operator.ge, ">="),
+    "gteq": _order(operator.ge, ">="),
+    "in": lambda element, container: contains(container, element),
+}
+
+
+def compare(first: Any, *rest: Any) -> bool:
+    """Evaluate a chain of comparisons such as `0 < x <= 1`: the first value, then operators and values in turn."""
+    if len(rest) == 2:  # noqa: PLR2004 - one operator and one value, the usual case
+        return COMPARISONS[rest[0]](first, rest[1])
+    left = first
+    for comparison, right in zip(rest[::2], rest[1::2], strict=True):
+        if not COMPARISONS[comparison](left, right):
+            return False
+        left = right
+    return True
+
+
 def contains(container: Any, element: Any) -> bool:
     """Evaluate `element in container`."""
     if isinstance(container, dict):
@@ -218,7 +332,10 @@ def contains(container: Any, element: Any) -> bool:
     check_comparable(element)
     if isinstance(container, str) and isinstance(element, str):
         _spend_search(container, element)
-    return element in check_comparable(container)
+    is_text = isinstance(element, str)
+    if isinstance(check_comparable(container), list | tuple) and not (is_text and element.isascii()):
+        return any(_is_same(element, member) for member in container)
+    return element in container
 
 
 def check_key(value: Any) -> Any:
@@ -268,7 +385,9 @@ def _json(value: Any, *, indent: bool = False) -> bytes:
         BUDGET.emit(size.chars)  # raises RenderError: its JSON is at least as long
     try:
         return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None)
-    except TypeError:
+    except TypeError as error:
+        if "64-bit" in str(error):
+            raise RenderError("an integer beyond 64 bits cannot be written as JSON; send it as a string") from None
         raise RenderError("only plain data can be written as JSON; name the field or the secret") from None
 
 
@@ -302,6 +421,14 @@ def _elements(value: Any) -> Sequence[Any]:
 def _check_number(number: int) -> int:
     if number.bit_length() > MAX_NUMBER_BITS:
         raise RenderError("this number is too large")
+    return number
+
+
+def _check_finite(number: float) -> int | float:
+    if isinstance(number, int):
+        return _check_number(number)
+    if not math.isfinite(number):
+        raise OverflowError
     return number
 
 
@@ -397,26 +524,24 @@ def _slack(value: Any) -> str:
 _NO_DEFAULT = object()
 
 
-def _convert(value: Any, number_type: Callable[[Any], int | float], default: Any) -> Any:
-    try:
-        if isinstance(value, str):
-            value = _text(value).strip()
-        if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _MAX_NUMBER_CHARS):
-            number = number_type(value)
-            return _check_number(number) if isinstance(number, int) else number
-    except (ValueError, OverflowError):
-        pass
+def _convert(value: Any, number: float | None, default: Any, name: str) -> Any:
+    if isinstance(value, str):
+        BUDGET.spend(1 + len(value) // _CHARS_PER_UNIT)
+    if number is not None:
+        return _check_number(number) if isinstance(number, int) else number
     if default is _NO_DEFAULT:
-        raise RenderError("this is not a number; give a value for that case: `| float(0)`")
+        raise RenderError(f"this is not a number; give a value for that case: `| {name}(0)`")
     return default
 
 
 def _int(value: Any, default: Any = _NO_DEFAULT) -> Any:
-    return _convert(value, int, default)
+    number = read_whole(value) if isinstance(value, str) else int(value) if _is_number(value) else None
+    return _convert(value, number, default, "int")
 
 
 def _float(value: Any, default: Any = _NO_DEFAULT) -> Any:
-    return _convert(value, float, default)
+    number = read_decimal(value) if isinstance(value, str) else float(value) if _is_number(value) else None
+    return _convert(value, number, default, "float")
 
 
 def _round(value: Any, precision: Any = 0) -> int | float:
@@ -455,7 +580,10 @@ def _extreme(value: Any, attribute: str | None, choose: Callable[..., Any]) -> A
 
 
 def _sum(value: Any, attribute: str | None = None) -> int | float:
-    return sum(_number(element) for element in _values(value, attribute))
+    try:
+        return _check_finite(sum(_number(element) for element in _values(value, attribute)))
+    except OverflowError:
+        raise RenderError("the sum is too large") from None
 
 
 def _sort(value: Any, reverse: Any = None, attribute: str | None = None) -> list[Any]:
@@ -489,31 +617,19 @@ def _map(value: Any, attribute: str) -> list[Any]:
     return _fields(_elements(value), attribute)
 
 
-_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "eq": operator.eq,
-    "equalto": operator.eq,
-    "ne": operator.ne,
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-    "in": lambda element, container: contains(container, element),
-}
-
-
 def _select(value: Any, attribute: str, comparison: str | None, operand: Any, *, wanted: bool) -> list[Any]:
-    if comparison is not None and comparison not in _COMPARISONS:
-        raise RenderError(f"`selectattr` and `rejectattr` compare with one of {', '.join(_COMPARISONS)}")
+    if comparison is not None and comparison not in COMPARISONS:
+        raise RenderError(f"`selectattr` and `rejectattr` compare with one of {', '.join(COMPARISONS)}")
     elements = _elements(value)
     fields = _fields(elements, attribute)
     if comparison is None:
-        return [element for element, found in zip(elements, fields, strict=True) if bool(found) is wanted]
-    compare = _COMPARISONS[comparison]
-    return [
-        element
-        for element, found in zip(elements, fields, strict=True)
-        if compare(check_comparable(found), check_comparable(operand)) is wanted
-    ]
+        return [
+            element
+            for element, found in zip(elements, fields, strict=True)
+            if check_condition(found, attribute) is wanted
+        ]
+    compare_field = COMPARISONS[comparison]
+    return [element for element, found in zip(elements, fields, strict=True) if compare_field(found, operand) is wanted]
 
 
 def _selectattr(value: Any, attribute: str, comparison: str | None = None, operand: Any = None) -> list[Any]:
@@ -637,7 +753,7 @@ def _compute(action: Callable[[Any, Any], Any], sign: str, left: Any, right: Any
         remedy = "write `~` to join texts" if sign == "+" else "`| float` converts a string to a number"
         raise RenderError(f"`{sign}` does not work with {describe(left)} and {describe(right)}; {remedy}")
     try:
-        return action(left, right)
+        return _check_finite(action(left, right))
     except ZeroDivisionError:
         raise RenderError(f"`{sign}` divides by zero") from None
     except OverflowError:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from upshot.automations.context import condition_context, event_context
 from upshot.automations.rendering import Renderer
-from upshot.automations.template import CompiledExpression, compile_expression
+from upshot.automations.template import CompiledCondition, compile_condition
 from upshot.automations.triggers import FILTER_VALUES, Filter, is_automatic, is_glob
 from upshot.domain.automation import Automation, Trigger
 from upshot.domain.event import MAX_CHAIN_DEPTH, Event, EventKind
@@ -264,8 +264,8 @@ class _LazyContext:
 
 
 @lru_cache(maxsize=50_000)
-def _compile_condition(text: str, path: str, line: int) -> CompiledExpression:
-    return compile_expression(text, path=path, line=line)
+def _compile_condition(text: str, path: str, line: int) -> CompiledCondition:
+    return compile_condition(text, path=path, line=line)
 
 
 class PendingMatch:
@@ -296,7 +296,7 @@ class PendingMatch:
             return self._failed(error)
         return self._passed()
 
-    def _condition(self) -> CompiledExpression:
+    def _condition(self) -> CompiledCondition:
         return _compile_condition(self.automation.condition or "", self.automation.path, self.automation.line)
 
     def _context(self) -> Mapping[str, Any]:

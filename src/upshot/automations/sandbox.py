@@ -10,7 +10,7 @@ access to fields, which reads keys of mappings and indexes of lists, never attri
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, NoReturn
@@ -194,8 +194,8 @@ def _bounded(function: Callable[..., Any], *, takes_unknown: bool = False) -> Ca
 
 
 # Filters that only `instrument` puts into a template. An author cannot write these names.
-_FIELD, _ITERATE, _CONCAT, _COMPARABLE = ":field", ":iterate", ":concat", ":comparable"
-_CONTAINS, _KEY, _SLICE = ":contains", ":key", ":slice"
+_FIELD, _ITERATE, _CONCAT, _COMPARE = ":field", ":iterate", ":concat", ":compare"
+_CONTAINS, _KEY, _SLICE, _CONDITION = ":contains", ":key", ":slice", ":condition"
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -213,7 +213,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             _FIELD: get_field,
             _ITERATE: _bounded(filters.iterate),
             _CONCAT: _bounded(filters.concat),
-            _COMPARABLE: _bounded(filters.check_comparable),
+            _COMPARE: _bounded(filters.compare),
+            _CONDITION: _bounded(filters.check_condition),
             _CONTAINS: _bounded(filters.contains),
             _KEY: _bounded(filters.check_key),
             _SLICE: _bounded(filters.slice_),
@@ -268,8 +269,8 @@ class TemplateInspector:
         self.assigned: set[str] = set()
         self.node_count = 0
 
-    def walk(self, node: nodes.Node, depth: int = 0, blocks: int = 0) -> None:
-        """Check a node and everything below it. Raises TemplateNotAllowed."""
+    def walk(self, node: nodes.Node, depth: int = 0, blocks: int = 0, *, is_condition: bool = False) -> None:
+        """Check a node and everything below it. Raises TemplateNotAllowed. See `instrument` for `is_condition`."""
         self.node_count += 1
         if self.node_count > MAX_NODES or depth > MAX_NESTING or blocks > MAX_NESTED_BLOCKS:
             raise TemplateNotAllowed("this template is too large or too deeply nested; simplify it", node.lineno)
@@ -277,17 +278,20 @@ class TemplateInspector:
             _refuse(node)
         if isinstance(node, nodes.Name | nodes.Getattr | nodes.Getitem):
             self._add_path(node)
-        elif isinstance(node, nodes.Filter):
-            _check_use("filter", node, filters.FILTERS)
-        elif isinstance(node, nodes.Test):
-            _check_use("test", node, SANDBOX.tests)
+        elif isinstance(node, nodes.Filter | nodes.Test):
+            _check_use(node)
         elif isinstance(node, nodes.Compare):
             _check_chain(node)
         elif isinstance(node, nodes.For):
             self._add_loop(node)
+        if is_condition:
+            _check_can_be_condition(node)
         inner_blocks = blocks + isinstance(node, nodes.For | nodes.If)
-        for child in node.iter_child_nodes():
+        conditions = _conditions_in(node, is_condition=is_condition)
+        for child in node.iter_child_nodes(exclude=conditions):
             self.walk(child, depth + 1, inner_blocks)
+        for child in node.iter_child_nodes(only=conditions):
+            self.walk(child, depth + 1, inner_blocks, is_condition=True)
 
     def _add_loop(self, node: nodes.For) -> None:
         if node.recursive:
@@ -332,13 +336,52 @@ def _spell(node: nodes.Node) -> str:
     return "(…)"
 
 
+#: Expressions whose value is true or false if the values of their conditions are.
+_BOOLEAN_NODES = (nodes.Compare, nodes.Test, nodes.Not, nodes.And, nodes.Or, nodes.CondExpr)
+
+
+def _conditions_in(node: nodes.Node, *, is_condition: bool) -> tuple[str, ...]:
+    """
+    Return the fields of a node whose values decide something.
+
+    Elsewhere, `a or b` is `a` unless it is empty, so its parts are conditions only if the whole is one.
+    """
+    always, inherited = _CONDITION_FIELDS.get(type(node), ((), ()))
+    return (*always, *inherited) if is_condition else always
+
+
+_CONDITION_FIELDS: dict[type[nodes.Node], tuple[tuple[str, ...], tuple[str, ...]]] = {
+    nodes.If: (("test",), ()),
+    nodes.For: (("test",), ()),
+    nodes.CondExpr: (("test",), ("expr1", "expr2")),
+    nodes.Not: (("node",), ()),
+    nodes.And: (("left",), ("right",)),
+    nodes.Or: ((), ("left", "right")),
+}
+
+
+_NEVER_CONDITIONS = (nodes.List, nodes.Tuple, nodes.Dict, nodes.Concat, nodes.Neg, nodes.Pos)
+_MAYBE_BOOLEAN_FILTERS = frozenset({"default", "first", "last", "max", "min"})
+
+
+def _check_can_be_condition(node: nodes.Node) -> None:
+    """Refuse what is neither true nor false for any event."""
+    is_text_or_number = isinstance(node, nodes.Const) and not isinstance(node.value, bool)
+    is_converted = isinstance(node, nodes.Filter) and node.name not in _MAYBE_BOOLEAN_FILTERS
+    if is_text_or_number or is_converted or isinstance(node, _NEVER_CONDITIONS):
+        what = f"the result of `| {node.name}`" if isinstance(node, nodes.Filter) else "this"
+        reason = f'{what} is neither true nor false; write a comparison, such as `… > 0` or `… == "yes"`'
+        raise TemplateNotAllowed(reason, node.lineno)
+
+
 def _check_chain(node: nodes.Compare) -> None:
     if len(node.ops) > 1 and any(operand.op in _MEMBERSHIP for operand in node.ops):
         reason = "`in` cannot be part of a chain of comparisons; join two comparisons with `and`"
         raise TemplateNotAllowed(reason, node.lineno)
 
 
-def _check_use(kind: str, node: nodes.Filter | nodes.Test, known: Collection[str]) -> None:
+def _check_use(node: nodes.Filter | nodes.Test) -> None:
+    kind, known = ("filter", filters.FILTERS) if isinstance(node, nodes.Filter) else ("test", SANDBOX.tests)
     if node.name not in known:
         raise TemplateNotAllowed(f"unknown {kind} {node.name!r}{did_you_mean(node.name, known)}", node.lineno)
     if node.dyn_args is not None or node.dyn_kwargs is not None:
@@ -373,20 +416,32 @@ def _refuse(node: nodes.Node) -> NoReturn:
     raise TemplateNotAllowed(f"`{tag}` is not allowed; templates have `if`, `for`, `set` and expressions", node.lineno)
 
 
-def instrument(node: Any) -> Any:
-    """Route what the sandbox does not intercept through our own functions: fields, loops, `~`, comparisons."""
+def instrument(node: Any, *, is_condition: bool = False) -> Any:
+    """
+    Route what the sandbox does not intercept through our own functions: fields, loops, `~`, comparisons, conditions.
+
+    Args:
+        node: A template or an expression.
+        is_condition: Whether the value of the expression decides something, so that it must be true or false.
+    """
     path = _spell(node)
+    conditions = _conditions_in(node, is_condition=is_condition)
+    must_be_checked = is_condition and not isinstance(node, _BOOLEAN_NODES)
     body_nodes = sum(1 for _ in node.find_all(nodes.Node)) if isinstance(node, nodes.For) else 0
     for name, value in list(node.iter_fields()):
         if isinstance(value, nodes.Node):
-            setattr(node, name, instrument(value))
+            setattr(node, name, instrument(value, is_condition=name in conditions))
         elif isinstance(value, list):
             setattr(node, name, [instrument(item) if isinstance(item, nodes.Node) else item for item in value])
     instrument_type = _INSTRUMENTED.get(type(node))
     if instrument_type is not None:
-        return instrument_type(node, path)
+        node = instrument_type(node, path)
+    if must_be_checked:
+        is_path = isinstance(node, nodes.Filter) and node.name == _FIELD
+        return _call(_CONDITION, node, nodes.Const(path if is_path or isinstance(node, nodes.Name) else ""))
     if isinstance(node, nodes.CondExpr) and node.expr2 is None:
-        node.expr2 = nodes.Const(None)  # Jinja would use its lenient undefined value
+        nothing = nodes.Const(None)  # Jinja would use its lenient undefined value
+        node.expr2 = instrument(nothing, is_condition=is_condition)
     elif isinstance(node, nodes.For):
         node.iter = _call(_ITERATE, node.iter, nodes.Const(1 + body_nodes))
     elif isinstance(node, nodes.Pair):
@@ -406,10 +461,8 @@ def _instrument_comparison(node: nodes.Compare, _path: str) -> nodes.Expr:
     if first.op in _MEMBERSHIP:
         found = _call(_CONTAINS, first.expr, node.expr)
         return nodes.Not(found, lineno=node.lineno) if first.op == "notin" else found
-    node.expr = _call(_COMPARABLE, node.expr)
-    for operand in node.ops:
-        operand.expr = _call(_COMPARABLE, operand.expr)
-    return node
+    rest = [part for operand in node.ops for part in (nodes.Const(operand.op), operand.expr)]
+    return _call(_COMPARE, node.expr, *rest)
 
 
 def _instrument_tuple(node: nodes.Tuple, _path: str) -> nodes.Expr:

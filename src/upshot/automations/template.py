@@ -107,15 +107,17 @@ class _PlainText(_Plain):
 class _PlainExpression(_Plain):
     """An expression that is a plain path."""
 
-    __slots__ = ("_path", "paths", "roots")
+    __slots__ = ("_is_condition", "_path", "paths", "roots")
 
-    def __init__(self, parts: tuple[str, ...]) -> None:
+    def __init__(self, parts: tuple[str, ...], *, is_condition: bool) -> None:
         self._path = _Path(parts)
+        self._is_condition = is_condition
         self.paths = (PathReference(parts, 1),)
         self.roots = frozenset(parts[:1])
 
     def evaluate(self, context: Mapping[str, Any]) -> Any:
-        return self._path.resolve(context)
+        value = self._path.resolve(context)
+        return filters.check_condition(value, ".".join(self._path.parts)) if self._is_condition else value
 
     def failing_line(self, error: Exception, context: Mapping[str, Any]) -> int:
         return 1
@@ -124,11 +126,12 @@ class _PlainExpression(_Plain):
 class _Program:
     """Any other template or expression, evaluated by Jinja."""
 
-    __slots__ = ("_parse", "_template", "is_small", "paths", "roots")
+    __slots__ = ("_is_condition", "_parse", "_template", "is_small", "paths", "roots")
 
-    def __init__(self, parse: Callable[[], nodes.Template | nodes.Expr]) -> None:
+    def __init__(self, parse: Callable[[], nodes.Template | nodes.Expr], *, is_condition: bool) -> None:
         inspector = TemplateInspector()
-        inspector.walk(parse())
+        inspector.walk(parse(), is_condition=is_condition)
+        self._is_condition = is_condition
         self.is_small = inspector.node_count <= MAX_SMALL_NODES
         self._parse = parse  # called again when first rendered: keeping the tree would cost more memory than time
         self._template: Template | None = None
@@ -138,7 +141,7 @@ class _Program:
     def prepare(self) -> None:
         """Compile the template if it is not compiled yet."""
         if self._template is None:
-            tree = instrument(self._parse())
+            tree = instrument(self._parse(), is_condition=self._is_condition)
             if isinstance(tree, nodes.Expr):  # as Jinja's own compile_expression does
                 tree = nodes.Template([nodes.Assign(nodes.Name(_RESULT, "store"), tree, lineno=1)], lineno=1)
             code = SANDBOX.compile(tree)
@@ -235,13 +238,17 @@ def _text_program(text: str) -> _PlainText | _Program:
 
 
 @lru_cache(maxsize=50_000)
-def _expression_program(text: str) -> _PlainExpression | _Program:
+def _expression_program(text: str, *, is_condition: bool = False) -> _PlainExpression | _Program:
     stripped = text.strip()
     if _PLAIN_PATH.fullmatch(stripped) and (parts := _plain_parts(stripped)):
-        return _PlainExpression(parts)
+        return _PlainExpression(parts, is_condition=is_condition)
     if stripped.startswith(("{{", "${{")):
         raise TemplateNotAllowed("this is already an expression; write it without the braces", 1)
-    return _program(text, lambda: _parse_expression(text))
+    return _program(text, lambda: _parse_expression(text), is_condition=is_condition)
+
+
+def _condition_program(text: str) -> _PlainExpression | _Program:
+    return _expression_program(text, is_condition=True)
 
 
 def _parse_expression(text: str) -> nodes.Expr:
@@ -253,11 +260,11 @@ def _parse_expression(text: str) -> nodes.Expr:
     return expression
 
 
-def _program(text: str, parse: Callable[[], nodes.Template | nodes.Expr]) -> _Program:
+def _program(text: str, parse: Callable[[], nodes.Template | nodes.Expr], *, is_condition: bool = False) -> _Program:
     if len(text) > MAX_TEMPLATE_CHARS:
         raise TemplateNotAllowed(f"a template can have at most {MAX_TEMPLATE_CHARS // 1024} KB", 1)
     try:
-        return _Program(parse)
+        return _Program(parse, is_condition=is_condition)
     except TemplateSyntaxError as error:
         reason = _reword((error.message or "this cannot be parsed").rstrip("."), _JINJA_WORDS)
         raise TemplateNotAllowed(reason, error.lineno) from None
@@ -302,7 +309,7 @@ P = TypeVar("P", bound=_Checked)
 class RenderRequest:
     """Everything that another process needs to compile the same templates."""
 
-    kind: str  #: "tree", "text" or "expression"
+    kind: str  #: "tree", "text", "expression" or "condition"
     source: Any
     path: str
     lines: Mapping[str, int | None]  #: by dotted path in the tree; by the empty string if it is not a tree
@@ -312,8 +319,7 @@ class RenderRequest:
         """Compile the templates."""
         if self.kind == "tree":
             return compile_tree(self.source, path=self.path, line_of=self.lines.get, expressions=self.expressions)
-        compile_source = compile_text if self.kind == "text" else compile_expression
-        return compile_source(self.source, path=self.path, line=self.lines[""])
+        return _COMPILE[self.kind](self.source, path=self.path, line=self.lines[""])
 
     def failed(self, reason: str) -> TemplateInvalid:
         """Return an error for a request that failed as a whole."""
@@ -438,10 +444,26 @@ def compile_text(text: str, *, path: str, line: int | None = 1) -> CompiledText:
 
 
 def compile_expression(text: str, *, path: str, line: int | None = None) -> CompiledExpression:
-    """Compile an expression, such as an `if`. Arguments and errors are those of `compile_text`."""
+    """Compile an expression. Arguments and errors are those of `compile_text`."""
     return CompiledExpression(_expression_program, text, SourceLocation(path, line))
 
 
+class CompiledCondition(CompiledExpression):
+    """An expression that is true or false. Any other value is an error."""
+
+    _kind = "condition"
+
+
+def compile_condition(text: str, *, path: str, line: int | None = None) -> CompiledCondition:
+    """Compile a condition, such as an `if`. Arguments and errors are those of `compile_text`."""
+    return CompiledCondition(_condition_program, text, SourceLocation(path, line))
+
+
+_COMPILE: Mapping[str, Callable[..., CompiledText | CompiledExpression]] = {
+    "text": compile_text,
+    "expression": compile_expression,
+    "condition": compile_condition,
+}
 CompiledLeaf = CompiledText | CompiledExpression
 LineOf = Callable[[str], int | None]
 
@@ -450,7 +472,7 @@ def compile_leaf(text: str, *, path: str, line: int | None, leaf: str, is_expres
     """Compile one leaf of a tree. Arguments and errors are those of `compile_tree`."""
     location = SourceLocation(path, line, leaf)
     if is_expression:
-        return CompiledExpression(_expression_program, text, location)
+        return CompiledCondition(_condition_program, text, location)
     typed = _KEEPS_TYPE.fullmatch(text)
     if typed and "{{=" not in typed[1]:
         return CompiledExpression(_expression_program, typed[1], location)
@@ -525,7 +547,7 @@ def compile_tree(tree: Any, *, path: str, line_of: LineOf, expressions: Collecti
         tree: Plain data. Keys are never templates.
         path: Its file, for messages.
         line_of: Returns the line of a leaf by its dotted path (`client-payload.model`, `blocks.0.text`).
-        expressions: Top-level keys whose value is an expression, not a text. Rendering returns its result.
+        expressions: Top-level keys whose value is a condition, not a text. Rendering returns true or false.
 
     Raises:
         TemplateInvalid: A template cannot be parsed, or it contains something that is not allowed.

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from upshot.cli.settings import settings_with
+from upshot.cli.whole_number import WholeNumber
 from upshot.client.endpoint import endpoint_path, read_endpoint
 from upshot.client.http import Client
 from upshot.console import Output
@@ -72,7 +73,7 @@ def api_command_with(data_option: str) -> Callable[[Callable[..., None]], Callab
 
 def limit_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return the option `--limit` of a list."""
-    limit = click.IntRange(1)
+    limit = WholeNumber(1)
     return click.option("--limit", default=default, show_default=True, type=limit, help="Maximum number of entries.")
 
 

@@ -27,7 +27,13 @@ def artifacts() -> None:
     "--type", "artifact_type", default="model", show_default=True, help="Type of the artifact. It cannot change later."
 )
 @click.option("--metadata", type=OBJECT, help="Metadata as a JSON object, or @FILE to read it from a file.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="One key of the metadata. Can be repeated.")
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=TEXT|KEY:=JSON",
+    help="One key of the metadata: a text, or JSON such as accuracy:=0.93. Can be repeated.",
+)
 @click.option("--digest", help="Digest of the content, such as sha256:….")
 @click.option(
     "--file",

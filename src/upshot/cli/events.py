@@ -11,6 +11,7 @@ import click
 
 from upshot.cli.api_commands import api_command, api_command_with, limit_option, poll
 from upshot.cli.params import OBJECT, parse_assignments
+from upshot.cli.whole_number import WholeNumber
 from upshot.client.http import Client, api_path
 from upshot.clock import parse_time
 from upshot.console import Output, local_time
@@ -88,7 +89,7 @@ def show(client: Client, output: Output, event: str) -> None:
 @events.command()
 @click.option("--kind", help="Kind of the event, such as alias-added.")
 @click.option("--subject", help="Subject of the event, such as model/churn.")
-@click.option("--last", default=10, show_default=True, type=click.IntRange(0), help="Number of past events to print.")
+@click.option("--last", default=10, show_default=True, type=WholeNumber(0), help="Number of past events to print.")
 @api_command
 def tail(client: Client, output: Output, *, last: int, **query: str | None) -> None:
     """Print new events until Ctrl-C. With `--json`, print one JSON object per line."""
@@ -123,14 +124,15 @@ def _follow(client: Client, last: int, query: dict[str, str | None]) -> Iterator
 
 @events.command()
 @click.argument("name")
-@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("pairs", nargs=-1, metavar="[KEY=TEXT|KEY:=JSON]...")
 @click.option("--data", type=OBJECT, help="Data of the event as a JSON object, @FILE, or @- for standard input.")
 @api_command_with("--folder")
 def emit(client: Client, output: Output, name: str, pairs: tuple[str, ...], data: dict[str, Any] | None) -> None:
     """
     Emit a custom event NAME with data.
 
-    A value that is valid JSON is read as JSON, any other value as text: `emit drift-found score=0.4 model=churn`.
+    `KEY=TEXT` is a text, also if it looks like a number. `KEY:=JSON` is a number, true, false, null, a list or an
+    object: `emit drift-found model=churn score:=0.4`.
     """
     accepted = client.post("/events", {"name": name, "data": {**(data or {}), **parse_assignments(pairs)}})
     output.result(accepted, f"accepted as {accepted['id']}")

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from upshot.cli.api_commands import api_command, limit_option, poll
+from upshot.cli.whole_number import WholeNumber
 from upshot.client.http import Client, api_path
 from upshot.console import Output, format_value, local_time
 from upshot.domain.job import JOB_OPTIONS, JobState
@@ -119,7 +120,7 @@ def _format_option(option: Option, value: Any) -> str:
 @jobs.command()
 @click.argument("job")
 @click.option("--follow", "-f", is_flag=True, help="Keep printing new output until the job ends, or until Ctrl-C.")
-@click.option("--tail", type=click.IntRange(0), help="Number of existing lines to print. By default: all.")
+@click.option("--tail", type=WholeNumber(0), help="Number of existing lines to print. By default: all.")
 @api_command
 def logs(client: Client, output: Output, job: str, *, follow: bool, tail: int | None) -> None:
     """

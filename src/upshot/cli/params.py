@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from typing_extensions import override
@@ -68,7 +69,7 @@ class ObjectType(click.ParamType[dict[str, Any]]):
                 value = sys.stdin.read()
             elif value.startswith("@"):
                 value = Path(value[1:]).read_text()
-            data = json.loads(value)
+            data = read_json(value)
         except (OSError, ValueError) as error:
             self.fail(f"{value!r}: {error}; write a JSON object, or @FILE to read one from a file", param, ctx)
         if not isinstance(data, dict):
@@ -93,20 +94,75 @@ def artifact_path(reference: Reference, *segments: str) -> str:
     return api_path("projects", reference.scope, "artifacts", reference.name, *segments)
 
 
-def parse_assignments(pairs: Sequence[str]) -> dict[str, Any]:
+def read_json(text: str) -> Any:
     """
-    Parse `key=value` words. A value that is valid JSON is read as JSON, any other value as text.
+    Read JSON that somebody typed, without changing a value.
 
     Raises:
-        BadParameter: A word has no `=`, or no key before it.
+        ValueError: The text is not JSON, a key appears twice, or a number is not finite.
+    """
+    try:
+        return json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_read_float, object_pairs_hook=_read_object
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _read_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {digits[:30]} is too large")
+    return number
+
+
+def _read_object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return data
+
+
+def parse_assignments(pairs: Sequence[str]) -> dict[str, Any]:
+    """
+    Parse `key=text` and `key:=JSON` words.
+
+    A text that looks like JSON stays a text. A note on standard error says so.
+
+    Raises:
+        BadParameter: A word has no `=`, or no key before it, a key is given twice, or the JSON is invalid.
     """
     data: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
+        is_json = key.endswith(":")
+        key = key.removesuffix(":")
         if not equals or not key:
-            raise click.BadParameter(f"{pair!r} is not key=value", param_hint="KEY=VALUE")
-        try:
-            data[key] = json.loads(text)
-        except ValueError:
-            data[key] = text
+            raise click.BadParameter(f"{pair!r} is neither key=text nor key:=JSON", param_hint="KEY=TEXT")
+        if key in data:
+            raise click.BadParameter(f"the key {key!r} is given twice", param_hint="KEY=TEXT")
+        data[key] = _json_value(key, text) if is_json else text
+        if not is_json and _looks_like_json(text):
+            click.echo(f"note: {key} is the text {text!r}; write {key}:={text} to send it as JSON", err=True)
     return data
+
+
+def _json_value(key: str, text: str) -> Any:
+    try:
+        return read_json(text)
+    except ValueError as error:
+        remedy = f"write {key}={text} if it is text"
+        raise click.BadParameter(f"{key}:={text}: {error}; {remedy}", param_hint="KEY:=JSON") from error
+
+
+def _looks_like_json(text: str) -> bool:
+    """Return whether a text is written exactly as JSON writes a number, true, false, null, a list or an object."""
+    try:
+        value = read_json(text)
+    except ValueError:
+        return False
+    return isinstance(value, list | dict) or (not isinstance(value, str) and json.dumps(value) == text)

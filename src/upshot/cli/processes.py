@@ -10,6 +10,7 @@ import click
 
 from upshot import gc_tuning
 from upshot.cli.settings import settings_with, with_running_endpoint
+from upshot.cli.whole_number import WholeNumber
 from upshot.embedded.parent_watchdog import stop_when_stdin_ends
 from upshot.logs import configure
 from upshot.settings import Settings
@@ -26,14 +27,14 @@ _until_stdin_ends = click.option(
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 chooses a free port.")
+@click.option("--port", type=WholeNumber(0, 65535), help="Port to listen on; 0 chooses a free port.")
 @click.option("--host", help="Address to listen on. If it is not a loopback address, UPSHOT_TOKEN must be set.")
 @_data
 @_automations
 @click.option(
     "--fd",
     "fds",
-    type=int,
+    type=WholeNumber(0),
     multiple=True,
     hidden=True,
     help="File descriptor of an open socket to listen on, inherited from a supervisor that keeps the port.",
@@ -53,7 +54,7 @@ def serve(*, fds: tuple[int, ...], until_stdin_ends: bool, **options: Any) -> No
 @click.command()
 @_data
 @_automations
-@click.option("--in-flight", type=click.IntRange(1), help="Number of steps that may run at the same time.")
+@click.option("--in-flight", type=WholeNumber(1), help="Number of steps that may run at the same time.")
 @click.option(
     "--queues",
     metavar="NAME[,NAME]",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from upshot.cli.settings import settings_with
+from upshot.cli.whole_number import WholeNumber
 from upshot.embedded.parent_watchdog import stop_when_stdin_ends
 from upshot.embedded.up import up as run_up
 
@@ -15,9 +16,7 @@ _SPARE_SECONDS = 30.0  # beyond the time that its child processes may take to st
 
 
 @click.command()
-@click.option(
-    "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 chooses a free port.  [default: 8080]"
-)
+@click.option("--port", type=WholeNumber(0, 65535), help="Port to listen on; 0 chooses a free port.  [default: 8080]")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data directory.  [default: .upshot]")
 @click.option(

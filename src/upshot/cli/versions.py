@@ -104,7 +104,7 @@ tag = tag_group(
 
 @click.command()
 @click.argument("version", type=VERSION)
-@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("pairs", nargs=-1, metavar="[KEY=TEXT|KEY:=JSON]...")
 @click.option("--merge", type=OBJECT, help="A JSON object to merge in, or @FILE to read it from a file.")
 @api_command
 def metadata(
@@ -113,13 +113,13 @@ def metadata(
     """
     Change keys of the metadata of VERSION. Other keys stay as they are.
 
-    A value that is valid JSON is read as JSON (0.93, true, null, "1.10", [1, 2]), any other value as text.
-    null removes the key. The metadata belongs to the artifact version, so the change appears in all collections
-    that the artifact version is linked to.
+    `KEY=VALUE` sets a text, also if it looks like a number. `KEY:=JSON` sets a number, true, false, a list or an
+    object (accuracy:=0.93), and `KEY:=null` removes the key. The metadata belongs to the artifact version, so the
+    change appears in all collections that the artifact version is linked to.
     """
     change = {**(merge or {}), **parse_assignments(pairs)}
     if not change:
-        raise click.UsageError("no change given; write KEY=VALUE, or use --merge")
+        raise click.UsageError("no change given; write KEY=TEXT or KEY:=JSON, or use --merge")
     changed = client.patch(collection_path(version, "versions", version.version), {"metadata": change})
     output.result(changed, f"changed {', '.join(sorted(change))} of {version}")
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from upshot.actions.protocol import Action
 from upshot.automations.template import (
-    CompiledExpression,
+    CompiledCondition,
     CompiledText,
     CompiledTree,
-    compile_expression,
+    compile_condition,
     compile_text,
     compile_tree,
 )
@@ -31,7 +31,7 @@ class CompiledStep:
     step: Step
     action: Action
     tree: CompiledTree
-    condition: CompiledExpression | None
+    condition: CompiledCondition | None
     body: CompiledText | None
 
 
@@ -79,7 +79,7 @@ def _compile_step(automation: Automation, step: Step, actions: Mapping[str, Acti
         step=step,
         action=action,
         tree=compile_tree(step.with_, path=automation.path, line_of=line_of, expressions=action.expressions),
-        condition=compile_expression(step.condition, path=automation.path, line=step.line or None)
+        condition=compile_condition(step.condition, path=automation.path, line=step.line or None)
         if step.condition
         else None,
         body=compile_text(automation.body_files[body_file], path=body_file) if body_file else None,

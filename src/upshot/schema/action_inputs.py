@@ -251,7 +251,7 @@ class ActionSpec(Protocol):
 
     uses: str  #: its name in YAML
     inputs_model: type[Any]  #: schema of its `with` block, a subclass of ActionInputs
-    expressions: frozenset[str]  #: top-level keys of `with` that are expressions, as `if` is, and not templates
+    expressions: frozenset[str]  #: top-level keys of `with` that are conditions, as `if` is, and not templates
 
     def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:
         """Return mistakes that the schema does not find. Templates in `with_` are not rendered yet."""

@@ -30,15 +30,14 @@ def parse(text):
         *((word, None) for word in ("null", "~", "", "Null")),
         *((word, word) for word in ("12:30", "1:2:3", "2026-08-03", "1_000", "0b11", "1.2.3", "v1")),
         *((word, word) for word in ("+", ".", "1e", "=")),
-        ("010", 10),
-        ("0o17", 15),
-        ("0x1F", 31),
+        *((word, word) for word in ("1,000", "0o8", "١٢", "nan", "Infinity", "5e10f")),
+        ("0", 0),
         ("-7", -7),
-        ("+7", 7),
-        ("1.10", 1.1),
-        ("1e3", 1000.0),
-        (".5", 0.5),
+        ("0.5", 0.5),
+        ("-0.0", -0.0),
+        ("1.0", 1.0),
         ("'1.10'", "1.10"),
+        ("'01234'", "01234"),
         ('"true"', "true"),
         ("''", ""),
         ("'~'", "~"),
@@ -51,6 +50,34 @@ def test_a_scalar_is_what_yaml_1_2_says(written, value):
 
     assert (documents, errors) == ([{"a": value}], [])
     assert type(documents[0]["a"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("010", "10"),
+        ("01234", "1234"),
+        ("-0", "0"),
+        ("0o17", "15"),
+        ("0x1F", "31"),
+        ("+7", "7"),
+        ("1.10", "1.1"),
+        ("0.90", "0.9"),
+        (".5", "0.5"),
+        ("5.", "5.0"),
+        ("5e10", "50000000000.0"),
+        ("1E3", "1000.0"),
+        ("1e-4", "0.0001"),
+        ("0.12345678901234567890", "0.12345678901234568"),
+    ],
+)
+def test_a_number_that_would_be_sent_otherwise_than_it_is_written_is_reported(written, sent):
+    """A postal code, a version or a commit that looks like a number is not rewritten. The message says what to do."""
+    expected = f"{written} is read as the number {sent}; quote it if it is text, or write {sent}"
+
+    assert parse(f"a: [1,\n {written}]")[1] == [(2, expected)]
+    assert parse(f"a: {sent}")[1] == []
+    assert parse(f"{written}: a")[1] == [(1, expected)]
 
 
 @pytest.mark.parametrize(

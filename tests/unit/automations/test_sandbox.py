@@ -212,7 +212,7 @@ EXHAUSTING = {
     "long sum": "{{ 1" + " + 1" * 500 + " }}",
     "long path": "{{ event" + ".a" * 20_000 + " }}",
     "long path in brackets": "{{ event" + "['a']" * 5000 + " }}",
-    "deep if": "{% if 1 %}" * 50 + "{% endif %}" * 50,
+    "deep if": "{% if true %}" * 50 + "{% endif %}" * 50,
     "deep for": "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
     "many expressions": "{{ 1 }}" * 6000,
     "a long template": "x" * 70_000 + "{{ 1 }}",
@@ -303,11 +303,11 @@ def test_the_deepest_allowed_templates_can_be_rendered():
     for template in (
         "{{ " + "[" * 37 + "]" * 37 + "|tojson }}",
         "{{ 1" + "+1" * 37 + " }}",
-        "{{ 1" + " and 1" * 37 + " }}",
+        "{{ true" + " and true" * 37 + " }}",
         "{{ 1" + "|string" * 37 + " }}",
-        "{{ " + "1 if 1 else " * 37 + "2 }}",
-        "{{ " + "(1 < " * 18 + "2" + ")" * 18 + " }}",
-        "{% for a in [1] if a %}" * 8 + "{{ loop.index }}" + "{% else %}x{% endfor %}" * 8,
-        "{% if 1 %}" * 8 + "x" + "{% else %}y{% endif %}" * 8,
+        "{{ " + "1 if true else " * 37 + "2 }}",
+        "{{ " + "(true == " * 18 + "true" + ")" * 18 + " }}",
+        "{% for a in [1] if a > 0 %}" * 8 + "{{ loop.index }}" + "{% else %}x{% endfor %}" * 8,
+        "{% if true %}" * 8 + "x" + "{% else %}y{% endif %}" * 8,
     ):
         assert compile_text(template, path="").render({})

@@ -2,8 +2,9 @@
 Parse YAML into plain data that remembers its lines. Only this module uses PyYAML.
 
 Scalars follow the core schema of YAML 1.2: `on`, `yes` and `no` are strings, and there are no dates,
-no sexagesimal numbers and no underscores in numbers. Syntax that confuses readers or exhausts memory
-is refused: repeated keys, anchors, aliases, merge keys, tags, and sizes above the limits.
+no sexagesimal numbers and no underscores in numbers. A number must be written as it is sent: `01234` and
+`1.10` can be text, so an author has to put them in quotes or write the number. Syntax that confuses readers
+or exhausts memory is refused: repeated keys, anchors, aliases, merge keys, tags, and sizes above the limits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import yaml
 
 MAX_FILE_BYTES = 4 * 1024 * 1024  # about ten thousand automations
@@ -221,16 +223,26 @@ class _Reader:
         return text
 
     def _number(self, text: str, line: int) -> Any:
-        whole = _INT.fullmatch(text)
-        if len(text) > _MAX_NUMBER_CHARS and (whole or _FLOAT.fullmatch(text)):
+        is_whole = _INT.fullmatch(text) is not None
+        is_decimal = not is_whole and _FLOAT.fullmatch(text) is not None
+        if len(text) > _MAX_NUMBER_CHARS and (is_whole or is_decimal):
             return self._unsupported_number(text[:12] + "…", line)
-        if whole or _OTHER_INT.fullmatch(text):
-            number = int(text) if whole else int(text, 0)
-            return number if number in _INT64 else self._unsupported_number(text, line)
-        if _FLOAT.fullmatch(text):
-            decimal = float(text)
-            return decimal if math.isfinite(decimal) else self._unsupported_number(text, line)
-        return self._unsupported_number(text, line) if _NOT_FINITE.fullmatch(text) else text
+        number: int | float
+        if is_whole or _OTHER_INT.fullmatch(text):
+            number = int(text) if is_whole else int(text, 0)
+            is_supported = number in _INT64
+        elif is_decimal:
+            number = float(text)
+            is_supported = math.isfinite(number)
+        else:
+            return self._unsupported_number(text, line) if _NOT_FINITE.fullmatch(text) else text
+        if not is_supported:
+            return self._unsupported_number(text, line)
+        sent = orjson.dumps(number).decode()
+        if text in {sent, repr(number)}:
+            return number
+        self._report(line, f"{text} is read as the number {sent}; quote it if it is text, or write {sent}")
+        return UNREADABLE
 
     def _unsupported_number(self, text: str, line: int) -> Invalid:
         self._report(line, f"{text} is not a number that JSON supports; put it in quotes if it is a string")
@@ -274,6 +286,8 @@ class _Reader:
 
     def _key(self, event: Any, line: int, mapping: YamlMapping, depth: int) -> str | None:
         key = self._value(event, depth + 1)
+        if isinstance(key, Invalid):
+            return None
         if not event.style and event.value == "<<":
             self._report(line, "merge key `<<` is not allowed; write the keys out")
             return None

@@ -13,7 +13,7 @@ from upshot.automations.parser.diagnostics import Diagnostics
 from upshot.automations.parser.document import Invalid, YamlMapping, YamlSequence
 from upshot.automations.parser.model_diagnostics import line_of_path, parse_model
 from upshot.automations.scope import Scope
-from upshot.automations.template import compile_expression, compile_leaf, compile_text, template_leaves
+from upshot.automations.template import compile_condition, compile_leaf, compile_text, template_leaves
 from upshot.domain.automation import DEFAULT_CAP_SECONDS, DEFAULT_TIMEOUT_SECONDS, RetryPolicy, Step
 from upshot.errors import ConfigError, TemplateInvalid
 from upshot.schema.action_inputs import ActionSpec
@@ -61,7 +61,7 @@ def check_condition(mapping: YamlMapping, scope: Scope, diagnostics: Diagnostics
         return  # the schema reports a wrong type
     line = mapping.value_lines["if"]
     try:
-        compiled = compile_expression(condition, path=diagnostics.path, line=line or None)
+        compiled = compile_condition(condition, path=diagnostics.path, line=line or None)
     except TemplateInvalid as error:
         diagnostics.add_error(error)
         return

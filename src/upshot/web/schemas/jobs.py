@@ -9,7 +9,7 @@ from upshot.domain.job import JobState
 from upshot.ids import ExecutionId
 from upshot.ports.jobs import LogChunk
 from upshot.resources.job import JobSummary
-from upshot.web.schemas.requests import MAX_LIMIT, PageQuery, StrictModel
+from upshot.web.schemas.requests import MAX_LIMIT, PageQuery, QueryParameters
 from upshot.web.schemas.responses import NextPage
 
 MAX_CHUNK_NUMBER = 2**31 - 1  #: the largest INTEGER of the databases
@@ -27,7 +27,7 @@ class JobsQuery(PageQuery):
     )
 
 
-class LogQuery(StrictModel):
+class LogQuery(QueryParameters):
     """Query parameters of a job's log."""
 
     after: int = Field(0, ge=0, le=MAX_CHUNK_NUMBER, description="Number of the last chunk that you have; 0 for none.")

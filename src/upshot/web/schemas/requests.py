@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from upshot.numerals import read_whole
 from upshot.suggestions import did_you_mean
-from upshot.validation import invalid
+from upshot.validation import describe_value, invalid
 
 MAX_LIMIT = 200  #: items of one page
 DEFAULT_LIMIT = 50
@@ -37,7 +38,19 @@ class RequestBody(StrictModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class PageQuery(StrictModel):
+class QueryParameters(StrictModel):
+    """Query parameters. Numbers are written with ASCII digits, without separators."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_number(cls, value: Any, info: ValidationInfo) -> Any:
+        is_whole = cls.model_fields[str(info.field_name)].annotation is int
+        if is_whole and isinstance(value, str) and read_whole(value) is None:
+            raise invalid(f"must be a whole number, not {describe_value(value)}")
+        return value
+
+
+class PageQuery(QueryParameters):
     """Query parameters of a list."""
 
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Maximum number of items on the page.")
