@@ -127,7 +127,7 @@ def _print_next_steps(output: Output, options: dict[str, Any]) -> None:
     output.line("  upshot receivers   prints what the automation sends")
     output.line(f"  {up:<16}   runs Upshot")
     for command in (
-        "upshot registry artifacts log fraud/xgb --set accuracy=0.93",
+        "upshot registry artifacts log fraud/xgb --set accuracy:=0.93",
         "upshot registry link fraud/xgb:v0 model/fraud",
         "upshot registry alias set model/fraud:v0 production --wait",
     ):
