@@ -1,12 +1,20 @@
-"""Remove secrets from stored data, by value, wherever they appear."""
+r"""
+Remove secrets from stored data, by value, wherever they appear and however they are spelled.
+
+Systems repeat a secret in many spellings: PHP writes `\/` for `/`, .NET writes `\u002B` for `+`, a URL has `%2B`, and a
+page has `&#43;`. `_spellings` lists the spellings of one character, and a secret is searched as a sequence of them. All
+of them leave ASCII letters and digits as they are, so a text without the longest run of these, the clue, is not
+searched. Base64 and hexadecimal digits are the only spellings of whole secrets.
+"""
 
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache
+from html.entities import html5
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 
@@ -17,41 +25,81 @@ MASK = "***"
 CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "x-auth-token"})
 MIN_SECRET_CHARS = 4  # masking a shorter value would remove half of every text, and it is no secret
 
+_MIN_CLUE_CHARS = 3  # a shorter clue is in every text
+_MAX_CACHED_MASKS = 512
+_MAX_SPELLING_CHARS = 16  # of one character of a secret, in a text that is cut
+
+_RUN = re.compile(r"[A-Za-z0-9]+")
+_CUT = re.compile(r"(?:…|\.\.\.)+")  #: what programs write where they cut a text
+_CUT_MARKS = ("…".encode(), b"...")
+_LINE_BREAK = re.compile(r"[\r\n]+|(?:\\r)?\\n")  #: real, or as the environment often has it in a key
+_PIECE = re.compile(r"(?P<backslashes>\\+)(?P<next>\s+|[^\\]?)|\s+|.", re.DOTALL)
+
+_BACKSLASH = r"(?:\\(?:u005C|x5C)?|%(?:25){0,4}5C|&(?:amp;){0,4}(?:\#0*92|\#x0*5C|bsol);)"
+_BACKSLASHES = rf"{_BACKSLASH}{{1,16}}"  # JSON in JSON in JSON writes 8 for one
+_AMPERSAND = rf"(?:&|{_BACKSLASHES}u0026)(?:amp;){{0,4}}"
+_ESCAPED_SPACE = r"(?:[nrtfv]|u00(?:20|0[9ABCD])|x(?:20|0[9ABCD]))"
+_PLAIN_SPACE = (
+    rf"(?:\s|%(?:25){{0,4}}(?:20|0[9ABCD])"
+    rf"|{_AMPERSAND}(?:\#(?:0*(?:32|9|1[0123])|x0*(?:20|[9ABCD]))|nbsp|NewLine|Tab);)"
+)
+_LETTER_ESCAPES = {"\b": "b", "\f": "f", "\x00": "0", "\x1b": "e"}
+_ENTITIES: dict[str, list[str]] = {}
+for _name, _characters in html5.items():
+    if _name.endswith(";"):
+        _ENTITIES.setdefault(_characters, []).append(_name)
+
+#: What remains at the end of a text when it is cut within the spelling of a character.
+_PART_OF_SPELLING = re.compile(
+    rf"(?:{_BACKSLASH}{{0,16}}(?:u[0-9A-F{{]{{0,8}}|x[0-9A-F]?)?|%[0-9A-F]{{0,9}}|{_AMPERSAND}[#A-Z0-9]{{0,12}}|�+)",
+    re.IGNORECASE,
+)
+
+
+def cut_text(text: str, max_chars: int) -> str:
+    """Return a text of at most so many characters and `…`, before which `Mask` finds a secret that was cut."""
+    return text if len(text) <= max_chars else f"{text[:max_chars]}…"
+
 
 class Mask:
     """
-    Replaces secrets, also in their JSON, URL and base64 encodings and in upper or lower case.
+    Replaces secrets in any spelling, in upper or lower case, and single lines of a secret with several lines.
+
+    The beginning of a secret is replaced, too, where a text was cut: before `…` and `...`.
 
     Args:
         values: The secrets. Those with fewer than four characters are not masked.
     """
 
     def __init__(self, values: Iterable[str]) -> None:
-        encodings: set[str] = set()
-        for value in values:
-            if len(value) >= MIN_SECRET_CHARS:
-                encodings |= {
-                    value,
-                    json.dumps(value, ensure_ascii=False)[1:-1],
-                    json.dumps(value)[1:-1],
-                    quote(value, safe=""),
-                    base64.b64encode(value.encode()).decode(),
-                    value.upper(),
-                    value.lower(),
-                }
-        self._encodings = sorted(encodings, key=len, reverse=True)  # longest first: one may contain another
-        self._json_encodings: list[str] | None
-        try:
-            self._json_encodings = [orjson.dumps(encoding).decode()[1:-1] for encoding in self._encodings]
-        except TypeError:  # a secret with half a character
-            self._json_encodings = None
+        needles = {(needle.text, needle.is_base64): needle for value in values for needle in _needles(value)}
+        # Longest first: one may contain another.
+        self._needles = sorted(needles.values(), key=lambda needle: len(needle.text), reverse=True)
+        self._by_clue = [(needle.clue or "", needle) for needle in self._needles]
+        clues = {clue.encode() for clue, _ in self._by_clue}
+        self._clues = None if b"" in clues else sorted(clues)
 
-    def text(self, text: str) -> str:
-        """Return the text without the secrets."""
-        for encoding in self._encodings:
-            if encoding in text:
-                text = text.replace(encoding, MASK)
+    def text(self, text: str, *, is_cut: bool = False) -> str:
+        """
+        Return the text without the secrets.
+
+        Args:
+            text: Any text.
+            is_cut: Whether it is the beginning of a longer text, so that it may end within a secret.
+        """
+        lowered = text.lower()
+        for clue, needle in self._by_clue:
+            if clue in lowered:
+                text = needle.replace_in(text)
+                lowered = text.lower()
+        if is_cut or "…" in text or "..." in text:
+            text = self._without_cut_secrets(text, is_cut=is_cut)
         return text
+
+    def start_of_cut_secret(self, text: str) -> int:
+        """Return the position of a secret that is cut at the end of the text, or the length of the text."""
+        starts = (needle.start_of_cut(text, 0, len(text)) for needle in self._needles)
+        return min((start for start in starts if start is not None), default=len(text))
 
     def request(self, request: Mapping[str, Any] | None) -> Any:
         """Return a request without the secrets, and without the values of headers that contain credentials."""
@@ -60,33 +108,236 @@ class Mask:
         headers = {
             name: MASK if name.lower() in CREDENTIAL_HEADERS else value for name, value in request["headers"].items()
         }
-        return self.data({**request, "headers": headers})
+        masked = self.data({**request, "headers": headers})
+        body = request.get("body")
+        return self._with_cut_body(masked, isinstance(body, str) and len(body.encode()) < request.get("body_bytes", 0))
 
-    def data(self, data: Any) -> Any:
+    def response(self, response: Mapping[str, Any] | None) -> Any:
+        """Return a response without the secrets."""
+        return self._with_cut_body(self.data(response), response is not None and response.get("truncated", False))
+
+    def _with_cut_body(self, masked: Any, is_cut: bool) -> Any:  # noqa: FBT001 - private
+        if is_cut and isinstance(body := masked.get("body"), str):
+            return {**masked, "body": self.text(body, is_cut=True)}
+        return masked
+
+    def data(self, data: Any, *, is_cut: bool = False) -> Any:
         """
         Return plain data without the secrets, neither in keys nor in values.
 
         Lists and objects below `MAX_DEPTH` levels are left out, because they could contain a secret.
+
+        Args:
+            data: Plain data.
+            is_cut: Whether a text in it may end within a secret.
         """
-        return self._masked(data, MAX_DEPTH) if self._may_contain_secret(data) else data
+        may_contain_secret = (is_cut and bool(self._needles)) or self._may_contain_secret(data)
+        return self._masked(data, MAX_DEPTH, is_cut=is_cut) if may_contain_secret else data
 
     def _may_contain_secret(self, data: Any) -> bool:
         """Return False if no secret is in the data as JSON. Searching there takes a fraction of the time of masking."""
-        if not self._encodings or self._json_encodings is None:
-            return bool(self._encodings)
+        if not self._needles or self._clues is None:
+            return bool(self._needles)
         try:
-            text = orjson.dumps(data).decode()
+            text = orjson.dumps(data)
         except TypeError:
             return True
-        return any(encoding in text for encoding in self._json_encodings)
+        lowered = text.lower()
+        for clue in self._clues:  # not `any`: a generator takes as long as the search
+            if clue in lowered:
+                return True
+        return _CUT_MARKS[0] in text or _CUT_MARKS[1] in text
 
-    def _masked(self, data: Any, depth: int) -> Any:
+    def _masked(self, data: Any, depth: int, *, is_cut: bool) -> Any:
         if isinstance(data, str):
-            return self.text(data)
+            return self.text(data, is_cut=is_cut)
+        if isinstance(data, int | float) and not isinstance(data, bool):
+            return data if self.text(str(data)) == str(data) else MASK
         if isinstance(data, Mapping | list | tuple) and depth == 0:
             return TOO_DEEP
         if isinstance(data, Mapping):
-            return {self._masked(key, depth - 1): self._masked(value, depth - 1) for key, value in data.items()}
+            return {
+                self._masked(key, depth - 1, is_cut=False): self._masked(value, depth - 1, is_cut=is_cut)
+                for key, value in data.items()
+            }
         if isinstance(data, list | tuple):
-            return [self._masked(item, depth - 1) for item in data]
+            return [self._masked(item, depth - 1, is_cut=is_cut) for item in data]
         return data
+
+    def _without_cut_secrets(self, text: str, *, is_cut: bool) -> str:
+        parts, start = [], 0
+        for mark in (*_CUT.finditer(text), None):
+            end = mark.start() if mark else len(text)
+            starts = [
+                found
+                for needle in self._needles
+                if (mark or is_cut) and (found := needle.start_of_cut(text, start, end)) is not None
+            ]
+            parts.append(text[start : min(starts)] + MASK if starts else text[start:end])
+            if mark:
+                parts.append(mark.group())
+                start = mark.end()
+        return "".join(parts)
+
+
+@lru_cache(_MAX_CACHED_MASKS)
+def mask_of(values: frozenset[str]) -> Mask:
+    """Return the mask of these secrets. It is created once, because every attempt of an automation needs it."""
+    return Mask(values)
+
+
+class _Needle:
+    """
+    A text to search in all its spellings.
+
+    Args:
+        text: A secret, or a part of its encoding.
+        is_base64: Whether it is base64: upper and lower case differ, and `-_` can be written for `+/`.
+        before: Base64 digits in front of it that also hold bits of the secret.
+        after: The same behind it.
+    """
+
+    def __init__(self, text: str, *, is_base64: bool = False, before: int = 0, after: int = 0) -> None:
+        self.text = text
+        self.is_base64 = is_base64
+        self._before = before
+        self._after = after
+        clue = max(_RUN.findall(text), key=len, default="").lower()
+        #: in every text that contains the needle, apart from upper and lower case; None if nothing is
+        self.clue = clue if len(clue) >= _MIN_CLUE_CHARS else None
+
+    def replace_in(self, text: str) -> str:
+        """Return the text with the mask in place of the needle."""
+        if not self.is_base64 and self.text in text:
+            text = text.replace(self.text, MASK)
+            if self.clue is not None and self.clue not in text.lower():
+                return text
+        return self._pattern.sub(MASK, text)
+
+    def start_of_cut(self, text: str, start: int, end: int) -> int | None:
+        """Return where the needle begins if the text from `start` to `end` ends within it, otherwise None."""
+        start = max(start, end - _MAX_SPELLING_CHARS * len(self.text))
+        flags = re.NOFLAG if self.is_base64 else re.IGNORECASE
+        for beginning in self._beginning.finditer(text, start, end):
+            position = beginning.end()
+            for token in self._tokens[MIN_SECRET_CHARS:]:
+                match = _compiled(token, flags).match(text, position, end)
+                if match is None:
+                    break
+                position = match.end()
+            if position == end or _PART_OF_SPELLING.fullmatch(text, position, end):
+                return max(start, beginning.start() - self._before)
+        return None
+
+    @cached_property
+    def _beginning(self) -> re.Pattern[str]:
+        pattern = "".join(self._tokens[:MIN_SECRET_CHARS])
+        return re.compile(pattern, re.NOFLAG if self.is_base64 else re.IGNORECASE)
+
+    @cached_property
+    def _tokens(self) -> list[str]:
+        return list(_tokens(self.text, is_base64=self.is_base64))
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        pattern = "".join(self._tokens)
+        if not self.is_base64:
+            return re.compile(pattern, re.IGNORECASE)
+        padding = f"(?:=|%3[Dd]|{_BACKSLASHES}u003[Dd]){{0,2}}"
+        return re.compile(
+            f"[A-Za-z0-9+/_-]{{0,{self._before}}}{pattern}" + (f"[A-Za-z0-9+/_-]?{padding}" if self._after else "")
+        )
+
+
+def _needles(value: str) -> Iterator[_Needle]:
+    """Yield what to search for: the secret, its lines, and its encodings."""
+    value = stripped if len(stripped := value.strip()) >= MIN_SECRET_CHARS else value
+    if len(value) < MIN_SECRET_CHARS:
+        return
+    yield _Needle(value)
+    lines = [line.strip() for line in _LINE_BREAK.split(value)]
+    if len(lines) > 1:
+        yield from (_Needle(line) for line in lines if len(line) >= MIN_SECRET_CHARS)
+    data = _encoded(value)
+    yield _Needle(data.hex())
+    for offset in range(3):  # the number of bytes in front of the secret, such as the user of `Basic`, modulo 3
+        digits = base64.b64encode(bytes(offset) + data).decode().rstrip("=")
+        shared_before, shared_after = (0, 2, 3)[offset], int((offset + len(data)) % 3 != 0)
+        core = digits[shared_before : len(digits) - shared_after]
+        if len(core) >= MIN_SECRET_CHARS:
+            yield _Needle(core, is_base64=True, before=int(offset > 0), after=shared_after)
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")  # the environment can hold bytes that are not UTF-8
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _tokens(text: str, *, is_base64: bool) -> Iterator[str]:
+    """
+    Yield a pattern for each piece of a text: a run of white space, or a character with the backslashes before it.
+
+    A piece matches in one way only, so that nothing is tried again. The exceptions are `%` and `&`, with which the
+    spellings of other characters begin.
+    """
+    for piece in _PIECE.finditer(text):
+        char = piece["next"] if piece["backslashes"] else piece.group()
+        is_first = piece.start() == 0  # backslashes in front of the secret can stay
+        count = 0 if is_first and char else len(piece["backslashes"] or "")
+        if not count and char.isascii() and char.isalnum():
+            yield char
+            continue
+        if char.isspace():
+            escaped, plain = _ESCAPED_SPACE, _PLAIN_SPACE
+            if text[piece.end() : piece.end() + 1] != "+":
+                plain = rf"(?:{plain}|\+)"  # in a form
+        elif char:
+            escaped, plain = _spellings(char)
+            if is_base64 and char in "+/":
+                plain = f"(?:{plain}|{'-' if char == '+' else '_'})"
+        if not char:
+            yield f"(?>{_BACKSLASH}{{{count},{16 * count}}})"
+        elif count:
+            yield f"(?>{_BACKSLASH}{{{count},{16 * count + 16}}}(?:{escaped}|{plain}))"
+        elif char.isspace():
+            yield f"(?>(?:{_BACKSLASHES}{escaped}|{plain}){{1,64}})"
+        else:
+            spellings = f"{_BACKSLASHES}{escaped}|{'' if is_first else f'{_BACKSLASH}{{0,16}}'}{plain}"
+            yield f"(?:{spellings})" if char in "%&" else f"(?>{spellings})"
+
+
+@lru_cache(4096)
+def _spellings(char: str) -> tuple[str, str]:
+    """
+    Return patterns for the spellings of a character. This is the one list of them.
+
+    Returns:
+        What follows a backslash, and what stands alone.
+    """
+    code, octets = ord(char), _encoded(char)
+    units = char.encode("utf-16-be", "surrogatepass")
+    escaped = [  # in JSON, JavaScript, PHP, .NET and Python
+        _BACKSLASHES.join(
+            f"u{int.from_bytes(units[index : index + 2], 'big'):04x}" for index in range(0, len(units), 2)
+        ),
+        rf"u\{{0*{code:x}\}}",
+        f"U{code:08x}",
+        _BACKSLASHES.join(f"x{octet:02x}" for octet in octets),
+        *([f"x{code:02x}"] if code < 256 else []),  # noqa: PLR2004 - two digits
+        *([_LETTER_ESCAPES[char]] if char in _LETTER_ESCAPES else []),
+    ]
+    plain = [
+        "".join(f"%(?:25){{0,4}}{octet:02x}" for octet in octets),  # URLs and forms, also encoded again
+        rf"{_AMPERSAND}(?:\#0*{code}|\#x0*{code:x});",  # HTML and XML
+        *(f"{_AMPERSAND}{re.escape(name)}" for name in _ENTITIES.get(char, ())),
+        *(re.escape(other) for other in {char.upper(), char.lower()} if len(other) > 1),
+        re.escape(char),
+    ]
+    return f"(?i:{'|'.join(escaped)})", f"(?i:{'|'.join(plain)})"
+
+
+@lru_cache(4096)
+def _compiled(token: str, flags: re.RegexFlag) -> re.Pattern[str]:
+    return re.compile(token, flags)

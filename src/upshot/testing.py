@@ -55,6 +55,7 @@ from upshot.execution.executor import Executor
 from upshot.execution.limits import AttemptLimits
 from upshot.execution.overtaking import retry_as_user
 from upshot.execution.recorder import Recorder
+from upshot.execution.secret_masks import SecretMasks
 from upshot.execution.sweeper import Sweeper
 from upshot.execution.transitions import cancel_by_user
 from upshot.ids import ExecutionId, WorkerId
@@ -183,6 +184,7 @@ class World:
         self._catalog = load_catalog(EgressRules())
         self._revisions = MemoryRevisions()
         self._secrets = Secrets(secrets or {})
+        self._masks = SecretMasks(self._secrets)
         self._automations: list[Automation] = []
         self._workers = 0
 
@@ -359,6 +361,7 @@ class World:
                     jobs=self.jobs,
                 ),
                 secrets=self._secrets,
+                masks=self._masks,
                 clock=self.clock,
                 event_source="upshot",
             ),

@@ -1,12 +1,17 @@
 """Stored data contains no secrets."""
 
+import base64
+import html
+import json
 from typing import Any
+from urllib.parse import quote, quote_plus, urlencode
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upshot.masking import MASK, Mask
+from upshot.masking import MASK, Mask, cut_text
 
 
 def test_a_secret_is_masked_everywhere():
@@ -75,3 +80,180 @@ def test_masking_large_data_without_a_secret_returns_it_unchanged():
     data = {"rows": [{"id": number} for number in range(10_000)]}
 
     assert Mask(["s3cr3t-token"]).data(data) is data
+
+
+SECRET = """aB7/cD9+e'F1"gH3\\ü<&>=="""
+
+
+def javascript(char: str) -> str:
+    """Escape a character as code that is generated does."""
+    if char.isascii() and char.isalnum():
+        return char
+    return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{{{ord(char):x}}}"
+
+
+DOTNET = {char: f"\\u{ord(char):04X}" for char in "+'<>&ü\"`"}
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        pytest.param(json.dumps, id="JSON"),
+        pytest.param(lambda secret: json.dumps(secret, ensure_ascii=False), id="JSON in UTF-8"),
+        pytest.param(lambda secret: json.dumps(json.dumps(secret)), id="JSON in JSON"),
+        pytest.param(lambda secret: json.dumps(json.dumps(json.dumps({"a": secret}))), id="JSON three times"),
+        pytest.param(lambda secret: json.dumps(secret).replace("/", "\\/"), id="PHP"),
+        pytest.param(lambda secret: json.dumps(json.dumps(secret).replace("/", "\\/")), id="PHP in JSON"),
+        pytest.param(
+            lambda secret: "".join(DOTNET.get(char, char) for char in secret.replace("\\", "\\\\")), id=".NET"
+        ),
+        pytest.param(lambda secret: "".join(map(javascript, secret)), id="JavaScript"),
+        pytest.param(html.escape, id="HTML"),
+        pytest.param(lambda secret: html.escape(html.escape(secret)), id="HTML twice"),
+        pytest.param(
+            lambda secret: "".join(c if c.isascii() and c.isalnum() else f"&#x{ord(c):X};" for c in secret), id="XML"
+        ),
+        pytest.param(lambda secret: json.dumps(html.escape(secret)).replace("&", "\\u0026"), id="HTML in Go's JSON"),
+        pytest.param(lambda secret: quote(secret, safe=""), id="URL"),
+        pytest.param(quote, id="URL with slashes"),
+        pytest.param(quote_plus, id="form"),
+        pytest.param(lambda secret: quote(secret, safe="").lower(), id="URL in lower case"),
+        pytest.param(lambda secret: quote(quote(secret)), id="URL in URL"),
+        pytest.param(lambda secret: urlencode({"payload": json.dumps({"a": secret})}), id="JSON in a form"),
+        pytest.param(repr, id="Python's repr"),
+        pytest.param(lambda secret: repr(repr(secret)), id="repr of repr"),
+        pytest.param(lambda secret: repr({"a": secret.encode()}), id="repr of bytes"),
+        pytest.param(lambda secret: ascii([secret]), id="Python's ascii"),
+        pytest.param(str.upper, id="upper case"),
+        pytest.param(lambda secret: secret.encode().hex(), id="hexadecimal"),
+        pytest.param(lambda secret: secret.encode().hex().upper(), id="hexadecimal in upper case"),
+    ],
+)
+@pytest.mark.parametrize("secret", [SECRET, "two words & more", "p@ss\tw\u00f6rd\u4e16\U0001f600x"])
+def test_a_secret_is_masked_in_every_spelling(secret, spell):
+    """However a receiver writes a secret, no part of it stays."""
+    spelled = spell(secret)
+    masked = Mask([secret]).text(f"before {spelled} after")
+
+    assert masked.startswith("before ")
+    assert masked.endswith(" after")
+    assert not any(run.lower() in masked.lower() for run in ("aB7", "F1", "gH3", "words", "ss", "rd"))
+    assert "***" in masked
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("prefix", ["", "u", "us", "usr", "user:", "a longer user:"])
+@pytest.mark.parametrize("secret", ["pass", "hunter2", "aB7/cD9+eF1/gH3==", "~~~???>>>ÿÿÿ~~~"])
+@pytest.mark.parametrize("suffix", ["", "x", ":realm"])
+def test_a_secret_is_masked_in_base64_with_anything_around_it(encode, prefix, secret, suffix):
+    """`Basic` encodes a user in front of a password, so the digits of the password depend on the user's length."""
+    encoded = encode(f"{prefix}{secret}{suffix}".encode()).decode()
+    masked = Mask([secret]).text(f'{{"auth": "Basic {encoded}"}}')
+
+    inner = masked.removeprefix('{"auth": "Basic ').removesuffix('"}')
+    assert "***" in inner
+    assert len(inner.replace("***", "")) <= -(-len(prefix) * 4 // 3) + -(-len(suffix) * 4 // 3) + 3
+
+
+def test_a_part_of_a_longer_base64_text_stays():
+    """What surrounds a secret in base64 can still be read."""
+    encoded = base64.b64encode(b"user-name:hunter22").decode()
+    assert Mask(["hunter22"]).text(encoded) == base64.b64encode(b"user-name").decode() + "O***"
+
+
+PEM = "-----BEGIN X-----\nMIIabc7def123\nZZZyyy9xxx999\n-----END X-----\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PEM,
+        "MIIabc7def123",
+        PEM.replace("\n", "\r\n"),
+        PEM.replace("\n", " "),
+        PEM.replace("\n", "\\n"),
+        PEM.replace("\n", "<br>"),
+        PEM.replace("\n", ""),
+        "line 3: ZZZyyy9xxx999 is not base64",
+        quote_plus(PEM),
+    ],
+)
+@pytest.mark.parametrize("secret", [PEM, PEM.replace("\n", "\\n"), PEM.replace("\n", "\r\n")])
+def test_the_lines_of_a_secret_are_masked(secret, text):
+    """A key has several lines, and a receiver can repeat one of them or write them differently."""
+    masked = Mask([secret]).text(text)
+
+    assert "MIIabc" not in masked
+    assert "ZZZyyy" not in masked
+    assert "***" in masked
+
+
+TOKEN = "tok_Zq9+Zq8/Zq7'Zq6"
+
+
+@pytest.mark.parametrize("spell", [str, quote_plus, json.dumps, html.escape, lambda text: text.encode().hex()])
+def test_a_secret_that_is_cut_is_masked(spell):
+    """Wherever a text ends within a secret, the beginning of the secret does not stay."""
+    mask, spelled = Mask([TOKEN]), spell(TOKEN).strip('"')
+    for length in range(len(spelled)):
+        cut = spelled[:length]
+        for masked in (mask.text(f"x {cut}", is_cut=True), mask.text(f"x {cut}… y"), mask.text(f"x {cut}... y")):
+            assert length < 10 or "Zq9" not in masked
+            assert length < 16 or cut[4:16] not in masked
+
+
+def test_a_text_that_is_cut_within_base64_is_masked():
+    """The beginning of a secret in base64 does not stay, either."""
+    encoded = base64.b64encode(f"user:{TOKEN}".encode()).decode()
+    assert Mask([TOKEN]).text(encoded[:20], is_cut=True) == "dXNlcj***"
+
+
+def test_cutting_a_text_marks_the_cut():
+    """Masking finds a secret that was cut before it was masked, because the cut is marked."""
+    assert Mask([TOKEN]).text(cut_text(f"the token {TOKEN} is wrong", 18)) == "the token ***…"
+    assert cut_text("short", 5) == "short"
+
+
+def test_the_end_of_a_stored_body_is_masked():
+    """Receipts keep the beginning of a body, which can end within a secret."""
+    mask = Mask([TOKEN])
+    request = mask.request({"headers": {}, "body": f'{{"a": "{TOKEN[:12]}', "body_bytes": 100})
+    response = mask.response({"body": f"x {TOKEN[:12]}", "truncated": True})
+
+    assert request["body"] == '{"a": "***'
+    assert response["body"] == "x ***"
+    assert mask.response({"body": "x tok_Z", "truncated": False})["body"] == "x tok_Z"
+
+
+def test_a_secret_that_is_a_number_is_masked():
+    """A receiver that repeats a PIN as a number does not reveal it."""
+    assert Mask(["48151623"]).data({"pin": 48151623, "other": 4815, "yes": True}) == {
+        "pin": MASK,
+        "other": 4815,
+        "yes": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        pytest.param("C:" + "\\" * 40, id="backslashes"),
+        pytest.param('\\"' * 40, id="quotes with backslashes"),
+        pytest.param("\\\n" * 40, id="line breaks with backslashes"),
+        pytest.param(" \n" * 40 + "x", id="white space"),
+        pytest.param("%25" * 12 + "z", id="percent signs"),
+        pytest.param("&amp;" * 20, id="ampersands"),
+        pytest.param("a" * 500, id="one letter"),
+    ],
+)
+def test_no_secret_makes_masking_slow(secret):
+    """A secret or a response with many backslashes is searched in linear time. A slow search would not end here."""
+    mask = Mask([secret, secret + "!"])
+    for text in (secret * 50 + "?", json.dumps(json.dumps(secret)) * 20, "\\" * 20_000, "…a" * 5_000, "%25" * 5_000):
+        assert isinstance(mask.text(text, is_cut=True), str)
+
+
+def test_a_secret_that_is_not_text_is_masked():
+    """The environment can hold bytes that are not UTF-8."""
+    assert Mask(["pass\udcff\udcfeword"]).text("x pass\udcff\udcfeword") == "x ***"
+    assert Mask(["pass\ud800word"]).data({"a": "pass\ud800word"}) == {"a": "***"}

@@ -29,12 +29,14 @@ from upshot.actions.inputs import (
 from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpResponse, Outcome
 from upshot.errors import ActionError, Refused, Unreachable
 from upshot.ids import DeliveryId
+from upshot.masking import cut_text
 from upshot.schema.action_inputs import MAX_CLIENT_PAYLOAD_KEYS, GithubDispatchInputs, InputProblem
 from upshot.schema.yaml_model import has_template
 
 MAX_CLIENT_PAYLOAD_BYTES = 64 * 1024  # GitHub's limit, exclusive
 API_VERSION = "2022-11-28"  # default version of GitHub's REST API
 MIN_RATE_LIMIT_SECONDS = 60.0  # GitHub: if it names no time, wait at least a minute, and longer each time
+MAX_MESSAGE_CHARS = 500  #: of GitHub in an error
 MAX_RATE_LIMIT_SECONDS = 3600.0  # GitHub's primary rate limit resets each hour
 DELIVERY_KEY = "delivery_id"  #: added to the client payload if it fits, because GitHub has no idempotency key
 
@@ -159,4 +161,4 @@ def _github_message(response: HttpResponse) -> str:
         parts = [body["message"], *(str(error.get("message") or error) for error in body.get("errors") or ())]
     except (KeyError, TypeError, AttributeError):
         return excerpt(response)
-    return f": {'; '.join(map(str, parts))[:500]}"
+    return f": {cut_text('; '.join(map(str, parts)), MAX_MESSAGE_CHARS)}"

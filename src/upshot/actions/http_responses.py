@@ -10,7 +10,9 @@ from http import HTTPStatus
 from upshot.actions.protocol import HttpResponse
 from upshot.errors import ActionError, Refused, Unreachable
 from upshot.json_data import JsonData, JsonInvalid, parse_json
+from upshot.masking import cut_text
 
+MAX_EXCERPT_CHARS = 200  #: of a response, in a message: about one line
 MAX_RETRY_AFTER_SECONDS = 24 * 3600.0  #: a receiver that asks for a longer wait is mistaken or malicious
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 #: The beginning of two of HTTP's three forms of a date, so that a comma separates values only.
@@ -34,8 +36,8 @@ def status_text(status: int) -> str:
 
 def excerpt(response: HttpResponse) -> str:
     """Return the beginning of the body on one line, for a message. It is empty if the body is."""
-    text = " ".join(response.text[:400].split())
-    return f": {text[:200]}{'…' if len(text) > 200 else ''}" if text else ""  # noqa: PLR2004 - about one line
+    text = " ".join(f"{response.text}{'…' if response.truncated else ''}".split())
+    return f": {cut_text(text, MAX_EXCERPT_CHARS)}" if text else ""
 
 
 def response_json(response: HttpResponse) -> JsonData | None:
@@ -86,7 +88,7 @@ def error_from_response(response: HttpResponse, *, receiver: str, now: datetime)
     if response.status == HTTPStatus.GONE:
         message = f"{message}; it no longer accepts these requests: remove the step or disable the automation"
     elif 300 <= response.status < 400:  # noqa: PLR2004 - the class of redirects
-        location = response.headers.get("location", "nowhere")[:200]
+        location = cut_text(response.headers.get("location", "nowhere"), MAX_EXCERPT_CHARS)
         message = f"{message}; redirects (here to {location}) are not followed, so correct the URL"
     return response_error(Refused, message, response)
 

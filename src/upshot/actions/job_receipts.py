@@ -8,6 +8,7 @@ from typing import Any
 from upshot.clock import format_optional_time
 from upshot.domain.job import Job, JobState
 from upshot.domain.secret_placeholders import SecretPlaceholders
+from upshot.masking import cut_text
 from upshot.schema.job_spec import spec_as_inputs, without_literal_password
 
 MAX_LAST_LINE_CHARS = 200
@@ -50,5 +51,5 @@ def failure_reason(job: Job) -> str:
     attempt = f" in attempt {job.attempt} of {job.retry.max_attempts}" if job.attempt > 1 else ""
     reason = f": {job.reason}" if job.reason else ""
     lines = [line for line in job.log_tail.splitlines() if line.strip()]
-    last_line = f"; the last line of its log: {lines[-1].strip()[:MAX_LAST_LINE_CHARS]}" if lines else ""
+    last_line = f"; the last line of its log: {cut_text(lines[-1].strip(), MAX_LAST_LINE_CHARS)}" if lines else ""
     return f"job {job.id} {ending}{attempt}{reason}{last_line}"

@@ -8,6 +8,7 @@ from typing import Any
 from typing_extensions import override
 
 from upshot.actions.http_responses import (
+    MAX_EXCERPT_CHARS,
     error_from_response,
     excerpt,
     is_success,
@@ -19,6 +20,7 @@ from upshot.actions.http_responses import (
 from upshot.actions.inputs import UrlCheck, encode_json, literal_secrets, literal_url_problems, parse_inputs
 from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpResponse, Outcome
 from upshot.errors import ActionError, Ambiguous, Refused, Unreachable
+from upshot.masking import cut_text
 from upshot.schema.action_inputs import InputProblem, SlackInputs
 
 #: Error codes of `chat.postMessage` that are worth another attempt. All others are final.
@@ -129,6 +131,6 @@ def _error(response: HttpResponse, code: str, call: ActionCall, *, needed: Any =
         scope = f" (needed: {needed})" if needed else ""
         return response_error(Refused, f"Slack answered {code}: {remedy}{scope}", response)
     if is_success(response):
-        reason = f"answered {code[:200]}" if code else "rejected the message without a reason"
+        reason = f"answered {cut_text(code, MAX_EXCERPT_CHARS)}" if code else "rejected the message without a reason"
         return response_error(Refused, f"Slack {reason}", response)
     return error_from_response(response, receiver="Slack", now=call.now)

@@ -10,7 +10,7 @@ access to fields, which reads keys of mappings and indexes of lists, never attri
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ from upshot.automations import filters
 from upshot.automations.filters import BUDGET, RenderError, describe
 from upshot.suggestions import did_you_mean
 
+SECRETS = "secrets"  #: the name of all secrets. A template that uses them must show it, because receipts hide them.
 MAX_NODES = 4_000  # a template with so many nodes takes about 0.2 s to compile, once
 MAX_NESTING = 40  # Python's own compiler fails at about 100 nested brackets
 MAX_NESTED_BLOCKS = 8  # Python's own compiler fails at 20
@@ -119,6 +120,12 @@ class PathReference:
 
     parts: tuple[str, ...]
     line: int  #: within the template, counted from 1
+
+
+def secret_names(paths: Iterable[PathReference]) -> frozenset[str] | None:
+    """Return the names of the secrets that paths lead to. None means that a template computes such a name."""
+    names = frozenset(path.parts[1:2] for path in paths if path.parts[0] == SECRETS)
+    return None if () in names else frozenset(name for (name,) in names)
 
 
 # --- access to values -----------------------------------------------------------------------------
@@ -303,6 +310,8 @@ class TemplateInspector:
         if isinstance(name, str) and name.startswith("_"):
             raise TemplateNotAllowed(f"{name!r}: names that begin with `_` cannot be used", node.lineno)
         if isinstance(node, nodes.Name) and node.ctx != "load":
+            if name == SECRETS:
+                raise TemplateNotAllowed(f"{name!r} cannot be another value; choose another name", node.lineno)
             self.assigned.add(node.name)
         elif parts := _parts(node):
             self.paths.append(PathReference(parts, node.lineno))

@@ -517,6 +517,11 @@ class CompiledTree:
         """The names of the context that it uses."""
         return frozenset[str]().union(*(leaf.roots for leaf in self._leaves))
 
+    @property
+    def paths(self) -> tuple[PathReference, ...]:
+        """The paths that it uses."""
+        return tuple(path for leaf in self._leaves for path in leaf.paths)
+
     def prepare(self, *, large: bool = False) -> None:
         """Compile the leaves now. Large ones are compiled only if the caller wants that."""
         for leaf in self._leaves:

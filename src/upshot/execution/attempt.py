@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -39,6 +40,7 @@ from upshot.execution import transitions
 from upshot.execution.compiled import CompiledAutomation
 from upshot.execution.limits import Permit, Reservation, Result
 from upshot.execution.retry import wait_before_next
+from upshot.execution.secret_masks import SecretMasks
 from upshot.ids import WorkerId, derive_delivery_id, new_nonce
 from upshot.masking import Mask
 from upshot.ports.executions import ExecutionUpdate
@@ -79,6 +81,7 @@ class ExecutorContext:
     worker_id: WorkerId
     action_context: ActionContext
     secrets: SecretSource
+    masks: SecretMasks  #: for the same secrets
     clock: Clock
     event_source: str  #: CloudEvents `source`
     renderer: Renderer = field(default_factory=LocalRenderer)
@@ -92,10 +95,11 @@ class _LimitedEgress(Egress):
     receiver often limits or blocks each credential on its own.
     """
 
-    def __init__(self, egress: Egress, permit: Permit, secrets: SecretsView) -> None:
+    def __init__(self, egress: Egress, permit: Permit, secrets: SecretsView, mask: Callable[[], Mask]) -> None:
         self._egress = egress
         self._permit = permit
         self._secrets = secrets
+        self._mask = mask
 
     @override
     async def send(
@@ -113,6 +117,8 @@ class _LimitedEgress(Egress):
         except InvalidUrl:
             pass  # the egress rejects it with its request
         else:
+            if self._secrets.used:
+                destination = self._mask().text(destination)  # a secret can be a part of the host
             words = (destination, *sorted(self._secrets.used))
             self._permit.send_to(" ".join(words)[:MAX_DESTINATION_CHARS])
         return await self._egress.send(
@@ -141,6 +147,7 @@ class Attempt:
         self._event = claimed.event
         self._automation = claimed.compiled.automation
         self._compiled = claimed.compiled.steps[record.id]
+        self._secret_names = claimed.compiled.secret_names
         self._record = record
         self._context = context
         # An action of a third-party package declares `defers_secrets` only if it needs it.
@@ -151,7 +158,8 @@ class Attempt:
         )
         self._permit = permit
         self._action_context = replace(
-            context.action_context, egress=_LimitedEgress(context.action_context.egress, permit, self._secrets)
+            context.action_context,
+            egress=_LimitedEgress(context.action_context.egress, permit, self._secrets, self._mask),
         )
         self._attempt = record.attempt_count + 1
         self._delivery_id = derive_delivery_id(claimed.execution.id, record.id)
@@ -180,20 +188,26 @@ class Attempt:
             outcome = await self._perform(await self._call(template_context))
         except Busy as busy:
             return ExecutionUpdate(
-                transitions.wait_for_room(self._execution, reason=str(busy), waits_for=busy.waits_for)
+                transitions.wait_for_room(
+                    self._execution, reason=self._mask().text(str(busy)), waits_for=busy.waits_for
+                )
             )
         except Unavailable as error:  # our own database did not answer, so nothing was decided, and no attempt was made
             due_at = self._context.clock.now() + UNAVAILABLE_PAUSE
-            return ExecutionUpdate(transitions.reschedule(self._execution, reason=str(error), due_at=due_at))
+            reason = self._mask().text(str(error))
+            return ExecutionUpdate(transitions.reschedule(self._execution, reason=reason, due_at=due_at))
         except ConfigError as error:  # a template fails on this event, or a secret cannot be read
             return self._failed(Refused(str(error)), AttemptState.INVALID)
         except ActionError as error:
             self._permit.finish(_result(error))
             states = (state for error_class, state in _ATTEMPT_STATES if isinstance(error, error_class))
             return self._failed(error, next(states, AttemptState.REFUSED))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bug of an action must not end the worker
             # A bug in the action. Nobody knows how far it got, and the next attempt may succeed.
-            log.exception("action.crashed", execution=self._execution.id, uses=self._record.uses)
+            trace = self._mask().text(traceback.format_exc())
+            log.error(  # noqa: TRY400 - `exception` would log the trace with its secrets
+                "action.crashed", execution=self._execution.id, uses=self._record.uses, exception=trace
+            )
             crash = f"{self._record.uses} crashed: {type(error).__name__}: {error}"
             return self._failed(Ambiguous(crash), AttemptState.AMBIGUOUS)
         self._permit.finish(Result.ANSWERED)
@@ -208,6 +222,10 @@ class Attempt:
             raise Ambiguous(
                 f"not finished after {limit:g} s; the step's timeout is {call.timeout_seconds:g} s"
             ) from error
+
+    def _mask(self) -> Mask:
+        """Return a mask of the secrets that the execution can have used until now."""
+        return self._context.masks.mask(self._secret_names, self._secrets.used)
 
     # --- the call of the action -------------------------------------------------------------------
 
@@ -281,12 +299,12 @@ class Attempt:
         return ExecutionUpdate(execution, jobs=(deferred.job,) if deferred.job else ())
 
     def _succeeded(self, outcome: Outcome) -> ExecutionUpdate:
-        mask = Mask(self._secrets.used.values())
+        mask = self._mask()
         outputs, request, response = ensure_storable((outcome.outputs, outcome.request, outcome.response))
         execution = transitions.step_succeeded(
             self._execution,
             self._record,
-            outputs=mask.data(outputs),
+            outputs=mask.data(outputs, is_cut=bool(response and response.get("truncated"))),
             started_at=self._started_at,
             now=self._context.clock.now(),
         )
@@ -294,13 +312,13 @@ class Attempt:
             execution,
             AttemptState.SUCCEEDED,
             request=mask.request(request),
-            response=mask.data(response),
+            response=mask.response(response),
             timings=outcome.timings,
         )
 
     def _failed(self, error: ActionError, state: AttemptState) -> ExecutionUpdate:
         step, record, now = self._compiled.step, self._record, self._context.clock.now()
-        mask = Mask(self._secrets.used.values())
+        mask = self._mask()
         reason = to_storable_text(mask.text(str(error)))[:MAX_REASON_CHARS]
         request, response = ensure_storable((error.request, error.response))
         chance = random.random()  # noqa: S311 - jitter, not cryptography
@@ -327,7 +345,7 @@ class Attempt:
             execution,
             state,
             request=mask.request(request),
-            response=mask.data(response),
+            response=mask.response(response),
             error=reason,
             wait_seconds=wait_seconds,
         )

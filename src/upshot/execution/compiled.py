@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from upshot.actions.protocol import Action
+from upshot.automations.sandbox import secret_names
 from upshot.automations.template import (
     CompiledCondition,
     CompiledText,
@@ -41,6 +42,7 @@ class CompiledAutomation:
 
     automation: Automation
     steps: Mapping[str, CompiledStep]
+    secret_names: frozenset[str] | None  #: that any of its steps uses; None if a template computes such a name
 
     def prepare(self) -> None:
         """Compile its templates now, instead of when they are first rendered."""
@@ -57,10 +59,15 @@ def compile_automation(automation: Automation, actions: Mapping[str, Action]) ->
     Raises:
         ConfigError: An action is not installed here, or a template is no longer allowed.
     """
-    return CompiledAutomation(
-        automation,
-        {step.id: _compile_step(automation, step, actions) for step in (*automation.steps, *automation.on_failure)},
+    steps = {step.id: _compile_step(automation, step, actions) for step in (*automation.steps, *automation.on_failure)}
+    paths = (
+        path
+        for step in steps.values()
+        for compiled in (step.tree, step.condition, step.body)
+        if compiled is not None
+        for path in compiled.paths
     )
+    return CompiledAutomation(automation, steps, secret_names(paths))
 
 
 def _compile_step(automation: Automation, step: Step, actions: Mapping[str, Action]) -> CompiledStep:

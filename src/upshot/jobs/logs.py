@@ -45,7 +45,10 @@ class LogCollector:
     async def tail(self) -> str:
         """Return the last 64 KB, including what another worker has stored before."""
         read = await self._backend.read_log(self._job.container_name, None, limit_bytes=LOG_TAIL_BYTES)
-        text = self._mask.text(read.data.decode("utf-8", "replace"))
+        data = read.data
+        if read.skipped or len(data) >= LOG_TAIL_BYTES:
+            data = _without_incomplete_line(data)
+        text = self._mask.text(data.decode("utf-8", "replace"))
         return text.encode()[-LOG_TAIL_BYTES:].decode("utf-8", "ignore")
 
     async def store_new(self, now: datetime) -> bool:
@@ -55,13 +58,22 @@ class LogCollector:
         read = await self._backend.read_log(self._job.container_name, self._position, limit_bytes=MAX_CHUNK_BYTES)
         if not read.data and read.position == self._position:
             return False
-        data = self._incomplete_line + read.data
+        new = read.data
+        if read.skipped:
+            self._incomplete_line = b""
+            new = _without_incomplete_line(new)
+        data = self._incomplete_line + new
         end = data.rfind(b"\n") + 1
         if len(data) - end > MAX_LINE_BYTES:
-            end = len(data)
+            end = self._end_before_secret(data)
         self._incomplete_line = data[end:]
         await self._store(data[:end], read.position, now, skipped=read.skipped)
         return bool(read.data)
+
+    def _end_before_secret(self, data: bytes) -> int:
+        """Return where a long line can be cut: at its end, or before a secret that may continue."""
+        text = data.decode("utf-8", "surrogateescape")
+        return len(text[: self._mask.start_of_cut_secret(text)].encode("utf-8", "surrogateescape"))
 
     async def store_rest(self, now: datetime) -> None:
         """Store the rest of the log of an exited job."""
@@ -93,3 +105,8 @@ class LogCollector:
             keep_bytes=self._keep_bytes,
         )
         self._position = position or None
+
+
+def _without_incomplete_line(data: bytes) -> bytes:
+    """Return a log without its first line, which may begin within a secret, unless there is no other line."""
+    return data[data.find(b"\n") + 1 :] or data

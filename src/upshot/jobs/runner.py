@@ -130,7 +130,7 @@ class JobRunner:
                 await self._handle(snapshot, is_new=snapshot.number > number)
                 number = snapshot.number
         except StartRefused as error:
-            await self._end(JobOutcome(error.failure, self._mask.text(str(error))))
+            await self._end(JobOutcome(error.failure, str(error)))
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -270,12 +270,13 @@ class JobRunner:
             log_tail=log_tail,
             outputs=outputs,
         )
-        reason = None if outcome.reason is None else self._mask.text(outcome.reason)
-        await self._end(JobOutcome(outcome.failure, reason))
+        await self._end(outcome)
 
     async def _end(self, outcome: JobOutcome) -> None:
         """Record the end of the attempt, and remove the container."""
         now, job = self._context.clock.now(), self.job
+        if outcome.reason is not None:
+            outcome = replace(outcome, reason=self._mask.text(outcome.reason))
         larger_spec = None
         if outcome.failure is FailureKind.OUT_OF_MEMORY and job.retry.memory_growth is not None:
             larger_spec = self._context.config.with_more_memory(job.spec, job.retry.memory_growth, job.queue)
@@ -303,6 +304,7 @@ class JobRunner:
 
     async def _explain_start(self, reason: str) -> None:
         """Record why a starting job does not run yet."""
+        reason = self._mask.text(reason)
         if reason != self.job.reason and self.job.state is JobState.STARTING:
             await self._record(replace(self.job, reason=reason))
 

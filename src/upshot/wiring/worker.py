@@ -39,6 +39,7 @@ from upshot.execution.executor import Executor
 from upshot.execution.limits import AttemptLimits
 from upshot.execution.recorder import Recorder
 from upshot.execution.retention import Retention
+from upshot.execution.secret_masks import SecretMasks
 from upshot.ids import WorkerId
 from upshot.jobs.container_request import JobEnvironment
 from upshot.jobs.supervisor import JobSupervisor, SupervisorSettings
@@ -131,6 +132,7 @@ class WorkerDependencies:
                 jobs=self.job_admin,
             ),
             secrets=self.secrets,
+            masks=SecretMasks(self.secrets),
             clock=self.clock,
             event_source=base_url(settings),
             renderer=self.renderer,

@@ -19,6 +19,7 @@ from upshot.backends.docker.options import Address, DockerOptions, Transport, tl
 from upshot.backends.docker.ssh import SshTunnel
 from upshot.backends.protocol import EngineUnavailable
 from upshot.errors import UpshotError
+from upshot.masking import cut_text
 
 T = TypeVar("T")
 
@@ -287,7 +288,7 @@ class DockerClient:
             raise self._unreachable(str(error) or type(error).__name__) from error
 
     def _error_from_response(self, response: aiohttp.ClientResponse, text: str) -> UpshotError:
-        message = text.strip()[:_MAX_MESSAGE_CHARS]
+        message = cut_text(text.strip(), _MAX_MESSAGE_CHARS)
         try:
             body = json.loads(text)
         except ValueError:  # a proxy's page, or the engine's TLS layer

@@ -20,6 +20,7 @@ from yaml import YAMLError
 from upshot import __version__
 from upshot.backends.protocol import EngineUnavailable, StartRefused
 from upshot.domain.job import FailureKind
+from upshot.masking import cut_text
 
 REQUEST_SECONDS = 8.0  # for one response; a method of the backend sends two or three requests, some concurrently
 CONNECT_SECONDS = 5.0
@@ -267,7 +268,7 @@ async def unless_missing(request: Awaitable[T]) -> T | None:
 
 
 def _error_from_response(status: int, data: bytes) -> EngineUnavailable:
-    message, reason = data.decode("utf-8", "replace").strip()[:_MAX_MESSAGE_CHARS], ""
+    message, reason = cut_text(data.decode("utf-8", "replace").strip(), _MAX_MESSAGE_CHARS), ""
     try:
         body = orjson.loads(data)
     except orjson.JSONDecodeError:  # a proxy's page
