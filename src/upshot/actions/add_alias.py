@@ -21,6 +21,7 @@ class AddAlias(Action):
 
     uses = "add-alias"
     inputs_model = AddAliasInputs
+    sends = False
 
     @override
     async def perform(self, call: ActionCall, context: ActionContext) -> Outcome:

@@ -23,6 +23,7 @@ class AddTag(Action):
 
     uses = "add-tag"
     inputs_model = AddTagInputs
+    sends = False
 
     @override
     def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:

@@ -23,6 +23,7 @@ class Emit(Action):
 
     uses = "emit"
     inputs_model = EmitInputs
+    sends = False
 
     @override
     async def perform(self, call: ActionCall, context: ActionContext) -> Outcome:

@@ -26,6 +26,7 @@ class FindVersion(Action):
 
     uses = "find-version"
     inputs_model = FindVersionInputs
+    sends = False
 
     @override
     async def perform(self, call: ActionCall, context: ActionContext) -> Outcome:

@@ -164,6 +164,9 @@ class Action(ActionSpec, Protocol):
     An action does not retry, schedule or store. `perform` returns an Outcome, or raises an ActionError, whose
     class decides what happens next, or TemplateInvalid if a rendered value cannot be used.
 
+    `sends = False` means that it sends nothing to a receiver. Its inputs end up where everyone who reads events or the
+    registry can see them, so a file that gives it a secret is invalid.
+
     `sends_when_overtaken = True` makes `overtaken: send` the default of its steps.
 
     An action whose work outlasts an attempt returns Deferred. It can set two more attributes:

@@ -19,6 +19,7 @@ class Require(Action):
 
     uses = "require"
     inputs_model = RequireInputs
+    sends = False
     expressions = frozenset({"that"})
 
     @override

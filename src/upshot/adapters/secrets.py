@@ -13,8 +13,23 @@ from upshot.errors import ConfigError
 from upshot.ports.secrets import SecretSource
 
 PREFIX = "UPSHOT_SECRET_"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks, which PowerShell writes
 MAX_SECRET_BYTES = 64 * 1024
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")  # names that a template can write after `secrets.`
+
+
+def _check(value: str, place: str, remedy: str) -> str:
+    """
+    Return the value of a secret.
+
+    Raises:
+        ConfigError: It is empty, or begins with a byte order mark, which a receiver would get.
+    """
+    if not value.strip():
+        raise ConfigError(f"{place}: the secret is empty; {remedy}")
+    if value.startswith("\ufeff"):
+        raise ConfigError(f"{place}: the secret begins with a byte order mark; save it as UTF-8 without BOM")
+    return value
 
 
 class EnvironmentSecrets(SecretSource):
@@ -22,7 +37,14 @@ class EnvironmentSecrets(SecretSource):
 
     @override
     def get(self, name: str) -> str | None:
-        return os.environ.get(PREFIX + name) if _NAME.fullmatch(name) else None
+        """
+        Return the value of the variable, or None if it is not set.
+
+        Raises:
+            ConfigError: It is empty, or begins with a byte order mark.
+        """
+        value = os.environ.get(PREFIX + name) if _NAME.fullmatch(name) else None
+        return None if value is None else _check(value, PREFIX + name, "set the variable to the secret, or remove it")
 
     @override
     def names(self) -> frozenset[str]:
@@ -42,7 +64,7 @@ class DirectorySecrets(SecretSource):
         Return the text of the file of this name without its final line break, or None if there is no such file.
 
         Raises:
-            ConfigError: The file cannot be read, is too large, or is not UTF-8.
+            ConfigError: The file cannot be read, is too large, is empty, is not UTF-8, or has a byte order mark.
         """
         if not _NAME.fullmatch(name):
             return None
@@ -61,9 +83,11 @@ class DirectorySecrets(SecretSource):
                 f"{path}: is larger than {MAX_SECRET_BYTES // 1024} KB, the limit for a secret; make the file smaller"
             )
         try:
-            return content.decode().removesuffix("\n").removesuffix("\r")
+            text = content.decode()
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{path}: is not UTF-8 text; save the secret as UTF-8") from error
+            kind = "is UTF-16 text" if content.startswith(_UTF_16) else "is not UTF-8 text"
+            raise ConfigError(f"{path}: {kind}; save the secret as UTF-8 without BOM") from error
+        return _check(text.removesuffix("\n").removesuffix("\r"), str(path), "write the secret into the file")
 
     @override
     def names(self) -> frozenset[str]:

@@ -128,6 +128,17 @@ def secret_names(paths: Iterable[PathReference]) -> frozenset[str] | None:
     return None if () in names else frozenset(name for (name,) in names)
 
 
+def misplaced_secret(uses: str, paths: Iterable[PathReference]) -> tuple[int, str] | None:
+    """Return the line and the reason if a template gives a secret to an action that sends nothing."""
+    reference = next((path for path in paths if path.parts[0] == SECRETS), None)
+    if reference is None:
+        return None
+    return reference.line, (
+        f"{'.'.join(reference.parts)}: {uses!r} sends nothing to a receiver, and everyone who reads events or the "
+        "registry can read what it writes; use the secret in the step that sends it"
+    )
+
+
 # --- access to values -----------------------------------------------------------------------------
 
 

@@ -262,7 +262,11 @@ def _check_automations(settings: Settings) -> Iterator[CheckResult]:
         yield CheckResult("fail", "automations", str(error))
     secrets = make_secrets(settings)
     for name, automations in sorted(_secrets_used(loaded.automations).items()):
-        value = secrets.get(name)
+        try:
+            value = secrets.get(name)
+        except ConfigError as error:
+            yield CheckResult("fail", "secrets", f"{name}: {error}")
+            continue
         if value is None:
             detail = f"{name} is not set; {', '.join(automations)} would fail without it"
             remedy = f"set UPSHOT_SECRET_{name}, or write it to {settings.data}/secrets/{name}"

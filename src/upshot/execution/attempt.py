@@ -19,6 +19,7 @@ from upshot.actions.egress_rules import InvalidUrl, parse_url
 from upshot.actions.protocol import ActionCall, ActionContext, Deferred, Egress, HttpResponse, Outcome
 from upshot.automations.context import DeferredSecrets, SecretsView, step_context
 from upshot.automations.rendering import Compiled, LocalRenderer, Renderer
+from upshot.automations.sandbox import misplaced_secret
 from upshot.clock import Clock, stopwatch
 from upshot.domain.event import Actor, ActorKind, Cause, Event, Origin
 from upshot.domain.execution import AttemptState, Execution, Receipt, StepRecord
@@ -267,6 +268,10 @@ class Attempt:
         )
 
     async def _render_inputs(self, template_context: Mapping[str, Any]) -> Mapping[str, Any]:
+        tree, action = self._compiled.tree, self._compiled.action
+        if not getattr(action, "sends", True) and (problem := misplaced_secret(self._record.uses, tree.paths)):
+            # The revision is older than the check of its file.
+            raise TemplateInvalid(self._automation.path, self._compiled.step.line or None, problem[1])
         if not isinstance(self._secrets, DeferredSecrets) or self._placeholders is None:
             inputs: Mapping[str, Any] = await self._render(self._compiled.tree, template_context)
             return inputs

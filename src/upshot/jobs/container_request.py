@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from upshot.domain.job import (
     Job,
 )
 from upshot.domain.secret_placeholders import SecretPlaceholders
+from upshot.errors import ConfigError
 from upshot.masking import Mask
 from upshot.ports.jobs import Installation
 from upshot.ports.secrets import SecretSource
@@ -40,7 +42,10 @@ class JobEnvironment:
 
 def secrets_mask(job: Job, environment: JobEnvironment) -> Mask:
     """Return a mask that hides the job's secrets, and its token, in what the job writes."""
-    values = [value for name in job.secrets if (value := environment.secrets.get(name))]
+    values = []
+    for name in job.secrets:
+        with suppress(ConfigError):  # the job cannot start without it, and says so
+            values.append(environment.secrets.get(name) or "")
     return Mask([*values, job_token.make(environment.installation.key, job.id)])
 
 
@@ -54,12 +59,15 @@ def build_container_request(job: Job, event: Event, environment: JobEnvironment)
         environment: What this worker adds.
 
     Raises:
-        StartRefused: A secret does not exist on this worker.
+        StartRefused: A secret does not exist on this worker, or cannot be used.
     """
     placeholders = SecretPlaceholders(job.nonce)
 
     def secret(name: str) -> str:
-        value = environment.secrets.get(name)
+        try:
+            value = environment.secrets.get(name)
+        except ConfigError as error:
+            raise StartRefused(FailureKind.REFUSED, str(error)) from error
         if value is None:
             raise StartRefused(
                 FailureKind.REFUSED,

@@ -57,7 +57,15 @@ def test_a_name_is_never_a_path(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"\xff\xfe", "not UTF-8 text"), (b"x" * (64 * 1024 + 1), "larger than 64 KB")]
+    ("content", "message"),
+    [
+        (b"\xff\xfet\x00", "is UTF-16 text; save the secret as UTF-8 without BOM"),
+        (b"tok\xe9n", "not UTF-8 text"),
+        (b"x" * (64 * 1024 + 1), "larger than 64 KB"),
+        (b"", "is empty; write the secret into the file"),
+        (b" \r\n", "is empty"),
+        (b"\xef\xbb\xbftoken\n", "begins with a byte order mark; save it as UTF-8 without BOM"),
+    ],
 )
 def test_a_file_that_is_not_a_secret_is_reported(tmp_path, content, message):
     """The error contains the path and the reason, and never the content of the file."""
@@ -67,6 +75,17 @@ def test_a_file_that_is_not_a_secret_is_reported(tmp_path, content, message):
         DirectorySecrets(tmp_path).get("TOKEN")
 
     assert str(tmp_path / "TOKEN") in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("", "is empty"), (" \n", "is empty"), ("\ufefftoken", "byte order mark")]
+)
+def test_a_variable_that_is_not_a_secret_is_reported(monkeypatch, value, message):
+    """An empty variable would be sent as it is. Compose sets one for each variable that it does not know."""
+    monkeypatch.setenv("UPSHOT_SECRET_TOKEN", value)
+
+    with pytest.raises(ConfigError, match=f"^UPSHOT_SECRET_TOKEN: .*{message}"):
+        EnvironmentSecrets().get("TOKEN")
 
 
 def test_a_missing_secret_is_none(tmp_path):

@@ -12,6 +12,7 @@ import orjson
 from upshot.automations.parser.diagnostics import Diagnostics
 from upshot.automations.parser.document import Invalid, YamlMapping, YamlSequence
 from upshot.automations.parser.model_diagnostics import line_of_path, parse_model
+from upshot.automations.sandbox import misplaced_secret
 from upshot.automations.scope import Scope
 from upshot.automations.template import compile_condition, compile_leaf, compile_text, template_leaves
 from upshot.domain.automation import DEFAULT_CAP_SECONDS, DEFAULT_TIMEOUT_SECONDS, RetryPolicy, Step
@@ -92,7 +93,7 @@ def parse_step(mapping: YamlMapping, step_id: str, scope: Scope, context: ParseC
             remedy_text = "limit the job with `timeout` under `with`"
             diagnostics.add(mapping.key_lines["timeout"], f"timeout: this step waits until its job ends; {remedy_text}")
     lines = dict(_leaf_lines(with_, ""))
-    _check_templates(with_, lines, frozenset() if action is None else action.expressions, scope, diagnostics)
+    _check_templates(with_, lines, action, scope, diagnostics)
     _read_body_file(with_, scope, context)
     check_condition(mapping, scope, diagnostics)
     if schema is None or diagnostics.count > errors_before:
@@ -144,8 +145,10 @@ def _check_inputs(with_: YamlMapping, line: int, action: ActionSpec, context: Pa
 
 
 def _check_templates(
-    with_: YamlMapping, lines: Mapping[str, int], expressions: frozenset[str], scope: Scope, diagnostics: Diagnostics
+    with_: YamlMapping, lines: Mapping[str, int], action: ActionSpec | None, scope: Scope, diagnostics: Diagnostics
 ) -> None:
+    expressions = frozenset[str]() if action is None else action.expressions
+    may_use_secrets = getattr(action, "sends", True)
     for number, (leaf, text, is_expression) in enumerate(template_leaves(with_, expressions)):
         if number == MAX_TEMPLATES:
             reason = f"the step has more than {MAX_TEMPLATES} templates; use a body-file, or a loop in one template"
@@ -161,7 +164,10 @@ def _check_templates(
         except TemplateInvalid as error:
             diagnostics.add_error(error)
             continue
-        for line_within, reason in scope.problems(compiled):
+        problems = list(scope.problems(compiled))
+        if action is not None and not may_use_secrets and (problem := misplaced_secret(action.uses, compiled.paths)):
+            problems.append(problem)
+        for line_within, reason in problems:
             diagnostics.add(line and line + line_within - 1, f"with.{leaf}: {reason}")
 
 
