@@ -40,6 +40,7 @@ from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
 from upshot.adapters.memory.revisions import MemoryRevisions
 from upshot.adapters.memory.stream import MemoryNotifier, MemoryStream
+from upshot.automations.active import names_of
 from upshot.automations.loader import load_file, load_revision, load_text
 from upshot.automations.matcher import Matcher
 from upshot.clock import FrozenClock
@@ -53,11 +54,11 @@ from upshot.execution.attempt import ExecutorContext
 from upshot.execution.compiled import RevisionCache
 from upshot.execution.executor import Executor
 from upshot.execution.limits import AttemptLimits
-from upshot.execution.overtaking import retry_as_user
 from upshot.execution.recorder import Recorder
 from upshot.execution.secret_masks import SecretMasks
 from upshot.execution.sweeper import Sweeper
 from upshot.execution.transitions import cancel_by_user
+from upshot.execution.user_requests import Replay, RevisionChoice, UserRequests
 from upshot.ids import ExecutionId, WorkerId
 from upshot.jobs.events import job_event
 from upshot.jobs.transitions import JobOutcome, finish
@@ -216,9 +217,29 @@ class World:
         self._automations.clear()
         self.apply(automations)
 
-    def retry(self, execution_id: ExecutionId, *, force: bool = False) -> None:
+    def retry(
+        self, execution_id: ExecutionId, *, force: bool = False, revision: RevisionChoice | None = None
+    ) -> Execution:
         """Retry a failed, cancelled or overtaken execution, as a user."""
-        retry_as_user(self.executions, execution_id, self.clock.now(), force=force)
+        return self._user_requests().retry(execution_id, self.clock.now(), force=force, revision=revision)
+
+    def replay(self, event: Event, *, automation: str | None = None, dry_run: bool = False) -> Replay:
+        """Answer an event again, as a user."""
+        stored = self.events.find(event.id)
+        if stored is None:
+            raise AssertionError(f"there is no event {event.id}")
+        now, name = self.clock.now(), ADMIN.actor.name
+        return self._user_requests().replay(stored, now, user_name=name, automation=automation, dry_run=dry_run)
+
+    def _user_requests(self) -> UserRequests:
+        return UserRequests(
+            self.executions,
+            self.events,
+            self._revisions,
+            automations={automation.name: automation for automation in self._automations},
+            matcher=self.matcher,
+            load_revision=partial(load_revision, catalog=self._catalog),
+        )
 
     def cancel(self, execution_id: ExecutionId) -> None:
         """Cancel an execution, as a user."""
@@ -373,6 +394,7 @@ class World:
             max_in_flight=100,
             limits=AttemptLimits(100, clock=lambda: self.clock.now().timestamp()),
             lease=timedelta(seconds=30),
+            names=partial(names_of, tuple(self._automations)),
         )
         matcher = self.matcher
         return executor, Admitter(executor, lambda: matcher, self.clock)

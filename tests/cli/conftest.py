@@ -43,6 +43,13 @@ on:
 steps:
   - uses: github-dispatch
     with: {repository: acme/missing, token: "{{ secrets.GITHUB_TOKEN }}", event-type: nobody}
+---
+name: mistaken
+on:
+  custom: {name: mistake}
+steps:
+  - uses: emit
+    with: {name: mended, data: {value: "{{ event.data.valeu }}"}}
 """
 
 

@@ -145,6 +145,60 @@ def test_a_failed_execution_can_be_retried_but_not_cancelled(world):
     assert execution_id in world.run("executions", "cancel", execution_id, exit_code=1).stderr
 
 
+def test_executions_are_retried_by_filter_after_their_file_was_corrected(world):
+    """Both continue with the corrected revision, which the output names."""
+    ids = [
+        world.wait_for_execution(world.json("events", "emit", "mistake", f"value={n}")["id"], "failed")["id"]
+        for n in (1, 2)
+    ]
+    words = ("executions", "retry", "--state", "failed", "--automation", "mistaken", "--since", "1h")
+    assert world.text(*words, "--dry-run").split() == sorted(ids)
+    mistaken = world.json("executions", "show", ids[0])["revision"]
+    path = world.up.automations / "all.yaml"
+    path.write_text(path.read_text().replace("valeu", "value"))
+
+    def loaded():
+        revision = world.json("automations", "show", "mistaken")["revision"]
+        return None if revision == mistaken else revision
+
+    corrected = until(loaded, "the corrected revision")
+
+    lines = world.text(*words).splitlines()
+
+    assert lines == [f"{execution_id} is waiting again, with revision {corrected}" for execution_id in sorted(ids)]
+    for execution_id in ids:
+        until(lambda: world.json("executions", "show", execution_id)["state"] == "succeeded", "a success")  # noqa: B023
+    assert "no such executions" in world.text(*words)
+    world.run("executions", "retry", exit_code=2)
+    world.run("executions", "retry", ids[0], "--state", "failed", exit_code=2)
+
+
+def test_events_are_replayed(world):
+    """A replay is a new execution. The period counts from the given time."""
+    event_id = world.json("events", "emit", "please-fail", "why=replay")["id"]
+    first = world.wait_for_execution(event_id, "failed")
+    assert f"{event_id}: would be answered by fail" in world.text("events", "replay", event_id, "--dry-run")
+    assert event_id in world.text("events", "replay", "--since", "10m", "--automation", "fail", "--dry-run")
+    assert event_id not in world.text("events", "replay", "--since", "10m", "--until", "9m", "--dry-run")
+
+    assert "1 execution for 1 event follows" in world.text("events", "replay", event_id, "--automation", "fail")
+
+    def both():
+        found = world.json("executions", "list", "--event", event_id, "--state", "failed")
+        return found if len(found) == 2 else None
+
+    assert {(execution["id"] == first["id"], execution["replay"]) for execution in until(both, "the replay")} == {
+        (True, False),
+        (False, True),
+    }
+    assert "fail (replay)" in world.text("executions", "list", "--event", event_id)
+    assert "a replay" in str(world.json("events", "show", event_id)["explanation"])
+    assert "did you mean 'fail'" in world.run("events", "replay", event_id, "--automation", "fial", exit_code=1).stderr
+    world.run("events", "replay", exit_code=2)
+    world.run("events", "replay", event_id, "--since", "1h", exit_code=2)
+    assert "is not a time" in world.run("events", "replay", "--since", "soon", exit_code=2).stderr
+
+
 def test_custom_events_carry_their_data(world, tmp_path):
     """Data from words, from JSON and from a file keep their types. A text stays a text unless `:=` is written."""
     (tmp_path / "body.json").write_text('{"nested": {"x": [1, 2]}}')
@@ -184,7 +238,7 @@ def test_automations_are_listed_with_the_errors_in_other_files(world):
     assert "broken.yaml:4: " in listed
     assert world.json("automations", "show", "deploy")["source"]["name"] == "deploy"
     automations = world.json("automations", "list")["items"]
-    assert [automation["name"] for automation in automations] == ["deploy", "fail"]
+    assert [automation["name"] for automation in automations] == ["deploy", "fail", "mistaken"]
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def test_an_admitted_execution_can_be_found(stores):
                 attempt_count=3,
                 failures=2,
                 losses=1,
+                is_invalid=True,
                 continued=True,
                 outputs={"status": 404, "body": {"nested": ["ü", None, 1.5]}},
                 started_at=NOW,
@@ -469,6 +470,35 @@ def test_executions_are_found_by_event_automation_and_state(stores):
     assert found(automation="notify") == {"exe_2"}
     assert found(state=ExecutionState.RUNNING) == {"exe_1", "exe_3"}
     assert found(event_id="evt_1", automation="promote", state=ExecutionState.RUNNING) == {"exe_1"}
+
+
+def test_executions_are_found_by_the_time_of_their_end(stores):
+    """Those that have not ended count by their creation. The end of the period is left out."""
+    ended = {"state": ExecutionState.FAILED, "finished_at": LATER, "due_at": None}
+    admit(
+        stores, execution("exe_1", **ended), execution("exe_2", **ended | {"finished_at": MUCH_LATER}), waiting("exe_3")
+    )
+
+    def found(**query):
+        page = stores.executions.page(ExecutionQuery(**query), cursor=None, limit=9)
+        return {item.id for item in page.items}
+
+    assert found(since=NOW) == {"exe_1", "exe_2", "exe_3"}
+    assert found(since=LATER) == {"exe_1", "exe_2"}
+    assert found(until=LATER) == {"exe_3"}
+    assert found(since=LATER, until=MUCH_LATER, state=ExecutionState.FAILED) == {"exe_1"}
+
+
+def test_an_execution_that_a_user_asks_for_is_added(stores):
+    """It is due, its event names it, and the executions that were there stay."""
+    admit(stores, execution())
+    added = waiting("exe_2", fence=0)
+    stores.executions.add([added])
+
+    assert find(stores, "exe_2") == (added, ())
+    assert stores.events.find("evt_1").execution_ids == ("exe_1", "exe_2")
+    (claim,) = stores.executions.claim(["exe_2"], worker_id="w2", now=NOW, until=LATER)
+    assert (claim.execution.fence, claim.lost_by_worker_id) == (1, None)
 
 
 def test_executions_of_an_event_that_was_never_accepted_are_left_out(stores):

@@ -26,6 +26,7 @@ from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.idempotency import MemoryIdempotency
 from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
+from upshot.adapters.memory.revisions import MemoryRevisions
 from upshot.adapters.memory.workers import MemoryWorkers
 from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.destinations import SqlDestinations
@@ -220,6 +221,7 @@ def make_deps(stores: Stores, clock: FrozenClock, automations: AutomationFolder,
         registry=Registry(stores.registry, DroppingPublisher(), clock, base_url=BASE_URL),
         events=stores.events,
         executions=stores.executions,
+        revisions=MemoryRevisions(),
         jobs=stores.job_admin,
         jobs_config=JobsConfig(),
         installation=Installation("ins_1", bytes(range(32))),

@@ -8,6 +8,7 @@ import pytest
 
 from tests.web.conftest import API, ok_json, problem
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepRecord
+from upshot.execution.transitions import retry_by_user
 from upshot.ids import DeliveryId, RevisionId, WorkerId, derive_execution_id
 from upshot.ports.executions import Admission, ExecutionUpdate
 
@@ -184,3 +185,54 @@ def test_retrying_an_overtaken_execution_needs_force(web, stores, failed, clock)
     problem(web.post(path, json={"force": "yes"}), 422, "invalid-input")
 
     assert ok_json(web.post(path, json={"force": True}))["state"] == "waiting"
+
+
+def test_a_retry_names_the_revision_that_it_uses(web, stores, failed, automations):
+    """`current` is the loaded one, and an unknown choice is refused."""
+    path = f"{EXECUTIONS}/{failed.id}/retry"
+    detail = problem(web.post(path, json={"revision": "newest"}), 422, "invalid-input")["detail"]
+    assert "original" in detail
+    assert "other steps" not in detail
+
+    stores.executions.amend(failed.id, lambda execution: replace(execution, steps=execution.steps[:1]))
+    retried = ok_json(web.post(path, json={"revision": "current"}))
+
+    (loaded,) = (automation for automation in automations.current.automations if automation.name == "promote")
+    assert retried["revision"] == loaded.revision_id
+
+
+def test_executions_are_filtered_by_time(web, failed, clock):
+    """Times have a time zone."""
+    now = clock.now().isoformat()
+    assert len(ok_json(web.get(EXECUTIONS, params={"since": now}))["items"]) == 1
+    assert ok_json(web.get(EXECUTIONS, params={"until": now}))["items"] == []
+    problem(web.get(EXECUTIONS, params={"since": "yesterday"}), 422, "invalid-input")
+
+
+def test_a_waiting_execution_of_a_disabled_automation_says_that_it_is_held(web, stores, failed, clock):
+    """Also before its next attempt is due."""
+    waiting = retry_by_user(replace(failed, automation="switched-off"), clock.now())
+    stores.executions.amend(failed.id, lambda _: waiting)
+
+    (listed,) = ok_json(web.get(EXECUTIONS))["items"]
+    shown = ok_json(web.get(f"{EXECUTIONS}/{failed.id}"))
+    assert listed["reason"] == shown["reason"]
+    assert shown["reason"].startswith("automation switched-off is disabled")
+
+
+def test_events_are_replayed(web, failed):
+    """The answer has the new execution, which is marked. A dry run makes none."""
+    artifact = {"name": "churn", "artifact_type": "model", "digest": "sha256:0"}
+    ok_json(web.post(f"{API}/projects/demo/artifacts", json=artifact))
+    versions = f"{API}/registries/model/collections/churn/versions"
+    ok_json(web.post(versions, json={"artifact": "demo/churn:v0", "aliases": ["production"]}))
+    (event,) = ok_json(web.get(f"{API}/events", params={"kind": "alias-added", "limit": 1}))["items"]
+    body = {"event_ids": [event["id"]], "dry_run": True}
+
+    (unmatched,) = ok_json(web.post(f"{API}/replays", json=body))["items"]
+
+    assert "no worker has matched it yet" in unmatched["reason"]
+    problem(web.post(f"{API}/replays", json={"event_ids": ["evt_0"]}), 404, "not-found")
+    (go,) = ok_json(web.post(f"{API}/replays", json={"event_ids": [failed.event_id], "automation": "promote"}))["items"]
+    assert go["answers"][0]["execution_id"] is None
+    assert "this is custom" in go["answers"][0]["reason"]

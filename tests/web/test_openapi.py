@@ -261,6 +261,9 @@ def _read_the_registry(contract: Contract) -> None:
         contract.request("GET", path)
     for event in contract.request("GET", f"{API}/events")["items"]:
         contract.request("GET", f"{API}/events/{event['id']}")
+        contract.request("POST", f"{API}/replays", json={"event_ids": [event["id"]]})
+    contract.request("POST", f"{API}/replays", json={"event_ids": ["evt_0"], "dry_run": True})  # 404
+    contract.request("POST", f"{API}/replays", json={"event_ids": []})  # 422
     contract.request("GET", f"{API}/events", params={"kind": "alias-aded"})  # 422
     contract.request("GET", f"{API}/events/evt_0")  # 404
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 
 from upshot.automations.folder import AutomationFolder
 from upshot.automations.matcher import Matcher
 from upshot.clock import Clock
-from upshot.domain.automation import Automation
+from upshot.domain.automation import Automation, AutomationNames
 from upshot.ports.executions import RevisionStore
 
 log = structlog.get_logger("upshot.automations")
+
+
+def names_of(automations: Iterable[Automation]) -> AutomationNames:
+    """Return the names of automations, by whether they are enabled."""
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for automation in automations:
+        names[automation.enabled].add(automation.name)
+    return AutomationNames(frozenset(names[True]), frozenset(names[False]))
 
 
 class ActiveAutomations:
@@ -33,6 +41,7 @@ class ActiveAutomations:
         self._revisions = revisions
         self._clock = clock
         self._active = folder.current
+        self._names = names_of(self._active.automations)
         revisions.save(self._active.automations, clock.now())
         self._log_errors(already_logged=())
 
@@ -40,6 +49,11 @@ class ActiveAutomations:
     def automations(self) -> Sequence[Automation]:
         """The active automations."""
         return self._active.automations
+
+    @property
+    def names(self) -> AutomationNames:
+        """The names of the active automations."""
+        return self._names
 
     def matcher(self) -> Matcher:
         """Return the matcher of the active automations."""
@@ -57,6 +71,7 @@ class ActiveAutomations:
         if current is not self._active:
             self._revisions.save(current.automations, self._clock.now())
             previous, self._active = self._active, current
+            self._names = names_of(current.automations)
             log.info("automations.loaded", automations=len(current.automations), errors=len(current.errors))
             self._log_errors(already_logged=previous.errors)
 

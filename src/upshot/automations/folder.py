@@ -49,7 +49,7 @@ class AutomationFolder:
 
     def __init__(self, folder: Path, catalog: Catalog) -> None:
         self._folder = folder
-        self._catalog = catalog
+        self.catalog = catalog
         self._files: Mapping[str, _ReadFile] = {}
         self._folder_error = ""  #: why the folder cannot be read; empty if it can
         self.current = AutomationSet((), (), Matcher(()))  #: as of the last refresh
@@ -70,7 +70,7 @@ class AutomationFolder:
             return previous
         # Take the signature before reading: the next refresh then sees a change in between.
         signature = _signature([target])
-        file = load_file(self._folder, path, self._catalog)
+        file = load_file(self._folder, path, self.catalog)
         return _ReadFile(signature + _signature(file.body_files), file)
 
     def _update(self, files: Mapping[str, _ReadFile], loaded: LoadedFolder, folder_error: str = "") -> bool:

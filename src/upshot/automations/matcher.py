@@ -314,6 +314,11 @@ class PendingMatch:
         return Match(self.automation, MatchResult.MATCHED if loop is None else MatchResult.LOOP, loop)
 
 
+def check_condition(automation: Automation, event: Event) -> Match | str:
+    """Check the `if` and the chain of an automation, without its filters. A string is why it does not answer."""
+    return PendingMatch(automation, event, _LazyContext(event)).evaluate()
+
+
 def _loop(automation: Automation, event: Event) -> str | None:
     version = event.version_reference
     for cause in event.chain:

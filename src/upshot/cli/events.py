@@ -10,16 +10,18 @@ from typing import Any
 import click
 
 from upshot.cli.api_commands import api_command, api_command_with, limit_option, poll
-from upshot.cli.params import OBJECT, parse_assignments
+from upshot.cli.params import OBJECT, TIME, parse_assignments
 from upshot.cli.whole_number import WholeNumber
 from upshot.client.http import Client, api_path
-from upshot.clock import parse_time
+from upshot.clock import SystemClock, parse_time
 from upshot.console import Output, local_time
-from upshot.ids import new_id
+from upshot.ids import first_id, new_id
 
 # Events of concurrent mutations can become visible out of order, by as long as a mutation takes.
 _OVERLAP = timedelta(seconds=5)
 _MAX_NEW_EVENTS = 100_000  # between two requests
+_MAX_REPLAYED = 1_000_000
+_REPLAYED_PER_REQUEST = 100
 _BEFORE_ALL_EVENTS = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -136,6 +138,68 @@ def emit(client: Client, output: Output, name: str, pairs: tuple[str, ...], data
     """
     accepted = client.post("/events", {"name": name, "data": {**(data or {}), **parse_assignments(pairs)}})
     output.result(accepted, f"accepted as {accepted['id']}")
+
+
+@events.command()
+@click.argument("events", nargs=-1, metavar="[EVENT]...")
+@click.option("--since", type=TIME, help="Replay all events since then: a time, or 2h for two hours ago.")
+@click.option("--until", type=TIME, help="Only events before then.")
+@click.option("--automation", help="Only this automation.")
+@click.option("--dry-run", is_flag=True, help="Only list what would happen.")
+@api_command
+def replay(
+    client: Client,
+    output: Output,
+    *,
+    events: tuple[str, ...],
+    since: datetime | None,
+    until: datetime | None,
+    automation: str | None,
+    dry_run: bool,
+) -> None:
+    """
+    Answer events again, with the automations that are loaded now.
+
+    Every answer is a new execution with delivery ids of its own, also for an event that nobody answered before. Name
+    events, or select them with --since and --until.
+    """
+    if bool(events) == (since is not None) or (until is not None and since is None):
+        raise click.UsageError("name events, or select them with --since, and --until")
+    if since is not None:
+        found = client.items("/events", limit=_MAX_REPLAYED, after=f"{first_id('evt', since)}{16 * '0'}")
+        end = first_id("evt", until or SystemClock().now())
+        events = tuple(event["id"] for event in found if event["id"] < end)
+    items: list[Any] = []
+    for start in range(0, len(events), _REPLAYED_PER_REQUEST):
+        body = {
+            "event_ids": events[start : start + _REPLAYED_PER_REQUEST],
+            "automation": automation,
+            "dry_run": dry_run,
+        }
+        replayed = client.post("/replays", body)["items"]
+        items += replayed
+        for event in () if output.as_json else replayed:
+            _print_replay(output, event, dry_run=dry_run)
+    if output.as_json:
+        output.json({"items": items})
+        return
+    count = sum(answer["reason"] is None for event in items for answer in event["answers"])
+    executions = "1 execution" if count == 1 else f"{count} executions"
+    verb = "would follow" if dry_run else "follows" if count == 1 else "follow"
+    output.line(f"{executions} for {len(items)} event{'' if len(items) == 1 else 's'} {verb}")
+
+
+def _print_replay(output: Output, event: dict[str, Any], *, dry_run: bool) -> None:
+    if event["reason"]:
+        output.line(f"{event['event_id']}: {event['reason']}")
+    for answer in event["answers"]:
+        if answer["reason"]:
+            output.line(f"{event['event_id']}: not by {answer['automation']}: {answer['reason']}")
+        else:
+            verb = "would be answered" if dry_run else "is answered again"
+            execution = "" if dry_run else f", in {answer['execution_id']}"
+            name = f"{answer['automation']} (revision {answer['revision']})"
+            output.line(f"{event['event_id']}: {verb} by {name}{execution}")
 
 
 def _kind(event: dict[str, Any]) -> str:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import click
 
 from upshot.cli.api_commands import api_command, limit_option
 from upshot.cli.jobs import summary
+from upshot.cli.params import TIME
 from upshot.client.http import ApiError, Client, api_path
+from upshot.clock import format_time
 from upshot.console import Output, format_value, local_time
 from upshot.domain.execution import ExecutionState
+
+_STOPPED = (ExecutionState.FAILED, ExecutionState.CANCELLED)
+_MAX_RETRIES = 1_000_000
+_NOTHING = "there are no such executions"
 
 
 @click.group()
@@ -29,7 +37,7 @@ def list_executions(client: Client, output: Output, *, limit: int, **query: str 
     """List executions. Those of the newest event come first."""
     columns = {
         "id": lambda execution: execution["id"],
-        "automation": lambda execution: execution["automation"],
+        "automation": lambda execution: f"{execution['automation']}{' (replay)' if execution['replay'] else ''}",
         "event": lambda execution: execution["event_id"],
         "state": lambda execution: execution["state"],
         "created": lambda execution: local_time(execution["created_at"]),
@@ -52,6 +60,7 @@ def show(client: Client, output: Output, execution: str) -> None:
         (
             ("execution", shown["id"]),
             ("automation", f"{shown['automation']} (revision {shown['revision']})"),
+            ("replay", "yes" if shown["replay"] else None),
             ("event", shown["event_id"]),
             ("state", shown["state"]),
             ("reason", shown["reason"]),
@@ -65,13 +74,81 @@ def show(client: Client, output: Output, execution: str) -> None:
 
 
 @executions.command()
-@click.argument("execution")
+@click.argument("executions", nargs=-1, metavar="[EXECUTION]...")
+@click.option(
+    "--state",
+    type=click.Choice([state.value for state in (*_STOPPED, ExecutionState.SKIPPED)]),
+    help="Retry all executions in this state that match the other filters.",
+)
+@click.option("--automation", help="Only executions of this automation. Without --state: the failed ones.")
+@click.option("--event", "event_id", help="Only executions that answer this event. Without --state: the failed ones.")
+@click.option("--since", type=TIME, help="Only executions that ended since then: a time, or 2h for two hours ago.")
+@click.option("--until", type=TIME, help="Only executions that ended before then.")
+@click.option(
+    "--revision",
+    type=click.Choice(["original", "current"]),
+    help="Revision of the automation. By default, the current one if the automation itself was invalid.",
+)
 @click.option("--force", is_flag=True, help="Repeat the step even if a newer execution for the alias completed it.")
+@click.option("--dry-run", is_flag=True, help="Only list the executions.")
 @api_command
-def retry(client: Client, output: Output, execution: str, *, force: bool) -> None:
-    """Continue a failed, cancelled or overtaken execution at the step that failed. The delivery ids stay the same."""
-    retried = client.post(api_path("executions", execution, "retry"), {"force": True} if force else None)
-    output.result(retried, f"{retried['id']} is {retried['state']} again")
+def retry(  # noqa: C901 - one branch per way to call it
+    client: Client,
+    output: Output,
+    executions: tuple[str, ...],
+    *,
+    revision: str | None,
+    force: bool,
+    dry_run: bool,
+    **filters: Any,
+) -> None:
+    """
+    Continue failed, cancelled or overtaken executions at the step that failed. The delivery ids stay the same.
+
+    Name the executions, or select them with filters: `retry --state failed --since 2h`.
+    """
+    filters = {name: value for name, value in filters.items() if value is not None}
+    if bool(executions) == bool(filters):
+        raise click.UsageError("name executions, or select them with filters such as `--state failed --since 2h`")
+    if filters:
+        executions = _select(client, filters)
+    if dry_run:
+        output.result([{"id": execution_id} for execution_id in executions], "\n".join(executions) or _NOTHING)
+        return
+    options = {name: value for name, value in (("force", force), ("revision", revision)) if value}
+    is_single = not filters and len(executions) == 1
+    retried: list[Any] = []
+    problems: list[ApiError] = []
+    for execution_id in executions:
+        try:
+            retried.append(client.post(api_path("executions", execution_id, "retry"), options or None))
+        except ApiError as error:
+            problems.append(error)
+            continue
+        if not output.as_json:
+            output.line(_retried(retried[-1]))
+    if is_single and problems:
+        raise problems[0]
+    if output.as_json or not executions:
+        output.result(retried[0] if is_single else retried, _NOTHING)
+    for problem in problems:
+        click.echo(f"error: {problem}", err=True)
+    if problems:
+        sys.exit(1)
+
+
+def _select(client: Client, filters: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the ids of the executions that pass the filters, those of the oldest event first."""
+    query = {name: format_time(value) if isinstance(value, datetime) else value for name, value in filters.items()}
+    query.setdefault("state", ExecutionState.FAILED.value)
+    return tuple(execution["id"] for execution in reversed(client.items("/executions", limit=_MAX_RETRIES, **query)))
+
+
+def _retried(execution: Mapping[str, Any]) -> str:
+    """Return the line about a retried execution."""
+    if ExecutionState(execution["state"]) is ExecutionState.SKIPPED:
+        return f"{execution['id']} is skipped with revision {execution['revision']}: {execution['reason']}"
+    return f"{execution['id']} is {execution['state']} again, with revision {execution['revision']}"
 
 
 @executions.command()

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,8 +14,10 @@ import click
 from typing_extensions import override
 
 from upshot.client.http import api_path
+from upshot.clock import SystemClock
 from upshot.domain.reference import Reference, parse_reference
 from upshot.errors import InvalidInput
+from upshot.schema.quantities import InvalidQuantity, read_duration
 
 
 class ReferenceType(click.ParamType[Reference]):
@@ -77,6 +80,27 @@ class ObjectType(click.ParamType[dict[str, Any]]):
         return data
 
 
+class TimeType(click.ParamType[datetime]):
+    """A time, such as `2026-11-30T08:00:00Z`, or how long ago: `30m`, `2h`, `7d`."""
+
+    name = "TIME"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            return SystemClock().now() - timedelta(seconds=read_duration(value))
+        except (InvalidQuantity, OverflowError):
+            pass
+        try:
+            time = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time; write 2026-11-30T08:00:00Z, or how long ago: 30m, 2h, 7d", param, ctx)
+        return time.astimezone(UTC)  # a time without a zone is local, as in all output
+
+
+TIME = TimeType()
 COLLECTION = PathType("REGISTRY/COLLECTION")
 ARTIFACT = PathType("PROJECT/ARTIFACT")
 VERSION = ReferenceType("REGISTRY/COLLECTION:VERSION")

@@ -58,6 +58,14 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class AutomationNames:
+    """Names of automations, by whether they are enabled."""
+
+    enabled: frozenset[str] = frozenset()
+    disabled: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Automation:
     """One valid document of an automation file."""
 

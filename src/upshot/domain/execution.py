@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from upshot.ids import DeliveryId, EventId, ExecutionId, JobId, RevisionId, WorkerId
+from upshot.ids import DeliveryId, EventId, ExecutionId, JobId, RevisionId, WorkerId, derive_execution_id
 
 
 class ExecutionState(StrEnum):
@@ -63,6 +63,7 @@ class StepRecord:
     attempt_count: int = 0  #: number of attempts so far, over all rounds
     failures: int = 0  #: failed attempts of this round that count against the retry policy
     losses: int = 0  #: attempts of this round whose worker was lost
+    is_invalid: bool = False  #: it failed because of the automation itself: a template, an input, or its action
     continued: bool = False  #: the step failed, but `continue-on-error` let the execution continue
     outputs: Mapping[str, Any] | None = None  #: later steps read them as `steps.ID.outputs`
     started_at: datetime | None = None
@@ -85,7 +86,8 @@ class Execution:
     steps: tuple[StepRecord, ...] = ()  #: main steps in order, then the on-failure steps that were due
     reason: str | None = None  #: why the execution waits, failed, was cancelled or was skipped
     due_at: datetime | None = None  #: when a waiting execution continues; None for other states
-    waits_for: str | None = None  #: the destination or `automation:NAME` that has no room for the execution
+    #: The destination or `automation:NAME` that has no room for the execution, or `disabled:NAME`.
+    waits_for: str | None = None
     finished_at: datetime | None = None
     lease_owner_id: WorkerId | None = None  #: worker that holds the lease
     lease_until: datetime | None = None  #: after this time, the sweeper lets another worker claim the execution
@@ -93,6 +95,11 @@ class Execution:
     #: `model/churn:production` if it answers an event of this alias. Newer executions with the same reference can
     #: overtake it. None for other events.
     alias_reference: str | None = None
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether a user asked for the execution, after the event was matched."""
+        return self.id != derive_execution_id(self.event_id, self.automation)
 
     @property
     def awaited_job_id(self) -> JobId | None:

@@ -334,6 +334,7 @@ class Attempt:
                 record,
                 reason=reason,
                 continue_on_error=step.continue_on_error,
+                is_invalid=state is AttemptState.INVALID,
                 started_at=self._started_at,
                 now=now,
             )

@@ -17,6 +17,7 @@ from functools import partial
 
 import structlog
 
+from upshot.domain.automation import AutomationNames
 from upshot.domain.event import Event
 from upshot.domain.execution import ExecutionState, StepRecord
 from upshot.errors import Busy, ConfigError, Unavailable
@@ -35,6 +36,12 @@ log = structlog.get_logger("upshot.execution")
 
 FINAL_WRITE_SECONDS = 5.0  # at a stop, for writing the receipts of interrupted attempts
 ROOM_POLL_SECONDS = 1.0  # a limit can also change because time has passed
+DISABLED_PREFIX = "disabled:"  # in `Execution.waits_for`
+
+
+def held_reason(automation: str) -> str:
+    """Return why the executions of a disabled automation wait."""
+    return f"automation {automation} is disabled (`enabled: false`); it continues when the automation is enabled again"
 
 
 class Executor:
@@ -52,6 +59,7 @@ class Executor:
         limits: Divides them among destinations and automations.
         lease: Duration of a claim that is not renewed.
         may_take_over: Whether expired leases can be claimed now. They cannot while no worker can renew them.
+        names: Returns the names of the automations in force. The executions of disabled ones are held.
     """
 
     def __init__(
@@ -67,6 +75,7 @@ class Executor:
         limits: AttemptLimits,
         lease: timedelta,
         may_take_over: Callable[[], bool] = lambda: True,
+        names: Callable[[], AutomationNames] = AutomationNames,
     ) -> None:
         self.worker_id = context.worker_id
         self.recorder = recorder
@@ -81,6 +90,8 @@ class Executor:
         self.limits = limits
         self._room_changed = asyncio.Event()
         self._may_take_over = may_take_over
+        self._names = names
+        self._held: set[str] = set()  #: disabled automations whose executions wait, as far as this worker knows
         self._in_progress: dict[ExecutionId, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
         self._overtaking = OvertakingLookup(executions, run_in_thread)
@@ -143,15 +154,23 @@ class Executor:
     async def return_waiting(self) -> int:
         """Claim as many of the executions that wait for room as there is room for, and return their number."""
         planned = self.limits.plan_return(self.capacity)
-        if not planned:
+        released = self._plan_release(self.capacity - sum(planned.values()))
+        if not planned and not released:
             return 0
         claims = await self._run_in_thread(
-            self._executions.claim_waiting, planned, worker_id=self.worker_id, until=self.lease_end()
+            self._executions.claim_waiting, planned | released, worker_id=self.worker_id, until=self.lease_end()
         )
-        places = {claim.execution.id: self.limits.reserve(claim.waited_for) for claim in claims if claim.waited_for}
+        places = {
+            claim.execution.id: self.limits.reserve(claim.waited_for)
+            for claim in claims
+            if claim.waited_for is not None and claim.waited_for in planned
+        }
         claimed = Counter(claim.waited_for for claim in claims)
         for waits_for, count in planned.items():
             self.limits.record_returned(waits_for, planned=count, claimed=claimed[waits_for])
+        for waits_for, count in released.items():
+            if claimed[waits_for] < count:
+                self._held.discard(waits_for.removeprefix(DISABLED_PREFIX))
         try:
             await self._start_claims(claims, places)
         finally:
@@ -159,6 +178,14 @@ class Executor:
                 if execution_id not in self._in_progress:
                     place.release()
         return len(claims)
+
+    def _plan_release(self, at_most: int) -> dict[str, int]:
+        """Return how many held executions of automations that are enabled again can be claimed now."""
+        planned: dict[str, int] = {}
+        for name in self._held & self._names().enabled if self._held else ():
+            if count := min(at_most - sum(planned.values()), self.limits.room_of_automation(name)):
+                planned[DISABLED_PREFIX + name] = count
+        return planned
 
     async def return_waiting_when_possible(self) -> None:
         """Wait until an attempt has ended, then return waiting executions."""
@@ -169,8 +196,15 @@ class Executor:
 
     async def find_waiting(self) -> None:
         """Find out for what executions wait, because the worker that made them wait may be gone."""
-        self.limits.record_waiting(await self._run_in_thread(self._executions.waits))
+        self._record_waiting(await self._run_in_thread(self._executions.waits))
         self.limits.forget_idle()
+
+    def _record_waiting(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if key.startswith(DISABLED_PREFIX):
+                self._held.add(key.removeprefix(DISABLED_PREFIX))
+            else:
+                self.limits.record_waiting([key])
 
     async def _start_claims(
         self, claims: Collection[Claim], places: Mapping[ExecutionId, Reservation] | None = None
@@ -240,7 +274,7 @@ class Executor:
                 log.info("execution.lease_lost", execution=claimed.execution.id)
                 return
             if update.execution.waits_for is not None:
-                self.limits.record_waiting([update.execution.waits_for])
+                self._record_waiting([update.execution.waits_for])
             if update.execution.state is not ExecutionState.RUNNING:
                 return
             claimed = replace(claimed, execution=update.execution)
@@ -264,11 +298,17 @@ class Executor:
 
     async def _attempt(self, claimed: ClaimedExecution, record: StepRecord) -> ExecutionUpdate:
         """Attempt the step if there is room. Release the execution if the worker stops, or if it has to wait."""
+        name = claimed.execution.automation
         if self._stopping.is_set():
             now = self._clock.now()
             return ExecutionUpdate(transitions.reschedule(claimed.execution, reason="its worker stopped", due_at=now))
+        if name in self._names().disabled:
+            waits_for = DISABLED_PREFIX + name
+            return ExecutionUpdate(
+                transitions.wait_for_room(claimed.execution, reason=held_reason(name), waits_for=waits_for)
+            )
         try:
-            permit = self.limits.enter(claimed.execution.automation, claimed.place)
+            permit = self.limits.enter(name, claimed.place)
         except Busy as busy:
             return ExecutionUpdate(
                 transitions.wait_for_room(claimed.execution, reason=str(busy), waits_for=busy.waits_for)

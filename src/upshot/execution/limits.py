@@ -272,6 +272,10 @@ class AttemptLimits:
             free -= self._slots // 8
         return max(0, min(share.limit - share.used, (free - share.used + 1) // 2))
 
+    def room_of_automation(self, automation: str) -> int:
+        """Return how many further attempts of the automation can start now."""
+        return self._room(self.share(AUTOMATION_PREFIX + automation), self.now())
+
     # --- destinations that are down ---------------------------------------------------------------
 
     def record_failure(self, share: _Share, permit: Permit, now: float) -> None:

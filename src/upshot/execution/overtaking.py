@@ -19,10 +19,9 @@ import structlog
 
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, StepRecord
-from upshot.errors import Conflict, Unavailable
-from upshot.execution.transitions import next_step, retry_by_user
+from upshot.errors import Unavailable
 from upshot.ids import ExecutionId
-from upshot.ports.executions import ExecutionAdmin, ExecutionOrder, OrderedStep
+from upshot.ports.executions import ExecutionOrder, OrderedStep
 from upshot.ports.run_in_thread import RunInThread
 
 log = structlog.get_logger("upshot.execution")
@@ -95,32 +94,3 @@ class OvertakingLookup:
                 log.warning("overtaking.waiting", error=str(error), pause_seconds=pause_seconds)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
-
-
-def retry_as_user(executions: ExecutionAdmin, execution_id: ExecutionId, now: datetime, *, force: bool) -> Execution:
-    """
-    Continue a failed, cancelled or overtaken execution, as a user.
-
-    Args:
-        executions: Stores executions.
-        execution_id: The execution.
-        now: The current time.
-        force: Continue even if a newer execution has completed the step.
-
-    Raises:
-        NotFound: There is no such execution.
-        Conflict: Its state does not allow it, or it was overtaken and `force` is not set.
-    """
-    found = executions.find(execution_id)
-    if found is not None and not force:
-        retried = retry_by_user(found[0], now)
-        record = next_step(retried)
-        step = ordered_step(retried, record) if record else None
-        newer = executions.find_overtaking([step])[0] if step else None
-        if newer is not None and record is not None:
-            raise Conflict(
-                f"execution {execution_id} is overtaken by {newer}: the newer execution has completed step "
-                f"{record.id!r}, and repeating it would restore an older state; to repeat it all the same, use "
-                "--force (REST: `force`)"
-            )
-    return executions.amend(execution_id, lambda execution: retry_by_user(execution, now, force=force))

@@ -4,6 +4,7 @@ State transitions of an execution, as pure functions.
     admit ──► RUNNING ─┬─ a step succeeded or was skipped ─► the next step; SUCCEEDED after the last
                        ├─ a step waits for a job ─► WAITING, without a due time ─► the job's end makes it due
                        ├─ destination or automation is busy ─► WAITING, without a due time ─► a worker with room
+                       ├─ the automation is disabled ─► WAITING, without a due time ─► it is enabled again
                        ├─ an attempt failed, and another follows ─► WAITING, due later
                        ├─ a step failed ─► the on-failure steps, if any; then FAILED
                        └─ the lease expired ─► another worker claims it; the attempt counts as ambiguous
@@ -11,6 +12,8 @@ State transitions of an execution, as pure functions.
     WAITING, RUNNING ── a user cancels ─► CANCELLED
                        ├─ a newer execution has completed the step ─► the steps with `overtaken: send`; then SKIPPED
     FAILED, CANCELLED, overtaken ── a user retries ─► WAITING
+    FAILED by its `if` ── a user retries, and the `if` is false now ─► SKIPPED
+    a user replays an event ─► WAITING, due at once
 
 No other transition leaves a final state. Every function gets the current time as an argument.
 """
@@ -84,6 +87,27 @@ def skip_at_admission(execution: Execution, *, reason: str, now: datetime) -> Ex
     """End an execution that the store must not admit, before its first step."""
     steps = _skip_unfinished(execution.steps, "the execution did not start")
     return _end(execution, ExecutionState.SKIPPED, reason=reason, steps=steps, now=now)
+
+
+def replay(
+    execution_id: ExecutionId, automation: Automation, event_id: EventId, *, now: datetime, user_name: str
+) -> Execution:
+    """
+    Create an execution for an event that was matched before. It is due at once.
+
+    It has no alias reference: replays are made on purpose, and nothing overtakes them.
+    """
+    return Execution(
+        id=execution_id,
+        automation=automation.name,
+        revision_id=automation.revision_id,
+        event_id=event_id,
+        state=ExecutionState.WAITING,
+        reason=f"replayed by {user_name}",
+        due_at=now,
+        created_at=now,
+        steps=_records(automation),
+    )
 
 
 def _records(automation: Automation) -> tuple[StepRecord, ...]:
@@ -188,6 +212,7 @@ def step_failed(
     *,
     reason: str,
     continue_on_error: bool,
+    is_invalid: bool = False,
     started_at: datetime,
     now: datetime,
 ) -> Execution:
@@ -198,6 +223,7 @@ def step_failed(
         reason=reason,
         attempt_count=record.attempt_count + 1,
         failures=record.failures + 1,
+        is_invalid=is_invalid,
         continued=continue_on_error,
         started_at=record.started_at or started_at,
         finished_at=now,
@@ -235,7 +261,7 @@ def step_deferred(
 
 
 def wait_for_room(execution: Execution, *, reason: str, waits_for: str) -> Execution:
-    """Release the lease without an attempt, until a worker has room for the destination or automation."""
+    """Release the lease without an attempt, until a worker has room, or until the automation is enabled again."""
     return replace(reschedule(execution, reason=reason, due_at=None), waits_for=waits_for)
 
 
@@ -277,11 +303,17 @@ def lease_lost(execution: Execution, *, worker_id: WorkerId, now: datetime) -> t
 
 
 def fail_without_attempt(execution: Execution, *, reason: str, now: datetime) -> Execution:
-    """Fail an execution that no worker can perform, its on-failure steps included."""
+    """Fail an execution whose automation no worker can perform, its on-failure steps included."""
     record = next_step(execution)
     if record is not None:
-        attempts = _attempts_started(record)
-        failed = replace(record, state=ExecutionState.FAILED, reason=reason, attempt_count=attempts, finished_at=now)
+        failed = replace(
+            record,
+            state=ExecutionState.FAILED,
+            reason=reason,
+            attempt_count=_attempts_started(record),
+            is_invalid=True,
+            finished_at=now,
+        )
         execution = _with_step(execution, failed)
     steps = _skip_unfinished(execution.steps, "an earlier step failed")
     return _end(execution, ExecutionState.FAILED, reason=reason, steps=steps, now=now)
@@ -290,7 +322,25 @@ def fail_without_attempt(execution: Execution, *, reason: str, now: datetime) ->
 # --- actions of users ----------------------------------------------------------------------------
 
 
-def retry_by_user(execution: Execution, now: datetime, *, force: bool = False) -> Execution:
+def ended_by_condition(execution: Execution) -> bool:
+    """Return whether the execution failed before its first step, because its `if` could not be evaluated."""
+    return execution.state is ExecutionState.FAILED and failed_step(execution) is None
+
+
+def ended_as_invalid(execution: Execution) -> bool:
+    """Return whether the execution failed because of the automation itself, so that an edit of its file can help."""
+    failed = failed_step(execution)
+    return ended_by_condition(execution) or (failed is not None and failed.is_invalid)
+
+
+def retry_by_user(
+    execution: Execution,
+    now: datetime,
+    *,
+    force: bool = False,
+    revision: Automation | None = None,
+    attempt_counts: Mapping[str, int] | None = None,
+) -> Execution:
     """
     Continue from the step that failed, was cancelled or overtaken, with the same delivery ids.
 
@@ -298,6 +348,61 @@ def retry_by_user(execution: Execution, now: datetime, *, force: bool = False) -
         execution: The execution.
         now: The current time.
         force: Perform the repeated steps even if a newer execution has completed them.
+        revision: Continue with this revision of the automation. Its steps before that step must be those of the
+            execution. None keeps the revision.
+        attempt_counts: Attempts that have a receipt, by the id of the step. Only needed with `revision`.
+
+    Raises:
+        Conflict: The execution is not failed, cancelled or overtaken, or the revision has other steps.
+    """
+    kept = kept_steps(execution)
+    if revision is None:
+        repeated = execution.steps[len(kept) :]
+    else:
+        steps = _records(revision)
+        before = [(step.id, step.uses) for step in revision.steps[: len(kept)]]
+        if len(revision.steps) <= len(kept) or before != [(record.id, record.uses) for record in kept]:
+            raise Conflict(
+                f"execution {execution.id} cannot continue with revision {revision.revision_id}, which has other "
+                f"steps; {OTHER_STEPS_REMEDY}"
+            )
+        known = {record.id: record for record in execution.steps}
+        repeated = tuple(
+            replace(
+                step,
+                # Neither a receipt nor a job of an earlier attempt may get the same number.
+                attempt_count=max(
+                    known[step.id].attempt_count if step.id in known else 0, (attempt_counts or {}).get(step.id, 0)
+                ),
+                started_at=known[step.id].started_at if step.id in known else None,
+            )
+            for step in steps[len(kept) :]
+        )
+        execution = replace(execution, revision_id=revision.revision_id)
+    fresh = tuple(
+        StepRecord(
+            record.id,
+            record.uses,
+            record.phase,
+            attempt_count=record.attempt_count,
+            started_at=record.started_at,
+            ignores_overtaking=record.ignores_overtaking or force,
+        )
+        for record in repeated
+    )
+    retried = replace(execution, finished_at=None, steps=(*kept, *fresh))
+    return reschedule(retried, reason="retried by a user", due_at=now)
+
+
+OTHER_STEPS_REMEDY = (
+    "answer the event again with `upshot events replay`, or keep the revision with `--revision original` "
+    "(REST: `revision`)"
+)
+
+
+def kept_steps(execution: Execution) -> tuple[StepRecord, ...]:
+    """
+    Return the main steps that a retry does not repeat: those before the step that stopped the execution.
 
     Raises:
         Conflict: The execution is not failed, cancelled or overtaken.
@@ -308,27 +413,16 @@ def retry_by_user(execution: Execution, now: datetime, *, force: bool = False) -
         raise Conflict(
             f"execution {execution.id} is {execution.state.value}; only a failed or cancelled execution can be retried"
         )
-    kept_count = 0  #: number of leading main steps that are not repeated
-    for record in execution.steps:
-        is_stopped = (record.state in stopped and not record.continued) or record.overtaken_by is not None
-        if record.phase is not StepPhase.MAIN or is_stopped:
-            break
-        kept_count += 1
-    if kept_count == sum(record.phase is StepPhase.MAIN for record in execution.steps):
-        kept_count = 0  # the execution ended before its first step
-    repeated = tuple(
-        StepRecord(
-            record.id,
-            record.uses,
-            record.phase,
-            attempt_count=record.attempt_count,
-            started_at=record.started_at,
-            ignores_overtaking=record.ignores_overtaking or force,
-        )
-        for record in execution.steps[kept_count:]
-    )
-    retried = replace(execution, finished_at=None, steps=(*execution.steps[:kept_count], *repeated))
-    return reschedule(retried, reason="retried by a user", due_at=now)
+    main = [record for record in execution.steps if record.phase is StepPhase.MAIN]
+    for index, record in enumerate(main):
+        if (record.state in stopped and not record.continued) or record.overtaken_by is not None:
+            return tuple(main[:index])
+    return ()  # the execution ended before its first step, or its on-failure steps were cancelled
+
+
+def skip_by_condition(execution: Execution, *, reason: str, now: datetime) -> Execution:
+    """End an execution that a user retries and whose `if` is false by now."""
+    return _end(execution, ExecutionState.SKIPPED, reason=reason, steps=execution.steps, now=now)
 
 
 def cancel_by_user(execution: Execution, now: datetime, user_name: str) -> Execution:

@@ -79,6 +79,8 @@ class ExecutionQuery:
     event_id: EventId | None = None
     automation: str | None = None
     state: ExecutionState | None = None
+    since: datetime | None = None  #: of the end of an execution, or of its creation if it has not ended
+    until: datetime | None = None  #: the same; executions at exactly this time are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,10 @@ class ExecutionAdmin(ExecutionOrder, Protocol):
             NotFound: There is no such execution. An error that `change` raises is passed on. In both
                 cases nothing is written.
         """
+        ...
+
+    def add(self, executions: Sequence[Execution]) -> None:
+        """Insert executions that a user has asked for. No worker holds them."""
         ...
 
     def expire(self, worker_id: WorkerId, now: datetime) -> int:

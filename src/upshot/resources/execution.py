@@ -54,6 +54,7 @@ class _ExecutionWithoutSteps(TypedDict):
     automation: str
     revision: str
     event_id: str
+    replay: bool  #: whether a user asked for it, after the event was matched
     state: str  #: waiting, running, succeeded, failed, cancelled or skipped
     reason: str | None  #: why it waits, failed, was cancelled or skipped
     due_at: str | None  #: when a waiting execution continues
@@ -92,6 +93,7 @@ def execution_json(execution: Execution) -> ExecutionJson:
         "automation": execution.automation,
         "revision": execution.revision_id,
         "event_id": execution.event_id,
+        "replay": execution.is_replay,
         "state": execution.state.value,
         "reason": execution.reason,
         "due_at": format_optional_time(execution.due_at),

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from upshot.automations.folder import AutomationFolder
+from upshot.automations.loader import load_revision
 from upshot.clock import Clock
+from upshot.execution.user_requests import UserRequests
 from upshot.ports.counters import CounterStore
 from upshot.ports.destinations import DestinationStore
 from upshot.ports.events import EventStore
-from upshot.ports.executions import ExecutionAdmin
+from upshot.ports.executions import ExecutionAdmin, RevisionStore
 from upshot.ports.idempotency import IdempotencyStore
 from upshot.ports.jobs import ConcurrencyLimits, Installation, JobAdmin
 from upshot.ports.messaging import Notifier
@@ -33,6 +36,7 @@ class WebDependencies:
     registry: Registry
     events: EventStore
     executions: ExecutionAdmin
+    revisions: RevisionStore
     jobs: JobAdmin
     jobs_config: JobsConfig
     installation: Installation
@@ -47,6 +51,19 @@ class WebDependencies:
     ping_redis: Callable[[], bool]
     synchronize_clock: Callable[[], None] = lambda: None  #: with the database's clock
     clock_skew_seconds: Callable[[], float] = lambda: 0.0  #: how far this machine's clock is ahead of the database's
+
+    @property
+    def requests(self) -> UserRequests:
+        """What retries executions and replays events."""
+        current = self.automations.current
+        return UserRequests(
+            self.executions,
+            self.events,
+            self.revisions,
+            automations={automation.name: automation for automation in current.automations},
+            matcher=current.matcher,
+            load_revision=partial(load_revision, catalog=self.automations.catalog),
+        )
 
     def live_workers(self) -> tuple[WorkerRecord, ...]:
         """Return the workers with a recent heartbeat."""

@@ -15,6 +15,7 @@ from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.idempotency import SqlIdempotency
 from upshot.adapters.sql.installation import SqlInstallation
 from upshot.adapters.sql.job_admin import SqlJobAdmin
+from upshot.adapters.sql.revisions import SqlRevisions
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
 from upshot.settings import Settings
@@ -44,6 +45,7 @@ def build_web(settings: Settings) -> WebDependencies:
         registry=make_registry(settings, database, RedisPublisher(url, installation.id), clock),
         events=SqlEvents(database),
         executions=SqlExecutions(database),
+        revisions=SqlRevisions(database),
         jobs=SqlJobAdmin(database),
         jobs_config=jobs_config,
         installation=installation,

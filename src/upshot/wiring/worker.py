@@ -148,6 +148,7 @@ class WorkerDependencies:
             limits=AttemptLimits(settings.worker_in_flight, destination_maximum=settings.destination_in_flight),
             lease=timedelta(seconds=settings.lease_seconds),
             may_take_over=may_take_over,
+            names=lambda: self.automations.names,
         )
         admitter = Admitter(
             executor,

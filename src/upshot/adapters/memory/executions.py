@@ -240,6 +240,8 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
                     and query.event_id in (None, execution.event_id)
                     and query.automation in (None, execution.automation)
                     and query.state in (None, execution.state)
+                    and (query.since is None or (execution.finished_at or execution.created_at) >= query.since)
+                    and (query.until is None or (execution.finished_at or execution.created_at) < query.until)
                 ),
                 key=lambda execution: execution.id,
                 reverse=True,
@@ -259,6 +261,13 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
             if ended_at := after.finished_at or before.finished_at:
                 self._request_stop_of_jobs(execution_id, ended_at)
             return after
+
+    @override
+    def add(self, executions: Sequence[Execution]) -> None:
+        with self.lock:
+            for execution in executions:
+                self._put(execution)
+                self._events.mark_matched({execution.event_id: [execution.id]}, execution.created_at)
 
     @override
     def expire(self, worker_id: WorkerId, now: datetime) -> int:

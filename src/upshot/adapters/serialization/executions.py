@@ -15,6 +15,7 @@ _STEP_FIELDS = (
     "attempt_count",
     "failures",
     "losses",
+    "is_invalid",
     "continued",
     "outputs",
     "job_id",

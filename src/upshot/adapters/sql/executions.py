@@ -101,6 +101,7 @@ _DUE_LOCKED, _LOST_LOCKED = (select.with_for_update(skip_locked=True) for select
 _SET_NOTIFIED = sa.update(executions).where(_HAS_ID).values(notified_at=sa.bindparam("now"))
 # Every writer locks rows in the order of their ids, so that no two of them deadlock.
 _FENCES = sa.select(executions.c.id, executions.c.fence).where(_HAS_ID).order_by(executions.c.id).with_for_update()
+_ENDED_OR_CREATED_AT = sa.func.coalesce(executions.c.finished_at, executions.c.created_at)
 _UPDATED = ("state", "reason", "due_at", "waits_for", "finished_at", "lease_owner_id", "lease_until", "steps")
 _COLUMNS = ("id", "automation", "revision_id", "event_id", "created_at", "fence", "alias_reference", *_UPDATED)
 # Only executions with a succeeded step are read; whether it is the right one is checked when they have been read.
@@ -333,6 +334,10 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
                 select = select.where(is_final, executions.c.state == query.state.value)
             else:
                 select = select.where(is_waiting if query.state is ExecutionState.WAITING else is_running)
+        if query.since is not None:
+            select = select.where(query.since <= _ENDED_OR_CREATED_AT)
+        if query.until is not None:
+            select = select.where(query.until > _ENDED_OR_CREATED_AT)
         rows = self._database.read(lambda connection: connection.execute(select).mappings().all())
         items = tuple(_execution_from_row(row) for row in rows[:limit])
         return Page(items, make_cursor(items[-1].id) if len(rows) > limit else None)
@@ -355,6 +360,11 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
             return after
 
         return self._database.write(work)
+
+    @override
+    def add(self, executions: Sequence[Execution]) -> None:
+        rows = [_execution_to_row(execution) for execution in sorted(executions, key=lambda execution: execution.id)]
+        self._database.write(lambda connection: _INSERT.execute(connection, rows).all())
 
     @override
     def expire(self, worker_id: WorkerId, now: datetime) -> int:

@@ -23,9 +23,12 @@ from upshot.web.schemas.events import (
     EventsQuery,
     ExplanationJson,
     NewEvents,
+    ReplayRequest,
+    Replays,
     accepted_event,
     accepted_events,
     event_detail,
+    replay_json,
     stored_event_json,
 )
 from upshot.web.schemas.requests import MAX_LIMIT
@@ -51,10 +54,15 @@ def list_events(deps: Deps, query: Annotated[EventsQuery, Query()]) -> Response:
 @router.get("/events/{event_id}", responses={200: {"model": EventDetail}, **problem_responses(404)})
 def get_event(event_id: EventId, deps: Deps) -> Response:
     """Return an event, the executions that answer it, and why the other automations do not answer it."""
+    stored = _stored(deps, event_id)
+    return json_response(event_detail(stored, _explain(deps, stored)))
+
+
+def _stored(deps: WebDependencies, event_id: EventId) -> StoredEvent:
     stored = deps.events.find(event_id)
     if stored is None:
         raise NotFound(f"there is no event {event_id!r}; GET {API_PREFIX}/events lists events")
-    return json_response(event_detail(stored, _explain(deps, stored)))
+    return stored
 
 
 def _explain(deps: WebDependencies, stored: StoredEvent) -> list[ExplanationJson]:
@@ -86,7 +94,8 @@ def _explain(deps: WebDependencies, stored: StoredEvent) -> list[ExplanationJson
                 "automation": execution.automation,
                 "answered": True,
                 "execution_id": execution.id,
-                "reason": f"revision {execution.revision_id} answered it",
+                "reason": f"{'a replay with ' if execution.is_replay else ''}revision {execution.revision_id} "
+                "answered it",
             }
             for execution in page.items
             if execution.id in unexplained
@@ -113,3 +122,25 @@ def emit_events(body: NewEvents, deps: Deps, origin: OriginDep, key: Idempotency
     if body.is_single:
         return json_response(accepted_event(accepted[0]), 201, location=api_path("events", accepted[0].event.id))
     return json_response(accepted_events(accepted), 201)
+
+
+@router.post("/replays", responses={200: {"model": Replays}, **problem_responses(404)})
+def replay_events(body: ReplayRequest, deps: Deps, origin: OriginDep) -> Response:
+    """
+    Answer events again, with the automations that are loaded now.
+
+    Each answer is a new execution with delivery ids of its own, and is marked as a replay.
+    """
+    stored = {event_id: _stored(deps, event_id) for event_id in body.event_ids}  # before the first is replayed
+    now, user_name = deps.clock.now(), origin.actor.name
+    replays: Replays = {
+        "items": [
+            replay_json(
+                event_id,
+                deps.requests.replay(event, now, user_name=user_name, automation=body.automation, dry_run=body.dry_run),
+                dry_run=body.dry_run,
+            )
+            for event_id, event in stored.items()
+        ]
+    }
+    return json_response(replays)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Query
 from starlette.responses import Response
 
-from upshot.domain.execution import Execution
+from upshot.domain.execution import Execution, ExecutionState
 from upshot.errors import NotFound
-from upshot.execution.overtaking import retry_as_user
+from upshot.execution.executor import held_reason
 from upshot.execution.transitions import cancel_by_user
+from upshot.execution.user_requests import RevisionChoice
 from upshot.ids import ExecutionId
 from upshot.ports.executions import ExecutionQuery
 from upshot.resources.execution import ExecutionDetail, ExecutionJson, execution_detail, execution_json
@@ -30,9 +32,16 @@ _DEFAULT_OPTIONS = RetryOptions()
 @router.get("/executions", responses={200: {"model": ExecutionPage}, **problem_responses()})
 def list_executions(deps: Deps, query: Annotated[ExecutionsQuery, Query()]) -> Response:
     """Return executions, newest event first, without receipts."""
-    execution_query = ExecutionQuery(event_id=query.event_id, automation=query.automation, state=query.state)
+    execution_query = ExecutionQuery(
+        event_id=query.event_id,
+        automation=query.automation,
+        state=query.state,
+        since=query.since,
+        until=query.until,
+    )
     page = deps.executions.page(execution_query, cursor=query.cursor, limit=query.limit)
-    return json_response(page_json(page, execution_json))
+    disabled = _disabled(deps)
+    return json_response(page_json(page, lambda execution: execution_json(_with_hold(execution, disabled))))
 
 
 @router.get(_EXECUTION, responses={200: {"model": ExecutionDetail}, **problem_responses(404)})
@@ -41,13 +50,32 @@ def get_execution(execution_id: ExecutionId, deps: Deps) -> Response:
     found = deps.executions.find(execution_id)
     if found is None:
         raise NotFound(f"there is no execution {execution_id!r}; GET {API_PREFIX}/executions lists executions")
-    return json_response(execution_detail(*found))
+    execution, receipts = found
+    return json_response(execution_detail(_with_hold(execution, _disabled(deps)), receipts))
+
+
+def _disabled(deps: WebDependencies) -> frozenset[str]:
+    return frozenset(automation.name for automation in deps.automations.current.automations if not automation.enabled)
+
+
+def _with_hold(execution: Execution, disabled: frozenset[str]) -> Execution:
+    """Return the execution with the reason that it is held, if it waits for something else at the moment."""
+    if execution.state is not ExecutionState.WAITING or execution.automation not in disabled or execution.waits_for:
+        return execution
+    held = held_reason(execution.automation)
+    return replace(execution, reason=f"{held}; {execution.reason}" if execution.reason else held)
 
 
 @router.post(_EXECUTION + "/retry", responses={200: {"model": ExecutionJson}, **problem_responses(404, 409)})
 def retry_execution(execution_id: ExecutionId, deps: Deps, body: RetryOptions = _DEFAULT_OPTIONS) -> Response:
-    """Continue from the step that failed, was cancelled or overtaken, with the same delivery ids."""
-    return _changed(deps, retry_as_user(deps.executions, execution_id, deps.clock.now(), force=body.force))
+    """
+    Continue from the step that failed, was cancelled or overtaken, with the same delivery ids.
+
+    The response has the revision that the execution continues with.
+    """
+    revision = RevisionChoice(body.revision) if body.revision else None
+    retried = deps.requests.retry(execution_id, deps.clock.now(), force=body.force, revision=revision)
+    return _changed(deps, retried)
 
 
 @router.post(_EXECUTION + "/cancel", responses={200: {"model": ExecutionJson}, **problem_responses(404, 409)})

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from upshot.clock import format_optional_time
 from upshot.domain.event import EventKind
+from upshot.execution.user_requests import Replay
 from upshot.ids import EventId
 from upshot.ports.events import StoredEvent
 from upshot.resources.event import EventJson, event_json
@@ -17,6 +18,7 @@ from upshot.web.schemas.requests import JsonObject, PageQuery, RequestBody
 from upshot.web.schemas.responses import NextPage
 
 MAX_EVENTS = 1_000  #: of one request
+MAX_REPLAYED = 100  #: of one request
 
 
 class NewEvent(RequestBody):
@@ -69,6 +71,54 @@ class EventsQuery(PageQuery):
         "visible out of order, by as long as a mutation takes. To follow events, ask again from a few seconds back "
         "and drop events that you have seen.",
     )
+
+
+class ReplayRequest(RequestBody):
+    """Events to answer again."""
+
+    event_ids: list[EventId] = Field(min_length=1, max_length=MAX_REPLAYED, description="Ids of events.")
+    automation: str | None = Field(None, max_length=128, description="Only this automation.")
+    dry_run: bool = Field(default=False, description="Only return what would happen.")
+
+
+class ReplayAnswerJson(TypedDict):
+    """What one automation does with a replayed event."""
+
+    automation: str
+    revision: str | None  #: the revision that answers the event; null if it does not answer it
+    execution_id: str | None  #: null in a dry run, and if it does not answer the event
+    reason: str | None  #: why it does not answer the event; null if it does
+
+
+class ReplayedEventJson(TypedDict):
+    """The replay of one event."""
+
+    event_id: str
+    answers: list[ReplayAnswerJson]
+    reason: str | None  #: why nothing answers the event; null if something does
+
+
+class Replays(TypedDict):
+    """Replayed events, in the order of the request."""
+
+    items: list[ReplayedEventJson]
+
+
+def replay_json(event_id: EventId, replay: Replay, *, dry_run: bool) -> ReplayedEventJson:
+    """Return the JSON object of a replayed event."""
+    return {
+        "event_id": event_id,
+        "answers": [
+            {
+                "automation": answer.automation,
+                "revision": answer.execution.revision_id if answer.execution else None,
+                "execution_id": answer.execution.id if answer.execution and not dry_run else None,
+                "reason": answer.reason,
+            }
+            for answer in replay.answers
+        ],
+        "reason": replay.reason,
+    }
 
 
 class StoredEventJson(EventJson):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import AwareDatetime, Field
 
 from upshot.domain.execution import ExecutionState
 from upshot.ids import EventId
@@ -17,6 +19,11 @@ class ExecutionsQuery(PageQuery):
     event_id: EventId | None = Field(None, max_length=40, description="The event that the executions answer.")
     automation: str | None = Field(None, max_length=128)
     state: ExecutionState | None = None
+    since: AwareDatetime | None = Field(
+        None,
+        description="Only executions that have ended since this time, or were created since then if they have not.",
+    )
+    until: AwareDatetime | None = Field(None, description="The same, before this time.")
 
 
 class RetryOptions(RequestBody):
@@ -26,6 +33,12 @@ class RetryOptions(RequestBody):
         default=False,
         description="Repeat the step even if a newer execution of the same automation for the same alias has completed "
         "it. This restores an older state at the receiver.",
+    )
+    revision: Literal["original", "current"] | None = Field(
+        None,
+        description="The revision of the automation to continue with. By default it is the current one if the "
+        "execution failed because of the automation itself (a template, an input or an action), and otherwise the "
+        "original one.",
     )
 
 
