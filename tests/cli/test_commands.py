@@ -148,7 +148,7 @@ def test_a_failed_execution_can_be_retried_but_not_cancelled(world):
 def test_executions_are_retried_by_filter_after_their_file_was_corrected(world):
     """Both continue with the corrected revision, which the output names."""
     ids = [
-        world.wait_for_execution(world.json("events", "emit", "mistake", f"value={n}")["id"], "failed")["id"]
+        world.wait_for_execution(world.json("events", "emit", "mistake", f"value:={n}")["id"], "failed")["id"]
         for n in (1, 2)
     ]
     words = ("executions", "retry", "--state", "failed", "--automation", "mistaken", "--since", "1h")
