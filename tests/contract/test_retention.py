@@ -13,7 +13,7 @@ from tests.contract.databases import KINDS, open_database
 from upshot.adapters.sql.events import SqlEvents, insert_events
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.retention import SqlRetention
-from upshot.adapters.sql.schema import events, history, receipts, workers
+from upshot.adapters.sql.schema import events, file_faults, history, receipts, workers
 from upshot.clock import FrozenClock
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt
@@ -211,6 +211,16 @@ def test_the_history_is_kept_unless_it_has_a_retention(world):
     assert world.count(history) == 2
     assert world.remove_old()[Kept.HISTORY] == 1
     assert world.count(history) == 1
+
+
+def test_errors_of_files_are_removed_when_they_ended_long_ago(world):
+    """An error that lasts is kept, however old it is."""
+    row = {"path": "a.yaml", "line": None, "reason": "x", "error_count": 1, "kept": []}
+    ends: list[tuple[datetime, datetime | None]] = [(OLD, OLD), (OLD, NOW), (OLD, None)]
+    rows = [{**row, "id": new_id("flt", since), "since": since, "until": until} for since, until in ends]
+    world.database.write(lambda connection: connection.execute(sa.insert(file_faults), rows))
+    assert world.remove_old()[Kept.FAULTS] == 1
+    assert world.count(file_faults) == 2
 
 
 def test_any_number_of_rows_is_removed_in_batches(world):

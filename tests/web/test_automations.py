@@ -43,3 +43,15 @@ def test_one_automation_shows_its_document(web):
 def test_an_unknown_automation_is_not_found(web):
     """The message suggests the automation that was probably meant."""
     assert "'promote'" in problem(web.get(f"{AUTOMATIONS}/promot"), 404, "not-found")["detail"]
+
+
+def test_a_broken_automation_is_listed_as_kept(web, automations, tmp_path):
+    """Its last sound revision is in force, and the mistake names it."""
+    path = tmp_path / "automations" / "promote.yaml"
+    path.write_text(path.read_text() + "foo: 1\n")
+    automations.refresh()
+
+    listing = ok_json(web.get(AUTOMATIONS))
+    assert [(item["name"], item["kept"]) for item in listing["items"]] == [("promote", True), ("switched-off", False)]
+    assert [mistake["kept"] for mistake in listing["broken"]] == [[], ["promote"]]
+    assert ok_json(web.get(f"{AUTOMATIONS}/promote"))["kept"] is True

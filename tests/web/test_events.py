@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 
 from tests.web.conftest import API, CHURN, ok_json, problem
+from upshot.domain.automation import FileFault
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.ids import RevisionId, derive_execution_id
 from upshot.ports.executions import Admission
@@ -20,7 +24,7 @@ def test_one_custom_event_is_accepted(web):
     accepted = ok_json(response)
     event = ok_json(web.get(response.headers["location"]))
     assert accepted.pop("event_ids") == [event["id"]]
-    only_in_detail = {"warning": None, "execution_ids": [], "explanation": event["explanation"]}
+    only_in_detail = {"warning": None, "execution_ids": [], "explanation": event["explanation"], "broken": []}
     assert {**accepted, **only_in_detail} == event
     assert (event["kind"], event["name"], event["subject"]) == ("custom", "drift", "drift")
     assert event["data"] == {"score": 0.4, "at": [1, None, "x"]}
@@ -147,6 +151,24 @@ def test_an_event_without_answers_says_why(churn):
 
     assert "alias-added" in reason
     assert "tag-added" in reason
+
+
+def test_an_event_shows_which_files_were_broken_when_it_was_matched(churn, deps, stores, clock):
+    """A file that was mended since is listed for the events of that time only. An unmatched event has those of now."""
+    early, late, waiting = (ok_json(churn.put(f"{CHURN}/tags/{tag}"))["event_ids"][0] for tag in "xyz")
+    fault = FileFault("automations/a.yaml", 3, "unknown action 'emti'", 2, ("a",), clock.now())
+    deps.revisions.activate([], [fault], clock.now())
+    stores.executions.admit([Admission(early, ())], clock.now())
+    mended_at = clock.now() + timedelta(minutes=1)
+    deps.revisions.activate([], [replace(fault, path="automations/b.yaml")], mended_at)
+    stores.executions.admit([Admission(late, ())], mended_at)
+
+    (then,) = ok_json(churn.get(f"{EVENTS}/{early}"))["broken"]
+    assert (then["path"], then["line"], then["error_count"], then["kept"]) == ("automations/a.yaml", 3, 2, ["a"])
+    assert then["until"] == "2026-01-01T12:01:00.000000Z"
+    assert [fault["path"] for fault in ok_json(churn.get(f"{EVENTS}/{late}"))["broken"]] == ["automations/b.yaml"]
+    clock.advance(seconds=120)
+    assert [fault["path"] for fault in ok_json(churn.get(f"{EVENTS}/{waiting}"))["broken"]] == ["automations/b.yaml"]
 
 
 def test_an_unknown_event_is_not_found(web):

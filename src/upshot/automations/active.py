@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import islice
 
 import structlog
 
-from upshot.automations.folder import AutomationFolder
+from upshot.automations.folder import AutomationFolder, AutomationSet
+from upshot.automations.in_force import BrokenFile
 from upshot.automations.matcher import Matcher
 from upshot.clock import Clock
-from upshot.domain.automation import Automation, AutomationNames
+from upshot.domain.automation import Automation, AutomationNames, FileFault
 from upshot.ports.executions import RevisionStore
+from upshot.storable import to_storable_text
+
+MAX_STORED_FAULTS = 100
 
 log = structlog.get_logger("upshot.automations")
 
@@ -42,7 +48,7 @@ class ActiveAutomations:
         self._clock = clock
         self._active = folder.current
         self._names = names_of(self._active.automations)
-        revisions.save(self._active.automations, clock.now())
+        self._store(self._active)
         self._log_errors(already_logged=())
 
     @property
@@ -69,11 +75,21 @@ class ActiveAutomations:
         self._folder.refresh()
         current = self._folder.current
         if current is not self._active:
-            self._revisions.save(current.automations, self._clock.now())
+            self._store(current)
             previous, self._active = self._active, current
             self._names = names_of(current.automations)
-            log.info("automations.loaded", automations=len(current.automations), errors=len(current.errors))
+            log.info(
+                "automations.loaded",
+                automations=len(current.automations),
+                errors=len(current.errors),
+                kept=len(current.kept),
+            )
             self._log_errors(already_logged=previous.errors)
+
+    def _store(self, current: AutomationSet) -> None:
+        now = self._clock.now()
+        faults = (_fault(file, now) for file in current.broken if file.errors)
+        self._revisions.activate(current.automations, islice(faults, MAX_STORED_FAULTS), now)
 
     def _log_errors(self, already_logged: Sequence[Exception]) -> None:
         """Log each error once. The author of a file looks for it in the log after saving the file."""
@@ -81,3 +97,8 @@ class ActiveAutomations:
         for error in self._active.errors:
             if str(error) not in known:
                 log.warning("automations.invalid", error=str(error))
+
+
+def _fault(file: BrokenFile, now: datetime) -> FileFault:
+    first = file.errors[0]
+    return FileFault(file.path, first.line, to_storable_text(first.reason), len(file.errors), file.kept, now)

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
-from upshot.automations.loader import (
-    Catalog,
-    LoadedFile,
-    LoadedFolder,
-    find_files,
-    load_file,
-    merge,
-    unreadable_folder,
-)
+import structlog
+
+from upshot.automations.files import FolderFiles, Listing, PassedOver, printable_path
+from upshot.automations.in_force import MAX_FINDINGS, Decision, LoadedFile, LoadedFolder, decide
+from upshot.automations.loader import Catalog, load_in_parts, load_revision, unreadable
 from upshot.automations.matcher import Matcher
+from upshot.automations.parser.diagnostics import MAX_DIAGNOSTICS
+from upshot.domain.automation import ActiveRevision, Automation
 from upshot.errors import ConfigError
+from upshot.ids import RevisionId
+from upshot.ports.executions import RevisionStore
+
+log = structlog.get_logger("upshot.automations")
+
+MAX_READ_SECONDS = 0.7  # of one refresh, for parsing what changed; the next one continues
+RECHECK_SECONDS = 5.0  # while a last sound revision is in force: another worker can have a later one
 
 Signature = tuple[tuple[str, int, int, int], ...]  #: of each file: path, modification time (ns), size, inode
 
 
 @dataclass(frozen=True, slots=True)
 class AutomationSet(LoadedFolder):
-    """The content of the folder at one time, ready for matching."""
+    """The automations in force at one time, ready for matching."""
 
     matcher: Matcher
 
@@ -36,49 +42,160 @@ class _ReadFile:
     file: LoadedFile
 
 
+@dataclass(slots=True)
+class _Reading:
+    """A file that is being read."""
+
+    signature: Signature
+    parts: Generator[int, None, LoadedFile]
+
+
 class AutomationFolder:
     """
-    The current content of a folder of automations.
+    The automations of a folder that are in force. `in_force` has the rules.
 
-    Files that did not change are not read again. See `loader` for the effect of an error in a file.
+    Files that did not change are not read again.
 
     Args:
-        folder: Loaded immediately. If it is missing, there are no automations, and `current.broken` says why.
+        folder: Loaded immediately. If it is missing, `current.broken` says so.
         catalog: The actions that steps can use.
+        revisions: Knows what was in force before this process started, and what other workers have in force; None to
+            know only what this object has loaded.
+
+    Raises:
+        Unavailable: The store does not answer.
     """
 
-    def __init__(self, folder: Path, catalog: Catalog) -> None:
+    def __init__(self, folder: Path, catalog: Catalog, revisions: RevisionStore | None = None) -> None:
         self._folder = folder
         self.catalog = catalog
+        self._revisions = revisions
         self._files: Mapping[str, _ReadFile] = {}
-        self._folder_error = ""  #: why the folder cannot be read; empty if it can
-        self.current = AutomationSet((), (), Matcher(()))  #: as of the last refresh
+        self._readings: dict[str, _Reading] = {}
+        self._passed_over: tuple[PassedOver, ...] = ()
+        self._absent: frozenset[str] | None = None  #: None until the folder was read
+        self._recheck_at = 0.0
+        self._known: dict[tuple[str, RevisionId], Automation | None] = {}
+        self.current = AutomationSet((), (), frozenset(), Matcher(()))  #: as of the last refresh
         self.refresh()
 
     def refresh(self) -> bool:
-        """Load what changed since the last time, and return whether anything did."""
-        try:
-            paths = find_files(self._folder)
-        except ConfigError as error:
-            return self._update({}, unreadable_folder(self._folder, error), folder_error=str(error))
-        files = {path: self._read(path, self._files.get(path)) for path in paths}
-        return self._update(files, merge(read.file for read in files.values()))
+        """
+        Load what changed since the last time, and return whether anything did.
 
-    def _read(self, path: str, previous: _ReadFile | None) -> _ReadFile:
-        target = self._folder / path
-        if previous is not None and previous.signature == _signature([target, *previous.file.body_files]):
-            return previous
-        # Take the signature before reading: the next refresh then sees a change in between.
-        signature = _signature([target])
-        file = load_file(self._folder, path, self.catalog)
-        return _ReadFile(signature + _signature(file.body_files), file)
-
-    def _update(self, files: Mapping[str, _ReadFile], loaded: LoadedFolder, folder_error: str = "") -> bool:
-        if files == self._files and folder_error == self._folder_error:
+        Raises:
+            Unavailable: The store does not answer. Nothing has changed.
+        """
+        listing = self._list()
+        files = self._read(listing)
+        is_changed = files != self._files or listing.passed_over != self._passed_over
+        if not is_changed and not self._is_undecided():
             return False
-        self._files, self._folder_error = files, folder_error
-        self.current = AutomationSet(loaded.automations, loaded.broken, Matcher(loaded.automations))
+        decision = self._decide(files, listing)
+        self._files, self._passed_over, self._absent = files, listing.passed_over, decision.absent
+        if not is_changed and _summary(decision.folder) == _summary(self.current):
+            return False
+        folder = decision.folder
+        self.current = AutomationSet(folder.automations, folder.broken, folder.kept, Matcher(folder.automations))
+        self._known = {(automation.name, automation.revision_id): automation for automation in folder.automations}
         return True
+
+    def _is_undecided(self) -> bool:
+        """Return whether the same files can lead to another decision."""
+        is_due = bool(self.current.kept) and monotonic() >= self._recheck_at
+        self._recheck_at = monotonic() + RECHECK_SECONDS if is_due else self._recheck_at
+        return is_due or self._absent is None or bool(self._absent)
+
+    def _list(self) -> Listing:
+        try:
+            with FolderFiles(self._folder) as files:
+                return files.listing()
+        except ConfigError as error:
+            return Listing((), (PassedOver("", str(error)),))
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def _read(self, listing: Listing) -> Mapping[str, _ReadFile]:
+        """Return all files. Small files are read first, and what takes too long is continued by the next refresh."""
+        signatures = {path: self._signature_of(path) for path in listing.paths}
+        files = {
+            path: self._files[path]
+            for path in listing.paths
+            if path in self._files and self._files[path].signature == signatures[path]
+        }
+        for path in self._readings.keys() - (signatures.keys() - files.keys()):
+            del self._readings[path]
+        changed = sorted(signatures.keys() - files.keys(), key=lambda path: (signatures[path][0][2], path))
+        is_first = self._absent is None
+        errors = sum(len(read.file.errors) for read in files.values())
+        deadline = monotonic() + MAX_READ_SECONDS
+        for path in changed:
+            max_errors = max(1, min(MAX_DIAGNOSTICS, MAX_FINDINGS - errors))
+            read = self._continue(path, signatures[path][:1], max_errors, deadline, is_first=is_first)
+            if read is not None:
+                files[path] = read
+                errors += len(read.file.errors)
+            elif path in self._files:
+                files[path] = self._files[path]
+            else:
+                reason = "this file has many errors, and is still being read"
+                files[path] = _ReadFile((), unreadable(self._folder, PassedOver(printable_path(path), reason)))
+        return {path: files[path] for path in listing.paths}
+
+    def _signature_of(self, path: str) -> Signature:
+        known = self._files.get(path)
+        return _signature([self._folder / path, *(known.file.body_files if known else ())])
+
+    def _continue(
+        self, path: str, signature: Signature, max_errors: int, deadline: float, *, is_first: bool
+    ) -> _ReadFile | None:
+        """Read a file until the deadline. At the start, only a file with many errors is left to the next refresh."""
+        reading = self._readings.get(path)
+        if reading is None or reading.signature != signature:
+            parts = load_in_parts(self._folder, path, self.catalog, max_errors)
+            reading = self._readings[path] = _Reading(signature, parts)
+        while not (is_late := monotonic() > deadline) or is_first:
+            try:
+                count = next(reading.parts)
+            except StopIteration as end:
+                file: LoadedFile = end.value
+                del self._readings[path]
+                return _ReadFile(signature + _signature(file.body_files), file)
+            if is_first and is_late and count > max_errors:
+                return None
+        return None
+
+    # --- deciding ---------------------------------------------------------------------------------
+
+    def _decide(self, files: Mapping[str, _ReadFile], listing: Listing) -> Decision:
+        previous = (
+            tuple(ActiveRevision(known.name, known.revision_id, known.path) for known in self.current.automations)
+            if self._revisions is None
+            else self._revisions.active()
+        )
+        passed_over = (unreadable(self._folder, item) for item in listing.passed_over)
+        loaded = (*passed_over, *(read.file for read in files.values()))
+        return decide(loaded, previous, find_revision=self._find_revision, absent_before=self._absent)
+
+    def _find_revision(self, revision: ActiveRevision) -> Automation | None:
+        key = (revision.name, revision.revision_id)
+        if key not in self._known:
+            stored = self._revisions.get(*key) if self._revisions else None
+            self._known[key] = None
+            if stored is not None:
+                source, body_files, path = stored
+                try:
+                    self._known[key] = load_revision(revision.name, source, body_files, path, self.catalog)
+                except ConfigError as error:
+                    log.warning("automations.revision_invalid", automation=revision.name, error=str(error))
+        return self._known[key]
+
+
+def _summary(folder: LoadedFolder) -> object:
+    return (
+        [(automation.name, automation.revision_id, automation.path) for automation in folder.automations],
+        [(file.path, file.kept, *map(str, file.errors)) for file in folder.broken],
+    )
 
 
 def _signature(paths: Iterable[Path]) -> Signature:

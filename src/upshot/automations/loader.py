@@ -1,163 +1,114 @@
 """
 Load automations from a folder of files, each with one or more documents.
 
-An error in a file disables all automations of that file, and no others, until it is fixed. What is
-active therefore depends on what the folder contains now, not on what it contained before, so every
-worker arrives at the same result, also after a restart. If two automations have the same name, the
-first in the order of paths and lines keeps it, and the file of the other is broken.
+An error in a document disables that document and no other. `in_force` decides which automations then answer events.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import posixpath
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from upshot.automations.files import FolderFiles, PassedOver, printable_path
+from upshot.automations.in_force import LoadedFile, LoadedFolder, decide
 from upshot.automations.parser.automation import parse_automation
-from upshot.automations.parser.diagnostics import Diagnostic, Diagnostics
-from upshot.automations.parser.document import MAX_FILE_BYTES, Document, decode, parse_documents, to_yaml_nodes
+from upshot.automations.parser.diagnostics import MAX_DIAGNOSTICS, Diagnostics, TooManyErrors
+from upshot.automations.parser.document import (
+    MAX_FILE_BYTES,
+    Document,
+    YamlMapping,
+    decode,
+    parse_documents,
+    split_documents,
+    to_yaml_nodes,
+)
 from upshot.automations.parser.steps import ParseContext
 from upshot.domain.automation import Automation
 from upshot.errors import AutomationInvalid, ConfigError
 from upshot.schema.action_inputs import ActionSpec
 
-SUFFIXES = (".yaml", ".yml")
 MAX_BODY_FILE_BYTES = 64 * 1024  # the limit of a template
+MAX_DOCUMENTS = 10_000  # per file
 
 Catalog = Mapping[str, ActionSpec]
+T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class BrokenFile:
-    """A file whose automations are disabled because of errors."""
-
-    path: str  #: as the user named it
-    errors: tuple[Diagnostic, ...]  #: in the order of lines
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedFile:
-    """The content of one file."""
-
-    path: str  #: as the user named it
-    automations: tuple[Automation, ...]  #: empty if there are errors
-    errors: tuple[Diagnostic, ...]
-    body_files: tuple[Path, ...] = ()  #: files that it refers to, whether they exist or not
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedFolder:
-    """The content of a folder."""
-
-    automations: tuple[Automation, ...]  #: the valid ones, in the order of paths and lines
-    broken: tuple[BrokenFile, ...]
-
-    @property
-    def errors(self) -> tuple[Diagnostic, ...]:
-        """All errors, in the order of paths and lines."""
-        return tuple(error for file in self.broken for error in file.errors)
+_NAME = re.compile(r"""^name:[ \t]+["']?([A-Za-z0-9][A-Za-z0-9._-]*)["']?[ \t\r]*(?:#.*)?$""", re.MULTILINE)
 
 
 def load_folder(folder: Path, catalog: Catalog) -> LoadedFolder:
     """
-    Load all automations of a folder.
+    Load all automations of a folder, as if none had been in force before.
 
     Args:
         folder: Searched recursively, without hidden folders. If it is missing, the result contains that error.
         catalog: The actions that steps can use.
     """
     try:
-        paths = find_files(folder)
+        with FolderFiles(folder) as files:
+            listing = files.listing()
+            loaded = [load_file(folder, path, catalog) for path in listing.paths]
     except ConfigError as error:
-        return unreadable_folder(folder, error)
-    return merge(load_file(folder, path, catalog) for path in paths)
+        return merge([unreadable(folder, PassedOver("", str(error)))])
+    return merge([*(unreadable(folder, item) for item in listing.passed_over), *loaded])
 
 
-def unreadable_folder(folder: Path, error: ConfigError) -> LoadedFolder:
-    """Return the content of a folder that cannot be read: one error."""
-    return LoadedFolder((), (BrokenFile(str(folder), (AutomationInvalid(str(folder), None, str(error)),)),))
-
-
-def find_files(folder: Path) -> list[str]:
-    """
-    Return the paths of the automation files, relative to the folder, in order.
-
-    Raises:
-        ConfigError: The folder is missing.
-    """
-    if not folder.is_dir():
-        raise ConfigError(
-            "this folder does not exist; create it, run `upshot init`, or set UPSHOT_AUTOMATIONS to another one"
-        )
-    return sorted(_walk(folder, ""))
-
-
-def _walk(folder: Path, prefix: str) -> Iterator[str]:
-    try:
-        entries = list(os.scandir(folder / prefix))
-    except FileNotFoundError:
-        return  # removed since it was listed
-    except OSError:
-        yield prefix.rstrip("/")  # reading it as a file fails and reports the error, and other files stay valid
-        return
-    for entry in entries:
-        path = f"{prefix}{entry.name}"
-        if entry.name.startswith("."):
-            continue  # hidden: from an editor, from git, or the folders of a mounted ConfigMap
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(folder, f"{path}/")
-        elif entry.name.endswith(SUFFIXES):
-            yield path
+def unreadable(folder: Path, item: PassedOver) -> LoadedFile:
+    """Return what is known of a file or folder that is passed over."""
+    place = printable_path(folder / item.path)
+    error = AutomationInvalid(place, None, item.reason)
+    return LoadedFile(item.path, place, errors=(error,), hides_files=item.may_hide_files)
 
 
 def load_file(folder: Path, path: str, catalog: Catalog) -> LoadedFile:
     """Load one file. The path is relative to the folder."""
-    target = folder / path
+    return _result(load_in_parts(folder, path, catalog))
+
+
+def load_in_parts(
+    folder: Path, path: str, catalog: Catalog, max_errors: int = MAX_DIAGNOSTICS
+) -> Generator[int, None, LoadedFile]:
+    """
+    Load one file, and yield the number of errors after each document, so that the caller can pause.
+
+    Args:
+        folder: The folder of automations.
+        path: Relative to the folder.
+        catalog: The actions that steps can use.
+        max_errors: Number of errors to keep.
+    """
+    place = printable_path(folder / path)
+    diagnostics = Diagnostics(place, limit=max_errors)
     body_files: list[Path] = []
 
     def read_body_file(name: str) -> str:
-        body_files.append(target.parent / name)
-        raw = _read_bytes(folder, target.parent / name, MAX_BODY_FILE_BYTES)
+        body_files.append((folder / path).parent / name)
+        if any(part.startswith(".") and part not in (".", "..") for part in name.split("/")):
+            raise ConfigError("this file is hidden, because a name in its path begins with a dot; rename it")
+        beside = posixpath.join(posixpath.dirname(path), name)
+        with FolderFiles(folder) as files:
+            raw = files.read(beside, MAX_BODY_FILE_BYTES, allows_hidden=False)
         if len(raw) > MAX_BODY_FILE_BYTES:
             raise ConfigError(f"the file is larger than {MAX_BODY_FILE_BYTES // 1024} KB")
         try:
-            return raw.decode("utf-8-sig")
+            return raw.decode()
         except UnicodeDecodeError:
             raise ConfigError("the file is not UTF-8; save it as UTF-8") from None
 
-    diagnostics = Diagnostics(target.as_posix())
     try:
-        text = decode(_read_bytes(folder, target, MAX_FILE_BYTES), diagnostics.add)
+        with FolderFiles(folder) as files:
+            text = decode(files.read(path, MAX_FILE_BYTES), diagnostics.add)
     except ConfigError as error:
         diagnostics.add(None, str(error))
         text = None
     if text is None:
-        return LoadedFile(diagnostics.path, (), diagnostics.errors)
-    loaded = _parse_file(text, path, catalog, read_body_file, diagnostics)
-    return replace(loaded, body_files=tuple(body_files))
-
-
-def _read_bytes(folder: Path, target: Path, limit_bytes: int) -> bytes:
-    """
-    Read a file of the folder, at most one byte more than the limit.
-
-    Raises:
-        ConfigError: The file is outside the folder, directly or through a link, or it cannot be read.
-    """
-    try:
-        real = target.resolve(strict=True)
-        if not real.is_relative_to(folder.resolve()):
-            raise ConfigError("the file is outside the folder of automations; move it inside")
-        if not real.is_file():
-            raise ConfigError(f"this is a {'folder' if real.is_dir() else 'special file'}, which cannot be read")
-        with real.open("rb") as file:
-            return file.read(limit_bytes + 1)
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {target.as_posix()}") from None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"the file cannot be read: {error}") from error
+        return LoadedFile(printable_path(path), place, errors=diagnostics.errors, broken_names=(None,))
+    loaded = yield from _load_text(text, printable_path(path), catalog, read_body_file, diagnostics)
+    return replace(loaded, body_files=tuple(dict.fromkeys(body_files)))
 
 
 def load_text(text: str, path: str, catalog: Catalog, read_body_file: Callable[[str], str] | None = None) -> LoadedFile:
@@ -170,52 +121,63 @@ def load_text(text: str, path: str, catalog: Catalog, read_body_file: Callable[[
         catalog: The actions that steps can use.
         read_body_file: Returns the text of a body file, or raises ConfigError with the reason.
     """
-    return _parse_file(text, path, catalog, read_body_file or _no_body_file, Diagnostics(path))
+    diagnostics = Diagnostics(path, limit=MAX_DIAGNOSTICS)
+    file = _result(_load_text(text, path, catalog, read_body_file or _no_body_file, diagnostics))
+    merged = merge([file])
+    return replace(file, automations=merged.automations, errors=merged.errors)
+
+
+def _result(loading: Generator[object, None, T]) -> T:
+    while True:
+        try:
+            next(loading)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def _no_body_file(name: str) -> str:
     raise ConfigError(f"{name!r} cannot be read, because the automation is not in a folder")
 
 
-def _parse_file(
+def _load_text(
     text: str, path: str, catalog: Catalog, read_body_file: Callable[[str], str], diagnostics: Diagnostics
-) -> LoadedFile:
-    documents = parse_documents(text, diagnostics.add)
-    if not text.strip() and not diagnostics.count:
+) -> Generator[int, None, LoadedFile]:
+    automations: list[Automation] = []
+    broken_names: list[str | None] = []
+    if not text.strip():
         diagnostics.add(None, "the file is empty; write an automation, or remove the file")
-    parsed = [
-        parse_automation(document, path, ParseContext(catalog, read_body_file, diagnostics, {}))
-        for document in documents
-        if document.value is not None
-    ]
-    automations = tuple(automation for automation in parsed if automation is not None)
-    errors = diagnostics.errors
-    return _check_names([LoadedFile(diagnostics.path, () if errors else automations, errors)])[0]
+        broken_names.append(None)
+    for number, (lines_before, part) in enumerate(split_documents(text)):
+        errors_before, names = diagnostics.count, _NAME.findall(part)
+        try:
+            if number == MAX_DOCUMENTS:
+                diagnostics.add(lines_before + 1, f"the file has more than {MAX_DOCUMENTS} documents; split it")
+            sound: list[Automation] = []
+            for document in parse_documents(part, diagnostics.add, lines_before):
+                if document.value is not None:
+                    context = ParseContext(catalog, read_body_file, diagnostics, {})
+                    automation = parse_automation(document, path, context)
+                    sound += [automation] if automation else []
+                    if isinstance(document.value, YamlMapping):
+                        names = [document.value.get("name")]
+        except TooManyErrors:
+            sound = []
+        if diagnostics.count == errors_before:
+            automations += sound
+        else:
+            is_certain = len(names) == 1 and isinstance(names[0], str)
+            broken_names.append(str(names[0]) if is_certain else None)
+        if number == MAX_DOCUMENTS:
+            broken_names.append(None)
+            break
+        yield diagnostics.count
+    return LoadedFile(path, diagnostics.path, tuple(automations), diagnostics.errors, tuple(broken_names))
 
 
 def merge(files: Iterable[LoadedFile]) -> LoadedFolder:
-    """Combine the files of a folder. Names must be unique across all of them."""
-    checked = _check_names(files)
-    return LoadedFolder(
-        tuple(automation for file in checked for automation in file.automations),
-        tuple(BrokenFile(file.path, file.errors) for file in checked if file.errors),
-    )
-
-
-def _check_names(files: Iterable[LoadedFile]) -> list[LoadedFile]:
-    """Report automations whose name is taken, and disable their files."""
-    first: dict[str, tuple[LoadedFile, Automation]] = {}
-    checked = []
-    for file in files:
-        errors = []
-        for automation in file.automations:
-            first_file, first_automation = first.setdefault(automation.name, (file, automation))
-            if first_automation is not automation:
-                taken = f"{first_file.path}:{first_automation.line} already has the name {automation.name!r}"
-                reason = f"{taken}; names must be unique in the folder"
-                errors.append(AutomationInvalid(file.path, automation.line, reason))
-        checked.append(replace(file, automations=(), errors=tuple(errors)) if errors else file)
-    return checked
+    """Combine the files of a folder, as if none had been in force before. Names must be unique across all of them."""
+    return decide(files).folder
 
 
 def load_revision(

@@ -15,13 +15,13 @@ from upshot.console import Output
 
 @click.group()
 def automations() -> None:
-    """List and show the loaded automations, and the errors in automation files."""
+    """List and show the automations in force, and the errors in automation files."""
 
 
 @automations.command("list")
 @api_command
 def list_automations(client: Client, output: Output) -> None:
-    """List the loaded automations, and the errors in automation files."""
+    """List the automations in force, and the errors in automation files."""
     loaded = client.items("/automations", limit=100_000)
     broken = client.get("/automations", limit=1)["broken"]
     if output.as_json:
@@ -32,11 +32,13 @@ def list_automations(client: Client, output: Output) -> None:
         "on": lambda automation: ", ".join(trigger["kind"] for trigger in automation["on"]),
         "steps": lambda automation: ", ".join(step["uses"] for step in automation["steps"]),
         "enabled": lambda automation: "yes" if automation["enabled"] else "no",
-        "file": _location,
+        "file": lambda automation: f"{_location(automation)}{' (last sound revision)' * automation['kept']}",
     }
     output.rows(loaded, columns, empty="no automations are loaded")
     for diagnostic in broken:
         output.line(output.state("broken"), f"  {_location(diagnostic)}: {diagnostic['reason']}")
+    if names := sorted({name for diagnostic in broken for name in diagnostic["kept"]}):
+        output.line(f"until these errors are fixed, the last sound revision stays in force: {', '.join(names)}")
 
 
 @automations.command()
@@ -53,7 +55,7 @@ def show(client: Client, output: Output, automation: str) -> None:
             ("automation", shown["name"]),
             ("description", shown["description"] or None),
             ("file", _location(shown)),
-            ("revision", shown["revision"]),
+            ("revision", f"{shown['revision']}{' (last sound revision)' * shown['kept']}"),
             ("enabled", "yes" if shown["enabled"] else "no"),
         )
     )

@@ -86,6 +86,8 @@ def show(client: Client, output: Output, event: str) -> None:
         else:
             reason = answer["reason"] or "it was not loaded when the event was matched"
             output.line(f"not by       {answer['automation']}: {reason}")
+    for fault in shown["broken"]:
+        output.line(f"broken {'then' if shown['matched_at'] else 'now '}  {_describe_fault(fault)}")
 
 
 @events.command()
@@ -200,6 +202,14 @@ def _print_replay(output: Output, event: dict[str, Any], *, dry_run: bool) -> No
             execution = "" if dry_run else f", in {answer['execution_id']}"
             name = f"{answer['automation']} (revision {answer['revision']})"
             output.line(f"{event['event_id']}: {verb} by {name}{execution}")
+
+
+def _describe_fault(fault: dict[str, Any]) -> str:
+    place = fault["path"] if fault["line"] is None else f"{fault['path']}:{fault['line']}"
+    more = f" (and {fault['error_count'] - 1} more errors)" if fault["error_count"] > 1 else ""
+    until = f" until {local_time(fault['until'])}" if fault["until"] else ""
+    kept = f"; the last sound revision stayed in force: {', '.join(fault['kept'])}" if fault["kept"] else ""
+    return f"{place}: {fault['reason']}{more}; since {local_time(fault['since'])}{until}{kept}"
 
 
 def _kind(event: dict[str, Any]) -> str:

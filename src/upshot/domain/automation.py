@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from upshot.domain.event import EventKind
@@ -82,3 +83,30 @@ class Automation:
     enabled: bool = True
     source: Mapping[str, Any] = field(default_factory=dict)  #: the document as plain data, stored for each revision
     body_files: Mapping[str, str] = field(default_factory=dict)  #: content of each `body-file`, by the path in the file
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRevision:
+    """The revision of an automation that answers events."""
+
+    name: str
+    revision_id: RevisionId
+    path: str  #: of its file, relative to the folder of automations
+
+
+@dataclass(frozen=True, slots=True)
+class FileFault:
+    """A file of automations that had errors for some time."""
+
+    path: str  #: as workers name it
+    line: int | None  #: of the first error; None for the whole file
+    reason: str  #: of the first error
+    error_count: int
+    kept: tuple[str, ...]  #: names of its automations whose last sound revision was in force
+    since: datetime
+    until: datetime | None = None  #: None: it still has them
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """Everything but the time."""
+        return self.path, self.line, self.reason, self.error_count, self.kept

@@ -334,8 +334,9 @@ def _describe(automations: Any, directory: Path) -> list[str]:
         return [f"  automations  none in {directory}", f"               {_OFFER}"]
     lines = [f"  automations  {len(loaded)}{more} loaded from {directory}"]
     for automation in loaded:
-        suffix = "" if automation["enabled"] else "  (disabled)"
-        lines.append(f"    {automation['name']}  {directory / automation['path']}:{automation['line']}{suffix}")
+        line = f":{automation['line']}" if automation["line"] else ""
+        suffix = "  (last sound revision)" * automation["kept"] + "  (disabled)" * (not automation["enabled"])
+        lines.append(f"    {automation['name']}  {directory / automation['path']}{line}{suffix}")
     for problem in automations["broken"]:
         location = problem["path"] if problem["line"] is None else f"{problem['path']}:{problem['line']}"
         lines.append(f"    broken: {location}: {problem['reason']}")

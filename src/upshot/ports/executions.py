@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from upshot.domain.automation import Automation
+from upshot.domain.automation import ActiveRevision, Automation, FileFault
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.domain.job import Job
@@ -223,4 +223,20 @@ class RevisionStore(Protocol):
 
     def get(self, name: str, revision_id: RevisionId) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
         """Return the document as plain data, its body files and its path; None if the revision is not stored."""
+        ...
+
+    def activate(self, automations: Iterable[Automation], faults: Iterable[FileFault], now: datetime) -> None:
+        """
+        Store the automations that answer events from now on, their revisions, and the files that have errors now.
+
+        A fault that is stored already, without an end, keeps its beginning. All other faults without an end get one.
+        """
+        ...
+
+    def active(self) -> tuple[ActiveRevision, ...]:
+        """Return the automations of the last `activate`, by any worker, in the order of names."""
+        ...
+
+    def faults_at(self, time: datetime) -> tuple[FileFault, ...]:
+        """Return the files that had errors at a time, by path."""
         ...

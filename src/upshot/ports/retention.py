@@ -19,13 +19,14 @@ class Kept(StrEnum):
     RECEIPTS = "receipts"
     HISTORY = "history"
     WORKERS = "workers"
+    FAULTS = "faults"
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
     """The result of one batch."""
 
-    rows: int  #: number of removed receipts, executions, events, history entries or workers
+    rows: int  #: number of removed receipts, executions, events, history entries, workers or faults of files
     last_id: str | None  #: where the next batch starts; None if nothing is left to remove
 
 
@@ -47,6 +48,7 @@ class RetentionStore(Protocol):
         - Matched events from before then, unless an execution answers them or they are the last event of their alias.
         - History entries from before then.
         - Workers that were last seen before then.
+        - Faults of automation files that ended before then.
 
         Args:
             kept: What to remove.

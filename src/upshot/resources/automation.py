@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
@@ -38,7 +38,8 @@ AutomationJson = TypedDict(
         "description": str,
         "enabled": bool,
         "path": str,
-        "line": int,
+        "line": int | None,
+        "kept": bool,
         "revision": str,
         "on": list[TriggerJson],
         "if": str | None,
@@ -46,7 +47,10 @@ AutomationJson = TypedDict(
         "on-failure": list[PlannedStepJson],
     },
 )
-AutomationJson.__doc__ = "An automation as it is loaded from its file."
+AutomationJson.__doc__ = (
+    "An automation in force. If `kept` is true, its document is broken or cannot be read, and this is its last sound "
+    "revision. `line` is null if the revision was loaded from the database."
+)
 
 
 class AutomationDetail(AutomationJson):
@@ -55,14 +59,21 @@ class AutomationDetail(AutomationJson):
     source: dict[str, Any]
 
 
-def automation_json(automation: Automation) -> AutomationJson:
-    """Return the JSON object of an automation without its document."""
+def automation_json(automation: Automation, kept_names: Collection[str] = ()) -> AutomationJson:
+    """
+    Return the JSON object of an automation without its document.
+
+    Args:
+        automation: The automation.
+        kept_names: Names of the automations whose last sound revision is in force.
+    """
     return {
         "name": automation.name,
         "description": automation.description,
         "enabled": automation.enabled,
         "path": automation.path,
-        "line": automation.line,
+        "line": automation.line or None,
+        "kept": automation.name in kept_names,
         "revision": automation.revision_id,
         "on": [
             {
@@ -80,9 +91,9 @@ def automation_json(automation: Automation) -> AutomationJson:
     }
 
 
-def automation_detail(automation: Automation) -> AutomationDetail:
-    """Return the JSON object of an automation with its document as it was written."""
-    return {**automation_json(automation), "source": dict(automation.source)}
+def automation_detail(automation: Automation, kept_names: Collection[str] = ()) -> AutomationDetail:
+    """Return the JSON object of an automation with its document as it was written. See `automation_json`."""
+    return {**automation_json(automation, kept_names), "source": dict(automation.source)}
 
 
 def _planned_steps(steps: Iterable[Step]) -> list[PlannedStepJson]:

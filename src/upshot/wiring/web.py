@@ -37,6 +37,7 @@ def build_web(settings: Settings) -> WebDependencies:
     database = open_database(settings)
     clock = DatabaseClock(database)
     catalog = load_catalog(EgressRules.parse(settings.egress_allow), jobs_config)
+    revisions = SqlRevisions(database)
     installation = load_installation(SqlInstallation(database), clock)
     return WebDependencies(
         settings=settings,
@@ -45,12 +46,12 @@ def build_web(settings: Settings) -> WebDependencies:
         registry=make_registry(settings, database, RedisPublisher(url, installation.id), clock),
         events=SqlEvents(database),
         executions=SqlExecutions(database),
-        revisions=SqlRevisions(database),
         jobs=SqlJobAdmin(database),
         jobs_config=jobs_config,
         installation=installation,
         notifier=None,  # the workers' sweepers find a retried or cancelled execution within a second
-        automations=AutomationFolder(settings.automations, catalog),
+        automations=AutomationFolder(settings.automations, catalog, revisions),
+        revisions=revisions,
         backlog=SqlBacklog(database),
         counters=SqlCounters(database),
         workers=SqlWorkers(database),

@@ -195,6 +195,7 @@ class WorkerDependencies:
             Kept.EVENTS: settings.events_days,
             Kept.RECEIPTS: settings.receipts_days,
             Kept.HISTORY: settings.history_days,
+            Kept.FAULTS: settings.events_days,
             Kept.WORKERS: _SILENT_WORKERS_DAYS,
         }
         ages = {kept: timedelta(days=count) for kept, count in days.items() if count}
@@ -239,7 +240,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         revisions=revisions,
         publisher=publisher,
         stream=RedisEventStream(url, installation.id, worker_id),
-        automations=ActiveAutomations(AutomationFolder(settings.automations, catalog), revisions, clock),
+        automations=ActiveAutomations(AutomationFolder(settings.automations, catalog, revisions), revisions, clock),
         catalog=catalog,
         egress=GuardedEgress(rules),
         registry=make_registry(settings, database, publisher, clock),

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from tests.unit.automations.factories import CATALOG, custom_event
+from upshot.adapters.memory.revisions import MemoryRevisions
+from upshot.automations import folder as folder_module
 from upshot.automations.folder import AutomationFolder
+from upshot.clock import FrozenClock
 
 GOOD = "name: {}\non: custom\nsteps: [{{uses: emit, with: {{name: x}}}}]\n"
 HOOK = "name: hook\non: custom\nsteps:\n  - uses: webhook\n    with: {url: 'https://x.example', body-file: b.j2}\n"
@@ -34,8 +39,10 @@ def test_changes_are_loaded(tmp_path):
     assert answering_names(folder) == ["changed", "b"]
 
     (tmp_path / "a.yaml").unlink()
+    folder.refresh()
     assert folder.refresh()
     assert answering_names(folder) == ["b"]
+    assert not folder.refresh()
 
 
 def test_an_unchanged_file_is_not_read_again(tmp_path):
@@ -65,21 +72,251 @@ def test_a_change_with_the_same_size_and_time_is_noticed(tmp_path):
     assert answering_names(folder) == ["b"]
 
 
-def test_an_error_in_a_file_disables_its_automations(tmp_path):
-    """What is active is what the folder contains now. The error is visible, and other files stay active."""
-    (tmp_path / "a.yaml").write_text(GOOD.format("a"))
+def revisions_of(folder):
+    return {automation.name: automation.revision_id for automation in folder.current.automations}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(GOOD.format("a") + "foo: 1\n", id="an unknown key"),
+        pytest.param("name: a\non: [custom\n", id="invalid YAML"),
+        pytest.param("name: \n", id="half a name"),
+        pytest.param("na", id="half a key"),
+        pytest.param("", id="empty"),
+        pytest.param(GOOD.format("aa") + "foo: 1\n", id="another name and a mistake"),
+        pytest.param(b"name: caf\xe9\n", id="another encoding"),
+        pytest.param(GOOD.format("a").replace("uses: emit", "uses: webhook"), id="missing inputs"),
+    ],
+)
+def test_the_last_sound_revision_stays_in_force(tmp_path, bad):
+    """While a file is broken, its automation answers events as before, and the error is visible."""
+    path = tmp_path / "a.yaml"
+    path.write_text(GOOD.format("a"))
     (tmp_path / "b.yaml").write_text(GOOD.format("b"))
     folder = AutomationFolder(tmp_path, CATALOG)
+    before = revisions_of(folder)
 
-    (tmp_path / "a.yaml").write_text(GOOD.format("a") + "foo: 1\n")
+    path.write_bytes(bad if isinstance(bad, bytes) else bad.encode())
     assert folder.refresh()
-    assert answering_names(folder) == ["b"]
-    assert [file.path for file in folder.current.broken] == [f"{tmp_path}/a.yaml"]
+    for _ in range(3):
+        assert revisions_of(folder) == before
+        assert folder.current.kept == {"a"}
+        assert [(file.path, file.kept) for file in folder.current.broken] == [(f"{tmp_path}/a.yaml", ("a",))]
+        folder.refresh()
 
-    (tmp_path / "a.yaml").write_text(GOOD.format("a"))
+    path.write_text(GOOD.format("a").replace("x}", "y}"))
     assert folder.refresh()
     assert answering_names(folder) == ["a", "b"]
-    assert folder.current.broken == ()
+    assert revisions_of(folder)["a"] != before["a"]
+    assert (folder.current.broken, folder.current.kept) == ((), frozenset())
+
+
+def test_a_broken_document_keeps_only_its_own_automation(tmp_path):
+    """The other documents of the file follow it: a change is in force at once, and a removed one is gone."""
+    path = tmp_path / "a.yaml"
+    path.write_text("---\n".join(map(GOOD.format, ("a", "b", "c"))))
+    folder = AutomationFolder(tmp_path, CATALOG)
+    before = revisions_of(folder)
+
+    path.write_text("---\n".join((GOOD.format("a") + "foo: 1\n", GOOD.format("c").replace("x}", "y}"))))
+    folder.refresh()
+    folder.refresh()
+
+    assert folder.current.kept == {"a"}
+    assert sorted(answering_names(folder)) == ["a", "c"]
+    assert revisions_of(folder)["a"] == before["a"]
+    assert revisions_of(folder)["c"] != before["c"]
+
+
+def test_an_automation_is_gone_when_two_readings_agree(tmp_path):
+    """A file that is removed for a moment, or written again from its beginning, does not unload an automation."""
+    path = tmp_path / "a.yaml"
+    text = "# Comment\n" + "---\n".join(map(GOOD.format, ("a", "b")))
+    path.write_text(text)
+    folder = AutomationFolder(tmp_path, CATALOG)
+
+    for written in (None, "# Comment\n", "# Comment\n" + GOOD.format("a")):
+        path.write_text(written) if written else path.unlink()
+        folder.refresh()
+        assert answering_names(folder) == ["a", "b"]
+        path.write_text(text)
+        folder.refresh()
+        assert answering_names(folder) == ["a", "b"]
+
+    path.write_text(GOOD.format("a"))
+    folder.refresh()
+    folder.refresh()
+    assert answering_names(folder) == ["a"]
+
+    path.unlink()
+    folder.refresh()
+    folder.refresh()
+    assert answering_names(folder) == []
+
+
+def test_a_renamed_automation_answers_once(tmp_path):
+    """The automation with the old name is gone when the one with the new name is in force."""
+    path = tmp_path / "a.yaml"
+    path.write_text(GOOD.format("old") + "---\n" + GOOD.format("other"))
+    folder = AutomationFolder(tmp_path, CATALOG)
+
+    path.write_text(GOOD.format("new") + "---\n" + GOOD.format("other"))
+    assert folder.refresh()
+    assert answering_names(folder) == ["new", "other"]
+
+
+def test_a_moved_automation_answers_once(tmp_path):
+    """A file can be renamed or moved. Its automation stays in force under its name."""
+    (tmp_path / "a.yaml").write_text(GOOD.format("a"))
+    folder = AutomationFolder(tmp_path, CATALOG)
+
+    (tmp_path / "a.yaml").rename(tmp_path / "0.yaml")
+    assert folder.refresh()
+    assert [(found.name, found.path) for found in folder.current.automations] == [("a", "0.yaml")]
+    assert folder.current.errors == ()
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_name_belongs_to_the_automation_that_is_in_force(tmp_path, breaks):
+    """A copy that sorts first is an error of its own, also while the original is broken."""
+    original, copy = tmp_path / "deploy.yaml", tmp_path / "deploy (conflicted copy).yaml"
+    original.write_text(GOOD.format("deploy"))
+    folder = AutomationFolder(tmp_path, CATALOG)
+    before = revisions_of(folder)
+
+    if breaks:
+        original.write_text(GOOD.format("deploy") + "foo: 1\n")
+    copy.write_text(GOOD.format("deploy").replace("x}", "y}") + "---\n" + GOOD.format("new"))
+    folder.refresh()
+
+    assert revisions_of(folder) == before | {"new": folder.current.automations[0].revision_id}
+    (error,) = (error for error in folder.current.errors if error.path == str(copy))
+    assert f"{original}:1 already has the name 'deploy'" in str(error)
+
+    original.unlink()
+    folder.refresh()
+    assert [found.path for found in folder.current.automations] == [copy.name, copy.name]
+    assert folder.current.errors == ()
+
+
+def test_a_restart_keeps_the_last_sound_revision(tmp_path):
+    """A worker that starts while a file is broken has the revision in force that other workers stored."""
+    revisions, clock = MemoryRevisions(), FrozenClock()
+    (tmp_path / "a.yaml").write_text(HOOK)
+    (tmp_path / "b.j2").write_text("{{ event.name }}")
+    (tmp_path / "c.yaml").write_text(GOOD.format("c"))
+    (tmp_path / "d.yaml").write_text(GOOD.format("d"))
+    first = AutomationFolder(tmp_path, CATALOG, revisions)
+    before = revisions_of(first)
+    revisions.activate(first.current.automations, (), clock.now())
+
+    (tmp_path / "a.yaml").write_text("name: [\n")
+    (tmp_path / "b.j2").unlink()
+    (tmp_path / "c.yaml").unlink()
+    (tmp_path / "0.yaml").write_text(GOOD.format("d"))
+    restarted = AutomationFolder(tmp_path, CATALOG, revisions)
+
+    assert revisions_of(restarted) == {"hook": before["hook"], "d": before["d"]}  # c is gone: its file was removed
+    assert restarted.current.kept == {"hook"}
+    assert str(restarted.current.errors[0]).startswith(f"{tmp_path}/0.yaml:1: {tmp_path}/d.yaml")
+
+
+def test_workers_keep_the_same_revision(tmp_path, monkeypatch):
+    """A worker that missed a sound revision takes it from the worker that had it in force."""
+    monkeypatch.setattr(folder_module, "RECHECK_SECONDS", 0.0)
+    revisions, clock = MemoryRevisions(), FrozenClock()
+    path = tmp_path / "a.yaml"
+    path.write_text(GOOD.format("a"))
+    slow, quick = (AutomationFolder(tmp_path, CATALOG, revisions) for _ in range(2))
+    revisions.activate(slow.current.automations, (), clock.now())
+
+    path.write_text(GOOD.format("a").replace("x}", "y}"))
+    quick.refresh()
+    path.write_text("name: a\n")
+    slow.refresh()
+    assert revisions_of(slow) != revisions_of(quick)
+
+    revisions.activate(quick.current.automations, (), clock.now())
+    assert slow.refresh()
+    assert revisions_of(slow) == revisions_of(quick)
+    assert slow.current.kept == {"a"}
+
+
+def test_a_stored_revision_that_is_not_valid_any_more_is_not_in_force(tmp_path):
+    """If an upgrade has made the last sound revision invalid, the automation is only reported."""
+    revisions, clock = MemoryRevisions(), FrozenClock()
+    (tmp_path / "a.yaml").write_text(GOOD.format("a"))
+    (tmp_path / "b.yaml").write_text(GOOD.format("b"))
+    revisions.activate(AutomationFolder(tmp_path, CATALOG, revisions).current.automations, (), clock.now())
+
+    (tmp_path / "a.yaml").write_text("name: a\n")
+    without_emit = {name: spec for name, spec in CATALOG.items() if name != "emit"}
+
+    assert AutomationFolder(tmp_path, without_emit, revisions).current.automations == ()
+
+
+def test_a_folder_that_cannot_be_read_takes_nothing_down(tmp_path):
+    """A folder that is not mounted for a while, or a nested one, keeps its automations in force."""
+    root = tmp_path / "automations"
+    (root / "team").mkdir(parents=True)
+    (root / "a.yaml").write_text(GOOD.format("a"))
+    (root / "team" / "b.yaml").write_text(GOOD.format("b"))
+    folder = AutomationFolder(root, CATALOG)
+
+    root.rename(tmp_path / "elsewhere")
+    for _ in range(3):
+        folder.refresh()
+        assert answering_names(folder) == ["a", "b"]
+        assert [file.kept for file in folder.current.broken] == [("a", "b")]
+
+    (tmp_path / "elsewhere").rename(root)
+    folder.refresh()
+    assert (answering_names(folder), folder.current.broken) == (["a", "b"], ())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param("a: 1\n---\n" * 60_000, id="documents that are no automations"),
+        pytest.param("{name: a b, on: b, steps: c}\n---\n" * 5_000, id="automations in name only"),
+        pytest.param("name: [\n---\n" * 30_000, id="invalid YAML"),
+        pytest.param(("name: a\non: custom\n" + "x: 1\n" * 300 + "---\n") * 100, id="many errors each"),
+    ],
+)
+def test_bad_documents_have_bounded_findings(tmp_path, monkeypatch, bad):
+    """Whatever a file contains, at most 1,000 errors are kept of the folder, and sound files are loaded."""
+    monkeypatch.setattr(folder_module, "MAX_READ_SECONDS", 1_000)
+    for number in range(15):
+        (tmp_path / f"bad{number}.yaml").write_text(bad[: len(bad) // 15])
+    (tmp_path / "good.yaml").write_text(GOOD.format("good"))
+
+    folder = AutomationFolder(tmp_path, CATALOG)
+
+    assert answering_names(folder) == ["good"]
+    assert len(folder.current.errors) <= 1_000
+    assert "more errors" in str(folder.current.errors[-1])
+
+
+def test_a_refresh_that_takes_long_is_continued(tmp_path, monkeypatch):
+    """The next refresh continues where the time of one ended. Small files are read first."""
+    folder = AutomationFolder(tmp_path, CATALOG)
+    now = iter(range(1_000))
+    monkeypatch.setattr(folder_module, "monotonic", lambda: next(now))
+    monkeypatch.setattr(folder_module, "MAX_READ_SECONDS", 10)
+
+    (tmp_path / "large.yaml").write_text(
+        "---\n".join(map("name: n{}\n".format, range(50))) + "---\n" + GOOD.format("late")
+    )
+    (tmp_path / "small.yaml").write_text(GOOD.format("small"))
+    folder.refresh()
+    assert answering_names(folder) == ["small"]
+    assert "still being read" in str(folder.current.errors[0])
+
+    for _ in range(10):
+        folder.refresh()
+    assert answering_names(folder) == ["late", "small"]
+    assert len(folder.current.errors) == 100
 
 
 def test_a_changed_body_file_is_loaded(tmp_path):
@@ -97,9 +334,11 @@ def test_a_changed_body_file_is_loaded(tmp_path):
     assert folder.refresh()
     assert folder.current.automations[0].revision_id != revision
 
+    revision = folder.current.automations[0].revision_id
     (tmp_path / "b.j2").unlink()
     assert folder.refresh()
-    assert answering_names(folder) == []
+    assert folder.current.automations[0].revision_id == revision
+    assert "there is no file" in str(folder.current.errors[0])
 
 
 def test_a_missing_folder_is_empty_until_it_exists(tmp_path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from typing_extensions import override
 
-from upshot.domain.automation import Automation
+from upshot.domain.automation import ActiveRevision, Automation, FileFault
 from upshot.ids import RevisionId
 from upshot.ports.executions import RevisionStore
 
@@ -18,6 +19,8 @@ class MemoryRevisions(RevisionStore):
 
     def __init__(self) -> None:
         self._revisions: dict[tuple[str, RevisionId], tuple[Mapping[str, Any], Mapping[str, str], str]] = {}
+        self._active: tuple[ActiveRevision, ...] = ()
+        self._faults: list[FileFault] = []
 
     @override
     def save(self, automations: Iterable[Automation], now: datetime) -> None:
@@ -28,3 +31,23 @@ class MemoryRevisions(RevisionStore):
     @override
     def get(self, name: str, revision_id: RevisionId) -> tuple[Mapping[str, Any], Mapping[str, str], str] | None:
         return self._revisions.get((name, revision_id))
+
+    @override
+    def activate(self, automations: Iterable[Automation], faults: Iterable[FileFault], now: datetime) -> None:
+        automations = list(automations)
+        self.save(automations, now)
+        active = (ActiveRevision(item.name, item.revision_id, item.path) for item in automations)
+        self._active = tuple(sorted(active, key=lambda revision: revision.name))
+        found = {fault.content: fault for fault in faults}
+        ended = [fault for fault in self._faults if fault.until is None and found.pop(fault.content, None) is None]
+        self._faults = [replace(fault, until=now) if fault in ended else fault for fault in self._faults]
+        self._faults += (replace(fault, since=now) for fault in found.values())
+
+    @override
+    def active(self) -> tuple[ActiveRevision, ...]:
+        return self._active
+
+    @override
+    def faults_at(self, time: datetime) -> tuple[FileFault, ...]:
+        found = [fault for fault in self._faults if fault.since <= time and (fault.until is None or time < fault.until)]
+        return tuple(sorted(found, key=lambda fault: fault.path))

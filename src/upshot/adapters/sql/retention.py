@@ -16,7 +16,17 @@ from sqlalchemy.engine import Connection
 from typing_extensions import override
 
 from upshot.adapters.sql.database import Database
-from upshot.adapters.sql.schema import events, executions, history, is_running, is_waiting, jobs, receipts, workers
+from upshot.adapters.sql.schema import (
+    events,
+    executions,
+    file_faults,
+    history,
+    is_running,
+    is_waiting,
+    jobs,
+    receipts,
+    workers,
+)
 from upshot.domain.event import EventKind
 from upshot.domain.execution import ExecutionState
 from upshot.ids import ExecutionId, first_id
@@ -66,6 +76,7 @@ _KINDS: dict[Kept, tuple[sa.Column[Any], str | None, sa.ColumnElement[bool]]] = 
     ),
     Kept.HISTORY: (history.c.id, "his", history.c.time < _before),
     Kept.WORKERS: (workers.c.id, None, workers.c.seen_at < _before),
+    Kept.FAULTS: (file_faults.c.id, "flt", file_faults.c.until < _before),
 }
 _SELECT = {
     kept: sa.select(column)

@@ -180,6 +180,28 @@ revisions = sa.Table(
     sa.Column("saved_at", UtcTimestamp, nullable=False),
 )
 
+active_automations = sa.Table(  # those that answer events
+    "active_automations",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("revision_id", sa.String(16), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+)
+
+file_faults = sa.Table(  # files of automations that have, or had, errors
+    "file_faults",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("line", sa.Integer),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("error_count", sa.Integer, nullable=False),
+    sa.Column("kept", Json, nullable=False),  # names of automations whose last sound revision was in force
+    sa.Column("since", UtcTimestamp, nullable=False),
+    sa.Column("until", UtcTimestamp),  # null: it still has them
+    sa.Index("ix_file_faults_until", "until"),
+)
+
 workers = sa.Table(
     "workers",
     metadata,

@@ -10,17 +10,25 @@ MAX_REASON_CHARS = 1000
 Diagnostic = AutomationInvalid | TemplateInvalid
 
 
+class TooManyErrors(Exception):
+    """More errors than the limit were found. The document that is being parsed has at least one."""
+
+
 class Diagnostics:
     """
     Collects what is wrong with one file.
 
     Args:
         path: The file as the user named it.
+        limit: Number of errors to keep. Each error after them raises TooManyErrors, so that a document that is
+            certainly broken is not checked to its end; None for MAX_DIAGNOSTICS, after which errors are counted.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, limit: int | None = None) -> None:
         self.path = path
         self.count = 0
+        self._limit = MAX_DIAGNOSTICS if limit is None else limit
+        self._raises = limit is not None
         self._errors: list[Diagnostic] = []
 
     def add(self, line: int | None, reason: str) -> None:
@@ -31,14 +39,16 @@ class Diagnostics:
     def add_error(self, error: Diagnostic) -> None:
         """Add an error that has a path and a line already."""
         self.count += 1
-        if self.count <= MAX_DIAGNOSTICS:
+        if self.count <= self._limit:
             self._errors.append(error)
+        elif self._raises:
+            raise TooManyErrors
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
         """The errors in the order of lines. If there are too many, the last entry counts those left out."""
         errors = sorted(self._errors, key=lambda error: (error.path, error.line or 0))
-        if self.count > MAX_DIAGNOSTICS:
-            reason = f"and {self.count - MAX_DIAGNOSTICS} more errors; fix those above first"
+        if self.count > self._limit:
+            reason = f"and {'at least ' * self._raises}{self.count - self._limit} more errors; fix those above first"
             errors.append(AutomationInvalid(self.path, None, reason))
         return tuple(errors)

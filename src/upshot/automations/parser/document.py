@@ -34,6 +34,9 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _MAX_NUMBER_CHARS = 40
 _INT64 = range(-(2**63), 2**63)
 
+_MARKERS = re.compile(r"^(?:---(?=[ \t\r\n]|\Z)|\.\.\.[ \t]*(?:#.*)?\r?(?:\n|\Z))", re.MULTILINE)
+_PREAMBLE = re.compile(r"(?:[ \t]*(?:[#%].*)?\r?\n)*")
+
 #: Messages of libyaml, and what an author can do.
 _REMEDIES = {
     "found character that cannot start any token": "a value cannot begin with this character; put it in quotes",
@@ -43,6 +46,7 @@ _REMEDIES = {
     "could not find expected ':'": "a `key: value` was expected here; check the indentation, or put the text in quotes",
     "did not find expected key": "the indentation is wrong, or a quote or bracket is not closed",
     "did not find expected '-' indicator": "the indentation is wrong: a `- ` was expected here",
+    "did not find expected node content": "a value was expected here; a `[` or `{` above may not be closed",
     "did not find expected ',' or ']'": "a `[` is not closed, or a comma is missing",
     "did not find expected ',' or '}'": "a `{` is not closed, or a comma is missing; "
     "a value that begins with `{{` must be in quotes",
@@ -125,23 +129,45 @@ def decode(raw: bytes, report: Report) -> str | None:
         return None
 
 
-def parse_documents(text: str, report: Report) -> list[Document]:
+def split_documents(text: str) -> Iterator[tuple[int, str]]:
     """
-    Parse all documents of a file.
+    Yield the text of each document of a file, and the number of lines before it.
+
+    A line that begins with `---` begins a document whatever precedes it, also an open quote or bracket. So a document
+    can be parsed although the one before cannot. Comments and directives belong to the document below them.
+    """
+    start = line = counted = 0
+    for marker in _MARKERS.finditer(text):
+        is_end = marker[0][0] == "."
+        at = marker.end() if is_end else marker.start()
+        part = text[start:at]
+        if not is_end and (not part or (not part.startswith("---") and _PREAMBLE.fullmatch(part))):
+            continue
+        yield line, part
+        line += text.count("\n", counted, at)
+        start = counted = at
+    if start < len(text):
+        yield line, text[start:]
+
+
+def parse_documents(text: str, report: Report, lines_before: int = 0) -> list[Document]:
+    """
+    Parse all documents of a text.
 
     Args:
-        text: The text of the file.
+        text: The text of a file, or of a part of it.
         report: Receives each error. The result leaves out a document that cannot be parsed to its end.
+        lines_before: Number of lines of the file before the text.
     """
     documents: list[Document] = []
     try:
-        reader = _Reader(yaml.parse(text, Loader=yaml.CSafeLoader), report)
+        reader = _Reader(yaml.parse(text, Loader=yaml.CSafeLoader), report, lines_before)
         documents.extend(reader.documents())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        report(mark.line + 1 if mark else None, f"invalid YAML: {_explain(error, text)}")
+        report(lines_before + mark.line + 1 if mark else None, f"invalid YAML: {_explain(error, text)}")
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
+        line = lines_before + text.count("\n", 0, error.position) + 1
         report(line, f"invalid YAML: {error.reason}; remove the character")
     except UnicodeEncodeError:
         report(None, "the text contains half a character (a lone surrogate); save it as UTF-8")
@@ -169,9 +195,10 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
 class _Reader:
     """Builds data from libyaml's events and enforces the limits while it does."""
 
-    def __init__(self, events: Iterator[Any], report: Report) -> None:
+    def __init__(self, events: Iterator[Any], report: Report, lines_before: int) -> None:
         self._events = events
         self._report = report
+        self._first_line = lines_before + 1
         self._nodes = 0
         self._start = 0
 
@@ -181,11 +208,11 @@ class _Reader:
             if isinstance(event, yaml.DocumentStartEvent):
                 first = next(self._events)
                 self._nodes, self._start = 0, first.start_mark.index
-                line = first.start_mark.line + 1
+                line = self._line(first)
                 yield Document(self._value(first, 0), line)
 
     def _value(self, event: Any, depth: int) -> Any:
-        line = event.start_mark.line + 1
+        line = self._line(event)
         self._check_size(event, line, depth)
         if isinstance(event, yaml.AliasEvent):
             self._report(line, f"alias `*{event.anchor}`: anchors and aliases are not allowed; write the value out")
@@ -251,7 +278,7 @@ class _Reader:
     def _sequence(self, line: int, depth: int) -> YamlSequence:
         sequence = YamlSequence(line)
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-            sequence.lines.append(_line_of_value(event))
+            sequence.lines.append(self._line_of_value(event))
             sequence.append(self._value(event, depth + 1))
         return sequence
 
@@ -259,7 +286,7 @@ class _Reader:
         mapping = YamlMapping(line)
         has_invalid_key = False
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            key_line = event.start_mark.line + 1
+            key_line = self._line(event)
             if not isinstance(event, yaml.ScalarEvent):
                 has_invalid_key = True
                 self._report_key(start, event, key_line, depth)
@@ -270,7 +297,7 @@ class _Reader:
             if key is not None:
                 mapping[key] = value
                 mapping.key_lines[key] = key_line
-                mapping.value_lines[key] = _line_of_value(value_event)
+                mapping.value_lines[key] = self._line_of_value(value_event)
         return UNREADABLE if has_invalid_key else mapping
 
     def _report_key(self, start: Any, event: Any, line: int, depth: int) -> None:
@@ -299,8 +326,9 @@ class _Reader:
             return None
         return key
 
+    def _line(self, event: Any) -> int:
+        return self._first_line + int(event.start_mark.line)
 
-def _line_of_value(event: Any) -> int:
-    """Return the line of a value's first character: the text of a block scalar begins below its `|`."""
-    is_block = isinstance(event, yaml.ScalarEvent) and event.style in ("|", ">")
-    return int(event.start_mark.line) + (2 if is_block else 1)
+    def _line_of_value(self, event: Any) -> int:
+        """Return the line of a value's first character: the text of a block scalar begins below its `|`."""
+        return self._line(event) + (isinstance(event, yaml.ScalarEvent) and event.style in ("|", ">"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import partial
 from typing import Annotated
 
 from fastapi import Query
@@ -24,7 +25,7 @@ router = make_router("automations")
 
 @router.get("/automations", responses={200: {"model": AutomationPage}, **problem_responses()})
 def list_automations(deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
-    """Return automations, by name, and every mistake in the directory."""
+    """Return the automations in force, by name, and the mistakes in the directory."""
     loaded = deps.automations.current
     automations = sorted(loaded.automations, key=lambda automation: automation.name)
     start = 0
@@ -34,9 +35,9 @@ def list_automations(deps: Deps, query: Annotated[PageQuery, Query()]) -> Respon
     items = tuple(automations[start:end])
     page = Page(items, make_cursor(items[-1].name) if end < len(automations) else None)
     response: AutomationPage = {
-        **page_json(page, automation_json),
+        **page_json(page, partial(automation_json, kept_names=loaded.kept)),
         "broken": [
-            {"path": mistake.path, "line": mistake.line, "reason": mistake.reason}
+            {"path": mistake.path, "line": mistake.line, "reason": mistake.reason, "kept": list(file.kept)}
             for file in loaded.broken
             for mistake in file.errors
         ],
@@ -47,7 +48,8 @@ def list_automations(deps: Deps, query: Annotated[PageQuery, Query()]) -> Respon
 @router.get("/automations/{automation}", responses={200: {"model": AutomationDetail}, **problem_responses(404)})
 def get_automation(automation: str, deps: Deps) -> Response:
     """Return an automation with its document as it was written."""
-    by_name = {loaded.name: loaded for loaded in deps.automations.current.automations}
+    current = deps.automations.current
+    by_name = {loaded.name: loaded for loaded in current.automations}
     if automation not in by_name:
         raise NotFound(f"there is no automation {automation!r}{did_you_mean(automation, by_name)}")
-    return json_response(automation_detail(by_name[automation]))
+    return json_response(automation_detail(by_name[automation], kept_names=current.kept))

@@ -53,9 +53,14 @@ def list_events(deps: Deps, query: Annotated[EventsQuery, Query()]) -> Response:
 
 @router.get("/events/{event_id}", responses={200: {"model": EventDetail}, **problem_responses(404)})
 def get_event(event_id: EventId, deps: Deps) -> Response:
-    """Return an event, the executions that answer it, and why the other automations do not answer it."""
+    """
+    Return an event, the executions that answer it, and why the other automations do not answer it.
+
+    `broken` has the automation files that had errors when the event was matched.
+    """
     stored = _stored(deps, event_id)
-    return json_response(event_detail(stored, _explain(deps, stored)))
+    faults = deps.revisions.faults_at(stored.matched_at or deps.clock.now())
+    return json_response(event_detail(stored, _explain(deps, stored), faults))
 
 
 def _stored(deps: WebDependencies, event_id: EventId) -> StoredEvent:

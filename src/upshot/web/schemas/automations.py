@@ -14,6 +14,7 @@ class DiagnosticJson(TypedDict):
     path: str
     line: int | None
     reason: str
+    kept: list[str]  #: automations of the file whose last sound revision is in force
 
 
 class AutomationPage(NextPage):

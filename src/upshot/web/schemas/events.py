@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, PrivateAttr, RootModel, model_validator
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from upshot.clock import format_optional_time
+from upshot.clock import format_optional_time, format_time
+from upshot.domain.automation import FileFault
 from upshot.domain.event import EventKind
 from upshot.execution.user_requests import Replay
 from upshot.ids import EventId
@@ -142,12 +143,25 @@ class ExplanationJson(TypedDict):
     reason: str  #: according to the automation as it is loaded now
 
 
+class FileFaultJson(TypedDict):
+    """A file of automations that had errors when the event was matched, or that has them while it waits."""
+
+    path: str
+    line: int | None  #: of the first error; null for the whole file
+    reason: str  #: of the first error
+    error_count: int
+    kept: list[str]  #: automations of the file whose last sound revision was in force
+    since: str
+    until: str | None  #: null while it has these errors
+
+
 class EventDetail(StoredEventJson):
     """An event with its executions."""
 
     warning: str | None  #: why some of what the event led to was not carried out, such as an exhausted budget
     execution_ids: list[str]  #: executions that answer the event
     explanation: list[ExplanationJson]  #: of each loaded automation, and of each removed one that answered
+    broken: list[FileFaultJson]  #: automation files that had errors when the event was matched
 
 
 class AcceptedEvent(StoredEventJson):
@@ -168,13 +182,25 @@ def stored_event_json(stored: StoredEvent) -> StoredEventJson:
     return {**event_json(stored.event), "matched_at": format_optional_time(stored.matched_at)}
 
 
-def event_detail(stored: StoredEvent, explanation: list[ExplanationJson]) -> EventDetail:
+def event_detail(stored: StoredEvent, explanation: list[ExplanationJson], faults: Iterable[FileFault]) -> EventDetail:
     """Return the JSON object of an event with its executions."""
     return {
         **stored_event_json(stored),
         "warning": stored.warning,
         "execution_ids": list(stored.execution_ids),
         "explanation": explanation,
+        "broken": [
+            {
+                "path": fault.path,
+                "line": fault.line,
+                "reason": fault.reason,
+                "error_count": fault.error_count,
+                "kept": list(fault.kept),
+                "since": format_time(fault.since),
+                "until": format_optional_time(fault.until),
+            }
+            for fault in faults
+        ],
     }
 
 
