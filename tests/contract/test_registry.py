@@ -1,6 +1,7 @@
 """The contract of `RegistryStore`, in memory, on SQLite and on PostgreSQL."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from upshot.adapters.sql.registry import SqlRegistry
 from upshot.clock import FrozenClock
 from upshot.domain.event import Actor, Origin, Role
 from upshot.domain.registry import Artifact, ArtifactVersion, Collection, HistoryEntry, RegistrySettings, Version
+from upshot.domain.stage import Stage
 from upshot.errors import InvalidInput, NotFound, RegistryError
 from upshot.ports.events import EventQuery, EventStore
-from upshot.ports.registry import RegistryStore
+from upshot.ports.registry import RegistryFilter, RegistryStore
 from upshot.registry.service import Registry
 from upshot.resources.event import event_json
 
@@ -55,20 +57,24 @@ def fixture(request) -> RegistryFixture:
 
 
 CHURN = Collection(
+    id="col_churn",
     registry="model",
     name="churn",
     artifact_type="model",
     description="# Chürn\n",
+    metadata={"a": {"b": 1}},
     tags=("a", "ü"),
     aliases={},
     created_at=NOW,
     created_by="ann",
 )
-NET = Artifact("fraud", "net", "model", {})
+NET = Artifact("art_net", "fraud", "net", "model", {})
 
 
 def artifact_version(number: int, **fields: Any) -> ArtifactVersion:
     return ArtifactVersion(
+        id=f"ver_{number}",
+        artifact_id="art_net",
         project="fraud",
         artifact_name="net",
         artifact_type="model",
@@ -85,13 +91,16 @@ def artifact_version(number: int, **fields: Any) -> ArtifactVersion:
 
 
 def version(number: int, linked: ArtifactVersion) -> Version:
-    return Version("model", "churn", number, linked, (), NOW, "ann")
+    return Version(
+        f"lnk_{number}", CHURN.id, "model", "churn", number, linked, (), Stage.NONE, linked_at=NOW, linked_by="ann"
+    )
 
 
 def seed(tx):
     """Add `model/churn` with v0, a link to fraud/net:v0, and v1, a link to fraud/net:v1."""
     tx.save_registry(RegistrySettings("model"))
     tx.save_collection(CHURN)
+    tx.add_project("prj_fraud", "fraud")
     tx.save_artifact(NET)
     for number in range(2):
         assert tx.next_number(NET) == number
@@ -107,6 +116,7 @@ def test_written_records_are_read_unchanged(fixture):
     def work(tx):
         tx.save_registry(RegistrySettings("model", ("prod*",)))
         tx.save_collection(CHURN)
+        tx.add_project("prj_fraud", "fraud")
         tx.save_artifact(NET)
         tx.add_artifact_version(full)
         tx.add_version(version(0, full))
@@ -221,19 +231,20 @@ def test_a_removed_collection_keeps_its_counter(fixture):
         assert view.links_to(artifact_version(0)) == ()
 
     fixture.read(assert_removed)
-    fixture.transact(lambda tx: tx.save_collection(CHURN))
+    again = replace(CHURN, id="col_again")
+    fixture.transact(lambda tx: tx.save_collection(again))
     assert dict(fixture.read(lambda view: view.collection("model", "churn").aliases)) == {}
-    assert fixture.read(lambda view: view.versions(CHURN, [0, 1])) == {}
-    assert fixture.transact(lambda tx: tx.next_number(CHURN)) == 2
+    assert fixture.read(lambda view: view.versions(again, [0, 1])) == {}
+    assert fixture.transact(lambda tx: tx.next_number(again)) == 0
 
 
 def test_changing_a_collection_keeps_its_counter_and_aliases(fixture):
-    """Only the description and the tags are written."""
+    """The counter and the aliases have methods of their own."""
     fixture.transact(seed)
     fixture.transact(lambda tx: tx.move_aliases(CHURN, {"a": 0}))
-    fixture.transact(lambda tx: tx.save_collection(Collection("model", "churn", "model", "new", (), {}, NOW, "ann")))
+    fixture.transact(lambda tx: tx.save_collection(replace(CHURN, description="new")))
     found = fixture.read(lambda view: view.collection("model", "churn"))
-    assert (found.description, found.tags, dict(found.aliases)) == ("new", (), {"a": "v0"})
+    assert (found.description, found.tags, dict(found.aliases)) == ("new", CHURN.tags, {"a": "v0"})
     assert fixture.transact(lambda tx: tx.next_number(CHURN)) == 2
 
 
@@ -297,6 +308,64 @@ def test_pages_of_versions_begin_with_the_highest_number(fixture):
     assert fixture.registry.versions("model", "churn", cursor=None, limit=1).items[0].aliases == ("latest",)
 
 
+METADATA = {"format": "onnx", "score": 0.9, "epochs": 3, "ok": True, "gone": None, "nested": {"a b": {"c": "x"}}}
+
+
+@pytest.mark.parametrize(
+    ("where", "is_found"),
+    [
+        pytest.param(RegistryFilter(tag='say "a"'), True, id="tag"),
+        pytest.param(RegistryFilter(tag="a"), False, id="part of a tag"),
+        pytest.param(RegistryFilter(alias="best"), True, id="alias"),
+        pytest.param(RegistryFilter(alias="bes"), False, id="part of an alias"),
+        pytest.param(RegistryFilter(metadata=((("format",), ("onnx",)),)), True, id="text"),
+        pytest.param(RegistryFilter(metadata=((("score",), ("0.9", 0.9)),)), True, id="number"),
+        pytest.param(RegistryFilter(metadata=((("score",), ("0.9",)),)), False, id="text that looks like the number"),
+        pytest.param(RegistryFilter(metadata=((("epochs",), (3.0,)),)), True, id="equal number"),
+        pytest.param(RegistryFilter(metadata=((("ok",), (True,)),)), True, id="true"),
+        pytest.param(RegistryFilter(metadata=((("ok",), (1,)),)), False, id="1 for true"),
+        pytest.param(RegistryFilter(metadata=((("epochs",), (True,)),)), False, id="true for a number"),
+        pytest.param(RegistryFilter(metadata=((("gone",), (None,)),)), True, id="null"),
+        pytest.param(RegistryFilter(metadata=((("missing",), (None,)),)), False, id="null for a missing key"),
+        pytest.param(RegistryFilter(metadata=((("nested", "a b", "c"), ("x",)),)), True, id="nested key"),
+        pytest.param(RegistryFilter(metadata=((("format", "x"), ("onnx",)),)), False, id="key below a text"),
+    ],
+)
+def test_lists_can_be_filtered(fixture, where, is_found):
+    """A filter compares JSON values exactly, on versions, artifact versions and collections alike."""
+    registry = fixture.registry
+    registry.log_artifact("fraud", "net", "model", digest="1", metadata=METADATA, aliases=["best"], origin=MEMBER)
+    registry.add_artifact_tag("fraud", "net", 'say "a"', "v0", origin=MEMBER)
+    registry.create_collection("model", "churn", "model", metadata=METADATA, origin=MEMBER)
+    registry.add_tag("model", "churn", 'say "a"', origin=MEMBER)
+    registry.link("model", "churn", "fraud/net:v0", aliases=["best"], origin=MEMBER)
+
+    found = (
+        registry.versions("model", "churn", where, cursor=None, limit=5),
+        registry.artifact_versions("fraud", "net", where, cursor=None, limit=5),
+        registry.collections("model", where, cursor=None, limit=5),
+    )
+    assert [len(page.items) for page in found] == [int(is_found)] * 3
+
+
+def test_versions_are_filtered_by_stage_and_artifacts_by_type(fixture):
+    """Pages of a filtered list are full, and lead to the rest."""
+    registry = fixture.registry
+    for number in range(6):
+        registry.log_artifact("fraud", "net", "model", digest=str(number), origin=MEMBER)
+        registry.link("model", "churn", "fraud/net:latest", origin=MEMBER)
+        if number % 2:
+            registry.set_stage("model", "churn", f"v{number}", Stage.STAGING, origin=MEMBER)
+    where = RegistryFilter(stage=Stage.STAGING)
+    page = registry.versions("model", "churn", where, cursor=None, limit=2)
+    rest = registry.versions("model", "churn", where, cursor=page.next, limit=2)
+    assert [[version.name for version in versions.items] for versions in (page, rest)] == [["v5", "v3"], ["v1"]]
+    assert rest.next is None
+    for artifact_type, count in (("model", 1), ("dataset", 0)):
+        found = registry.artifacts("fraud", RegistryFilter(artifact_type=artifact_type), cursor=None, limit=5)
+        assert len(found.items) == count
+
+
 @pytest.mark.parametrize(
     "read",
     [
@@ -349,14 +418,17 @@ class MemoryMatchesSql(RuleBasedStateMachine):
 
     def both(self, mutate):
         results: list[tuple[Any, ...]] = []
+        values = []
         for fixture in self.fixtures:
             try:
                 change = mutate(fixture.registry)
-                results.append((change.value, change.created, [without_ids(event) for event in change.events]))
+                events = [event_json(event) for event in change.events]
+                results.append((without_ids(change.value), change.created, without_ids(events)))
+                values.append(change.value)
             except RegistryError as error:
                 results.append((type(error), str(error)))
         assert results[0] == results[1]
-        return results[0]
+        return (values[0], *results[0][1:]) if values else results[0]
 
     @rule(name=NAMES, digest=st.sampled_from("123"), aliases=st.lists(ALIASES, max_size=2), origin=ORIGINS)
     def log(self, name, digest, aliases, origin):
@@ -418,7 +490,28 @@ class MemoryMatchesSql(RuleBasedStateMachine):
 
     @rule(collection=NAMES, origin=ORIGINS)
     def delete_collection(self, collection, origin):
-        self.both(lambda r: r.delete_collection("model", collection, origin=origin))
+        if len(self.both(lambda r: r.delete_collection("model", collection, origin=origin))) == 3:
+            self.next_numbers[collection] = 0
+
+    @rule(collection=NAMES, version=VERSIONS, stage=st.sampled_from(list(Stage)), archive_existing=st.booleans())
+    def set_stage(self, collection, version, stage, archive_existing):
+        self.both(
+            lambda r: r.set_stage("model", collection, version, stage, archive_existing=archive_existing, origin=MEMBER)
+        )
+
+    @rule(collection=NAMES, new_name=NAMES, origin=ORIGINS)
+    def rename_collection(self, collection, new_name, origin):
+        result = self.both(lambda r: r.update_collection("model", collection, new_name=new_name, origin=origin))
+        if len(result) == 3 and collection != new_name:
+            self.next_numbers[new_name] = self.next_numbers.pop(collection, 0)
+
+    @rule(name=NAMES, new_name=NAMES)
+    def rename_artifact(self, name, new_name):
+        self.both(lambda r: r.rename_artifact("p", name, new_name, origin=ADMIN))
+
+    @rule(new_name=st.sampled_from(["p", "q", "model"]))
+    def rename_project(self, new_name):
+        self.both(lambda r: r.rename_project("q" if new_name == "p" else "p", new_name, origin=ADMIN))
 
     @invariant()
     def both_have_the_same_state(self):
@@ -434,13 +527,28 @@ class MemoryMatchesSql(RuleBasedStateMachine):
             events = fixture.events.page(EventQuery(), cursor=None, limit=500).items
             history = registry.history(None, None, cursor=None, limit=500).items
             states.append(
-                (
-                    collections,
-                    versions,
-                    [without_ids(stored.event) for stored in events],
-                    [(entry.action, entry.before, entry.after) for entry in history],
-                )
+                [
+                    without_ids(collections),
+                    without_ids(versions),
+                    without_ids([event_json(stored.event) for stored in events]),
+                    without_ids([(entry.action, entry.before, entry.after) for entry in history]),
+                ]
             )
+            filtered: list[str] = []
+            wheres = [
+                RegistryFilter(alias="x"),
+                RegistryFilter(tag="s"),
+                RegistryFilter(stage=Stage.STAGING),
+                RegistryFilter(artifact_type="model"),
+                RegistryFilter(metadata=((("k", "n"), (1, "1")),)),
+                RegistryFilter(metadata=((("k",), (True,)),)),
+            ]
+            for where in wheres:
+                found = [
+                    registry.versions("model", collection.name, where, cursor=None, limit=3)
+                    for collection in collections
+                ]
+                filtered.append(without_ids((registry.collections("model", where, cursor=None, limit=1), found)))
             for collection in collections:
                 holders = {
                     alias: version.name
@@ -449,11 +557,13 @@ class MemoryMatchesSql(RuleBasedStateMachine):
                     if version.collection == collection.name
                 }
                 assert holders == collection.aliases, "every alias has one holder that exists"
+            states[-1].extend(filtered)
         assert states[0] == states[1]
 
 
-def without_ids(event):
-    return {**event_json(event), "id": None, "mutation_id": None}
+def without_ids(records):
+    """Return the text of records without the random part of their ids."""
+    return re.sub(r"\b(art|col|evt|lnk|mut|prj|ver)_[0-9a-z]{26}\b", r"\1", repr(records))
 
 
 def test_memory_matches_sql():

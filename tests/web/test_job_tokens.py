@@ -110,6 +110,7 @@ CHANGES = [
     ("PATCH", f"{CHURN}/versions/v0", {"metadata": {"accuracy": 1}}),
     ("PUT", f"{CHURN}/versions/v0/tags/t", None),
     ("DELETE", f"{CHURN}/versions/v0/tags/seen", None),
+    ("PUT", f"{CHURN}/versions/v0/stage", {"stage": "staging"}),
     ("PUT", f"{CHURN}/aliases/a", {"version": "v0"}),
     ("DELETE", f"{CHURN}/aliases/production", None),
     ("DELETE", f"{CHURN}/versions/v0", None),
@@ -151,9 +152,13 @@ def test_the_list_of_changes_is_complete():
         for route in api_routes()
         if method in route.methods and route.path_regex.match(path)
     }
-    only_for_admins = ("PUT", f"{API}/registries/{{registry}}/protected-aliases")
+    only_for_admins = {
+        ("PUT", f"{API}/registries/{{registry}}/protected-aliases"),
+        ("PATCH", f"{API}/projects/{{project}}"),
+        ("PATCH", f"{API}/projects/{{project}}/artifacts/{{artifact}}"),
+    }
 
-    assert tested | {only_for_admins} == {
+    assert tested | only_for_admins == {
         (method, route.path)
         for route in api_routes()
         if route.path.startswith((f"{API}/registries", f"{API}/projects", EVENTS))

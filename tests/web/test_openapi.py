@@ -237,6 +237,7 @@ def _change_the_registry(contract: Contract) -> None:
     contract.request("POST", f"{CHURN}/versions", json={"artifact": "demo/churn:best"})  # 200
     contract.request("PATCH", f"{CHURN}/versions/v0", json={"description": "The first version."})
     contract.request("PUT", f"{CHURN}/versions/v0/tags/seen")
+    contract.request("PUT", f"{CHURN}/versions/v0/stage", json={"stage": "production", "archive_existing": True})
     contract.request("PUT", f"{CHURN}/aliases/production", json={"version": "candidate"})
     contract.request("PUT", f"{API}/registries/model/protected-aliases", json={"patterns": ["prod*"]})
     contract.request("POST", f"{API}/events", json={"name": "drift", "data": {"score": 0.5}})
@@ -255,7 +256,10 @@ def _read_the_registry(contract: Contract) -> None:
         f"{CHURN}/versions",
         f"{CHURN}/versions/v0",
         ARTIFACTS,
+        f"{ARTIFACTS}/churn",
         f"{ARTIFACTS}/churn/versions",
+        f"{VERSION}/links",
+        f"{API}/projects",
         VERSION,
     ):
         contract.request("GET", path)
@@ -327,6 +331,10 @@ def _fail_with_a_receipt(jobs: JobsApiHarness, execution_id: Any) -> None:
 
 
 def _remove_everything(contract: Contract) -> None:
+    contract.request("PATCH", f"{ARTIFACTS}/churn", json={"name": "renamed"})
+    contract.request("PATCH", f"{ARTIFACTS}/renamed", json={"name": "churn"})
+    contract.request("PATCH", f"{API}/projects/demo", json={"name": "renamed"})
+    contract.request("PATCH", f"{API}/projects/renamed", json={"name": "demo"})
     for path in (
         f"{CHURN}/tags/reviewed",
         f"{CHURN}/versions/v0/tags/seen",

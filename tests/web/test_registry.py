@@ -255,11 +255,44 @@ def test_unlinking_removes_the_version_and_its_aliases(churn):
 
 
 def test_protected_aliases_are_set_and_shown(churn):
-    """PUT replaces the patterns of a registry."""
-    ok_json(churn.put(f"{API}/registries/model/protected-aliases", json={"patterns": ["prod*"]}))
+    """PUT replaces the rules of a registry."""
+    body = {"patterns": ["prod*"], "automations": ["promote"]}
+    ok_json(churn.put(f"{API}/registries/model/protected-aliases", json=body))
 
-    assert ok_json(churn.get(f"{API}/registries/model")) == {"name": "model", "protected_aliases": ["prod*"]}
-    assert ok_json(churn.get(f"{API}/registries"))["items"] == [{"name": "model", "protected_aliases": ["prod*"]}]
+    rules = {"name": "model", "protected_aliases": ["prod*"], "allowed_automations": ["promote"]}
+    assert ok_json(churn.get(f"{API}/registries/model")) == rules
+    assert ok_json(churn.get(f"{API}/registries"))["items"] == [rules]
+
+
+def test_a_version_moves_between_stages(churn):
+    """The stage is shown with the version, filters the list, and takes the words of both worlds."""
+    moved = ok_json(churn.put(f"{CHURN}/versions/v0/stage", json={"stage": "production"}))
+
+    assert (moved["stage"], len(moved["event_ids"])) == ("Production", 1)
+    assert [item["name"] for item in ok_json(churn.get(f"{CHURN}/versions?stage=PRODUCTION"))["items"]] == ["v0"]
+    assert ok_json(churn.get(f"{CHURN}/versions?stage=staging"))["items"] == []
+    assert "no stage 'prod'" in problem(churn.get(f"{CHURN}/versions?stage=prod"), 422, "invalid-input")["detail"]
+
+
+def test_collections_artifacts_and_projects_are_renamed(churn):
+    """A link shows the new names, and the old ones are not found."""
+    ok_json(churn.patch(CHURN, json={"name": "leaving", "metadata": {"owner": "ml"}}))
+    project = ok_json(churn.get(f"{API}/projects"))["items"][0]["name"]
+    ok_json(churn.patch(f"{API}/projects/{project}/artifacts/churn", json={"name": "net"}))
+    ok_json(churn.patch(f"{API}/projects/{project}", json={"name": "risk"}))
+
+    version = ok_json(churn.get(f"{API}/registries/model/collections/leaving/versions/v0"))
+    assert version["artifact"] == "risk/net:v0"
+    listed = ok_json(churn.get(f"{API}/registries/model/collections?metadata=owner=ml"))["items"]
+    assert [collection["name"] for collection in listed] == ["leaving"]
+    assert ok_json(churn.get(f"{API}/projects/risk/artifacts/net/versions/v0/links"))["items"] == [version]
+    problem(churn.get(CHURN), 404, "not-found")
+
+
+def test_a_filter_of_metadata_is_a_pair(churn):
+    """The message shows the form."""
+    detail = problem(churn.get(f"{CHURN}/versions?metadata=format"), 422, "invalid-input")["detail"]
+    assert "write KEY=VALUE" in detail
 
 
 def test_an_unknown_registry_is_not_found(churn):

@@ -19,6 +19,7 @@ from upshot.actions.inputs import invalid_input
 from upshot.actions.launch import Launch
 from upshot.actions.protocol import Action, ActionCall, ActionContext, Outcome
 from upshot.actions.require import Require
+from upshot.actions.set_stage import SetStage
 from upshot.actions.slack import Slack
 from upshot.actions.webhook import Webhook
 from upshot.schema.action_inputs import InputProblem
@@ -72,6 +73,7 @@ def load_catalog(rules: EgressRules, jobs: JobsConfig | None = None) -> Mapping[
         FindVersion(),
         AddAlias(),
         AddTag(),
+        SetStage(),
         Emit(),
         Launch(jobs or JobsConfig()),
     )

@@ -143,14 +143,22 @@ def _wandb_context(event: Event, context: Mapping[str, Any]) -> dict[str, Any]:
         "project_name": (context["project"] or {}).get("name", ""),
         "artifact_collection_name": (context["collection"] or artifact).get("name", ""),
         "artifact_version": version.get("artifact", ""),  # what was logged; `artifact_version_string` is its link
-        "artifact_version_string": version.get("reference", ""),
-        "artifact_version_index": version.get("name", ""),
+        "artifact_version_string": _use_artifact_name(version),
+        "artifact_version_index": version.get("number", ""),
         "artifact_metadata": version["metadata"] if "metadata" in version else EmptyStrings(),
         "run_name": run.get("name", ""),
         "run_status": run.get("state", ""),
         "metric_name": metric.get("name", ""),
         "metric_values": metric.get("values", ""),
     }
+
+
+def _use_artifact_name(version: Mapping[str, Any]) -> str:
+    """Return the name of a version as `use_artifact` takes it: `model-registry/churn:v3`, `fraud/net:v0`."""
+    if not version.get("registry"):
+        return str(version.get("reference", ""))
+    project = "model-registry" if version["registry"] == "model" else f"wandb-registry-{version['registry']}"
+    return f"{project}/{version['collection']}:{version['name']}"
 
 
 def condition_context(

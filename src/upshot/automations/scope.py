@@ -28,6 +28,7 @@ CONTEXT_FIELDS: Mapping[str, Collection[str]] = {
     "job": JobJson.__annotations__,
     "actor": ActorJson.__annotations__,
     "event": EventJson.__annotations__,
+    "stage": ("from", "to"),
     "project": ("name",),
     "automation": ("name",),
     "delivery": ("id", "attempt"),

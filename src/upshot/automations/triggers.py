@@ -40,6 +40,15 @@ def _string_at(key: str) -> Callable[[Event], str | None]:
     return find
 
 
+def _stage_at(key: str) -> Callable[[Event], str | None]:
+    def find(event: Event) -> str | None:
+        stage = event.data.get("stage")
+        value = stage.get(key) if isinstance(stage, Mapping) else None
+        return value if isinstance(value, str) else None
+
+    return find
+
+
 #: How to find the value of each filter in an event.
 FILTER_VALUES: Mapping[str, Callable[[Event], str | None]] = {
     "registry": _name_of("registry"),
@@ -50,6 +59,8 @@ FILTER_VALUES: Mapping[str, Callable[[Event], str | None]] = {
     "alias": _string_at("alias"),
     "tag": _string_at("tag"),
     "on": _string_at("on"),
+    "from": _stage_at("from"),
+    "to": _stage_at("to"),
     "automation": _string_at("automation"),
     "job": _name_of("job"),
     "queue": _string_at("queue"),
@@ -57,6 +68,8 @@ FILTER_VALUES: Mapping[str, Callable[[Event], str | None]] = {
     "name": lambda event: event.name,
     "actor": lambda event: event.actor.name,
 }
+
+STAGE_FILTERS = frozenset({"from", "to"})  #: their patterns are names of stages
 
 _COLLECTION_FILTERS = ("registry", "collection", "artifact-type", "actor")
 _VERSION_FILTERS = ("registry", "collection", "artifact-type", "project", "artifact", "actor")
@@ -73,7 +86,9 @@ FILTERS_BY_KIND: Mapping[EventKind, tuple[str, ...]] = {
     EventKind.ALIAS_REMOVED: ("alias", *_VERSION_FILTERS),
     EventKind.TAG_ADDED: ("tag", "on", *_VERSION_FILTERS),
     EventKind.TAG_REMOVED: ("tag", "on", *_VERSION_FILTERS),
+    EventKind.STAGE_CHANGED: ("from", "to", *_VERSION_FILTERS),
     EventKind.ARTIFACT_CREATED: ("artifact", "project", "artifact-type", "actor"),
+    EventKind.ARTIFACT_DELETED: ("artifact", "project", "artifact-type", "actor"),
     EventKind.EXECUTION_FAILED: ("automation", "actor"),
     EventKind.JOB_STARTED: _JOB_FILTERS,
     EventKind.JOB_SUCCEEDED: _JOB_FILTERS,
@@ -86,7 +101,6 @@ FILTERS_BY_KIND: Mapping[EventKind, tuple[str, ...]] = {
 #: Kinds of event that a later release supports.
 PLANNED_KINDS = frozenset(
     {
-        "stage-changed",
         "run-started",
         "run-finished",
         "run-failed",

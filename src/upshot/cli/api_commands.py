@@ -77,6 +77,30 @@ def limit_option(default: int) -> Callable[[Callable[..., None]], Callable[..., 
     return click.option("--limit", default=default, show_default=True, type=limit, help="Maximum number of entries.")
 
 
+_FILTERS = {
+    "alias": "Only those with this alias.",
+    "tag": "Only those with this tag.",
+    "type": "Only those of this artifact type.",
+    "stage": "Only those in this stage: development, staging, production or archived.",
+    "metadata": "Only those with this value in the metadata, as KEY=VALUE; a dot leads to a nested key. Repeatable.",
+}
+
+
+def filter_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds options which filter a list. Their values are query parameters of the API."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for name in reversed(names):
+            is_list = name == "metadata"
+            option = click.option(
+                f"--{name}", multiple=is_list, metavar="KEY=VALUE" if is_list else None, help=_FILTERS[name]
+            )
+            command = option(command)
+        return command
+
+    return decorate
+
+
 def poll(request: Callable[[], T]) -> Iterator[T]:
     """Yield the result of a request every half second. If the server does not answer, report that once and go on."""
     is_reported = False

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from upshot.cli.aliases_and_tags import alias_group, tag_group
-from upshot.cli.api_commands import api_command, limit_option
+from upshot.cli.api_commands import api_command, filter_options, limit_option
 from upshot.cli.params import ARTIFACT, ARTIFACT_VERSION, OBJECT, artifact_path, parse_assignments
 from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
@@ -40,7 +41,8 @@ def artifacts() -> None:
     "files",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of the artifact. Its name and digest are logged; its content is not uploaded. Can be repeated.",
+    help="A file of the artifact. Its name and digest are logged; its content is not uploaded. Can be repeated: the "
+    "names are then relative to the directory that contains all files.",
 )
 @click.option("--description", help="Description of the version.")
 @click.option("--alias", "aliases", multiple=True, help="An alias in the project. Can be repeated.")
@@ -74,12 +76,19 @@ def log(
     if digest:
         body["digest"] = digest
     if files:
-        body["manifest"] = {file.name: _digest(file) for file in files}
+        body["manifest"] = {path: _digest(file) for path, file in _paths_in_artifact(files).items()}
     logged = client.post(api_path("projects", project, "artifacts"), body)
     version = f"{logged['reference']} ({logged['digest']})"
     output.result(
         logged, f"logged {version}" if logged["event_ids"] else f"no new version: {version} has this content already"
     )
+
+
+def _paths_in_artifact(files: tuple[Path, ...]) -> dict[str, Path]:
+    """Return the files by their paths relative to the directory that contains all of them."""
+    absolute = [file.absolute() for file in files]
+    directory = Path(os.path.commonpath([file.parent for file in absolute]))
+    return {file.relative_to(directory).as_posix(): file for file in absolute}
 
 
 def _digest(file: Path) -> str:
@@ -89,12 +98,13 @@ def _digest(file: Path) -> str:
 
 @artifacts.command("list")
 @click.argument("artifact", type=ARTIFACT)
+@filter_options("alias", "tag", "metadata")
 @limit_option(100)
 @api_command
-def list_versions(client: Client, output: Output, artifact: tuple[str, str], limit: int) -> None:
+def list_versions(client: Client, output: Output, artifact: tuple[str, str], limit: int, **filters: Any) -> None:
     """List the versions of PROJECT/ARTIFACT, newest first."""
     project, name = artifact
-    versions = client.items(api_path("projects", project, "artifacts", name, "versions"), limit=limit)
+    versions = client.items(api_path("projects", project, "artifacts", name, "versions"), limit=limit, **filters)
     columns = {
         "version": lambda version: version["reference"],
         "type": lambda version: version["artifact_type"],
@@ -104,6 +114,32 @@ def list_versions(client: Client, output: Output, artifact: tuple[str, str], lim
         "digest": lambda version: version["digest"],
     }
     output.rows(versions, columns, empty=f"{project}/{name} has no versions")
+
+
+@artifacts.command()
+@click.argument("artifact", type=ARTIFACT)
+@click.argument("name")
+@api_command
+def rename(client: Client, output: Output, artifact: tuple[str, str], name: str) -> None:
+    """Rename PROJECT/ARTIFACT to NAME. Its versions, aliases and links stay."""
+    project, old_name = artifact
+    renamed = client.patch(api_path("projects", project, "artifacts", old_name), {"name": name})
+    output.result(renamed, f"renamed {project}/{old_name} to {renamed['reference']}")
+
+
+@artifacts.command()
+@click.argument("version", type=ARTIFACT_VERSION)
+@api_command
+def links(client: Client, output: Output, version: Reference) -> None:
+    """List the versions of collections that are links to VERSION (project/artifact:v3)."""
+    listed = client.items(artifact_path(version, "versions", version.version, "links"), limit=1_000)
+    columns = {
+        "version": lambda version: version["reference"],
+        "aliases": lambda version: version["aliases"],
+        "linked": lambda version: local_time(version["linked_at"]),
+        "by": lambda version: version["linked_by"],
+    }
+    output.rows(listed, columns, empty=f"{version} is not linked")
 
 
 @artifacts.command()

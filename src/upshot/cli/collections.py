@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_commands import api_command, limit_option
-from upshot.cli.params import COLLECTION
+from upshot.cli.api_commands import api_command, filter_options, limit_option
+from upshot.cli.params import COLLECTION, OBJECT
 from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
 
@@ -19,11 +19,12 @@ def collections() -> None:
 
 @collections.command("list")
 @click.argument("registry")
+@filter_options("alias", "tag", "type", "metadata")
 @limit_option(100)
 @api_command
-def list_collections(client: Client, output: Output, registry: str, limit: int) -> None:
+def list_collections(client: Client, output: Output, registry: str, limit: int, **filters: Any) -> None:
     """List the collections of a registry."""
-    listed = client.items(api_path("registries", registry, "collections"), limit=limit)
+    listed = client.items(api_path("registries", registry, "collections"), limit=limit, **filters)
     columns = {
         "collection": lambda collection: collection["reference"],
         "type": lambda collection: collection["artifact_type"],
@@ -65,6 +66,7 @@ def show(client: Client, output: Output, collection: tuple[str, str]) -> None:
             ("type", shown["artifact_type"]),
             ("aliases", _aliases(shown)),
             ("tags", shown["tags"]),
+            ("metadata", shown["metadata"] or None),
             ("created", f"{local_time(shown['created_at'])} by {shown['created_by']}"),
             ("description", shown["description"]),
         )
@@ -73,12 +75,26 @@ def show(client: Client, output: Output, collection: tuple[str, str]) -> None:
 
 @collections.command()
 @click.argument("collection", type=COLLECTION)
-@click.option("--description", required=True, help="The model card, in Markdown.")
+@click.option("--description", help="The model card, in Markdown.")
+@click.option("--metadata", type=OBJECT, help="A JSON object to merge into the metadata, or @FILE; null removes a key.")
+@click.option("--name", help="A new name. Versions, aliases and history stay.")
 @api_command
-def update(client: Client, output: Output, collection: tuple[str, str], description: str) -> None:
-    """Change the description of a collection."""
-    updated = client.patch(_path(collection), {"description": description})
-    output.result(updated, f"updated the description of {'/'.join(collection)}")
+def update(
+    client: Client,
+    output: Output,
+    collection: tuple[str, str],
+    *,
+    description: str | None,
+    metadata: dict[str, Any] | None,
+    name: str | None,
+) -> None:
+    """Change the description, the metadata or the name of a collection."""
+    given = {"description": description, "metadata": metadata, "name": name}
+    changes = {key: value for key, value in given.items() if value is not None}
+    if not changes:
+        raise click.UsageError("no change given; use --description, --metadata or --name")
+    updated = client.patch(_path(collection), changes)
+    output.result(updated, f"updated the {' and the '.join(changes)} of {'/'.join(collection)}")
 
 
 @collections.command()

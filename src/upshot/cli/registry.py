@@ -15,7 +15,10 @@ _COMMANDS = {
     "show": ("upshot.cli.versions:show", "Show a version."),
     "alias": ("upshot.cli.versions:alias", "Move an alias to a version, or remove it."),
     "tag": ("upshot.cli.versions:tag", "Add a tag to a version or a collection, or remove it."),
+    "stage": ("upshot.cli.versions:stage", "Move a version to a stage, as in MLflow."),
     "metadata": ("upshot.cli.versions:metadata", "Change the metadata of a version."),
+    "projects": ("upshot.cli.projects:projects", "List and rename projects."),
+    "protect": ("upshot.cli.versions:protect", "Set which aliases only an admin may move."),
     "history": ("upshot.cli.versions:history", "List who changed what, newest first."),
 }
 

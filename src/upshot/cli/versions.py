@@ -1,4 +1,4 @@
-"""`upshot registry link|unlink|versions|show|alias|tag|metadata|history`."""
+"""`upshot registry link|unlink|versions|show|alias|tag|stage|metadata|protect|history`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from upshot.cli.aliases_and_tags import alias_group, tag_group
-from upshot.cli.api_commands import api_command, limit_option
+from upshot.cli.api_commands import api_command, filter_options, limit_option
 from upshot.cli.params import (
     ARTIFACT_VERSION,
     COLLECTION,
@@ -20,6 +20,7 @@ from upshot.cli.params import (
 from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
 from upshot.domain.reference import Reference
+from upshot.domain.stage import Stage, describe_stage
 
 
 @click.command()
@@ -53,17 +54,19 @@ def unlink(client: Client, output: Output, version: Reference) -> None:
 
 @click.command()
 @click.argument("collection", type=COLLECTION)
+@filter_options("alias", "tag", "stage", "metadata")
 @limit_option(100)
 @api_command
-def versions(client: Client, output: Output, collection: tuple[str, str], limit: int) -> None:
+def versions(client: Client, output: Output, collection: tuple[str, str], limit: int, **filters: Any) -> None:
     """List the versions of COLLECTION, newest first."""
     registry, name = collection
-    listed = client.items(api_path("registries", registry, "collections", name, "versions"), limit=limit)
+    listed = client.items(api_path("registries", registry, "collections", name, "versions"), limit=limit, **filters)
     columns = {
         "version": lambda version: version["reference"],
         "artifact": lambda version: version["artifact"],
         "aliases": lambda version: version["aliases"],
         "tags": lambda version: version["tags"],
+        "stage": lambda version: describe_stage(Stage(version["stage"])),
         "linked": lambda version: local_time(version["linked_at"]),
         "by": lambda version: version["linked_by"],
     }
@@ -87,6 +90,7 @@ def show(client: Client, output: Output, version: Reference) -> None:
             ("digest", shown["digest"]),
             ("aliases", shown["aliases"]),
             ("tags", shown["tags"]),
+            ("stage", describe_stage(Stage(shown["stage"]))),
             ("metadata", shown["metadata"]),
             ("description", shown["description"]),
             ("linked", f"{local_time(shown['linked_at'])} by {shown['linked_by']}"),
@@ -100,6 +104,38 @@ tag = tag_group(
     ReferenceType("REGISTRY/COLLECTION[:VERSION]", default_version=""),
     group_help="Add a tag to a version or a collection, or remove it.",
 )
+
+
+@click.command()
+@click.argument("version", type=VERSION)
+@click.argument("stage")
+@click.option("--archive-existing", is_flag=True, help="Move the other versions of the stage to archived.")
+@api_command
+def stage(client: Client, output: Output, version: Reference, stage: str, *, archive_existing: bool) -> None:
+    """Move VERSION to STAGE: development, staging, production or archived. MLflow's words also work."""
+    body = {"stage": stage, "archive_existing": archive_existing}
+    moved = client.put(collection_path(version, "versions", version.version, "stage"), body)
+    output.result(moved, f"{moved['reference']} is in stage {describe_stage(Stage(moved['stage']))}")
+
+
+@click.command()
+@click.argument("registry")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.option("--automation", "automations", multiple=True, help="An automation that may also move them. Repeatable.")
+@api_command
+def protect(
+    client: Client, output: Output, registry: str, patterns: tuple[str, ...], automations: tuple[str, ...]
+) -> None:
+    """
+    Set which aliases of REGISTRY only an admin may add, move or remove. Without a pattern, nothing is protected.
+
+    A PATTERN is a glob such as `prod*`. The earlier patterns and automations are replaced.
+    """
+    body = {"patterns": list(patterns), "automations": list(automations)}
+    rules = client.put(api_path("registries", registry, "protected-aliases"), body)
+    protected = ", ".join(rules["protected_aliases"]) or "nothing"
+    also = f"; allowed automations: {', '.join(rules['allowed_automations'])}" if rules["allowed_automations"] else ""
+    output.result(rules, f"protected in {registry}: {protected}{also}")
 
 
 @click.command()

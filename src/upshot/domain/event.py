@@ -43,7 +43,9 @@ class EventKind(StrEnum):
     ALIAS_REMOVED = "alias-removed"
     TAG_ADDED = "tag-added"
     TAG_REMOVED = "tag-removed"
+    STAGE_CHANGED = "stage-changed"
     ARTIFACT_CREATED = "artifact-created"  #: an artifact version was logged into a project
+    ARTIFACT_DELETED = "artifact-deleted"  #: an artifact version was deleted from its project
     EXECUTION_FAILED = "execution-failed"
     JOB_STARTED = "job-started"
     JOB_SUCCEEDED = "job-succeeded"

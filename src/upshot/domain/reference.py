@@ -12,6 +12,7 @@ LATEST = "latest"
 # Characters that references and URLs use, control characters, line breaks, and lone surrogates, which no database
 # can store.
 _FORBIDDEN = re.compile(r"[/\\#?%:\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_WANDB_REGISTRY = "wandb-registry-"  # prefix of a registry's project in W&B
 _VERSION = re.compile(r"v(0|[1-9][0-9]{0,8})")
 
 
@@ -64,6 +65,7 @@ class Reference:
     scope: str  #: a project, or a registry
     name: str  #: an artifact, or a collection
     version: str  #: `v3`, or an alias such as `latest`
+    is_registry: bool = False  #: the scope is a registry for certain, because the text had one of W&B's forms
 
     def __str__(self) -> str:
         return f"{self.scope}/{self.name}:{self.version}"
@@ -73,22 +75,32 @@ def parse_reference(text: str, *, default_version: str = LATEST) -> Reference:
     """
     Parse `scope/name:version`. Without `:version`, the reference gets the default version.
 
-    W&B's older form `entity/model-registry/Name:alias` refers to the registry `model`.
+    W&B's forms are also read. An entity in front is ignored, because one installation is one entity:
+
+    - `[entity/]model-registry/Name:alias` refers to the registry `model`,
+    - `[organization/]wandb-registry-R/Name:alias` refers to the registry `R`,
+    - `entity/project/name:alias` refers to an artifact of the project.
 
     Raises:
         InvalidInput: The text does not have this form, or a name is invalid.
     """
     path, colon, version = text.partition(":")
     parts = path.split("/")
-    if len(parts) == 3 and parts[1] == "model-registry":  # noqa: PLR2004 - entity, the fixed word, name
-        parts = ["model", parts[2]]
+    if len(parts) == 3:  # noqa: PLR2004 - entity, scope and name
+        check_name(parts.pop(0), "entity")
+    scope = parts[0]
+    if scope == "model-registry":
+        scope = "model"
+    elif scope.startswith(_WANDB_REGISTRY):
+        scope = scope.removeprefix(_WANDB_REGISTRY)
     if len(parts) != 2 or (colon and not version):  # noqa: PLR2004 - scope and name
         raise InvalidInput(
             f"reference {text!r}: write project/artifact:v3, project/artifact:alias, "
             "registry/collection:v3 or registry/collection:alias"
         )
     return Reference(
-        check_name(parts[0], "project or registry"),
+        check_name(scope, "project or registry"),
         check_name(parts[1], "artifact or collection"),
         check_name(version, "version") if colon else default_version,
+        is_registry=scope != parts[0],
     )

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from upshot.domain.event import Event
+from upshot.domain.stage import Stage
 
 T = TypeVar("T")
 
@@ -16,6 +17,7 @@ T = TypeVar("T")
 class Artifact:
     """A series of artifact versions that are logged under one name in a project."""
 
+    id: str  #: stays the same when the artifact or its project is renamed
     project: str
     name: str
     artifact_type: str  #: model, dataset, …; the first version sets it
@@ -35,6 +37,8 @@ class Artifact:
 class ArtifactVersion:
     """One numbered version of an artifact in a project."""
 
+    id: str
+    artifact_id: str
     project: str
     artifact_name: str
     artifact_type: str  #: model, dataset, …
@@ -72,10 +76,12 @@ class ArtifactVersion:
 class Collection:
     """A registered model (or data set, …): versions are linked to it, and it holds their aliases."""
 
+    id: str  #: stays the same when the collection is renamed
     registry: str
     name: str
     artifact_type: str  #: model, dataset, …; fixed at creation
     description: str  #: the model card, Markdown
+    metadata: Mapping[str, Any]
     tags: tuple[str, ...]  #: sorted
     aliases: Mapping[str, str]  #: version by alias, such as {"production": "v3"}
     created_at: datetime
@@ -95,11 +101,14 @@ class Collection:
 class Version:
     """One numbered entry of a collection: a link to an artifact version."""
 
+    id: str
+    collection_id: str
     registry: str
     collection: str
     number: int  #: counted from 0 in the order of links; never used again
     artifact_version: ArtifactVersion  #: tags, description and metadata belong to it
     aliases: tuple[str, ...]  #: in the collection, sorted
+    stage: Stage
     linked_at: datetime
     linked_by: str
 
@@ -128,6 +137,7 @@ class RegistrySettings:
 
     name: str
     protected_aliases: tuple[str, ...] = ()  #: globs; only an admin may add, move or remove matching aliases
+    allowed_automations: tuple[str, ...] = ()  #: names of the automations that may do so, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +163,4 @@ class Change(Generic[T]):
     value: T  #: the record after the mutation
     events: tuple[Event, ...]  #: accepted with the mutation; empty if nothing changed
     created: bool = False  #: the record did not exist before
+    metadata_ignored: bool = False  #: an equal version exists, and it keeps its own metadata

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -17,6 +18,7 @@ from upshot.domain.registry import (
     Series,
     Version,
 )
+from upshot.domain.stage import Stage
 from upshot.ids import EventId
 from upshot.ports.paging import Page
 
@@ -38,6 +40,19 @@ class RegistryChanges(Protocol):
         self, registry: str, collection: str, tag: str, version: str | None = None, *, origin: Origin
     ) -> Change[Collection | Version]:
         """Add a tag to a version, or to its collection if `version` is None."""
+        ...
+
+    def set_stage(
+        self,
+        registry: str,
+        collection: str,
+        version: str,
+        stage: Stage,
+        *,
+        archive_existing: bool = False,
+        origin: Origin,
+    ) -> Change[Version]:
+        """Move a version to a stage, and optionally the other versions of the stage to `Archived`."""
         ...
 
     def update_version(
@@ -86,8 +101,27 @@ class RegistryChanges(Protocol):
 NameKind = Literal["registry", "collection", "project", "artifact"]
 
 
+@dataclass(frozen=True, slots=True)
+class RegistryFilter:
+    """Conditions on the items of a list. Each list uses those that its items have; None accepts everything."""
+
+    alias: str | None = None  #: that the version has, or that some version of the collection or artifact has
+    tag: str | None = None
+    stage: Stage | None = None
+    artifact_type: str | None = None
+    #: Pairs of the path of a key, and the JSON values that it may have. They are not objects or lists.
+    metadata: tuple[tuple[tuple[str, ...], tuple[Any, ...]], ...] = ()
+
+
+EVERYTHING = RegistryFilter()
+
+
 class RegistryView(Protocol):
     """Reads the registry. All reads of one transaction see the same state."""
+
+    def has_project(self, name: str) -> bool:
+        """Return whether there is a project with this name."""
+        ...
 
     def registry(self, name: str) -> RegistrySettings | None:
         """Return a registry with its rules, or None if it does not exist."""
@@ -103,6 +137,18 @@ class RegistryView(Protocol):
 
     def versions(self, collection: Collection, numbers: Iterable[int]) -> Mapping[int, Version]:
         """Return the linked versions among the numbers; their aliases come from the given collection."""
+        ...
+
+    def version_by_id(self, version_id: str) -> Version | None:
+        """Return a linked version, or None if no link has this id."""
+        ...
+
+    def artifact_version_by_id(self, artifact_version_id: str) -> ArtifactVersion | None:
+        """Return an artifact version without its manifest, or None if none has this id."""
+        ...
+
+    def numbers_in_stage(self, collection: Collection, stage: Stage) -> tuple[int, ...]:
+        """Return the numbers of the versions that are in a stage, sorted."""
         ...
 
     def linked_number(self, collection: Collection, artifact_version: ArtifactVersion) -> int | None:
@@ -129,19 +175,31 @@ class RegistryView(Protocol):
         """Return up to 1,000 names, sorted: of all registries or projects, or of the items of one of them."""
         ...
 
-    def page_collections(self, registry: str, *, cursor: str | None, limit: int) -> Page[Collection]:
+    def page_collections(
+        self, registry: str, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[Collection]:
         """Return collections by name. This and the other page methods raise `InvalidInput` for an invalid cursor."""
         ...
 
-    def page_versions(self, collection: Collection, *, cursor: str | None, limit: int) -> Page[Version]:
+    def page_versions(
+        self, collection: Collection, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[Version]:
         """Return versions, the highest number first."""
         ...
 
-    def page_artifacts(self, project: str, *, cursor: str | None, limit: int) -> Page[Artifact]:
+    def page_projects(self, *, cursor: str | None, limit: int) -> Page[str]:
+        """Return the names of projects, sorted."""
+        ...
+
+    def page_artifacts(
+        self, project: str, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[Artifact]:
         """Return artifacts of a project, by name."""
         ...
 
-    def page_artifact_versions(self, artifact: Artifact, *, cursor: str | None, limit: int) -> Page[ArtifactVersion]:
+    def page_artifact_versions(
+        self, artifact: Artifact, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[ArtifactVersion]:
         """Return artifact versions without manifests, the highest number first."""
         ...
 
@@ -164,11 +222,15 @@ class RegistryTransaction(RegistryView, Protocol):
         ...
 
     def save_collection(self, collection: Collection) -> None:
-        """Create a collection, or change its description and tags. Aliases have their own methods."""
+        """Create a collection, or change its name, description, metadata and tags. Aliases have their own methods."""
+        ...
+
+    def rename_history(self, registry: str, collection: str, new_name: str) -> None:
+        """List the history entries of a collection under its new name."""
         ...
 
     def remove_collection(self, collection: Collection) -> None:
-        """Remove a collection with its versions and aliases. A new one with its name continues its version numbers."""
+        """Remove a collection with its versions and aliases."""
         ...
 
     def next_number(self, series: Series) -> int:
@@ -177,6 +239,10 @@ class RegistryTransaction(RegistryView, Protocol):
 
     def add_version(self, version: Version) -> None:
         """Add a link. Aliases have their own methods."""
+        ...
+
+    def update_stage(self, version: Version) -> None:
+        """Change the stage of a version."""
         ...
 
     def remove_version(self, version: Version) -> None:
@@ -191,8 +257,16 @@ class RegistryTransaction(RegistryView, Protocol):
         """Remove an alias from its holder."""
         ...
 
+    def add_project(self, project_id: str, name: str) -> None:
+        """Add a project, unless there is one with this name."""
+        ...
+
+    def rename_project(self, name: str, new_name: str) -> None:
+        """Rename a project."""
+        ...
+
     def save_artifact(self, artifact: Artifact) -> None:
-        """Create an artifact, and its project if it does not exist."""
+        """Create an artifact in an existing project, or change its name."""
         ...
 
     def add_artifact_version(self, artifact_version: ArtifactVersion) -> None:

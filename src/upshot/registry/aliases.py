@@ -50,7 +50,8 @@ class Aliases(RegistryTransactions):
 
         def work(mutation: Mutation) -> Version:
             found = find_collection(mutation.tx, registry, collection)
-            return move_aliases(mutation, found, find_version(mutation.tx, found, version), [alias])
+            named = find_version(mutation.tx, found, version)
+            return move_aliases(mutation, found, named, [alias], automatic=frozenset())
 
         return self._change(work, locks=[collection_lock(registry, collection)], origin=origin)
 
@@ -62,7 +63,8 @@ class Aliases(RegistryTransactions):
 
         def work(mutation: Mutation) -> ArtifactVersion:
             artifact = find_artifact(mutation.tx, project, name)
-            return move_aliases(mutation, artifact, find_in_project(mutation.tx, artifact, version), [alias])
+            named = find_in_project(mutation.tx, artifact, version)
+            return move_aliases(mutation, artifact, named, [alias], automatic=frozenset())
 
         return self._change(work, locks=[artifact_lock(project, name)], origin=origin)
 
@@ -112,10 +114,25 @@ def assign_aliases(series: SeriesT, version_name: str, aliases: Iterable[str]) -
 
 
 def move_aliases(
-    mutation: Mutation, series: Series, version: VersionT, aliases: Sequence[str], *, is_new: bool = False
+    mutation: Mutation,
+    series: Series,
+    version: VersionT,
+    aliases: Sequence[str],
+    *,
+    is_new: bool = False,
+    automatic: frozenset[str] = frozenset({LATEST}),
 ) -> VersionT:
     """
     Move aliases to a version as part of a mutation. A new version also gets `latest`.
+
+    Args:
+        mutation: The mutation that moves the aliases.
+        series: The collection or artifact.
+        version: The version that gets the aliases.
+        aliases: The requested aliases.
+        is_new: Whether the mutation adds the version.
+        automatic: Aliases whose move is marked as automatic. Linking and logging move `latest` in any case, so asking
+            for it then (as W&B's SDK always does) is no decision of a person.
 
     Returns:
         The version with all aliases that it has after the change.
@@ -138,7 +155,7 @@ def move_aliases(
     if not moved:
         return version
     mutation.tx.move_aliases(series, dict.fromkeys(moved, version.number))
-    add_alias_moved_events(mutation, after, version, moved, automatic=frozenset({LATEST}).difference(aliases))
+    add_alias_moved_events(mutation, after, version, moved, automatic=automatic)
     values = {"digest": version.artifact_version.digest, "aliases": dict.fromkeys(moved, version.name)}
     if isinstance(version, Version):
         values["artifact"] = version.artifact_version.reference
@@ -194,6 +211,53 @@ def add_alias_removed_event(
     context = version_context(series, previous_holder, mutation.base_url)
     data = {**context, "alias": alias, "moved_to": moved_to, "automatic": automatic}
     mutation.add_event(EventKind.ALIAS_REMOVED, previous_holder.reference, data)
+
+
+def pass_on_latest(
+    mutation: Mutation, series: SeriesT, removed: Version | ArtifactVersion
+) -> tuple[SeriesT, Version | ArtifactVersion | None]:
+    """
+    Move `latest` from a version that was just removed to the newest version that remains.
+
+    Returns:
+        The collection or artifact without the aliases of the removed version, and the version that has `latest` now;
+        None if it does not move.
+    """
+    others = {alias: holder for alias, holder in series.aliases.items() if holder != removed.name}
+    after = replace(series, aliases=others)
+    if LATEST not in removed.aliases:
+        return after, None
+    newest: tuple[Version | ArtifactVersion, ...]
+    if isinstance(after, Collection):
+        newest = mutation.tx.page_versions(after, cursor=None, limit=1).items
+    else:
+        newest = mutation.tx.page_artifact_versions(after, cursor=None, limit=1).items
+    if not newest:
+        return after, None
+    heir = newest[0]
+    mutation.tx.move_aliases(after, {LATEST: heir.number})
+    after = replace(after, aliases=dict(sorted({**others, LATEST: heir.name}.items())))
+    return after, replace(heir, aliases=after.aliases_of(heir.name))
+
+
+def add_latest_added_event(
+    mutation: Mutation, series: Series, heir: Version | ArtifactVersion, removed: Version | ArtifactVersion
+) -> None:
+    """Add the event and the history entry of `latest`, which `pass_on_latest` moved."""
+    data = {
+        **version_context(series, heir, mutation.base_url),
+        "alias": LATEST,
+        "previous": version_json(removed, mutation.base_url),
+        "automatic": True,
+    }
+    mutation.add_event(EventKind.ALIAS_ADDED, heir.reference, data)
+    mutation.add_history(
+        "add-alias",
+        heir.reference,
+        series,
+        before={"aliases": {LATEST: removed.name}},
+        after={"digest": heir.artifact_version.digest, "aliases": {LATEST: heir.name}},
+    )
 
 
 def _remove_alias(mutation: Mutation, before: Series, alias: str) -> None:

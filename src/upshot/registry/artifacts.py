@@ -1,4 +1,4 @@
-"""Log artifact versions into projects, read them, and delete them."""
+"""Log artifact versions into projects, read them, delete them, and rename artifacts."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from upshot.domain.event import Origin
-from upshot.domain.reference import LATEST, check_name, version_number
-from upshot.domain.registry import Artifact, ArtifactVersion, Change
-from upshot.errors import Conflict, NotFound
+from upshot.domain.event import EventKind, Origin
+from upshot.domain.reference import LATEST, check_name
+from upshot.domain.registry import Artifact, ArtifactVersion, Change, Version
+from upshot.errors import AlreadyExists, Conflict, NotFound
+from upshot.ids import new_id
 from upshot.ports.paging import Page
-from upshot.ports.registry import RegistryView
-from upshot.registry.aliases import add_alias_removed_event, move_aliases
-from upshot.registry.inputs import check_aliases, check_content, check_description, check_json
-from upshot.registry.lookup import find_artifact, find_artifact_version, find_collection, find_registry
+from upshot.ports.registry import EVERYTHING, RegistryFilter, RegistryView
+from upshot.registry.aliases import add_alias_removed_event, add_latest_added_event, move_aliases, pass_on_latest
+from upshot.registry.inputs import check_aliases, check_client_id, check_content, check_description, check_metadata
+from upshot.registry.lookup import (
+    find_artifact,
+    find_artifact_version,
+    find_collection,
+    find_in_project,
+    find_registry,
+)
 from upshot.registry.mutation import Mutation
-from upshot.registry.protection import is_protected
+from upshot.registry.protection import is_protected, require_admin
+from upshot.registry.scopes import make_project
+from upshot.registry.snapshots import same_json, version_context
 from upshot.registry.transaction import RegistryTransactions, artifact_lock, collection_lock
 from upshot.registry.versions import unlink_version
 from upshot.resources.version import version_json
@@ -37,13 +46,14 @@ class Artifacts(RegistryTransactions):
         manifest: Mapping[str, str] | None = None,
         description: str = "",
         aliases: Sequence[str] = (),
+        version_id: str | None = None,
         origin: Origin,
     ) -> Change[ArtifactVersion]:
         """
         Log an artifact version into a project. `latest` moves to the new version.
 
-        Content that equals the content of `latest` creates no version. The metadata and the
-        description of `latest` stay, and the requested aliases still move to it.
+        Content that equals the content of the newest version creates no version. The metadata and the
+        description of that version stay, and the requested aliases still move to it.
 
         Args:
             project: Name of the project. Its first artifact creates it.
@@ -54,35 +64,46 @@ class Artifacts(RegistryTransactions):
             manifest: Content digest by path. The digest of the version is computed from it.
             description: Markdown.
             aliases: Aliases in the project, besides `latest`.
+            version_id: Id of the version (`ver_…`), if the client made one. Nothing changes if there is a version with
+                this id.
             origin: Who makes the change.
 
         Raises:
-            Conflict: The artifact has another type.
+            Conflict: The artifact has another type, or a registry has the name of the project.
         """
         check_name(project, "project")
         check_name(name, "artifact")
         check_name(artifact_type, "artifact type")
         aliases = check_aliases(aliases)
-        checked_metadata = check_json(metadata or {}, "metadata")
+        checked_metadata = check_metadata(metadata or {})
         content_digest, content_manifest = check_content(digest, manifest, checked_metadata)
         check_description(description, "artifact")
+        if version_id is not None:
+            check_client_id(version_id, "ver")
 
         def work(mutation: Mutation) -> ArtifactVersion:
             tx = mutation.tx
+            if version_id is not None and (known := tx.artifact_version_by_id(version_id)):
+                return known
             artifact = tx.artifact(project, name)
             if artifact is None:
-                artifact = Artifact(project, name, artifact_type, {})
+                make_project(mutation, project)
+                artifact = Artifact(new_id("art", mutation.now), project, name, artifact_type, {})
                 tx.save_artifact(artifact)
             if artifact.artifact_type != artifact_type:
                 raise Conflict(
                     f"artifact {artifact.reference} is of type {artifact.artifact_type!r}, not {artifact_type!r}; "
                     "log it with its type, or under another name"
                 )
-            number = version_number(artifact.aliases.get(LATEST, ""))
-            latest = None if number is None else tx.artifact_versions(artifact, [number]).get(number)
-            if latest and latest.digest == content_digest:
-                return move_aliases(mutation, artifact, latest, aliases)
+            newest = tx.page_artifact_versions(artifact, cursor=None, limit=1).items
+            if newest and newest[0].digest == content_digest:
+                mutation.metadata_ignored = bool(checked_metadata) and not same_json(
+                    checked_metadata, newest[0].metadata
+                )
+                return move_aliases(mutation, artifact, newest[0], aliases)
             version = ArtifactVersion(
+                id=version_id or new_id("ver", mutation.now),
+                artifact_id=artifact.id,
                 project=project,
                 artifact_name=name,
                 artifact_type=artifact_type,
@@ -111,27 +132,78 @@ class Artifacts(RegistryTransactions):
 
         return self._store.read(work)
 
-    def artifacts(self, project: str, *, cursor: str | None, limit: int) -> Page[Artifact]:
+    def links(self, project: str, name: str, version: str) -> tuple[Version, ...]:
+        """Return all links to an artifact version, sorted by registry and collection."""
+
+        def work(view: RegistryView) -> tuple[Version, ...]:
+            found = find_in_project(view, find_artifact(view, project, name), version)
+            linked = []
+            for registry, collection, number in view.links_to(found):
+                linked.append(view.versions(find_collection(view, registry, collection), [number])[number])
+            return tuple(linked)
+
+        return self._store.read(work)
+
+    def rename_artifact(self, project: str, name: str, new_name: str, *, origin: Origin) -> Change[Artifact]:
+        """
+        Rename an artifact. It keeps its id, versions, aliases and links.
+
+        Raises:
+            AlreadyExists: Another artifact of the project has the new name.
+            Forbidden: The actor is not an admin.
+        """
+        check_name(new_name, "artifact")
+        require_admin(origin.actor, f"rename artifact {project}/{name}")
+
+        def work(mutation: Mutation) -> Artifact:
+            before = find_artifact(mutation.tx, project, name)
+            if new_name == name:
+                return before
+            if mutation.tx.artifact(project, new_name):
+                raise AlreadyExists(f"artifact {project}/{new_name} already exists; choose another name")
+            after = replace(before, name=new_name)
+            mutation.tx.save_artifact(after)
+            mutation.add_history(
+                "rename-artifact", after.reference, after, before={"name": name}, after={"name": new_name}
+            )
+            return after
+
+        locks = [artifact_lock(project, name), artifact_lock(project, new_name)]
+        return self._change(work, locks=locks, origin=origin)
+
+    def artifact(self, project: str, name: str) -> Artifact:
+        """Return an artifact with its aliases."""
+        return self._store.read(lambda view: find_artifact(view, project, name))
+
+    def artifacts(
+        self, project: str, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[Artifact]:
         """Return artifacts of a project with their aliases, by name."""
         check_name(project, "project")
 
         def work(view: RegistryView) -> Page[Artifact]:
-            page = view.page_artifacts(project, cursor=cursor, limit=limit)
-            if not page.items and cursor is None:
+            page = view.page_artifacts(project, where, cursor=cursor, limit=limit)
+            if not page.items and not view.has_project(project):
                 raise NotFound(f"there is no project {project!r}{did_you_mean(project, view.names('project'))}")
             return page
 
         return self._store.read(work)
 
-    def artifact_versions(self, project: str, name: str, *, cursor: str | None, limit: int) -> Page[ArtifactVersion]:
+    def artifact_versions(
+        self, project: str, name: str, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[ArtifactVersion]:
         """Return versions of an artifact without manifests, newest first."""
         return self._store.read(
-            lambda view: view.page_artifact_versions(find_artifact(view, project, name), cursor=cursor, limit=limit)
+            lambda view: view.page_artifact_versions(
+                find_artifact(view, project, name), where, cursor=cursor, limit=limit
+            )
         )
 
     def delete_artifact_version(self, reference: str, *, origin: Origin) -> Change[None]:
         """
         Delete an artifact version, given by `project/artifact:v3` or an alias, and unlink it everywhere.
+
+        `latest` moves to the newest version that remains, in the project and in each collection.
 
         Raises:
             Conflict: A link to the version has a protected alias. This also applies to admins.
@@ -145,13 +217,21 @@ class Artifacts(RegistryTransactions):
             version = find_artifact_version(tx, unlocked.reference)  # read again, because it may have changed
             for registry, collection, number in tx.links_to(version):
                 _unlink_unprotected(mutation, registry, collection, number)
+            before = find_artifact(tx, version.project, version.artifact_name)
             tx.remove_artifact_version(version)
-            artifact = find_artifact(tx, version.project, version.artifact_name)
+            artifact, heir = pass_on_latest(mutation, before, version)
+            deleted = replace(version, aliases=())
             for alias in version.aliases:
-                add_alias_removed_event(mutation, artifact, replace(version, aliases=()), alias)
+                moves = heir is not None and alias == LATEST
+                moved_to = heir.name if heir and moves else None
+                add_alias_removed_event(mutation, artifact, deleted, alias, moved_to=moved_to, automatic=moves)
+            data = {**version_context(artifact, deleted, mutation.base_url), "aliases": list(version.aliases)}
+            mutation.add_event(EventKind.ARTIFACT_DELETED, version.reference, data)
             mutation.add_history(
                 "delete-artifact-version", version.reference, artifact, before=version_json(version, None)
             )
+            if heir:
+                add_latest_added_event(mutation, artifact, heir, deleted)
 
         return self._change(work, origin=origin)
 

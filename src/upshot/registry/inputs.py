@@ -14,7 +14,8 @@ from upshot.domain.reference import check_alias, check_name
 from upshot.errors import InvalidInput
 from upshot.ids import EventId
 
-MAX_JSON_BYTES = 65_536  #: of metadata, or of the data of a custom event; a CloudEvent should stay within 64 KB
+MAX_JSON_BYTES = 65_536  #: of the data of a custom event; a CloudEvent should stay within 64 KB
+MAX_METADATA_BYTES = 262_144  #: of a version, or of a collection
 MAX_JSON_DEPTH = 32
 MAX_DESCRIPTION_CHARS = 32_768
 MAX_ALIASES_PER_REQUEST = 100
@@ -25,19 +26,26 @@ MAX_MANIFEST_PATH_CHARS = 1_024
 MAX_MANIFEST_BYTES = 4_194_304
 MAX_EVENTS_PER_REQUEST = 1_000
 MAX_PROTECTED_PATTERNS = 100
+MAX_ALLOWED_AUTOMATIONS = 100
 
 _INT64 = range(-(2**63), 2**64)  # integers that all JSON readers and writers support
 _DIGEST = re.compile(r"[!-~]{1,200}")  # visible ASCII: `sha256:…`, an etag, a commit
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")  # PostgreSQL cannot store NUL, and UTF-8 has no lone surrogates
 
 
-def check_json(value: object, what: str) -> dict[str, Any]:
+def check_metadata(value: object, what: str = "metadata") -> dict[str, Any]:
+    """Validate metadata, and return a copy of it. See `check_json`."""
+    return check_json(value, what, max_bytes=MAX_METADATA_BYTES)
+
+
+def check_json(value: object, what: str, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """
     Validate a JSON object, and return a copy of it.
 
     Args:
         value: Metadata, or the data of an event.
         what: What the value is, for the message.
+        max_bytes: Maximum size of the JSON text.
 
     Raises:
         InvalidInput: The value is not JSON (NaN, infinity, a Python object), or it is too large or nested too deeply.
@@ -46,8 +54,8 @@ def check_json(value: object, what: str) -> dict[str, Any]:
         raise InvalidInput(f"{what}: must be a JSON object, not a {type(value).__name__}")
     _check_json(value, what, depth=1)
     text = orjson.dumps(value)
-    if len(text) > MAX_JSON_BYTES:
-        raise InvalidInput(f"{what}: {len(text):,} bytes of JSON; at most {MAX_JSON_BYTES:,} are allowed")
+    if len(text) > max_bytes:
+        raise InvalidInput(f"{what}: {len(text):,} bytes of JSON; at most {max_bytes:,} are allowed")
     copy: dict[str, Any] = orjson.loads(text)
     return copy
 
@@ -127,6 +135,31 @@ def check_patterns(patterns: Iterable[str]) -> tuple[str, ...]:
     for pattern in unique:
         check_name(pattern.replace("?", "_"), "protected alias")  # patterns may contain `?`, names may not
     return unique
+
+
+def check_automations(names: Iterable[str]) -> tuple[str, ...]:
+    """
+    Validate names of automations, and return them sorted, without duplicates.
+
+    Raises:
+        InvalidInput: A name is invalid, or there are too many.
+    """
+    unique = tuple(sorted(set(names)))
+    if len(unique) > MAX_ALLOWED_AUTOMATIONS:
+        raise InvalidInput(f"{len(unique)} automations; at most {MAX_ALLOWED_AUTOMATIONS} are allowed")
+    return tuple(check_name(name, "automation") for name in unique)
+
+
+def check_client_id(value: str, prefix: str) -> str:
+    """
+    Validate an id that the client made, and return it.
+
+    Raises:
+        InvalidInput: The id does not have the form `PREFIX_…`.
+    """
+    if not re.fullmatch(rf"{prefix}_[0-9a-z]{{10,36}}", value):
+        raise InvalidInput(f"id {value[:80]!r}: must be {prefix}_ and 10 to 36 characters of 0-9 and a-z; or omit it")
+    return value
 
 
 def check_content(

@@ -66,9 +66,8 @@ def find_artifact(view: RegistryView, project: str, name: str) -> Artifact:
     check_name(name, "artifact")
     if found := view.artifact(project, name):
         return found
-    projects = view.names("project")
-    if project not in projects:
-        raise NotFound(f"there is no project {project!r}{did_you_mean(project, projects)}")
+    if not view.has_project(project):
+        raise NotFound(f"there is no project {project!r}{did_you_mean(project, view.names('project'))}")
     raise NotFound(f"project {project!r} has no artifact {name!r}{did_you_mean(name, view.names('artifact', project))}")
 
 
@@ -91,18 +90,16 @@ def find_artifact_version(view: RegistryView, reference: str) -> ArtifactVersion
     """
     Return the artifact version that a reference points to, in a project or through a link.
 
-    A project and a registry may have the same name. `x/y:v` refers to artifact `y` of project `x`
-    if that exists, and otherwise to the link in collection `y` of registry `x`. W&B's form
-    `entity/model-registry/Name:alias` always refers to the registry.
+    `x/y:v` refers to artifact `y` of project `x` if that exists, and otherwise to the link in collection `y` of
+    registry `x`. W&B's forms for registries, such as `entity/model-registry/Name:alias`, always refer to a registry.
 
     Raises:
         InvalidInput: The reference is invalid.
         NotFound: The artifact, the collection, the version or the alias does not exist.
     """
     parsed = parse_reference(reference)
-    in_registry = reference.count("/") > 1
-    artifact = None if in_registry else view.artifact(parsed.scope, parsed.name)
-    if artifact is None and (in_registry or view.registry(parsed.scope)):
+    artifact = None if parsed.is_registry else view.artifact(parsed.scope, parsed.name)
+    if artifact is None and (parsed.is_registry or view.registry(parsed.scope)):
         collection = find_collection(view, parsed.scope, parsed.name)
         return find_version(view, collection, parsed.version).artifact_version
     return find_in_project(view, artifact or find_artifact(view, parsed.scope, parsed.name), parsed.version)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from upshot.domain.event import EventKind, Origin
 from upshot.domain.registry import ArtifactVersion, Change, Series, Version
-from upshot.registry.inputs import check_description, check_json, merge_patch
+from upshot.registry.inputs import check_description, check_metadata, merge_patch
 from upshot.registry.lookup import find_artifact, find_collection, find_in_project
 from upshot.registry.mutation import Mutation
 from upshot.registry.snapshots import metadata_changes, version_context
@@ -42,7 +42,7 @@ class Metadata(RegistryTransactions):
             description: The new description. None changes nothing.
             origin: Who makes the change.
         """
-        patch = check_json(metadata or {}, "metadata")
+        patch = check_metadata(metadata or {})
         if description is not None:
             check_description(description, "version")
 
@@ -73,7 +73,7 @@ class Metadata(RegistryTransactions):
             description: The new description. None changes nothing.
             origin: Who makes the change.
         """
-        patch = check_json(metadata or {}, "metadata")
+        patch = check_metadata(metadata or {})
         if description is not None:
             check_description(description, "artifact version")
 
@@ -88,7 +88,7 @@ def with_changes(before: ArtifactVersion, patch: Mapping[str, Any], description:
     """Return the artifact version with patched metadata and, unless None, with the new description."""
     return replace(
         before,
-        metadata=check_json(merge_patch(before.metadata, patch), "metadata with this change"),
+        metadata=check_metadata(merge_patch(before.metadata, patch), "metadata with this change"),
         description=before.description if description is None else description,
     )
 

@@ -1,18 +1,29 @@
-"""Protected aliases: only an admin may add, move or remove them."""
+"""Protected aliases: only an admin, and automations that the registry names, may add, move or remove them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from upshot.domain.event import Actor, Role
+from upshot.domain.event import Actor, ActorKind, Role
 from upshot.domain.registry import RegistrySettings
 from upshot.errors import Forbidden
 
 
 def is_protected(registry: RegistrySettings, alias: str) -> bool:
-    """Return whether only an admin may add, move or remove the alias."""
+    """Return whether not everybody may add, move or remove the alias."""
     return any(fnmatchcase(alias, pattern) for pattern in registry.protected_aliases)
+
+
+def require_admin(actor: Actor, action: str) -> None:
+    """
+    Raise an error if the actor is not an admin.
+
+    Raises:
+        Forbidden: The actor is not an admin.
+    """
+    if actor.role is not Role.ADMIN:
+        raise Forbidden(f"only an admin may {action}; {actor.name} is a {actor.role}")
 
 
 def require_alias_permission(registry: RegistrySettings, aliases: Iterable[str], actor: Actor, action: str) -> None:
@@ -26,13 +37,21 @@ def require_alias_permission(registry: RegistrySettings, aliases: Iterable[str],
         action: What the actor is about to do, for the message: "remove it", …
 
     Raises:
-        Forbidden: An alias is protected, and the actor is not an admin.
+        Forbidden: An alias is protected, and the actor is neither an admin nor an allowed automation.
     """
     if actor.role is Role.ADMIN:
         return
+    is_automation = actor.kind is ActorKind.AUTOMATION
+    if is_automation and actor.name in registry.allowed_automations:
+        return
     for alias in aliases:
         if is_protected(registry, alias):
+            who = f"the automation {actor.name}" if is_automation else f"{actor.name} is a {actor.role}"
+            reason = (
+                f"{who} is not one of its allowed automations ({', '.join(registry.allowed_automations) or 'none'})"
+                if is_automation
+                else who
+            )
             raise Forbidden(
-                f"alias {alias!r} is protected in registry {registry.name!r}: only an admin may {action}; "
-                f"{actor.name} is a {actor.role}"
+                f"alias {alias!r} is protected in registry {registry.name!r}: only an admin may {action}; {reason}"
             )

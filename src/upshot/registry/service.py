@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from upshot.domain.event import Event, EventKind, Origin, Role
+from upshot.domain.event import Event, EventKind, Origin
 from upshot.domain.reference import check_name
 from upshot.domain.registry import HistoryEntry, RegistrySettings
-from upshot.errors import Forbidden
 from upshot.ids import EventId
 from upshot.ports.paging import Page
 from upshot.registry.aliases import Aliases
 from upshot.registry.artifacts import Artifacts
 from upshot.registry.collections import Collections
-from upshot.registry.inputs import check_emitted, check_patterns
+from upshot.registry.inputs import check_automations, check_emitted, check_patterns
 from upshot.registry.metadata import Metadata
 from upshot.registry.mutation import Mutation
+from upshot.registry.projects import Projects
+from upshot.registry.protection import require_admin
+from upshot.registry.scopes import check_scope_is_free
+from upshot.registry.stages import Stages
 from upshot.registry.tags import Tags
-from upshot.registry.transaction import registry_lock
+from upshot.registry.transaction import scope_lock
 from upshot.registry.versions import Versions
 
 
-class Registry(Collections, Artifacts, Versions, Aliases, Tags, Metadata):
+class Registry(Collections, Projects, Artifacts, Versions, Aliases, Tags, Metadata, Stages):
     """
     Reads and changes the registry. Events are published after the commit; if that fails, the relay publishes them.
 
@@ -39,39 +42,44 @@ class Registry(Collections, Artifacts, Versions, Aliases, Tags, Metadata):
         """Return all registries, by name."""
         return self._store.read(lambda view: view.registries())
 
-    def protect_aliases(self, registry: str, patterns: Sequence[str], *, origin: Origin) -> RegistrySettings:
+    def protect_aliases(
+        self, registry: str, patterns: Sequence[str], *, automations: Sequence[str] = (), origin: Origin
+    ) -> RegistrySettings:
         """
-        Set which aliases only an admin may add, move or remove. A registry that does not exist is created.
+        Set which aliases only an admin and some automations may add, move or remove.
+
+        A registry that does not exist is created. The new values replace the earlier ones.
 
         Args:
             registry: Name of the registry.
-            patterns: Globs such as `prod*`. They replace the earlier patterns.
+            patterns: Globs such as `prod*`.
+            automations: Names of the automations that may also move these aliases.
             origin: Who makes the change.
 
         Raises:
             Forbidden: The actor is not an admin.
         """
-        after = RegistrySettings(check_name(registry, "registry"), check_patterns(patterns))
-        if origin.actor.role is not Role.ADMIN:
-            raise Forbidden(
-                f"registry {registry!r}: only an admin may protect aliases; "
-                f"{origin.actor.name} is a {origin.actor.role}"
-            )
+        after = RegistrySettings(
+            check_name(registry, "registry"), check_patterns(patterns), check_automations(automations)
+        )
+        require_admin(origin.actor, f"protect aliases of registry {registry!r}")
 
         def work(mutation: Mutation) -> None:
             before = mutation.tx.registry(registry)
             if before == after:
                 return
+            if before is None:
+                check_scope_is_free(mutation.tx, registry, "registry")
             mutation.tx.save_registry(after)
             mutation.add_history(
                 "protect-aliases",
                 registry,
                 registry=registry,
-                before={"protected_aliases": list(before.protected_aliases if before else ())},
-                after={"protected_aliases": list(after.protected_aliases)},
+                before=_rules(before or RegistrySettings(registry)),
+                after=_rules(after),
             )
 
-        self._change(work, locks=[registry_lock(registry)], origin=origin)
+        self._change(work, locks=[scope_lock(registry)], origin=origin)
         return after
 
     def emit(
@@ -111,3 +119,10 @@ class Registry(Collections, Artifacts, Versions, Aliases, Tags, Metadata):
             if name is not None:
                 check_name(name, kind)
         return self._store.read(lambda view: view.page_history(registry, collection, cursor=cursor, limit=limit))
+
+
+def _rules(settings: RegistrySettings) -> dict[str, list[str]]:
+    return {
+        "protected_aliases": list(settings.protected_aliases),
+        "allowed_automations": list(settings.allowed_automations),
+    }

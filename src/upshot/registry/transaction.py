@@ -38,9 +38,13 @@ def artifact_lock(project: str, artifact: str) -> str:
     return f"project {project}/{artifact}"
 
 
-def registry_lock(registry: str) -> str:
-    """Return the key of the lock for the creation and the rules of a registry. It is taken after all other locks."""
-    return f"registry {registry}"
+def scope_lock(name: str) -> str:
+    """
+    Return the key of the lock for the creation of a registry or a project, and for the rules of a registry.
+
+    Registries and projects share their names. The lock is taken after all other locks.
+    """
+    return f"scope {name}"
 
 
 class RegistryTransactions:
@@ -79,7 +83,7 @@ class RegistryTransactions:
             now = self._clock.now()
             mutation = Mutation(tx, now, origin, self._base_url, max_root_events=self._max_root_events)
             value = work(mutation)
-            return Change(value, mutation.write(), created=mutation.created)
+            return Change(value, mutation.write(), created=mutation.created, metadata_ignored=mutation.metadata_ignored)
 
         try:
             change = self._store.transact(attempt, locks=locks)

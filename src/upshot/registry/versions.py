@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from upshot.domain.event import EventKind, Origin
-from upshot.domain.reference import check_name
+from upshot.domain.reference import LATEST, check_name
 from upshot.domain.registry import Change, Collection, Version
+from upshot.domain.stage import Stage
 from upshot.errors import Conflict
+from upshot.ids import new_id
 from upshot.ports.paging import Page
-from upshot.registry.aliases import add_alias_removed_event, move_aliases
+from upshot.ports.registry import EVERYTHING, RegistryFilter
+from upshot.registry.aliases import add_alias_removed_event, add_latest_added_event, move_aliases, pass_on_latest
 from upshot.registry.collections import make_collection
-from upshot.registry.inputs import check_aliases
+from upshot.registry.inputs import check_aliases, check_client_id
 from upshot.registry.lookup import find_artifact_version, find_collection, find_registry, find_version
 from upshot.registry.mutation import Mutation
 from upshot.registry.protection import require_alias_permission
@@ -24,7 +27,14 @@ class Versions(RegistryTransactions):
     """Methods for versions of collections."""
 
     def link(
-        self, registry: str, collection: str, artifact: str, *, aliases: Sequence[str] = (), origin: Origin
+        self,
+        registry: str,
+        collection: str,
+        artifact: str,
+        *,
+        aliases: Sequence[str] = (),
+        link_id: str | None = None,
+        origin: Origin,
     ) -> Change[Version]:
         """
         Link an artifact version to a collection. A collection that does not exist is created.
@@ -38,6 +48,7 @@ class Versions(RegistryTransactions):
             artifact: `project/artifact:v0` or an alias, or a link, whose artifact version is then linked (see
                 `lookup.find_artifact_version`).
             aliases: Aliases to add, besides `latest`.
+            link_id: Id of the link (`lnk_…`), if the client made one. Nothing changes if there is a link with this id.
             origin: Who makes the change.
 
         Raises:
@@ -47,9 +58,13 @@ class Versions(RegistryTransactions):
         check_name(registry, "registry")
         check_name(collection, "collection")
         aliases = check_aliases(aliases)
+        if link_id is not None:
+            check_client_id(link_id, "lnk")
 
         def work(mutation: Mutation) -> Version:
             tx = mutation.tx
+            if link_id is not None and (known := tx.version_by_id(link_id)):
+                return known
             artifact_version = find_artifact_version(tx, artifact)
             artifact_type = artifact_version.artifact_type
             target = tx.collection(registry, collection) or make_collection(
@@ -64,11 +79,14 @@ class Versions(RegistryTransactions):
             if number is not None:
                 return move_aliases(mutation, target, tx.versions(target, [number])[number], aliases)
             version = Version(
+                id=link_id or new_id("lnk", mutation.now),
+                collection_id=target.id,
                 registry=registry,
                 collection=collection,
                 number=tx.next_number(target),
                 artifact_version=artifact_version,
                 aliases=(),
+                stage=Stage.NONE,
                 linked_at=mutation.now,
                 linked_by=origin.actor.name,
             )
@@ -81,6 +99,8 @@ class Versions(RegistryTransactions):
     def unlink(self, registry: str, collection: str, version: str, *, origin: Origin) -> Change[None]:
         """
         Remove a link and its aliases. The artifact version stays, and the number is never used again.
+
+        If the version has `latest`, that alias moves to the newest version that remains.
 
         Raises:
             Forbidden: The version has a protected alias, and the actor is not an admin.
@@ -99,10 +119,20 @@ class Versions(RegistryTransactions):
         """Return a version by name (`v3`) or alias."""
         return self._store.read(lambda view: find_version(view, find_collection(view, registry, collection), version))
 
-    def versions(self, registry: str, collection: str, *, cursor: str | None, limit: int) -> Page[Version]:
+    def versions(
+        self,
+        registry: str,
+        collection: str,
+        where: RegistryFilter = EVERYTHING,
+        *,
+        cursor: str | None,
+        limit: int,
+    ) -> Page[Version]:
         """Return versions of a collection, newest first."""
         return self._store.read(
-            lambda view: view.page_versions(find_collection(view, registry, collection), cursor=cursor, limit=limit)
+            lambda view: view.page_versions(
+                find_collection(view, registry, collection), where, cursor=cursor, limit=limit
+            )
         )
 
 
@@ -116,10 +146,12 @@ def lock_version(mutation: Mutation, collection: Collection, version: str) -> Ve
 def unlink_version(mutation: Mutation, collection: Collection, version: Version) -> None:
     """Remove a link as part of a mutation."""
     mutation.tx.remove_version(version)
-    others = {alias: holder for alias, holder in collection.aliases.items() if holder != version.name}
-    after, unlinked = replace(collection, aliases=others), replace(version, aliases=())
+    unlinked = replace(version, aliases=())
+    after, heir = pass_on_latest(mutation, collection, version)
     for alias in version.aliases:
-        add_alias_removed_event(mutation, after, unlinked, alias)
+        moves = heir is not None and alias == LATEST
+        moved_to = heir.name if heir and moves else None
+        add_alias_removed_event(mutation, after, unlinked, alias, moved_to=moved_to, automatic=moves)
     removed_aliases = list(version.aliases)
     data = {**version_context(after, unlinked, mutation.base_url), "aliases": removed_aliases}
     mutation.add_event(EventKind.VERSION_UNLINKED, version.reference, data)
@@ -129,3 +161,5 @@ def unlink_version(mutation: Mutation, collection: Collection, version: Version)
         "aliases": removed_aliases,
     }
     mutation.add_history("unlink", version.reference, collection, before=before)
+    if heir:
+        add_latest_added_event(mutation, after, heir, unlinked)

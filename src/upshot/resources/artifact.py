@@ -11,6 +11,7 @@ from upshot.resources.urls import api_url
 class ArtifactJson(TypedDict):
     """A series of artifact versions that are logged under one name in a project."""
 
+    id: str
     project: str
     name: str
     reference: str  #: `project/artifact`
@@ -26,8 +27,12 @@ class ArtifactDetail(ArtifactJson):
 
 def artifact_json(artifact: Artifact | ArtifactVersion, base_url: str | None) -> ArtifactJson:
     """Return the JSON object of an artifact, which may be given as one of its versions."""
-    name = artifact.artifact_name if isinstance(artifact, ArtifactVersion) else artifact.name
+    if isinstance(artifact, ArtifactVersion):
+        artifact_id, name = artifact.artifact_id, artifact.artifact_name
+    else:
+        artifact_id, name = artifact.id, artifact.name
     return {
+        "id": artifact_id,
         "project": artifact.project,
         "name": name,
         "reference": f"{artifact.project}/{name}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from upshot.clock import format_time
@@ -12,11 +14,13 @@ from upshot.resources.urls import api_url
 class CollectionJson(TypedDict):
     """A registered model (or data set, …), to which versions are linked and which holds their aliases."""
 
+    id: str
     registry: str
     name: str
     reference: str  #: `registry/collection`
     artifact_type: str
     description: str  #: the model card, in Markdown
+    metadata: dict[str, Any]
     tags: list[str]  #: sorted
     aliases: dict[str, str]  #: version by alias, such as `{"production": "v3"}`
     created_at: str
@@ -27,11 +31,13 @@ class CollectionJson(TypedDict):
 def collection_json(collection: Collection, base_url: str | None) -> CollectionJson:
     """Return the JSON object of a collection."""
     return {
+        "id": collection.id,
         "registry": collection.registry,
         "name": collection.name,
         "reference": collection.reference,
         "artifact_type": collection.artifact_type,
         "description": collection.description,
+        "metadata": dict(collection.metadata),
         "tags": list(collection.tags),
         "aliases": dict(collection.aliases),
         "created_at": format_time(collection.created_at),

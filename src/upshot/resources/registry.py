@@ -20,6 +20,7 @@ class RegistryDetail(RegistryJson):
     """A registry with its rules; events carry only its name."""
 
     protected_aliases: list[str]  #: patterns; only an admin may add, move or remove matching aliases
+    allowed_automations: list[str]  #: names of the automations that may do so, too
 
 
 class HistoryEntryJson(TypedDict):
@@ -44,7 +45,11 @@ def registry_json(name: str) -> RegistryJson:
 
 def registry_detail(registry: RegistrySettings) -> RegistryDetail:
     """Return the JSON object of a registry with its rules."""
-    return {"name": registry.name, "protected_aliases": list(registry.protected_aliases)}
+    return {
+        "name": registry.name,
+        "protected_aliases": list(registry.protected_aliases),
+        "allowed_automations": list(registry.allowed_automations),
+    }
 
 
 def history_entry_json(entry: HistoryEntry) -> HistoryEntryJson:

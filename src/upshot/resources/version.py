@@ -18,17 +18,20 @@ class VersionJson(TypedDict):
     Tags, description, metadata and digest belong to the artifact version, so all links to it show the same.
     """
 
+    id: str  #: of the link, or of the artifact version in its project
     name: str  #: `v3`
     number: int  #: counted from 0
     reference: str  #: `registry/collection:v3`, or `project/artifact:v0` in its project
     registry: str | None  #: null in its project
     collection: str | None  #: null in its project
     artifact: str  #: reference of the artifact version: `project/artifact:v0`
+    artifact_version_id: str
     artifact_name: str
     artifact_version: str  #: `v0`
     artifact_type: str
     project: str
     aliases: list[str]  #: in the collection, or in the project; sorted
+    stage: str | None  #: None, Staging, Production or Archived, as in MLflow; null in its project
     tags: list[str]  #: sorted
     description: str
     metadata: dict[str, Any]
@@ -50,17 +53,20 @@ def version_json(version: Version | ArtifactVersion, base_url: str | None) -> Ve
         linked = None
         path = ("projects", version.project, "artifacts", version.artifact_name, "versions", version.name)
     return {
+        "id": version.id,
         "name": version.name,
         "number": version.number,
         "reference": version.reference,
         "registry": linked.registry if linked else None,
         "collection": linked.collection if linked else None,
         "artifact": artifact.reference,
+        "artifact_version_id": artifact.id,
         "artifact_name": artifact.artifact_name,
         "artifact_version": artifact.name,
         "artifact_type": artifact.artifact_type,
         "project": artifact.project,
         "aliases": list(version.aliases),
+        "stage": linked.stage.value if linked else None,
         "tags": list(artifact.tags),
         "description": artifact.description,
         "metadata": dict(artifact.metadata),

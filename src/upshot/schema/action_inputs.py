@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Protocol, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from upshot.domain.reference import check_alias, check_name
+from upshot.domain.stage import parse_stage
 from upshot.errors import InvalidInput
 from upshot.schema.yaml_model import (
     RENDERED,
@@ -237,6 +238,13 @@ class AddTagInputs(VersionSelector):
 
     tag: Annotated[str, rule(_by_registry(lambda name: check_name(name, "tag")))]
     on_: Literal["version", "collection"] = "version"
+
+
+class SetStageInputs(VersionSelector):
+    """A stage to move a version to."""
+
+    stage: Annotated[str, rule(_by_registry(parse_stage))]
+    archive_existing: bool = False  #: move the other versions of the stage to `Archived`
 
 
 class EmitInputs(ActionInputs):

@@ -14,6 +14,7 @@ from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.domain.event import Actor, ActorKind, Cause, Event, EventKind, Origin
+from upshot.domain.stage import Stage
 from upshot.errors import NotFound
 from upshot.ids import EventId, ExecutionId
 
@@ -155,6 +156,11 @@ class RecordingRegistry:
     def version(self, registry: str, collection: str, version: str) -> Any:
         """Raise NotFound: this registry is empty."""
         raise self.error or NotFound(f"there is no {registry}/{collection}:{version}")
+
+    def set_stage(self, registry: str, collection: str, version: str, stage: Stage, **options: Any) -> Any:
+        """Record the change."""
+        options.pop("origin")
+        return self._record(f"{registry}/{collection}:{version}", (), "stage", version, stage, options)
 
     def update_version(self, registry: str, collection: str, version: str, **change: Any) -> Any:
         """Record the change."""

@@ -55,9 +55,9 @@ def test_a_change_of_type_is_a_change(churn, before, after):
 
 def test_patches_cannot_make_metadata_larger_than_its_limit(churn):
     """A small patch is rejected if the merged metadata would be too large."""
-    churn.update_version("model", "churn", "v0", metadata={"a": "x" * 40_000}, origin=MEMBER)
+    churn.update_version("model", "churn", "v0", metadata={"a": "x" * 140_000}, origin=MEMBER)
     with pytest.raises(InvalidInput, match="metadata with this change"):
-        churn.update_version("model", "churn", "v0", metadata={"b": "x" * 40_000}, origin=MEMBER)
+        churn.update_version("model", "churn", "v0", metadata={"b": "x" * 140_000}, origin=MEMBER)
 
 
 def test_events_distinguish_tags_of_a_version_and_of_a_collection(churn):
@@ -131,11 +131,13 @@ def test_an_event_has_a_full_snapshot(churn):
     assert added.data == {
         "registry": {"name": "model"},
         "collection": {
+            "id": version.collection_id,
             "registry": "model",
             "name": "churn",
             "reference": "model/churn",
             "artifact_type": "model",
             "description": "",
+            "metadata": {},
             "tags": [],
             "aliases": {"latest": "v1", "production": "v1"},
             "created_at": time,
@@ -143,17 +145,20 @@ def test_an_event_has_a_full_snapshot(churn):
             "url": url,
         },
         "version": {
+            "id": version.id,
             "name": "v1",
             "number": 1,
             "reference": "model/churn:v1",
             "registry": "model",
             "collection": "churn",
             "aliases": ["latest", "production"],
+            "stage": "None",
             "digest": "d1",
             "metadata": {"number": 1},
             "description": "",
             "tags": [],
             "artifact": "fraud/net:v1",
+            "artifact_version_id": version.artifact_version.id,
             "artifact_name": "net",
             "artifact_version": "v1",
             "artifact_type": "model",
@@ -167,6 +172,7 @@ def test_an_event_has_a_full_snapshot(churn):
         "aliases": ["latest", "production"],
         "project": {"name": "fraud"},
         "artifact": {
+            "id": version.artifact_version.artifact_id,
             "project": "fraud",
             "name": "net",
             "reference": "fraud/net",

@@ -3,8 +3,9 @@
 import pytest
 
 from tests.unit.registry.conftest import ADMIN, MEMBER, summarize
-from upshot.domain.event import Actor, Origin, Role
-from upshot.errors import Conflict, Forbidden, InvalidInput, NotFound
+from upshot.domain.event import Actor, ActorKind, Origin, Role
+from upshot.domain.stage import Stage, parse_stage
+from upshot.errors import AlreadyExists, Conflict, Forbidden, InvalidInput, NotFound
 
 
 def link(registry, source="fraud/net:v0", collection="churn", aliases=(), origin=MEMBER):
@@ -47,10 +48,18 @@ def test_linking_creates_the_collection_and_moves_latest(registry):
     assert aliases(registry) == {"candidate": "v1", "latest": "v1"}
 
 
-def test_a_requested_latest_is_not_automatic(registry):
-    """If the request names `latest`, its event is not automatic, so that a glob in a filter matches it."""
-    linked = link(registry, aliases=["latest"])
-    assert [event.data["automatic"] for event in linked.events if "alias" in event.data] == [False]
+def test_a_link_moves_latest_automatically_also_if_it_is_requested(registry):
+    """W&B's SDK always asks for `latest`; only a person who moves it by itself makes a decision."""
+    linked = link(registry, aliases=["latest", "best"])
+    assert {event.data["alias"]: event.data["automatic"] for event in linked.events if "alias" in event.data} == {
+        "latest": True,
+        "best": False,
+    }
+    link(registry, "fraud/net:v1")
+    again = link(registry, aliases=["latest"])
+    assert [event.data["automatic"] for event in again.events] == [True, True]
+    moved = registry.add_alias("model", "churn", "latest", "v1", origin=MEMBER)
+    assert [event.data["automatic"] for event in moved.events] == [False, False]
 
 
 def test_events_of_a_mutation_are_numbered_and_published_together(registry, published):
@@ -78,14 +87,14 @@ def test_the_same_artifact_version_keeps_its_number(registry):
 
 
 def test_numbers_are_never_used_again(registry):
-    """Numbers continue after an unlink, and in a new collection with the name of a deleted one."""
+    """Numbers continue after an unlink. A new collection with the name of a deleted one starts with v0."""
     link(registry, "fraud/net:v0")
     link(registry, "fraud/net:v1")
     registry.unlink("model", "churn", "v1", origin=MEMBER)
     assert link(registry, "fraud/net:v1").value.name == "v2"
 
     registry.delete_collection("model", "churn", origin=MEMBER)
-    assert link(registry, "fraud/net:v1").value.name == "v3"
+    assert link(registry, "fraud/net:v1").value.name == "v0"
 
 
 def test_linking_a_link_links_its_artifact_version(registry):
@@ -98,13 +107,76 @@ def test_linking_a_link_links_its_artifact_version(registry):
     assert copied.aliases == ("latest",)
 
 
-def test_the_older_form_of_wandb_refers_to_the_registry_model(registry):
-    """`entity/model-registry/Name:alias` refers to a link, even if there is a project `model`."""
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "model/churn:v0",
+        "model-registry/churn:v0",
+        "acme/model-registry/churn:v0",
+        "wandb-registry-model/churn:v0",
+        "acme/wandb-registry-model/churn:v0",
+        "fraud/net:v2",
+        "acme/fraud/net:v2",
+    ],
+)
+def test_references_of_wandb_are_read(registry, reference):
+    """The forms that W&B's pages show refer to links of a registry, or to an artifact of a project."""
     link(registry, "fraud/net:v2")
-    registry.log_artifact("model", "churn", "model", digest="other", origin=MEMBER)
 
-    assert link(registry, "acme/model-registry/churn:v0", collection="a").value.artifact_version.digest == "d2"
-    assert link(registry, "model/churn:v0", collection="b").value.artifact_version.digest == "other"
+    assert link(registry, reference, collection="a").value.artifact_version.digest == "d2"
+
+
+def test_a_name_belongs_to_a_registry_or_to_a_project(registry):
+    """A reference never has two meanings."""
+    link(registry)
+    with pytest.raises(Conflict, match="there is a registry 'model', and a project cannot have the same name"):
+        registry.log_artifact("model", "churn", "model", digest="other", origin=MEMBER)
+    with pytest.raises(Conflict, match="there is a project 'fraud', and a registry cannot have the same name"):
+        registry.create_collection("fraud", "churn", "model", origin=MEMBER)
+    with pytest.raises(Conflict, match="there is a project 'fraud'"):
+        registry.protect_aliases("fraud", ["x"], origin=ADMIN)
+    with pytest.raises(Conflict, match="there is a registry 'model'"):
+        registry.rename_project("fraud", "model", origin=ADMIN)
+
+
+def test_latest_moves_on_when_its_version_is_unlinked(registry):
+    """The newest version that remains gets `latest`; the move is automatic, and nobody sees a collection without it."""
+    for number in range(3):
+        link(registry, f"fraud/net:v{number}")
+
+    unlinked = registry.unlink("model", "churn", "v2", origin=MEMBER)
+
+    assert summarize(unlinked.events) == [
+        ("alias-removed", "model/churn:v2", "latest"),
+        ("version-unlinked", "model/churn:v2"),
+        ("alias-added", "model/churn:v1", "latest"),
+    ]
+    removed, _, added = unlinked.events
+    assert (removed.data["automatic"], removed.data["moved_to"]) == (True, "v1")
+    assert (added.data["automatic"], added.data["previous"]["name"]) == (True, "v2")
+    assert aliases(registry) == {"latest": "v1"}
+    registry.unlink("model", "churn", "v0", origin=MEMBER)
+    assert summarize(registry.unlink("model", "churn", "v1", origin=MEMBER).events) == [
+        ("alias-removed", "model/churn:v1", "latest"),
+        ("version-unlinked", "model/churn:v1"),
+    ]
+
+
+def test_an_id_of_the_client_makes_a_request_repeatable(registry):
+    """A second request with the id of a version or a link returns it, whatever happened meanwhile."""
+    version_id, link_id = "ver_01kdwpvng00000000000000009", "lnk_01kdwpvng00000000000000009"
+    logged = registry.log_artifact("fraud", "net", "model", digest="d9", version_id=version_id, origin=MEMBER)
+    registry.log_artifact("fraud", "net", "model", digest="d10", origin=MEMBER)
+    linked = registry.link("model", "churn", logged.value.reference, link_id=link_id, origin=MEMBER)
+
+    again = registry.log_artifact("fraud", "net", "model", digest="d9", version_id=version_id, origin=MEMBER)
+    linked_again = registry.link("model", "churn", "fraud/net:latest", link_id=link_id, origin=MEMBER)
+
+    assert (again.value.reference, again.value.id, again.events) == ("fraud/net:v3", version_id, ())
+    assert (linked_again.value.reference, linked_again.value.id) == (linked.value.reference, link_id)
+    assert linked_again.events == ()
+    with pytest.raises(InvalidInput, match="must be ver_"):
+        registry.log_artifact("fraud", "net", "model", version_id="7", origin=MEMBER)
 
 
 def test_another_artifact_type_is_rejected(registry):
@@ -239,7 +311,9 @@ def test_an_invalid_alias_is_rejected(registry, name):
     assert aliases(registry) == {"latest": "v0"}
 
 
-@pytest.mark.parametrize("reference", ["net", "fraud/net:", "fraud//net:v0", "a/b/c:v0", "/:v0", "fraud/net:v0:v1", ""])
+@pytest.mark.parametrize(
+    "reference", ["net", "fraud/net:", "fraud//net:v0", "a/b/c/d:v0", "/:v0", "fraud/net:v0:v1", ""]
+)
 def test_an_invalid_reference_is_rejected(registry, reference):
     """A text without the form of a reference is invalid input."""
     with pytest.raises(InvalidInput):
@@ -347,6 +421,107 @@ def test_only_an_admin_may_protect_aliases(registry):
     newest = registry.history("model", None, cursor=None, limit=1).items[0]
     assert (newest.action, newest.before, newest.after) == (
         "protect-aliases",
-        {"protected_aliases": ["a", "b"]},
-        {"protected_aliases": ["c?"]},
+        {"protected_aliases": ["a", "b"], "allowed_automations": []},
+        {"protected_aliases": ["c?"], "allowed_automations": []},
     )
+
+
+def test_an_allowed_automation_may_move_protected_aliases(registry):
+    """The protection names automations. Every other automation is refused, and the message names the allowed ones."""
+    registry.protect_aliases("model", ["prod*"], automations=["promote"], origin=ADMIN)
+    link(registry)
+    promote = Origin(Actor("promote", ActorKind.AUTOMATION))
+    other = Origin(Actor("other", ActorKind.AUTOMATION))
+    person = Origin(Actor("promote"))
+
+    with pytest.raises(Forbidden, match=r"automation other is not one of its allowed automations \(promote\)"):
+        registry.add_alias("model", "churn", "production", "v0", origin=other)
+    with pytest.raises(Forbidden, match="promote is a member"):
+        registry.add_alias("model", "churn", "production", "v0", origin=person)
+    registry.add_alias("model", "churn", "production", "v0", origin=promote)
+    assert aliases(registry)["production"] == "v0"
+
+
+# --- renaming
+
+
+def test_a_renamed_collection_keeps_everything(registry):
+    """Id, versions, aliases and history stay; the event has the previous name, and the old name is free."""
+    link(registry, aliases=["production"])
+    before = registry.collection("model", "churn")
+
+    renamed = registry.update_collection("model", "churn", new_name="leaving", origin=MEMBER)
+
+    assert summarize(renamed.events) == [("collection-updated", "model/leaving")]
+    assert renamed.events[0].data["changes"] == {"name": {"before": "churn", "after": "leaving"}}
+    after = registry.collection("model", "leaving")
+    assert (after.id, after.aliases) == (before.id, before.aliases)
+    assert registry.version("model", "leaving", "production").reference == "model/leaving:v0"
+    actions = [entry.action for entry in registry.history("model", "leaving", cursor=None, limit=9).items]
+    assert actions == ["update-collection", "link", "create-collection"]
+    assert registry.history("model", "churn", cursor=None, limit=9).items == ()
+    with pytest.raises(NotFound):
+        registry.collection("model", "churn")
+    assert link(registry).value.name == "v0"
+    with pytest.raises(AlreadyExists):
+        registry.update_collection("model", "churn", new_name="leaving", origin=MEMBER)
+
+
+def test_a_collection_with_a_protected_alias_is_renamed_by_an_admin_only(protected):
+    """A renamed collection would otherwise take its protected alias to another name."""
+    with pytest.raises(Forbidden, match="may rename its collection"):
+        protected.update_collection("model", "churn", new_name="other", origin=MEMBER)
+    protected.update_collection("model", "churn", new_name="other", origin=ADMIN)
+
+
+def test_renamed_artifacts_and_projects_keep_their_links(registry):
+    """Links, events and lineage refer to ids, and references show the new names."""
+    link(registry, "fraud/net:v1", aliases=["production"])
+    with pytest.raises(Forbidden, match="only an admin may rename project 'fraud'"):
+        registry.rename_project("fraud", "risk", origin=MEMBER)
+    registry.rename_artifact("fraud", "net", "network", origin=ADMIN)
+    registry.rename_project("fraud", "risk", origin=ADMIN)
+
+    assert registry.version("model", "churn", "production").artifact_version.reference == "risk/network:v1"
+    assert registry.artifact_version("risk/network:latest").digest == "d2"
+    assert registry.projects(cursor=None, limit=9).items == ("risk",)
+    assert [version.reference for version in registry.links("risk", "network", "v1")] == ["model/churn:v0"]
+    with pytest.raises(NotFound):
+        registry.artifact("fraud", "net")
+
+
+# --- stages
+
+
+def test_a_stage_transition_may_archive_the_others(registry):
+    """The versions that leave the stage come first, each with an event of its own."""
+    for number in range(3):
+        link(registry, f"fraud/net:v{number}")
+    registry.set_stage("model", "churn", "v0", Stage.PRODUCTION, origin=MEMBER)
+    registry.set_stage("model", "churn", "v1", Stage.PRODUCTION, origin=MEMBER)
+
+    moved = registry.set_stage("model", "churn", "v2", Stage.PRODUCTION, archive_existing=True, origin=MEMBER)
+
+    assert [(event.subject, event.data["stage"]) for event in moved.events] == [
+        ("model/churn:v0", {"from": "Production", "to": "Archived"}),
+        ("model/churn:v1", {"from": "Production", "to": "Archived"}),
+        ("model/churn:v2", {"from": "None", "to": "Production"}),
+    ]
+    assert moved.events[2].data["version"]["stage"] == "Production"
+    assert registry.set_stage("model", "churn", "v2", Stage.PRODUCTION, origin=MEMBER).events == ()
+    assert registry.history("model", "churn", cursor=None, limit=1).items[0].after == {"stage": "Production"}
+
+
+@pytest.mark.parametrize(
+    ("text", "stage"),
+    [("development", Stage.NONE), ("none", Stage.NONE), ("PRODUCTION", Stage.PRODUCTION), ("retired", Stage.ARCHIVED)],
+)
+def test_stages_have_names_for_people_of_both_worlds(text, stage):
+    """MLflow's words are read in any case, and so are the words that Upshot uses for people."""
+    assert parse_stage(text) is stage
+
+
+def test_an_unknown_stage_is_refused():
+    """The message names the nearest word."""
+    with pytest.raises(InvalidInput, match="no stage 'prodution'; did you mean 'production'"):
+        parse_stage("prodution")

@@ -21,29 +21,42 @@ from upshot.domain.registry import (
     Series,
     Version,
 )
+from upshot.domain.stage import Stage
 from upshot.ids import EventId
 from upshot.ports.paging import Page
-from upshot.ports.registry import NameKind, RegistryStore, RegistryTransaction, RegistryView
+from upshot.ports.registry import (
+    EVERYTHING,
+    NameKind,
+    RegistryFilter,
+    RegistryStore,
+    RegistryTransaction,
+    RegistryView,
+)
 
 T = TypeVar("T")
 
-_SeriesKey = tuple[str, str]  # registry and collection, or project and artifact
-_VersionKey = tuple[str, str, int]
+_Name = tuple[str, str]  # registry and collection, or project and artifact
+_VersionKey = tuple[str, int]  # id of the collection or artifact, and number of the version
 
 
 class _Tables:
-    """The state. Aliases have their own tables; the other records are stored without them."""
+    """
+    The state. Aliases have their own tables; the other records are stored without them.
+
+    Names can change, so records refer to one another by id. The names in stored versions are not read.
+    """
 
     def __init__(self) -> None:
         self.registries: dict[str, RegistrySettings] = {}
-        self.collections: dict[_SeriesKey, Collection] = {}
+        self.collections: dict[str, Collection] = {}
+        self.collection_ids: dict[_Name, str] = {}
         self.versions: dict[_VersionKey, Version] = {}
-        self.artifacts: dict[_SeriesKey, Artifact] = {}
+        self.projects: dict[str, str] = {}  # ids by name
+        self.artifacts: dict[str, Artifact] = {}  # `project` is the id of the project
+        self.artifact_ids: dict[_Name, str] = {}
         self.artifact_versions: dict[_VersionKey, ArtifactVersion] = {}
-        self.collection_aliases: dict[_SeriesKey, dict[str, str]] = {}
-        self.artifact_aliases: dict[_SeriesKey, dict[str, str]] = {}
-        self.collection_numbers: dict[_SeriesKey, int] = {}
-        self.artifact_numbers: dict[_SeriesKey, int] = {}
+        self.aliases: dict[str, dict[str, str]] = {}  # by id of the collection or artifact
+        self.numbers: dict[str, int] = {}  # the next ones, by id of the collection or artifact
         self.history: dict[str, HistoryEntry] = {}
 
 
@@ -111,6 +124,10 @@ class _Transaction(RegistryTransaction):
     # --- reads --------------------------------------------------------------------------------------------------------
 
     @override
+    def has_project(self, name: str) -> bool:
+        return name in self._tables.projects
+
+    @override
     def registry(self, name: str) -> RegistrySettings | None:
         return self._tables.registries.get(name)
 
@@ -120,23 +137,51 @@ class _Transaction(RegistryTransaction):
 
     @override
     def collection(self, registry: str, name: str) -> Collection | None:
-        found = self._tables.collections.get((registry, name))
-        return replace(found, aliases=_sorted(self._tables.collection_aliases.get((registry, name)))) if found else None
+        collection_id = self._tables.collection_ids.get((registry, name))
+        return self._collection(collection_id) if collection_id else None
+
+    def _collection(self, collection_id: str) -> Collection:
+        return replace(self._tables.collections[collection_id], aliases=self._aliases(collection_id))
 
     @override
     def versions(self, collection: Collection, numbers: Iterable[int]) -> Mapping[int, Version]:
-        keys = ((collection.registry, collection.name, number) for number in set(numbers))
+        keys = ((collection.id, number) for number in set(numbers))
         found = (self._tables.versions[key] for key in keys if key in self._tables.versions)
         return {version.number: self._complete(version, collection) for version in found}
 
     def _complete(self, version: Version, collection: Collection) -> Version:
         source = version.artifact_version
-        artifact = self.artifact(source.project, source.artifact_name)
-        assert artifact is not None  # noqa: S101 - the artifact of a link cannot be removed
+        artifact = self._artifact(source.artifact_id)
         return replace(
             version,
+            registry=collection.registry,
+            collection=collection.name,
             artifact_version=self.artifact_versions(artifact, [source.number])[source.number],
             aliases=collection.aliases_of(version.name),
+        )
+
+    @override
+    def version_by_id(self, version_id: str) -> Version | None:
+        for version in self._tables.versions.values():
+            if version.id == version_id:
+                return self._complete(version, self._collection(version.collection_id))
+        return None
+
+    @override
+    def artifact_version_by_id(self, artifact_version_id: str) -> ArtifactVersion | None:
+        for version in self._tables.artifact_versions.values():
+            if version.id == artifact_version_id:
+                return self.artifact_versions(self._artifact(version.artifact_id), [version.number])[version.number]
+        return None
+
+    @override
+    def numbers_in_stage(self, collection: Collection, stage: Stage) -> tuple[int, ...]:
+        return tuple(
+            sorted(
+                version.number
+                for version in self._tables.versions.values()
+                if version.collection_id == collection.id and version.stage is stage
+            )
         )
 
     @override
@@ -146,68 +191,116 @@ class _Transaction(RegistryTransaction):
 
     @override
     def links_to(self, artifact_version: ArtifactVersion) -> tuple[tuple[str, str, int], ...]:
-        reference = artifact_version.reference
-        links = self._tables.versions.items()
-        return tuple(sorted(key for key, version in links if version.artifact_version.reference == reference))
+        links = (
+            (self._tables.collections[version.collection_id], version.number)
+            for version in self._tables.versions.values()
+            if version.artifact_version.id == artifact_version.id
+        )
+        return tuple(sorted((collection.registry, collection.name, number) for collection, number in links))
 
     @override
     def artifact(self, project: str, name: str) -> Artifact | None:
-        found = self._tables.artifacts.get((project, name))
-        return replace(found, aliases=_sorted(self._tables.artifact_aliases.get((project, name)))) if found else None
+        artifact_id = self._tables.artifact_ids.get((self._tables.projects.get(project, ""), name))
+        return self._artifact(artifact_id) if artifact_id else None
+
+    def _artifact(self, artifact_id: str) -> Artifact:
+        stored = self._tables.artifacts[artifact_id]
+        (project,) = (name for name, project_id in self._tables.projects.items() if project_id == stored.project)
+        return replace(stored, project=project, aliases=self._aliases(artifact_id))
+
+    def _aliases(self, series_id: str) -> dict[str, str]:
+        return dict(sorted(self._tables.aliases.get(series_id, {}).items()))
 
     @override
     def artifact_versions(self, artifact: Artifact, numbers: Iterable[int]) -> Mapping[int, ArtifactVersion]:
-        keys = ((artifact.project, artifact.name, number) for number in set(numbers))
+        keys = ((artifact.id, number) for number in set(numbers))
         found = (self._tables.artifact_versions[key] for key in keys if key in self._tables.artifact_versions)
         return {
-            version.number: replace(version, manifest=None, aliases=artifact.aliases_of(version.name))
+            version.number: replace(
+                version,
+                project=artifact.project,
+                artifact_name=artifact.name,
+                manifest=None,
+                aliases=artifact.aliases_of(version.name),
+            )
             for version in found
         }
 
     @override
     def manifest(self, artifact_version: ArtifactVersion) -> Mapping[str, str] | None:
-        return self._tables.artifact_versions[_version_key(artifact_version)].manifest
+        return self._tables.artifact_versions[artifact_version.artifact_id, artifact_version.number].manifest
 
     @override
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:
+        tables = self._tables
         match kind:
             case "registry":
-                found = set(self._tables.registries)
+                found = set(tables.registries)
             case "collection":
-                found = {name for registry, name in self._tables.collections if registry == within}
+                found = {name for registry, name in tables.collection_ids if registry == within}
             case "project":
-                found = {project for project, _ in self._tables.artifacts}
+                found = set(tables.projects)
             case "artifact":
-                found = {name for project, name in self._tables.artifacts if project == within}
+                found = {name for project_id, name in tables.artifact_ids if project_id == tables.projects.get(within)}
         return tuple(sorted(found))
 
     @override
-    def page_collections(self, registry: str, *, cursor: str | None, limit: int) -> Page[Collection]:
+    def page_collections(
+        self, registry: str, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[Collection]:
         after = decode_cursor(cursor) if cursor is not None else ""
-        names = [name for name in self.names("collection", registry) if name > after]
-        items = tuple(found for name in names[:limit] if (found := self.collection(registry, name)))
-        return Page(items, make_cursor(items[-1].name) if len(names) > limit else None)
+        listed = (self.collection(registry, name) for name in self.names("collection", registry) if name > after)
+        items = [
+            found
+            for found in listed
+            if found
+            and where.alias in (None, *found.aliases)
+            and where.tag in (None, *found.tags)
+            and where.artifact_type in (None, found.artifact_type)
+            and _has_metadata(found.metadata, where)
+        ]
+        return Page(tuple(items[:limit]), make_cursor(items[limit - 1].name) if len(items) > limit else None)
 
     @override
-    def page_versions(self, collection: Collection, *, cursor: str | None, limit: int) -> Page[Version]:
-        numbers = _numbers_below(self._tables.versions, _series_key(collection), cursor)
-        found = self.versions(collection, numbers[:limit])
-        items = tuple(found[number] for number in numbers[:limit])
-        return Page(items, make_cursor(str(items[-1].number)) if len(numbers) > limit else None)
+    def page_versions(
+        self, collection: Collection, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[Version]:
+        numbers = _numbers_below(self._tables.versions, collection.id, cursor)
+        found = self.versions(collection, numbers)
+        items = [
+            found[number]
+            for number in numbers
+            if where.stage in (None, found[number].stage) and _accepts(where, found[number])
+        ]
+        return Page(tuple(items[:limit]), make_cursor(str(items[limit - 1].number)) if len(items) > limit else None)
 
     @override
-    def page_artifacts(self, project: str, *, cursor: str | None, limit: int) -> Page[Artifact]:
+    def page_projects(self, *, cursor: str | None, limit: int) -> Page[str]:
         after = decode_cursor(cursor) if cursor is not None else ""
-        names = [name for name in self.names("artifact", project) if name > after]
-        items = tuple(found for name in names[:limit] if (found := self.artifact(project, name)))
-        return Page(items, make_cursor(items[-1].name) if len(names) > limit else None)
+        names = [name for name in self.names("project") if name > after]
+        return Page(tuple(names[:limit]), make_cursor(names[limit - 1]) if len(names) > limit else None)
 
     @override
-    def page_artifact_versions(self, artifact: Artifact, *, cursor: str | None, limit: int) -> Page[ArtifactVersion]:
-        numbers = _numbers_below(self._tables.artifact_versions, _series_key(artifact), cursor)
-        found = self.artifact_versions(artifact, numbers[:limit])
-        items = tuple(found[number] for number in numbers[:limit])
-        return Page(items, make_cursor(str(items[-1].number)) if len(numbers) > limit else None)
+    def page_artifacts(
+        self, project: str, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[Artifact]:
+        after = decode_cursor(cursor) if cursor is not None else ""
+        listed = (self.artifact(project, name) for name in self.names("artifact", project) if name > after)
+        items = [
+            found
+            for found in listed
+            if found and where.alias in (None, *found.aliases) and where.artifact_type in (None, found.artifact_type)
+        ]
+        return Page(tuple(items[:limit]), make_cursor(items[limit - 1].name) if len(items) > limit else None)
+
+    @override
+    def page_artifact_versions(
+        self, artifact: Artifact, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[ArtifactVersion]:
+        numbers = _numbers_below(self._tables.artifact_versions, artifact.id, cursor)
+        found = self.artifact_versions(artifact, numbers)
+        items = [found[number] for number in numbers if _accepts(where, found[number])]
+        return Page(tuple(items[:limit]), make_cursor(str(items[limit - 1].number)) if len(items) > limit else None)
 
     @override
     def page_history(
@@ -233,69 +326,95 @@ class _Transaction(RegistryTransaction):
 
     @override
     def save_collection(self, collection: Collection) -> None:
-        self._put(self._tables.collections, _series_key(collection), collection)
+        if before := self._tables.collections.get(collection.id):
+            self._delete(self._tables.collection_ids, (before.registry, before.name))
+        self._put(self._tables.collection_ids, (collection.registry, collection.name), collection.id)
+        self._put(self._tables.collections, collection.id, collection)
+
+    @override
+    def rename_history(self, registry: str, collection: str, new_name: str) -> None:
+        for entry in list(self._tables.history.values()):
+            if (entry.registry, entry.collection) == (registry, collection):
+                self._put(self._tables.history, entry.id, replace(entry, collection=new_name))
 
     @override
     def remove_collection(self, collection: Collection) -> None:
-        series_key = _series_key(collection)
-        for key in [key for key in self._tables.versions if key[:2] == series_key]:
+        for key in [key for key in self._tables.versions if key[0] == collection.id]:
             self._delete(self._tables.versions, key)
-        self._put(self._tables.collection_aliases, series_key, {})
-        self._delete(self._tables.collections, series_key)
+        self._put(self._tables.aliases, collection.id, {})
+        self._delete(self._tables.collection_ids, (collection.registry, collection.name))
+        self._delete(self._tables.collections, collection.id)
 
     @override
     def next_number(self, series: Series) -> int:
-        is_collection = isinstance(series, Collection)
-        numbers = self._tables.collection_numbers if is_collection else self._tables.artifact_numbers
-        number = numbers.get(_series_key(series), 0)
-        self._put(numbers, _series_key(series), number + 1)
+        number = self._tables.numbers.get(series.id, 0)
+        self._put(self._tables.numbers, series.id, number + 1)
         return number
 
     @override
     def add_version(self, version: Version) -> None:
-        self._put(self._tables.versions, (version.registry, version.collection, version.number), version)
+        self._put(self._tables.versions, (version.collection_id, version.number), version)
+
+    @override
+    def update_stage(self, version: Version) -> None:
+        key = (version.collection_id, version.number)
+        self._put(self._tables.versions, key, replace(self._tables.versions[key], stage=version.stage))
 
     @override
     def remove_version(self, version: Version) -> None:
-        self._remove_aliases(self._tables.collection_aliases, (version.registry, version.collection), version.name)
-        self._delete(self._tables.versions, (version.registry, version.collection, version.number))
+        self._remove_aliases(version.collection_id, version.name)
+        self._delete(self._tables.versions, (version.collection_id, version.number))
 
-    def _remove_aliases(self, table: dict[_SeriesKey, dict[str, str]], key: _SeriesKey, version_name: str) -> None:
-        self._put(table, key, {alias: holder for alias, holder in table.get(key, {}).items() if holder != version_name})
+    def _remove_aliases(self, series_id: str, version_name: str) -> None:
+        aliases = self._tables.aliases.get(series_id, {})
+        others = {alias: holder for alias, holder in aliases.items() if holder != version_name}
+        self._put(self._tables.aliases, series_id, others)
 
     @override
     def move_aliases(self, series: Series, moves: Mapping[str, int]) -> None:
-        table, key = self._aliases(series), _series_key(series)
         moved = {alias: f"v{number}" for alias, number in moves.items()}
-        self._put(table, key, {**table.get(key, {}), **moved})
+        self._put(self._tables.aliases, series.id, {**self._tables.aliases.get(series.id, {}), **moved})
 
     @override
     def remove_alias(self, series: Series, alias: str) -> None:
-        table, key = self._aliases(series), _series_key(series)
-        self._put(table, key, {name: holder for name, holder in table[key].items() if name != alias})
+        aliases = self._tables.aliases[series.id]
+        others = {name: holder for name, holder in aliases.items() if name != alias}
+        self._put(self._tables.aliases, series.id, others)
 
-    def _aliases(self, series: Series) -> dict[_SeriesKey, dict[str, str]]:
-        return self._tables.collection_aliases if isinstance(series, Collection) else self._tables.artifact_aliases
+    @override
+    def add_project(self, project_id: str, name: str) -> None:
+        if name not in self._tables.projects:
+            self._put(self._tables.projects, name, project_id)
+
+    @override
+    def rename_project(self, name: str, new_name: str) -> None:
+        project_id = self._tables.projects[name]
+        self._delete(self._tables.projects, name)
+        self._put(self._tables.projects, new_name, project_id)
 
     @override
     def save_artifact(self, artifact: Artifact) -> None:
-        self._put(self._tables.artifacts, _series_key(artifact), artifact)
+        project_id = self._tables.projects[artifact.project]
+        if before := self._tables.artifacts.get(artifact.id):
+            self._delete(self._tables.artifact_ids, (before.project, before.name))
+        self._put(self._tables.artifact_ids, (project_id, artifact.name), artifact.id)
+        self._put(self._tables.artifacts, artifact.id, replace(artifact, project=project_id))
 
     @override
     def add_artifact_version(self, artifact_version: ArtifactVersion) -> None:
-        self._put(self._tables.artifact_versions, _version_key(artifact_version), artifact_version)
+        key = (artifact_version.artifact_id, artifact_version.number)
+        self._put(self._tables.artifact_versions, key, artifact_version)
 
     @override
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
-        key = _version_key(artifact_version)
+        key = (artifact_version.artifact_id, artifact_version.number)
         manifest = self._tables.artifact_versions[key].manifest
         self._put(self._tables.artifact_versions, key, replace(artifact_version, manifest=manifest))
 
     @override
     def remove_artifact_version(self, artifact_version: ArtifactVersion) -> None:
-        project, artifact_name, _ = key = _version_key(artifact_version)
-        self._remove_aliases(self._tables.artifact_aliases, (project, artifact_name), artifact_version.name)
-        self._delete(self._tables.artifact_versions, key)
+        self._remove_aliases(artifact_version.artifact_id, artifact_version.name)
+        self._delete(self._tables.artifact_versions, (artifact_version.artifact_id, artifact_version.number))
 
     @override
     def accepted_ids(self, event_ids: Iterable[EventId]) -> frozenset[EventId]:
@@ -322,19 +441,28 @@ class _Transaction(RegistryTransaction):
             self._put(self._tables.history, entry.id, entry)
 
 
-def _numbers_below(keys: Iterable[_VersionKey], series_key: _SeriesKey, cursor: str | None) -> list[int]:
+def _accepts(where: RegistryFilter, version: Version | ArtifactVersion) -> bool:
+    source = version.artifact_version
+    return (
+        where.alias in (None, *version.aliases)
+        and where.tag in (None, *source.tags)
+        and _has_metadata(source.metadata, where)
+    )
+
+
+def _has_metadata(metadata: Mapping[str, Any], where: RegistryFilter) -> bool:
+    for path, wanted in where.metadata:
+        value: Any = metadata
+        for key in path:
+            if not isinstance(value, Mapping) or key not in value:
+                return False
+            value = value[key]
+        if not any(value == item and isinstance(value, bool) == isinstance(item, bool) for item in wanted):
+            return False
+    return True
+
+
+def _numbers_below(keys: Iterable[_VersionKey], series_id: str, cursor: str | None) -> list[int]:
     """Return the version numbers after the cursor, the highest first."""
     below = decode_number_cursor(cursor)
-    return sorted((key[2] for key in keys if key[:2] == series_key and key[2] < below), reverse=True)
-
-
-def _version_key(version: ArtifactVersion) -> _VersionKey:
-    return (version.project, version.artifact_name, version.number)
-
-
-def _series_key(series: Series) -> _SeriesKey:
-    return (series.registry if isinstance(series, Collection) else series.project, series.name)
-
-
-def _sorted(aliases: Mapping[str, str] | None) -> dict[str, str]:
-    return dict(sorted((aliases or {}).items()))
+    return sorted((number for key, number in keys if key == series_id and number < below), reverse=True)

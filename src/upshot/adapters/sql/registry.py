@@ -15,6 +15,7 @@ from typing_extensions import override
 from upshot.adapters.cursor import decode_cursor, decode_number_cursor, make_cursor
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
+from upshot.adapters.sql.json_conditions import json_contains, json_equals
 from upshot.adapters.sql.root_events import count_events, set_warning
 from upshot.adapters.sql.schema import (
     artifact_aliases,
@@ -39,20 +40,32 @@ from upshot.domain.registry import (
     Series,
     Version,
 )
+from upshot.domain.stage import Stage
 from upshot.ids import EventId
 from upshot.ports.paging import Page
-from upshot.ports.registry import NameKind, RegistryStore, RegistryTransaction, RegistryView
+from upshot.ports.registry import (
+    EVERYTHING,
+    NameKind,
+    RegistryFilter,
+    RegistryStore,
+    RegistryTransaction,
+    RegistryView,
+)
 
 T = TypeVar("T")
 
 MAX_NAMES = 1_000  # searched for a similar name
 
 
-def _upsert(table: sa.Table, *changed: str) -> dict[str, sa.Insert]:
-    """Build statements by dialect that insert a row, or change these columns of the row with the same key."""
+def _upsert(table: sa.Table, *changed: str, unique: str | None = None) -> dict[str, sa.Insert]:
+    """
+    Build statements by dialect that insert a row, or change these columns of the row with the same primary key.
+
+    `unique` names another unique column that decides which row is the same.
+    """
     statements: dict[str, sa.Insert] = {}
     for dialect, insert in (("sqlite", sqlite.insert(table)), ("postgresql", postgresql.insert(table))):
-        key = list(table.primary_key.columns)
+        key = [table.c[unique]] if unique else list(table.primary_key.columns)
         values = {column: insert.excluded[column] for column in changed}
         statements[dialect] = (
             insert.on_conflict_do_update(index_elements=key, set_=values) if values else insert.on_conflict_do_nothing()
@@ -77,14 +90,12 @@ _REGISTRY = sa.select(registries).where(_matches(registries, name="name"))
 
 _aliases_in_collection = (
     sa.select(_joined_aliases(collection_aliases.c.alias, collection_aliases.c.number))
-    .where(
-        collection_aliases.c.registry == collections.c.registry, collection_aliases.c.collection == collections.c.name
-    )
+    .where(collection_aliases.c.collection_id == collections.c.id)
     .correlate(collections)
     .scalar_subquery()
 )
 _SELECT_COLLECTIONS = sa.select(collections, _aliases_in_collection.label("aliases")).where(
-    collections.c.registry == sa.bindparam("registry"), collections.c.deleted.is_(False)
+    collections.c.registry == sa.bindparam("registry")
 )
 _COLLECTION = _SELECT_COLLECTIONS.where(collections.c.name == sa.bindparam("name"))
 _COLLECTIONS = (
@@ -95,12 +106,14 @@ _COLLECTIONS = (
 
 _aliases_in_project = (
     sa.select(_joined_aliases(artifact_aliases.c.alias, artifact_aliases.c.number))
-    .where(artifact_aliases.c.project == artifacts.c.project, artifact_aliases.c.artifact == artifacts.c.name)
+    .where(artifact_aliases.c.artifact_id == artifacts.c.id)
     .correlate(artifacts)
     .scalar_subquery()
 )
-_SELECT_ARTIFACTS = sa.select(artifacts, _aliases_in_project.label("aliases")).where(
-    artifacts.c.project == sa.bindparam("project")
+_SELECT_ARTIFACTS = (
+    sa.select(artifacts, projects.c.name.label("project"), _aliases_in_project.label("aliases"))
+    .join(projects, projects.c.id == artifacts.c.project_id)
+    .where(projects.c.name == sa.bindparam("project"))
 )
 _ARTIFACT = _SELECT_ARTIFACTS.where(artifacts.c.name == sa.bindparam("name"))
 _ARTIFACTS = (
@@ -108,10 +121,15 @@ _ARTIFACTS = (
     .order_by(artifacts.c.name)
     .limit(sa.bindparam("limit"))
 )
-
-_SELECT_ARTIFACT_VERSIONS = sa.select(artifact_versions).where(
-    _matches(artifact_versions, project="project", artifact="artifact")
+_PROJECT_ID = sa.select(projects.c.id).where(_matches(projects, name="name"))
+_PROJECTS = (
+    sa.select(projects.c.name)
+    .where(projects.c.name > sa.bindparam("after"))
+    .order_by(projects.c.name)
+    .limit(sa.bindparam("limit"))
 )
+
+_SELECT_ARTIFACT_VERSIONS = sa.select(artifact_versions).where(_matches(artifact_versions, artifact_id="artifact_id"))
 _ARTIFACT_VERSIONS = _SELECT_ARTIFACT_VERSIONS.where(
     artifact_versions.c.number.in_(sa.bindparam("numbers", expanding=True))
 )
@@ -120,24 +138,25 @@ _ARTIFACT_VERSIONS_BELOW = (
     .order_by(artifact_versions.c.number.desc())
     .limit(sa.bindparam("limit"))
 )
-_MANIFEST = sa.select(manifests.c.entries).where(
-    _matches(manifests, project="project", artifact="artifact", number="number")
-)
+_MANIFEST = sa.select(manifests.c.entries).where(_matches(manifests, artifact_version_id="id"))
 
 _aliases_of_source = (
     sa.select(sa.func.aggregate_strings(artifact_aliases.c.alias, "/"))
     .where(
-        artifact_aliases.c.project == versions.c.project,
-        artifact_aliases.c.artifact == versions.c.artifact,
-        artifact_aliases.c.number == versions.c.artifact_number,
+        artifact_aliases.c.artifact_id == artifact_versions.c.artifact_id,
+        artifact_aliases.c.number == artifact_versions.c.number,
     )
-    .correlate(versions)
+    .correlate(artifact_versions)
     .scalar_subquery()
 )
 _SELECT_VERSIONS = (
     sa.select(
         versions,
+        projects.c.name.label("project"),
+        artifacts.c.name.label("artifact"),
         artifacts.c.artifact_type,
+        artifact_versions.c.artifact_id,
+        artifact_versions.c.number.label("artifact_number"),
         artifact_versions.c.digest,
         artifact_versions.c.metadata,
         artifact_versions.c.description,
@@ -146,19 +165,10 @@ _SELECT_VERSIONS = (
         artifact_versions.c.created_by,
         _aliases_of_source.label("aliases"),
     )
-    .join(
-        artifacts,
-        sa.and_(artifacts.c.project == versions.c.project, artifacts.c.name == versions.c.artifact),
-    )
-    .join(
-        artifact_versions,
-        sa.and_(
-            artifact_versions.c.project == versions.c.project,
-            artifact_versions.c.artifact == versions.c.artifact,
-            artifact_versions.c.number == versions.c.artifact_number,
-        ),
-    )
-    .where(_matches(versions, registry="registry", collection="collection"))
+    .join(artifact_versions, artifact_versions.c.id == versions.c.artifact_version_id)
+    .join(artifacts, artifacts.c.id == artifact_versions.c.artifact_id)
+    .join(projects, projects.c.id == artifacts.c.project_id)
+    .where(_matches(versions, collection_id="collection_id"))
 )
 _VERSIONS = _SELECT_VERSIONS.where(versions.c.number.in_(sa.bindparam("numbers", expanding=True)))
 _VERSIONS_BELOW = (
@@ -166,19 +176,38 @@ _VERSIONS_BELOW = (
     .order_by(versions.c.number.desc())
     .limit(sa.bindparam("limit"))
 )
-_of_source = _matches(versions, project="project", artifact="artifact", artifact_number="number")
-_LINKED_NUMBER = sa.select(versions.c.number).where(
-    _of_source, _matches(versions, registry="registry", collection="name")
+_VERSION_NAMES = (
+    sa.select(collections.c.registry, collections.c.name, versions.c.number)
+    .join(collections, collections.c.id == versions.c.collection_id)
+    .where(_matches(versions, id="id"))
 )
-_LINKS_TO = sa.select(versions.c.registry, versions.c.collection, versions.c.number).where(_of_source)
+_ARTIFACT_VERSION_NAMES = (
+    sa.select(projects.c.name.label("project"), artifacts.c.name, artifact_versions.c.number)
+    .join(artifacts, artifacts.c.id == artifact_versions.c.artifact_id)
+    .join(projects, projects.c.id == artifacts.c.project_id)
+    .where(_matches(artifact_versions, id="id"))
+)
+_NUMBERS_IN_STAGE = (
+    sa.select(versions.c.number)
+    .where(_matches(versions, collection_id="collection_id", stage="stage"))
+    .order_by(versions.c.number)
+)
+_LINKED_NUMBER = sa.select(versions.c.number).where(
+    _matches(versions, artifact_version_id="id", collection_id="collection_id")
+)
+_LINKS_TO = (
+    sa.select(collections.c.registry, collections.c.name, versions.c.number)
+    .join(collections, collections.c.id == versions.c.collection_id)
+    .where(_matches(versions, artifact_version_id="id"))
+)
 
 _NAMES = {
     "registry": sa.select(registries.c.name),
-    "collection": sa.select(collections.c.name).where(
-        collections.c.registry == sa.bindparam("within"), collections.c.deleted.is_(False)
-    ),
+    "collection": sa.select(collections.c.name).where(collections.c.registry == sa.bindparam("within")),
     "project": sa.select(projects.c.name),
-    "artifact": sa.select(artifacts.c.name).where(artifacts.c.project == sa.bindparam("within")),
+    "artifact": sa.select(artifacts.c.name)
+    .join(projects, projects.c.id == artifacts.c.project_id)
+    .where(projects.c.name == sa.bindparam("within")),
 }
 _ACCEPTED = sa.select(events.c.id).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
 
@@ -186,54 +215,52 @@ _ACCEPTED = sa.select(events.c.id).where(events.c.id.in_(sa.bindparam("ids", exp
 
 _LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("key", type_=sa.BigInteger)))
 
-_SAVE_REGISTRY = _upsert(registries, "protected_aliases")
-_SAVE_COLLECTION = _upsert(collections, "artifact_type", "description", "tags", "created_at", "created_by", "deleted")
+_SAVE_REGISTRY = _upsert(registries, "protected_aliases", "allowed_automations")
+_SAVE_COLLECTION = _upsert(collections, "name", "description", "metadata", "tags")
+# The names of columns that an UPDATE changes cannot be names of parameters, so the id is `key_id`.
 _REMOVE_COLLECTION = (
-    sa.delete(collection_aliases).where(_matches(collection_aliases, registry="key_scope", collection="key_name")),
-    sa.delete(versions).where(_matches(versions, registry="key_scope", collection="key_name")),
-    sa.update(collections).where(_matches(collections, registry="key_scope", name="key_name")).values(deleted=True),
+    sa.delete(collection_aliases).where(_matches(collection_aliases, collection_id="key_id")),
+    sa.delete(versions).where(_matches(versions, collection_id="key_id")),
+    sa.delete(collections).where(_matches(collections, id="key_id")),
 )
-_NEXT_NUMBER = (
-    sa.update(collections)
-    .where(_matches(collections, registry="key_scope", name="key_name"))
-    .values(next_number=collections.c.next_number + 1)
-    .returning(collections.c.next_number)
+_RENAME_HISTORY = (
+    sa.update(history)
+    .where(_matches(history, registry="key_registry", collection="key_name"))
+    .values(collection=sa.bindparam("new_name"))
+)
+_NEXT_NUMBER, _NEXT_ARTIFACT_NUMBER = (
+    sa.update(table)
+    .where(_matches(table, id="key_id"))
+    .values(next_number=table.c.next_number + 1)
+    .returning(table.c.next_number)
+    for table in (collections, artifacts)
 )
 _ADD_VERSION = sa.insert(versions)
+_UPDATE_STAGE = sa.update(versions).where(_matches(versions, id="key_id")).values(stage=sa.bindparam("stage"))
 _REMOVE_VERSION = (
-    sa.delete(collection_aliases).where(
-        _matches(collection_aliases, registry="registry", collection="collection", number="number")
-    ),
-    sa.delete(versions).where(_matches(versions, registry="registry", collection="collection", number="number")),
+    sa.delete(collection_aliases).where(_matches(collection_aliases, collection_id="collection_id", number="number")),
+    sa.delete(versions).where(_matches(versions, collection_id="collection_id", number="number")),
 )
 _MOVE_ALIASES = _upsert(collection_aliases, "number")
-_REMOVE_ALIAS = sa.delete(collection_aliases).where(
-    _matches(collection_aliases, registry="key_scope", collection="key_name", alias="alias")
-)
+_REMOVE_ALIAS = sa.delete(collection_aliases).where(_matches(collection_aliases, collection_id="id", alias="alias"))
 
-_SAVE_PROJECT = _upsert(projects)
-_ADD_ARTIFACT = sa.insert(artifacts)
-_NEXT_ARTIFACT_NUMBER = (
-    sa.update(artifacts)
-    .where(_matches(artifacts, project="key_scope", name="key_name"))
-    .values(next_number=artifacts.c.next_number + 1)
-    .returning(artifacts.c.next_number)
-)
+_ADD_PROJECT = _upsert(projects, unique="name")
+_RENAME_PROJECT = sa.update(projects).where(_matches(projects, name="key_name")).values(name=sa.bindparam("new_name"))
+_SAVE_ARTIFACT = _upsert(artifacts, "name")
 _ADD_ARTIFACT_VERSION = sa.insert(artifact_versions)
 _ADD_MANIFEST = sa.insert(manifests)
 _UPDATE_ARTIFACT_VERSION = (
     sa.update(artifact_versions)
-    .where(_matches(artifact_versions, project="key_project", artifact="key_artifact", number="key_number"))
+    .where(_matches(artifact_versions, id="key_id"))
     .values({column: sa.bindparam(column) for column in ("metadata", "description", "tags")})
 )
-_REMOVE_ARTIFACT_VERSION = tuple(
-    sa.delete(table).where(_matches(table, project="project", artifact="artifact", number="number"))
-    for table in (artifact_aliases, manifests, artifact_versions)
+_REMOVE_ARTIFACT_VERSION = (
+    sa.delete(artifact_aliases).where(_matches(artifact_aliases, artifact_id="artifact_id", number="number")),
+    sa.delete(manifests).where(_matches(manifests, artifact_version_id="id")),
+    sa.delete(artifact_versions).where(_matches(artifact_versions, id="id")),
 )
 _MOVE_ARTIFACT_ALIASES = _upsert(artifact_aliases, "number")
-_REMOVE_ARTIFACT_ALIAS = sa.delete(artifact_aliases).where(
-    _matches(artifact_aliases, project="key_scope", artifact="key_name", alias="alias")
-)
+_REMOVE_ARTIFACT_ALIAS = sa.delete(artifact_aliases).where(_matches(artifact_aliases, artifact_id="id", alias="alias"))
 _ADD_HISTORY = sa.insert(history)
 _HISTORY_COLUMNS = tuple(column.name for column in history.columns)  # named as in HistoryEntry
 
@@ -281,6 +308,10 @@ class _Transaction(RegistryTransaction):
     # --- reads ----------------------------------------------------------------------------------
 
     @override
+    def has_project(self, name: str) -> bool:
+        return bool(self._rows(_PROJECT_ID, name=name))
+
+    @override
     def registry(self, name: str) -> RegistrySettings | None:
         rows = self._rows(_REGISTRY, name=name)
         return _registry(rows[0]) if rows else None
@@ -299,20 +330,37 @@ class _Transaction(RegistryTransaction):
         wanted = list(numbers)
         if not wanted:
             return {}
-        rows = self._rows(_VERSIONS, registry=collection.registry, collection=collection.name, numbers=wanted)
+        rows = self._rows(_VERSIONS, collection_id=collection.id, numbers=wanted)
         return {row.number: _version(row, collection) for row in rows}
 
     @override
+    def version_by_id(self, version_id: str) -> Version | None:
+        for row in self._rows(_VERSION_NAMES, id=version_id):
+            if collection := self.collection(row.registry, row.name):
+                return self.versions(collection, [row.number])[row.number]
+        return None
+
+    @override
+    def artifact_version_by_id(self, artifact_version_id: str) -> ArtifactVersion | None:
+        for row in self._rows(_ARTIFACT_VERSION_NAMES, id=artifact_version_id):
+            if artifact := self.artifact(row.project, row.name):
+                return self.artifact_versions(artifact, [row.number])[row.number]
+        return None
+
+    @override
+    def numbers_in_stage(self, collection: Collection, stage: Stage) -> tuple[int, ...]:
+        rows = self._rows(_NUMBERS_IN_STAGE, collection_id=collection.id, stage=stage.value)
+        return tuple(row.number for row in rows)
+
+    @override
     def linked_number(self, collection: Collection, artifact_version: ArtifactVersion) -> int | None:
-        rows = self._rows(
-            _LINKED_NUMBER, registry=collection.registry, name=collection.name, **_version_params(artifact_version)
-        )
+        rows = self._rows(_LINKED_NUMBER, collection_id=collection.id, id=artifact_version.id)
         return rows[0].number if rows else None
 
     @override
     def links_to(self, artifact_version: ArtifactVersion) -> tuple[tuple[str, str, int], ...]:
-        rows = self._rows(_LINKS_TO, **_version_params(artifact_version))
-        return tuple(sorted((row.registry, row.collection, row.number) for row in rows))
+        rows = self._rows(_LINKS_TO, id=artifact_version.id)
+        return tuple(sorted((row.registry, row.name, row.number) for row in rows))
 
     @override
     def artifact(self, project: str, name: str) -> Artifact | None:
@@ -324,12 +372,12 @@ class _Transaction(RegistryTransaction):
         wanted = list(numbers)
         if not wanted:
             return {}
-        rows = self._rows(_ARTIFACT_VERSIONS, project=artifact.project, artifact=artifact.name, numbers=wanted)
+        rows = self._rows(_ARTIFACT_VERSIONS, artifact_id=artifact.id, numbers=wanted)
         return {row.number: _artifact_version(row, artifact) for row in rows}
 
     @override
     def manifest(self, artifact_version: ArtifactVersion) -> Mapping[str, str] | None:
-        return self._connection.execute(_MANIFEST, _version_params(artifact_version)).scalar_one_or_none()
+        return self._connection.execute(_MANIFEST, {"id": artifact_version.id}).scalar_one_or_none()
 
     @override
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:
@@ -338,18 +386,21 @@ class _Transaction(RegistryTransaction):
         return tuple(row[0] for row in rows)
 
     @override
-    def page_collections(self, registry: str, *, cursor: str | None, limit: int) -> Page[Collection]:
+    def page_collections(
+        self, registry: str, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[Collection]:
         after = decode_cursor(cursor) if cursor is not None else ""
-        rows = self._rows(_COLLECTIONS, registry=registry, after=after, limit=limit + 1)
+        rows = self._rows(self._filtered_collections(where), registry=registry, after=after, limit=limit + 1)
         items = tuple(_collection(row) for row in rows[:limit])
         return Page(items, make_cursor(items[-1].name) if len(rows) > limit else None)
 
     @override
-    def page_versions(self, collection: Collection, *, cursor: str | None, limit: int) -> Page[Version]:
+    def page_versions(
+        self, collection: Collection, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[Version]:
         rows = self._rows(
-            _VERSIONS_BELOW,
-            registry=collection.registry,
-            collection=collection.name,
+            self._filtered_versions(where),
+            collection_id=collection.id,
             below=decode_number_cursor(cursor),
             limit=limit + 1,
         )
@@ -357,18 +408,27 @@ class _Transaction(RegistryTransaction):
         return Page(items, make_cursor(str(items[-1].number)) if len(rows) > limit else None)
 
     @override
-    def page_artifacts(self, project: str, *, cursor: str | None, limit: int) -> Page[Artifact]:
+    def page_projects(self, *, cursor: str | None, limit: int) -> Page[str]:
         after = decode_cursor(cursor) if cursor is not None else ""
-        rows = self._rows(_ARTIFACTS, project=project, after=after, limit=limit + 1)
+        names = tuple(row.name for row in self._rows(_PROJECTS, after=after, limit=limit + 1))
+        return Page(names[:limit], make_cursor(names[limit - 1]) if len(names) > limit else None)
+
+    @override
+    def page_artifacts(
+        self, project: str, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[Artifact]:
+        after = decode_cursor(cursor) if cursor is not None else ""
+        rows = self._rows(self._filtered_artifacts(where), project=project, after=after, limit=limit + 1)
         items = tuple(_artifact(row) for row in rows[:limit])
         return Page(items, make_cursor(items[-1].name) if len(rows) > limit else None)
 
     @override
-    def page_artifact_versions(self, artifact: Artifact, *, cursor: str | None, limit: int) -> Page[ArtifactVersion]:
+    def page_artifact_versions(
+        self, artifact: Artifact, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
+    ) -> Page[ArtifactVersion]:
         rows = self._rows(
-            _ARTIFACT_VERSIONS_BELOW,
-            project=artifact.project,
-            artifact=artifact.name,
+            self._filtered_artifact_versions(where),
+            artifact_id=artifact.id,
             below=decode_number_cursor(cursor),
             limit=limit + 1,
         )
@@ -390,89 +450,171 @@ class _Transaction(RegistryTransaction):
         items = tuple(HistoryEntry(**row._mapping) for row in rows[:limit])  # noqa: SLF001 - SQLAlchemy's public name
         return Page(items, make_cursor(items[-1].id) if len(rows) > limit else None)
 
+    def _filtered_collections(self, where: RegistryFilter) -> sa.Select[Any]:
+        statement = self._where_json(_COLLECTIONS, where, collections.c.tags, collections.c.metadata)
+        if where.artifact_type is not None:
+            statement = statement.where(collections.c.artifact_type == where.artifact_type)
+        if where.alias is not None:
+            statement = statement.where(
+                sa.exists().where(
+                    collection_aliases.c.collection_id == collections.c.id, collection_aliases.c.alias == where.alias
+                )
+            )
+        return statement
+
+    def _filtered_versions(self, where: RegistryFilter) -> sa.Select[Any]:
+        statement = self._where_json(_VERSIONS_BELOW, where, artifact_versions.c.tags, artifact_versions.c.metadata)
+        if where.stage is not None:
+            statement = statement.where(versions.c.stage == where.stage.value)
+        if where.alias is not None:
+            statement = statement.where(
+                sa.exists().where(
+                    collection_aliases.c.collection_id == versions.c.collection_id,
+                    collection_aliases.c.number == versions.c.number,
+                    collection_aliases.c.alias == where.alias,
+                )
+            )
+        return statement
+
+    def _filtered_artifacts(self, where: RegistryFilter) -> sa.Select[Any]:
+        statement = _ARTIFACTS
+        if where.artifact_type is not None:
+            statement = statement.where(artifacts.c.artifact_type == where.artifact_type)
+        if where.alias is not None:
+            statement = statement.where(
+                sa.exists().where(
+                    artifact_aliases.c.artifact_id == artifacts.c.id, artifact_aliases.c.alias == where.alias
+                )
+            )
+        return statement
+
+    def _filtered_artifact_versions(self, where: RegistryFilter) -> sa.Select[Any]:
+        columns = artifact_versions.c
+        statement = self._where_json(_ARTIFACT_VERSIONS_BELOW, where, columns.tags, columns.metadata)
+        if where.alias is not None:
+            statement = statement.where(
+                sa.exists().where(
+                    artifact_aliases.c.artifact_id == columns.artifact_id,
+                    artifact_aliases.c.number == columns.number,
+                    artifact_aliases.c.alias == where.alias,
+                )
+            )
+        return statement
+
+    def _where_json(
+        self, statement: sa.Select[Any], where: RegistryFilter, tags: sa.Column[Any], metadata: sa.Column[Any]
+    ) -> sa.Select[Any]:
+        if where.tag is not None:
+            statement = statement.where(json_contains(self._dialect, tags, where.tag))
+        for path, values in where.metadata:
+            statement = statement.where(
+                sa.or_(*(json_equals(self._dialect, metadata, path, value) for value in values))
+            )
+        return statement
+
     # --- writes ---------------------------------------------------------------------------------
 
     @override
     def save_registry(self, registry: RegistrySettings) -> None:
-        row = {"name": registry.name, "protected_aliases": registry.protected_aliases}
+        row = {
+            "name": registry.name,
+            "protected_aliases": registry.protected_aliases,
+            "allowed_automations": registry.allowed_automations,
+        }
         self._connection.execute(_SAVE_REGISTRY[self._dialect], row)
 
     @override
     def save_collection(self, collection: Collection) -> None:
         row = {
+            "id": collection.id,
             "registry": collection.registry,
             "name": collection.name,
             "artifact_type": collection.artifact_type,
             "description": collection.description,
+            "metadata": collection.metadata,
             "tags": collection.tags,
             "next_number": 0,  # for a new row; an existing row keeps its counter
             "created_at": collection.created_at,
             "created_by": collection.created_by,
-            "deleted": False,
         }
         self._connection.execute(_SAVE_COLLECTION[self._dialect], row)
 
     @override
+    def rename_history(self, registry: str, collection: str, new_name: str) -> None:
+        key = {"key_registry": registry, "key_name": collection}
+        self._connection.execute(_RENAME_HISTORY, {**key, "new_name": new_name})
+
+    @override
     def remove_collection(self, collection: Collection) -> None:
         for statement in _REMOVE_COLLECTION:
-            self._connection.execute(statement, _series_params(collection))
+            self._connection.execute(statement, {"key_id": collection.id})
 
     @override
     def next_number(self, series: Series) -> int:
         statement = _NEXT_NUMBER if isinstance(series, Collection) else _NEXT_ARTIFACT_NUMBER
-        next_number: int = self._connection.execute(statement, _series_params(series)).scalar_one()
+        next_number: int = self._connection.execute(statement, {"key_id": series.id}).scalar_one()
         return next_number - 1
 
     @override
     def add_version(self, version: Version) -> None:
-        source = version.artifact_version
         row = {
-            "registry": version.registry,
-            "collection": version.collection,
+            "id": version.id,
+            "collection_id": version.collection_id,
             "number": version.number,
-            "project": source.project,
-            "artifact": source.artifact_name,
-            "artifact_number": source.number,
+            "artifact_version_id": version.artifact_version.id,
+            "stage": version.stage.value,
             "linked_at": version.linked_at,
             "linked_by": version.linked_by,
         }
         self._connection.execute(_ADD_VERSION, row)
 
     @override
+    def update_stage(self, version: Version) -> None:
+        self._connection.execute(_UPDATE_STAGE, {"key_id": version.id, "stage": version.stage.value})
+
+    @override
     def remove_version(self, version: Version) -> None:
-        key = {"registry": version.registry, "collection": version.collection, "number": version.number}
         for statement in _REMOVE_VERSION:
-            self._connection.execute(statement, key)
+            self._connection.execute(statement, {"collection_id": version.collection_id, "number": version.number})
 
     @override
     def move_aliases(self, series: Series, moves: Mapping[str, int]) -> None:
-        if isinstance(series, Collection):
-            statements, key = _MOVE_ALIASES, {"registry": series.registry, "collection": series.name}
-        else:
-            statements, key = _MOVE_ARTIFACT_ALIASES, {"project": series.project, "artifact": series.name}
-        rows = [{**key, "alias": alias, "number": number} for alias, number in moves.items()]
+        is_collection = isinstance(series, Collection)
+        statements = _MOVE_ALIASES if is_collection else _MOVE_ARTIFACT_ALIASES
+        column = "collection_id" if is_collection else "artifact_id"
+        rows = [{column: series.id, "alias": alias, "number": number} for alias, number in moves.items()]
         self._connection.execute(statements[self._dialect], rows)
 
     @override
     def remove_alias(self, series: Series, alias: str) -> None:
         statement = _REMOVE_ALIAS if isinstance(series, Collection) else _REMOVE_ARTIFACT_ALIAS
-        self._connection.execute(statement, {**_series_params(series), "alias": alias})
+        self._connection.execute(statement, {"id": series.id, "alias": alias})
+
+    @override
+    def add_project(self, project_id: str, name: str) -> None:
+        self._connection.execute(_ADD_PROJECT[self._dialect], {"id": project_id, "name": name})
+
+    @override
+    def rename_project(self, name: str, new_name: str) -> None:
+        self._connection.execute(_RENAME_PROJECT, {"key_name": name, "new_name": new_name})
 
     @override
     def save_artifact(self, artifact: Artifact) -> None:
-        self._connection.execute(_SAVE_PROJECT[self._dialect], {"name": artifact.project})
         row = {
-            "project": artifact.project,
+            "id": artifact.id,
+            "project_id": self._connection.execute(_PROJECT_ID, {"name": artifact.project}).scalar_one(),
             "name": artifact.name,
             "artifact_type": artifact.artifact_type,
-            "next_number": 0,
+            "next_number": 0,  # for a new row; an existing row keeps its counter
         }
-        self._connection.execute(_ADD_ARTIFACT, row)
+        self._connection.execute(_SAVE_ARTIFACT[self._dialect], row)
 
     @override
     def add_artifact_version(self, artifact_version: ArtifactVersion) -> None:
         row = {
-            **_version_params(artifact_version),
+            "id": artifact_version.id,
+            "artifact_id": artifact_version.artifact_id,
+            "number": artifact_version.number,
             "digest": artifact_version.digest,
             "metadata": artifact_version.metadata,
             "description": artifact_version.description,
@@ -482,20 +624,23 @@ class _Transaction(RegistryTransaction):
         }
         self._connection.execute(_ADD_ARTIFACT_VERSION, row)
         if artifact_version.manifest is not None:
-            self._connection.execute(
-                _ADD_MANIFEST, {**_version_params(artifact_version), "entries": artifact_version.manifest}
-            )
+            manifest = {"artifact_version_id": artifact_version.id, "entries": artifact_version.manifest}
+            self._connection.execute(_ADD_MANIFEST, manifest)
 
     @override
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
         values = {name: getattr(artifact_version, name) for name in ("metadata", "description", "tags")}
-        key = {f"key_{column}": value for column, value in _version_params(artifact_version).items()}
-        self._connection.execute(_UPDATE_ARTIFACT_VERSION, {**values, **key})
+        self._connection.execute(_UPDATE_ARTIFACT_VERSION, {**values, "key_id": artifact_version.id})
 
     @override
     def remove_artifact_version(self, artifact_version: ArtifactVersion) -> None:
+        key = {
+            "id": artifact_version.id,
+            "artifact_id": artifact_version.artifact_id,
+            "number": artifact_version.number,
+        }
         for statement in _REMOVE_ARTIFACT_VERSION:
-            self._connection.execute(statement, _version_params(artifact_version))
+            self._connection.execute(statement, key)
 
     @override
     def accepted_ids(self, event_ids: Iterable[EventId]) -> frozenset[EventId]:
@@ -521,19 +666,6 @@ def _advisory_lock_key(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)
 
 
-def _version_params(artifact_version: ArtifactVersion) -> dict[str, str | int]:
-    return {
-        "project": artifact_version.project,
-        "artifact": artifact_version.artifact_name,
-        "number": artifact_version.number,
-    }
-
-
-def _series_params(series: Series) -> dict[str, str]:
-    """Return parameters whose names differ from all columns, because SQLAlchemy would take them for new values."""
-    return {"key_scope": series.registry if isinstance(series, Collection) else series.project, "key_name": series.name}
-
-
 def _split_aliases(joined: str | None) -> dict[str, str]:
     """Return the versions by alias from the result of `_joined_aliases`."""
     pairs = (pair.split(":") for pair in sorted(joined.split("/"))) if joined else ()
@@ -541,15 +673,17 @@ def _split_aliases(joined: str | None) -> dict[str, str]:
 
 
 def _registry(row: Row[Any]) -> RegistrySettings:
-    return RegistrySettings(row.name, tuple(row.protected_aliases))
+    return RegistrySettings(row.name, tuple(row.protected_aliases), tuple(row.allowed_automations))
 
 
 def _collection(row: Row[Any]) -> Collection:
     return Collection(
+        id=row.id,
         registry=row.registry,
         name=row.name,
         artifact_type=row.artifact_type,
         description=row.description,
+        metadata=row.metadata,
         tags=tuple(row.tags),
         aliases=_split_aliases(row.aliases),
         created_at=row.created_at,
@@ -558,11 +692,13 @@ def _collection(row: Row[Any]) -> Collection:
 
 
 def _artifact(row: Row[Any]) -> Artifact:
-    return Artifact(row.project, row.name, row.artifact_type, _split_aliases(row.aliases))
+    return Artifact(row.id, row.project, row.name, row.artifact_type, _split_aliases(row.aliases))
 
 
 def _artifact_version(row: Row[Any], artifact: Artifact) -> ArtifactVersion:
     return ArtifactVersion(
+        id=row.id,
+        artifact_id=artifact.id,
         project=artifact.project,
         artifact_name=artifact.name,
         artifact_type=artifact.artifact_type,
@@ -586,10 +722,14 @@ def _artifact_version_values(row: Row[Any]) -> dict[str, Any]:
 
 def _version(row: Row[Any], collection: Collection) -> Version:
     return Version(
+        id=row.id,
+        collection_id=collection.id,
         registry=collection.registry,
         collection=collection.name,
         number=row.number,
         artifact_version=ArtifactVersion(
+            id=row.artifact_version_id,
+            artifact_id=row.artifact_id,
             project=row.project,
             artifact_name=row.artifact,
             artifact_type=row.artifact_type,
@@ -598,6 +738,7 @@ def _version(row: Row[Any], collection: Collection) -> Version:
             **_artifact_version_values(row),
         ),
         aliases=collection.aliases_of(f"v{row.number}"),
+        stage=Stage(row.stage),
         linked_at=row.linked_at,
         linked_by=row.linked_by,
     )

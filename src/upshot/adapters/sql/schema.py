@@ -324,112 +324,107 @@ idempotency_keys = sa.Table(
 
 # --- registry -------------------------------------------------------------------------------------
 
-# Names are keys, because events and references contain names.
+# Events and history contain names, and a name can change. So every other reference between rows is an id.
+_Id = sa.String(40)
+
 registries = sa.Table(
     "registries",
     metadata,
-    sa.Column("name", _Name, primary_key=True),
+    sa.Column("name", _Name, primary_key=True),  # a registry cannot be renamed
     sa.Column("protected_aliases", Json, nullable=False),
+    sa.Column("allowed_automations", Json, nullable=False, server_default="[]"),
 )
 
 collections = sa.Table(
     "collections",
     metadata,
-    sa.Column("registry", _Name, sa.ForeignKey("registries.name"), primary_key=True),
-    sa.Column("name", _Name, primary_key=True),
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("registry", _Name, sa.ForeignKey("registries.name"), nullable=False),
+    sa.Column("name", _Name, nullable=False),
     sa.Column("artifact_type", _Name, nullable=False),
     sa.Column("description", sa.Text, nullable=False),
+    sa.Column("metadata", Json, nullable=False),
     sa.Column("tags", Json, nullable=False),
     sa.Column("next_number", sa.Integer, nullable=False),  # of the next version; never decreases
     sa.Column("created_at", UtcTimestamp, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
-    sa.Column("deleted", sa.Boolean, nullable=False),  # the row stays, so that numbers are not used again
+    sa.UniqueConstraint("registry", "name"),
 )
 
-projects = sa.Table("projects", metadata, sa.Column("name", _Name, primary_key=True))
+projects = sa.Table(
+    "projects",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("name", _Name, nullable=False),
+    sa.UniqueConstraint("name"),
+)
 
 artifacts = sa.Table(
     "artifacts",
     metadata,
-    sa.Column("project", _Name, sa.ForeignKey("projects.name"), primary_key=True),
-    sa.Column("name", _Name, primary_key=True),
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("project_id", _Id, sa.ForeignKey("projects.id"), nullable=False),
+    sa.Column("name", _Name, nullable=False),
     sa.Column("artifact_type", _Name, nullable=False),
     sa.Column("next_number", sa.Integer, nullable=False),
+    sa.UniqueConstraint("project_id", "name"),
 )
 
 artifact_versions = sa.Table(
     "artifact_versions",
     metadata,
-    sa.Column("project", _Name, primary_key=True),
-    sa.Column("artifact", _Name, primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("artifact_id", _Id, sa.ForeignKey("artifacts.id"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
     sa.Column("digest", sa.String(200), nullable=False),
     sa.Column("metadata", Json, nullable=False),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("tags", Json, nullable=False),
     sa.Column("created_at", UtcTimestamp, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
-    sa.ForeignKeyConstraint(["project", "artifact"], ["artifacts.project", "artifacts.name"]),
+    sa.UniqueConstraint("artifact_id", "number"),
 )
 
 # Manifests have a table of their own, because every mutation reads versions but not manifests.
 manifests = sa.Table(
     "manifests",
     metadata,
-    sa.Column("project", _Name, primary_key=True),
-    sa.Column("artifact", _Name, primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("artifact_version_id", _Id, sa.ForeignKey("artifact_versions.id"), primary_key=True),
     sa.Column("entries", Json, nullable=False),
-    sa.ForeignKeyConstraint(
-        ["project", "artifact", "number"],
-        ["artifact_versions.project", "artifact_versions.artifact", "artifact_versions.number"],
-    ),
 )
 
 artifact_aliases = sa.Table(
     "artifact_aliases",
     metadata,
-    sa.Column("project", _Name, primary_key=True),
-    sa.Column("artifact", _Name, primary_key=True),
+    sa.Column("artifact_id", _Id, primary_key=True),
     sa.Column("alias", _Name, primary_key=True),  # part of the key, so that it has one holder
     sa.Column("number", sa.Integer, nullable=False),
-    sa.ForeignKeyConstraint(
-        ["project", "artifact", "number"],
-        ["artifact_versions.project", "artifact_versions.artifact", "artifact_versions.number"],
-    ),
-    sa.Index("ix_artifact_aliases_number", "project", "artifact", "number"),
+    sa.ForeignKeyConstraint(["artifact_id", "number"], ["artifact_versions.artifact_id", "artifact_versions.number"]),
+    sa.Index("ix_artifact_aliases_number", "artifact_id", "number"),
 )
 
 versions = sa.Table(
     "versions",
     metadata,
-    sa.Column("registry", _Name, primary_key=True),
-    sa.Column("collection", _Name, primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("project", _Name, nullable=False),
-    sa.Column("artifact", _Name, nullable=False),
-    sa.Column("artifact_number", sa.Integer, nullable=False),
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("collection_id", _Id, sa.ForeignKey("collections.id"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("artifact_version_id", _Id, sa.ForeignKey("artifact_versions.id"), nullable=False),
+    sa.Column("stage", sa.String(10), nullable=False),
     sa.Column("linked_at", UtcTimestamp, nullable=False),
     sa.Column("linked_by", sa.Text, nullable=False),
-    sa.ForeignKeyConstraint(["registry", "collection"], ["collections.registry", "collections.name"]),
-    sa.ForeignKeyConstraint(
-        ["project", "artifact", "artifact_number"],
-        ["artifact_versions.project", "artifact_versions.artifact", "artifact_versions.number"],
-    ),
-    sa.UniqueConstraint("project", "artifact", "artifact_number", "registry", "collection", name="uq_versions_source"),
+    sa.UniqueConstraint("collection_id", "number"),
+    sa.UniqueConstraint("artifact_version_id", "collection_id"),
 )
 
 collection_aliases = sa.Table(
     "collection_aliases",
     metadata,
-    sa.Column("registry", _Name, primary_key=True),
-    sa.Column("collection", _Name, primary_key=True),
+    sa.Column("collection_id", _Id, primary_key=True),
     sa.Column("alias", _Name, primary_key=True),  # part of the key, so that it has one holder
     sa.Column("number", sa.Integer, nullable=False),
-    sa.ForeignKeyConstraint(
-        ["registry", "collection", "number"], ["versions.registry", "versions.collection", "versions.number"]
-    ),
-    sa.Index("ix_collection_aliases_number", "registry", "collection", "number"),
+    sa.ForeignKeyConstraint(["collection_id", "number"], ["versions.collection_id", "versions.number"]),
+    sa.Index("ix_collection_aliases_number", "collection_id", "number"),
 )
 
 history = sa.Table(

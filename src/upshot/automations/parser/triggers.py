@@ -11,9 +11,11 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
 from upshot.automations.parser.diagnostics import Diagnostics
 from upshot.automations.parser.document import Invalid, YamlMapping, YamlSequence
 from upshot.automations.parser.model_diagnostics import parse_model
-from upshot.automations.triggers import FILTERS_BY_KIND, PLANNED_KINDS
+from upshot.automations.triggers import FILTERS_BY_KIND, PLANNED_KINDS, STAGE_FILTERS, is_glob
 from upshot.domain.automation import Pattern, Trigger
 from upshot.domain.event import EventKind
+from upshot.domain.stage import parse_stage
+from upshot.errors import InvalidInput
 from upshot.schema.yaml_model import YamlModel, is_template, rule
 from upshot.suggestions import did_you_mean
 from upshot.validation import describe_value, invalid
@@ -99,7 +101,23 @@ def _parse_trigger(word: str, filters: Any, line: int, diagnostics: Diagnostics)
     schema = parse_model(_filters_schema(kind), filters, diagnostics, line=line, root=word)
     if schema is None:
         return None
-    return Trigger(kind, {name: _pattern(getattr(schema, f"{name.replace('-', '_')}_")) for name in filters}, line)
+    patterns = {name: _pattern(getattr(schema, f"{name.replace('-', '_')}_")) for name in filters}
+    for name in STAGE_FILTERS.intersection(patterns):
+        try:
+            patterns[name] = _stage_pattern(patterns[name])
+        except InvalidInput as error:
+            diagnostics.add(filters.key_lines[name], f"{word}.{name}: {error}")
+            return None
+    return Trigger(kind, patterns, line)
+
+
+def _stage_pattern(pattern: Pattern) -> Pattern:
+    """Return a pattern with the names of stages as events have them."""
+    any_of, none_of = (
+        tuple(name if is_glob(name) else parse_stage(name).value for name in names)
+        for names in (pattern.any_of, pattern.none_of)
+    )
+    return Pattern(any_of, none_of)
 
 
 def _pattern(entries: list[str | _NotSchema]) -> Pattern:

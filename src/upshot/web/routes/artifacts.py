@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from upshot.domain.reference import Reference, check_name
 from upshot.domain.registry import ArtifactVersion, Change
-from upshot.resources.artifact import artifact_detail
+from upshot.ports.paging import Page
+from upshot.resources.artifact import ArtifactDetail, artifact_detail
 from upshot.resources.urls import api_path
 from upshot.resources.version import version_json
 from upshot.web.dependencies import WebDependencies
@@ -19,9 +20,15 @@ from upshot.web.schemas.artifacts import (
     ArtifactPage,
     ArtifactVersionDetail,
     ChangedArtifactVersion,
+    LinksPage,
+    LoggedArtifactVersion,
     NewArtifactVersion,
+    NewName,
+    ProjectJson,
+    ProjectPage,
     artifact_version_detail,
 )
+from upshot.web.schemas.registry_filters import ArtifactQuery, ArtifactVersionQuery
 from upshot.web.schemas.requests import PageQuery
 from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
 from upshot.web.schemas.versions import AliasTarget, VersionChange, VersionPage
@@ -44,12 +51,28 @@ def _reference(project: str, artifact: str, version: str) -> str:
     )
 
 
+@router.get("/projects", responses={200: {"model": ProjectPage}, **problem_responses()})
+def list_projects(deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+    """Return the projects, by name."""
+    return json_response(page_json(deps.registry.projects(cursor=query.cursor, limit=query.limit), _project_json))
+
+
+@router.patch("/projects/{project}", responses={200: {"model": ProjectJson}, **problem_responses(403, 404, 409)})
+def rename_project(project: str, body: NewName, deps: Deps, origin: OriginDep) -> Response:
+    """Rename a project. Its artifacts keep their ids, versions and links."""
+    return json_response(_project_json(deps.registry.rename_project(project, body.name, origin=origin).value))
+
+
+def _project_json(name: str) -> ProjectJson:
+    return {"name": name}
+
+
 @router.post(
     _ARTIFACTS,
     status_code=201,
     responses={
-        200: {"model": ChangedArtifactVersion, "description": "The content equals that of the current `latest`."},
-        201: {"model": ChangedArtifactVersion},
+        200: {"model": LoggedArtifactVersion, "description": "The content equals that of the newest version."},
+        201: {"model": LoggedArtifactVersion},
         **problem_responses(409),
     },
 )
@@ -64,23 +87,42 @@ def log_artifact(project: str, body: NewArtifactVersion, deps: Deps, origin: Ori
         manifest=body.manifest,
         description=body.description,
         aliases=body.aliases,
+        version_id=body.id,
         origin=origin,
     )
     location = api_path("projects", project, "artifacts", body.name, "versions", change.value.name)
-    return json_response(_changed(deps, change), 201 if change.created else 200, location=location)
+    logged: LoggedArtifactVersion = {**_changed(deps, change), "metadata_ignored": change.metadata_ignored}
+    return json_response(logged, 201 if change.created else 200, location=location)
 
 
 @router.get(_ARTIFACTS, responses={200: {"model": ArtifactPage}, **problem_responses(404)})
-def list_artifacts(project: str, deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+def list_artifacts(project: str, deps: Deps, query: Annotated[ArtifactQuery, Query()]) -> Response:
     """Return the artifacts of a project, by name."""
-    page = deps.registry.artifacts(project, cursor=query.cursor, limit=query.limit)
+    page = deps.registry.artifacts(project, query.where(), cursor=query.cursor, limit=query.limit)
     return json_response(page_json(page, lambda artifact: artifact_detail(artifact, deps.base_url)))
 
 
+@router.get(_ARTIFACTS + "/{artifact}", responses={200: {"model": ArtifactDetail}, **problem_responses(404)})
+def get_artifact(project: str, artifact: str, deps: Deps) -> Response:
+    """Return an artifact with its aliases in the project."""
+    return json_response(artifact_detail(deps.registry.artifact(project, artifact), deps.base_url))
+
+
+@router.patch(
+    _ARTIFACTS + "/{artifact}", responses={200: {"model": ArtifactDetail}, **problem_responses(403, 404, 409)}
+)
+def rename_artifact(project: str, artifact: str, body: NewName, deps: Deps, origin: OriginDep) -> Response:
+    """Rename an artifact. It keeps its id, versions, aliases and links."""
+    change = deps.registry.rename_artifact(project, artifact, body.name, origin=origin)
+    return json_response(artifact_detail(change.value, deps.base_url))
+
+
 @router.get(_VERSIONS, responses={200: {"model": VersionPage}, **problem_responses(404)})
-def list_artifact_versions(project: str, artifact: str, deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+def list_artifact_versions(
+    project: str, artifact: str, deps: Deps, query: Annotated[ArtifactVersionQuery, Query()]
+) -> Response:
     """Return the versions of an artifact, newest first, without manifests."""
-    page = deps.registry.artifact_versions(project, artifact, cursor=query.cursor, limit=query.limit)
+    page = deps.registry.artifact_versions(project, artifact, query.where(), cursor=query.cursor, limit=query.limit)
     return json_response(page_json(page, lambda version: version_json(version, deps.base_url)))
 
 
@@ -107,6 +149,13 @@ def delete_artifact_version(project: str, artifact: str, version: str, deps: Dep
     """Delete an artifact version and every link to it, unless a protected alias points to one of them."""
     reference = _reference(project, artifact, version)
     return json_response(mutation_result(deps.registry.delete_artifact_version(reference, origin=origin)))
+
+
+@router.get(_VERSION + "/links", responses={200: {"model": LinksPage}, **problem_responses(404)})
+def list_links(project: str, artifact: str, version: str, deps: Deps) -> Response:
+    """Return the versions of collections that are links to the artifact version."""
+    links = deps.registry.links(project, artifact, version)
+    return json_response(page_json(Page(links, None), lambda link: version_json(link, deps.base_url)))
 
 
 @router.put(_VERSION + "/tags/{tag}", responses={200: {"model": ChangedArtifactVersion}, **problem_responses(404)})

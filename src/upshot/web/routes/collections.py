@@ -14,7 +14,7 @@ from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
 from upshot.web.schemas.collections import ChangedCollection, CollectionChange, CollectionPage, NewCollection
-from upshot.web.schemas.requests import PageQuery
+from upshot.web.schemas.registry_filters import CollectionQuery
 from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
 
 router = make_router("collections")
@@ -38,9 +38,9 @@ def create_collection(registry: str, body: NewCollection, deps: Deps, origin: Or
 
 
 @router.get(_COLLECTIONS, responses={200: {"model": CollectionPage}, **problem_responses(404)})
-def list_collections(registry: str, deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+def list_collections(registry: str, deps: Deps, query: Annotated[CollectionQuery, Query()]) -> Response:
     """Return the collections of a registry, by name."""
-    page = deps.registry.collections(registry, cursor=query.cursor, limit=query.limit)
+    page = deps.registry.collections(registry, query.where(), cursor=query.cursor, limit=query.limit)
     return json_response(page_json(page, lambda collection: collection_json(collection, deps.base_url)))
 
 
@@ -54,8 +54,8 @@ def get_collection(registry: str, collection: str, deps: Deps) -> Response:
 def update_collection(
     registry: str, collection: str, body: CollectionChange, deps: Deps, origin: OriginDep
 ) -> Response:
-    """Change the description of a collection."""
-    change = deps.registry.update_collection(registry, collection, description=body.description, origin=origin)
+    """Change the name, the description or the metadata of a collection."""
+    change = deps.registry.update_collection(registry, collection, **body.changes, origin=origin)
     return json_response(_changed(deps, change))
 
 

@@ -38,11 +38,15 @@ def get_registry(registry: str, deps: Deps) -> Response:
 
 
 @router.put(
-    "/registries/{registry}/protected-aliases", responses={200: {"model": RegistryDetail}, **problem_responses()}
+    "/registries/{registry}/protected-aliases", responses={200: {"model": RegistryDetail}, **problem_responses(409)}
 )
 def set_protected_aliases(registry: str, body: ProtectedAliases, deps: Deps, origin: OriginDep) -> Response:
-    """Set which aliases only an admin may add, move or remove. Creates the registry if it does not exist."""
-    settings = deps.registry.protect_aliases(registry, body.patterns, origin=origin)
+    """
+    Set which aliases only an admin and some automations may add, move or remove.
+
+    Creates the registry if it does not exist.
+    """
+    settings = deps.registry.protect_aliases(registry, body.patterns, automations=body.automations, origin=origin)
     return json_response(registry_detail(settings))
 
 

@@ -8,14 +8,22 @@ from fastapi import Query
 from starlette.responses import Response
 
 from upshot.domain.registry import Change, Version
+from upshot.domain.stage import parse_stage
 from upshot.resources.urls import api_path
 from upshot.resources.version import VersionJson, version_json
 from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
-from upshot.web.schemas.requests import PageQuery
+from upshot.web.schemas.registry_filters import VersionQuery
 from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
-from upshot.web.schemas.versions import AliasTarget, ChangedVersion, NewLink, VersionChange, VersionPage
+from upshot.web.schemas.versions import (
+    AliasTarget,
+    ChangedVersion,
+    NewLink,
+    StageChange,
+    VersionChange,
+    VersionPage,
+)
 
 router = make_router("versions")
 
@@ -44,15 +52,17 @@ def link_version(registry: str, collection: str, body: NewLink, deps: Deps, orig
 
     Creates the collection if it does not exist.
     """
-    change = deps.registry.link(registry, collection, body.artifact, aliases=body.aliases, origin=origin)
+    change = deps.registry.link(
+        registry, collection, body.artifact, aliases=body.aliases, link_id=body.id, origin=origin
+    )
     location = api_path("registries", registry, "collections", collection, "versions", change.value.name)
     return json_response(_changed(deps, change), 201 if change.created else 200, location=location)
 
 
 @router.get(_VERSIONS, responses={200: {"model": VersionPage}, **problem_responses(404)})
-def list_versions(registry: str, collection: str, deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+def list_versions(registry: str, collection: str, deps: Deps, query: Annotated[VersionQuery, Query()]) -> Response:
     """Return the versions of a collection, newest first."""
-    page = deps.registry.versions(registry, collection, cursor=query.cursor, limit=query.limit)
+    page = deps.registry.versions(registry, collection, query.where(), cursor=query.cursor, limit=query.limit)
     return json_response(page_json(page, lambda version: version_json(version, deps.base_url)))
 
 
@@ -73,6 +83,22 @@ def update_version(
         version,
         metadata=body.new_metadata,
         description=body.new_description,
+        origin=origin,
+    )
+    return json_response(_changed(deps, change))
+
+
+@router.put(_VERSION + "/stage", responses={200: {"model": ChangedVersion}, **problem_responses(404)})
+def set_stage(
+    *, registry: str, collection: str, version: str, body: StageChange, deps: Deps, origin: OriginDep
+) -> Response:
+    """Move a version to a stage."""
+    change = deps.registry.set_stage(
+        registry,
+        collection,
+        version,
+        parse_stage(body.stage),
+        archive_existing=body.archive_existing,
         origin=origin,
     )
     return json_response(_changed(deps, change))

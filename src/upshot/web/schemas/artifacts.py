@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import Field, model_validator
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from upshot.domain.registry import ArtifactVersion
 from upshot.resources.artifact import ArtifactDetail
@@ -15,7 +16,7 @@ from upshot.web.schemas.responses import MutationResult, NextPage
 
 
 class NewArtifactVersion(RequestBody):
-    """An artifact version to log. Content equal to that of `latest` creates no new version."""
+    """An artifact version to log. Content equal to that of the newest version creates no new version."""
 
     name: str
     artifact_type: str = Field(
@@ -26,6 +27,7 @@ class NewArtifactVersion(RequestBody):
     manifest: dict[str, str] | None = Field(None, description="Content digest by path.")
     description: str = ""
     aliases: list[str] = Field([], description="Aliases in the project, in addition to `latest`.")
+    id: str | None = Field(None, description="Id of the version, `ver_…`. A request with a known id changes nothing.")
 
     @model_validator(mode="before")
     @classmethod
@@ -51,6 +53,36 @@ class ArtifactVersionDetail(VersionJson):
 
 class ChangedArtifactVersion(ArtifactVersionDetail, MutationResult):
     """An artifact version after a mutation."""
+
+
+class LoggedArtifactVersion(ChangedArtifactVersion):
+    """An artifact version that was logged, or the one with equal content."""
+
+    metadata_ignored: bool  #: a version with equal content exists, and it keeps its own metadata
+
+
+class NewName(RequestBody):
+    """A new name."""
+
+    name: str
+
+
+class ProjectJson(TypedDict):
+    """A project."""
+
+    name: str
+
+
+class ProjectPage(NextPage):
+    """A page of projects, by name."""
+
+    items: list[ProjectJson]
+
+
+class LinksPage(NextPage):
+    """All links to an artifact version, sorted by registry and collection, on one page."""
+
+    items: list[VersionJson]
 
 
 def artifact_version_detail(artifact: ArtifactVersion, base_url: str | None) -> ArtifactVersionDetail:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from upshot.resources.collection import CollectionJson
-from upshot.web.schemas.requests import RequestBody
+from upshot.web.schemas.requests import JsonObject, RequestBody
 from upshot.web.schemas.responses import MutationResult, NextPage
 
 
@@ -15,12 +17,21 @@ class NewCollection(RequestBody):
     name: str
     artifact_type: str = Field(description="model, dataset, …; it cannot be changed later.")
     description: str = Field("", description="The model card, in Markdown.")
+    metadata: JsonObject = Field({}, description="Any JSON object.")
 
 
 class CollectionChange(RequestBody):
-    """Changes to a collection."""
+    """Changes to a collection; a field that is left out stays as it is."""
 
-    description: str = Field(description="The model card, in Markdown.")
+    name: str = Field("", description="The new name.")
+    description: str = Field("", description="The model card, in Markdown.")
+    metadata: JsonObject = Field({}, description="A JSON merge patch (RFC 7396): null removes a key.")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The fields that were given, as arguments of `Registry.update_collection`."""
+        names = {"name": "new_name", "description": "description", "metadata": "metadata"}
+        return {argument: getattr(self, name) for name, argument in names.items() if name in self.model_fields_set}
 
 
 class CollectionPage(NextPage):

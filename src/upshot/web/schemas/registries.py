@@ -10,9 +10,10 @@ from upshot.web.schemas.responses import NextPage
 
 
 class ProtectedAliases(RequestBody):
-    """Aliases that only an admin may add, move or remove."""
+    """Aliases that only an admin and some automations may add, move or remove. They replace the earlier ones."""
 
-    patterns: list[str] = Field(description="Globs, such as `prod*`. They replace all earlier patterns.")
+    patterns: list[str] = Field(description="Globs, such as `prod*`.")
+    automations: list[str] = Field([], description="Names of the automations that may also move these aliases.")
 
 
 class RegistryPage(NextPage):

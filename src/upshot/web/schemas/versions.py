@@ -14,6 +14,7 @@ class NewLink(RequestBody):
 
     artifact: str = Field(description="`project/name:v3`, `project/name:alias`, or a version of another collection.")
     aliases: list[str] = Field([], description="Aliases of the new version, in addition to `latest`.")
+    id: str | None = Field(None, description="Id of the link, `lnk_…`. A request with a known id changes nothing.")
 
 
 class VersionChange(RequestBody):
@@ -31,6 +32,13 @@ class VersionChange(RequestBody):
     def new_description(self) -> str | None:
         """The description, or None if it was left out."""
         return self.description if "description" in self.model_fields_set else None
+
+
+class StageChange(RequestBody):
+    """The stage that a version gets."""
+
+    stage: str = Field(description="development, staging, production or archived; MLflow's words also work.")
+    archive_existing: bool = Field(default=False, description="Move the other versions of the stage to `archived`.")
 
 
 class AliasTarget(RequestBody):
