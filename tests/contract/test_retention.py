@@ -215,7 +215,7 @@ def test_the_history_is_kept_unless_it_has_a_retention(world):
 
 def test_errors_of_files_are_removed_when_they_ended_long_ago(world):
     """An error that lasts is kept, however old it is."""
-    row = {"path": "a.yaml", "line": None, "reason": "x", "error_count": 1, "kept": []}
+    row: dict[str, Any] = {"path": "a.yaml", "line": None, "reason": "x", "error_count": 1, "kept": []}
     ends: list[tuple[datetime, datetime | None]] = [(OLD, OLD), (OLD, NOW), (OLD, None)]
     rows = [{**row, "id": new_id("flt", since), "since": since, "until": until} for since, until in ends]
     world.database.write(lambda connection: connection.execute(sa.insert(file_faults), rows))
