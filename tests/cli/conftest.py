@@ -41,7 +41,8 @@ name: fail
 on:
   custom: {name: please-fail}
 steps:
-  - uses: github-dispatch
+  - name: Ask nobody
+    uses: github-dispatch
     with: {repository: acme/missing, token: "{{ secrets.GITHUB_TOKEN }}", event-type: nobody}
 ---
 name: mistaken

@@ -133,7 +133,9 @@ def test_a_failed_execution_can_be_retried_but_not_cancelled(world):
     """The output says why it failed. A retry sends with the same delivery id. A final execution is not cancelled."""
     event_id = world.json("events", "emit", "please-fail", "why=test")["id"]
     execution_id = world.wait_for_execution(event_id, "failed")["id"]
-    assert "404" in world.text("executions", "show", execution_id)
+    shown = world.text("executions", "show", execution_id)
+    assert "404" in shown
+    assert 'step-1 "Ask nobody" (github-dispatch)' in shown
 
     def failed_again():
         execution = world.json("executions", "show", execution_id)

@@ -195,6 +195,7 @@ PROMOTE = dedent(
       alias-added: {alias: production}
     steps:
       - id: say
+        name: Say so
         uses: emit
         with: {name: promoted}
     """

@@ -14,7 +14,7 @@ def test_automations_are_listed_by_name_with_every_mistake(web):
     assert [automation["name"] for automation in listing["items"]] == ["promote", "switched-off"]
     promote, switched_off = listing["items"]
     assert promote["on"] == [{"kind": "alias-added", "filters": {"alias": {"any_of": ["production"], "none_of": []}}}]
-    assert promote["steps"] == [{"id": "say", "uses": "emit"}]
+    assert promote["steps"] == [{"id": "say", "name": "Say so", "uses": "emit"}]
     assert (promote["path"], promote["line"], promote["enabled"]) == ("promote.yaml", 1, True)
     assert switched_off["enabled"] is False
     (broken,) = listing["broken"]

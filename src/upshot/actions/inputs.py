@@ -69,5 +69,5 @@ def literal_secrets(with_: Mapping[str, Any], *keys: str) -> Iterable[InputProbl
 def literal_url_problems(with_: Mapping[str, Any], key: str, check_url: UrlCheck) -> Iterable[InputProblem]:
     """Report a URL that is written into the file and cannot be used."""
     url = with_.get(key)
-    if isinstance(url, str) and not is_template(url) and (problem := check_url(url)):
+    if isinstance(url, str) and not is_template(url) and "\n" not in url and (problem := check_url(url)):
         yield key, problem

@@ -44,6 +44,7 @@ class Launch(Action):
     inputs_model = LaunchInputs
     defers_secrets = True
     has_own_timeout = True
+    program_keys = SECRET_KEYS  # a shell or a program reads them, for which `${NAME}` has a meaning
 
     def __init__(self, config: JobsConfig) -> None:
         self._config = config

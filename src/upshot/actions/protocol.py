@@ -167,7 +167,8 @@ class Action(ActionSpec, Protocol):
     `sends = False` means that it sends nothing to a receiver. Its inputs end up where everyone who reads events or the
     registry can see them, so a file that gives it a secret is invalid.
 
-    `sends_when_overtaken = True` makes `overtaken: send` the default of its steps.
+    `sends_when_overtaken = True` makes `overtaken: send` the default of its steps. `program_keys` are the inputs that
+    a program reads, such as a command: a `${NAME}` in them can be a variable of that program.
 
     An action whose work outlasts an attempt returns Deferred. It can set two more attributes:
     `defers_secrets = True` makes templates produce placeholders (`ActionCall.placeholders`) instead of secrets;

@@ -36,6 +36,21 @@ CONTEXT_FIELDS: Mapping[str, Collection[str]] = {
 }
 _STEP_FIELDS = ("outputs", "state")
 
+#: Names of other systems that have no name of their own here, and what to use.
+_FOREIGN_NAMES: Mapping[str, str] = {
+    "github": "use `event`, `actor`, `collection` and `version`",
+    "matrix": "there is no matrix; write one step for each case",
+    "runner": "a `launch` step runs in a container, whose machine has no name here",
+    "jobs": "the outputs of earlier steps are `steps.ID.outputs`",
+    "artifact_type": "write `artifact.artifact_type`",
+    "model": "write `collection.name`, or `version.reference`",
+    "this": "write the name itself, such as `version.name`",
+    "payload": "the data of a custom event is `event.data`",
+    "data": "the data of a custom event is `event.data`",
+    "metadata": "write `version.metadata`",
+    "outputs": "the outputs of earlier steps are `steps.ID.outputs`",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -60,6 +75,8 @@ class Scope:
                 return "`failure` can be used in `on-failure` steps only"
             if root in STEP_NAMES:
                 return f"`{root}` can be used in steps only; the `if` of an automation sees the event"
+            if root in _FOREIGN_NAMES:
+                return f"{root!r} is unknown; {_FOREIGN_NAMES[root]}"
             return f"{root!r} is unknown{did_you_mean(root, self.names, list_known=False)}"
         if not fields:
             return None

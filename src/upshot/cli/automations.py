@@ -30,7 +30,7 @@ def list_automations(client: Client, output: Output) -> None:
     columns = {
         "automation": lambda automation: automation["name"],
         "on": lambda automation: ", ".join(trigger["kind"] for trigger in automation["on"]),
-        "steps": lambda automation: ", ".join(step["uses"] for step in automation["steps"]),
+        "steps": lambda automation: ", ".join(step["name"] or step["uses"] for step in automation["steps"]),
         "enabled": lambda automation: "yes" if automation["enabled"] else "no",
         "file": lambda automation: f"{_location(automation)}{' (last sound revision)' * automation['kept']}",
     }

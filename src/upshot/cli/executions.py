@@ -164,7 +164,8 @@ def _print_step(client: Client, output: Output, number: int, step: Mapping[str, 
     output.line()
     phase = "" if step["phase"] == "main" else f", {step['phase']}"
     reason = f": {step['reason']}" if step["reason"] else ""
-    output.line(f"step {number}  {step['id']} ({step['uses']}{phase}) is ", output.state(step["state"]), reason)
+    name = f' "{step["name"]}"' if step["name"] else ""
+    output.line(f"step {number}  {step['id']}{name} ({step['uses']}{phase}) is ", output.state(step["state"]), reason)
     if step["job_id"]:
         try:
             job = client.get(api_path("jobs", step["job_id"]))

@@ -49,6 +49,7 @@ class Step:
     id: str  #: from the file, otherwise `step-N` counted from 1 (`on-failure-N` for on-failure steps)
     uses: str  #: name of an action in the catalog
     with_: Mapping[str, Any]  #: plain data whose strings can be templates
+    name: str = ""  #: for people; empty if the author gave none
     condition: str | None = None  #: the `if` expression, without braces
     retry: RetryPolicy = RetryPolicy()
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS  #: for a whole attempt

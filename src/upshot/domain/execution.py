@@ -58,6 +58,7 @@ class StepRecord:
     id: str
     uses: str
     phase: StepPhase = StepPhase.MAIN
+    name: str = ""  #: for people; empty if the author gave none
     state: ExecutionState = ExecutionState.WAITING
     reason: str | None = None
     attempt_count: int = 0  #: number of attempts so far, over all rounds

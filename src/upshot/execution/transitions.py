@@ -113,7 +113,7 @@ def replay(
 def _records(automation: Automation) -> tuple[StepRecord, ...]:
     phases = ((StepPhase.MAIN, automation.steps), (StepPhase.ON_FAILURE, automation.on_failure))
     return tuple(
-        StepRecord(id=step.id, uses=step.uses, phase=phase, ignores_overtaking=step.ignores_overtaking)
+        StepRecord(id=step.id, uses=step.uses, phase=phase, name=step.name, ignores_overtaking=step.ignores_overtaking)
         for phase, steps in phases
         for step in steps
     )
@@ -384,6 +384,7 @@ def retry_by_user(
             record.id,
             record.uses,
             record.phase,
+            record.name,
             attempt_count=record.attempt_count,
             started_at=record.started_at,
             ignores_overtaking=record.ignores_overtaking or force,

@@ -28,6 +28,7 @@ class PlannedStepJson(TypedDict):
     """One item of `steps` or `on-failure`."""
 
     id: str
+    name: str  #: for people; empty if the author gave none
     uses: str
 
 
@@ -97,4 +98,4 @@ def automation_detail(automation: Automation, kept_names: Collection[str] = ()) 
 
 
 def _planned_steps(steps: Iterable[Step]) -> list[PlannedStepJson]:
-    return [{"id": step.id, "uses": step.uses} for step in steps]
+    return [{"id": step.id, "name": step.name, "uses": step.uses} for step in steps]

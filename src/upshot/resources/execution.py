@@ -32,6 +32,7 @@ class StepJson(TypedDict):
     """The state of one step of an execution."""
 
     id: str
+    name: str  #: for people; empty if the author gave none
     uses: str
     phase: str  #: main, or on-failure
     state: str  #: waiting, running, succeeded, failed, cancelled or skipped
@@ -128,6 +129,7 @@ def failed_execution_json(execution: Execution, failed_step: StepRecord | None) 
 def _step_json(step: StepRecord) -> StepJson:
     return {
         "id": step.id,
+        "name": step.name,
         "uses": step.uses,
         "phase": step.phase.value,
         "state": step.state.value,

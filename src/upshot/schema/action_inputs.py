@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Protocol, Self
@@ -12,15 +13,22 @@ from upshot.domain.reference import check_alias, check_name
 from upshot.domain.stage import parse_stage
 from upshot.errors import InvalidInput
 from upshot.schema.yaml_model import (
+    MAX_SHOWN_CHARS,
     RENDERED,
     NonBlank,
+    OneLine,
     TemplatableList,
     TemplatableMapping,
     YamlModel,
     check_not_blank,
+    invalid_template,
+    is_template,
+    one_line,
     rule,
     structure,
+    without_templates,
 )
+from upshot.suggestions import did_you_mean
 from upshot.validation import invalid
 
 InputProblem = tuple[str, str]  #: a mistake in a `with` block: dotted path below `with`, and message
@@ -30,10 +38,16 @@ MAX_CLIENT_PAYLOAD_KEYS = 10  # GitHub's limit for repository_dispatch
 MAX_SLACK_TEXT_CHARS = 40_000  # Slack truncates longer texts
 MAX_SLACK_BLOCKS = 50  # Slack's limit for a message
 
+_WHOLE_AS_JSON = re.compile(r"\s*\{\{-?\s*((?:(?!\}\}).)*?)\s*\|\s*tojson(?:\([^)]*\))?\s*-?\}\}\s*", re.DOTALL)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110: methods and header names
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}")
-_FORBIDDEN_METHODS = frozenset({"CONNECT", "TRACE"})
+#: The methods that a webhook can use: those of RFC 9110, and others that services use, most of them for WebDAV.
+METHODS = (
+    *("POST", "PUT", "PATCH", "GET", "DELETE", "HEAD", "OPTIONS"),
+    *("COPY", "LINK", "LIST", "LOCK", "MERGE", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "PURGE", "QUERY", "REPORT"),
+    *("SEARCH", "SUBSCRIBE", "UNLINK", "UNLOCK", "UNSUBSCRIBE", "NOTIFY"),
+)
 #: Upshot or the HTTP client sets these. Another value would change the meaning of the request.
 _RESERVED_HEADERS = frozenset(
     {
@@ -56,9 +70,10 @@ _RESERVED_HEADERS = frozenset(
 
 
 def _check_method(value: str) -> str | None:
-    if not _TOKEN.fullmatch(value) or value.upper() in _FORBIDDEN_METHODS:
-        return f"{value!r} is not a method that a webhook can use; write POST, PUT, PATCH, GET or DELETE"
-    return None
+    if value.upper() in METHODS:
+        return None
+    guess = did_you_mean(value.upper(), METHODS, list_known=False)
+    return f"{value!r} is not a method that a webhook can use{guess or '; write POST, PUT, PATCH, GET or DELETE'}"
 
 
 def _check_header_value(value: str) -> str | None:
@@ -96,6 +111,31 @@ def _by_registry(check: Callable[[str], object]) -> Callable[[str], str | None]:
     return problem
 
 
+def _check_json_body(body: str) -> str | None:
+    """Return what is wrong with a body that is JSON in a text, and would be sent as one JSON string."""
+    if whole := _WHOLE_AS_JSON.fullmatch(body):
+        return f'would be sent as one string that contains JSON; write `json: "{{{{= {whole[1]} }}}}"`'
+    text = body.strip()
+    if text[:1] + text[-1:] not in ("{}", "[]") or text.startswith(("{{", "{%", "{#")) or not _is_json_template(text):
+        return None
+    remedy = "write it without quotes and without `|`, because JSON is YAML"
+    if not is_template(body) or '"{{' in body:
+        line = " ".join(text.split())
+        remedy = f"{remedy}: `json: {line}`" if len(line) <= MAX_SHOWN_CHARS else remedy
+    return f"would be sent as one string that contains JSON; {remedy}; or write it into a `body-file`"
+
+
+def _is_json_template(text: str) -> bool:
+    """Return whether a text is JSON once its templates are replaced by values."""
+    if "{%" in text:
+        return text[0] == "{"
+    try:
+        json.loads(without_templates(text, "0"), strict=False)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_string_or_list(value: Any) -> bool:
     strings = value if isinstance(value, list) else [value]
     return bool(strings) and all(isinstance(item, str) and item.strip() for item in strings)
@@ -111,11 +151,11 @@ class ActionInputs(YamlModel):
 class WebhookInputs(ActionInputs):
     """An HTTP request."""
 
-    url: NonBlank
-    method: Annotated[str, rule(_check_method)] = "POST"
-    headers: Mapping[str, Annotated[str, rule(_check_header_value)]] = Field(default_factory=dict)
+    url: OneLine
+    method: Annotated[str, one_line(), rule(_check_method)] = "POST"
+    headers: Mapping[str, Annotated[str, one_line(), rule(_check_header_value)]] = Field(default_factory=dict)
     json_: Any = None  #: the body as data. `has_json` distinguishes null, which is a body, from no body
-    body_file: NonBlank | None = None  #: a template file beside the automation; `ActionCall.body` is its rendered text
+    body_file: OneLine | None = None  #: a template file beside the automation; `ActionCall.body` is its rendered text
     signing_secret: StringOrList | None = None  #: several while a secret is rotated
 
     @property
@@ -141,6 +181,14 @@ class WebhookInputs(ActionInputs):
             raise invalid("; ".join(problems))
         return headers
 
+    @field_validator("json_")
+    @classmethod
+    def _check_is_data(cls, body: Any, info: ValidationInfo) -> Any:
+        is_rendered = info.context and info.context.get(RENDERED)
+        if isinstance(body, str) and not is_rendered and (problem := _check_json_body(body)):
+            raise invalid_template(problem)
+        return body
+
     @model_validator(mode="after")
     def _check_body(self) -> Self:
         if self.has_json and self.body_file is not None:
@@ -151,11 +199,11 @@ class WebhookInputs(ActionInputs):
 class GithubDispatchInputs(ActionInputs):
     """A `repository_dispatch` event on GitHub."""
 
-    repository: Annotated[str, rule(_check_repository)]
-    token: NonBlank
-    event_type: Annotated[str, rule(_check_event_type)]
+    repository: Annotated[str, one_line(), rule(_check_repository)]
+    token: OneLine
+    event_type: Annotated[str, one_line(), rule(_check_event_type)]
     client_payload: TemplatableMapping = Field(default_factory=dict)
-    api_url: NonBlank | None = None  #: None uses the setting `UPSHOT_GITHUB_API_URL`
+    api_url: OneLine | None = None  #: None uses the setting `UPSHOT_GITHUB_API_URL`
 
     @field_validator("client_payload")
     @classmethod
@@ -171,12 +219,12 @@ class GithubDispatchInputs(ActionInputs):
 class SlackInputs(ActionInputs):
     """A message to Slack, sent through an incoming webhook or by a bot."""
 
-    webhook: NonBlank | None = None
-    token: NonBlank | None = None
-    channel: NonBlank | None = None
+    webhook: OneLine | None = None
+    token: OneLine | None = None
+    channel: OneLine | None = None
     text: Annotated[str, rule(_check_slack_text)] | None = None
     blocks: TemplatableList | None = None
-    thread_ts: NonBlank | None = None  #: `ts` of the message to reply to; only with a token
+    thread_ts: OneLine | None = None  #: `ts` of the message to reply to; only with a token
 
     @field_validator("blocks")
     @classmethod
@@ -216,9 +264,9 @@ class RequireInputs(ActionInputs):
 class VersionSelector(ActionInputs):
     """Selects a version. Keys that are left out are taken from the event."""
 
-    registry: NonBlank | None = None
-    collection: NonBlank | None = None
-    version: NonBlank | None = None  #: `v3`, or an alias
+    registry: OneLine | None = None
+    collection: OneLine | None = None
+    version: OneLine | None = None  #: `v3`, or an alias
 
 
 class FindVersionInputs(VersionSelector):
@@ -230,13 +278,13 @@ class FindVersionInputs(VersionSelector):
 class AddAliasInputs(VersionSelector):
     """An alias to add to a version."""
 
-    alias: Annotated[str, rule(_by_registry(check_alias))]
+    alias: Annotated[str, one_line(), rule(_by_registry(check_alias))]
 
 
 class AddTagInputs(VersionSelector):
     """A tag to add to a version or a collection."""
 
-    tag: Annotated[str, rule(_by_registry(lambda name: check_name(name, "tag")))]
+    tag: Annotated[str, one_line(), rule(_by_registry(lambda name: check_name(name, "tag")))]
     on_: Literal["version", "collection"] = "version"
 
 
@@ -250,7 +298,7 @@ class SetStageInputs(VersionSelector):
 class EmitInputs(ActionInputs):
     """A custom event to create."""
 
-    name: NonBlank
+    name: OneLine
     data: TemplatableMapping = Field(default_factory=dict)
 
 

@@ -10,11 +10,12 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator, model_vali
 
 from upshot.domain.automation import DEFAULT_ATTEMPTS, DEFAULT_FIRST_SECONDS
 from upshot.schema.quantities import read_duration, show_duration
-from upshot.schema.yaml_model import YamlModel, has_template, quantity, rule
+from upshot.schema.yaml_model import YamlModel, has_template, is_template, quantity, rule
 from upshot.validation import describe_value, invalid
 
 MAX_NAME_CHARS = 128
 MAX_STEP_ID_CHARS = 64
+MAX_STEP_NAME_CHARS = 128
 MAX_ATTEMPTS = 100
 MAX_WAIT_SECONDS = 7 * 86_400.0
 MIN_TIMEOUT_SECONDS = 0.1
@@ -47,6 +48,14 @@ def _check_step_id(step_id: str) -> str | None:
         f"{step_id!r} cannot be used as steps.ID in a template; "
         f"use lower-case letters, digits and underscores, beginning with a letter{remedy}"
     )
+
+
+def _check_step_name(name: str) -> str | None:
+    if is_template(name) or "${{" in name:
+        return "is shown as it is written, so it cannot contain templates; write plain words"
+    if not name.strip() or len(name) > MAX_STEP_NAME_CHARS or not name.strip("\n").isprintable():
+        return f"must be one line of 1 to {MAX_STEP_NAME_CHARS} characters"
+    return None
 
 
 def _check_variable(name: str) -> str:
@@ -130,6 +139,7 @@ class StepSchema(YamlModel):
     """One item of `steps` or `on-failure`. The action's own schema describes `with`."""
 
     id: Annotated[str, rule(_check_step_id)] | None = None
+    name: Annotated[str, rule(_check_step_name), AfterValidator(str.strip)] | None = None  #: for people
     uses: str
     with_: Mapping[str, Any] | None = None
     if_: Condition | None = None

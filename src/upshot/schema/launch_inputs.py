@@ -31,7 +31,17 @@ from upshot.domain.job_options import (
 from upshot.schema.action_inputs import ActionInputs
 from upshot.schema.job_spec import JobOptions
 from upshot.schema.quantities import InvalidQuantity, read_bytes, read_cpus, read_duration, show_bytes, show_duration
-from upshot.schema.yaml_model import OR_TEMPLATE, NonBlank, TemplatableList, YamlModel, is_template, quantity, rule
+from upshot.schema.yaml_model import (
+    OR_TEMPLATE,
+    TEXT_OR_TEMPLATE,
+    NonBlank,
+    TemplatableList,
+    YamlModel,
+    is_template,
+    one_line,
+    quantity,
+    rule,
+)
 from upshot.validation import invalid
 
 MAX_PRIORITY = 100
@@ -123,7 +133,7 @@ def _names(check: TextCheck) -> AfterValidator:
 
 # Any of these can also be a template until it is rendered.
 Argument = Annotated[str, rule(check_argument)]
-Name = Annotated[str, rule(check_name)]
+Name = Annotated[str, one_line(), rule(check_name)]
 Flag = Annotated[bool, OR_TEMPLATE]
 Labels = Annotated[Mapping[str, Argument], _names(check_label), OR_TEMPLATE]
 Priority = Annotated[int, quantity(_read_priority, -MAX_PRIORITY, MAX_PRIORITY, str)]
@@ -184,7 +194,7 @@ def value_schema(option: Option) -> Any:
     """Return the type of an option's value in YAML, with its checks."""
     match option.kind:
         case ValueKind.TEXT:
-            return Annotated[str, rule(option.check or check_argument)]
+            return Annotated[str, one_line(), rule(option.check or check_argument)]
         case ValueKind.WORDS:
             check = AfterValidator(_refuse_empty if not option.can_be_empty else list)
             return Annotated[list[Argument], BeforeValidator(_refuse_command_line), check, OR_TEMPLATE]
@@ -194,7 +204,7 @@ def value_schema(option: Option) -> Any:
         case ValueKind.FLAG:
             return Flag
         case ValueKind.CHOICE:
-            return Annotated[choice_schema(option), OR_TEMPLATE]
+            return Annotated[choice_schema(option), TEXT_OR_TEMPLATE]
         case ValueKind.MOUNTS:
             mount = Annotated[MountInputs, OR_TEMPLATE]
             return Annotated[list[mount], AfterValidator(_refuse_shared_targets), OR_TEMPLATE]

@@ -7,6 +7,7 @@ still templates. Afterwards (`context={RENDERED: True}`) every rule applies. Not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -19,9 +20,20 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+from pydantic_core import PydanticCustomError
 
 from upshot.schema.quantities import InvalidQuantity
 from upshot.validation import describe_value, invalid
+
+MAX_SHOWN_CHARS = 200
+INVALID_TEMPLATE = "invalid_template"  #: kind of an error that concerns a template which is not rendered yet
+
+_TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_TRIM_BEFORE = re.compile(r"\s*\{([{%#])-")
+_TRIM_AFTER = re.compile(r"-([}%#])\}\s*")
+_TYPED = re.compile(r"\s*\{\{=.*\}\}\s*", re.DOTALL)
+_WHOLE = re.compile(r"\s*\{\{-?\s*((?:(?!\}\}|\{\{).)*?)\s*-?\}\}\s*", re.DOTALL)
+_TO_JSON = re.compile(r"\s*\|\s*tojson(\([^)]*\))?\s*$")
 
 RENDERED = "rendered"  #: key of the validation context: true if the data contains no templates any more
 
@@ -53,6 +65,55 @@ def has_template(value: Any) -> bool:
 def can_be_template(value: Any, info: ValidationInfo) -> bool:
     """Return whether a value is a template that is not rendered yet, so that no rule applies to it."""
     return is_template(value) and not (info.context and info.context.get(RENDERED))
+
+
+def invalid_template(reason: str) -> PydanticCustomError:
+    """Return an error about a template itself, whatever it renders to. People read its reason unchanged."""
+    return PydanticCustomError(INVALID_TEMPLATE, "{reason}", {"reason": reason})
+
+
+def without_templates(text: str, replacement: str = "") -> str:
+    """Return a text with a replacement for each of its templates."""
+    return _TEMPLATE.sub(replacement, text)
+
+
+def check_one_line(value: str) -> str | None:
+    """Return what is wrong with a string that must be one line, outside of its templates."""
+    text = without_templates(_TRIM_AFTER.sub(r"\1}", _TRIM_BEFORE.sub(r"{\1", value)))
+    if "\n" not in text and "\r" not in text:
+        return None
+    shown = " ".join(value.split())[:MAX_SHOWN_CHARS]
+    quote = "'" if '"' in shown else '"'
+    return f"contains a line break, as `>` and `|` add one at the end; write it in one line: {quote}{shown}{quote}"
+
+
+def one_line() -> AfterValidator:
+    """Return a validator for a string that must be one line. It applies to templates that are not rendered, too."""
+
+    def validate(value: str, info: ValidationInfo) -> str:
+        if can_be_template(value, info) and (problem := check_one_line(value)):
+            raise invalid_template(problem)
+        if not is_template(value) and "\n" in value and not (info.context and info.context.get(RENDERED)):
+            raise invalid(check_one_line(value) or "")
+        return value
+
+    return AfterValidator(validate)
+
+
+def is_typed_template(value: str) -> bool:
+    """Return whether a template is one expression whose value keeps its type: `{{= … }}`."""
+    return _TYPED.fullmatch(value) is not None
+
+
+def text_for_other_type(value: str) -> str:
+    """Return the message about a template that is a text where something else is required."""
+    return f"cannot be a text, and this would be one; write `{_as_typed(value)}`"
+
+
+def _as_typed(value: str) -> str:
+    """Return the typed form of a template that is one expression."""
+    whole = _WHOLE.fullmatch(value)
+    return f"{{{{= {_TO_JSON.sub('', whole[1])} }}}}" if whole else "{{= … }}"
 
 
 def rule(check: Rule) -> AfterValidator:
@@ -101,8 +162,12 @@ def structure(expected: str, fits: Callable[[Any], bool]) -> PlainValidator:
     """
 
     def validate(value: Any, info: ValidationInfo) -> Any:
-        if not fits(value) and not can_be_template(value, info):
+        if fits(value):
+            return value
+        if not can_be_template(value, info):
             raise invalid(f"must be {expected}, or one expression that returns it: {{{{= … }}}}")
+        if not is_typed_template(value):
+            raise invalid_template(f"must be {expected}, and this would be a text; write `{_as_typed(value)}`")
         return value
 
     return PlainValidator(validate)
@@ -117,9 +182,19 @@ def _unless_template(value: Any, validate: ValidatorFunctionWrapHandler, info: V
     return value if can_be_template(value, info) else validate(value)
 
 
-OR_TEMPLATE = WrapValidator(_unless_template)  #: marks a type that a template may stand for
+def _unless_typed_template(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    if not can_be_template(value, info):
+        return validate(value)
+    if not is_typed_template(value):
+        raise invalid_template(text_for_other_type(value))
+    return value
+
+
+TEXT_OR_TEMPLATE = WrapValidator(_unless_template)  #: marks a word that a template may stand for
+OR_TEMPLATE = WrapValidator(_unless_typed_template)  #: marks another type that one expression may stand for
 
 NonBlank = Annotated[str, rule(check_not_blank)]
+OneLine = Annotated[str, one_line(), rule(check_not_blank)]
 TemplatableMapping = Annotated[
     Mapping[str, Any],
     structure("a mapping", lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value)),

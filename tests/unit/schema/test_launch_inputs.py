@@ -98,7 +98,7 @@ def test_keys_that_are_left_out_set_no_option():
 
 def test_every_value_can_be_a_template():
     """Until it is rendered, its option is unknown. The result of a template is a string, which is then parsed."""
-    template = "{{ vars.x }}"
+    template = "{{= vars.x }}"
     written = {
         "image": template,
         "command": template,

@@ -11,6 +11,7 @@ from upshot.domain.execution import AttemptState, ExecutionState, Receipt, StepP
 from upshot.ids import ExecutionId
 
 _STEP_FIELDS = (
+    "name",
     "reason",
     "attempt_count",
     "failures",

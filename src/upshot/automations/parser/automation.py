@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
 from upshot.automations.parser.document import Document, Invalid, YamlMapping
+from upshot.automations.parser.foreign_keys import automation_remedy
 from upshot.automations.parser.model_diagnostics import parse_model
 from upshot.automations.parser.steps import ParseContext, check_condition, parse_step
 from upshot.automations.parser.triggers import parse_triggers
@@ -50,10 +51,10 @@ def parse_automation(document: Document, path: str, context: ParseContext) -> Au
         )
         return None
     errors_before = diagnostics.count
-    schema = parse_model(AutomationSchema, mapping, diagnostics, remedy=_remedy)
+    schema = parse_model(AutomationSchema, mapping, diagnostics, remedy=_remedy(mapping))
     variables = mapping.mapping("vars")
     triggers = parse_triggers(mapping, diagnostics)
-    check_condition(mapping, scope_of_condition(variables), diagnostics)
+    check_condition(mapping, scope_of_condition(variables), context)
     steps, on_failure = _parse_steps(mapping, variables, context)
     if schema is None or diagnostics.count > errors_before:
         return None
@@ -75,8 +76,9 @@ def parse_automation(document: Document, path: str, context: ParseContext) -> Au
     )
 
 
-def _remedy(key: str) -> str | None:
-    return "this key is not supported yet; remove it" if key in PLANNED_AUTOMATION_KEYS else None
+def _remedy(mapping: YamlMapping) -> Callable[[str], str | None]:
+    foreign = automation_remedy(mapping)
+    return lambda key: "this key is not supported yet; remove it" if key in PLANNED_AUTOMATION_KEYS else foreign(key)
 
 
 def _parse_steps(

@@ -18,6 +18,8 @@ from typing import Any
 import orjson
 import yaml
 
+from upshot.automations.foreign_expressions import rewrite_expression
+
 MAX_FILE_BYTES = 4 * 1024 * 1024  # about ten thousand automations
 MAX_DOCUMENT_CHARS = 256 * 1024
 MAX_NODES = 10_000  # per document
@@ -36,6 +38,8 @@ _INT64 = range(-(2**63), 2**63)
 
 _MARKERS = re.compile(r"^(?:---(?=[ \t\r\n]|\Z)|\.\.\.[ \t]*(?:#.*)?\r?(?:\n|\Z))", re.MULTILINE)
 _PREAMBLE = re.compile(r"(?:[ \t]*(?:[#%].*)?\r?\n)*")
+_EXPRESSION_LINE = re.compile(r"\s*(?:- )?(?P<key>if|that): +(?P<value>.*)")
+_GLOB_LINE = re.compile(r"[:\[,-]\s+\*")
 
 #: Messages of libyaml, and what an author can do.
 _REMEDIES = {
@@ -183,12 +187,29 @@ class _TooLarge(Exception):
         self.reason = reason
 
 
+def _remedy_for_tag(event: Any) -> str:
+    """Say what to write for `!x`, which YAML reads as a tag."""
+    tag: str = event.tag
+    if not tag.startswith("!") or not isinstance(event, yaml.ScalarEvent) or event.style:
+        return "tags are not allowed; put a string in quotes instead"
+    form = rewrite_expression(f"{tag} {event.value}")
+    shown = f"`{form.text}`" if form and form.text else "`not …`"
+    return f"YAML reads `!` as a tag; in an expression write {shown}, and in a filter `{{not: {tag[1:]}}}`"
+
+
 def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
     mark, problem = error.problem_mark, error.problem or "it cannot be parsed"
     if mark is not None:
         lines = text.split("\n")
-        if mark.line < len(lines) and "\t" in lines[mark.line][: mark.column + 1]:
+        line = lines[mark.line] if mark.line < len(lines) else ""
+        if "\t" in line[: mark.column + 1]:
             return "the line is indented with a tab; use spaces"
+        if found := _EXPRESSION_LINE.fullmatch(line):
+            form = rewrite_expression(found["value"])
+            if form and form.text:
+                return f"{' and '.join(form.foreign)} cannot be used here; write `{found['key']}: {form.text}`"
+        if _GLOB_LINE.search(line):
+            return "a value cannot begin with `*`; put it in quotes"
     return next((remedy for message, remedy in _REMEDIES.items() if problem.startswith(message)), problem)
 
 
@@ -215,17 +236,27 @@ class _Reader:
         line = self._line(event)
         self._check_size(event, line, depth)
         if isinstance(event, yaml.AliasEvent):
-            self._report(line, f"alias `*{event.anchor}`: anchors and aliases are not allowed; write the value out")
+            remedy = f'write the value out, or "*{event.anchor}" in quotes if it is a glob'
+            self._report(line, f"alias `*{event.anchor}`: anchors and aliases are not allowed; {remedy}")
             return UNREADABLE
         if event.anchor is not None:
             self._report(line, f"anchor `&{event.anchor}`: anchors and aliases are not allowed; write the value out")
         if event.tag is not None:
-            self._report(line, f"tag `{event.tag}`: tags are not allowed; put a string in quotes instead")
+            self._report(line, f"tag `{event.tag}`: {_remedy_for_tag(event)}")
+            return self._skip(event, depth)
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, line)
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(line, depth)
         return self._mapping(event, line, depth)
+
+    def _skip(self, event: Any, depth: int) -> Invalid:
+        """Read the rest of a value without reporting anything about it."""
+        event.tag = None
+        report, self._report = self._report, lambda _line, _reason: None
+        self._value(event, depth)
+        self._report = report
+        return UNREADABLE
 
     def _check_size(self, event: Any, line: int, depth: int) -> None:
         self._nodes += 1
@@ -306,10 +337,8 @@ class _Reader:
             self._report(line, 'a value that begins with `{{` must be in quotes: "{{ … }}"')
         else:
             self._report(line, "a key must be a string, not a list, a mapping or an alias")
-        report, self._report = self._report, lambda _line, _reason: None
-        self._value(event, depth + 1)
-        self._value(next(self._events), depth + 1)
-        self._report = report
+        self._skip(event, depth + 1)
+        self._skip(next(self._events), depth + 1)
 
     def _key(self, event: Any, line: int, mapping: YamlMapping, depth: int) -> str | None:
         key = self._value(event, depth + 1)

@@ -9,8 +9,11 @@ from pydantic import BaseModel, ValidationError
 
 from upshot.automations.parser.diagnostics import Diagnostics
 from upshot.automations.parser.document import Invalid, YamlMapping, YamlSequence
-from upshot.schema.yaml_model import RENDERED, is_template
+from upshot.schema.yaml_model import INVALID_TEMPLATE, RENDERED, is_template, is_typed_template, text_for_other_type
 from upshot.validation import Path, validation_problems
+
+#: Kinds of pydantic's errors for a string where something else is required.
+_NOT_TEXT = frozenset({"bool_type", "dict_type", "float_type", "int_type", "list_type", "mapping_type", "model_type"})
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -47,8 +50,10 @@ def parse_model(
         for found in error.errors(include_url=False):
             value = found["input"]
             is_known = not isinstance(value, Invalid) and not (has_templates and is_template(value))
-            if is_known or found["type"] == "extra_forbidden":
+            if is_known or found["type"] in ("extra_forbidden", INVALID_TEMPLATE):
                 errors.append(found)
+            elif found["type"] in _NOT_TEXT and not isinstance(value, Invalid) and not is_typed_template(value):
+                errors.append({**found, "type": INVALID_TEMPLATE, "msg": text_for_other_type(value)})
     for path, message in validation_problems(errors, model, data=mapping, remedy=remedy):
         dotted = ".".join(filter(None, (root, *map(str, path))))
         diagnostics.add(line_of_path(mapping, path, line), f"{dotted}: {message}" if dotted else message)

@@ -11,10 +11,17 @@ import orjson
 
 from upshot.automations.parser.diagnostics import Diagnostics
 from upshot.automations.parser.document import Invalid, YamlMapping, YamlSequence
+from upshot.automations.parser.foreign_keys import action_remedy, input_remedy, step_remedy
 from upshot.automations.parser.model_diagnostics import line_of_path, parse_model
-from upshot.automations.sandbox import misplaced_secret
+from upshot.automations.parser.templates import (
+    check_template,
+    comment_problem,
+    placeholder_problem,
+    report_placeholders,
+    report_template_keys,
+)
 from upshot.automations.scope import Scope
-from upshot.automations.template import compile_condition, compile_leaf, compile_text, template_leaves
+from upshot.automations.template import compile_text, template_leaves
 from upshot.domain.automation import DEFAULT_CAP_SECONDS, DEFAULT_TIMEOUT_SECONDS, RetryPolicy, Step
 from upshot.errors import ConfigError, TemplateInvalid
 from upshot.schema.action_inputs import ActionSpec
@@ -55,37 +62,31 @@ class ParseContext:
     is_stored_revision: bool = False  #: valid when it was stored, so actions report new objections only when they run
 
 
-def check_condition(mapping: YamlMapping, scope: Scope, diagnostics: Diagnostics) -> None:
+def check_condition(mapping: YamlMapping, scope: Scope, context: ParseContext) -> None:
     """Report an `if` that does not compile or uses unknown names."""
     condition = mapping.get("if")
     if not isinstance(condition, str) or isinstance(condition, Invalid) or not condition.strip():
         return  # the schema reports a wrong type
-    line = mapping.value_lines["if"]
-    try:
-        compiled = compile_condition(condition, path=diagnostics.path, line=line or None)
-    except TemplateInvalid as error:
-        diagnostics.add_error(error)
-        return
-    for line_within, reason in scope.problems(compiled):
-        diagnostics.add(line and line + line_within - 1, f"if: {reason}")
+    check_template(
+        condition,
+        leaf="if",
+        line=mapping.value_lines["if"] or None,
+        scope=scope,
+        diagnostics=context.diagnostics,
+        is_expression=True,
+        show_forms=not context.is_stored_revision,
+    )
 
 
 def parse_step(mapping: YamlMapping, step_id: str, scope: Scope, context: ParseContext) -> Step | None:
     """Parse one item of `steps` or `on-failure`. Report its mistakes, and return None if there are any."""
     diagnostics, errors_before = context.diagnostics, context.diagnostics.count
     action = _find_action(mapping, context)
-
-    def remedy(key: str) -> str | None:
-        if key == "uses":
-            return f"this field is required{did_you_mean('', context.catalog)}"
-        if key in PLANNED_STEP_KEYS:
-            return "this key is not supported yet; remove it"
-        if action is not None and key in keys_of(action.inputs_model):
-            return f"unknown key; write it under `with`, because it is an input of {action.uses}"
-        return f"unknown key; write `uses: {key}`" if key in context.catalog else None
-
-    schema = parse_model(StepSchema, mapping, diagnostics, remedy=remedy)
+    schema = parse_model(StepSchema, mapping, diagnostics, remedy=_step_remedy(mapping, action, context))
     with_ = mapping.mapping("with")
+    if not context.is_stored_revision:
+        report_placeholders(with_, scope, diagnostics, program_keys=getattr(action, "program_keys", ()))
+        report_template_keys(with_, "with", diagnostics)
     if action is not None:
         if isinstance(mapping.get("with"), YamlMapping | None):
             _check_inputs(with_, mapping.key_lines.get("with", mapping.line), action, context)
@@ -93,9 +94,9 @@ def parse_step(mapping: YamlMapping, step_id: str, scope: Scope, context: ParseC
             remedy_text = "limit the job with `timeout` under `with`"
             diagnostics.add(mapping.key_lines["timeout"], f"timeout: this step waits until its job ends; {remedy_text}")
     lines = dict(_leaf_lines(with_, ""))
-    _check_templates(with_, lines, action, scope, diagnostics)
+    _check_templates(with_, lines, action, scope, context)
     _read_body_file(with_, scope, context)
-    check_condition(mapping, scope, diagnostics)
+    check_condition(mapping, scope, context)
     if schema is None or diagnostics.count > errors_before:
         return None
     retry = schema.retry or RetrySchema()
@@ -103,6 +104,7 @@ def parse_step(mapping: YamlMapping, step_id: str, scope: Scope, context: ParseC
         id=step_id,
         uses=schema.uses,
         with_=orjson.loads(orjson.dumps(with_)),
+        name=schema.name or "",
         condition=schema.if_,
         retry=RetryPolicy(retry.attempts, retry.first, retry.cap or max(DEFAULT_CAP_SECONDS, retry.first)),
         timeout_seconds=schema.timeout or DEFAULT_TIMEOUT_SECONDS,
@@ -115,12 +117,34 @@ def parse_step(mapping: YamlMapping, step_id: str, scope: Scope, context: ParseC
     )
 
 
+def _step_remedy(mapping: YamlMapping, action: ActionSpec | None, context: ParseContext) -> Callable[[str], str | None]:
+    """Return what to say about an unknown or missing key of a step."""
+    foreign_key = step_remedy(mapping)
+
+    def remedy(key: str) -> str | None:
+        if key == "uses" and "run" in mapping:
+            return "this field is required; write `uses: launch` for a step that runs a command"
+        if key == "uses":
+            return f"this field is required{did_you_mean('', context.catalog)}"
+        if key in PLANNED_STEP_KEYS:
+            return "this key is not supported yet; remove it"
+        if action is not None and key in keys_of(action.inputs_model):
+            return f"unknown key; write it under `with`, because it is an input of {action.uses}"
+        if key in context.catalog:
+            return f"unknown key; write `uses: {key}`"
+        return foreign_key(key)
+
+    return remedy
+
+
 def _find_action(mapping: YamlMapping, context: ParseContext) -> ActionSpec | None:
     uses = mapping.get("uses")
     if not isinstance(uses, str) or isinstance(uses, Invalid):
         return None  # the schema reports a wrong type
     if uses not in context.catalog:
         unknown = f"unknown action {uses!r}{did_you_mean(uses, context.catalog)}"
+        if foreign := action_remedy(uses):
+            unknown = f"unknown action {uses!r}; {foreign}"
         planned = f"action {uses!r} is not supported yet"
         context.diagnostics.add(mapping.value_lines["uses"], planned if uses in PLANNED_ACTIONS else unknown)
     return context.catalog.get(uses)
@@ -132,7 +156,8 @@ def _find_action(mapping: YamlMapping, context: ParseContext) -> ActionSpec | No
 def _check_inputs(with_: YamlMapping, line: int, action: ActionSpec, context: ParseContext) -> None:
     """Check what is known before templates are rendered: the action's schema, then its own rules."""
     diagnostics = context.diagnostics
-    parse_model(action.inputs_model, with_, diagnostics, line=line, root="with", has_templates=True)
+    remedy = input_remedy(action.uses, with_)
+    parse_model(action.inputs_model, with_, diagnostics, line=line, root="with", has_templates=True, remedy=remedy)
     if context.is_stored_revision:
         return
     try:
@@ -145,30 +170,27 @@ def _check_inputs(with_: YamlMapping, line: int, action: ActionSpec, context: Pa
 
 
 def _check_templates(
-    with_: YamlMapping, lines: Mapping[str, int], action: ActionSpec | None, scope: Scope, diagnostics: Diagnostics
+    with_: YamlMapping, lines: Mapping[str, int], action: ActionSpec | None, scope: Scope, context: ParseContext
 ) -> None:
     expressions = frozenset[str]() if action is None else action.expressions
-    may_use_secrets = getattr(action, "sends", True)
+    keeps_secrets_from = None if action is None or getattr(action, "sends", True) else action.uses
     for number, (leaf, text, is_expression) in enumerate(template_leaves(with_, expressions)):
         if number == MAX_TEMPLATES:
             reason = f"the step has more than {MAX_TEMPLATES} templates; use a body-file, or a loop in one template"
-            diagnostics.add(lines[leaf], reason)
+            context.diagnostics.add(lines[leaf], reason)
             return
         if isinstance(text, Invalid):
             continue
-        line = lines[leaf] or None
-        try:
-            compiled = compile_leaf(
-                text, path=diagnostics.path, line=line, leaf=f"with.{leaf}", is_expression=is_expression
-            )
-        except TemplateInvalid as error:
-            diagnostics.add_error(error)
-            continue
-        problems = list(scope.problems(compiled))
-        if action is not None and not may_use_secrets and (problem := misplaced_secret(action.uses, compiled.paths)):
-            problems.append(problem)
-        for line_within, reason in problems:
-            diagnostics.add(line and line + line_within - 1, f"with.{leaf}: {reason}")
+        check_template(
+            text,
+            leaf=f"with.{leaf}",
+            line=lines[leaf] or None,
+            scope=scope,
+            diagnostics=context.diagnostics,
+            is_expression=is_expression,
+            keeps_secrets_from=keeps_secrets_from,
+            show_forms=not context.is_stored_revision,
+        )
 
 
 def _read_body_file(with_: YamlMapping, scope: Scope, context: ParseContext) -> None:
@@ -194,6 +216,8 @@ def _read_body_file(with_: YamlMapping, scope: Scope, context: ParseContext) -> 
         return
     for line_within, reason in scope.problems(compiled):
         diagnostics.add_error(TemplateInvalid(path, line_within, reason))
+    if not context.is_stored_revision and (problem := placeholder_problem(text, "", scope) or comment_problem(text)):
+        diagnostics.add_error(TemplateInvalid(path, *problem))
 
 
 def _leaf_lines(value: Any, leaf: str) -> Iterator[tuple[str, int]]:

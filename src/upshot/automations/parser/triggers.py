@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
 
 from upshot.automations.parser.diagnostics import Diagnostics
 from upshot.automations.parser.document import Invalid, YamlMapping, YamlSequence
+from upshot.automations.parser.foreign_keys import kind_remedy, pattern_problem
 from upshot.automations.parser.model_diagnostics import parse_model
 from upshot.automations.triggers import FILTERS_BY_KIND, PLANNED_KINDS, STAGE_FILTERS, is_glob
 from upshot.domain.automation import Pattern, Trigger
@@ -26,12 +27,12 @@ _KINDS = {kind.value: kind for kind in EventKind}
 _EXAMPLE = "write a kind of event, or a list of them: `on: version-linked`, or `on: {alias-added: {alias: production}}`"
 
 
-def _check_glob(value: str) -> str | None:
+def _check_glob(name: str, value: str) -> str | None:
     if is_template(value):
         return "is a pattern, not a template; use `if` for conditions that depend on the event"
     if not value or len(value) > MAX_PATTERN_CHARS:
         return f"must have 1 to {MAX_PATTERN_CHARS} characters; remove the filter to accept anything"
-    return None
+    return pattern_problem(value, name)
 
 
 def _as_list(value: Any) -> Any:
@@ -43,21 +44,23 @@ def _as_list(value: Any) -> Any:
 class _NotSchema(YamlModel):
     """`{not: test-*}`."""
 
-    not_: Annotated[list[Annotated[str, rule(_check_glob)]], BeforeValidator(_as_list)]
+    not_: Annotated[list[Annotated[str, rule(partial(_check_glob, "not"))]], BeforeValidator(_as_list)]
 
 
-_Entry = Annotated[
-    Annotated[str, rule(_check_glob), Tag("glob")] | Annotated[_NotSchema, Tag("mapping")],
-    Discriminator(lambda value: "mapping" if isinstance(value, Mapping | _NotSchema) else "glob"),
-]
-_Filter = Annotated[list[_Entry], BeforeValidator(_as_list)]
+def _filter(name: str) -> Any:
+    """Return the type of a filter: a glob, an exclusion, or a list of these."""
+    entry = Annotated[
+        Annotated[str, rule(partial(_check_glob, name)), Tag("glob")] | Annotated[_NotSchema, Tag("mapping")],
+        Discriminator(lambda value: "mapping" if isinstance(value, Mapping | _NotSchema) else "glob"),
+    ]
+    return Annotated[list[entry], BeforeValidator(_as_list)]
 
 
 @cache
 def _filters_schema(kind: EventKind) -> type[YamlModel]:
     """Return the schema of the filters of a kind of event."""
     fields: dict[str, Any] = {
-        f"{name.replace('-', '_')}_": (_Filter, Field(default_factory=list)) for name in FILTERS_BY_KIND[kind]
+        f"{name.replace('-', '_')}_": (_filter(name), Field(default_factory=list)) for name in FILTERS_BY_KIND[kind]
     }
     return create_model(kind.value, __base__=YamlModel, **fields)
 
@@ -73,16 +76,18 @@ def parse_triggers(automation: YamlMapping, diagnostics: Diagnostics) -> tuple[T
     triggers: list[Trigger | None] = []
     for entry, entry_line in entries:
         if isinstance(entry, str):
-            triggers.append(_parse_trigger(entry, YamlMapping(entry_line), entry_line, diagnostics))
+            triggers.append(_parse_trigger(entry, YamlMapping(entry_line), entry_line, automation, diagnostics))
         elif isinstance(entry, YamlMapping) and entry:
             for kind, filters in entry.items():
-                triggers.append(_parse_trigger(kind, filters, entry.key_lines[kind], diagnostics))
+                triggers.append(_parse_trigger(kind, filters, entry.key_lines[kind], automation, diagnostics))
         else:
             diagnostics.add(entry_line, f"`on` cannot be {describe_value(entry)}; {_EXAMPLE}")
     return tuple(trigger for trigger in triggers if trigger is not None)
 
 
-def _parse_trigger(word: str, filters: Any, line: int, diagnostics: Diagnostics) -> Trigger | None:
+def _parse_trigger(
+    word: str, filters: Any, line: int, automation: YamlMapping, diagnostics: Diagnostics
+) -> Trigger | None:
     if isinstance(word, Invalid) or isinstance(filters, Invalid):
         return None
     kind = _KINDS.get(word)
@@ -90,7 +95,9 @@ def _parse_trigger(word: str, filters: Any, line: int, diagnostics: Diagnostics)
         diagnostics.add(line, f"event kind {word!r} is not supported yet")
         return None
     if kind is None:
-        diagnostics.add(line, f"unknown event kind {word!r}{did_you_mean(word, _KINDS)}")
+        foreign = kind_remedy(word, filters, automation.get("name"))
+        remedy = f"; {foreign}" if foreign else did_you_mean(word, _KINDS)
+        diagnostics.add(line, f"unknown event kind {word!r}{remedy}")
         return None
     if filters is None:
         return Trigger(kind, {}, line)
