@@ -117,9 +117,9 @@ def test_a_stored_revision_with_a_placeholder_can_continue():
 
 EXPRESSIONS = [
     ("version.name == 'v3' && alias == 'production'", 'version.name == "v3" and alias == "production"', True),
-    ("alias == 'x' || !previous", 'alias == "x" or not previous', True),
-    ("!previous == true", "(not previous) == true", True),
-    ("previous ? 'a' : 'b'", '"a" if previous else "b"', "b"),
+    ("alias == 'x' || !event.data.automatic", 'alias == "x" or not event.data.automatic', True),
+    ("!event.data.automatic == true", "(not event.data.automatic) == true", True),
+    ("event.data.automatic ? 'a' : 'b'", '"a" if event.data.automatic else "b"', "b"),
     ("alias === 'production'", 'alias == "production"', True),
     ("version.name !== 'v3'", 'version.name != "v3"', False),
     ("contains(version.aliases, 'production')", '"production" in version.aliases', True),
@@ -153,7 +153,11 @@ def test_an_expression_is_shown_in_upshots_form(written, form, value):
 
     assert shown == form
     assert compile_expression(shown, path="a.yaml").evaluate(context) == value
-    assert f"write `{yaml_line('if', form)}`" in only_message(STEP.format(yaml_line("if", written)))
+    if isinstance(value, bool):
+        assert f"write `{yaml_line('if', form)}`" in only_message(STEP.format(yaml_line("if", written)))
+    else:
+        text = WITH.format("emit", f"name: x\n      data:\n        {yaml_line('a', f'{{{{= {written} }}}}')}")
+        assert f"write `{yaml_line('a', f'{{{{= {form} }}}}')}`" in only_message(text)
 
 
 @pytest.mark.parametrize(
