@@ -33,7 +33,7 @@ def only_message(text):
         ('json: {m: "${artifact_collection_name}"}', 'm: "{{ artifact_collection_name }}"'),
         ('json: {a: [{b: "at ${project_name}"}]}', 'b: "at {{ project_name }}"'),
         ('json: {m: "${version.name}"}', 'm: "{{ version.name }}"'),
-        ('json: {m: "${artifact_verson}"}', 'm: "{{ artifact_version }}"'),
+        ('json: {m: "${artifact_versoin}"}', 'm: "{{ artifact_version }}"'),
         ('json: \'{"m": "${artifact_version}"}\'', 'json: {"m": "{{ artifact_version }}"}'),
         ('headers: {Authorization: "Bearer ${ACCESS_TOKEN}"}', 'Authorization: "Bearer {{ secrets.ACCESS_TOKEN }}"'),
         ("headers: {X: '${{ secrets.X }}'}", 'X: "{{ secrets.X }}"'),
