@@ -21,7 +21,7 @@ from upshot.ports.executions import RevisionStore
 
 log = structlog.get_logger("upshot.automations")
 
-MAX_READ_SECONDS = 0.7  # of one refresh, for parsing what changed; the next one continues
+MAX_READ_SECONDS = 0.5  # of one refresh, for parsing what changed; the next one continues
 RECHECK_SECONDS = 5.0  # while a last sound revision is in force: another worker can have a later one
 
 Signature = tuple[tuple[str, int, int, int], ...]  #: of each file: path, modification time (ns), size, inode

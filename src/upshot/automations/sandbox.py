@@ -29,6 +29,8 @@ MAX_NODES = 4_000  # a template with so many nodes takes about 0.2 s to compile,
 MAX_NESTING = 40  # Python's own compiler fails at about 100 nested brackets
 MAX_NESTED_BLOCKS = 8  # Python's own compiler fails at 20
 
+_OTHER_SPACES = "\x1f\x1e\x1d\x1c\x0b"  # blanks for `{{-` and inside braces, as a carriage return is
+
 _MEMBERSHIP = frozenset({"in", "notin"})
 _LOOP_FIELDS = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
 
@@ -269,6 +271,22 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 SANDBOX = _Sandbox()
+
+
+def parse_text(text: str) -> nodes.Template:
+    """Parse a text, and keep its carriage returns, which Jinja's lexer replaces by line feeds."""
+    substitute = next((char for char in _OTHER_SPACES if char not in text), None)
+    if "\r" not in text or substitute is None:
+        return SANDBOX.parse(text)
+    tree = SANDBOX.parse(text.replace("\r", substitute))
+    for data in tree.find_all(nodes.TemplateData):
+        data.data = data.data.replace(substitute, "\r")
+    for constant in tree.find_all(nodes.Const):
+        if isinstance(constant.value, str):
+            constant.value = constant.value.replace(substitute, "\r")
+    return tree
+
+
 _SIGNATURES = {
     **{("filter", name): inspect.signature(function) for name, function in filters.FILTERS.items()},
     **{("test", name): inspect.signature(function) for name, function in filters.TESTS.items()},

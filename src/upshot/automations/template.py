@@ -36,6 +36,7 @@ from upshot.automations.sandbox import (
     TemplateNotAllowed,
     get_field,
     instrument,
+    parse_text,
     require_defined,
 )
 from upshot.errors import TemplateInvalid
@@ -234,7 +235,7 @@ def _text_program(text: str) -> _PlainText | _Program:
             break
     else:
         return _PlainText(tuple(segments), tuple(paths))
-    return _program(text, lambda: SANDBOX.parse(text))
+    return _program(text, lambda: parse_text(text))
 
 
 @lru_cache(maxsize=50_000)

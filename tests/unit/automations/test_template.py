@@ -260,3 +260,27 @@ def test_the_table_of_filters_is_complete():
 
     assert filters.__doc__
     assert [name for name in (*FILTERS, *TESTS) if f"`{name}" not in filters.__doc__] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("one\r\n{{ version.name | upper }}\r\n", "one\r\nV3\r\n", id="Windows"),
+        pytest.param("one\r{{ version.name | upper }}\r\ntwo\n\r", "one\rV3\r\ntwo\n\r", id="mixed"),
+        pytest.param("{% if true %}\r\na\r\n{% endif %}\r\n", "\r\na\r\n\r\n", id="around blocks"),
+        pytest.param("a \r\n{{- version.name | upper -}}\r\n b", "aV3b", id="a dash removes them"),
+        pytest.param("{{\r\n version.name\r\n| upper }}\r\n", "V3\r\n", id="inside braces"),
+        pytest.param("{{ 'a\r\nb' | upper }}", "A\r\nB", id="inside a string"),
+        pytest.param("{# a\r\nb #}\x1f\r\n{{ version.name | upper }}", "\x1f\r\nV3", id="beside control characters"),
+        pytest.param("{% raw %}{{ a }}\r\n{% endraw %}{{ 1 + 1 }}", "{{ a }}\r\n2", id="raw"),
+    ],
+)
+def test_line_ends_are_kept(text, expected):
+    """What surrounds a template is sent byte for byte, also the line ends of Windows."""
+    assert render(text) == expected
+
+
+@given(st.text(alphabet="ab\r\n\t \x1e\x1f\u2028\ufeff", max_size=40))
+def test_any_text_around_a_template_is_kept(text):
+    """The result is the same as if the template had been cut out of the text."""
+    assert render(f"{text}{{{{ 1 + 1 }}}}{text}") == f"{text}2{text}"
