@@ -6,10 +6,14 @@ import json
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.project.repository import ROOT
 from upshot.cli import main
+from upshot.cli.report_formats import github_annotations
+from upshot.errors import AutomationInvalid
 
 
 def run(*words: str, **environment: str) -> Result:
@@ -116,6 +120,176 @@ def test_validate_prints_every_mistake_with_its_place(tmp_path):
     assert f"{tmp_path}/bad.yaml:4: unknown action 'slak'; did you mean 'slack'?" in result.stdout
     assert f"{tmp_path}/worse.yaml:" in result.stdout
     assert f"{tmp_path}/good.yaml:1: good ok" in result.stdout
+
+
+def broken_folder(tmp_path):
+    folder = tmp_path / "my automations"
+    folder.mkdir()
+    (folder / "a,b.yaml").write_text("name: a\non: custom\nsteps:\n  - uses: emit\n    with: {name: '{{ x %100 }}'}\n")
+    (folder / "empty.yaml").write_text("")
+    return folder
+
+
+def test_validate_annotates_lines_on_github(tmp_path, monkeypatch):
+    """Each mistake is one workflow command with the file, the line and an escaped message."""
+    broken_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    result = run("validate", "my automations", "--format", "github")
+
+    assert result.exit_code == 1
+    first, second, summary = result.stdout.splitlines()
+    assert first.startswith("::error file=my automations/a%2Cb.yaml,line=5,title=upshot validate::with.name: ")
+    assert second.startswith("::error file=my automations/empty.yaml,title=upshot validate::the file is empty")
+    assert summary == "0 automations are valid; 2 mistakes found"
+
+
+def test_workflow_commands_are_one_line():
+    """What ends a command or a property is escaped as GitHub's toolkit does."""
+    (line,) = github_annotations([AutomationInvalid("a:b.yaml", 3, "100 %\nof it: a,b")])
+
+    assert line == "::error file=a%3Ab.yaml,line=3,title=upshot validate::100 %25%0Aof it: a,b"
+
+
+#: What the schema of SARIF 2.1.0 requires of the objects that are used here, which allow no other properties.
+_TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}
+_SARIF = {
+    "type": "object",
+    "required": ["version", "runs"],
+    "additionalProperties": False,
+    "properties": {
+        "$schema": {"type": "string", "format": "uri"},
+        "version": {"enum": ["2.1.0"]},
+        "runs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["tool"],
+                "additionalProperties": False,
+                "properties": {
+                    "columnKind": {"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
+                    "tool": {
+                        "type": "object",
+                        "required": ["driver"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "driver": {
+                                "type": "object",
+                                "required": ["name"],
+                                "additionalProperties": False,
+                                "properties": {
+                                    "name": {"type": "string"},
+                                    "version": {"type": "string"},
+                                    "rules": {
+                                        "type": "array",
+                                        "uniqueItems": True,
+                                        "items": {
+                                            "type": "object",
+                                            "required": ["id"],
+                                            "additionalProperties": False,
+                                            "properties": {
+                                                "id": {"type": "string"},
+                                                "name": {"type": "string"},
+                                                "shortDescription": _TEXT,
+                                                "defaultConfiguration": {
+                                                    "type": "object",
+                                                    "properties": {
+                                                        "level": {"enum": ["none", "note", "warning", "error"]}
+                                                    },
+                                                },
+                                            },
+                                        },
+                                    },
+                                },
+                            }
+                        },
+                    },
+                    "results": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["message"],
+                            "additionalProperties": False,
+                            "properties": {
+                                "ruleId": {"type": "string"},
+                                "ruleIndex": {"type": "integer", "minimum": -1},
+                                "level": {"enum": ["none", "note", "warning", "error"]},
+                                "message": _TEXT,
+                                "partialFingerprints": {
+                                    "type": "object",
+                                    "additionalProperties": {"type": "string"},
+                                },
+                                "locations": {
+                                    "type": "array",
+                                    "items": {
+                                        "type": "object",
+                                        "additionalProperties": False,
+                                        "properties": {
+                                            "physicalLocation": {
+                                                "type": "object",
+                                                "required": ["artifactLocation"],
+                                                "additionalProperties": False,
+                                                "properties": {
+                                                    "artifactLocation": {
+                                                        "type": "object",
+                                                        "additionalProperties": False,
+                                                        "properties": {
+                                                            "uri": {"type": "string", "pattern": "^[^ ]+$"},
+                                                            "uriBaseId": {"type": "string"},
+                                                        },
+                                                    },
+                                                    "region": {
+                                                        "type": "object",
+                                                        "additionalProperties": False,
+                                                        "properties": {"startLine": {"type": "integer", "minimum": 1}},
+                                                    },
+                                                },
+                                            }
+                                        },
+                                    },
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+
+
+def test_validate_writes_sarif(tmp_path, monkeypatch):
+    """The log has the shape of SARIF 2.1.0, and a relative URI and a line for each mistake. No mistake: no result."""
+    broken_folder(tmp_path)
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "good.yaml").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+
+    broken = run("validate", "my automations", "--format", "sarif")
+    log, good = json.loads(broken.stdout), json.loads(run("validate", "good", "--format", "sarif").stdout)
+
+    for written in (log, good):
+        jsonschema.validate(written, _SARIF)
+    assert broken.exit_code == 1
+    (sarif_run,) = log["runs"]
+    first, second = sarif_run["results"]
+    place = first["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"] == {"uri": "my%20automations/a%2Cb.yaml", "uriBaseId": "%SRCROOT%"}
+    assert (place["region"], second["locations"][0]["physicalLocation"]["region"]) == (
+        {"startLine": 5},
+        {"startLine": 1},
+    )
+    assert sarif_run["tool"]["driver"]["rules"][first["ruleIndex"]]["id"] == first["ruleId"] == "automation"
+    assert first["partialFingerprints"] != second["partialFingerprints"]
+    assert good["runs"][0]["results"] == []
+
+
+def test_the_schema_is_printed():
+    """`upshot schema` prints what the file beside the samples contains."""
+    printed = json.loads(run("schema").stdout)
+
+    assert printed["title"] == "Upshot automation"
+    assert printed == json.loads((ROOT / "automations" / "automation.schema.json").read_text())
 
 
 def test_validate_checks_one_file(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 
 import pytest
@@ -33,6 +34,10 @@ def test_init_writes_a_first_automation_that_is_valid(empty_directory):
     assert "upshot receivers" in printed
     assert "upshot up" in printed
     assert "1 automation is valid" in run("validate").stdout
+    schema = json.loads((empty_directory / "automations" / "automation.schema.json").read_text())
+    first = (empty_directory / "automations" / "first.yaml").read_text()
+    assert first.startswith("# yaml-language-server: $schema=automation.schema.json\n")
+    assert schema["title"] == "Upshot automation"
     assert settings_with().egress_allow == "127.0.0.1:9000"
     assert make_secrets(settings_with()).get("HOOK_SECRET").startswith("whsec_")
     for name in ("settings.env", "secrets/HOOK_SECRET"):

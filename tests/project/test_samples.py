@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from pre_commit.clientlib import load_manifest
 
 from tests.project.repository import PAGES, ROOT, tracked_files
 from upshot.actions.catalog import load_catalog
@@ -17,6 +21,7 @@ from upshot.automations.loader import load_folder
 from upshot.automations.matcher import Matcher, MatchResult
 from upshot.automations.scope import CONTEXT_FIELDS
 from upshot.automations.template import compile_tree
+from upshot.cli import main
 from upshot.demo import sample_files
 from upshot.demo.sample_files import SAMPLES as SAMPLE_FILES
 from upshot.demo.sample_files import sample_automations
@@ -132,3 +137,16 @@ def test_every_action_has_an_example():
     used = {step.uses for automation in LOADED.automations for step in (*automation.steps, *automation.on_failure)}
 
     assert not [uses for uses in CATALOG if uses not in used and f"uses: {uses}\n" not in pages]
+
+
+def test_the_pre_commit_hook_is_valid():
+    """pre-commit accepts the manifest, and the command of the hook exists."""
+    (hook,) = load_manifest(ROOT / ".pre-commit-hooks.yaml")
+
+    assert hook["id"] == "upshot-validate"
+    assert hook["language"] == "python"
+    assert hook["pass_filenames"] is False
+    assert re.match(hook["files"], "automations/deploy.yaml")
+    command, *arguments = shlex.split(hook["entry"])
+    assert f'{command} = "upshot.cli:main"' in (ROOT / "pyproject.toml").read_text()
+    assert CliRunner().invoke(main, [*arguments, str(SAMPLES)], prog_name="upshot").exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import click
 
+from upshot.actions.catalog import load_catalog
+from upshot.actions.egress_rules import EgressRules
+from upshot.automations.json_schema import json_schema
 from upshot.cli.settings import settings_file, settings_with
 from upshot.client.endpoint import read_endpoint, write_private
 from upshot.console import Output
@@ -20,7 +24,9 @@ from upshot.settings import Settings
 _RECEIVER = f"127.0.0.1:{DEFAULT_PORT}"
 _SECRET = "HOOK_SECRET"  # noqa: S105 - a name
 _SUFFIXES = {".yaml", ".yml"}
+_SCHEMA = "automation.schema.json"
 _AUTOMATION = f"""\
+# yaml-language-server: $schema={_SCHEMA}
 # Calls a webhook when a version gets the alias `production`. Change it: Upshot loads it again within a second.
 name: tell-my-service
 on:
@@ -105,6 +111,10 @@ def _write_automation(settings: Settings, output: Output) -> None:
         return
     path = directory / "first.yaml"
     _write_if_missing(output, path, "a first automation", lambda path: path.write_text(_AUTOMATION))
+    schema = json.dumps(json_schema(load_catalog(EgressRules())), indent=2)
+    _write_if_missing(
+        output, directory / _SCHEMA, "its schema, for editors", lambda path: path.write_text(f"{schema}\n")
+    )
 
 
 def _write_if_missing(output: Output, path: Path, what: str, write: Callable[[Path], Any]) -> None:

@@ -13,6 +13,7 @@ _COMMANDS = {
     "up": ("upshot.cli.up:up", "Run everything on this machine, in the foreground."),
     "receivers": ("upshot.receivers:main", "Receive, verify and print the requests of automations, to try them."),
     "validate": ("upshot.cli.validate:validate", "Check automation files, and list every mistake."),
+    "schema": ("upshot.cli.schema:schema", "Print a JSON Schema of automation files, for editors."),
     "doctor": ("upshot.cli.doctor:doctor", "Check the installation, and suggest remedies."),
     "registry": ("upshot.cli.registry:registry", "Manage collections, artifacts, links, aliases and tags."),
     "events": ("upshot.cli.events:events", "List, show and follow events; emit custom events."),

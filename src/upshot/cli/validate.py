@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sized
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import click
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.automations.loader import load_file, load_folder, merge
+from upshot.cli.report_formats import github_annotations, sarif
 from upshot.cli.settings import settings_with
 from upshot.console import Output
 from upshot.schema.queues import JobsConfig
@@ -18,8 +20,16 @@ from upshot.wiring.jobs_file import find_jobs_file, load_jobs_config
 
 @click.command()
 @click.argument("path", metavar="[DIR|FILE]", type=click.Path(exists=True, path_type=Path), required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def validate(path: Path | None, as_json: bool) -> None:
+@click.option(
+    "--format",
+    "report_format",
+    type=click.Choice(["text", "json", "github", "sarif"]),
+    default="text",
+    show_default=True,
+    help="github: annotations in a workflow of GitHub Actions. sarif: a log for code scanning.",
+)
+@click.option("--json", "report_format", flag_value="json", help="The same as --format json.")
+def validate(path: Path | None, report_format: str) -> None:
     """
     Check a directory of automation files, or one file of it, and list every mistake.
 
@@ -35,8 +45,13 @@ def validate(path: Path | None, as_json: bool) -> None:
     catalog = load_catalog(EgressRules.parse(settings.egress_allow), jobs_config)
     loaded = merge([load_file(directory, file.name, catalog)]) if file else load_folder(directory, catalog)
     automations, errors = loaded.automations, (*jobs_file_errors, *loaded.errors)
-    output = Output(as_json=as_json)
-    if as_json:
+    output = Output(as_json=report_format != "text")
+    if report_format == "sarif":
+        output.json(sarif(errors))
+    elif report_format == "github":
+        output.raw("".join(f"{line}\n" for line in github_annotations(errors)))
+        output.raw(f"{_summary(automations, errors)}\n")
+    elif report_format == "json":
         output.json(
             {
                 "automations": [
@@ -53,7 +68,11 @@ def validate(path: Path | None, as_json: bool) -> None:
             output.line(f"{jobs_file.as_posix()}: queues {', '.join(jobs_config.queues)} ", output.state("ok"))
         for error in errors:
             output.line(str(error))
-        valid = "1 automation is" if len(automations) == 1 else f"{len(automations)} automations are"
-        mistakes = "1 mistake" if len(errors) == 1 else f"{len(errors)} mistakes"
-        output.line(f"{valid} valid; {mistakes} found")
+        output.line(_summary(automations, errors))
     sys.exit(1 if errors else 0)
+
+
+def _summary(automations: Sized, errors: Sized) -> str:
+    valid = "1 automation is" if len(automations) == 1 else f"{len(automations)} automations are"
+    mistakes = "1 mistake" if len(errors) == 1 else f"{len(errors)} mistakes"
+    return f"{valid} valid; {mistakes} found"

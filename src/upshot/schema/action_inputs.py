@@ -7,14 +7,22 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from upshot.domain.reference import check_alias, check_name
+from upshot.domain.reference import MAX_NAME_CHARS, check_alias, check_name
 from upshot.domain.stage import parse_stage
 from upshot.errors import InvalidInput
 from upshot.schema.yaml_model import (
+    END,
     MAX_SHOWN_CHARS,
+    NO_TEMPLATE,
+    NOT_BLANK,
+    ONE_LINE_TEMPLATE,
+    ONLY_TEMPLATE,
     RENDERED,
+    SECRET,
+    TEMPLATES,
+    JsonSchema,
     NonBlank,
     OneLine,
     TemplatableList,
@@ -38,7 +46,9 @@ MAX_CLIENT_PAYLOAD_KEYS = 10  # GitHub's limit for repository_dispatch
 MAX_SLACK_TEXT_CHARS = 40_000  # Slack truncates longer texts
 MAX_SLACK_BLOCKS = 50  # Slack's limit for a message
 
-_WHOLE_AS_JSON = re.compile(r"\s*\{\{-?\s*((?:(?!\}\}).)*?)\s*\|\s*tojson(?:\([^)]*\))?\s*-?\}\}\s*", re.DOTALL)
+_AS_JSON = r"\s*\{\{-?\s*((?:(?!\}\}).)*?)\s*\|\s*tojson(?:\([^)]*\))?\s*-?\}\}\s*"
+_AS_JSON_PATTERN = f"^{_AS_JSON}$"
+_WHOLE_AS_JSON = re.compile(_AS_JSON, re.DOTALL)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110: methods and header names
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}")
@@ -136,12 +146,24 @@ def _is_json_template(text: str) -> bool:
     return True
 
 
+Url = Annotated[OneLine, JsonSchema({"pattern": rf"^[Hh][Tt][Tt][Pp][Ss]?://\S+{END}"})]
+_HEADER_SCHEMA = {"pattern": rf"^[^\n\r]*{END}", TEMPLATES: ONE_LINE_TEMPLATE}
+_NAME_SCHEMA = {"pattern": r"^[^/\\#?%:\x00-\x1f]+$", "maxLength": MAX_NAME_CHARS}
+_ALIAS_SCHEMA = {**_NAME_SCHEMA, "not": {"pattern": "^v(0|[1-9][0-9]{0,8})$"}}
+_METHOD_SCHEMA = {"pattern": f"^(?:{'|'.join(METHODS)}|{'|'.join(METHODS).lower()})$"}
+_TEXT_SCHEMA = {"type": "string", **NOT_BLANK, TEMPLATES: ONLY_TEMPLATE}  # of signing secrets
+
+
 def _is_string_or_list(value: Any) -> bool:
     strings = value if isinstance(value, list) else [value]
     return bool(strings) and all(isinstance(item, str) and item.strip() for item in strings)
 
 
-StringOrList = Annotated[str | list[str], structure("a string or a list of strings", _is_string_or_list)]
+StringOrList = Annotated[
+    str | list[str],
+    structure("a string or a list of strings", _is_string_or_list),
+    JsonSchema({"anyOf": [_TEXT_SCHEMA, {"type": "array", "minItems": 1, "items": _TEXT_SCHEMA}]}),
+]
 
 
 class ActionInputs(YamlModel):
@@ -151,11 +173,16 @@ class ActionInputs(YamlModel):
 class WebhookInputs(ActionInputs):
     """An HTTP request."""
 
-    url: OneLine
-    method: Annotated[str, one_line(), rule(_check_method)] = "POST"
-    headers: Mapping[str, Annotated[str, one_line(), rule(_check_header_value)]] = Field(default_factory=dict)
-    json_: Any = None  #: the body as data. `has_json` distinguishes null, which is a body, from no body
-    body_file: OneLine | None = None  #: a template file beside the automation; `ActionCall.body` is its rendered text
+    url: Url
+    method: Annotated[str, one_line(), rule(_check_method), JsonSchema(_METHOD_SCHEMA)] = "POST"
+    headers: Mapping[str, Annotated[str, one_line(), rule(_check_header_value), JsonSchema(_HEADER_SCHEMA)]] = Field(
+        default_factory=dict
+    )
+    #: the body as data. `has_json` distinguishes null, which is a body, from no body
+    json_: Annotated[Any, JsonSchema({"not": {"type": "string", "pattern": _AS_JSON_PATTERN}})] = None
+    body_file: Annotated[OneLine, JsonSchema({TEMPLATES: NO_TEMPLATE})] | None = (
+        None  #: a template file beside the automation; `ActionCall.body` is its rendered text
+    )
     signing_secret: StringOrList | None = None  #: several while a secret is rotated
 
     @property
@@ -199,11 +226,15 @@ class WebhookInputs(ActionInputs):
 class GithubDispatchInputs(ActionInputs):
     """A `repository_dispatch` event on GitHub."""
 
-    repository: Annotated[str, one_line(), rule(_check_repository)]
-    token: OneLine
-    event_type: Annotated[str, one_line(), rule(_check_event_type)]
+    repository: Annotated[
+        str, one_line(), rule(_check_repository), JsonSchema({"pattern": f"^(?:{_REPOSITORY.pattern})$"})
+    ]
+    token: Annotated[OneLine, SECRET]
+    event_type: Annotated[
+        str, one_line(), rule(_check_event_type), JsonSchema({**NOT_BLANK, "maxLength": MAX_EVENT_TYPE_CHARS})
+    ]
     client_payload: TemplatableMapping = Field(default_factory=dict)
-    api_url: OneLine | None = None  #: None uses the setting `UPSHOT_GITHUB_API_URL`
+    api_url: Url | None = None  #: None uses the setting `UPSHOT_GITHUB_API_URL`
 
     @field_validator("client_payload")
     @classmethod
@@ -219,8 +250,17 @@ class GithubDispatchInputs(ActionInputs):
 class SlackInputs(ActionInputs):
     """A message to Slack, sent through an incoming webhook or by a bot."""
 
-    webhook: OneLine | None = None
-    token: OneLine | None = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                {"anyOf": [{"required": ["webhook"]}, {"required": ["token", "channel"]}]},
+                {"anyOf": [{"required": ["text"]}, {"required": ["blocks"]}]},
+            ]
+        }
+    )
+
+    webhook: Url | None = None
+    token: Annotated[OneLine, SECRET] | None = None
     channel: OneLine | None = None
     text: Annotated[str, rule(_check_slack_text)] | None = None
     blocks: TemplatableList | None = None
@@ -249,7 +289,8 @@ class SlackInputs(ActionInputs):
 class RequireInputs(ActionInputs):
     """A condition that stops the execution unless it holds."""
 
-    that: Any  #: an expression before rendering, its value afterwards
+    #: an expression before rendering, its value afterwards
+    that: Annotated[Any, JsonSchema({"type": "string", **NOT_BLANK, TEMPLATES: NO_TEMPLATE})]
     otherwise: NonBlank = "the requirement is not met"
 
     @field_validator("that")
@@ -278,13 +319,13 @@ class FindVersionInputs(VersionSelector):
 class AddAliasInputs(VersionSelector):
     """An alias to add to a version."""
 
-    alias: Annotated[str, one_line(), rule(_by_registry(check_alias))]
+    alias: Annotated[str, one_line(), rule(_by_registry(check_alias)), JsonSchema(_ALIAS_SCHEMA)]
 
 
 class AddTagInputs(VersionSelector):
     """A tag to add to a version or a collection."""
 
-    tag: Annotated[str, one_line(), rule(_by_registry(lambda name: check_name(name, "tag")))]
+    tag: Annotated[str, one_line(), rule(_by_registry(lambda name: check_name(name, "tag"))), JsonSchema(_NAME_SCHEMA)]
     on_: Literal["version", "collection"] = "version"
 
 

@@ -9,13 +9,23 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, model_validator
 
 from upshot.domain.automation import DEFAULT_ATTEMPTS, DEFAULT_FIRST_SECONDS
-from upshot.schema.quantities import read_duration, show_duration
-from upshot.schema.yaml_model import YamlModel, has_template, is_template, quantity, rule
+from upshot.schema.quantities import DURATION_SCHEMA, read_duration, show_duration
+from upshot.schema.yaml_model import (
+    DEFINED_AS,
+    TEMPLATE_PATTERN,
+    JsonSchema,
+    YamlModel,
+    has_template,
+    is_template,
+    quantity,
+    rule,
+)
 from upshot.validation import describe_value, invalid
 
 MAX_NAME_CHARS = 128
 MAX_STEP_ID_CHARS = 64
 MAX_STEP_NAME_CHARS = 128
+MAX_STEPS = 50  # per automation, including `on-failure`
 MAX_ATTEMPTS = 100
 MAX_WAIT_SECONDS = 7 * 86_400.0
 MIN_TIMEOUT_SECONDS = 0.1
@@ -28,6 +38,16 @@ PLANNED_STEP_KEYS = frozenset({"approval", "concurrency"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _STEP_ID = re.compile(r"[a-z][a-z0-9_]*")
+
+# The same rules for editors.
+_NAME_SCHEMA = {"pattern": f"^{_NAME.pattern}$", "maxLength": MAX_NAME_CHARS}
+_STEP_ID_SCHEMA = {"pattern": f"^{_STEP_ID.pattern}$", "maxLength": MAX_STEP_ID_CHARS}
+_STEP_NAME_SCHEMA = {"pattern": rf"^(?![\s\S]*{TEMPLATE_PATTERN})[^\n]*\S[^\n]*\n?$", "maxLength": MAX_STEP_NAME_CHARS}
+_CONDITION_SCHEMA = {"type": ["string", "boolean"], "pattern": r"^(?!\s*\$?\{\{)[\s\S]*\S"}  # without braces
+_VARS_SCHEMA = {
+    "propertyNames": {"pattern": f"^{_VARIABLE.pattern}$"},
+    "additionalProperties": {DEFINED_AS: "plain"},
+}
 
 
 def _check_name(name: str) -> str | None:
@@ -115,16 +135,33 @@ def _check_wait(seconds: float) -> float:
     return seconds
 
 
-Condition = Annotated[str, PlainValidator(_parse_condition)]
-Steps = Annotated[list[Annotated[Any, PlainValidator(_check_step)]], BeforeValidator(_check_steps)]
-Wait = Annotated[float, quantity(read_duration, 0, MAX_WAIT_SECONDS, show_duration), AfterValidator(_check_wait)]
-Timeout = Annotated[float, quantity(read_duration, MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, show_duration)]
+Condition = Annotated[str, PlainValidator(_parse_condition), JsonSchema(_CONDITION_SCHEMA)]
+Steps = Annotated[
+    list[Annotated[Any, PlainValidator(_check_step)]],
+    BeforeValidator(_check_steps),
+    JsonSchema({"minItems": 1, "maxItems": MAX_STEPS, "items": {DEFINED_AS: "step"}}),
+]
+Wait = Annotated[
+    float,
+    quantity(read_duration, 0, MAX_WAIT_SECONDS, show_duration),
+    AfterValidator(_check_wait),
+    JsonSchema(DURATION_SCHEMA),
+]
+Timeout = Annotated[
+    float,
+    quantity(read_duration, MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, show_duration),
+    JsonSchema(DURATION_SCHEMA),
+]
 
 
 class RetrySchema(YamlModel):
     """How often a step is attempted, and the waits in between."""
 
-    attempts: Annotated[int, PlainValidator(_check_attempts)] = DEFAULT_ATTEMPTS
+    attempts: Annotated[
+        int,
+        PlainValidator(_check_attempts),
+        JsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPTS}),
+    ] = DEFAULT_ATTEMPTS
     first: Wait = DEFAULT_FIRST_SECONDS
     cap: Wait | None = None  #: None is an hour, or `first` if that is longer
 
@@ -138,26 +175,32 @@ class RetrySchema(YamlModel):
 class StepSchema(YamlModel):
     """One item of `steps` or `on-failure`. The action's own schema describes `with`."""
 
-    id: Annotated[str, rule(_check_step_id)] | None = None
-    name: Annotated[str, rule(_check_step_name), AfterValidator(str.strip)] | None = None  #: for people
+    id: Annotated[str, rule(_check_step_id), JsonSchema(_STEP_ID_SCHEMA)] | None = None
+    #: for people
+    name: Annotated[str, rule(_check_step_name), AfterValidator(str.strip), JsonSchema(_STEP_NAME_SCHEMA)] | None = None
     uses: str
     with_: Mapping[str, Any] | None = None
     if_: Condition | None = None
     retry: RetrySchema | None = None
     timeout: Timeout | None = None
     continue_on_error: bool = False
-    overtaken: Annotated[str, PlainValidator(_check_overtaken)] | None = None  #: None is the default of the action
+    #: None is the default of the action
+    overtaken: Annotated[str, PlainValidator(_check_overtaken), JsonSchema({"enum": ["skip", "send"]})] | None = None
 
 
 class AutomationSchema(YamlModel):
     """One document of an automation file. StepSchema describes its steps, `automations.triggers` its triggers."""
 
-    name: Annotated[str, rule(_check_name)]
+    name: Annotated[str, rule(_check_name), JsonSchema(_NAME_SCHEMA)]
     description: str | None = None
-    on_: Any
+    on_: Annotated[Any, JsonSchema({DEFINED_AS: "on"})]
     if_: Condition | None = None
     vars: (
-        Mapping[Annotated[str, AfterValidator(_check_variable)], Annotated[Any, AfterValidator(_check_plain)]] | None
+        Annotated[
+            Mapping[Annotated[str, AfterValidator(_check_variable)], Annotated[Any, AfterValidator(_check_plain)]],
+            JsonSchema(_VARS_SCHEMA),
+        ]
+        | None
     ) = None
     enabled: bool = True
     steps: Steps

@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import isinf
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
@@ -30,10 +31,24 @@ from upshot.domain.job_options import (
 )
 from upshot.schema.action_inputs import ActionInputs
 from upshot.schema.job_spec import JobOptions
-from upshot.schema.quantities import InvalidQuantity, read_bytes, read_cpus, read_duration, show_bytes, show_duration
+from upshot.schema.quantities import (
+    CPUS_SCHEMA,
+    DURATION_SCHEMA,
+    SIZE_SCHEMA,
+    InvalidQuantity,
+    read_bytes,
+    read_cpus,
+    read_duration,
+    show_bytes,
+    show_duration,
+)
 from upshot.schema.yaml_model import (
+    ANY_TEMPLATE,
     OR_TEMPLATE,
+    SECRET,
+    TEMPLATES,
     TEXT_OR_TEMPLATE,
+    JsonSchema,
     NonBlank,
     TemplatableList,
     YamlModel,
@@ -131,15 +146,28 @@ def _names(check: TextCheck) -> AfterValidator:
     return AfterValidator(validate)
 
 
+def _whole_number(smallest: float, largest: float) -> JsonSchema:
+    """Describe a whole number for editors. It can also be a string of digits, which templates return."""
+    limits = {"minimum": smallest} | ({} if isinf(largest) else {"maximum": largest})
+    number = {"type": "integer", **limits}
+    return JsonSchema({"anyOf": [number, {"type": "string", "pattern": "^-?[0-9]+$"}], TEMPLATES: ANY_TEMPLATE})
+
+
 # Any of these can also be a template until it is rendered.
 Argument = Annotated[str, rule(check_argument)]
 Name = Annotated[str, one_line(), rule(check_name)]
 Flag = Annotated[bool, OR_TEMPLATE]
 Labels = Annotated[Mapping[str, Argument], _names(check_label), OR_TEMPLATE]
-Priority = Annotated[int, quantity(_read_priority, -MAX_PRIORITY, MAX_PRIORITY, str)]
-Count = Annotated[int, quantity(_read_count, 1, MAX_CONCURRENCY, str)]
-Factor = Annotated[float, quantity(_read_factor, 1.01, MAX_GROWTH, str)]
-Size = Annotated[int, quantity(read_bytes, 0, float("inf"), show_bytes)]
+Priority = Annotated[
+    int, quantity(_read_priority, -MAX_PRIORITY, MAX_PRIORITY, str), _whole_number(-MAX_PRIORITY, MAX_PRIORITY)
+]
+Count = Annotated[int, quantity(_read_count, 1, MAX_CONCURRENCY, str), _whole_number(1, MAX_CONCURRENCY)]
+Factor = Annotated[
+    float,
+    quantity(_read_factor, 1.01, MAX_GROWTH, str),
+    JsonSchema({"type": "number", "minimum": 1.01, "maximum": MAX_GROWTH, TEMPLATES: ANY_TEMPLATE}),
+]
+Size = Annotated[int, quantity(read_bytes, 0, float("inf"), show_bytes), JsonSchema(SIZE_SCHEMA)]
 
 
 class MountInputs(YamlModel):
@@ -154,7 +182,7 @@ class ImagePullCredentialsInputs(YamlModel):
     """Credentials for pulling the image."""
 
     username: NonBlank
-    password: NonBlank
+    password: Annotated[NonBlank, SECRET]
 
 
 class MemoryGrowthInputs(YamlModel):
@@ -184,6 +212,23 @@ _AMOUNTS: Mapping[ValueKind, tuple[type, Callable[[Any], Any], Callable[[Any], s
 }
 
 
+def _amount_schema(option: Option) -> JsonSchema:
+    """Describe an amount for editors."""
+    match option.kind:
+        case ValueKind.BYTES:
+            return JsonSchema(SIZE_SCHEMA)
+        case ValueKind.SECONDS:
+            return JsonSchema(DURATION_SCHEMA)
+        case ValueKind.CPUS:
+            return JsonSchema({**CPUS_SCHEMA, TEMPLATES: ANY_TEMPLATE})
+        case ValueKind.GPUS:
+            number = {"type": "integer", "minimum": 0, "maximum": option.largest}
+            text = {"type": "string", "pattern": "^(all|[0-9]+)$"}
+            return JsonSchema({"anyOf": [number, text], TEMPLATES: ANY_TEMPLATE})
+        case _:
+            return _whole_number(option.smallest, option.largest)
+
+
 def choice_schema(option: Option) -> Any:
     """Return the type of one of the words of an option."""
     words = tuple(choice.value for choice in option.choices or ())
@@ -197,9 +242,11 @@ def value_schema(option: Option) -> Any:
             return Annotated[str, one_line(), rule(option.check or check_argument)]
         case ValueKind.WORDS:
             check = AfterValidator(_refuse_empty if not option.can_be_empty else list)
-            return Annotated[list[Argument], BeforeValidator(_refuse_command_line), check, OR_TEMPLATE]
+            smallest = JsonSchema({} if option.can_be_empty else {"minItems": 1})
+            return Annotated[list[Argument], BeforeValidator(_refuse_command_line), check, smallest, OR_TEMPLATE]
         case ValueKind.TEXTS:
-            texts = Mapping[str, str] if option.can_hold_nul else Mapping[str, Argument]
+            # Only the secret files can hold any character.
+            texts = Mapping[str, Annotated[str, SECRET]] if option.can_hold_nul else Mapping[str, Argument]
             return Annotated[texts, _names(option.check or check_argument), OR_TEMPLATE]
         case ValueKind.FLAG:
             return Flag
@@ -214,7 +261,8 @@ def value_schema(option: Option) -> Any:
             return Annotated[KubernetesInputs, OR_TEMPLATE]
         case _:
             number, read, show = _AMOUNTS[option.kind]
-            return Annotated[number, quantity(read, option.smallest, option.largest, show)]
+            described = _amount_schema(option)
+            return Annotated[number, quantity(read, option.smallest, option.largest, show), described]
 
 
 def with_keys(schemas: Mapping[str, Any]) -> Callable[[type[M]], type[M]]:

@@ -10,6 +10,8 @@ MAX_BYTES = 2**50  # a pebibyte: more is a mistake
 MAX_CPUS = 4096
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
+#: For editors: a duration longer than 0s.
+DURATION_SCHEMA = {"type": "string", "pattern": rf"^(?!0+(?:\.0+)?[a-z]){_DURATION.pattern}$"}
 _UNIT_SECONDS: Mapping[str, float] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 _SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,9})?)([A-Za-z]*)")
@@ -18,6 +20,8 @@ _UNIT_BYTES: Mapping[str, int] = {
     **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", start=1)},
     **{f"{letter}B": 1000**power for power, letter in enumerate("kMGT", start=1)},
 }
+#: For editors: what `read_bytes` accepts.
+SIZE_SCHEMA = {"type": "string", "pattern": rf"^\s*[0-9]{{1,16}}(?:\.[0-9]{{1,9}})?({'|'.join(_UNIT_BYTES)})?\s*$"}
 #: Units that Kubernetes and Docker use, or that people write in a hurry, by the unit that they stand for.
 _OTHER_UNITS: Mapping[str, str] = {
     **{f"{letter}i": f"{letter}iB" for letter in "KMGT"},
@@ -26,6 +30,12 @@ _OTHER_UNITS: Mapping[str, str] = {
 }
 
 _CPUS = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,6})?")
+CPUS_SCHEMA = {  #: for editors
+    "anyOf": [
+        {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_CPUS},
+        {"type": "string", "pattern": f"^{_CPUS.pattern}$"},
+    ]
+}
 _MILLICPUS = re.compile(r"([0-9]{1,7})m")
 
 

@@ -15,6 +15,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    GetJsonSchemaHandler,
     PlainValidator,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -38,6 +39,37 @@ _TO_JSON = re.compile(r"\s*\|\s*tojson(\([^)]*\))?\s*$")
 RENDERED = "rendered"  #: key of the validation context: true if the data contains no templates any more
 
 Rule = Callable[[str], str | None]  #: returns what is wrong with a value, or None
+
+
+class JsonSchema:
+    """
+    Describes a type for `upshot schema`, where a validator says nothing.
+
+    Args:
+        keywords: Of JSON Schema. They are added to those that the type has already. `TEMPLATES` and `PLAIN_TEXT` say
+            how a template can stand for the value.
+    """
+
+    def __init__(self, keywords: Mapping[str, Any]) -> None:
+        self._keywords = keywords
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), **self._keywords}
+
+
+DEFINED_AS = "x-defined-as"  #: keyword: the definition of the whole schema that describes the value
+TEMPLATES = "x-templates"  #: keyword: what kind of template can stand for the value
+ANY_TEMPLATE = "any"  #: a text with templates, such as `{{ vars.memory }}`
+NO_TEMPLATE = "none"  #: the value is read when the file is loaded, or it is an expression
+ONLY_TEMPLATE = "only"  #: a secret: it must not be written into the file
+
+TEMPLATE_PATTERN = r"\{[{%#]"  #: what a text contains if it is a template
+NOT_BLANK = {"pattern": r"\S"}
+#: One line with or without templates, whose `-` can remove line breaks.
+ONE_LINE_TEMPLATE = "one-line"
+END = r"(?![\s\S])"  #: in a pattern: the end of the text. `$` also matches before a last line break in Python
+ONE_LINE = {"pattern": rf"^[^\n\r]*\S[^\n\r]*{END}", TEMPLATES: ONE_LINE_TEMPLATE}
+SECRET = JsonSchema({TEMPLATES: ONLY_TEMPLATE})
 
 
 class YamlModel(BaseModel):
@@ -193,10 +225,13 @@ def _unless_typed_template(value: Any, validate: ValidatorFunctionWrapHandler, i
 TEXT_OR_TEMPLATE = WrapValidator(_unless_template)  #: marks a word that a template may stand for
 OR_TEMPLATE = WrapValidator(_unless_typed_template)  #: marks another type that one expression may stand for
 
-NonBlank = Annotated[str, rule(check_not_blank)]
-OneLine = Annotated[str, one_line(), rule(check_not_blank)]
+NonBlank = Annotated[str, rule(check_not_blank), JsonSchema(NOT_BLANK)]
+OneLine = Annotated[str, one_line(), rule(check_not_blank), JsonSchema(ONE_LINE)]
 TemplatableMapping = Annotated[
     Mapping[str, Any],
     structure("a mapping", lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value)),
+    JsonSchema({"type": "object"}),
 ]
-TemplatableList = Annotated[list[Any], structure("a list", lambda value: isinstance(value, list))]
+TemplatableList = Annotated[
+    list[Any], structure("a list", lambda value: isinstance(value, list)), JsonSchema({"type": "array"})
+]

@@ -16,10 +16,8 @@ from upshot.automations.parser.triggers import parse_triggers
 from upshot.automations.scope import scope_of_condition, scope_of_step
 from upshot.domain.automation import Automation, Step
 from upshot.ids import RevisionId
-from upshot.schema.automation_file import PLANNED_AUTOMATION_KEYS, AutomationSchema
+from upshot.schema.automation_file import MAX_STEPS, PLANNED_AUTOMATION_KEYS, AutomationSchema
 from upshot.validation import describe_value
-
-MAX_STEPS = 50  # per automation, including `on-failure`
 
 
 def revision_of(source: Mapping[str, Any], body_files: Mapping[str, str]) -> RevisionId:
