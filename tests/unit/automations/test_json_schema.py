@@ -52,14 +52,12 @@ def cases() -> Iterator[tuple[str, str]]:
                 rows = mark.args[1] if mark.name == "parametrize" else ()
                 for row in rows:
                     values = getattr(row, "values", row)
-                    for text in values if isinstance(values, tuple) else (values,):
-                        yield f"{module.__name__}.{name}", text
+                    texts = values if isinstance(values, tuple) else (values,)
+                    yield from ((f"{module.__name__}.{name}", text) for text in texts if isinstance(text, str))
 
 
 CASES = [
-    (name, text)
-    for name, text in cases()
-    if isinstance(text, str) and "\n" in text and "name:" in text and "{}" not in text and documents(text)
+    (name, text) for name, text in cases() if "\n" in text and "name:" in text and "{}" not in text and documents(text)
 ]
 
 
