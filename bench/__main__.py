@@ -15,6 +15,7 @@ from pathlib import Path
 import uvloop
 
 from bench.growth import Growth, fill, measure_growth
+from bench.hold import measure_hold, write_automations
 from bench.load import Load
 from bench.matching import measure_matching
 from bench.measures import (
@@ -33,7 +34,7 @@ from tests.servers import Postgres, Redis, find_postgres
 
 _RESULTS = Path("bench-results")
 _IDLE_SECONDS = 5.0
-_PARTS = ("latency", "mutations", "isolation", "burst", "backlog", "memory", "matching")
+_PARTS = ("latency", "mutations", "isolation", "burst", "backlog", "hold", "memory", "matching")
 _LONG_PARTS = ("growth",)  # measured only on request, because they take minutes
 _DATABASES = ("sqlite", "postgresql")
 
@@ -129,6 +130,10 @@ class _Bench:
                             rate = uvloop.run(self._measure_backlog(system, ports, targets))
                         self.report.add_rate(database, name, rate)
 
+                if "hold" in self.only:
+                    with _system(directory / "hold", new_database(), ports, watch=True) as system:
+                        _log(f"{database}: hostile events, conditions, templates and responses")
+                        uvloop.run(self._measure_hold(database, system, ports))
                 if "growth" in self.only:
                     with _system(directory / "growth", new_database(), ports) as system:
                         _log(f"{database}: insert {self.size.growth_rows:,} events and executions")
@@ -173,6 +178,14 @@ class _Bench:
             self.report.add_latency(database, "alone", alone)
             self.report.add_latency(database, "beside-hanging", beside)
 
+    async def _measure_hold(self, database: str, system: BenchSystem, ports: Ports) -> None:
+        write_automations(system.automations, ports)
+        system.start_worker("worker-1")
+        async with Load(system, ports) as load:
+            await load.wait_until_ready()
+            await asyncio.sleep(_IDLE_SECONDS)
+            self.report.holds[database] = await measure_hold(load, system)
+
     async def _measure_burst(self, database: str, system: BenchSystem, ports: Ports) -> None:
         async with Load(system, ports) as load:
             await load.wait_until_ready()
@@ -185,11 +198,15 @@ class _Bench:
 
 
 @contextmanager
-def _system(directory: Path, database_url: str | None, ports: Ports) -> Iterator[BenchSystem]:
+def _system(directory: Path, database_url: str | None, ports: Ports, *, watch: bool = False) -> Iterator[BenchSystem]:
     """Start a fresh installation with its own Redis, and wait until its web process answers."""
     redis_directory = directory / "redis"
     redis_directory.mkdir(parents=True)
-    with Redis(redis_directory) as redis, BenchSystem(directory / "system", redis, database_url, ports) as system:
+    system_directory = directory / "system"
+    with (
+        Redis(redis_directory) as redis,
+        BenchSystem(system_directory, redis, database_url, ports, watch=watch) as system,
+    ):
         system.start_web()
         yield system
 

@@ -19,6 +19,7 @@ from tests.system import TOKEN
 REGISTRY = "model"
 EVENTS_PER_REQUEST = 1000  # the API's maximum for one list
 _DIGEST = "sha256:" + "0" * 64
+_LARGE_EVENTS_PER_REQUEST = 40  # of 64 KB; a request can have 6 MB
 _LINKERS = 8  # concurrent requests that link versions
 _STALLED_SECONDS = 30.0  # without a new delivery; the missing ones are then considered lost
 _SETTLE_SECONDS = 1.0  # after the last expected delivery; a duplicate would still arrive
@@ -102,6 +103,21 @@ class Load:
         """Add an alias. The mutation causes one delivery, whose tag is the alias."""
         path = f"/registries/{REGISTRY}/collections/{collection}/aliases/{tag}"
         await self.request("PUT", path, {"version": "v0"})
+
+    async def emit_data(self, name: str, data: Any, count: int) -> list[str]:
+        """Emit custom events with the same data, a few in each request, and return their ids."""
+        event_ids: list[str] = []
+        while len(event_ids) < count:
+            number = min(_LARGE_EVENTS_PER_REQUEST, count - len(event_ids))
+            response = await self.request("POST", "/events", [{"name": name, "data": data}] * number)
+            event_ids += response["event_ids"]
+        return event_ids
+
+    async def wait_until_matched(self) -> None:
+        """Wait until no event is unmatched."""
+        while json.loads(await self.get(f"{self._system.url}/readyz"))["unmatched_events"]:
+            self._system.check_alive()
+            await asyncio.sleep(0.1)
 
     async def emit(self, ports_by_tag: Sequence[tuple[str, int]], name: str = "bench") -> None:
         """Emit custom events. Each causes one delivery with a tag to a port of the receiver."""

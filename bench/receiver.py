@@ -3,8 +3,9 @@ The receiver of all deliveries: a separate process that is as fast as possible a
 
 Run as `python -m bench.receiver`. It prints its ports as one line of JSON, and serves until its standard
 input ends. It records each POST and answers 200, on the slow ports after two seconds, on the steady port after
-0.2 seconds. The hanging ports accept connections, and neither record nor answer. `GET /count` returns the number of
-recorded requests. `GET /take` returns the recorded requests and forgets them.
+0.2 seconds, and on the large port with a megabyte of JSON. The hanging ports accept connections, and neither record
+nor answer. `GET /count` returns the number of recorded requests. `GET /take` returns the recorded requests and
+forgets them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ STEADY_SECONDS = 0.2
 HANGING_PORTS = 10
 
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
+# Many small values, and an integer beyond 64 bits, which the fastest parsers cannot keep.
+_LARGE = b"[" + 200_000 * b'"a",' + b"123456789012345678901234567890]"
+_LARGE_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(_LARGE) + _LARGE
 
 
 @dataclass(slots=True)
@@ -40,8 +44,9 @@ class ReceivedLog:
 class Receiver(asyncio.Protocol):
     """One connection. Its requests come one after the other, with a Content-Length."""
 
-    def __init__(self, log: ReceivedLog, wait_seconds: float) -> None:
+    def __init__(self, log: ReceivedLog, wait_seconds: float, response: bytes = _OK) -> None:
         self._log = log
+        self._response = response
         self._wait_seconds = wait_seconds
         self._unread = b""
         self._transport: Any = None
@@ -65,9 +70,9 @@ class Receiver(asyncio.Protocol):
             if head[0].startswith(b"POST"):
                 self._log.requests.append((now, headers.get(b"webhook-id", b"").decode(), body.decode()))
                 if self._wait_seconds:
-                    asyncio.get_running_loop().call_later(self._wait_seconds, self._write, _OK)
+                    asyncio.get_running_loop().call_later(self._wait_seconds, self._write, self._response)
                 else:
-                    self._write(_OK)
+                    self._write(self._response)
             else:
                 self._report(head[0])
 
@@ -90,7 +95,7 @@ async def serve() -> None:
     loop = asyncio.get_running_loop()
     log = ReceivedLog([])
     waits = {"fast": [0.0] * FAST_PORTS, "slow": [SLOW_SECONDS] * SLOW_PORTS, "steady": [STEADY_SECONDS]}
-    ports: dict[str, list[int]] = {name: [] for name in (*waits, "hanging")}
+    ports: dict[str, list[int]] = {name: [] for name in (*waits, "large", "hanging")}
 
     async def listen(name: str, make_protocol: Callable[[], asyncio.Protocol]) -> None:
         server = await loop.create_server(make_protocol, "127.0.0.1", 0, backlog=4096)
@@ -99,6 +104,7 @@ async def serve() -> None:
     for name, seconds in waits.items():
         for wait in seconds:
             await listen(name, partial(Receiver, log, wait))
+    await listen("large", partial(Receiver, log, 0.0, _LARGE_OK))
     for _ in range(HANGING_PORTS):
         await listen("hanging", asyncio.Protocol)
     print(json.dumps(ports), flush=True)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.growth import Growth
+from bench.hold import Hold
 from bench.measures import Latency, Rate
 
 # By row: its title, the required figure, and the goal, for two cores that run all processes.
@@ -43,6 +44,7 @@ class Report:
     rates: dict[str, dict[str, Rate]] = field(default_factory=dict)  #: by database and measurement
     memory: dict[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)  #: by database and process
     growth: dict[str, Growth] = field(default_factory=dict)  #: by database
+    holds: dict[str, Hold] = field(default_factory=dict)  #: by database
     matching: Mapping[int, float] = field(default_factory=dict)  #: microseconds per event, by number of automations
     notes: list[str] = field(default_factory=list)
 
@@ -64,7 +66,7 @@ class Report:
     def print(self) -> None:
         """Print the table."""
         console = Console(width=150 if not os.isatty(1) else None)
-        databases = list(dict.fromkeys([*self.latencies, *self.rates, *self.memory, *self.growth]))
+        databases = list(dict.fromkeys([*self.latencies, *self.rates, *self.memory, *self.growth, *self.holds]))
         table = Table(title=", ".join(str(value) for value in self.machine.values()))
         for title in ("what", *databases, "required", "goal"):
             table.add_column(title, overflow="fold")
@@ -75,6 +77,10 @@ class Report:
         for title, goal in _GROWTH_ROWS.items():
             if self.growth:
                 cells = [_growth_cells(self.growth[name])[title] if name in self.growth else "" for name in databases]
+                table.add_row(title, *cells, goal, goal)
+        for title, goal in _HOLD_ROWS.items():
+            if self.holds:
+                cells = [_hold_cells(self.holds[name])[title] if name in self.holds else "" for name in databases]
                 table.add_row(title, *cells, goal, goal)
         for count, microseconds in self.matching.items():
             required, goal = _MATCHING_TARGETS.get(count, ("", ""))
@@ -127,6 +133,32 @@ def _growth_cells(growth: Growth) -> Mapping[str, str]:
         f"{growth.pruning_stall:.0f} ms; {growth.pruning_p99:.0f} ms; {growth.pruned_per_second:,.0f}/s",
     )
     return dict(zip(_GROWTH_ROWS, cells, strict=True))
+
+
+#: By title: the goal.
+_HOLD_ROWS = {
+    "the longest piece of work on a worker's event loop, hostile load": "5 ms",
+    "the same on the web process's event loop": "5 ms",
+    "the longest garbage collection of the worker meanwhile": "",
+    "the slowest /healthz beside GET /events/{event_id}; alone": "",
+}
+
+
+def _hold_cells(hold: Hold) -> Mapping[str, str]:
+    def longest(process: str) -> str:
+        load, (took, what) = max(
+            ((name, piece) for name, piece in hold.pieces.items() if name.startswith(process)),
+            key=lambda item: item[1][0],
+        )
+        return f"{took:.1f} ms ({load}: {what.rpartition(' > ')[2] or 'nothing above 1 ms'})"
+
+    cells = (
+        longest("worker"),
+        longest("web"),
+        f"{hold.collection_ms:.1f} ms",
+        f"{hold.beside_explanation_ms:.1f} ms; {hold.without_explanation_ms:.1f} ms",
+    )
+    return dict(zip(_HOLD_ROWS, cells, strict=True))
 
 
 def _memory_cell(processes: Mapping[str, Mapping[str, float]]) -> str:

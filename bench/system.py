@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from typing_extensions import override
+
+from bench.watched import COLLECTION, PIECES
 from tests.servers import Redis
 from tests.system import System
 from upshot.settings import Settings
@@ -22,6 +25,7 @@ class Ports:
     fast: tuple[int, ...]
     slow: tuple[int, ...]
     steady: tuple[int, ...]  #: one port that answers after 0.2 s
+    large: tuple[int, ...]  #: one port that answers with a megabyte of JSON
     hanging: tuple[int, ...]  #: ports that never answer
 
 
@@ -90,11 +94,15 @@ class BenchSystem(System):
         redis: A running server without data.
         database_url: The URL of a database, or None for SQLite in the directory.
         ports: The ports of the receiver, for the automations.
+        watch: Record how long the pieces of work on the event loops take (see `bench.watched`).
     """
 
-    def __init__(self, directory: Path, redis: Redis, database_url: str | None, ports: Ports) -> None:
+    def __init__(
+        self, directory: Path, redis: Redis, database_url: str | None, ports: Ports, *, watch: bool = False
+    ) -> None:
         automations = {"bench.yaml": _AUTOMATIONS.format(port=ports.fast[0])}
         automations |= {f"hanging-{port}.yaml": _HANGING.format(port=port) for port in ports.hanging}
+        self._watch = watch
         super().__init__(directory, redis, database_url=database_url, automations=automations, settings=_DEFAULTS)
 
     def start_workers(self, count: int) -> None:
@@ -106,6 +114,33 @@ class BenchSystem(System):
         """Stop all workers, and wait for them."""
         for name in [name for name in self._processes if name.startswith("worker")]:
             self.stop(name)
+
+    @override
+    def _start(self, name: str, command: str, **settings: str) -> None:
+        if self._watch:
+            self.module, settings = "bench.watched", settings | {PIECES: str(self._pieces(name))}
+        super()._start(name, command, **settings)
+
+    def longest_piece(self, name: str, *, since: float, collection: bool = False) -> tuple[float, str]:
+        """
+        Return the longest piece of work on the event loop of a watched process.
+
+        Args:
+            name: The process.
+            since: When it may have ended at the earliest (CLOCK_MONOTONIC).
+            collection: Return the longest garbage collection instead.
+
+        Returns:
+            Milliseconds of processor time, and the coroutines that it continued.
+        """
+        path = self._pieces(name)
+        lines = path.read_text().splitlines() if path.exists() else []
+        pieces = [line.split(" ", 2) for line in lines]
+        found = [(float(took), what) for at, took, what in pieces if float(at) > since]
+        return max((piece for piece in found if (piece[1] == COLLECTION) is collection), default=(0.0, ""))
+
+    def _pieces(self, name: str) -> Path:
+        return self.folder / f"{name}.pieces"
 
     def check_alive(self) -> None:
         """Raise AssertionError with the end of its log if a process has exited."""

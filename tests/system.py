@@ -44,6 +44,7 @@ class System:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
+        self.module = "upshot"  #: what the processes run
         self.redis = redis
         self.automations = folder / "automations"
         self.automations.mkdir(parents=True)
@@ -141,7 +142,7 @@ class System:
     def _start(self, name: str, command: str, **settings: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "upshot", command],
+                [sys.executable, "-m", self.module, command],
                 env=self.environment | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

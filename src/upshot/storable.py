@@ -16,6 +16,8 @@ from upshot.clock import format_time
 SUPPORTED_INTEGERS = range(-(2**63), 2**64)  #: what orjson reads and writes
 MAX_DEPTH = 128  #: of nested lists and objects; orjson writes 254 levels, and a row adds some of its own
 TOO_DEEP = f"(left out: nested deeper than {MAX_DEPTH} levels)"
+_SMALL_PARTS = 1_000
+_SMALL_CHARS = 64_000
 _MAX_DECIMAL_BITS = 14_000  # about 4,200 digits; Python refuses to write more than 4,300
 
 
@@ -23,6 +25,23 @@ def to_storable_text(text: str) -> str:
     """Replace NUL, which PostgreSQL rejects, and lone surrogates, which UTF-8 cannot encode."""
     valid = text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return valid.replace("\x00", "\ufffd")
+
+
+def is_small(value: Any) -> bool:
+    """Return whether data has so few parts and so little text that any work with it takes less than a millisecond."""
+    parts, chars = 0, 0
+    rest = [value]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, str | bytes):
+            chars += len(part)
+        elif isinstance(part, Mapping | list | tuple):
+            parts += len(part)
+            if parts <= _SMALL_PARTS:
+                rest += part.values() if isinstance(part, Mapping) else part
+        if parts > _SMALL_PARTS or chars > _SMALL_CHARS:
+            return False
+    return True
 
 
 def ensure_storable(value: Any) -> Any:

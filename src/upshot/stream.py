@@ -32,6 +32,7 @@ log = structlog.get_logger("upshot.stream")
 T = TypeVar("T")
 
 MAX_READ = 256
+MAX_EXECUTIONS = 1_000  # after which a batch is stored, so that those of many automations do not become long work
 MAX_HELD = 4_096  # entries that were read and wait for the turn of their root event
 READ_WAIT_SECONDS = 2.0
 ABANDONED_SECONDS = 60.0  # an entry that a consumer has not acknowledged for this time is taken over
@@ -179,28 +180,34 @@ class Consumer:
                 await self._stream.acknowledge(entries)
 
     async def _admit(self, entries: Sequence[StreamEntry]) -> None:
-        events = {entry.event.id: entry.event for entry in entries if entry.event is not None}
         admitted: list[AdmittedEvent] = []
-        costly: set[EventId] = set()
+        done: list[StreamEntry] = []
+        seen: set[EventId] = set()
+        executions = 0
         pause = LoopPause()
-        for event in events.values():
-            await pause.if_due()
-            try:
-                admitted.append(await self._admitter.admit(event))
-            except TooCostly:
-                costly.add(event.id)
-            except Unavailable:
-                raise
-            except Exception as error:
-                log.exception("event.match_failed", event_id=event.id)
-                await self._reject(event, error)
-        # A costly event that cannot be started is only acknowledged: the relay publishes it again.
-        quick = [
-            entry
-            for entry in entries
-            if entry.event is None or entry.event.id not in costly or not self._start_slowly(entry.event, entry)
-        ]
-        await self._store(admitted, quick)
+        for entry in entries:
+            event = entry.event
+            if event is not None and event.id not in seen:
+                seen.add(event.id)
+                await pause.if_due()
+                try:
+                    admitted.append(await self._admitter.admit(event))
+                    executions += len(admitted[-1].admission.executions)
+                except TooCostly:
+                    # If it cannot be started, it is only acknowledged: the relay publishes it again.
+                    if self._start_slowly(event, entry):
+                        continue
+                except Unavailable:
+                    raise
+                except Exception as error:
+                    log.exception("event.match_failed", event_id=event.id)
+                    await self._reject(event, error)
+            done.append(entry)
+            if executions >= MAX_EXECUTIONS:
+                await self._store(admitted, done)
+                admitted, done, executions = [], [], 0
+        if done:
+            await self._store(admitted, done)
 
     def _start_slowly(self, event: Event, entry: StreamEntry) -> bool:
         """Admit an event with expensive conditions beside the others. Return False if it cannot be started now."""
@@ -232,7 +239,10 @@ class Consumer:
         admissions = [event.admission for event in admitted]
         result = await self._run_in_thread(self._executions.admit, admissions, self._clock.now())
         new = result.accepted
-        self._executor.start(claimed for event in admitted for claimed in event.claimed if claimed.execution.id in new)
+        pause = LoopPause()
+        for event in admitted:
+            await pause.if_due()
+            self._executor.start(claimed for claimed in event.claimed if claimed.execution.id in new)
         await asyncio.sleep(0)  # start the executions first; the acknowledgement is not urgent
         await self._stream.acknowledge(entries)
         await self._count_ignored(unreadable=sum(entry.event is None for entry in entries), unknown=len(result.unknown))

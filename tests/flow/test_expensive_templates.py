@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from upshot import stream
 from upshot.automations.rendering import ProcessRenderer, render_cheaply
 from upshot.domain.event import Event
 from upshot.domain.execution import ExecutionState
@@ -166,7 +167,60 @@ def test_control_returns_between_the_events_of_a_batch(world, monkeypatch):
 
     world.run_until_idle()
 
-    assert len(asked) == 3 * (1 + 2 + 2)  # the event, two conditions, two executions
+    assert len(asked) == 3 * (1 + 2 + 2 + 1)  # the event, two conditions, two executions, their start
+
+
+def test_a_batch_with_many_executions_is_stored_in_parts(world, monkeypatch):
+    """No part holds more events than it needs for its executions, and every event is admitted."""
+    stored = []
+    original = world.executions.admit
+
+    def admit(admissions, now):
+        stored.append(len(admissions))
+        return original(admissions, now)
+
+    monkeypatch.setattr(world.executions, "admit", admit)
+    monkeypatch.setattr(stream, "MAX_EXECUTIONS", 4)
+    for number in range(5):
+        world.emit("drift", id=str(number), quick=True, values=[0])  # two executions each
+
+    world.run_until_idle()
+
+    assert stored == [2, 2, 1]
+    assert len(world.sent) == 10
+
+
+def test_a_large_response_is_masked_beside_the_event_loop(monkeypatch):
+    """It is stored without the secret. A small one is not worth a thread."""
+    world = World(secrets={"TOKEN": "t0p-s3cret"})
+    world.apply(
+        """
+name: large
+on: {custom: {name: drift}}
+steps:
+  - uses: webhook
+    with: {url: "https://hooks.example/{{ event.data.id }}", headers: {Authorization: "Bearer {{ secrets.TOKEN }}"}}
+"""
+    )
+    threads = []
+    original = asyncio.to_thread
+
+    async def to_thread(work, *args):
+        threads.append(work.__name__)
+        return await original(work, *args)
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    world.respond("https://hooks.example/small", body=b'{"items": ["t0p-s3cret"]}')
+    world.respond("https://hooks.example/large", body=b'{"items": [%s"t0p-s3cret"]}' % (5_000 * b'"t0p-s3cret",'))
+    world.emit("drift", id="small")
+    world.run_until_idle()
+    assert threads == []
+
+    world.emit("drift", id="large")
+    world.run_until_idle()
+    assert "store_and_mask" in threads
+    small, large = (execution.steps[0].outputs["body"]["items"] for execution in world.all_executions())
+    assert set(small) == set(large) == {"***"}
 
 
 def test_automations_are_compiled_before_the_first_event(world):

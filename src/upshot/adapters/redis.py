@@ -21,6 +21,7 @@ from typing_extensions import override
 from upshot.adapters.hold_off import HoldOff
 from upshot.domain.event import Event
 from upshot.errors import ConfigError, Unavailable
+from upshot.execution.loop_pause import LoopPause
 from upshot.ports.messaging import EventPublisher, EventStream, StreamEntry
 from upshot.resources.event import event_from_json, event_json
 
@@ -181,7 +182,7 @@ class RedisEventStream(EventStream):
         block = max(1, int(wait_seconds * 1000))
         command = self._redis.xreadgroup(self._group, self._consumer, {self._stream: ">"}, count=limit, block=block)
         reply = await self._reply_to(cast("Awaitable[list[Any] | None]", command))
-        return _entries(reply[0][1]) if reply else ()
+        return await _entries(reply[0][1]) if reply else ()
 
     @override
     async def take_over(self, *, idle_seconds: float, limit: int) -> tuple[StreamEntry, ...]:
@@ -190,7 +191,7 @@ class RedisEventStream(EventStream):
                 self._stream, self._group, self._consumer, min_idle_time=int(idle_seconds * 1000), count=limit
             )
         )
-        return _entries(reply[1])
+        return await _entries(reply[1])
 
     @override
     async def acknowledge(self, entries: Sequence[StreamEntry]) -> None:
@@ -234,8 +235,13 @@ class RedisEventStream(EventStream):
         self._client = None
 
 
-def _entries(raw: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> tuple[StreamEntry, ...]:
-    return tuple(StreamEntry(entry_id.decode(), _event(entry_id, fields)) for entry_id, fields in raw)
+async def _entries(raw: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> tuple[StreamEntry, ...]:
+    entries = []
+    pause = LoopPause()
+    for entry_id, fields in raw:
+        await pause.if_due()  # an event can have 64 KB
+        entries.append(StreamEntry(entry_id.decode(), _event(entry_id, fields)))
+    return tuple(entries)
 
 
 def _event(entry_id: bytes, fields: dict[bytes, bytes] | None) -> Event | None:

@@ -86,6 +86,7 @@ class Admitter:
                 matches.append(result)
         now = self._clock.now()
         executions: list[Execution] = []
+        failures: list[Event] = []
         claimed: list[ClaimedExecution] = []
         for match in matches:
             await pause.if_due()
@@ -111,11 +112,11 @@ class Admitter:
                 execution = transitions.admit_final(
                     execution_id, automation, event.id, now=now, state=state, reason=reason
                 )
+                if state is ExecutionState.FAILED and (failure := failure_event(execution, event)):
+                    failures.append(failure)
             executions.append(execution)
-        failed = (execution for execution in executions if execution.state is ExecutionState.FAILED)
-        failures = tuple(failure for execution in failed if (failure := failure_event(execution, event)))
         budget = None
         # The executions of an event without a chain are only counted if they alone exceed the budget.
         if event.chain or len(executions) > self._max_root_executions:
             budget = RootBudget(event.root_id, self._max_root_executions)
-        return AdmittedEvent(Admission(event.id, tuple(executions), failures, budget), tuple(claimed))
+        return AdmittedEvent(Admission(event.id, tuple(executions), tuple(failures), budget), tuple(claimed))

@@ -46,7 +46,7 @@ from upshot.ids import WorkerId, derive_delivery_id, new_nonce
 from upshot.masking import Mask
 from upshot.ports.executions import ExecutionUpdate
 from upshot.ports.secrets import SecretSource
-from upshot.storable import ensure_storable, to_storable_text
+from upshot.storable import ensure_storable, is_small, to_storable_text
 
 log = structlog.get_logger("upshot.execution")
 
@@ -212,7 +212,7 @@ class Attempt:
             crash = f"{self._record.uses} crashed: {type(error).__name__}: {error}"
             return self._failed(Ambiguous(crash), AttemptState.AMBIGUOUS)
         self._permit.finish(Result.ANSWERED)
-        return self._deferred(outcome) if isinstance(outcome, Deferred) else self._succeeded(outcome)
+        return self._deferred(outcome) if isinstance(outcome, Deferred) else await self._succeeded(outcome)
 
     async def _perform(self, call: ActionCall) -> Outcome | Deferred:
         limit = call.timeout_seconds + GRACE_SECONDS
@@ -303,21 +303,31 @@ class Attempt:
         )
         return ExecutionUpdate(execution, jobs=(deferred.job,) if deferred.job else ())
 
-    def _succeeded(self, outcome: Outcome) -> ExecutionUpdate:
+    async def _succeeded(self, outcome: Outcome) -> ExecutionUpdate:
         mask = self._mask()
-        outputs, request, response = ensure_storable((outcome.outputs, outcome.request, outcome.response))
+
+        def store_and_mask() -> tuple[Any, Any, Any]:
+            outputs, request, response = ensure_storable((outcome.outputs, outcome.request, outcome.response))
+            is_cut = bool(response and response.get("truncated"))
+            return mask.data(outputs, is_cut=is_cut), mask.request(request), mask.response(response)
+
+        # A receiver can answer with a megabyte, for which the event loop must not wait.
+        if is_small(outcome.outputs):
+            outputs, request, response = store_and_mask()
+        else:
+            outputs, request, response = await asyncio.to_thread(store_and_mask)
         execution = transitions.step_succeeded(
             self._execution,
             self._record,
-            outputs=mask.data(outputs, is_cut=bool(response and response.get("truncated"))),
+            outputs=outputs,
             started_at=self._started_at,
             now=self._context.clock.now(),
         )
         return self._finish(
             execution,
             AttemptState.SUCCEEDED,
-            request=mask.request(request),
-            response=mask.response(response),
+            request=request,
+            response=response,
             timings=outcome.timings,
         )
 
