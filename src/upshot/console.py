@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from upshot.clock import SystemClock, parse_time
+from upshot.printable import dump_json, escape
 
 _LINE_STARTS = re.compile(r"\r+\n?")
 _FILE_COLUMNS = 1_000  # files and other programs get each table row on one line
@@ -64,7 +65,7 @@ class Output:
 
     def json(self, data: Any, *, compact: bool = False) -> None:
         """Print data as JSON: indented, or on one line if `compact` is true."""
-        click.echo(json.dumps(data, indent=None if compact else 2, ensure_ascii=False))
+        click.echo(dump_json(data, indent=None if compact else 2))
 
     def rows(self, items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]], *, empty: str) -> None:
         """
@@ -105,7 +106,7 @@ class Output:
     def line(self, *parts: str | Text) -> None:
         """Print one line for people."""
         self._console.print(
-            Text.assemble(*(_escape(part) if isinstance(part, str) else part for part in parts)), soft_wrap=True
+            Text.assemble(*(escape(part) if isinstance(part, str) else part for part in parts)), soft_wrap=True
         )
 
     def text(self, text: str, *, indent: int = 0) -> None:
@@ -120,7 +121,7 @@ class Output:
         A file or another program gets every character. On a terminal, a carriage return starts a new
         line, so that each state of a progress bar stays visible, and control characters are escaped.
         """
-        shown = _escape(_LINE_STARTS.sub("\n", text), keep="\n\t") if self._is_terminal else text
+        shown = escape(_LINE_STARTS.sub("\n", text), keep="\n\t") if self._is_terminal else text
         click.echo(shown, nl=False, color=True)  # without `color`, click strips colour codes from what a file gets
 
     @staticmethod
@@ -131,17 +132,12 @@ class Output:
     @staticmethod
     def dim(text: str) -> Text:
         """Return less important text in a dim style."""
-        return Text(_escape(text), style="dim")
+        return Text(escape(text), style="dim")
 
 
 def _cell(value: Any) -> Text:
-    text = _escape(format_value(value))
+    text = escape(format_value(value))
     return Text(text, style=_STYLES.get(text, ""))
-
-
-def _escape(text: str, *, keep: str = "\n") -> str:
-    """Escape control characters: names and responses come from other people and must not control a terminal."""
-    return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
 
 
 def format_value(value: Any) -> str:

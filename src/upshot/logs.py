@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -11,7 +10,9 @@ from typing import Any
 
 import structlog
 
-_NEEDS_QUOTES = re.compile(r"[\s=\"\x00-\x1f\x7f]")
+from upshot.printable import dump_json
+
+_NEEDS_QUOTES = re.compile(r"[\s=\"]")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -53,5 +54,6 @@ def _as_logfmt(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> st
 
 
 def _quoted(value: Any) -> str:
-    text = str(value).encode("utf-8", "backslashreplace").decode()
-    return json.dumps(text, ensure_ascii=False) if not text or _NEEDS_QUOTES.search(text) else text
+    text = str(value)
+    is_plain = text and text.isprintable() and not _NEEDS_QUOTES.search(text)
+    return text if is_plain else dump_json(text)

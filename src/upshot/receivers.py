@@ -32,6 +32,7 @@ from aiohttp import web
 from upshot.actions.standard_webhooks import parse_secret, verification_error
 from upshot.clock import Clock, SystemClock, format_time
 from upshot.errors import ConfigError
+from upshot.printable import escape
 
 GITHUB_TOKEN = "ghp_fake"  # noqa: S105 - the fake's, not a secret
 DEFAULT_PORT = 9000
@@ -418,7 +419,7 @@ def describe(request: Received) -> str:
     head = f"{format_time(request.time)}  {request.method} {request.path}  → {status}  {verified}"
     names = ("webhook-id", "webhook-signature", "x-github-api-version")
     lines = [f"    {name}: {request.headers[name]}" for name in names if name in request.headers]
-    return "\n".join([head, *lines, f"    {request.body.decode('utf-8', 'replace')}"])
+    return escape("\n".join([head, *lines, f"    {request.body.decode('utf-8', 'replace')}"]), keep="\n\t")
 
 
 @click.command()

@@ -48,3 +48,20 @@ def test_lines_below_the_level_are_not_written(capsys):
     logs.configure("warning", "text")
     structlog.get_logger().info("attempt.finished")
     assert capsys.readouterr().err == ""
+
+
+CONTROLS = "\x00\x07\x1b[2J\x7f\x85\x9b2J\u061c\u200b\u200e\u2028\u202e\u2066\ufeff\U000e0041\ud800"
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_value_cannot_control_a_terminal_or_change_how_a_line_reads(capsys, log_format):
+    """Control characters (C0, C1), bidirectional controls and characters without width are escaped."""
+    logs.configure("info", log_format)
+    structlog.get_logger().info("response", text=CONTROLS, plain="é中\U0001f600")
+    line = capsys.readouterr().err
+
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    assert "\\u009b2J" in line
+    assert "\\u202e" in line
+    assert log_format == "json" or "plain=é中\U0001f600" in line

@@ -77,7 +77,7 @@ class Launch(Action):
             priority = queue_config.priority if inputs.priority is None else inputs.priority
             yield from self._config.choice_violations(queue, backend, priority)
         spec = self._config.apply_defaults(inputs.options(rendered=rendered), queue)
-        yield from self._config.violations_by_path(spec, queue)
+        yield from self._config.violations_by_path(spec, queue, None if is_template(backend) else backend)
 
     def _backend_violations(self, inputs: LaunchInputs, backend: str) -> Iterator[InputProblem]:
         if problem := self._config.check_backend_name(backend):

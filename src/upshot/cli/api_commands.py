@@ -16,6 +16,7 @@ from upshot.client.endpoint import endpoint_path, read_endpoint
 from upshot.client.http import Client
 from upshot.console import Output
 from upshot.errors import ConfigError, Unavailable
+from upshot.printable import escape
 
 T = TypeVar("T")
 
@@ -110,7 +111,7 @@ def poll(request: Callable[[], T]) -> Iterator[T]:
             result = request()
         except Unavailable as error:
             if not is_reported:
-                click.echo(f"{error}; trying again", err=True)
+                click.echo(escape(f"{error}; trying again"), err=True)
             is_reported = True
             continue
         is_reported = False

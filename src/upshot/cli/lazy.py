@@ -12,6 +12,7 @@ import click
 from typing_extensions import override
 
 from upshot.errors import UpshotError
+from upshot.printable import escape
 
 
 class LazyGroup(click.Group):
@@ -58,15 +59,18 @@ class LazyGroup(click.Group):
         """Run the command. Print an error as one line."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            error.message = escape(error.message)  # type: ignore[misc] # the subclasses of click show this attribute
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except UpshotError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(escape(str(error))) from error
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of our output has stopped; click exits without a message
             if os.environ.get("UPSHOT_LOG_LEVEL", "").lower() == "debug":  # noqa: TID251 - the settings may be the cause
                 raise
             raise click.ClickException(
-                f"{type(error).__name__}: {error} (set UPSHOT_LOG_LEVEL=debug to see where)"
+                escape(f"{type(error).__name__}: {error} (set UPSHOT_LOG_LEVEL=debug to see where)")
             ) from error

@@ -14,6 +14,7 @@ from upshot.domain.job_options import (
     LimitKind,
     Option,
     ValueKind,
+    check_capability,
     check_file_name,
     check_label,
     check_path,
@@ -237,6 +238,18 @@ class JobSpec:
             limit=Limit(LimitKind.PERMISSION, default=False, reason="a privileged job is root on the machine"),
         ),
     ] = False
+    #: what root in the container may do beyond reading and writing its own files; every other capability is dropped
+    capabilities: Annotated[
+        tuple[str, ...],
+        Option(
+            "capabilities",
+            ValueKind.NAMES,
+            check=check_capability,
+            needs_container=True,
+            in_defaults=True,
+            limit=Limit(LimitKind.NAMES, default=frozenset()),
+        ),
+    ] = ()
     mounts: Annotated[
         tuple[Mount, ...],
         Option(

@@ -19,6 +19,8 @@ from enum import Enum, StrEnum, auto
 from math import inf
 from typing import Any
 
+from upshot.suggestions import did_you_mean
+
 TextCheck = Callable[[str], str | None]  #: returns what is wrong with a text, or None
 
 MAX_NAME_CHARS = 64
@@ -30,6 +32,52 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")  # the keys of a Secret that K
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")  # the names of volumes that Docker accepts
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
+#: What a process of root may do, by the names of capabilities(7) without `CAP_`, which Docker and Kubernetes use.
+CAPABILITIES = frozenset(
+    {
+        "AUDIT_CONTROL",
+        "AUDIT_READ",
+        "AUDIT_WRITE",
+        "BLOCK_SUSPEND",
+        "BPF",
+        "CHECKPOINT_RESTORE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "DAC_READ_SEARCH",
+        "FOWNER",
+        "FSETID",
+        "IPC_LOCK",
+        "IPC_OWNER",
+        "KILL",
+        "LEASE",
+        "LINUX_IMMUTABLE",
+        "MAC_ADMIN",
+        "MAC_OVERRIDE",
+        "MKNOD",
+        "NET_ADMIN",
+        "NET_BIND_SERVICE",
+        "NET_BROADCAST",
+        "NET_RAW",
+        "PERFMON",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYSLOG",
+        "SYS_ADMIN",
+        "SYS_BOOT",
+        "SYS_CHROOT",
+        "SYS_MODULE",
+        "SYS_NICE",
+        "SYS_PACCT",
+        "SYS_PTRACE",
+        "SYS_RAWIO",
+        "SYS_RESOURCE",
+        "SYS_TIME",
+        "SYS_TTY_CONFIG",
+        "WAKE_ALARM",
+    }
+)
 _RESERVED_DIRS = ("/upshot", "/proc", "/sys", "/dev")  # in a container
 
 
@@ -38,6 +86,7 @@ class ValueKind(Enum):
 
     TEXT = auto()
     WORDS = auto()  #: a list of strings: a command line
+    NAMES = auto()  #: a list of names, each with the option's check
     TEXTS = auto()  #: a mapping of names to strings
     FLAG = auto()  #: true or false
     CHOICE = auto()  #: one of the words of `Option.choices`
@@ -61,6 +110,7 @@ class LimitKind(Enum):
     MOUNTS = auto()  #: directories and volumes that a step can mount
     NON_ROOT = auto()  #: whether a job must name a user other than root
     KEYS = auto()  #: keys that a step can set; None: all keys
+    NAMES = auto()  #: names that a step can list; None: all names
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +130,7 @@ class Option:
 
     key: str  #: path in the `with` block of `launch`, such as `resources.memory`
     kind: ValueKind
-    check: TextCheck | None = None  #: applies to a TEXT, or to each name in TEXTS
+    check: TextCheck | None = None  #: applies to a TEXT, or to each name in NAMES and TEXTS
     choices: type[StrEnum] | None = None  #: the words of a CHOICE
     smallest: float = 0  #: the smallest valid amount
     largest: float = inf  #: the largest valid amount
@@ -155,6 +205,18 @@ def check_file_name(name: str) -> str | None:
     if _FILE_NAME.fullmatch(name) and name not in (".", ".."):
         return None
     return f"{name!r} is not a plain file name; the file is created in the directory /upshot/secrets"
+
+
+def check_capability(name: str) -> str | None:
+    """Return what is wrong with the name of a capability."""
+    if name in CAPABILITIES:
+        return None
+    plain = name.upper().removeprefix("CAP_")
+    if plain in CAPABILITIES:
+        return f"{name!r} must be written {plain}"
+    if plain == "ALL":
+        return "ALL gives root on the machine; list the capabilities that the job needs"
+    return f"{name[:40]!r} is not a capability{did_you_mean(plain, CAPABILITIES)}"
 
 
 def check_label(name: str) -> str | None:

@@ -7,6 +7,8 @@ import os
 import queue
 import threading
 
+from upshot.printable import escape
+
 _MAX_WAITING_LINES = 10_000  # more lines are dropped; the log files contain all of them
 _CLOSE_SECONDS = 1.0
 
@@ -22,7 +24,7 @@ class Terminal:
     def print(self, text: str) -> None:
         """Print one or several lines."""
         with contextlib.suppress(queue.Full):
-            self._lines.put_nowait(f"{text}\n")
+            self._lines.put_nowait(f"{escape(text)}\n")
 
     def close(self) -> None:
         """Print the remaining lines, but wait only a moment for a reader."""

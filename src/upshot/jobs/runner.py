@@ -139,7 +139,7 @@ class JobRunner:
         if outcome := self._context.stop_requests.outcome(self.job.id):
             await self._end(outcome)
             return False
-        if violations := self._context.config.violations(self.job.spec, self.job.queue):
+        if violations := self._context.config.violations(self.job.spec, self.job.queue, self.job.backend):
             raise StartRefused(FailureKind.REFUSED, "; ".join(violations))
         request = build_container_request(self.job, self._event, self._context.environment)
         try:

@@ -40,6 +40,8 @@ def spec_as_inputs(spec: JobSpec) -> dict[str, Any]:
                 value = show_amount(option, value)
             case ValueKind.CHOICE:
                 value = value.value
+            case ValueKind.NAMES:
+                value = list(value)
             case ValueKind.GPUS:
                 value = "all" if value == ALL_GPUS else value or None
             case ValueKind.MOUNTS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
@@ -17,6 +17,7 @@ from upshot.schema.launch_inputs import (
     Name,
     Priority,
     choice_schema,
+    refuse_string,
     value_at,
     value_schema,
     with_keys,
@@ -25,12 +26,6 @@ from upshot.schema.queue_limits import MountRule, QueueLimits
 from upshot.schema.queues import DOCKER
 from upshot.schema.yaml_model import NonBlank, YamlModel, rule
 from upshot.validation import describe_value, invalid
-
-
-def _refuse_string(value: Any) -> Any:
-    if isinstance(value, str):
-        raise invalid(f"is one string, and must be a list; write [{value}]")
-    return value
 
 
 def _refuse_empty(values: Any) -> Any:
@@ -45,12 +40,17 @@ def _refuse_other_than_mapping(value: Any) -> Any:
     return value
 
 
+def _prefixes(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return prefixes without the `*` that people put behind them."""
+    return tuple(text.removesuffix("*") for text in texts)
+
+
 def _mount_rule(text: str) -> MountRule:
     source, mode = (text[:-3], text[-2:]) if text.endswith((":rw", ":ro")) else (text, "ro")
     return MountRule(posixpath.normpath(source) if source.startswith("/") else source, writable=mode == "rw")
 
 
-_List = BeforeValidator(_refuse_string)
+_List = BeforeValidator(refuse_string)
 _MountRule = Annotated[str, rule(lambda text: check_mount_source(text.removesuffix(":rw").removesuffix(":ro")))]
 
 
@@ -65,6 +65,8 @@ def _limit_schema(option: Option, kind: LimitKind) -> Any:
             return Annotated[list[_MountRule], _List]
         case LimitKind.IMAGES | LimitKind.KEYS:
             return Annotated[list[NonBlank], _List]
+        case LimitKind.NAMES:
+            return value_schema(option)
         case LimitKind.PERMISSION | LimitKind.NON_ROOT:
             return Flag
 
@@ -84,6 +86,8 @@ class LimitsInputs(YamlModel):
 
     priority: Priority | None = None
     backends: Annotated[list[Name], _List] = Field(default_factory=list)
+    label_prefixes: Annotated[list[NonBlank], _List] | None = None
+    annotation_prefixes: Annotated[list[NonBlank], _List] = Field(default_factory=list)
 
     def limits(self) -> QueueLimits:
         """Return the limits that are set."""
@@ -98,10 +102,16 @@ class LimitsInputs(YamlModel):
                     value = tuple(map(_mount_rule, value))
                 case LimitKind.IMAGES:
                     value = tuple(value)
-                case LimitKind.KEYS:
+                case LimitKind.KEYS | LimitKind.NAMES:
                     value = frozenset(value)
             options[name] = value
-        return QueueLimits(options, self.priority, frozenset(self.backends))
+        return QueueLimits(
+            options,
+            self.priority,
+            frozenset(self.backends),
+            label_prefixes=None if self.label_prefixes is None else _prefixes(self.label_prefixes),
+            annotation_prefixes=_prefixes(self.annotation_prefixes),
+        )
 
 
 class QueueInputs(YamlModel):

@@ -122,6 +122,13 @@ def _quoted(text: str) -> str:
     return '"' + text.strip().replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
+def refuse_string(value: Any) -> Any:
+    """Refuse a string where a list of strings is meant."""
+    if isinstance(value, str):
+        raise invalid(f"is one string, and must be a list; write [{value}]")
+    return value
+
+
 def _refuse_empty(words: list[str]) -> list[str]:
     if not words:
         raise invalid("is empty; write what to run, or leave the key out to run what the image runs")
@@ -244,6 +251,9 @@ def value_schema(option: Option) -> Any:
             check = AfterValidator(_refuse_empty if not option.can_be_empty else list)
             smallest = JsonSchema({} if option.can_be_empty else {"minItems": 1})
             return Annotated[list[Argument], BeforeValidator(_refuse_command_line), check, smallest, OR_TEMPLATE]
+        case ValueKind.NAMES:
+            name = Annotated[str, rule(option.check or check_name)]
+            return Annotated[list[name], BeforeValidator(refuse_string), OR_TEMPLATE]
         case ValueKind.TEXTS:
             # Only the secret files can hold any character.
             texts = Mapping[str, Annotated[str, SECRET]] if option.can_hold_nul else Mapping[str, Argument]
@@ -294,6 +304,7 @@ def _option_schemas(options: Mapping[str, Option]) -> dict[str, Any]:
     empty: dict[ValueKind, Any] = {
         ValueKind.TEXTS: Field(default_factory=dict),
         ValueKind.MOUNTS: Field(default_factory=list),
+        ValueKind.NAMES: Field(default_factory=list),
     }
     return {option.key: (value_schema(option), empty.get(option.kind, ...)) for option in options.values()}
 
@@ -336,6 +347,8 @@ def _domain_value(option: Option, value: Any, is_known: Callable[[Any], bool]) -
     match option.kind:
         case ValueKind.WORDS:
             return tuple(value)
+        case ValueKind.NAMES:
+            return tuple(dict.fromkeys(value))
         case ValueKind.CHOICE if option.choices is not None:
             return option.choices(value)
         case ValueKind.MOUNTS:

@@ -7,7 +7,7 @@ How each option is limited is declared with the option, in `domain.job`.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import PurePosixPath
@@ -77,6 +77,8 @@ class QueueLimits:
     )  #: by field of `JobSpec`; an option that is missing has its declared default
     priority: int | None = None  #: the highest priority; None: no limit
     backends: frozenset[str] = frozenset()  #: backends that a step can choose instead of the queue's own
+    label_prefixes: tuple[str, ...] | None = None  #: of labels that a step can set; None: any, but none on Kubernetes
+    annotation_prefixes: tuple[str, ...] = ()  #: of Kubernetes annotations that a step can set
 
     def of(self, name: str) -> Any:
         """Return the limit of the option that is this field of `JobSpec`."""
@@ -96,7 +98,9 @@ class QueueLimits:
                 name: frozenset(option.choices or ()) if option.choices else allowed.get(option.limit.kind)
                 for name, option in JOB_OPTIONS.items()
                 if option.limit
-            }
+            },
+            label_prefixes=("",),
+            annotation_prefixes=("",),
         )
 
     def unset_values(self) -> JobOptions:
@@ -127,7 +131,12 @@ def _is_over(option: Option, amount: float, limit: float) -> bool:
 
 
 def violations(
-    spec: JobSpec, limits: QueueLimits, defaults: JobOptions, writable: Collection[MountRule]
+    spec: JobSpec,
+    limits: QueueLimits,
+    defaults: JobOptions,
+    writable: Collection[MountRule],
+    *,
+    on_kubernetes: bool = False,
 ) -> Iterator[Violation]:
     """
     Find the options that exceed the limits of a queue.
@@ -137,6 +146,7 @@ def violations(
         limits: The limits of the queue.
         defaults: The defaults of the queue. A job may use them even if the limits forbid them.
         writable: Everything that jobs of any queue can write to.
+        on_kubernetes: Whether the job runs on Kubernetes, where labels and annotations control other programs.
     """
     for name, option in JOB_OPTIONS.items():
         value, limit, default = getattr(spec, name), limits.of(name), defaults.get(name, ())
@@ -159,6 +169,49 @@ def violations(
             case LimitKind.KEYS if limit is not None:
                 keys = [key for key in value if key not in default or default[key] != value[key]]
                 yield from _check_keys(option, keys, limit)
+            case LimitKind.NAMES if limit is not None:
+                yield from _check_names(option, value, {*limit, *default})
+    yield from _check_labels(spec, limits, defaults, on_kubernetes=on_kubernetes)
+
+
+def _check_names(option: Option, names: Iterable[str], allowed: Collection[str]) -> Iterator[Violation]:
+    for index, name in enumerate(names):
+        if name not in allowed:
+            problem = f"{name} is not allowed; {join_or(allowed) or 'nothing'} is"
+            yield Violation(f"{option.key}.{index}", problem, ASK_TO_ALLOW)
+
+
+def _check_labels(
+    spec: JobSpec, limits: QueueLimits, defaults: JobOptions, *, on_kubernetes: bool
+) -> Iterator[Violation]:
+    label_prefixes = () if on_kubernetes and limits.label_prefixes is None else limits.label_prefixes
+    own, given = spec.kubernetes, defaults.get("kubernetes", {})
+    if label_prefixes is not None:
+        yield from _check_prefixes("labels", spec.labels, defaults.get("labels"), label_prefixes)
+        yield from _check_prefixes("kubernetes.labels", own.get("labels"), given.get("labels"), label_prefixes)
+    annotations = own.get("annotations"), given.get("annotations")
+    yield from _check_prefixes("kubernetes.annotations", *annotations, limits.annotation_prefixes)
+
+
+def _check_prefixes(path: str, texts: Any, defaults: Any, prefixes: Sequence[str]) -> Iterator[Violation]:
+    """
+    Check the names of labels or annotations.
+
+    A list of forbidden names would be too short: any controller of a cluster reads names of its own.
+    """
+    if not isinstance(texts, Mapping):
+        return  # it is not set, or a template that is not rendered yet
+    for name, value in texts.items():
+        is_default = isinstance(defaults, Mapping) and defaults.get(name) == value
+        if not is_default and not name.startswith(tuple(prefixes)):
+            allowed = f"names that begin with {join_or(prefixes)}" if prefixes else "none"
+            kind = path.rpartition(".")[2].removesuffix("s")
+            limit = f"`{kind}-prefixes`"
+            yield Violation(
+                f"{path}.{name}",
+                f"a step cannot set this {kind}; it can set {allowed}",
+                f"leave it out, or ask the operator of the queue to name its prefix in {limit}",
+            )
 
 
 def _check_maximum(option: Option, value: float | None, limit: float) -> Iterator[Violation]:

@@ -117,16 +117,26 @@ class JobsConfig:
                 values[name] = (*own, *(mount for mount in default if mount.target not in taken))
         return JobSpec(**values)
 
-    def violations(self, spec: JobSpec, queue: str) -> tuple[str, ...]:
-        """Return what the queue forbids: each violation with its path, the limit, its source, and a remedy."""
-        return tuple(f"{path}: {message}" for path, message in self.violations_by_path(spec, queue))
+    def violations(self, spec: JobSpec, queue: str, backend: str | None = None) -> tuple[str, ...]:
+        """
+        Return what the queue forbids: each violation with its path, the limit, its source, and a remedy.
 
-    def violations_by_path(self, spec: JobSpec, queue: str) -> tuple[InputProblem, ...]:
+        Args:
+            spec: What the job asks for.
+            queue: Name of its queue.
+            backend: The backend that it runs on; None: the queue's own.
+        """
+        return tuple(f"{path}: {message}" for path, message in self.violations_by_path(spec, queue, backend))
+
+    def violations_by_path(self, spec: JobSpec, queue: str, backend: str | None = None) -> tuple[InputProblem, ...]:
         """Return the same violations, by their dotted path in `with`."""
         if problem := self.check_queue_name(queue):
             return (("queue", problem),)
         config = self.queues[queue]
-        return tuple(map(config.describe, violations(spec, config.limits, config.defaults, self._writable)))
+        settings = self.backends.get(backend or config.backend)
+        on_kubernetes = settings is not None and settings.uses == KUBERNETES
+        found = violations(spec, config.limits, config.defaults, self._writable, on_kubernetes=on_kubernetes)
+        return tuple(map(config.describe, found))
 
     @property
     def _writable(self) -> tuple[MountRule, ...]:

@@ -218,12 +218,31 @@ async def test_defaults_are_restrictive(harness: BackendHarness, api: EngineApi)
     container = api.inspect(status.name)
     host = container["HostConfig"]
     assert (host["Privileged"], host["CapAdd"], host["Devices"] or None, host["Binds"]) == (False, None, None, None)
+    assert host["CapDrop"] == ["ALL"]
     assert (host["PidMode"], host["IpcMode"], host["AutoRemove"]) == ("", "private", False)
     assert host["SecurityOpt"] == ["no-new-privileges"]
     assert host["RestartPolicy"]["Name"] == "no"
     assert host["Init"] is True
     assert not host["PortBindings"]
     assert [mount["Destination"] for mount in container["Mounts"]] == ["/upshot"]
+
+
+async def test_capabilities(harness: BackendHarness, api: EngineApi):
+    """Root in the container can do only what the job lists. It still writes its outputs and reads its secrets."""
+    script = (
+        "grep CapEff /proc/self/status; touch /tmp/x; chown 1000 /tmp/x && echo changed; "
+        "cat $UPSHOT_SECRETS/token; echo '{}' > $UPSHOT_OUTPUT/outputs.json"
+    )
+    with_none = await harness.run(script, secret_files={"token": "s3cret"})
+    with_one = await harness.run(script, secret_files={"token": "s3cret"}, capabilities=("CHOWN",))
+
+    none_log, one_log = [(await harness.read_log(status.name)).data for status in (with_none, with_one)]
+    assert b"CapEff:\t0000000000000000\n" in none_log
+    assert b"changed" not in none_log
+    assert b"s3cret" in none_log
+    assert await harness.read_outputs(with_none.name) == b"{}\n"
+    assert b"CapEff:\t0000000000000001\n" in one_log
+    assert b"changed" in one_log
 
 
 async def test_log_size(engine: DockerEngine):

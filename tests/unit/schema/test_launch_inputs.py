@@ -26,6 +26,7 @@ COMPLETE = {
     "user": "1000:1000",
     "read-only": True,
     "privileged": True,
+    "capabilities": ["CHOWN", "SYS_NICE", "CHOWN"],
     "mounts": [{"source": "/data/", "target": "/data"}, {"source": "cache", "target": "/c/", "read-only": False}],
     "pull": "always",
     "registry-auth": {"username": "me", "password": "p"},
@@ -73,6 +74,7 @@ def test_every_key_sets_its_option():
         "user": "1000:1000",
         "read_only": True,
         "privileged": True,
+        "capabilities": ("CHOWN", "SYS_NICE"),
         "mounts": (Mount("/data", "/data"), Mount("cache", "/c", read_only=False)),
         "pull": Pull.ALWAYS,
         "registry_auth": ImagePullCredentials("me", "p"),
@@ -111,6 +113,7 @@ def test_every_value_can_be_a_template():
         "user": template,
         "read-only": template,
         "privileged": template,
+        "capabilities": template,
         "mounts": [template, {"source": template, "target": template, "read-only": template}],
         "pull": template,
         "registry-auth": template,
@@ -260,3 +263,20 @@ def test_every_rule_applies_to_rendered_values(with_, path):
     found_path, _ = find_problem(MINIMAL | with_, **{RENDERED: True})
 
     assert found_path == path
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "message"),
+    [
+        (["CAP_CHOWN"], "'CAP_CHOWN' must be written CHOWN"),
+        (["chown"], "'chown' must be written CHOWN"),
+        (["ALL"], "ALL gives root on the machine"),
+        (["CHOWNED"], "'CHOWNED' is not a capability; did you mean 'CHOWN'?"),
+        ("CHOWN", "must be a list; write [CHOWN]"),
+    ],
+)
+def test_capabilities_have_the_names_of_linux(capabilities, message):
+    """Docker and Kubernetes accept the same names."""
+    _, problem = find_problem(MINIMAL | {"capabilities": capabilities})
+
+    assert message in problem

@@ -121,6 +121,15 @@ def test_a_job_that_sets_no_option_is_within_all_limits(limits):
         ),
         pytest.param({"network": Network.HOST}, {}, "network: host is not allowed; bridge or none is", id="host"),
         pytest.param({"privileged": True}, {}, "privileged: a privileged job is root on the machine", id="privileged"),
+        pytest.param(
+            {"capabilities": ("CHOWN", "SYS_ADMIN")},
+            {"capabilities": frozenset({"CHOWN"})},
+            "capabilities.1: SYS_ADMIN is not allowed; CHOWN is",
+            id="capability",
+        ),
+        pytest.param(
+            {"capabilities": ("CHOWN",)}, {}, "capabilities.0: CHOWN is not allowed; nothing is", id="no capability"
+        ),
         pytest.param({"pull": Pull.ALWAYS}, {"pull": frozenset({Pull.NEVER})}, "always is not allowed", id="pull"),
         pytest.param(
             {"image": "evil.example.com/x"},

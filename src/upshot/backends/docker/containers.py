@@ -70,6 +70,10 @@ def _host_config(request: ContainerRequest, options: DockerOptions, *, is_podman
         "AutoRemove": False,
         **_resources(spec),
     }
+    if not spec.privileged:
+        config["CapDrop"] = ["ALL"]
+    if spec.capabilities:
+        config["CapAdd"] = list(spec.capabilities)
     if spec.read_only:
         config["Tmpfs"] = {"/tmp": "rw,exec,nosuid,nodev,mode=1777"}  # noqa: S108 - inside the container
     if spec.network is Network.BRIDGE and not is_podman:

@@ -264,11 +264,15 @@ def _security_context(spec: JobSpec) -> Manifest:
     context: Manifest = {"readOnlyRootFilesystem": spec.read_only, **_run_as(spec)}
     if spec.privileged:
         return {**context, "privileged": True}
-    context |= {"allowPrivilegeEscalation": False, "seccompProfile": _SECCOMP}
-    if context.get("runAsUser"):
-        # A user other than root cannot use capabilities anyway, and the standard `restricted` requires this.
-        context["capabilities"] = {"drop": ["ALL"]}
-    return context
+    capabilities: Manifest = {"drop": ["ALL"]}
+    if spec.capabilities:
+        capabilities["add"] = [*spec.capabilities]
+    return {
+        **context,
+        "allowPrivilegeEscalation": False,
+        "seccompProfile": _SECCOMP,
+        "capabilities": capabilities,
+    }
 
 
 def _run_as(spec: JobSpec) -> Manifest:

@@ -19,7 +19,6 @@ DEFAULT_TTL_SECONDS = 86_400  # a job that ends while all workers are down is st
 DEFAULT_PULL_SECONDS = 900.0  # enough for an image of several gigabytes
 
 MAX_NAME_CHARS = 253
-_RESERVED_DOMAINS = ("kubernetes.io", "k8s.io")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
@@ -125,11 +124,6 @@ def read_author_options(options: Mapping[str, Any]) -> AuthorOptions:
     Read what a step sets under `kubernetes`.
 
     Raises:
-        ConfigError: An option is invalid, or reserved for the operator.
+        ConfigError: An option is invalid.
     """
-    valid = validate_options(AuthorOptions, options)
-    for key in valid.annotations:
-        # Some of these annotations turn off a container's isolation.
-        if key.partition("/")[0].endswith(_RESERVED_DOMAINS):
-            raise ConfigError(f"annotations.{key}: only the operator may set annotations of Kubernetes; remove it")
-    return valid
+    return validate_options(AuthorOptions, options)

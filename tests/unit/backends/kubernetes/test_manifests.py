@@ -139,9 +139,16 @@ def test_default_privileges():
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}
     assert "privileged" not in context
     assert "runAsUser" not in context
+    assert context["capabilities"] == {"drop": ["ALL"]}
     assert default["automountServiceAccountToken"] is False
     assert "hostNetwork" not in default
     assert pod({"service-account": "trainer"})["automountServiceAccountToken"] is True
+
+
+def test_capabilities():
+    """A job has only the capabilities that it lists. With privileges it has all."""
+    assert main(capabilities=("CHOWN",))["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN"]}
+    assert "capabilities" not in main(privileged=True)["securityContext"]
 
 
 def test_user_other_than_root():

@@ -104,15 +104,6 @@ def test_author_options():
         read_author_options({"service-account": "admin"})
 
 
-@pytest.mark.parametrize("key", ["container.apparmor.security.beta.kubernetes.io/main", "x.k8s.io/a"])
-def test_annotations_of_kubernetes(key):
-    """Only the operator can set annotations of Kubernetes, since some turn off a container's isolation."""
-    with pytest.raises(ConfigError, match="only the operator"):
-        read_author_options({"annotations": {key: "unconfined"}})
-    assert read_options({"annotations": {key: "x"}}).annotations == {key: "x"}
-    assert read_author_options({"annotations": {"acme.com/a": "x"}})
-
-
 def test_without_the_client(monkeypatch):
     """If the extra is not installed, the message says what to install."""
     monkeypatch.setitem(sys.modules, "kubernetes_asyncio", None)
