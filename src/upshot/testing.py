@@ -34,6 +34,7 @@ from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import ActionContext, Egress, HttpResponse
 from upshot.adapters.memory.counters import MemoryCounters
+from upshot.adapters.memory.deliveries import MemoryDeliveries
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.jobs import MemoryJobs
@@ -52,6 +53,7 @@ from upshot.domain.registry import Version
 from upshot.execution.admission import Admitter
 from upshot.execution.attempt import ExecutorContext
 from upshot.execution.compiled import RevisionCache
+from upshot.execution.delivery_meter import DeliveryMeter
 from upshot.execution.executor import Executor
 from upshot.execution.limits import AttemptLimits
 from upshot.execution.recorder import Recorder
@@ -177,6 +179,7 @@ class World:
         self.events = MemoryEvents()
         self.stream = MemoryStream()
         self.counters = MemoryCounters()
+        self.deliveries = MemoryDeliveries()
         self.notifier = MemoryNotifier()
         self.executions = MemoryExecutions(self.events)
         self.jobs = MemoryJobs(self.executions)
@@ -392,6 +395,7 @@ class World:
             revisions=RevisionCache(self._catalog, self._revisions, partial(load_revision, catalog=self._catalog)),
             run_in_thread=run_in_thread,
             max_in_flight=100,
+            meter=DeliveryMeter(self.deliveries, run_in_thread),
             limits=AttemptLimits(100, clock=lambda: self.clock.now().timestamp()),
             lease=timedelta(seconds=30),
             names=partial(names_of, tuple(self._automations)),
@@ -475,6 +479,7 @@ class Worker(Egress):
                 done += await self.executor.return_waiting()
                 await self.executor.wait_until_idle()
                 if not done:
+                    await self.executor.meter.flush()
                     return
         finally:
             recorder.cancel()

@@ -58,8 +58,11 @@ def test_errors_are_printable(error):
     def fail():
         raise error
 
-    group = LazyGroup("upshot", lazy={"fail": (f"{__name__}:fail", "Fail.")})
-    group.get_command = lambda _context, _name: fail
+    class Group(LazyGroup):
+        def get_command(self, ctx, cmd_name):
+            return fail
+
+    group = Group("upshot", lazy={"fail": ("somewhere:fail", "Fail.")})
     shown = CliRunner().invoke(group, ["fail"]).output
 
     assert "2J" in shown

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.memory.counters import MemoryCounters
+from upshot.adapters.memory.deliveries import MemoryDeliveries
 from upshot.adapters.memory.destinations import MemoryDestinations
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
@@ -49,7 +50,7 @@ from upshot.ports.events import EventStore
 from upshot.ports.idempotency import IdempotencyStore
 from upshot.ports.jobs import Installation, JobAdmin, JobStore
 from upshot.ports.registry import RegistryStore
-from upshot.ports.workers import Backlog, BacklogStore, Totals, WorkerStore
+from upshot.ports.workers import Backlog, BacklogStore, Totals, WaitKind, WorkerStore
 from upshot.registry.service import Registry
 from upshot.schema.queues import JobsConfig
 from upshot.settings import Settings
@@ -92,7 +93,7 @@ class StubBacklog:
 
     def count(self) -> Totals:
         """Return the counts of everything."""
-        return Totals(3, {"waiting": 1, "failed": 0}, {"queued": 2, "running": 0}, {"gpu": 2})
+        return Totals(3, {"waiting": 1, "failed": 0}, {"queued": 2, "running": 0}, {"gpu": 2}, {WaitKind.JOB: 1})
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,7 @@ def make_deps(stores: Stores, clock: FrozenClock, automations: AutomationFolder,
         automations=automations,
         backlog=stores.backlog,
         counters=MemoryCounters(),
+        deliveries=MemoryDeliveries(),
         workers=stores.workers,
         destinations=stores.destinations,
         idempotency=stores.idempotency,

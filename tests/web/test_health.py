@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import timedelta
+from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.web.conftest import API, CHURN, UnavailableStore, ok_json, problem
+from upshot.adapters.memory.deliveries import MemoryDeliveries
 from upshot.ids import WorkerId
+from upshot.ports.deliveries import DeliveryCount, DeliveryKey
 from upshot.ports.workers import WorkerRecord
 
 
@@ -100,6 +105,56 @@ def test_metrics_show_backlog_workers_and_automations(web, stores, clock):
     assert found["upshot_automations"] == 2
     assert found["upshot_automations_broken"] == 1
     assert found["upshot_database_up"] == 1
+
+
+def test_metrics_show_attempts_and_what_executions_wait_for(serve, stores, clock):
+    """Attempts are counted by action, destination and result, and timed by action and destination."""
+    deliveries = MemoryDeliveries()
+    buckets = (1, 0, 1, 0, 0, 0, 0, 0)
+    deliveries.add(
+        {
+            DeliveryKey("webhook", "https://a", "succeeded"): DeliveryCount(3, 400.5, buckets),
+            DeliveryKey("webhook", "https://a", "refused"): DeliveryCount(1, 0.5, (0, 0, 1, 0, 0, 0, 0, 0)),
+        }
+    )
+    with serve(deliveries=deliveries) as client:
+        found = samples(client.get("/metrics").text)
+
+    labels = "('action', 'webhook'), ('destination', 'https://a')"
+    assert found[f"upshot_attempts_total[{labels}, ('result', 'succeeded')]"] == 3
+    assert found[f"upshot_attempts_total[{labels}, ('result', 'refused')]"] == 1
+    assert found[f"upshot_attempt_seconds_sum[{labels}]"] == 401
+    assert found[f"upshot_attempt_seconds_count[{labels}]"] == 4
+    at_most = [
+        found[f"upshot_attempt_seconds_bucket[{labels}, ('le', '{le}')]"] for le in ("0.1", "0.5", "60.0", "+Inf")
+    ]
+    assert at_most == [1, 3, 3, 4]
+    assert found["upshot_executions_waiting[('reason', 'job')]"] == 1
+
+
+METRIC = re.compile(r"\bupshot_\w+")
+
+
+@pytest.mark.parametrize("path", ["deploy/prometheus/alerts.yaml", "deploy/grafana/upshot.json"])
+def test_alerts_and_dashboard_use_metrics_that_exist(serve, path):
+    """They would be silent otherwise. Every panel and every rule has such a metric."""
+    deliveries = MemoryDeliveries()
+    deliveries.add({DeliveryKey("webhook", "https://a", "succeeded"): DeliveryCount(1, 1.0)})
+    with serve(deliveries=deliveries) as client:
+        client.get(f"{API}/events")
+        existing = set(METRIC.findall(client.get("/metrics").text))
+    text = (Path(__file__).parents[2] / path).read_text()
+    if path.endswith(".json"):
+        panels = [panel for panel in json.loads(text)["panels"] if panel["type"] != "row"]
+        expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+        assert len({panel["title"] for panel in panels}) == len(panels) > 10
+    else:
+        expressions = [rule["expr"] for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+
+    for expression in expressions:
+        used = set(METRIC.findall(expression))
+        assert used
+        assert used <= existing, expression
 
 
 def test_metrics_without_the_database_still_show_the_process(serve):

@@ -24,6 +24,7 @@ from upshot.errors import Busy, ConfigError, Unavailable
 from upshot.execution import transitions
 from upshot.execution.attempt import Attempt, ClaimedExecution, ExecutorContext, lost_attempt
 from upshot.execution.compiled import RevisionCache
+from upshot.execution.delivery_meter import DeliveryMeter
 from upshot.execution.limits import AttemptLimits, Reservation, Result
 from upshot.execution.overtaking import OvertakingLookup, late_step
 from upshot.execution.recorder import Recorder
@@ -57,6 +58,7 @@ class Executor:
         run_in_thread: Runs the blocking calls of the stores.
         max_in_flight: Number of attempts that can be in progress at the same time.
         limits: Divides them among destinations and automations.
+        meter: Counts attempts, for metrics.
         lease: Duration of a claim that is not renewed.
         may_take_over: Whether expired leases can be claimed now. They cannot while no worker can renew them.
         names: Returns the names of the automations in force. The executions of disabled ones are held.
@@ -73,6 +75,7 @@ class Executor:
         run_in_thread: RunInThread,
         max_in_flight: int,
         limits: AttemptLimits,
+        meter: DeliveryMeter,
         lease: timedelta,
         may_take_over: Callable[[], bool] = lambda: True,
         names: Callable[[], AutomationNames] = AutomationNames,
@@ -88,6 +91,7 @@ class Executor:
         self._lease = lease
         self._max_in_progress = 2 * max_in_flight  # includes executions that wait for a commit
         self.limits = limits
+        self.meter = meter
         self._room_changed = asyncio.Event()
         self._may_take_over = may_take_over
         self._names = names
@@ -221,6 +225,7 @@ class Executor:
         execution = claim.execution
         if claim.lost_by_worker_id is not None:
             lost = lost_attempt(execution, claim.lost_by_worker_id, self._clock.now())
+            self._count_lost(lost)
             if not await self.recorder.record(lost, event):
                 return
             execution = lost.execution
@@ -235,6 +240,11 @@ class Executor:
             await self.recorder.record(ExecutionUpdate(failed), event)
             return
         self.start([ClaimedExecution(execution, event, compiled, place)])
+
+    def _count_lost(self, lost: ExecutionUpdate) -> None:
+        uses = {record.id: record.uses for record in lost.execution.steps}
+        for receipt in lost.receipts:
+            self.meter.count(receipt, uses[receipt.step_id], "")
 
     def _on_done(self, execution_id: ExecutionId, task: asyncio.Task[None]) -> None:
         self._in_progress.pop(execution_id, None)
@@ -315,11 +325,14 @@ class Executor:
             )
         attempt = Attempt(claimed, record, self._context, permit)
         try:
-            return await attempt.make()
+            update = await attempt.make()
         except asyncio.CancelledError:
-            if self._stopping.is_set():
-                return attempt.interrupted()
-            raise
+            if not self._stopping.is_set():
+                raise
+            update = attempt.interrupted()
         finally:
             permit.finish(Result.UNKNOWN)
             self._room_changed.set()
+        for receipt in update.receipts:
+            self.meter.count(receipt, record.uses, permit.destination)
+        return update

@@ -156,6 +156,11 @@ class Permit:
         self._limits.sending += 1
         self._destinations.append(share)
 
+    @property
+    def destination(self) -> str:
+        """The destination of the first request, or an empty text."""
+        return self._destinations[0].key if self._destinations else ""
+
     def finish(self, result: Result) -> None:
         """Give back all places. Further calls do nothing."""
         if self._is_finished:

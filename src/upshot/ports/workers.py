@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 from upshot.ids import WorkerId
@@ -44,6 +45,15 @@ class WorkerStore(Protocol):
         ...
 
 
+class WaitKind(StrEnum):
+    """What a waiting execution waits for."""
+
+    TIME = "time"  #: the time of its next attempt
+    DESTINATION = "destination"  #: room of a destination, which is down or has its maximum of attempts in progress
+    AUTOMATION = "automation"  #: room of its automation, which has its maximum of attempts in progress
+    JOB = "job"  #: the end of its job
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """The accepted work that waits for a worker, for health checks and metrics."""
@@ -62,6 +72,7 @@ class Totals:
     executions: Mapping[str, int]  #: count by state; without the final states if they are being counted
     jobs: Mapping[str, int]  #: count by state; the same
     queued_jobs: Mapping[str, int]  #: count by queue, for queues where a job waits
+    waiting: Mapping[WaitKind, int] = field(default_factory=dict)  #: waiting executions by what they wait for
 
 
 class BacklogStore(Protocol):

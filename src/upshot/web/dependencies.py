@@ -12,6 +12,7 @@ from upshot.automations.loader import load_revision
 from upshot.clock import Clock
 from upshot.execution.user_requests import UserRequests
 from upshot.ports.counters import CounterStore
+from upshot.ports.deliveries import DeliveryStore
 from upshot.ports.destinations import DestinationStore
 from upshot.ports.events import EventStore
 from upshot.ports.executions import ExecutionAdmin, RevisionStore
@@ -44,6 +45,7 @@ class WebDependencies:
     automations: AutomationFolder
     backlog: BacklogStore
     counters: CounterStore
+    deliveries: DeliveryStore
     workers: WorkerStore
     destinations: DestinationStore
     idempotency: IdempotencyStore

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
 from upshot.errors import Unavailable
 from upshot.ports.counters import IGNORED_ENTRIES
+from upshot.ports.deliveries import BUCKETS_SECONDS, DeliveryCount
 from upshot.web.dependencies import WebDependencies
 
 
@@ -52,6 +56,13 @@ class DatabaseStateCollector(Collector):
             return max(0.0, (now - since).total_seconds()) if since else 0.0
 
         yield _labelled_gauge("executions", "Executions by state.", "state", totals.executions)
+        yield _labelled_gauge(
+            "executions_waiting",
+            "Waiting executions by what they wait for.",
+            "reason",
+            {kind.value: count for kind, count in totals.waiting.items()},
+        )
+        yield from self._deliveries()
         yield _labelled_gauge("jobs", "Jobs by state.", "state", totals.jobs)
         yield _labelled_gauge("jobs_queued", "Queued jobs by queue.", "queue", totals.queued_jobs)
         if totals.events is not None:
@@ -84,6 +95,28 @@ class DatabaseStateCollector(Collector):
             "Executions that workers are carrying out.",
             sum(worker.in_progress for worker in workers),
         )
+
+    def _deliveries(self) -> Iterable[Metric]:
+        attempts = CounterMetricFamily(
+            "upshot_attempts",
+            "Attempts of steps by action, destination and result. Workers report them every few seconds.",
+            labels=["action", "destination", "result"],
+        )
+        seconds = HistogramMetricFamily(
+            "upshot_attempt_seconds",
+            "Seconds that attempts took, from rendering to the answer; for jobs, until they ended.",
+            labels=["action", "destination"],
+        )
+        by_destination: defaultdict[tuple[str, str], DeliveryCount] = defaultdict(DeliveryCount)
+        for key, count in self._deps.deliveries.read().items():
+            attempts.add_metric(list(key), count.attempts)
+            by_destination[key.action, key.destination] += count
+        for labels, count in by_destination.items():
+            bounds = [*map(floatToGoString, BUCKETS_SECONDS), "+Inf"]
+            totals = [*accumulate(count.buckets), count.attempts]
+            seconds.add_metric(list(labels), list(zip(bounds, totals, strict=True)), count.seconds)
+        yield attempts
+        yield seconds
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

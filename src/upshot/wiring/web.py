@@ -9,6 +9,7 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.redis import RedisPublisher, ping
 from upshot.adapters.sql.clock import DatabaseClock
 from upshot.adapters.sql.counters import SqlCounters
+from upshot.adapters.sql.deliveries import SqlDeliveries
 from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
@@ -54,6 +55,7 @@ def build_web(settings: Settings) -> WebDependencies:
         revisions=revisions,
         backlog=SqlBacklog(database),
         counters=SqlCounters(database),
+        deliveries=SqlDeliveries(database),
         workers=SqlWorkers(database),
         destinations=SqlDestinations(database),
         idempotency=SqlIdempotency(database),

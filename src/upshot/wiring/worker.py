@@ -16,6 +16,7 @@ from upshot.adapters.egress import GuardedEgress
 from upshot.adapters.redis import RedisEventStream, RedisPublisher
 from upshot.adapters.sql.clock import DatabaseClock
 from upshot.adapters.sql.counters import SqlCounters
+from upshot.adapters.sql.deliveries import SqlDeliveries
 from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents
 from upshot.adapters.sql.executions import SqlExecutions
@@ -35,6 +36,7 @@ from upshot.errors import ConfigError
 from upshot.execution.admission import Admitter
 from upshot.execution.attempt import ExecutorContext
 from upshot.execution.compiled import RevisionCache
+from upshot.execution.delivery_meter import DeliveryMeter
 from upshot.execution.executor import Executor
 from upshot.execution.limits import AttemptLimits
 from upshot.execution.recorder import Recorder
@@ -80,6 +82,7 @@ class WorkerDependencies:
     destinations: SqlDestinations
     retention: SqlRetention
     counters: SqlCounters
+    deliveries: SqlDeliveries
     revisions: SqlRevisions
     publisher: RedisPublisher
     stream: RedisEventStream
@@ -146,6 +149,7 @@ class WorkerDependencies:
             run_in_thread=run_in_thread,
             max_in_flight=settings.worker_in_flight,
             limits=AttemptLimits(settings.worker_in_flight, destination_maximum=settings.destination_in_flight),
+            meter=DeliveryMeter(self.deliveries, run_in_thread),
             lease=timedelta(seconds=settings.lease_seconds),
             may_take_over=may_take_over,
             names=lambda: self.automations.names,
@@ -237,6 +241,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         destinations=SqlDestinations(database),
         retention=SqlRetention(database),
         counters=SqlCounters(database),
+        deliveries=SqlDeliveries(database),
         revisions=revisions,
         publisher=publisher,
         stream=RedisEventStream(url, installation.id, worker_id),

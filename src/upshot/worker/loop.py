@@ -36,6 +36,7 @@ CONSUMER_FAILURE_PAUSE_SECONDS = 0.2  # after a failure of the consumer, which o
 RETURN_PAUSE_SECONDS = 0.02  # between two claims of executions that wait for room, so that each claims several
 RELOAD_SECONDS = 1.0
 CHANGES_SECONDS = 1.0  # between two checks which destinations have gone down or up
+DELIVERIES_SECONDS = 5.0  # between two additions to the counts of attempts
 TAKE_OVER_SECONDS = 15.0
 PRUNE_SECONDS = 3600.0
 ALIVE_SECONDS = 2.0  # between two signs that the event loop runs
@@ -185,6 +186,7 @@ class WorkerLoop:
                 start("sweeper", sweep_seconds, self._sweeper.sweep),
                 start("waiting", RETURN_PAUSE_SECONDS, self._executor.return_waiting_when_possible),
                 start("destinations", CHANGES_SECONDS, self._destinations.report_changes),
+                start("deliveries", DELIVERIES_SECONDS, self._executor.meter.flush),
                 start("relay", sweep_seconds, self._relay.relay),
                 start("take-over", TAKE_OVER_SECONDS, self._consumer.take_over_abandoned),
                 start("reload", RELOAD_SECONDS, partial(self._run_in_thread, self._reload)),
@@ -208,6 +210,7 @@ class WorkerLoop:
             now = self._deps.clock.now()
             leases = await self._run_in_thread(self._deps.executions.expire, predecessor_id, now)
             leases += await self._run_in_thread(self._deps.jobs.expire, predecessor_id, now)
+            await self._executor.meter.flush()
             await self._run_in_thread(self._deps.workers.deregister, predecessor_id)
             log.info("worker.predecessor_replaced", predecessor=predecessor_id, leases=leases)
 

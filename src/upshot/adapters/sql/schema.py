@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
+from upshot.ports.deliveries import BUCKETS_SECONDS
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -296,6 +298,17 @@ counters = sa.Table(
     metadata,
     sa.Column("name", sa.String(40), primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("action", sa.String(64), primary_key=True),
+    sa.Column("destination", sa.String(300), primary_key=True),
+    sa.Column("result", sa.String(16), primary_key=True),
+    sa.Column("attempts", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    *(sa.Column(f"bucket_{index}", sa.BigInteger, nullable=False) for index in range(len(BUCKETS_SECONDS))),
 )
 
 installation = sa.Table(

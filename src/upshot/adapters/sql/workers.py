@@ -31,7 +31,7 @@ from upshot.domain.execution import ExecutionState
 from upshot.domain.job import JobState
 from upshot.errors import Unavailable
 from upshot.ids import WorkerId
-from upshot.ports.workers import Backlog, BacklogStore, Totals, WorkerRecord, WorkerStore
+from upshot.ports.workers import Backlog, BacklogStore, Totals, WaitKind, WorkerRecord, WorkerStore
 
 log = structlog.get_logger("upshot.database")
 
@@ -57,6 +57,12 @@ _count = sa.func.count()
 _UNMATCHED = sa.select(_count, sa.func.min(events.c.published_at)).where(events.c.matched_at.is_(None))
 _DUE = sa.select(_count, sa.func.min(executions.c.due_at)).where(is_waiting, executions.c.due_at <= sa.bindparam("now"))
 _WAITING_EXECUTIONS = sa.select(_count).select_from(executions).where(is_waiting)
+# Each of these counts entries of one index. `automation;` is the text that follows all that begin with `automation:`.
+_WAITING_FOR_TIME = sa.select(_count).select_from(executions).where(is_waiting, executions.c.due_at.is_not(None))
+_WAITING_FOR_ROOM = sa.select(_count).select_from(executions).where(executions.c.waits_for.is_not(None))
+_WAITING_FOR_AUTOMATION = _WAITING_FOR_ROOM.where(
+    executions.c.waits_for >= "automation:", executions.c.waits_for < "automation;"
+)
 _RUNNING_EXECUTIONS = sa.select(_count).select_from(executions).where(is_running)
 _QUEUED_JOBS = sa.select(jobs.c.queue, _count).where(is_queued).group_by(jobs.c.queue)
 _ACTIVE_JOBS = sa.select(jobs.c.state, _count).where(is_active).group_by(jobs.c.state)
@@ -113,14 +119,16 @@ class SqlBacklog(BacklogStore):
         def work(connection: Connection) -> Totals:
             queued_jobs = _counts(connection, _QUEUED_JOBS)
             unfinished_jobs = {JobState.QUEUED.value: sum(queued_jobs.values())} | _counts(connection, _ACTIVE_JOBS)
+            waiting = connection.execute(_WAITING_EXECUTIONS).scalar_one()
             return Totals(
                 events=None,
                 executions={
-                    ExecutionState.WAITING.value: connection.execute(_WAITING_EXECUTIONS).scalar_one(),
+                    ExecutionState.WAITING.value: waiting,
                     ExecutionState.RUNNING.value: connection.execute(_RUNNING_EXECUTIONS).scalar_one(),
                 },
                 jobs={state.value: unfinished_jobs.get(state.value, 0) for state in JobState if not state.is_final},
                 queued_jobs=queued_jobs,
+                waiting=_waiting_by_kind(connection, waiting),
             )
 
         totals = self._database.read(work)
@@ -135,6 +143,17 @@ class SqlBacklog(BacklogStore):
             executions=executions_by_state | dict(totals.executions),
             jobs=jobs_by_state | dict(totals.jobs),
         )
+
+
+def _waiting_by_kind(connection: Connection, waiting: int) -> dict[WaitKind, int]:
+    statements = (_WAITING_FOR_TIME, _WAITING_FOR_ROOM, _WAITING_FOR_AUTOMATION)
+    for_time, for_room, for_automation = (connection.execute(statement).scalar_one() for statement in statements)
+    return {
+        WaitKind.TIME: for_time,
+        WaitKind.DESTINATION: for_room - for_automation,
+        WaitKind.AUTOMATION: for_automation,
+        WaitKind.JOB: max(0, waiting - for_time - for_room),
+    }
 
 
 def _count_all(connection: Connection) -> Totals:
