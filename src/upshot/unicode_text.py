@@ -4,7 +4,53 @@ from __future__ import annotations
 
 import unicodedata
 
+_MAX_CHARS = 512
+_INVISIBLE_CATEGORIES = frozenset(
+    {"Cc", "Cf", "Cs", "Zl", "Zp"}
+)  # control, format (bidirectional too), surrogate, line
+#: Other characters without a shape, from Unicode's list of default ignorable code points.
+_INVISIBLE = frozenset(
+    map(
+        chr,
+        (
+            0x034F,
+            *range(0x115F, 0x1161),
+            *range(0x17B4, 0x17B6),
+            *range(0x180B, 0x1810),
+            0x3164,
+            *range(0xFE00, 0xFE10),
+            0xFFA0,
+            *range(0xFFF0, 0xFFF9),
+            *range(0xE0000, 0xE1000),
+        ),
+    )
+)
+_EMOJI_STYLES = "\ufe0e\ufe0f"  # after a symbol, they choose between text and picture
+
 
 def to_nfc(text: str) -> str:
-    """Return a text in its composed form (NFC). Keyboards write this form; file names of macOS are decomposed."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    """
+    Return a text in its composed form (NFC). Keyboards write this form; file names of macOS are decomposed.
+
+    A text of more than 512 characters stays as it is, because converting it takes quadratic time at worst.
+    """
+    return text if text.isascii() or len(text) > _MAX_CHARS else unicodedata.normalize("NFC", text)
+
+
+def find_invisible(text: str) -> str | None:
+    """
+    Return the first character of a text that nobody sees: control, zero-width and bidirectional characters.
+
+    Returns:
+        Its code point and name, such as `U+200B (ZERO WIDTH SPACE)`, or None.
+    """
+    if text.isascii() and text.isprintable():
+        return None
+    before = ""
+    for character in text:
+        is_invisible = unicodedata.category(character) in _INVISIBLE_CATEGORIES or character in _INVISIBLE
+        if is_invisible and not (character in _EMOJI_STYLES and before and unicodedata.category(before) == "So"):
+            name = unicodedata.name(character, "a control character")
+            return f"U+{ord(character):04X} ({name})"
+        before = character
+    return None

@@ -58,7 +58,6 @@ MAX_DEPTH = 100  #: of lists in lists; what walks over a value in C has a limit 
 _MAX_GLOB_CHARS = 256
 _MAX_FIELD_CHARS = 256  # of a path such as `attribute="metrics.accuracy"`
 _MAX_DECIMALS = 20
-_MAX_NFC_CHARS = 512  # of texts whose Unicode form is ignored; converting them takes quadratic time at worst
 _CHARS_PER_UNIT = 64
 _CHARS_PER_GLOB_UNIT = 8
 _CHARS_PER_SLOW_UNIT = 4  # of operations that make an object of each word or byte
@@ -246,9 +245,7 @@ def check_condition(value: Any, expression: str = "") -> bool:
 def _is_same(left: Any, right: Any) -> bool:
     """Return whether two values are equal. A boolean is not a number, and both Unicode forms of a text are equal."""
     if isinstance(left, str) and isinstance(right, str):
-        if left.isascii() or right.isascii() or max(len(left), len(right)) > _MAX_NFC_CHARS:
-            return left == right
-        return to_nfc(left) == to_nfc(right)
+        return left == right or to_nfc(left) == to_nfc(right)
     return isinstance(left, bool) is isinstance(right, bool) and left == right
 
 
@@ -699,7 +696,8 @@ def _matches(value: Any, glob: Any) -> bool:
     if len(pattern) > _MAX_GLOB_CHARS:
         raise RenderError(f"a glob can have at most {_MAX_GLOB_CHARS} characters")
     BUDGET.spend(1 + _UNITS_PER_GLOB_CHAR * len(pattern) + len(text) * (1 + pattern.count("*")) // _CHARS_PER_GLOB_UNIT)
-    return fnmatchcase(text, pattern)
+    name, pattern = to_nfc(text), to_nfc(pattern)
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 TESTS: dict[str, Callable[..., bool]] = {

@@ -23,6 +23,7 @@ from upshot.automations.triggers import FILTER_VALUES, Filter, is_automatic, is_
 from upshot.domain.automation import Automation, Trigger
 from upshot.domain.event import MAX_CHAIN_DEPTH, Event, EventKind
 from upshot.errors import TemplateInvalid
+from upshot.unicode_text import to_nfc
 
 
 class MatchResult(StrEnum):
@@ -166,6 +167,7 @@ class _IndexKey(NamedTuple):
 
 def _index_key(pattern: str) -> _IndexKey | None:
     """Return the index key of a pattern, or None if the pattern begins and ends with a wildcard."""
+    pattern = to_nfc(pattern)
     if not is_glob(pattern):
         return _IndexKey("whole", pattern)
     first_wildcard = next(index for index, char in enumerate(pattern) if char in "*?[")
@@ -205,6 +207,7 @@ class _FilterIndex:
         value = self._value_of(event)
         if value is None:
             return
+        value = to_nfc(value)
         yield from self._whole.get(value, ())
         for length in self._start_lengths:
             yield from self._start.get(value[:length], ())

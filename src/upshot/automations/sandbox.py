@@ -10,9 +10,11 @@ access to fields, which reads keys of mappings and indexes of lists, never attri
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
+from itertools import islice
 from typing import Any, NoReturn
 
 from jinja2 import StrictUndefined, Undefined, nodes
@@ -21,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from typing_extensions import override
 
 from upshot.automations import filters
-from upshot.automations.filters import BUDGET, RenderError, describe
+from upshot.automations.filters import BUDGET, describe
 from upshot.suggestions import did_you_mean
 
 SECRETS = "secrets"  #: the name of all secrets. A template that uses them must show it, because receipts hide them.
@@ -122,6 +124,8 @@ class PathReference:
 
     parts: tuple[str, ...]
     line: int  #: within the template, counted from 1
+    #: What was probably meant, if the name stands after `-` or `/`: `event.data['f1-score']` for `event.data.f1-score`.
+    probably: str = ""
 
 
 def secret_names(paths: Iterable[PathReference]) -> frozenset[str] | None:
@@ -152,11 +156,14 @@ class _Unknown(StrictUndefined):
     @property
     def _undefined_message(self) -> str:
         path = self._undefined_name or "a value"
-        parent, dot, name = path.rpartition(".")
+        last = _LAST_KEY.fullmatch(path)
         container = self._undefined_obj
-        if not dot or not isinstance(container, dict | list | tuple | str | int | float):
+        if last is None or not isinstance(container, dict | list | tuple | str | int | float):
             return f"{path!r} is unknown" if self._undefined_hint is None else self._undefined_hint
+        parent, name = last["parent"], last["name"] or last["key"]
         if isinstance(container, dict):
+            if similar := _key_with_sign(name, container):
+                return f"{parent!r} has no {name!r}; write {spell_key(parent, similar)}"
             suggestion = did_you_mean(name, container, list_known=False)
             return f"{parent!r} has no {name!r}{suggestion or '; if it can be missing, write `| default(…)`'}"
         if isinstance(container, list | tuple):
@@ -164,6 +171,26 @@ class _Unknown(StrictUndefined):
         alternative = _CALL_ALTERNATIVES.get(name)
         remedy = f"; write {alternative}" if alternative else ""
         return f"{parent!r} is {describe(container)} and has no {name!r}{remedy}"
+
+
+#: The last key of a path as `spell_key` writes it.
+_LAST_KEY = re.compile(r"(?P<parent>.+)(?:\.(?P<name>[^.\[\]]+)|\['(?P<key>.*?)'\])", re.DOTALL)
+_IDENTIFIER = re.compile(r"[^\W\d]\w*")
+_MAX_COMPARED_KEYS = 200
+
+
+def spell_key(parent: str, key: str) -> str:
+    """Return the path of a key as a template writes it: `event.data.loss`, `event.data['f1-score']`."""
+    return f"{parent}.{key}" if _IDENTIFIER.fullmatch(key) else f"{parent}['{key}']"
+
+
+def _key_with_sign(name: str, container: Iterable[str]) -> str | None:
+    """Return a key such as `f1-score` or `val/loss` of which somebody wrote the first word, or wrote it with `_`."""
+    for key in islice(map(str, container), _MAX_COMPARED_KEYS):  # a mapping that a template made has other keys, too
+        starts_with_name = key.startswith((f"{name}-", f"{name}/"))
+        if not _IDENTIFIER.fullmatch(key) and (starts_with_name or re.sub(r"\W", "_", key) == name):
+            return key
+    return None
 
 
 def require_defined(*values: Any) -> None:
@@ -176,8 +203,6 @@ def require_defined(*values: Any) -> None:
 def get_field(container: Any, key: Any, path: str) -> Any:
     """Return a field of a value. Templates have no other way to reach into values."""
     require_defined(key)
-    if isinstance(key, str) and key.startswith("_"):
-        raise RenderError(f"{path!r}: names that begin with `_` cannot be used")
     if isinstance(container, dict):
         if isinstance(key, str) and key in container:
             return container[key]
@@ -304,22 +329,14 @@ class TemplateInspector:
         self.paths: list[PathReference] = []
         self.assigned: set[str] = set()
         self.node_count = 0
+        self._probably: dict[str, str] = {}
 
     def walk(self, node: nodes.Node, depth: int = 0, blocks: int = 0, *, is_condition: bool = False) -> None:
         """Check a node and everything below it. Raises TemplateNotAllowed. See `instrument` for `is_condition`."""
         self.node_count += 1
         if self.node_count > MAX_NODES or depth > MAX_NESTING or blocks > MAX_NESTED_BLOCKS:
             raise TemplateNotAllowed("this template is too large or too deeply nested; simplify it", node.lineno)
-        if type(node) not in _ALLOWED_NODES:
-            _refuse(node)
-        if isinstance(node, nodes.Name | nodes.Getattr | nodes.Getitem):
-            self._add_path(node)
-        elif isinstance(node, nodes.Filter | nodes.Test):
-            _check_use(node)
-        elif isinstance(node, nodes.Compare):
-            _check_chain(node)
-        elif isinstance(node, nodes.For):
-            self._add_loop(node)
+        self._check(node)
         if is_condition:
             _check_can_be_condition(node)
         inner_blocks = blocks + isinstance(node, nodes.For | nodes.If)
@@ -329,21 +346,47 @@ class TemplateInspector:
         for child in node.iter_child_nodes(only=conditions):
             self.walk(child, depth + 1, inner_blocks, is_condition=True)
 
+    def _check(self, node: nodes.Node) -> None:
+        if type(node) not in _ALLOWED_NODES:
+            _refuse(node)
+        if isinstance(node, nodes.Name | nodes.Getattr | nodes.Getitem):
+            self._add_path(node)
+        elif isinstance(node, nodes.Sub | nodes.Div):
+            self._add_key_with_sign(node)
+        elif isinstance(node, nodes.Filter | nodes.Test):
+            _check_use(node)
+        elif isinstance(node, nodes.Compare):
+            _check_chain(node)
+        elif isinstance(node, nodes.For):
+            self._add_loop(node)
+
     def _add_loop(self, node: nodes.For) -> None:
         if node.recursive:
             raise TemplateNotAllowed("a loop cannot be recursive", node.lineno)
         self.assigned.add("loop")
 
     def _add_path(self, node: nodes.Name | nodes.Getattr | nodes.Getitem) -> None:
-        name = node.name if isinstance(node, nodes.Name) else _constant_key(node)
-        if isinstance(name, str) and name.startswith("_"):
-            raise TemplateNotAllowed(f"{name!r}: names that begin with `_` cannot be used", node.lineno)
+        if isinstance(node, nodes.Name) and node.name.startswith("_"):
+            raise TemplateNotAllowed(f"{node.name!r}: names that begin with `_` cannot be used", node.lineno)
         if isinstance(node, nodes.Name) and node.ctx != "load":
-            if name == SECRETS:
-                raise TemplateNotAllowed(f"{name!r} cannot be another value; choose another name", node.lineno)
+            if node.name == SECRETS:
+                raise TemplateNotAllowed(f"{node.name!r} cannot be another value; choose another name", node.lineno)
             self.assigned.add(node.name)
         elif parts := _parts(node):
-            self.paths.append(PathReference(parts, node.lineno))
+            self.paths.append(PathReference(parts, node.lineno, self._probably.get(parts[0], "")))
+
+    def _add_key_with_sign(self, node: nodes.Sub | nodes.Div) -> None:
+        """Remember that `event.data.f1-score` is probably one key. The outermost operation has the whole key."""
+        found = _key_with_signs(node)
+        if found is not None:
+            parts, names = found
+            root, *keys = parts
+            has_fixed_names = root in ("steps", "vars", "secrets") or len(keys) == 1
+            probably = root
+            for key in keys:
+                probably = spell_key(probably, key.replace("-", "_") if has_fixed_names else key)
+            for name in names:
+                self._probably.setdefault(name, probably)
 
 
 def _constant_key(node: nodes.Getattr | nodes.Getitem) -> Any:
@@ -362,15 +405,36 @@ def _parts(node: nodes.Node) -> tuple[str, ...]:
     return ()
 
 
+def _key_with_signs(node: nodes.Node) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """
+    Return the path of which `event.data.f1-score` would be one, and the names after the signs.
+
+    Returns:
+        None if the node is neither a path nor such a difference or quotient.
+    """
+    if not isinstance(node, nodes.Sub | nodes.Div):
+        parts = _parts(node)
+        return (parts, ()) if len(parts) > 1 else None
+    left = _key_with_signs(node.left)
+    right = (str(node.right.value),) if isinstance(node.right, nodes.Const) else _parts(node.right)
+    if left is None or not right:
+        return None
+    sign = "-" if isinstance(node, nodes.Sub) else "/"
+    *parents, last = left[0]
+    return (*parents, f"{last}{sign}{right[0]}", *right[1:]), (*left[1], right[0])
+
+
 def _spell(node: nodes.Node) -> str:
     """Return a path as messages show it."""
     if isinstance(node, nodes.Name):
         return node.name
     if isinstance(node, nodes.Getattr):
-        return f"{_spell(node.node)}.{node.attr}"
+        return spell_key(_spell(node.node), node.attr)
     if isinstance(node, nodes.Getitem):
         key = _constant_key(node)
-        return f"{_spell(node.node)}.{key}" if isinstance(key, str | int) else f"{_spell(node.node)}[…]"
+        if isinstance(key, str):
+            return spell_key(_spell(node.node), key)
+        return f"{_spell(node.node)}.{key}" if isinstance(key, int) else f"{_spell(node.node)}[…]"
     return "(…)"
 
 

@@ -200,7 +200,7 @@ _PYTHON_WORDS = {
     " instances of": "",
 }
 _RESULT = "_result"  # a template cannot use names that begin with `_`
-_PLAIN_PATH = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*)*")
+_PLAIN_PATH = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _PLAIN_PATH_IN_BRACES = re.compile(rf"\{{\{{[ \t]*({_PLAIN_PATH.pattern})[ \t]*\}}\}}")
 _KEEPS_TYPE = re.compile(r"\s*\{\{=(.*)\}\}\s*", re.DOTALL)
 _RESERVED_WORDS = frozenset({"true", "false", "none", "True", "False", "None", "not", "and", "or", "in", "is", "if"})

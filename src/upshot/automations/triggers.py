@@ -1,7 +1,8 @@
 """
 What the triggers of `on` can filter by: the filters of each kind of event, and how patterns match.
 
-A pattern is a glob over the whole value: `*`, `?` and `[abc]`. Case matters. A filter never matches a
+A pattern is a name, or a glob over the whole value: `*`, `?` and `[abc]`. Case matters, and both Unicode forms of a
+name are equal. A filter never matches a
 value that the event does not have (an event in a project has no registry). The registry moves `latest`
 by itself when a version is linked. Only a filter that names `latest` exactly answers such a move. A glob
 does not, and neither does a trigger without an alias filter, because every link would then trigger twice.
@@ -17,6 +18,7 @@ from typing import Any
 from upshot.domain.automation import Pattern
 from upshot.domain.event import Event, EventKind
 from upshot.domain.reference import LATEST
+from upshot.unicode_text import to_nfc
 
 
 def _name_of(resource: str) -> Callable[[Event], str | None]:
@@ -128,8 +130,8 @@ class Filter:
     def __init__(self, name: str, pattern: Pattern) -> None:
         self.name = name
         self.pattern = pattern
-        self._any_exact, self._any_globs = _split(pattern.any_of)
-        self._none_exact, self._none_globs = _split(pattern.none_of)
+        self._any_exact, self._any_globs = _compile(pattern.any_of)
+        self._none_exact, self._none_globs = _compile(pattern.none_of)
 
     def accepts(self, value: str | None, *, exactly: bool = False) -> bool:
         """
@@ -141,6 +143,7 @@ class Filter:
         """
         if value is None:
             return False
+        value = to_nfc(value)
         if exactly:
             return value in self._any_exact
         if value in self._none_exact or any(glob(value) for glob in self._none_globs):
@@ -154,11 +157,10 @@ class Filter:
         return ", ".join(filter(None, (accepted, excluded and f"not {excluded}")))
 
 
-def _split(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[Callable[[str], object], ...]]:
-    """Separate plain names from globs, and compile the globs."""
-    globs = [pattern for pattern in patterns if is_glob(pattern)]
-    compiled = tuple(re.compile(fnmatch.translate(glob)).match for glob in globs)
-    return frozenset(patterns).difference(globs), compiled
+def _compile(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[Callable[[str], object], ...]]:
+    """Return the patterns as names, because a name such as `bert[base]` matches itself, and compile the globs."""
+    names = tuple(map(to_nfc, patterns))
+    return frozenset(names), tuple(re.compile(fnmatch.translate(name)).match for name in names if is_glob(name))
 
 
 def is_automatic(event: Event) -> bool:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from upshot.errors import InvalidInput
+from upshot.unicode_text import find_invisible, to_nfc
 
 MAX_NAME_CHARS = 128  # W&B's limit for names of collections, artifacts and aliases
 LATEST = "latest"
@@ -18,14 +19,28 @@ _VERSION = re.compile(r"v(0|[1-9][0-9]{0,8})")
 
 def check_name(name: str, what: str) -> str:
     """
-    Validate a name, and return it.
+    Validate a name that something gets, and return it in its composed Unicode form (NFC).
 
     Args:
         name: As the client sent it.
         what: What has the name, for the message: "collection", "alias", …
 
     Raises:
-        InvalidInput: The name is empty or too long, begins or ends with a space, or contains a reserved character.
+        InvalidInput: The name is empty or too long, begins or ends with a space, or contains a reserved character or
+            one that nobody sees.
+    """
+    name = check_existing_name(to_nfc(name), what)
+    if found := find_invisible(name):
+        raise InvalidInput(f"{what} {name!r}: the character {found} cannot be seen; remove it")
+    return name
+
+
+def check_existing_name(name: str, what: str) -> str:
+    """
+    Validate a name that something has, and return it.
+
+    Earlier releases did not convert Unicode forms and accepted characters that nobody sees, so such names can exist.
+    `spellings` returns the forms to look for. Arguments and errors are those of `check_name`.
     """
     if not name:
         raise InvalidInput(f"{what}: the name is empty")
@@ -40,14 +55,26 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def spellings(name: str, what: str) -> tuple[str, ...]:
+    """
+    Validate a name that something has, and return the forms under which it can be stored: as it is, and composed.
+
+    Raises:
+        InvalidInput: See `check_existing_name`.
+    """
+    check_existing_name(name, what)
+    composed = to_nfc(name)
+    return (name,) if composed == name else (name, composed)
+
+
 def check_alias(name: str) -> str:
     """
-    Validate an alias, and return it.
+    Validate an alias that a version gets, and return it in its composed Unicode form.
 
     Raises:
         InvalidInput: The name is invalid, or it has the form `v3`, which always refers to the version itself.
     """
-    check_name(name, "alias")
+    name = check_name(name, "alias")
     if _VERSION.fullmatch(name):
         raise InvalidInput(f"alias {name!r}: {name} always refers to the version itself; choose another alias")
     return name
@@ -87,7 +114,7 @@ def parse_reference(text: str, *, default_version: str = LATEST) -> Reference:
     path, colon, version = text.partition(":")
     parts = path.split("/")
     if len(parts) == 3:  # noqa: PLR2004 - entity, scope and name
-        check_name(parts.pop(0), "entity")
+        check_existing_name(parts.pop(0), "entity")
     scope = parts[0]
     if scope == "model-registry":
         scope = "model"
@@ -99,8 +126,8 @@ def parse_reference(text: str, *, default_version: str = LATEST) -> Reference:
             "registry/collection:v3 or registry/collection:alias"
         )
     return Reference(
-        check_name(scope, "project or registry"),
-        check_name(parts[1], "artifact or collection"),
-        check_name(version, "version") if colon else default_version,
+        check_existing_name(scope, "project or registry"),
+        check_existing_name(parts[1], "artifact or collection"),
+        check_existing_name(version, "version") if colon else default_version,
         is_registry=scope != parts[0],
     )

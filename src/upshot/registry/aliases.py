@@ -12,7 +12,7 @@ from upshot.domain.registry import ArtifactVersion, Change, Collection, Series, 
 from upshot.errors import InvalidInput
 from upshot.registry.inputs import MAX_ALIASES
 from upshot.registry.lookup import (
-    alias_not_found,
+    find_alias,
     find_artifact,
     find_collection,
     find_in_project,
@@ -46,7 +46,7 @@ class Aliases(RegistryTransactions):
         Raises:
             Forbidden: The alias is protected, and the actor is not an admin.
         """
-        check_alias(alias)
+        alias = check_alias(alias)
 
         def work(mutation: Mutation) -> Version:
             found = find_collection(mutation.tx, registry, collection)
@@ -59,7 +59,7 @@ class Aliases(RegistryTransactions):
         self, project: str, name: str, alias: str, version: str, *, origin: Origin
     ) -> Change[ArtifactVersion]:
         """Add an alias to an artifact version in its project. Another version that holds the alias loses it."""
-        check_alias(alias)
+        alias = check_alias(alias)
 
         def work(mutation: Mutation) -> ArtifactVersion:
             artifact = find_artifact(mutation.tx, project, name)
@@ -75,7 +75,6 @@ class Aliases(RegistryTransactions):
         Raises:
             Forbidden: The alias is protected, and the actor is not an admin.
         """
-        check_alias(alias)
 
         def work(mutation: Mutation) -> None:
             _remove_alias(mutation, find_collection(mutation.tx, registry, collection), alias)
@@ -84,7 +83,6 @@ class Aliases(RegistryTransactions):
 
     def remove_artifact_alias(self, project: str, name: str, alias: str, *, origin: Origin) -> Change[None]:
         """Remove an alias from its artifact version in the project."""
-        check_alias(alias)
 
         def work(mutation: Mutation) -> None:
             _remove_alias(mutation, find_artifact(mutation.tx, project, name), alias)
@@ -261,8 +259,7 @@ def add_latest_added_event(
 
 
 def _remove_alias(mutation: Mutation, before: Series, alias: str) -> None:
-    if alias not in before.aliases:
-        raise alias_not_found(before, alias)
+    alias = find_alias(before, alias)
     if isinstance(before, Collection):
         settings = find_registry(mutation.tx, before.registry)
         require_alias_permission(settings, [alias], mutation.actor, "remove it")

@@ -9,18 +9,21 @@ from typing import Any
 from upshot.domain.event import EventKind, Origin
 from upshot.domain.reference import LATEST, check_name
 from upshot.domain.registry import Artifact, ArtifactVersion, Change, Version
-from upshot.errors import AlreadyExists, Conflict, NotFound
+from upshot.errors import AlreadyExists, Conflict
 from upshot.ids import new_id
 from upshot.ports.paging import Page
 from upshot.ports.registry import EVERYTHING, RegistryFilter, RegistryView
 from upshot.registry.aliases import add_alias_removed_event, add_latest_added_event, move_aliases, pass_on_latest
 from upshot.registry.inputs import check_aliases, check_client_id, check_content, check_description, check_metadata
 from upshot.registry.lookup import (
+    artifact_or_none,
     find_artifact,
     find_artifact_version,
     find_collection,
     find_in_project,
+    find_project,
     find_registry,
+    project_or_none,
 )
 from upshot.registry.mutation import Mutation
 from upshot.registry.protection import is_protected, require_admin
@@ -29,7 +32,6 @@ from upshot.registry.snapshots import same_json, version_context
 from upshot.registry.transaction import RegistryTransactions, artifact_lock, collection_lock
 from upshot.registry.versions import unlink_version
 from upshot.resources.version import version_json
-from upshot.suggestions import did_you_mean
 
 
 class Artifacts(RegistryTransactions):
@@ -71,9 +73,7 @@ class Artifacts(RegistryTransactions):
         Raises:
             Conflict: The artifact has another type, or a registry has the name of the project.
         """
-        check_name(project, "project")
-        check_name(name, "artifact")
-        check_name(artifact_type, "artifact type")
+        artifact_type = check_name(artifact_type, "artifact type")
         aliases = check_aliases(aliases)
         checked_metadata = check_metadata(metadata or {})
         content_digest, content_manifest = check_content(digest, manifest, checked_metadata)
@@ -85,10 +85,12 @@ class Artifacts(RegistryTransactions):
             tx = mutation.tx
             if version_id is not None and (known := tx.artifact_version_by_id(version_id)):
                 return known
-            artifact = tx.artifact(project, name)
+            artifact = artifact_or_none(tx, project, name)
             if artifact is None:
-                make_project(mutation, project)
-                artifact = Artifact(new_id("art", mutation.now), project, name, artifact_type, {})
+                holder = project_or_none(tx, project) or check_name(project, "project")
+                make_project(mutation, holder)
+                artifact_id = new_id("art", mutation.now)
+                artifact = Artifact(artifact_id, holder, check_name(name, "artifact"), artifact_type, {})
                 tx.save_artifact(artifact)
             if artifact.artifact_type != artifact_type:
                 raise Conflict(
@@ -104,8 +106,8 @@ class Artifacts(RegistryTransactions):
             version = ArtifactVersion(
                 id=version_id or new_id("ver", mutation.now),
                 artifact_id=artifact.id,
-                project=project,
-                artifact_name=name,
+                project=artifact.project,
+                artifact_name=artifact.name,
                 artifact_type=artifact_type,
                 number=tx.next_number(artifact),
                 digest=content_digest,
@@ -152,19 +154,19 @@ class Artifacts(RegistryTransactions):
             AlreadyExists: Another artifact of the project has the new name.
             Forbidden: The actor is not an admin.
         """
-        check_name(new_name, "artifact")
+        new_name = check_name(new_name, "artifact")
         require_admin(origin.actor, f"rename artifact {project}/{name}")
 
         def work(mutation: Mutation) -> Artifact:
             before = find_artifact(mutation.tx, project, name)
-            if new_name == name:
+            if new_name == before.name:
                 return before
-            if mutation.tx.artifact(project, new_name):
-                raise AlreadyExists(f"artifact {project}/{new_name} already exists; choose another name")
+            if mutation.tx.artifact(before.project, new_name):
+                raise AlreadyExists(f"artifact {before.project}/{new_name} already exists; choose another name")
             after = replace(before, name=new_name)
             mutation.tx.save_artifact(after)
             mutation.add_history(
-                "rename-artifact", after.reference, after, before={"name": name}, after={"name": new_name}
+                "rename-artifact", after.reference, after, before={"name": before.name}, after={"name": new_name}
             )
             return after
 
@@ -179,13 +181,9 @@ class Artifacts(RegistryTransactions):
         self, project: str, where: RegistryFilter = EVERYTHING, *, cursor: str | None, limit: int
     ) -> Page[Artifact]:
         """Return artifacts of a project with their aliases, by name."""
-        check_name(project, "project")
 
         def work(view: RegistryView) -> Page[Artifact]:
-            page = view.page_artifacts(project, where, cursor=cursor, limit=limit)
-            if not page.items and not view.has_project(project):
-                raise NotFound(f"there is no project {project!r}{did_you_mean(project, view.names('project'))}")
-            return page
+            return view.page_artifacts(find_project(view, project), where, cursor=cursor, limit=limit)
 
         return self._store.read(work)
 

@@ -42,9 +42,9 @@ class Collections(RegistryTransactions):
             AlreadyExists: The collection exists.
             Conflict: The registry does not exist, and a project has its name.
         """
-        check_name(registry, "registry")
-        check_name(name, "collection")
-        check_name(artifact_type, "artifact type")
+        registry = check_name(registry, "registry")
+        name = check_name(name, "collection")
+        artifact_type = check_name(artifact_type, "artifact type")
         check_description(description, "collection")
         checked_metadata = check_metadata(metadata or {})
 
@@ -90,7 +90,8 @@ class Collections(RegistryTransactions):
         patch = check_metadata(metadata or {})
         locks = [collection_lock(registry, name)]
         if new_name is not None:
-            locks.append(collection_lock(registry, check_name(new_name, "collection")))
+            new_name = check_name(new_name, "collection")
+            locks.append(collection_lock(registry, new_name))
 
         def work(mutation: Mutation) -> Collection:
             before = find_collection(mutation.tx, registry, name)
@@ -129,7 +130,7 @@ class Collections(RegistryTransactions):
 
         def work(mutation: Mutation) -> None:
             found = find_collection(mutation.tx, registry, name)
-            settings = find_registry(mutation.tx, registry)
+            settings = find_registry(mutation.tx, found.registry)
             require_alias_permission(settings, found.aliases, origin.actor, "delete its collection")
             mutation.tx.remove_collection(found)
             data = collection_context(found, mutation.base_url)
@@ -148,8 +149,8 @@ class Collections(RegistryTransactions):
         """Return collections of a registry, by name."""
 
         def work(view: RegistryView) -> Page[Collection]:
-            find_registry(view, registry)
-            return view.page_collections(registry, where, cursor=cursor, limit=limit)
+            stored = find_registry(view, registry).name
+            return view.page_collections(stored, where, cursor=cursor, limit=limit)
 
         return self._store.read(work)
 

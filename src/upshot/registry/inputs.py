@@ -13,6 +13,7 @@ import orjson
 from upshot.domain.reference import check_alias, check_name
 from upshot.errors import InvalidInput
 from upshot.ids import EventId
+from upshot.unicode_text import to_nfc
 
 MAX_JSON_BYTES = 65_536  #: of the data of a custom event; a CloudEvent should stay within 64 KB
 MAX_METADATA_BYTES = 262_144  #: of a version, or of a collection
@@ -129,7 +130,7 @@ def check_patterns(patterns: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InvalidInput: A pattern is empty, too long or not printable, or there are too many.
     """
-    unique = tuple(sorted(set(patterns)))
+    unique = tuple(sorted(set(map(to_nfc, patterns))))
     if len(unique) > MAX_PROTECTED_PATTERNS:
         raise InvalidInput(f"{len(unique)} protected aliases; at most {MAX_PROTECTED_PATTERNS} patterns are allowed")
     for pattern in unique:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from upshot.domain.reference import check_name, parse_reference, version_number
+from itertools import product
+
+from upshot.domain.reference import parse_reference, spellings, version_number
 from upshot.domain.registry import Artifact, ArtifactVersion, Collection, RegistrySettings, Series, Version
 from upshot.errors import NotFound
 from upshot.ports.registry import RegistryView
@@ -17,8 +19,9 @@ def find_registry(view: RegistryView, name: str) -> RegistrySettings:
         InvalidInput: The name is invalid.
         NotFound: The registry does not exist.
     """
-    if found := view.registry(check_name(name, "registry")):
-        return found
+    for spelling in spellings(name, "registry"):
+        if found := view.registry(spelling):
+            return found
     raise NotFound(f"there is no registry {name!r}{did_you_mean(name, view.names('registry'))}")
 
 
@@ -30,13 +33,19 @@ def find_collection(view: RegistryView, registry: str, name: str) -> Collection:
         InvalidInput: A name is invalid.
         NotFound: The registry or the collection does not exist.
     """
-    check_name(registry, "registry")
-    check_name(name, "collection")
-    if found := view.collection(registry, name):
+    if found := collection_or_none(view, registry, name):
         return found
     find_registry(view, registry)
     suggestion = did_you_mean(name, view.names("collection", registry))
     raise NotFound(f"registry {registry!r} has no collection {name!r}{suggestion}")
+
+
+def collection_or_none(view: RegistryView, registry: str, name: str) -> Collection | None:
+    """Return a collection, or None if it does not exist. Raises InvalidInput if a name is invalid."""
+    for stored_registry, stored_name in product(spellings(registry, "registry"), spellings(name, "collection")):
+        if found := view.collection(stored_registry, stored_name):
+            return found
+    return None
 
 
 def find_version(view: RegistryView, collection: Collection, version: str) -> Version:
@@ -54,6 +63,24 @@ def find_version(view: RegistryView, collection: Collection, version: str) -> Ve
     raise _version_not_found(collection, version, newest)
 
 
+def project_or_none(view: RegistryView, project: str) -> str | None:
+    """Return the name of a project as it is stored, or None. Raises InvalidInput if the name is invalid."""
+    return next((spelling for spelling in spellings(project, "project") if view.has_project(spelling)), None)
+
+
+def find_project(view: RegistryView, project: str) -> str:
+    """
+    Return the name of a project as it is stored.
+
+    Raises:
+        InvalidInput: The name is invalid.
+        NotFound: The project does not exist.
+    """
+    if found := project_or_none(view, project):
+        return found
+    raise NotFound(f"there is no project {project!r}{did_you_mean(project, view.names('project'))}")
+
+
 def find_artifact(view: RegistryView, project: str, name: str) -> Artifact:
     """
     Return an artifact.
@@ -62,13 +89,18 @@ def find_artifact(view: RegistryView, project: str, name: str) -> Artifact:
         InvalidInput: A name is invalid.
         NotFound: The project or the artifact does not exist.
     """
-    check_name(project, "project")
-    check_name(name, "artifact")
-    if found := view.artifact(project, name):
+    if found := artifact_or_none(view, project, name):
         return found
-    if not view.has_project(project):
-        raise NotFound(f"there is no project {project!r}{did_you_mean(project, view.names('project'))}")
+    find_project(view, project)
     raise NotFound(f"project {project!r} has no artifact {name!r}{did_you_mean(name, view.names('artifact', project))}")
+
+
+def artifact_or_none(view: RegistryView, project: str, name: str) -> Artifact | None:
+    """Return an artifact, or None if it does not exist. Raises InvalidInput if a name is invalid."""
+    for stored_project, stored_name in product(spellings(project, "project"), spellings(name, "artifact")):
+        if found := view.artifact(stored_project, stored_name):
+            return found
+    return None
 
 
 def find_in_project(view: RegistryView, artifact: Artifact, version: str) -> ArtifactVersion:
@@ -98,8 +130,9 @@ def find_artifact_version(view: RegistryView, reference: str) -> ArtifactVersion
         NotFound: The artifact, the collection, the version or the alias does not exist.
     """
     parsed = parse_reference(reference)
-    artifact = None if parsed.is_registry else view.artifact(parsed.scope, parsed.name)
-    if artifact is None and (parsed.is_registry or view.registry(parsed.scope)):
+    artifact = None if parsed.is_registry else artifact_or_none(view, parsed.scope, parsed.name)
+    is_registry = parsed.is_registry or any(map(view.registry, spellings(parsed.scope, "registry")))
+    if artifact is None and is_registry:
         collection = find_collection(view, parsed.scope, parsed.name)
         return find_version(view, collection, parsed.version).artifact_version
     return find_in_project(view, artifact or find_artifact(view, parsed.scope, parsed.name), parsed.version)
@@ -110,10 +143,24 @@ def alias_not_found(series: Series, alias: str) -> NotFound:
     return NotFound(f"{series.reference} has no alias {alias!r}{did_you_mean(alias, series.aliases)}")
 
 
+def find_alias(series: Series, alias: str) -> str:
+    """
+    Return an alias as the collection or artifact has it.
+
+    Raises:
+        InvalidInput: The name is invalid.
+        NotFound: No version has the alias.
+    """
+    for spelling in spellings(alias, "version or alias"):
+        if spelling in series.aliases:
+            return spelling
+    raise alias_not_found(series, alias)
+
+
 def _number_of(series: Series, version: str) -> int:
-    number = version_number(check_name(version, "version or alias"))
+    number = version_number(version)
     if number is None:
-        number = version_number(series.aliases.get(version, ""))
+        number = version_number(series.aliases[find_alias(series, version)])
     if number is None:
         raise alias_not_found(series, version)
     return number

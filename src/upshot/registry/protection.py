@@ -8,11 +8,14 @@ from fnmatch import fnmatchcase
 from upshot.domain.event import Actor, ActorKind, Role
 from upshot.domain.registry import RegistrySettings
 from upshot.errors import Forbidden
+from upshot.unicode_text import to_nfc
 
 
 def is_protected(registry: RegistrySettings, alias: str) -> bool:
     """Return whether not everybody may add, move or remove the alias."""
-    return any(fnmatchcase(alias, pattern) for pattern in registry.protected_aliases)
+    name = to_nfc(alias)
+    patterns = map(to_nfc, registry.protected_aliases)
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def require_admin(actor: Actor, action: str) -> None:

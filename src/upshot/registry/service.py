@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from upshot.domain.event import Event, EventKind, Origin
-from upshot.domain.reference import check_name
+from upshot.domain.reference import check_name, spellings
 from upshot.domain.registry import HistoryEntry, RegistrySettings
 from upshot.ids import EventId
 from upshot.ports.paging import Page
+from upshot.ports.registry import RegistryView
 from upshot.registry.aliases import Aliases
 from upshot.registry.artifacts import Artifacts
 from upshot.registry.collections import Collections
@@ -59,9 +61,8 @@ class Registry(Collections, Projects, Artifacts, Versions, Aliases, Tags, Metada
         Raises:
             Forbidden: The actor is not an admin.
         """
-        after = RegistrySettings(
-            check_name(registry, "registry"), check_patterns(patterns), check_automations(automations)
-        )
+        registry = check_name(registry, "registry")
+        after = RegistrySettings(registry, check_patterns(patterns), check_automations(automations))
         require_admin(origin.actor, f"protect aliases of registry {registry!r}")
 
         def work(mutation: Mutation) -> None:
@@ -115,10 +116,18 @@ class Registry(Collections, Projects, Artifacts, Versions, Aliases, Tags, Metada
         self, registry: str | None, collection: str | None, *, cursor: str | None, limit: int
     ) -> Page[HistoryEntry]:
         """Return history entries, newest first: all, or those of a registry or of a collection, even a deleted one."""
-        for name, kind in ((registry, "registry"), (collection, "collection")):
-            if name is not None:
-                check_name(name, kind)
-        return self._store.read(lambda view: view.page_history(registry, collection, cursor=cursor, limit=limit))
+        registries = (None,) if registry is None else spellings(registry, "registry")
+        collections = (None,) if collection is None else spellings(collection, "collection")
+
+        def work(view: RegistryView) -> Page[HistoryEntry]:
+            pages = (
+                view.page_history(stored_registry, stored_collection, cursor=cursor, limit=limit)
+                for stored_registry, stored_collection in product(registries, collections)
+            )
+            page = next(pages)
+            return page if page.items else next((other for other in pages if other.items), page)
+
+        return self._store.read(work)
 
 
 def _rules(settings: RegistrySettings) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from upshot.domain.event import EventKind, Origin
-from upshot.domain.reference import check_name
+from upshot.domain.reference import check_existing_name, check_name, spellings
 from upshot.domain.registry import ArtifactVersion, Change, Collection, Series, Version
 from upshot.errors import InvalidInput, NotFound
 from upshot.registry.inputs import MAX_TAGS
@@ -56,7 +56,7 @@ class Tags(RegistryTransactions):
     def _change_tag(
         self, kind: EventKind, registry: str, collection: str, tag: str, version: str | None, *, origin: Origin
     ) -> Change[Collection | Version]:
-        check_name(tag, "tag")
+        tag = _checked_tag(kind, tag)
 
         def work(mutation: Mutation) -> Collection | Version:
             found = find_collection(mutation.tx, registry, collection)
@@ -70,7 +70,7 @@ class Tags(RegistryTransactions):
     def _change_artifact_tag(
         self, kind: EventKind, project: str, name: str, tag: str, version: str, *, origin: Origin
     ) -> Change[ArtifactVersion]:
-        check_name(tag, "tag")
+        tag = _checked_tag(kind, tag)
 
         def work(mutation: Mutation) -> ArtifactVersion:
             artifact = find_artifact(mutation.tx, project, name)
@@ -79,8 +79,13 @@ class Tags(RegistryTransactions):
         return self._change(work, locks=[artifact_lock(project, name)], origin=origin)
 
 
+def _checked_tag(kind: EventKind, tag: str) -> str:
+    return check_name(tag, "tag") if kind is EventKind.TAG_ADDED else check_existing_name(tag, "tag")
+
+
 def _change_collection_tag(mutation: Mutation, kind: EventKind, tag: str, before: Collection) -> Collection:
-    after = replace(before, tags=_changed_tags(kind, before.reference, before.tags, tag))
+    tag, tags = _changed_tags(kind, before.reference, before.tags, tag)
+    after = replace(before, tags=tags)
     if after.tags != before.tags:
         mutation.tx.save_collection(after)
         data = {**collection_context(after, mutation.base_url), "on": "collection", "tag": tag}
@@ -93,7 +98,8 @@ def _change_version_tag(
     mutation: Mutation, kind: EventKind, tag: str, series: Series, version: Version | ArtifactVersion
 ) -> ArtifactVersion:
     before = version.artifact_version
-    after = replace(before, tags=_changed_tags(kind, version.reference, before.tags, tag))
+    tag, tags = _changed_tags(kind, version.reference, before.tags, tag)
+    after = replace(before, tags=tags)
     if after.tags != before.tags:
         mutation.tx.update_artifact_version(after)
         context = version_context(series, version.with_artifact_version(after), mutation.base_url)
@@ -102,14 +108,16 @@ def _change_version_tag(
     return after
 
 
-def _changed_tags(kind: EventKind, subject: str, tags: tuple[str, ...], tag: str) -> tuple[str, ...]:
+def _changed_tags(kind: EventKind, subject: str, tags: tuple[str, ...], tag: str) -> tuple[str, tuple[str, ...]]:
+    """Return the tag as it is stored, and all tags after the change."""
     if kind is EventKind.TAG_REMOVED:
-        if tag not in tags:
+        stored = next((spelling for spelling in spellings(tag, "tag") if spelling in tags), None)
+        if stored is None:
             raise NotFound(f"{subject} has no tag {tag!r}{did_you_mean(tag, tags)}")
-        return tuple(other for other in tags if other != tag)
+        return stored, tuple(other for other in tags if other != stored)
     if tag not in tags and len(tags) >= MAX_TAGS:
         raise InvalidInput(f"{subject} already has {len(tags)} tags; at most {MAX_TAGS} are allowed; remove one first")
-    return tuple(sorted({*tags, tag}))
+    return tag, tuple(sorted({*tags, tag}))
 
 
 def _add_tag_history(mutation: Mutation, kind: EventKind, tag: str, subject: str, series: Series) -> None:

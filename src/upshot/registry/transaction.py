@@ -15,6 +15,7 @@ from upshot.ids import EventId
 from upshot.ports.messaging import EventPublisher
 from upshot.ports.registry import RegistryStore, RegistryTransaction
 from upshot.registry.mutation import Mutation
+from upshot.unicode_text import to_nfc
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ DEFAULT_MAX_ROOT_EVENTS = 1_000
 
 def collection_lock(registry: str, collection: str) -> str:
     """Return the key of the lock that a change of a collection, its links or its aliases holds."""
-    return f"collection {registry}/{collection}"
+    return to_nfc(f"collection {registry}/{collection}")
 
 
 def artifact_lock(project: str, artifact: str) -> str:
@@ -35,7 +36,7 @@ def artifact_lock(project: str, artifact: str) -> str:
     The key sorts after the keys of collections, and the lock is taken after theirs, because a
     mutation learns from the collection which artifact it changes.
     """
-    return f"project {project}/{artifact}"
+    return to_nfc(f"project {project}/{artifact}")
 
 
 def scope_lock(name: str) -> str:
@@ -44,7 +45,7 @@ def scope_lock(name: str) -> str:
 
     Registries and projects share their names. The lock is taken after all other locks.
     """
-    return f"scope {name}"
+    return to_nfc(f"scope {name}")
 
 
 class RegistryTransactions:

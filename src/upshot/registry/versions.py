@@ -16,7 +16,13 @@ from upshot.ports.registry import EVERYTHING, RegistryFilter
 from upshot.registry.aliases import add_alias_removed_event, add_latest_added_event, move_aliases, pass_on_latest
 from upshot.registry.collections import make_collection
 from upshot.registry.inputs import check_aliases, check_client_id
-from upshot.registry.lookup import find_artifact_version, find_collection, find_registry, find_version
+from upshot.registry.lookup import (
+    collection_or_none,
+    find_artifact_version,
+    find_collection,
+    find_registry,
+    find_version,
+)
 from upshot.registry.mutation import Mutation
 from upshot.registry.protection import require_alias_permission
 from upshot.registry.snapshots import version_context
@@ -55,8 +61,6 @@ class Versions(RegistryTransactions):
             Conflict: The collection has another artifact type.
             Forbidden: An alias is protected, and the actor is not an admin.
         """
-        check_name(registry, "registry")
-        check_name(collection, "collection")
         aliases = check_aliases(aliases)
         if link_id is not None:
             check_client_id(link_id, "lnk")
@@ -67,8 +71,8 @@ class Versions(RegistryTransactions):
                 return known
             artifact_version = find_artifact_version(tx, artifact)
             artifact_type = artifact_version.artifact_type
-            target = tx.collection(registry, collection) or make_collection(
-                mutation, registry, collection, artifact_type
+            target = collection_or_none(tx, registry, collection) or make_collection(
+                mutation, check_name(registry, "registry"), check_name(collection, "collection"), artifact_type
             )
             if target.artifact_type != artifact_type:
                 raise Conflict(
@@ -81,8 +85,8 @@ class Versions(RegistryTransactions):
             version = Version(
                 id=link_id or new_id("lnk", mutation.now),
                 collection_id=target.id,
-                registry=registry,
-                collection=collection,
+                registry=target.registry,
+                collection=target.name,
                 number=tx.next_number(target),
                 artifact_version=artifact_version,
                 aliases=(),
@@ -109,7 +113,7 @@ class Versions(RegistryTransactions):
         def work(mutation: Mutation) -> None:
             found = find_collection(mutation.tx, registry, collection)
             linked = find_version(mutation.tx, found, version)
-            settings = find_registry(mutation.tx, registry)
+            settings = find_registry(mutation.tx, found.registry)
             require_alias_permission(settings, linked.aliases, origin.actor, "unlink its version")
             unlink_version(mutation, found, linked)
 

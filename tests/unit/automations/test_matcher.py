@@ -80,6 +80,32 @@ def test_custom_events_match_by_name_and_actor():
     assert not matches({"alias-added": {"alias": "production"}}, event)
 
 
+@pytest.mark.parametrize("name", ["bert[base]", "[base]", "net[0-9]x", "a[b", "[!a]", "x[]]"])
+def test_a_name_with_brackets_matches_itself(name):
+    """A literal match wins over a glob, in a filter and in an exclusion. Globs still match what they mean."""
+    event = make_event(collection=name)
+
+    assert matches({"alias-added": {"collection": name}}, event)
+    assert matches({"alias-added": {"collection": ["other", name]}}, event)
+    assert not matches({"alias-added": {"collection": {"not": name}}}, event)
+    assert matches({"alias-added": {"collection": "bert[base]"}}, make_event(collection="berta"))
+    assert not matches({"alias-added": {"collection": "bert[base]"}}, make_event(collection="bert"))
+    assert matches("alias-added", event, **{"if": f"collection.name is matching('{name}')"})
+
+
+@pytest.mark.parametrize(
+    "pattern", ["caf\u00e9", "cafe\u0301", "caf\u00e9*", "*f\u00e9", "cafe\u0301*", "*fe\u0301", "?af\u00e9"]
+)
+@pytest.mark.parametrize("name", ["caf\u00e9", "cafe\u0301"])
+def test_both_unicode_forms_of_a_name_match(pattern, name):
+    """What macOS decomposed matches what a keyboard composed, in names and globs, and in conditions."""
+    event = make_event(alias=name)
+
+    assert matches({"alias-added": {"alias": pattern}}, event)
+    assert not matches({"alias-added": {"alias": {"not": pattern}}}, event)
+    assert matches("alias-added", event, **{"if": f"alias is matching('{pattern}')"})
+
+
 def test_tags_of_collections_and_versions_differ():
     """The filter `on` distinguishes a tagged version from a tagged collection."""
     event = make_event("tag-added", tag="gold", on="collection")

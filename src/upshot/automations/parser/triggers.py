@@ -19,6 +19,7 @@ from upshot.domain.stage import parse_stage
 from upshot.errors import InvalidInput
 from upshot.schema.yaml_model import YamlModel, is_template, rule
 from upshot.suggestions import did_you_mean
+from upshot.unicode_text import find_invisible
 from upshot.validation import describe_value, invalid
 
 MAX_PATTERN_CHARS = 256
@@ -32,6 +33,8 @@ def _check_glob(name: str, value: str) -> str | None:
         return "is a pattern, not a template; use `if` for conditions that depend on the event"
     if not value or len(value) > MAX_PATTERN_CHARS:
         return f"must have 1 to {MAX_PATTERN_CHARS} characters; remove the filter to accept anything"
+    if found := find_invisible(value):
+        return f"contains the character {found}, which cannot be seen, so nothing matches; remove it"
     return pattern_problem(value, name)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from upshot.domain.reference import Reference, check_name
+from upshot.domain.reference import Reference, check_existing_name
 from upshot.domain.registry import ArtifactVersion, Change
 from upshot.ports.paging import Page
 from upshot.resources.artifact import ArtifactDetail, artifact_detail
@@ -47,7 +47,11 @@ def _changed(deps: WebDependencies, change: Change[ArtifactVersion]) -> ChangedA
 
 def _reference(project: str, artifact: str, version: str) -> str:
     return str(
-        Reference(check_name(project, "project"), check_name(artifact, "artifact"), check_name(version, "version"))
+        Reference(
+            check_existing_name(project, "project"),
+            check_existing_name(artifact, "artifact"),
+            check_existing_name(version, "version"),
+        )
     )
 
 

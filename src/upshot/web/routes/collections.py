@@ -33,7 +33,7 @@ def create_collection(registry: str, body: NewCollection, deps: Deps, origin: Or
     change = deps.registry.create_collection(
         registry, body.name, body.artifact_type, description=body.description, origin=origin
     )
-    location = api_path("registries", registry, "collections", body.name)
+    location = api_path("registries", change.value.registry, "collections", change.value.name)
     return json_response(_changed(deps, change), 201, location=location)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from upshot.domain.reference import check_name
+from upshot.domain.reference import spellings
 from upshot.errors import NotFound
 from upshot.ports.paging import Page
 from upshot.resources.registry import RegistryDetail, history_entry_json, registry_detail
@@ -30,11 +30,12 @@ def list_registries(deps: Deps) -> Response:
 @router.get("/registries/{registry}", responses={200: {"model": RegistryDetail}, **problem_responses(404)})
 def get_registry(registry: str, deps: Deps) -> Response:
     """Return a registry with its rules."""
-    check_name(registry, "registry")
+    names = spellings(registry, "registry")
     registries = {settings.name: settings for settings in deps.registry.registries()}
-    if registry not in registries:
-        raise NotFound(f"there is no registry {registry!r}{did_you_mean(registry, registries)}")
-    return json_response(registry_detail(registries[registry]))
+    for name in names:
+        if name in registries:
+            return json_response(registry_detail(registries[name]))
+    raise NotFound(f"there is no registry {registry!r}{did_you_mean(registry, registries)}")
 
 
 @router.put(

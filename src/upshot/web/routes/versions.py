@@ -55,7 +55,8 @@ def link_version(registry: str, collection: str, body: NewLink, deps: Deps, orig
     change = deps.registry.link(
         registry, collection, body.artifact, aliases=body.aliases, link_id=body.id, origin=origin
     )
-    location = api_path("registries", registry, "collections", collection, "versions", change.value.name)
+    version = change.value
+    location = api_path("registries", version.registry, "collections", version.collection, "versions", version.name)
     return json_response(_changed(deps, change), 201 if change.created else 200, location=location)
 
 

@@ -15,7 +15,7 @@ from upshot.execution.user_requests import Replay
 from upshot.ids import EventId
 from upshot.ports.events import StoredEvent
 from upshot.resources.event import EventJson, event_json
-from upshot.web.schemas.requests import JsonObject, PageQuery, RequestBody
+from upshot.web.schemas.requests import JsonObject, PageQuery, RequestBody, StoredName
 from upshot.web.schemas.responses import NextPage
 
 MAX_EVENTS = 1_000  #: of one request
@@ -62,8 +62,8 @@ class EventsQuery(PageQuery):
     """Query parameters of the list of events."""
 
     kind: EventKind | None = None
-    subject: str | None = Field(None, max_length=300, description="The whole subject, or its part before a `:`.")
-    name: str | None = Field(None, max_length=128, description="Name of custom events.")
+    subject: StoredName | None = Field(None, max_length=300, description="The whole subject, or its part before a `:`.")
+    name: StoredName | None = Field(None, max_length=128, description="Name of custom events.")
     mutation_id: str | None = Field(None, max_length=40, description="The mutation that caused the events.")
     after: EventId | None = Field(
         None,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import Field
 
 from upshot.domain.stage import parse_stage
 from upshot.errors import InvalidInput
+from upshot.numerals import read_decimal
 from upshot.ports.registry import RegistryFilter
-from upshot.web.schemas.requests import PageQuery
+from upshot.web.schemas.requests import PageQuery, StoredName
 
 MAX_METADATA_FILTERS = 10
 
@@ -18,8 +19,8 @@ MAX_METADATA_FILTERS = 10
 class ArtifactQuery(PageQuery):
     """Filters of a list of artifacts."""
 
-    alias: str | None = Field(None, description="Only those with a version that has this alias.")
-    type: str | None = Field(None, description="Only those of this artifact type.")
+    alias: StoredName | None = Field(None, description="Only those with a version that has this alias.")
+    type: StoredName | None = Field(None, description="Only those of this artifact type.")
 
     def where(self) -> RegistryFilter:
         """Return the conditions."""
@@ -29,8 +30,8 @@ class ArtifactQuery(PageQuery):
 class ArtifactVersionQuery(PageQuery):
     """Filters of a list of artifact versions."""
 
-    alias: str | None = Field(None, description="Only the version that has this alias.")
-    tag: str | None = Field(None, description="Only those with this tag.")
+    alias: StoredName | None = Field(None, description="Only the version that has this alias.")
+    tag: StoredName | None = Field(None, description="Only those with this tag.")
     metadata: list[str] = Field(
         [],
         max_length=MAX_METADATA_FILTERS,
@@ -63,14 +64,25 @@ class VersionQuery(ArtifactVersionQuery):
 class CollectionQuery(ArtifactVersionQuery):
     """Filters of a list of collections."""
 
-    alias: str | None = Field(None, description="Only those with a version that has this alias.")
-    type: str | None = Field(None, description="Only those for this artifact type.")
+    alias: StoredName | None = Field(None, description="Only those with a version that has this alias.")
+    type: StoredName | None = Field(None, description="Only those for this artifact type.")
 
     def where(self) -> RegistryFilter:
         """Return the conditions."""
         return RegistryFilter(
             alias=self.alias, tag=self.tag, artifact_type=self.type, metadata=_parse_metadata(self.metadata)
         )
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _read_float(digits: str) -> float:
+    number = read_decimal(digits)
+    if number is None:
+        raise ValueError(f"{digits[:30]} is too large")
+    return number
 
 
 def _parse_metadata(filters: list[str]) -> tuple[tuple[tuple[str, ...], tuple[Any, ...]], ...]:
@@ -81,7 +93,7 @@ def _parse_metadata(filters: list[str]) -> tuple[tuple[tuple[str, ...], tuple[An
             raise InvalidInput(f"query.metadata: {text!r}: write KEY=VALUE, such as metadata=format=onnx")
         values: list[Any] = [value]
         try:
-            number_or_word = json.loads(value)
+            number_or_word = json.loads(value, parse_constant=_refuse_constant, parse_float=_read_float)
         except ValueError:
             pass
         else:

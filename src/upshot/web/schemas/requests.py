@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from upshot.numerals import read_whole
 from upshot.suggestions import did_you_mean
+from upshot.unicode_text import to_nfc
 from upshot.validation import describe_value, invalid
 
 MAX_LIMIT = 200  #: items of one page
@@ -16,6 +17,7 @@ _MAX_SHOWN_KEYS = 5  # unknown keys that a message repeats
 _MAX_SHOWN_CHARS = 100  # of each
 
 JsonObject = dict[str, Any]
+StoredName = Annotated[str, AfterValidator(to_nfc)]  #: a name to look for; names are stored in this Unicode form
 
 
 class StrictModel(BaseModel):
