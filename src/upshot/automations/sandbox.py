@@ -124,8 +124,6 @@ class PathReference:
 
     parts: tuple[str, ...]
     line: int  #: within the template, counted from 1
-    #: What was probably meant, if the name stands after `-` or `/`: `event.data['f1-score']` for `event.data.f1-score`.
-    probably: str = ""
 
 
 def secret_names(paths: Iterable[PathReference]) -> frozenset[str] | None:
@@ -174,14 +172,14 @@ class _Unknown(StrictUndefined):
 
 
 #: The last key of a path as `spell_key` writes it.
-_LAST_KEY = re.compile(r"(?P<parent>.+)(?:\.(?P<name>[^.\[\]]+)|\['(?P<key>.*?)'\])", re.DOTALL)
+_LAST_KEY = re.compile(r'(?P<parent>.+)(?:\.(?P<name>[^.\[\]]+)|\["(?P<key>.*?)"\])', re.DOTALL)
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _MAX_COMPARED_KEYS = 200
 
 
 def spell_key(parent: str, key: str) -> str:
-    """Return the path of a key as a template writes it: `event.data.loss`, `event.data['f1-score']`."""
-    return f"{parent}.{key}" if _IDENTIFIER.fullmatch(key) else f"{parent}['{key}']"
+    """Return the path of a key as a template writes it: `event.data.loss`, `event.data["f1-score"]`."""
+    return f"{parent}.{key}" if _IDENTIFIER.fullmatch(key) else f'{parent}["{key}"]'
 
 
 def _key_with_sign(name: str, container: Iterable[str]) -> str | None:
@@ -329,7 +327,6 @@ class TemplateInspector:
         self.paths: list[PathReference] = []
         self.assigned: set[str] = set()
         self.node_count = 0
-        self._probably: dict[str, str] = {}
 
     def walk(self, node: nodes.Node, depth: int = 0, blocks: int = 0, *, is_condition: bool = False) -> None:
         """Check a node and everything below it. Raises TemplateNotAllowed. See `instrument` for `is_condition`."""
@@ -351,8 +348,6 @@ class TemplateInspector:
             _refuse(node)
         if isinstance(node, nodes.Name | nodes.Getattr | nodes.Getitem):
             self._add_path(node)
-        elif isinstance(node, nodes.Sub | nodes.Div):
-            self._add_key_with_sign(node)
         elif isinstance(node, nodes.Filter | nodes.Test):
             _check_use(node)
         elif isinstance(node, nodes.Compare):
@@ -373,20 +368,7 @@ class TemplateInspector:
                 raise TemplateNotAllowed(f"{node.name!r} cannot be another value; choose another name", node.lineno)
             self.assigned.add(node.name)
         elif parts := _parts(node):
-            self.paths.append(PathReference(parts, node.lineno, self._probably.get(parts[0], "")))
-
-    def _add_key_with_sign(self, node: nodes.Sub | nodes.Div) -> None:
-        """Remember that `event.data.f1-score` is probably one key. The outermost operation has the whole key."""
-        found = _key_with_signs(node)
-        if found is not None:
-            parts, names = found
-            root, *keys = parts
-            has_fixed_names = root in ("steps", "vars", "secrets") or len(keys) == 1
-            probably = root
-            for key in keys:
-                probably = spell_key(probably, key.replace("-", "_") if has_fixed_names else key)
-            for name in names:
-                self._probably.setdefault(name, probably)
+            self.paths.append(PathReference(parts, node.lineno))
 
 
 def _constant_key(node: nodes.Getattr | nodes.Getitem) -> Any:
@@ -403,25 +385,6 @@ def _parts(node: nodes.Node) -> tuple[str, ...]:
         parent, key = _parts(node.node), _constant_key(node)
         return (*parent, key) if parent and isinstance(key, str) else ()
     return ()
-
-
-def _key_with_signs(node: nodes.Node) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """
-    Return the path of which `event.data.f1-score` would be one, and the names after the signs.
-
-    Returns:
-        None if the node is neither a path nor such a difference or quotient.
-    """
-    if not isinstance(node, nodes.Sub | nodes.Div):
-        parts = _parts(node)
-        return (parts, ()) if len(parts) > 1 else None
-    left = _key_with_signs(node.left)
-    right = (str(node.right.value),) if isinstance(node.right, nodes.Const) else _parts(node.right)
-    if left is None or not right:
-        return None
-    sign = "-" if isinstance(node, nodes.Sub) else "/"
-    *parents, last = left[0]
-    return (*parents, f"{last}{sign}{right[0]}", *right[1:]), (*left[1], right[0])
 
 
 def _spell(node: nodes.Node) -> str:

@@ -75,8 +75,6 @@ class Scope:
                 return "`failure` can be used in `on-failure` steps only"
             if root in STEP_NAMES:
                 return f"`{root}` can be used in steps only; the `if` of an automation sees the event"
-            if reference.probably:
-                return f"{root!r} is unknown; if it is part of a key, write {reference.probably}"
             if root in _FOREIGN_NAMES:
                 return f"{root!r} is unknown; {_FOREIGN_NAMES[root]}"
             return f"{root!r} is unknown{did_you_mean(root, self.names, list_known=False)}"

@@ -15,8 +15,8 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 def test_both_forms_are_one_name(registry):
     """Registry, collection, project, artifact, alias, tag and event are created and found in either form."""
     d, c = DECOMPOSED, COMPOSED
-    registry.log_artifact(d, d, d, digest="x", aliases=[d], origin=MEMBER)
-    linked = registry.link(d, d, f"{d}/{d}:{d}", aliases=[d], origin=MEMBER)
+    registry.log_artifact(f"p{d}", d, d, digest="x", aliases=[d], origin=MEMBER)
+    linked = registry.link(d, d, f"p{d}/{d}:{d}", aliases=[d], origin=MEMBER)
     registry.add_tag(d, d, d, origin=MEMBER)
     registry.add_tag(c, c, c, d, origin=MEMBER)
 
@@ -25,15 +25,19 @@ def test_both_forms_are_one_name(registry):
     for name in (c, d):
         assert registry.version(name, name, name).artifact_version.tags == (c,)
         assert registry.collection(name, name).tags == (c,)
-        assert registry.artifact_version(f"{name}/{name}:{name}").name == "v0"
+        assert registry.artifact_version(f"p{name}/{name}:{name}").name == "v0"
         assert [found.name for found in registry.collections(name, cursor=None, limit=9).items] == [c]
-        assert [found.name for found in registry.artifacts(name, cursor=None, limit=9).items] == [c]
+        assert [found.name for found in registry.artifacts(f"p{name}", cursor=None, limit=9).items] == [c]
         assert registry.history(name, name, cursor=None, limit=9).items
     assert [settings.name for settings in registry.registries()] == [c]
-    assert registry.link(c, c, f"{c}/{c}", origin=MEMBER).value.name == "v0"
-    assert registry.log_artifact(c, c, c, digest="x", origin=MEMBER).value.name == "v0"
+    assert registry.link(c, c, f"p{c}/{c}", origin=MEMBER).value.name == "v0"
+    assert registry.log_artifact(f"p{c}", c, c, digest="x", origin=MEMBER).value.name == "v0"
     assert registry.emit([(d, {})], origin=MEMBER)[0].name == c
 
+    assert registry.rename_artifact(f"p{d}", d, f"{d}2", origin=ADMIN).value.name == f"{c}2"
+    assert registry.rename_project(f"p{d}", f"q{d}", origin=ADMIN).value == f"q{c}"
+    assert registry.update_collection(d, d, new_name=f"{d}2", origin=ADMIN).value.name == f"{c}2"
+    registry.update_collection(d, f"{d}2", new_name=d, origin=ADMIN)
     registry.remove_alias(d, d, d, origin=MEMBER)
     registry.remove_tag(d, d, d, origin=MEMBER)
     registry.unlink(d, d, "v0", origin=MEMBER)
@@ -73,6 +77,9 @@ def test_a_new_name_has_no_invisible_characters(registry, name):
         lambda: registry.protect_aliases("model", [name], origin=ADMIN),
         lambda: registry.protect_aliases(name, [], origin=ADMIN),
         lambda: registry.emit([(name, {})], origin=MEMBER),
+        lambda: registry.rename_artifact("fraud", "net", name, origin=ADMIN),
+        lambda: registry.rename_project("fraud", name, origin=ADMIN),
+        lambda: registry.update_collection("model", "churn", new_name=name, origin=ADMIN),
     ):
         with pytest.raises(InvalidInput):
             create()
