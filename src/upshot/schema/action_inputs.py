@@ -339,7 +339,7 @@ class SetStageInputs(VersionSelector):
 class EmitInputs(ActionInputs):
     """A custom event to create."""
 
-    name: Annotated[str, rule(_by_registry(lambda name: check_name(name, "event")))]
+    name: Annotated[OneLine, rule(_by_registry(lambda name: check_name(name, "event")))]
     data: TemplatableMapping = Field(default_factory=dict)
 
 
