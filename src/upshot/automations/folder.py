@@ -168,14 +168,17 @@ class AutomationFolder:
     # --- deciding ---------------------------------------------------------------------------------
 
     def _decide(self, files: Mapping[str, _ReadFile], listing: Listing) -> Decision:
-        previous = (
-            tuple(ActiveRevision(known.name, known.revision_id, known.path) for known in self.current.automations)
-            if self._revisions is None
-            else self._revisions.active()
-        )
+        current = self.current
+        previous = {
+            known.name: ActiveRevision(known.name, known.revision_id, known.path) for known in current.automations
+        }
+        if self._revisions is not None:
+            # What this object has from its files may not be stored yet. What it only keeps, others may have replaced.
+            previous = {name: known for name, known in previous.items() if name not in current.kept}
+            previous |= {revision.name: revision for revision in self._revisions.active()}
         passed_over = (unreadable(self._folder, item) for item in listing.passed_over)
         loaded = (*passed_over, *(read.file for read in files.values()))
-        return decide(loaded, previous, find_revision=self._find_revision, absent_before=self._absent)
+        return decide(loaded, previous.values(), find_revision=self._find_revision, absent_before=self._absent)
 
     def _find_revision(self, revision: ActiveRevision) -> Automation | None:
         key = (revision.name, revision.revision_id)

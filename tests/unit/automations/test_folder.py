@@ -353,3 +353,21 @@ def test_a_missing_folder_is_empty_until_it_exists(tmp_path):
     assert folder.refresh()
     assert answering_names(folder) == ["a"]
     assert folder.current.broken == ()
+
+
+def test_an_automation_that_is_not_stored_yet_stays_in_force(tmp_path):
+    """A new automation whose file breaks before the store knows it keeps its revision. What others removed does not."""
+    revisions, clock = MemoryRevisions(), FrozenClock()
+    folder = AutomationFolder(tmp_path, CATALOG, revisions)
+    (tmp_path / "a.yaml").write_text(GOOD.format("a"))
+    folder.refresh()
+
+    (tmp_path / "a.yaml").write_text("name: a\n")
+    folder.refresh()
+    assert folder.current.kept == {"a"}
+    revisions.activate(folder.current.automations, (), clock.now())
+
+    revisions.activate((), (), clock.now())
+    (tmp_path / "b.yaml").write_text(GOOD.format("b"))
+    folder.refresh()
+    assert answering_names(folder) == ["b"]
