@@ -24,6 +24,7 @@ SUFFIXES = (".yaml", ".yml")  # in any case
 MAX_FOLDER_DEPTH = 32
 MAX_FILES = 10_000
 MAX_ENTRIES = 100_000  # of all folders together
+NAME_NOT_UTF8 = "this name is not UTF-8, so it is passed over; rename it"
 _MAX_LINKS = 40  # the limit of Linux for one path
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _OUTSIDE = "the file is outside the folder of automations; move it inside"
@@ -291,9 +292,7 @@ class _Walk:
         is_folder, has_suffix = entry.is_dir(follow_symlinks=False), name.lower().endswith(SUFFIXES)
         if not is_utf8(name):
             if is_folder or has_suffix:
-                what = "folder" if is_folder else "file"
-                reason = f"the name of this {what} is not UTF-8, so it is passed over; rename it"
-                self._pass_over(path, reason, may_hide_files=False)
+                self._pass_over(path, NAME_NOT_UTF8, may_hide_files=False)
             return False
         if entry.is_symlink():
             self._links.append(path)
@@ -313,7 +312,7 @@ class _Walk:
                 self._paths.append(path)  # reading it fails and reports the error
             elif self._files.leads_outside(path):
                 reason = "this link leads out of the folder of automations, so it is not followed; copy the files here"
-                self._pass_over(path, reason, may_hide_files=False)
+                self._pass_over(path, reason)
             return
         if stat.S_ISDIR(status.st_mode):
             self._visit(f"{path}/")

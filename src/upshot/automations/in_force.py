@@ -2,7 +2,8 @@
 Decide which automations answer events, from what the files contain now and from what answered events before.
 
 - A sound document is in force at once, and replaces the revision that was in force.
-- The last sound revision of an automation stays in force while its document is broken or cannot be read.
+- The last sound revision of an automation stays in force while it is missing in a file that has a broken document,
+  or that cannot be read: a mistake can hide the documents after it.
 - An automation that is gone leaves when two readings agree on that: editors remove or empty a file before they
   write it. An automation that got another name is gone at once, or both would answer the next event.
 - A name belongs to the automation that is in force with it. Another document with the name is an error. Of two new
@@ -35,12 +36,17 @@ class LoadedFile:
     body_files: tuple[Path, ...] = ()  #: files that it refers to, whether they exist or not
     hides_files: bool = False  #: nobody knows what it contains: a folder, or a file that is not read to its end
 
-    def may_contain(self, revision: ActiveRevision, names: Mapping[str, object]) -> bool:
-        """Return whether the automation can be in a part that cannot be read. A new name can be its own, misspelled."""
+    def may_contain(self, revision: ActiveRevision) -> bool:
+        """Return whether the automation can be in a part that is broken or cannot be read."""
         if self.hides_files:
             return not self.path or f"{revision.path}/".startswith(f"{self.path}/")
-        return self.path == revision.path and any(
-            name is None or name == revision.name or name not in names for name in self.broken_names
+        return self.path == revision.path and bool(self.broken_names)
+
+    def claims(self, revision: ActiveRevision, names: Mapping[str, object]) -> bool:
+        """Return whether a broken document can be this automation, rather than another one of these names."""
+        return self.may_contain(revision) and (
+            self.hides_files
+            or any(name is None or name == revision.name or name not in names for name in self.broken_names)
         )
 
 
@@ -108,21 +114,20 @@ def decide(
         if own is not None:
             chosen[name] = own
             continue
-        found = places.get(revision.path)
-        is_absent = not any(file.may_contain(revision, names) for file in (*hidden, *([found] if found else ())))
-        if is_absent:
-            is_renamed = found is not None and len(found.automations) >= counts[revision.path]
-            if sound[name] or is_renamed or absent_before is None or name in absent_before:
+        sources = [*hidden, *([places[revision.path]] if revision.path in places else ())]
+        if sound[name] and not any(file.claims(revision, names) for file in sources):
+            continue  # it has moved
+        if not any(file.may_contain(revision) for file in sources):
+            is_renamed = sum(len(file.automations) for file in sources) >= counts[revision.path]
+            if is_renamed or absent_before is None or name in absent_before:
                 continue
             absent.add(name)
         last_sound = find_revision(revision)
         if last_sound is not None:
             chosen[name], kept[name] = last_sound, revision
-    for name, automations in sound.items():
-        if automations:
-            chosen.setdefault(name, automations[0])
+    chosen |= {name: found[0] for name, found in sound.items() if found and name not in chosen}
     broken = _limit(
-        BrokenFile(file.place, errors, _kept_of(file, kept, names))
+        BrokenFile(file.place, errors, _kept_of(file, kept))
         for file in files
         if (errors := (*file.errors, *_taken_names(file, chosen, places)))
     )
@@ -130,10 +135,8 @@ def decide(
     return Decision(LoadedFolder(tuple(in_force), tuple(broken), frozenset(kept)), frozenset(absent))
 
 
-def _kept_of(
-    file: LoadedFile, kept: Mapping[str, ActiveRevision], names: Mapping[str, ActiveRevision]
-) -> tuple[str, ...]:
-    return tuple(sorted(name for name, revision in kept.items() if file.may_contain(revision, names)))
+def _kept_of(file: LoadedFile, kept: Mapping[str, ActiveRevision]) -> tuple[str, ...]:
+    return tuple(sorted(name for name, revision in kept.items() if file.may_contain(revision)))
 
 
 def _taken_names(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from upshot.automations.files import FolderFiles, PassedOver, printable_path
+from upshot.automations.files import NAME_NOT_UTF8, FolderFiles, PassedOver, is_utf8, printable_path
 from upshot.automations.in_force import LoadedFile, LoadedFolder, decide
 from upshot.automations.parser.automation import parse_automation
 from upshot.automations.parser.diagnostics import MAX_DIAGNOSTICS, Diagnostics, TooManyErrors
@@ -100,6 +100,8 @@ def load_in_parts(
             raise ConfigError("the file is not UTF-8; save it as UTF-8") from None
 
     try:
+        if not is_utf8(path):
+            raise ConfigError(NAME_NOT_UTF8)
         with FolderFiles(folder) as files:
             text = decode(files.read(path, MAX_FILE_BYTES), diagnostics.add)
     except ConfigError as error:
@@ -149,7 +151,7 @@ def _load_text(
         diagnostics.add(None, "the file is empty; write an automation, or remove the file")
         broken_names.append(None)
     for number, (lines_before, part) in enumerate(split_documents(text)):
-        errors_before, names = diagnostics.count, _NAME.findall(part)
+        errors_before, names = diagnostics.count, set(_NAME.findall(part))
         try:
             if number == MAX_DOCUMENTS:
                 diagnostics.add(lines_before + 1, f"the file has more than {MAX_DOCUMENTS} documents; split it")
@@ -159,15 +161,14 @@ def _load_text(
                     context = ParseContext(catalog, read_body_file, diagnostics, {})
                     automation = parse_automation(document, path, context)
                     sound += [automation] if automation else []
-                    if isinstance(document.value, YamlMapping):
-                        names = [document.value.get("name")]
+                    if isinstance(document.value, YamlMapping) and "name" in document.value:
+                        names.add(str(document.value["name"]))
         except TooManyErrors:
             sound = []
         if diagnostics.count == errors_before:
             automations += sound
         else:
-            is_certain = len(names) == 1 and isinstance(names[0], str)
-            broken_names.append(str(names[0]) if is_certain else None)
+            broken_names.append(names.pop() if len(names) == 1 else None)
         if number == MAX_DOCUMENTS:
             broken_names.append(None)
             break

@@ -21,6 +21,7 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.redis_info import redis_info
 from upshot.adapters.sql.clock import DatabaseClock
 from upshot.adapters.sql.database import Database
+from upshot.automations.files import printable_path
 from upshot.automations.loader import load_folder
 from upshot.automations.template import compile_leaf, template_leaves
 from upshot.cli.api_commands import connect
@@ -253,11 +254,13 @@ def _check_jobs_file(settings: Settings) -> Iterator[CheckResult]:
 def _check_automations(settings: Settings) -> Iterator[CheckResult]:
     if not settings.automations.is_dir():
         remedy = "run `upshot init` to get a first automation, or name another directory with --automations"
-        yield CheckResult("warn", "automations", f"{settings.automations} does not exist", remedy)
+        yield CheckResult("warn", "automations", f"{printable_path(settings.automations)} does not exist", remedy)
         return
     rules = EgressRules.parse(settings.egress_allow)
     loaded = load_folder(settings.automations, load_catalog(rules, _jobs_config(settings)))
-    yield CheckResult("ok", "automations", f"{len(loaded.automations)} are valid in {settings.automations}")
+    yield CheckResult(
+        "ok", "automations", f"{len(loaded.automations)} are valid in {printable_path(settings.automations)}"
+    )
     for error in loaded.errors:
         yield CheckResult("fail", "automations", str(error))
     secrets = make_secrets(settings)

@@ -10,6 +10,7 @@ import click
 
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
+from upshot.automations.files import printable_path
 from upshot.automations.loader import load_file, load_folder, merge
 from upshot.cli.report_formats import github_annotations, sarif
 from upshot.cli.settings import settings_with
@@ -55,7 +56,11 @@ def validate(path: Path | None, report_format: str) -> None:
         output.json(
             {
                 "automations": [
-                    {"name": automation.name, "path": str(directory / automation.path), "line": automation.line}
+                    {
+                        "name": automation.name,
+                        "path": printable_path(directory / automation.path),
+                        "line": automation.line,
+                    }
                     for automation in automations
                 ],
                 "errors": [{"path": error.path, "line": error.line, "reason": error.reason} for error in errors],
@@ -63,7 +68,10 @@ def validate(path: Path | None, report_format: str) -> None:
         )
     else:
         for automation in automations:
-            output.line(f"{directory / automation.path}:{automation.line}: {automation.name} ", output.state("ok"))
+            output.line(
+                f"{printable_path(directory / automation.path)}:{automation.line}: {automation.name} ",
+                output.state("ok"),
+            )
         if jobs_file and not jobs_file_errors:
             output.line(f"{jobs_file.as_posix()}: queues {', '.join(jobs_config.queues)} ", output.state("ok"))
         for error in errors:

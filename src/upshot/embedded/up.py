@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from upshot import __version__
+from upshot.automations.files import printable_path
 from upshot.client.endpoint import Endpoint, read_endpoint, remove_endpoint, write_endpoint
 from upshot.clock import SystemClock, stopwatch
 from upshot.embedded.child_process import ChildProcess
@@ -327,16 +328,16 @@ def _describe(automations: Any, directory: Path) -> list[str]:
     loaded, more = automations["items"], " (and more)" if automations["next"] else ""
     if not directory.is_dir():
         return [
-            f"  automations  none: the directory {directory} does not exist",
+            f"  automations  none: the directory {printable_path(directory)} does not exist",
             f"               {_OFFER}",
         ]
     if not loaded and not automations["broken"]:
-        return [f"  automations  none in {directory}", f"               {_OFFER}"]
-    lines = [f"  automations  {len(loaded)}{more} loaded from {directory}"]
+        return [f"  automations  none in {printable_path(directory)}", f"               {_OFFER}"]
+    lines = [f"  automations  {len(loaded)}{more} loaded from {printable_path(directory)}"]
     for automation in loaded:
         line = f":{automation['line']}" if automation["line"] else ""
         suffix = "  (last sound revision)" * automation["kept"] + "  (disabled)" * (not automation["enabled"])
-        lines.append(f"    {automation['name']}  {directory / automation['path']}{line}{suffix}")
+        lines.append(f"    {automation['name']}  {printable_path(directory / automation['path'])}{line}{suffix}")
     for problem in automations["broken"]:
         location = problem["path"] if problem["line"] is None else f"{problem['path']}:{problem['line']}"
         lines.append(f"    broken: {location}: {problem['reason']}")

@@ -112,21 +112,51 @@ def test_the_last_sound_revision_stays_in_force(tmp_path, bad):
     assert (folder.current.broken, folder.current.kept) == ((), frozenset())
 
 
-def test_a_broken_document_keeps_only_its_own_automation(tmp_path):
-    """The other documents of the file follow it: a change is in force at once, and a removed one is gone."""
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(GOOD.format("a") + "foo: 1\n", id="the others are removed"),
+        pytest.param(GOOD.format("a")[:20], id="the file is cut off"),
+        pytest.param(GOOD.format("a") + "--\n" + GOOD.format("b"), id="a separator is misspelled"),
+        pytest.param("x: [\n" + GOOD.format("a") + "---\n" + GOOD.format("b")[:9], id="two mistakes"),
+    ],
+)
+def test_a_mistake_takes_down_nothing_of_its_file(tmp_path, bad):
+    """A mistake can hide the documents after it. All automations of the file stay until it is sound."""
     path = tmp_path / "a.yaml"
     path.write_text("---\n".join(map(GOOD.format, ("a", "b", "c"))))
     folder = AutomationFolder(tmp_path, CATALOG)
     before = revisions_of(folder)
 
-    path.write_text("---\n".join((GOOD.format("a") + "foo: 1\n", GOOD.format("c").replace("x}", "y}"))))
+    changed = GOOD.format("c").replace("x}", "y}")
+    path.write_text(bad)
     folder.refresh()
     folder.refresh()
+    assert revisions_of(folder) == before
 
-    assert folder.current.kept == {"a"}
-    assert sorted(answering_names(folder)) == ["a", "c"]
-    assert revisions_of(folder)["a"] == before["a"]
+    path.write_text(f"{bad}\n---\n{changed}")
+    folder.refresh()
+    assert revisions_of(folder) == before | {"c": revisions_of(folder)["c"]}
     assert revisions_of(folder)["c"] != before["c"]
+
+    path.write_text(changed)
+    folder.refresh()
+    folder.refresh()
+    assert answering_names(folder) == ["c"]
+
+
+def test_an_automation_can_move_out_of_a_broken_file(tmp_path):
+    """It is in force from where it is now. The broken document keeps only its own name."""
+    path = tmp_path / "a.yaml"
+    path.write_text(GOOD.format("a") + "---\n" + GOOD.format("b"))
+    folder = AutomationFolder(tmp_path, CATALOG)
+
+    path.write_text(GOOD.format("a") + "foo: 1\n")
+    (tmp_path / "b.yaml").write_text(GOOD.format("b"))
+    folder.refresh()
+    assert [(found.name, found.path) for found in folder.current.automations] == [("a", "a.yaml"), ("b", "b.yaml")]
+    assert folder.current.kept == {"a"}
+    assert len(folder.current.errors) == 1
 
 
 def test_an_automation_is_gone_when_two_readings_agree(tmp_path):

@@ -197,9 +197,21 @@ def test_a_name_that_is_not_utf8_is_passed_over(folder):
 
     assert names(loaded) == ["good"]
     assert messages(loaded, folder) == [
-        "\\xff: the name of this folder is not UTF-8, so it is passed over; rename it",
-        "caf\\xe9.yaml: the name of this file is not UTF-8, so it is passed over; rename it",
+        "\\xff: this name is not UTF-8, so it is passed over; rename it",
+        "caf\\xe9.yaml: this name is not UTF-8, so it is passed over; rename it",
     ]
+
+
+def test_one_file_whose_name_is_not_utf8_is_an_error(folder):
+    """`upshot validate FILE` says the same as `upshot validate` of its folder."""
+    path = os.fsdecode(b"caf\xe9.yaml")
+    (folder / path).write_text(GOOD.format("odd"))
+
+    assert [*map(str, load_file(folder, path, CATALOG).errors)] == messages_of(folder)
+
+
+def messages_of(folder):
+    return [str(error) for error in load_folder(folder, CATALOG).errors]
 
 
 def test_the_folder_can_have_any_name(tmp_path):
