@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from upshot.schema.template_text import GITHUB, TAG, VALUE, WANDB, Part, template_parts
+
 MAX_CHARS = 2000  #: of an expression that is rewritten
 MAX_NESTING = 30
 
@@ -531,16 +533,7 @@ def _as_glob(text: str) -> str | None:
 
 # --- texts with placeholders ----------------------------------------------------------------------
 
-_RAW = r"\{%[-+]?\s*raw\s*[-+]?%\}.*?\{%[-+]?\s*endraw\s*[-+]?%\}"
-_IN_TEXT = re.compile(
-    rf"(?P<raw>{_RAW})"
-    r"|(?P<github>\$\{\{(?P<expression>(?:(?!\}\}).)*)\}\})"
-    r"|(?P<value>\{\{[-+=]?\s*(?P<inner>(?:(?!\}\}).)*?)\s*[-+]?\}\})"
-    r"|(?P<test>\{%[-+]?\s*(?:if|elif)\s+(?P<condition>(?:(?!%\}).)*?)\s*[-+]?%\})"
-    r"|(?P<other>\{%.*?%\}|\{\#.*?\#\})"
-    r"|(?P<wandb>\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)\})",
-    re.DOTALL,
-)
+_CONDITION = re.compile(r"(?:if|elif)\s+(.*)", re.DOTALL)
 
 
 class Placeholder(NamedTuple):
@@ -556,11 +549,9 @@ def find_placeholders(text: str) -> Iterator[Placeholder]:
     """Yield the placeholders of W&B and GitHub Actions that are outside of Upshot's templates."""
     if "${" not in text:
         return
-    for found in _IN_TEXT.finditer(text):
-        if found["github"] is not None:
-            yield Placeholder(found["github"], found["expression"].strip(), is_github=True, start=found.start())
-        elif found["wandb"] is not None:
-            yield Placeholder(found["wandb"], found["name"], is_github=False, start=found.start())
+    for part in template_parts(text):
+        if part.kind in (GITHUB, WANDB):
+            yield Placeholder(part.text, part.inner, is_github=part.kind == GITHUB, start=part.start)
 
 
 def rewrite_text(text: str, name_of: Callable[[str], str | None]) -> tuple[str, tuple[str, ...], str]:
@@ -586,19 +577,15 @@ def rewrite_text(text: str, name_of: Callable[[str], str | None]) -> tuple[str, 
             reasons[form.reason] = None
         return form.text or expression
 
-    def replace(found: re.Match[str]) -> str:
-        if found["github"] is not None:
+    def replace(part: Part) -> str:
+        if part.kind == GITHUB:
             foreign["`${{ … }}`"] = None
-            return f"{{{{ {form_of(found['expression'].strip())} }}}}"
-        if found["wandb"] is not None:
-            name = name_of(found["name"])
-            if name is None:
-                return found[0]
+            return f"{{{{ {form_of(part.inner)} }}}}"
+        if part.kind == WANDB and (name := name_of(part.inner)) is not None:
             foreign["`${…}`"] = None
             return f"{{{{ {name} }}}}"
-        for group in ("inner", "condition"):
-            if (expression := found[group]) and (form := form_of(expression)) != expression:
-                return found[0].replace(expression, form)
-        return found[0]
+        condition = _CONDITION.fullmatch(part.inner) if part.kind == TAG else None
+        expression = condition[1] if condition else part.inner if part.kind == VALUE else ""
+        return part.text.replace(expression, form_of(expression)) if expression else part.text
 
-    return _IN_TEXT.sub(replace, text), tuple(foreign), "; ".join(reasons)
+    return "".join(map(replace, template_parts(text))), tuple(foreign), "; ".join(reasons)

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from upshot.domain.reference import MAX_NAME_CHARS, check_alias, check_name
 from upshot.domain.stage import parse_stage
 from upshot.errors import InvalidInput
+from upshot.schema.template_text import VALUE, template_parts, without_templates
 from upshot.schema.yaml_model import (
     END,
     MAX_SHOWN_CHARS,
@@ -34,7 +35,7 @@ from upshot.schema.yaml_model import (
     one_line,
     rule,
     structure,
-    without_templates,
+    without_tojson,
 )
 from upshot.suggestions import did_you_mean
 from upshot.validation import invalid
@@ -46,9 +47,7 @@ MAX_CLIENT_PAYLOAD_KEYS = 10  # GitHub's limit for repository_dispatch
 MAX_SLACK_TEXT_CHARS = 40_000  # Slack truncates longer texts
 MAX_SLACK_BLOCKS = 50  # Slack's limit for a message
 
-_AS_JSON = r"\s*\{\{-?\s*((?:(?!\}\}).)*?)\s*\|\s*tojson(?:\([^)]*\))?\s*-?\}\}\s*"
-_AS_JSON_PATTERN = f"^{_AS_JSON}$"
-_WHOLE_AS_JSON = re.compile(_AS_JSON, re.DOTALL)
+_AS_JSON_PATTERN = r"^\s*\{\{[^=]((?!\}\})[\s\S])*\|\s*tojson(\([^)]*\))?\s*-?\}\}\s*$"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110: methods and header names
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}")
@@ -123,8 +122,9 @@ def _by_registry(check: Callable[[str], object]) -> Callable[[str], str | None]:
 
 def _check_json_body(body: str) -> str | None:
     """Return what is wrong with a body that is JSON in a text, and would be sent as one JSON string."""
-    if whole := _WHOLE_AS_JSON.fullmatch(body):
-        return f'would be sent as one string that contains JSON; write `json: "{{{{= {whole[1]} }}}}"`'
+    parts = list(template_parts(body.strip()))
+    if len(parts) == 1 and parts[0].kind == VALUE and (data := without_tojson(parts[0].inner)) != parts[0].inner:
+        return f'would be sent as one string that contains JSON; write `json: "{{{{= {data} }}}}"`'
     text = body.strip()
     if text[:1] + text[-1:] not in ("{}", "[]") or text.startswith(("{{", "{%", "{#")) or not _is_json_template(text):
         return None

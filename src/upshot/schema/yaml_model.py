@@ -24,17 +24,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from upshot.schema.quantities import InvalidQuantity
+from upshot.schema.template_text import VALUE, template_parts, without_templates
 from upshot.validation import describe_value, invalid
 
 MAX_SHOWN_CHARS = 200
 INVALID_TEMPLATE = "invalid_template"  #: kind of an error that concerns a template which is not rendered yet
 
-_TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
-_TRIM_BEFORE = re.compile(r"\s*\{([{%#])-")
-_TRIM_AFTER = re.compile(r"-([}%#])\}\s*")
-_TYPED = re.compile(r"\s*\{\{=.*\}\}\s*", re.DOTALL)
-_WHOLE = re.compile(r"\s*\{\{-?\s*((?:(?!\}\}|\{\{).)*?)\s*-?\}\}\s*", re.DOTALL)
-_TO_JSON = re.compile(r"\s*\|\s*tojson(\([^)]*\))?\s*$")
+_TO_JSON = re.compile(r"tojson(\([^)]*\))?")
 
 RENDERED = "rendered"  #: key of the validation context: true if the data contains no templates any more
 
@@ -104,14 +100,9 @@ def invalid_template(reason: str) -> PydanticCustomError:
     return PydanticCustomError(INVALID_TEMPLATE, "{reason}", {"reason": reason})
 
 
-def without_templates(text: str, replacement: str = "") -> str:
-    """Return a text with a replacement for each of its templates."""
-    return _TEMPLATE.sub(replacement, text)
-
-
 def check_one_line(value: str) -> str | None:
     """Return what is wrong with a string that must be one line, outside of its templates."""
-    text = without_templates(_TRIM_AFTER.sub(r"\1}", _TRIM_BEFORE.sub(r"{\1", value)))
+    text = without_templates(value)
     if "\n" not in text and "\r" not in text:
         return None
     shown = " ".join(value.split())[:MAX_SHOWN_CHARS]
@@ -134,7 +125,8 @@ def one_line() -> AfterValidator:
 
 def is_typed_template(value: str) -> bool:
     """Return whether a template is one expression whose value keeps its type: `{{= … }}`."""
-    return _TYPED.fullmatch(value) is not None
+    text = value.strip()
+    return text.startswith("{{=") and text.endswith("}}")
 
 
 def text_for_other_type(value: str) -> str:
@@ -144,8 +136,16 @@ def text_for_other_type(value: str) -> str:
 
 def _as_typed(value: str) -> str:
     """Return the typed form of a template that is one expression."""
-    whole = _WHOLE.fullmatch(value)
-    return f"{{{{= {_TO_JSON.sub('', whole[1])} }}}}" if whole else "{{= … }}"
+    parts = list(template_parts(value.strip()))
+    if len(parts) != 1 or parts[0].kind != VALUE:
+        return "{{= … }}"
+    return f"{{{{= {without_tojson(parts[0].inner)} }}}}"
+
+
+def without_tojson(expression: str) -> str:
+    """Return an expression without a filter `tojson` at its end."""
+    before, bar, last = expression.rpartition("|")
+    return before.strip() if bar and _TO_JSON.fullmatch(last.strip()) else expression
 
 
 def rule(check: Rule) -> AfterValidator:

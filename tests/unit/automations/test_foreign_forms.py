@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.unit.automations.factories import CATALOG, automation, make_context, make_event
@@ -330,3 +332,22 @@ def test_a_step_has_a_name():
     assert "plain words" in only_message(STEP.format('name: "Tell {{ alias }}"'))
     assert "one line of 1 to 128 characters" in only_message(STEP.format(f"name: {'x' * 129}"))
     assert "one line" in only_message(STEP.format('name: "a\\nb"'))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${a} " + "{{ " * 20_000,
+        "{% " * 20_000,
+        "{{ alias }}" + " \n" * 20_000,
+        "${a}" * 10_000,
+        "{{ " + "a." * 4_900 + "b && }}",
+        "{{ " + "!" * 20_000 + "a }}",
+        "{{ " + "(" * 1_900 + " && }}",
+    ],
+    ids=["unclosed values", "unclosed tags", "white space", "placeholders", "a long path", "many operators", "nested"],
+)
+def test_a_strange_text_is_answered_in_time(text):
+    """Looking for a form takes time in proportion to the text. Otherwise these would take minutes."""
+    messages(HOOK.format(f"headers: {{A: {json.dumps(text)}}}"))
+    messages(HOOK.format(f"json: {json.dumps(text)}"))

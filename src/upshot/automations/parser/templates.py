@@ -21,15 +21,16 @@ from upshot.automations.scope import Scope
 from upshot.automations.template import compile_leaf
 from upshot.automations.yaml_lines import yaml_line
 from upshot.errors import AutomationInvalid, TemplateInvalid
-from upshot.schema.yaml_model import is_template
+from upshot.schema.template_text import COMMENT, VALUE, Part, template_parts
+from upshot.schema.yaml_model import is_template, is_typed_template
 from upshot.suggestions import did_you_mean
 
-_TYPED = re.compile(r"\s*\{\{=(.*)\}\}\s*", re.DOTALL)
-_BLOCK = re.compile(r"(?P<start>\{\{[-+=]?)(?P<inside>(?:(?!\}\}).)*)(?P<end>\}\})|\{%.*?%\}", re.DOTALL)
+MAX_REWRITTEN_CHARS = 10_000  #: of a template whose form is looked for
+
 #: A path whose last key cannot be written with a dot: `version.metadata.f1-score`, `version.metadata.val/loss`.
 _ODD_KEY = re.compile(
     r"(?P<string>'[^']*'|\"[^\"]*\")"
-    r"|(?P<parent>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\.(?P<key>[A-Za-z_]\w*(?:[-/@]\w+)+)(?![\w(])"
+    r"|(?<![\w.])(?P<parent>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\.(?P<key>[A-Za-z_]\w*(?:[-/@]\w+)+)(?![\w(])"
 )
 _JOINTS = re.compile(r"[-/@]")
 
@@ -73,7 +74,11 @@ def check_template(
     may_mislead = show_forms and (_JOINTS.search(text) or (is_expression and "{" in text))
     if not problems and not may_mislead:
         return
-    form = _form(text, leaf=leaf, scope=scope, path=diagnostics.path, is_expression=is_expression)
+    form = (
+        None
+        if len(text) > MAX_REWRITTEN_CHARS
+        else _form(text, leaf=leaf, scope=scope, path=diagnostics.path, is_expression=is_expression)
+    )
     if form is not None:
         diagnostics.add(problems[0].line if problems else line, f"{leaf}: {form}")
         return
@@ -94,18 +99,18 @@ def comment_problem(text: str) -> tuple[int, str] | None:
     """Return a `{#` that was not meant as a comment, such as a colour: its line from 1, and what is wrong with it."""
     if "{#" not in text:
         return None
-    for found in _COMMENT.finditer(text):
-        if found["comment"] is None or (found["closed"] and not re.match(r"\w[^#]*\}", found["comment"])):
+    for part in template_parts(text):
+        if part.kind != COMMENT or (part.is_closed and not _LIKE_A_COLOUR.match(part.text)):
             continue
-        word = re.match(r"[^\s}\"']*\}?", found["comment"])
+        word = re.match(r"[^\s}\"']*\}?", part.text[2:])
         written = word[0] if word else ""
         reason = f"`{{#{written}` begins a comment, which is not sent; to send these characters, write "
-        return text.count("\n", 0, found.start()) + 1, f'{reason}`{{{{ "{{#" }}}}{written}`'
+        return text.count("\n", 0, part.start) + 1, f'{reason}`{{{{ "{{#" }}}}{written}`'
     return None
 
 
+_LIKE_A_COLOUR = re.compile(r"\{\#\w[^#]{0,99}\}")
 _UNKNOWN_TAG = re.compile(r"\{%(?![-+]?\s*(?:if|elif|else|endif|for|endfor|set|raw|endraw)\b)([^\n%]*)")
-_COMMENT = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{\#(?P<comment>.*?)(?P<closed>\#\}|\Z)", re.DOTALL)
 
 
 def _problems(
@@ -135,14 +140,14 @@ def _problems(
 
 def _form(text: str, *, leaf: str, scope: Scope, path: str, is_expression: bool) -> str | None:
     """Return a message that shows Upshot's form of a template, or None if nothing in it is foreign."""
-    typed = None if is_expression else _TYPED.fullmatch(text)
+    typed = not is_expression and is_typed_template(text)
     if is_expression or typed:
-        inner = (typed[1] if typed else text).strip()
+        inner = (text.strip()[3:-2] if typed else text).strip()
         fixed, foreign, reason = _rewrite_expression(inner, scope)
         rewritten = f"{{{{= {fixed} }}}}" if typed else fixed
     else:
         rewritten, foreign, reason = rewrite_text(text, lambda _name: None)
-        rewritten = _BLOCK.sub(lambda found: _fix_block(found, scope), rewritten)
+        rewritten = "".join(_fix_part(part, scope) for part in template_parts(rewritten))
         foreign = foreign or (("`-`",) if rewritten != text else ())
     if not foreign:
         return None
@@ -169,10 +174,8 @@ def _rewrite_expression(text: str, scope: Scope) -> tuple[str, tuple[str, ...], 
     return form.text, form.foreign, form.reason
 
 
-def _fix_block(found: re.Match[str], scope: Scope) -> str:
-    if found["inside"] is None:
-        return found[0]
-    return f"{found['start']}{_fix_odd_keys(found['inside'], scope)}{found['end']}"
+def _fix_part(part: Part, scope: Scope) -> str:
+    return part.text.replace(part.inner, _fix_odd_keys(part.inner, scope)) if part.kind == VALUE else part.text
 
 
 def _fix_odd_keys(text: str, scope: Scope) -> str:
