@@ -7,6 +7,7 @@ result is a suggestion: the caller compiles it before it shows it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -122,6 +123,17 @@ def _same(value: _Part, *_: _Part) -> _Part:
     return value
 
 
+def _from_json(value: _Part) -> _Part:
+    """Return data as it is, because it is data already. A string of JSON is an expression."""
+    if value.text[:1] not in "'\"" or value.binds < _ATOM:
+        return value
+    try:
+        json.loads(value.text[1:-1])
+    except ValueError:
+        raise _CannotRewriteError from None
+    return _Part(value.text[1:-1].replace("null", "none"))
+
+
 _NOW = _Part("event.time")
 
 #: What a function does, by its name without its module, in lower case. A method gets its object first.
@@ -138,8 +150,8 @@ _FUNCTIONS: Mapping[str, Callable[..., _Part]] = {
     "tojson": _filter("tojson"),
     "dumps": _filter("tojson"),
     "stringify": _filter("tojson"),
-    "fromjson": _same,
-    "parse": _same,
+    "fromjson": _from_json,
+    "parse": _from_json,
     "boolean": _same,
     "bool": _same,
     "len": _filter("length"),
@@ -359,6 +371,9 @@ class _Rewriter:
             elif self._accept("is"):
                 negation = "not " if self._accept("not") else ""
                 name = self._take()
+                if name in _WORDS:
+                    self.foreign[f"`{name}`"] = None
+                    name = "undefined" if name == "undefined" else _WORDS[name]
                 args = self._arguments() if self._peek() == "(" else ()
                 part = _test(f"{negation}{name}")(self._needed(part), *args)
             else:

@@ -35,6 +35,7 @@ CONTEXT_FIELDS: Mapping[str, Collection[str]] = {
     _FAILURE: ("reason", "step"),
 }
 _STEP_FIELDS = ("outputs", "state")
+_WITH_LENGTH = frozenset({"alias", "aliases", "tag"})  #: texts and lists
 
 #: Names of other systems that have no name of their own here, and what to use.
 _FOREIGN_NAMES: Mapping[str, str] = {
@@ -80,6 +81,9 @@ class Scope:
             return f"{root!r} is unknown{did_you_mean(root, self.names, list_known=False)}"
         if not fields:
             return None
+        if fields[-1] == "length" and (root in _WITH_LENGTH or fields[-2:-1] in (["aliases"], ["tags"])):
+            path = ".".join(reference.parts[:-1])
+            return f"{path!r} has no 'length'; write `{path} | length`"
         if root == "vars":
             return _unknown_field("vars", fields[0], self.variables)
         if root == "steps":

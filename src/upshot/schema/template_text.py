@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 _OPENING = re.compile(r"\$?\{\{|\{%|\{#|\$\{")
 _CLOSING = {"${{": "}}", "{{": "}}", "{%": "%}", "{#": "#}"}
-_NAME_IN_BRACES = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)\}")
+_NAME_IN_BRACES = re.compile(r"\$\{ ?([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*) ?\}")
 _RAW = re.compile(r"[-+]?\s{0,9}raw\s{0,9}[-+]?")
 _END_OF_RAW = re.compile(r"\{%[-+]?\s{0,9}endraw\s{0,9}[-+]?%\}")
 

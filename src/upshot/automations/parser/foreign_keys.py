@@ -31,6 +31,8 @@ def _run(value: Any) -> str:
 
 
 def _env(value: Any) -> str:
+    if found := re.search(r"\bsecrets\.\w+", str(value)):
+        return f"leave it out: the inputs under `with` name a secret themselves, as `{{{{ {found[0]} }}}}`"
     return (
         f"write `{yaml_line('vars', value)}` at the top of the automation, and use it as `{{{{ vars.NAME }}}}`; the "
         "variables of a container are `env` under the `with` of a `launch` step"

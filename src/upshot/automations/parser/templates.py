@@ -30,7 +30,7 @@ MAX_REWRITTEN_CHARS = 10_000  #: of a template whose form is looked for
 #: A path whose last key cannot be written with a dot: `version.metadata.f1-score`, `version.metadata.val/loss`.
 _ODD_KEY = re.compile(
     r"(?P<string>'[^']*'|\"[^\"]*\")"
-    r"|(?<![\w.])(?P<parent>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\.(?P<key>[A-Za-z_]\w*(?:[-/@]\w+)+)(?![\w(])"
+    r"|(?<![\w.])(?P<parent>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\"[^\"]*\"\])*)\.(?P<key>[A-Za-z_]\w*(?:[-/@]\w+)+)(?![\w(])"
 )
 _JOINTS = re.compile(r"[-/@]")
 
@@ -195,7 +195,7 @@ def _fix_odd_keys(text: str, scope: Scope) -> str:
             return f"{parent}.{_JOINTS.sub('_', key)}"
         return f'{parent}["{key}"]'
 
-    return _ODD_KEY.sub(fix, text)
+    return _ODD_KEY.sub(fix, _ODD_KEY.sub(fix, text))  # the second time, a key below such a key
 
 
 def _name_of(name: str, scope: Scope) -> str:
