@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,8 @@ from upshot.clock import SystemClock, parse_time
 from upshot.printable import dump_json, escape
 
 _LINE_STARTS = re.compile(r"\r+\n?")
+_WRAPPED_COLUMNS = 24  # least width of a column with sentences
+_GAP_COLUMNS = 3  # between two columns of a table
 _FILE_COLUMNS = 1_000  # files and other programs get each table row on one line
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _STYLES = {
@@ -41,6 +44,7 @@ _STYLES = {
     "invalid": "red",
     "unmet": "red",
     "unreachable": "yellow",
+    "unavailable": "yellow",
     "ambiguous": "yellow",
     "ok": "green",
     "verified": "green",
@@ -61,33 +65,58 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self._is_terminal = sys.stdout.isatty()
-        self._console = Console(file=sys.stdout, width=None if self._is_terminal else _FILE_COLUMNS, highlight=False)
+        self._console = _console(None if self._is_terminal else _FILE_COLUMNS)
 
     def json(self, data: Any, *, compact: bool = False) -> None:
         """Print data as JSON: indented, or on one line if `compact` is true."""
         click.echo(dump_json(data, indent=None if compact else 2))
 
-    def rows(self, items: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]], *, empty: str) -> None:
+    def rows(
+        self,
+        items: Sequence[Any],
+        columns: Mapping[str, Callable[[Any], Any]],
+        *,
+        empty: str,
+        optional: Sequence[str] = (),
+        wrapped: str | None = None,
+    ) -> None:
         """
-        Print a list.
+        Print a list. On a narrow terminal, columns are left out, so that every other cell can be copied.
 
         Args:
             items: The items as the API returned them. They are printed whole as JSON.
             columns: Functions that return a cell's value for an item, by heading.
             empty: The line for people if there are no items.
+            optional: Headings of columns that may be left out, in this order.
+            wrapped: Heading of the column with sentences, which may take several lines.
         """
         if self.as_json:
             self.json(items)
-        elif not items:
+            return
+        if not items:
             self.line(empty)
-        else:
-            rule = box.SIMPLE_HEAD if self._console.is_terminal else None
-            table = Table(box=rule, pad_edge=False, show_edge=False)
-            for heading in columns:
-                table.add_column(heading, overflow="fold")
-            for item in items:
-                table.add_row(*(_cell(value(item)) for value in columns.values()))
-            self._console.print(table)
+            return
+        cells = {heading: [_cell(value(item)) for item in items] for heading, value in columns.items()}
+        widths = {
+            heading: max(cell_len(heading), *(cell.cell_len for cell in column)) for heading, column in cells.items()
+        }
+        shown = tuple(columns)
+        if self._console.is_terminal:
+            empty_headings = [heading for heading in optional if not any(cell.plain for cell in cells[heading])]
+            shown = fit_columns(widths, self._console.width, [*empty_headings, *optional], wrapped)
+        rule = box.SIMPLE_HEAD if self._console.is_terminal else None
+        table = Table(box=rule, pad_edge=False, show_edge=False)
+        for heading in shown:
+            is_wrapped = heading == wrapped and self._console.is_terminal
+            table.add_column(
+                heading, overflow="fold", no_wrap=not is_wrapped, min_width=None if is_wrapped else widths[heading]
+            )
+        for row in zip(*(cells[heading] for heading in shown), strict=True):
+            table.add_row(*row)
+        width = _table_width({heading: widths[heading] for heading in shown}, wrapped)
+        _console(max(width, self._console.width)).print(table)
+        if left_out := [heading for heading in columns if heading not in shown and any(cells[heading])]:
+            self.line(self.dim(f"not shown: {', '.join(left_out)} (use a wider terminal, or --json)"))
 
     def result(self, data: Any, line: str) -> None:
         """Print the result of a command: its data as JSON, or one line for people."""
@@ -133,6 +162,35 @@ class Output:
     def dim(text: str) -> Text:
         """Return less important text in a dim style."""
         return Text(escape(text), style="dim")
+
+
+def _console(width: int | None) -> Console:
+    """Return a console on standard output. None is the width of the terminal."""
+    return Console(file=sys.stdout, width=width, highlight=False)
+
+
+def fit_columns(widths: Mapping[str, int], width: int, optional: Iterable[str], wrapped: str | None) -> tuple[str, ...]:
+    """
+    Return the headings of the columns that a table has room for.
+
+    Args:
+        widths: Width of each column, by heading.
+        width: Width of the terminal.
+        optional: Headings of columns that may be left out, in this order.
+        wrapped: Heading of the column that may take several lines.
+    """
+    shown = dict(widths)
+    for heading in optional:
+        if _table_width(shown, wrapped) <= width:
+            break
+        shown.pop(heading, None)
+    return tuple(shown)
+
+
+def _table_width(widths: Mapping[str, int], wrapped: str | None) -> int:
+    """Return the least width of a table with these columns."""
+    needed = (min(width, _WRAPPED_COLUMNS) if heading == wrapped else width for heading, width in widths.items())
+    return sum(needed) + _GAP_COLUMNS * (len(widths) - 1)
 
 
 def _cell(value: Any) -> Text:

@@ -16,7 +16,8 @@ Every error of Upshot. The class decides what happens next, never the text.
     │   ├── Refused                the receiver rejected the request       → give up
     │   │   ├── Unmet                  the condition of a `require` is false   → give up
     │   │   └── JobFailed              the job did not succeed                 → give up
-    │   ├── Unreachable            timeout, reset, 5xx, 429                → retry, no sooner than requested
+    │   ├── Unreachable            timeout, reset                          → retry
+    │   │   └── TryLater               the receiver answered 5xx or 429        → retry, no sooner than requested
     │   ├── Ambiguous              sent, but no response was read          → retry with the same delivery id
     │   └── Blocked                an egress rule rejected the destination → give up
     ├── Busy                   not an attempt: destination or automation has its maximum in progress → wait
@@ -145,9 +146,13 @@ class JobFailed(Refused):
 
 
 class Unreachable(ActionError):
-    """The request was not delivered (no connection, 5xx, 429). The receiver did not process it."""
+    """The request was not delivered. The receiver did not process it."""
 
     retryable = True
+
+
+class TryLater(Unreachable):
+    """The receiver answered that it does not process the request now (5xx, 429)."""
 
 
 class Ambiguous(ActionError):

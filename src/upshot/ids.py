@@ -64,6 +64,11 @@ def new_id(prefix: str, now: datetime) -> str:
     return f"{prefix}_{_base32(milliseconds, _TIME_CHARS)}{_base32(_random.next(milliseconds), _RANDOM_CHARS)}"
 
 
+def has_part(id_: str, part: str) -> bool:
+    """Return whether an id begins or ends with a text."""
+    return id_.startswith(part) or id_.endswith(part)
+
+
 def first_id(prefix: str, time: datetime) -> str:
     """Return the id that sorts before all ids of that millisecond and later, and after all earlier ones."""
     return f"{prefix}_{_base32(int(time.timestamp() * 1000), _TIME_CHARS)}"

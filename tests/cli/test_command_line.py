@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 
@@ -386,6 +387,26 @@ def test_doctor_succeeds_before_the_first_start(tmp_path):
     assert result.exit_code == 0, result.output
     assert "start `upshot up`" in result.stdout
     assert not (tmp_path / "data").exists()
+
+
+def test_doctor_says_if_the_database_belongs_to_a_newer_release(tmp_path):
+    """A schema revision that this release does not know is a failure, an older one a warning; both name a remedy."""
+    command = ("doctor", "--data", str(tmp_path))
+    assert run("migrate", "--data", str(tmp_path)).exit_code == 0
+    assert "ok    database schema: revision " in run(*command).stdout
+
+    def set_revision(revision):
+        with sqlite3.connect(tmp_path / "upshot.db") as connection:
+            connection.execute("update upshot_version set version_num = ?", (revision,))
+        connection.close()
+
+    set_revision("1")
+    assert "warn  database schema: revision 1 is older than this release's" in run(*command).stdout
+    set_revision("9999")
+    newer = run(*command)
+    assert newer.exit_code == 1
+    assert "fail  database schema: the database has schema revision 9999" in newer.stdout
+    assert "install the newer version" in newer.stdout
 
 
 def test_doctor_reports_failures_and_continues(tmp_path):

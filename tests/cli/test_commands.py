@@ -239,8 +239,174 @@ def test_automations_are_listed_with_the_errors_in_other_files(world):
     assert "deploy" in listed
     assert "broken.yaml:4: " in listed
     assert world.json("automations", "show", "deploy")["source"]["name"] == "deploy"
-    automations = world.json("automations", "list")["items"]
-    assert [automation["name"] for automation in automations] == ["deploy", "fail", "mistaken"]
+    listed = world.run("automations", "list", "--json")
+    assert [automation["name"] for automation in json.loads(listed.stdout)] == ["deploy", "fail", "mistaken"]
+    assert f"broken: {world.up.automations}/broken.yaml:4: " in listed.stderr
+    (broken,) = world.json("automations", "list", "--broken")
+    assert (broken["path"], broken["line"]) == (f"{world.up.automations}/broken.yaml", 4)
+
+
+def test_every_list_is_a_json_array(world):
+    """`--json` prints the items of every list as an array, also if there are none."""
+    world.json("events", "emit", "please-list")
+    for words in (
+        ("events", "list"),
+        ("executions", "list"),
+        ("jobs", "list"),
+        ("automations", "list"),
+        ("destinations", "list"),
+        ("registry", "history"),
+        ("registry", "collections", "list", "model"),
+        ("registry", "versions", "model/none-of-these"),
+    ):
+        if words[1] == "versions":
+            world.text("registry", "collections", "create", "model/none-of-these")
+        assert isinstance(world.json(*words), list), words
+
+
+def test_the_end_of_an_id_is_enough(world):
+    """A command takes an id, its beginning or end if it is unique, or `latest`. Otherwise it lists what fits."""
+    event_id = world.json("events", "emit", "please-shorten")["id"]
+    for word in (event_id, event_id[-8:], event_id[:-1], event_id[4:-1], event_id[-8:].upper()):
+        assert world.json("events", "show", word)["id"] == event_id
+    assert world.json("events", "show", "latest")["kind"]
+
+    ambiguous = world.run("events", "show", "evt_0", exit_code=1).stderr
+    assert "'evt_0' fits several ids: evt_0" in ambiguous
+    assert "write more of the id" in ambiguous
+    assert "there is no event 'nope!'" in world.run("events", "show", "nope!", exit_code=1).stderr
+
+
+def test_lists_are_filtered_by_time_and_by_several_states(world):
+    """`--since` takes a time or how long ago. `--state` can be repeated."""
+    event_id = world.json("events", "emit", "please-fail", "why=filters")["id"]
+    failed = world.wait_for_execution(event_id, "failed")
+
+    found = world.json("executions", "list", "--state", "failed", "--state", "cancelled", "--since", "5m")
+    assert failed["id"] in {execution["id"] for execution in found}
+    assert world.json("executions", "list", "--event", event_id[-8:])[0]["id"] == failed["id"]
+    assert world.json("executions", "list", "--since", "2100-01-01") == []
+    assert event_id in {event["id"] for event in world.json("events", "list", "--since", "5m", "--limit", "1000")}
+    assert world.json("events", "list", "--since", "2100-01-01T00:00:00Z") == []
+    assert world.json("jobs", "list", "--state", "queued", "--state", "failed", "--since", "1h") == []
+    assert "is not a time" in world.run("events", "list", "--since", "yesterday", exit_code=2).stderr
+
+
+def test_wait_ends_with_the_result_of_what_was_set_off(world):
+    """With `--wait`, the exit code is 0 if everything succeeded or nothing was set off, and 1 if something failed."""
+    world.text("registry", "artifacts", "log", "wait/nn", "--digest", "sha256:01")
+    linked = world.text("registry", "link", "wait/nn:v0", "model/wait", "--wait")
+    assert "no automation answers it (0 of 3)" in linked
+    moved = ("registry", "alias", "set", "model/wait:v0", "production", "--wait")
+    assert "deploy succeeded (exe_" in world.text(*moved)
+    assert "nothing changed" in world.text(*moved)
+
+    failed = world.run("events", "emit", "please-fail", "why=wait", "--wait", "--json", exit_code=1)
+    assert "fail failed: " in failed.stderr
+    assert [execution["state"] for execution in json.loads(failed.stdout)["executions"]] == ["failed"]
+
+    world.receivers.fail_times(100, 503, path="/github/repos/acme/deploy/dispatches")
+    world.text("registry", "alias", "rm", "model/wait:production")
+    late = world.run(*moved, "--timeout", "2", exit_code=1).stderr
+    assert "not finished within 2 s: deploy exe_" in late
+    assert "is waiting" in late
+    world.receivers.reset(path="/github/repos/acme/deploy/dispatches")
+
+
+def test_a_list_of_events_says_who_answered(world):
+    """`events list` and `events tail` show how many automations answered, of how many."""
+    event_id = world.json("events", "emit", "please-count")["id"]
+    until(lambda: world.json("events", "show", event_id)["matched_at"])
+    row = next(line for line in world.text("events", "list").splitlines() if line.startswith(event_id))
+    assert row.rstrip().endswith("0 of 3")
+
+    event_id = world.json("events", "emit", "please-fail", "why=count")["id"]
+    world.wait_for_execution(event_id, "failed")
+    row = next(line for line in world.text("events", "list").splitlines() if line.startswith(event_id))
+    assert row.rstrip().endswith("1 of 3")
+    command = [sys.executable, "-m", "upshot", "events", "tail", "--last", "20", "--data", str(world.up.data)]
+    tail = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert tail.stdout is not None
+    try:
+        line = next(line for line in tail.stdout if event_id in line)
+        assert line.endswith("custom please-fail, answered by 1 of 3: fail\n")
+    finally:
+        tail.send_signal(signal.SIGINT)
+        tail.communicate()
+
+
+def test_only_the_last_request_is_printed(world):
+    """An execution with several attempts shows one line for each, and the request and response of the last one."""
+    event_id = world.json("events", "emit", "please-fail", "why=print")["id"]
+    execution_id = world.wait_for_execution(event_id, "failed")["id"]
+    world.text("executions", "retry", execution_id)
+
+    def failed_again():
+        execution = world.json("executions", "show", execution_id)
+        return execution["state"] == "failed" and len(execution["steps"][0]["attempts"]) == 2
+
+    until(failed_again)
+    shown = world.text("executions", "show", execution_id)
+    assert shown.count("  attempt ") == 2
+    assert shown.count("-> POST") == 1
+    assert world.text("executions", "show", execution_id, "--all-attempts").count("-> POST") == 2
+
+
+def test_an_attempt_in_progress_is_shown(world):
+    """While a receiver has not answered, the execution shows the number of the attempt and its worker."""
+    path = "/github/repos/acme/deploy/dispatches"
+    world.receivers.misbehave("hang", path=path)
+    world.text("registry", "artifacts", "log", "slow/nn", "--digest", "sha256:01")
+    world.text("registry", "link", "slow/nn:v0", "model/slow", "--alias", "production")
+
+    running = until(lambda: world.json("executions", "list", "--state", "running"))[0]
+    shown = world.text("executions", "show", running["id"])
+    world.text("executions", "cancel", running["id"])
+    world.receivers.reset(path=path)
+
+    assert "attempt 1 is running, worker wrk_" in shown
+    assert running["worker_id"].startswith("wrk_")
+    assert world.json("executions", "show", running["id"])["worker_id"] is None
+
+
+def test_an_answer_with_a_server_error_is_not_called_unreachable(world):
+    """An attempt that was answered with 500 is `unavailable`. It is tried again."""
+    path = "/github/repos/acme/deploy/dispatches"
+    world.receivers.fail_times(1, 500, path=path)
+    world.text("registry", "artifacts", "log", "busy/nn", "--digest", "sha256:01")
+    world.text("registry", "link", "busy/nn:v0", "model/busy", "--alias", "production", "--wait")
+
+    (execution,) = (
+        execution
+        for execution in world.json("executions", "list", "--automation", "deploy", "--limit", "1")
+        if execution["state"] == "succeeded"
+    )
+    attempts = world.json("executions", "show", execution["id"])["steps"][0]["attempts"]
+    assert [attempt["state"] for attempt in attempts] == ["unavailable", "succeeded"]
+    assert "unreachable" not in world.text("executions", "show", execution["id"], "--all-attempts")
+
+
+def test_a_shell_completes_ids_and_names(world):
+    """Completion knows the ids, references and automations of the running Upshot, and prints nothing without one."""
+    world.text("registry", "artifacts", "log", "shell/nn", "--digest", "sha256:01")
+    world.text("registry", "link", "shell/nn:v0", "model/shell", "--alias", "best")
+    event_id = world.json("events", "emit", "please-complete")["id"]
+
+    def complete(*words):
+        environment = {"_UPSHOT_COMPLETE": "fish_complete", "UPSHOT_DATA": str(world.up.data)}
+        line = {"COMP_WORDS": " ".join(("upshot", *words)), "COMP_CWORD": words[-1]}
+        return CliRunner().invoke(main, env={**environment, **line}, prog_name="upshot").stdout
+
+    assert event_id in complete("events", "show", "evt_")
+    assert "deploy" in complete("automations", "show", "d")
+    assert "model/shell" in complete("registry", "versions", "model/s")
+    assert "model/shell:best" in complete("registry", "show", "model/shell:")
+    assert "shell/nn:v0" in complete("registry", "artifacts", "show", "shell/nn:")
+    with_nothing = {"_UPSHOT_COMPLETE": "fish_complete", "UPSHOT_URL": "http://127.0.0.1:9"}
+    line = {"COMP_WORDS": "upshot events show evt_", "COMP_CWORD": "evt_"}
+    assert CliRunner().invoke(main, env={**with_nothing, **line}, prog_name="upshot").stdout.strip() == ""
+    for shell in ("bash", "zsh", "fish"):
+        assert "_UPSHOT_COMPLETE" in CliRunner().invoke(main, ["completion", shell], prog_name="upshot").stdout
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,8 @@ def test_the_demo_plays_its_scenario_in_containers(engine, tmp_path):
     assert re.search(r"on docker, image upshot-example:latest \(sha256:[0-9a-f]{12}\), exit code 0", output)
     assert not (tmp_path / "endpoint.json").exists()
     assert engine.containers(demo_label(tmp_path)) == []
+    assert "What to do next:" in output
+    assert "upshot init" in output
 
 
 def test_without_docker_the_jobs_are_processes(tmp_path):

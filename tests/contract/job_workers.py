@@ -52,7 +52,7 @@ def exceeded_limits(database: Database) -> list[str]:
 
 def has_queued_jobs(store: SqlJobs) -> bool:
     """Return whether a job is queued."""
-    return bool(store.page(JobQuery(JobState.QUEUED), cursor=None, limit=1).items)
+    return bool(store.page(JobQuery(frozenset({JobState.QUEUED})), cursor=None, limit=1).items)
 
 
 def work(database: Database, own: WorkerCapacity) -> None:

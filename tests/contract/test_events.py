@@ -20,7 +20,7 @@ from upshot.adapters.sql.migrate import migrate
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.errors import InvalidInput
-from upshot.ids import EventId, ExecutionId, RevisionId, WorkerId
+from upshot.ids import EventId, ExecutionId, RevisionId, WorkerId, new_id
 from upshot.ports.events import EventQuery, EventStore, StoredEvent
 from upshot.ports.executions import Admission, ExecutionStore
 
@@ -104,6 +104,22 @@ def test_an_event_comes_back_as_it_was_accepted(stores):
     assert stores.events.get([]) == {}
     assert stores.events.find(event_id(1)) == StoredEvent(event(1), matched_at=None)
     assert stores.events.find(event_id(3)) is None
+
+
+def test_events_are_found_by_time_and_by_a_part_of_their_id(stores):
+    """The id has the time. The part of the id is its beginning or its end."""
+    old, new = (new_id("evt", NOW + timedelta(seconds=seconds)) for seconds in (-1, 1))
+    stores.accept([event(1, id=EventId(old)), event(2, id=EventId(new))], NOW)
+
+    def found(**query):
+        return {stored.event.id for stored in list_events(stores, **query).items}
+
+    assert found(since=NOW) == {new}
+    assert found(since=NOW, kind="custom", subject="nightly") == {new}
+    assert found(since=NOW - timedelta(seconds=2)) == {old, new}
+    assert found(id_part=old[-9:]) == found(id_part=old[:20]) == {old}
+    assert found(id_part="evt") == {old, new}
+    assert found(id_part="vt_") == set()
 
 
 def test_an_event_is_accepted_once(stores):

@@ -16,7 +16,7 @@ from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepPhase, StepRecord
 from upshot.errors import Conflict, InvalidInput, NotFound
 from upshot.ids import DeliveryId, EventId, ExecutionId, RevisionId, WorkerId
-from upshot.ports.executions import Admission, Claim, ExecutionQuery, ExecutionUpdate, OrderedStep
+from upshot.ports.executions import Admission, Answer, Claim, ExecutionQuery, ExecutionUpdate, OrderedStep
 from upshot.storable import ensure_storable, to_storable_text
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -457,7 +457,7 @@ def test_executions_are_listed_newest_first_and_page_by_page(stores):
 
 
 def test_executions_are_found_by_event_automation_and_state(stores):
-    """The filters work alone and together."""
+    """The filters work alone and together. Several states find the executions in any of them."""
     stores.accept("evt_2")
     admit(stores, execution("exe_1"), waiting("exe_2", automation="notify"))
     stores.executions.admit([Admission(EventId("evt_2"), (execution("exe_3", event_id="evt_2"),))], NOW)
@@ -468,8 +468,40 @@ def test_executions_are_found_by_event_automation_and_state(stores):
 
     assert found(event_id="evt_1") == {"exe_1", "exe_2"}
     assert found(automation="notify") == {"exe_2"}
-    assert found(state=ExecutionState.RUNNING) == {"exe_1", "exe_3"}
-    assert found(event_id="evt_1", automation="promote", state=ExecutionState.RUNNING) == {"exe_1"}
+    running, both = {ExecutionState.RUNNING}, {ExecutionState.RUNNING, ExecutionState.WAITING}
+    assert found(states=running) == {"exe_1", "exe_3"}
+    assert found(states=both) == found(states=both | {ExecutionState.FAILED}) == {"exe_1", "exe_2", "exe_3"}
+    assert found(states={ExecutionState.FAILED, ExecutionState.SKIPPED}) == set()
+    assert found(event_id="evt_1", automation="promote", states=running) == {"exe_1"}
+    assert found(event_id="evt_1", states=both) == {"exe_1", "exe_2"}
+
+
+def test_executions_are_found_by_time_and_by_a_part_of_their_id(stores):
+    """The time is that of the end, or of the creation. The part of the id is its beginning or its end."""
+    ended = {"state": ExecutionState.FAILED, "finished_at": LATER, "lease_owner_id": None, "lease_until": None}
+    admit(stores, execution("exe_a1"), execution("exe_b1", **ended), execution("exe_b_2"))
+
+    def found(**query):
+        return {item.id for item in stores.executions.page(ExecutionQuery(**query), cursor=None, limit=9).items}
+
+    assert found(since=NOW) == {"exe_a1", "exe_b1", "exe_b_2"}
+    assert found(since=LATER) == {"exe_b1"}
+    assert found(since=LATER + timedelta(seconds=1)) == set()
+    assert found(id_part="exe_b") == {"exe_b1", "exe_b_2"}
+    assert found(id_part="1") == {"exe_a1", "exe_b1"}
+    assert found(id_part="b_") == found(id_part="%") == found(id_part="a") == set()
+    assert found(id_part="1", states={ExecutionState.RUNNING}) == {"exe_a1"}
+
+
+def test_the_answers_to_events(stores):
+    """Each event has the executions that answer it, with their automations. Events without answers are left out."""
+    stores.accept("evt_2")
+    admit(stores, execution("exe_1"), waiting("exe_2", automation="notify"))
+
+    assert stores.executions.answers(["evt_1", "evt_2", "evt_unknown"]) == {
+        "evt_1": (Answer(ExecutionId("exe_1"), "promote"), Answer(ExecutionId("exe_2"), "notify"))
+    }
+    assert stores.executions.answers([]) == {}
 
 
 def test_executions_are_found_by_the_time_of_their_end(stores):
@@ -486,7 +518,7 @@ def test_executions_are_found_by_the_time_of_their_end(stores):
     assert found(since=NOW) == {"exe_1", "exe_2", "exe_3"}
     assert found(since=LATER) == {"exe_1", "exe_2"}
     assert found(until=LATER) == {"exe_3"}
-    assert found(since=LATER, until=MUCH_LATER, state=ExecutionState.FAILED) == {"exe_1"}
+    assert found(since=LATER, until=MUCH_LATER, states={ExecutionState.FAILED}) == {"exe_1"}
 
 
 def test_an_execution_that_a_user_asks_for_is_added(stores):

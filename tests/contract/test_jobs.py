@@ -1,6 +1,7 @@
 """The contract of job stores, in memory, on SQLite and on PostgreSQL."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -625,12 +626,15 @@ def test_jobs_can_be_filtered(stores):
     def found(**query):
         return ids(stores.jobs.page(JobQuery(**query), cursor=None, limit=9).items)
 
-    assert found(state=JobState.STARTING) == ["job_1"]
+    assert found(states={JobState.STARTING}) == ["job_1"]
+    assert found(states={JobState.STARTING, JobState.QUEUED}, since=NOW) == ["job_4", "job_3", "job_2", "job_1"]
+    assert found(since=NOW + timedelta(days=1)) == []
+    assert found(id_part="_2") == found(id_part="job_2") == ["job_2"]
     assert found(queue="gpu") == ["job_2"]
     assert found(automation="tell") == ["job_3"]
     assert found(execution_id="exe_4") == ["job_4"]
-    assert found(state=JobState.QUEUED, queue="default", automation="promote", execution_id="exe_4") == ["job_4"]
-    assert found(state=JobState.FAILED) == found(queue="none") == []
+    assert found(states={JobState.QUEUED}, queue="default", automation="promote", execution_id="exe_4") == ["job_4"]
+    assert found(states={JobState.FAILED}) == found(queue="none") == []
 
 
 def test_the_position_of_a_queued_job(stores):

@@ -133,7 +133,11 @@ def test_an_event_shows_who_answers_it_and_why_the_others_do_not(churn, stores, 
     stores.executions.admit([Admission(event_id, executions)], clock.now())
     after = ok_json(churn.get(f"{EVENTS}/{event_id}"))
 
-    assert before["execution_ids"] == []
+    (listed, *_) = ok_json(churn.get(EVENTS, params={"id": event_id}))["items"]
+    answered_by = {item["automation"]: item["execution_id"] for item in listed["answered_by"]}
+    assert answered_by == {"promote": answer, "removed": answer_of_removed}
+    assert listed["automations"] == len(_by_name(after))
+    assert (before["answered_by"], before["execution_ids"]) == ([], [])
     assert "when a worker matches the event" in _by_name(before)["promote"]["reason"]
     assert set(after["execution_ids"]) == {answer, answer_of_removed}
     assert after["matched_at"]

@@ -105,14 +105,16 @@ def test_an_execution_shows_its_steps_and_the_receipt_of_every_attempt(web, fail
 def test_executions_are_listed_and_can_be_filtered(web, failed):
     """Filters are event, automation and state. Lists count attempts and leave the receipts out."""
 
-    def found(**query: str) -> list[str]:
+    def found(**query: str | list[str]) -> list[str]:
         return [execution["id"] for execution in ok_json(web.get(EXECUTIONS, params=query))["items"]]
 
     (listed,) = ok_json(web.get(EXECUTIONS))["items"]
     assert listed["steps"][0]["attempt_count"] == 2
     assert "attempts" not in listed["steps"][0]
     assert found(event_id=failed.event_id) == found(automation="promote") == found(state="failed") == [failed.id]
+    assert found(state=["failed", "waiting"]) == found(id=failed.id[-8:]) == found(since="2026-01-01T00:00:00Z")
     assert found(event_id="evt_other") == found(automation="other") == found(state="waiting") == []
+    assert found(state=["running", "waiting"]) == found(id="none") == found(since="2036-01-01T00:00:00Z") == []
 
 
 def test_a_failed_execution_can_be_retried(web, deps, failed):

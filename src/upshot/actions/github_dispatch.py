@@ -27,7 +27,7 @@ from upshot.actions.inputs import (
     parse_inputs,
 )
 from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpResponse, Outcome
-from upshot.errors import ActionError, Refused, Unreachable
+from upshot.errors import ActionError, Refused, TryLater
 from upshot.ids import DeliveryId
 from upshot.masking import cut_text
 from upshot.schema.action_inputs import MAX_CLIENT_PAYLOAD_KEYS, GithubDispatchInputs, InputProblem
@@ -127,7 +127,7 @@ def _error(response: HttpResponse, repository: str, call: ActionCall) -> ActionE
     wait = _rate_limit_seconds(response, call.now, call.attempt)
     if wait is not None:
         message = f"GitHub's rate limit is reached: it answered {answer}"
-        return response_error(Unreachable, message, response, retry_after_seconds=wait)
+        return response_error(TryLater, message, response, retry_after_seconds=wait)
     if remedy := _REMEDIES.get(response.status):
         return response_error(Refused, f"{repository}: GitHub answered {answer}; {remedy}", response)
     return error_from_response(response, receiver=f"{repository}: GitHub", now=call.now)

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from upshot.actions.protocol import HttpResponse
-from upshot.errors import ActionError, Refused, Unreachable
+from upshot.errors import ActionError, Refused, TryLater
 from upshot.json_data import JsonData, JsonInvalid, parse_json
 from upshot.masking import cut_text
 
@@ -84,7 +84,7 @@ def error_from_response(response: HttpResponse, *, receiver: str, now: datetime)
     message = f"{receiver} answered {status_text(response.status)}{excerpt(response)}"
     if response.status in _TEMPORARY or response.status >= 500:  # noqa: PLR2004 - the class of server errors
         wait = retry_after_seconds(response, now)
-        return response_error(Unreachable, message, response, retry_after_seconds=wait)
+        return response_error(TryLater, message, response, retry_after_seconds=wait)
     if response.status == HTTPStatus.GONE:
         message = f"{message}; it no longer accepts these requests: remove the step or disable the automation"
     elif 300 <= response.status < 400:  # noqa: PLR2004 - the class of redirects

@@ -19,7 +19,7 @@ from upshot.actions.http_responses import (
 )
 from upshot.actions.inputs import UrlCheck, encode_json, literal_secrets, literal_url_problems, parse_inputs
 from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpResponse, Outcome
-from upshot.errors import ActionError, Ambiguous, Refused, Unreachable
+from upshot.errors import ActionError, Ambiguous, Refused, TryLater
 from upshot.masking import cut_text
 from upshot.schema.action_inputs import InputProblem, SlackInputs
 
@@ -126,7 +126,7 @@ def _error(response: HttpResponse, code: str, call: ActionCall, *, needed: Any =
     """Return the error for an error code of Slack, or for the status if the code is unknown."""
     if code in _TEMPORARY:
         wait = retry_after_seconds(response, call.now)
-        return response_error(Unreachable, f"Slack answered {code}", response, retry_after_seconds=wait)
+        return response_error(TryLater, f"Slack answered {code}", response, retry_after_seconds=wait)
     if remedy := _REMEDIES.get(code):
         scope = f" (needed: {needed})" if needed else ""
         return response_error(Refused, f"Slack answered {code}: {remedy}{scope}", response)

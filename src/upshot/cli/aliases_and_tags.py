@@ -8,6 +8,7 @@ import click
 
 from upshot.cli.api_commands import api_command
 from upshot.cli.params import ReferenceType
+from upshot.cli.waiting import Finish, wait_option
 from upshot.client.http import Client
 from upshot.console import Output
 from upshot.domain.reference import Reference
@@ -34,17 +35,21 @@ def alias_group(path_of: PathOf, version_type: ReferenceType, *, group_help: str
     )
     @click.argument("version", type=version_type, metavar=version_name)
     @click.argument("alias")
+    @wait_option
     @api_command
-    def set_alias(client: Client, output: Output, version: Reference, alias: str) -> None:
+    def set_alias(client: Client, output: Output, version: Reference, alias: str, finish: Finish) -> None:
         moved = client.put(path_of(version, "aliases", alias), {"version": version.version})
-        output.result(moved, f"{version.scope}/{version.name}:{alias} is now {moved['name']}")
+        finish(client, output, moved, f"{version.scope}/{version.name}:{alias} is now {moved['name']}")
 
     @click.command(name="rm", help=f"Remove an alias ({alias_name}).", short_help="Remove an alias.")
     @click.argument("reference", type=version_type, metavar=alias_name)
+    @wait_option
     @api_command
-    def remove_alias(client: Client, output: Output, reference: Reference) -> None:
+    def remove_alias(client: Client, output: Output, reference: Reference, finish: Finish) -> None:
         removed = client.delete(path_of(reference, "aliases", reference.version))
-        output.result(removed, f"{reference.scope}/{reference.name} no longer has the alias {reference.version}")
+        finish(
+            client, output, removed, f"{reference.scope}/{reference.name} no longer has the alias {reference.version}"
+        )
 
     return click.Group("alias", help=group_help, commands=[set_alias, remove_alias])
 
@@ -66,17 +71,19 @@ def tag_group(path_of: PathOf, target_type: ReferenceType, *, group_help: str) -
     @click.command(name="add", help=f"Add TAG to {target_type.name}.")
     @click.argument("reference", type=target_type, metavar=target_type.name)
     @click.argument("tag")
+    @wait_option
     @api_command
-    def add_tag(client: Client, output: Output, reference: Reference, tag: str) -> None:
+    def add_tag(client: Client, output: Output, reference: Reference, tag: str, finish: Finish) -> None:
         tagged = client.put(tag_path(reference, tag))
-        output.result(tagged, f"tagged {tagged['reference']} {tag}")
+        finish(client, output, tagged, f"tagged {tagged['reference']} {tag}")
 
     @click.command(name="rm", help=f"Remove TAG from {target_type.name}.")
     @click.argument("reference", type=target_type, metavar=target_type.name)
     @click.argument("tag")
+    @wait_option
     @api_command
-    def remove_tag(client: Client, output: Output, reference: Reference, tag: str) -> None:
+    def remove_tag(client: Client, output: Output, reference: Reference, tag: str, finish: Finish) -> None:
         untagged = client.delete(tag_path(reference, tag))
-        output.result(untagged, f"{untagged['reference']} no longer has the tag {tag}")
+        finish(client, output, untagged, f"{untagged['reference']} no longer has the tag {tag}")
 
     return click.Group("tag", help=group_help, commands=[add_tag, remove_tag])

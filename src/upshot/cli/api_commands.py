@@ -10,40 +10,17 @@ from typing import Any, TypeVar
 
 import click
 
-from upshot.cli.settings import settings_with
+from upshot.cli.connection import connect
+from upshot.cli.params import TIME
 from upshot.cli.whole_number import WholeNumber
-from upshot.client.endpoint import endpoint_path, read_endpoint
-from upshot.client.http import Client
+from upshot.clock import format_optional_time
 from upshot.console import Output
-from upshot.errors import ConfigError, Unavailable
+from upshot.errors import Unavailable
 from upshot.printable import escape
 
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.5
-
-
-def connect(data: Path | None = None) -> Client:
-    """
-    Return a client for UPSHOT_URL, or for the `upshot up` that runs on the data directory.
-
-    Args:
-        data: The data directory. If it is given, UPSHOT_URL is ignored.
-
-    Raises:
-        ConfigError: UPSHOT_URL is not set, and no Upshot runs on the data directory.
-    """
-    settings = settings_with(data=data)
-    token = settings.token.get_secret_value() if settings.token else None
-    if settings.url is not None and data is None:
-        return Client(settings.url, token, is_local=False)
-    endpoint = read_endpoint(settings.data)
-    if endpoint is None:
-        raise ConfigError(
-            f"no Upshot answers: start `upshot up` here, or set UPSHOT_URL "
-            f"({endpoint_path(settings.data)} does not exist)"
-        )
-    return Client(endpoint.url, token or endpoint.token, is_local=True)
 
 
 def api_command(command: Callable[..., None]) -> Callable[..., None]:
@@ -76,6 +53,16 @@ def limit_option(default: int) -> Callable[[Callable[..., None]], Callable[..., 
     """Return the option `--limit` of a list."""
     limit = WholeNumber(1)
     return click.option("--limit", default=default, show_default=True, type=limit, help="Maximum number of entries.")
+
+
+def since_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option `--since` of a list. `what` says what happened to an item since then."""
+    return click.option(
+        "--since",
+        type=TIME,
+        callback=lambda _ctx, _param, time: format_optional_time(time),
+        help=f"Only those that {what} since then: a time, or 2h for two hours ago.",
+    )
 
 
 _FILTERS = {

@@ -12,6 +12,7 @@ import click
 from upshot.cli.aliases_and_tags import alias_group, tag_group
 from upshot.cli.api_commands import api_command, filter_options, limit_option
 from upshot.cli.params import ARTIFACT, ARTIFACT_VERSION, OBJECT, artifact_path, parse_assignments
+from upshot.cli.waiting import Finish, wait_option
 from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
 from upshot.domain.reference import Reference
@@ -46,6 +47,7 @@ def artifacts() -> None:
 )
 @click.option("--description", help="Description of the version.")
 @click.option("--alias", "aliases", multiple=True, help="An alias in the project. Can be repeated.")
+@wait_option
 @api_command
 def log(
     client: Client,
@@ -59,6 +61,7 @@ def log(
     files: tuple[Path, ...],
     description: str | None,
     aliases: tuple[str, ...],
+    finish: Finish,
 ) -> None:
     """
     Log a version of PROJECT/ARTIFACT.
@@ -79,8 +82,11 @@ def log(
         body["manifest"] = {path: _digest(file) for path, file in _paths_in_artifact(files).items()}
     logged = client.post(api_path("projects", project, "artifacts"), body)
     version = f"{logged['reference']} ({logged['digest']})"
-    output.result(
-        logged, f"logged {version}" if logged["event_ids"] else f"no new version: {version} has this content already"
+    finish(
+        client,
+        output,
+        logged,
+        f"logged {version}" if logged["event_ids"] else f"no new version: {version} has this content already",
     )
 
 
@@ -113,7 +119,13 @@ def list_versions(client: Client, output: Output, artifact: tuple[str, str], lim
         "logged": lambda version: local_time(version["created_at"]),
         "digest": lambda version: version["digest"],
     }
-    output.rows(versions, columns, empty=f"{project}/{name} has no versions")
+    output.rows(
+        versions,
+        columns,
+        empty=f"{project}/{name} has no versions",
+        optional=("digest", "tags", "type", "logged"),
+        wrapped="aliases",
+    )
 
 
 @artifacts.command()

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from upshot.cli.api_commands import api_command
+from upshot.cli.ids import complete_automation
 from upshot.client.http import Client, api_path
 from upshot.console import Output
 
@@ -19,14 +20,21 @@ def automations() -> None:
 
 
 @automations.command("list")
+@click.option("--broken", "only_broken", is_flag=True, help="List only the errors in automation files.")
 @api_command
-def list_automations(client: Client, output: Output) -> None:
-    """List the automations in force, and the errors in automation files."""
-    loaded = client.items("/automations", limit=100_000)
+def list_automations(client: Client, output: Output, *, only_broken: bool) -> None:
+    """
+    List the automations in force, and the errors in automation files.
+
+    With `--json`, standard output is a list of automations, and standard error has the errors. `--broken` lists
+    only the errors, also as JSON.
+    """
     broken = client.get("/automations", limit=1)["broken"]
-    if output.as_json:
-        output.json({"items": loaded, "broken": broken})
+    if only_broken:
+        columns = {"place": _location, "reason": lambda diagnostic: diagnostic["reason"]}
+        output.rows(broken, columns, empty="there are no errors", wrapped="reason")
         return
+    loaded = client.items("/automations", limit=100_000)
     columns = {
         "automation": lambda automation: automation["name"],
         "on": lambda automation: ", ".join(trigger["kind"] for trigger in automation["on"]),
@@ -34,15 +42,20 @@ def list_automations(client: Client, output: Output) -> None:
         "enabled": lambda automation: "yes" if automation["enabled"] else "no",
         "file": lambda automation: f"{_location(automation)}{' (last sound revision)' * automation['kept']}",
     }
-    output.rows(loaded, columns, empty="no automations are loaded")
+    output.rows(loaded, columns, empty="no automations are loaded", optional=("enabled", "steps", "on"))
     for diagnostic in broken:
-        output.line(output.state("broken"), f"  {_location(diagnostic)}: {diagnostic['reason']}")
-    if names := sorted({name for diagnostic in broken for name in diagnostic["kept"]}):
-        output.line(f"until these errors are fixed, the last sound revision stays in force: {', '.join(names)}")
+        text = f"{_location(diagnostic)}: {diagnostic['reason']}"
+        if output.as_json:
+            click.echo(f"broken: {text}", err=True)
+        else:
+            output.line(output.state("broken"), f"  {text}")
+    kept = sorted({name for diagnostic in broken for name in diagnostic["kept"]})
+    if kept and not output.as_json:
+        output.line(f"until these errors are fixed, the last sound revision stays in force: {', '.join(kept)}")
 
 
 @automations.command()
-@click.argument("automation")
+@click.argument("automation", shell_complete=complete_automation)
 @api_command
 def show(client: Client, output: Output, automation: str) -> None:
     """Show a loaded automation."""

@@ -8,6 +8,7 @@ import click
 
 from upshot.cli.api_commands import api_command, filter_options, limit_option
 from upshot.cli.params import COLLECTION, OBJECT
+from upshot.cli.waiting import Finish, wait_option
 from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
 
@@ -32,7 +33,11 @@ def list_collections(client: Client, output: Output, registry: str, limit: int, 
         "tags": lambda collection: collection["tags"],
     }
     output.rows(
-        listed, columns, empty=f"registry {registry} has no collections yet; `upshot registry link` creates one"
+        listed,
+        columns,
+        empty=f"registry {registry} has no collections yet; `upshot registry link` creates one",
+        optional=("tags", "type"),
+        wrapped="aliases",
     )
 
 
@@ -40,15 +45,22 @@ def list_collections(client: Client, output: Output, registry: str, limit: int, 
 @click.argument("collection", type=COLLECTION)
 @click.option("--type", "artifact_type", default="model", show_default=True, help="Type of its artifacts.")
 @click.option("--description", help="The model card, in Markdown.")
+@wait_option
 @api_command
 def create(
-    client: Client, output: Output, collection: tuple[str, str], artifact_type: str, description: str | None
+    client: Client,
+    output: Output,
+    collection: tuple[str, str],
+    artifact_type: str,
+    description: str | None,
+    *,
+    finish: Finish,
 ) -> None:
     """Create a collection."""
     registry, name = collection
     body = {"name": name, "artifact_type": artifact_type, "description": description or ""}
     created = client.post(api_path("registries", registry, "collections"), body)
-    output.result(created, f"created {registry}/{name} for artifacts of type {artifact_type}")
+    finish(client, output, created, f"created {registry}/{name} for artifacts of type {artifact_type}")
 
 
 @collections.command()
@@ -78,6 +90,7 @@ def show(client: Client, output: Output, collection: tuple[str, str]) -> None:
 @click.option("--description", help="The model card, in Markdown.")
 @click.option("--metadata", type=OBJECT, help="A JSON object to merge into the metadata, or @FILE; null removes a key.")
 @click.option("--name", help="A new name. Versions, aliases and history stay.")
+@wait_option
 @api_command
 def update(
     client: Client,
@@ -87,6 +100,7 @@ def update(
     description: str | None,
     metadata: dict[str, Any] | None,
     name: str | None,
+    finish: Finish,
 ) -> None:
     """Change the description, the metadata or the name of a collection."""
     given = {"description": description, "metadata": metadata, "name": name}
@@ -94,17 +108,18 @@ def update(
     if not changes:
         raise click.UsageError("no change given; use --description, --metadata or --name")
     updated = client.patch(_path(collection), changes)
-    output.result(updated, f"updated the {' and the '.join(changes)} of {'/'.join(collection)}")
+    finish(client, output, updated, f"updated the {' and the '.join(changes)} of {'/'.join(collection)}")
 
 
 @collections.command()
 @click.argument("collection", type=COLLECTION)
 @click.confirmation_option(prompt="This also deletes its versions and aliases; the artifacts stay. Delete it?")
+@wait_option
 @api_command
-def delete(client: Client, output: Output, collection: tuple[str, str]) -> None:
+def delete(client: Client, output: Output, collection: tuple[str, str], finish: Finish) -> None:
     """Delete a collection with its versions and aliases. The artifacts stay."""
     deleted = client.delete(_path(collection))
-    output.result(deleted, f"deleted {'/'.join(collection)}")
+    finish(client, output, deleted, f"deleted {'/'.join(collection)}")
 
 
 def _path(collection: tuple[str, str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -48,5 +50,16 @@ def demo(data: Path | None, *, only_image: bool) -> None:
     output.line(
         output.state("ok"), f"  everything happened as expected, and every request arrived and was verified; {took}"
     )
+    output.line()
+    output.line("What to do next:")
     if data:
-        output.line(f"to look at it again: upshot up --data {data}, then upshot events list --data {data}")
+        option = shlex.join(["--data", str(data)])
+        output.line(
+            f"  upshot up {option}             continues with the data of this demo; then, in another terminal:"
+        )
+        output.line(f"  upshot events list {option}")
+    output.line("  mkdir my-models && cd my-models && upshot init   writes a first automation of your own")
+    output.line("  upshot up                                        runs Upshot there")
+    if shutil.which("upshot") is None:
+        activate = Path(sys.prefix) / "bin" / "activate"
+        output.line(f"The command `upshot` is not on your path yet: . {activate}")

@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from upshot.cli.api_commands import api_command
+from upshot.cli.ids import complete_destination
 from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
-from upshot.errors import NotFound
+from upshot.errors import InvalidInput, NotFound
+from upshot.ids import has_part
 
 
 @click.group()
@@ -31,14 +33,20 @@ def list_destinations(client: Client, output: Output) -> None:
         "next probe": lambda destination: local_time(destination["probe_at"]),
         "reason": lambda destination: destination["reason"],
     }
-    output.rows(client.get("/destinations")["items"], columns, empty="no worker has sent a request lately")
+    output.rows(
+        client.get("/destinations")["items"],
+        columns,
+        empty="no worker has sent a request lately",
+        optional=("next probe", "limit", "in progress", "id"),
+        wrapped="reason",
+    )
 
 
 @destinations.command()
-@click.argument("destination")
+@click.argument("destination", shell_complete=complete_destination)
 @api_command
 def show(client: Client, output: Output, destination: str) -> None:
-    """Show a destination. Give its id, or its name as the list shows it."""
+    """Show a destination. Give its id, the beginning or end of its id, or its name as the list shows it."""
     shown = _find(client, destination)
     if output.as_json:
         output.json(shown)
@@ -57,7 +65,7 @@ def show(client: Client, output: Output, destination: str) -> None:
 
 
 @destinations.command()
-@click.argument("destination")
+@click.argument("destination", shell_complete=complete_destination)
 @api_command
 def release(client: Client, output: Output, destination: str) -> None:
     """Consider a destination up. Workers send to it within five seconds, without waiting for the next probe."""
@@ -71,4 +79,10 @@ def _find(client: Client, destination: str) -> dict[str, Any]:
     for known in found:
         if destination in (known["id"], known["name"]):
             return known
+    similar = [known for known in found if has_part(known["id"], destination)]
+    if len(similar) == 1:
+        return similar[0]
+    if similar:
+        ids = ", ".join(known["id"] for known in similar)
+        raise InvalidInput(f"{destination!r} fits several ids: {ids}; write more of the id")
     raise NotFound(f"no worker has sent to {destination!r} lately; see `upshot destinations list`")

@@ -21,10 +21,11 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.redis_info import redis_info
 from upshot.adapters.sql.clock import DatabaseClock
 from upshot.adapters.sql.database import Database
+from upshot.adapters.sql.migrate import REVISIONS, stored_revision
 from upshot.automations.files import printable_path
 from upshot.automations.loader import load_folder
 from upshot.automations.template import compile_leaf, template_leaves
-from upshot.cli.api_commands import connect
+from upshot.cli.connection import connect
 from upshot.cli.settings import settings_with, with_running_endpoint
 from upshot.clock import SystemClock, parse_time
 from upshot.console import Output
@@ -120,10 +121,24 @@ def _check_database(settings: Settings) -> Iterator[CheckResult]:
     try:
         version = database.read(lambda connection: connection.exec_driver_sql(query).scalar_one())
         yield CheckResult("ok", "database", f"{product} {version} answers")
+        yield _check_schema(database)
         if not database.is_sqlite:
             yield _compare_clocks("database", DatabaseClock(database).now())
     finally:
         database.close()
+
+
+def _check_schema(database: Database) -> CheckResult:
+    try:
+        revision = stored_revision(database)
+    except ConfigError as error:
+        return CheckResult("fail", "database schema", str(error))
+    if revision is None:
+        return CheckResult("ok", "database schema", "no tables yet; the first start creates them")
+    if revision != REVISIONS[-1]:
+        detail = f"revision {revision} is older than this release's {REVISIONS[-1]}; the next start upgrades it"
+        return CheckResult("warn", "database schema", detail, "back up the database first, see docs/operations.md")
+    return CheckResult("ok", "database schema", f"revision {revision} is that of this release")
 
 
 def _check_redis(settings: Settings) -> Iterator[CheckResult]:

@@ -9,11 +9,13 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_commands import api_command, api_command_with, limit_option, poll
+from upshot.cli.api_commands import api_command, api_command_with, limit_option, poll, since_option
+from upshot.cli.ids import EVENTS
 from upshot.cli.params import OBJECT, TIME, parse_assignments
+from upshot.cli.waiting import Finish, wait_option
 from upshot.cli.whole_number import WholeNumber
 from upshot.client.http import Client, api_path
-from upshot.clock import SystemClock, parse_time
+from upshot.clock import SystemClock, parse_time, stopwatch
 from upshot.console import Output, local_time
 from upshot.ids import first_id, new_id
 
@@ -22,6 +24,7 @@ _OVERLAP = timedelta(seconds=5)
 _MAX_NEW_EVENTS = 100_000  # between two requests
 _MAX_REPLAYED = 1_000_000
 _REPLAYED_PER_REQUEST = 100
+_MATCH_SECONDS = 2.0  # usually a new event is matched within milliseconds
 _BEFORE_ALL_EVENTS = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -35,10 +38,15 @@ def events() -> None:
 @click.option("--subject", help="Subject of the event, such as model/churn or model/churn:v3.")
 @click.option("--name", help="Name of the custom event.")
 @click.option("--mutation", "mutation_id", help="Id of the mutation that caused the event.")
+@since_option("happened")
 @limit_option(20)
 @api_command
 def list_events(client: Client, output: Output, *, limit: int, **query: str | None) -> None:
-    """List events, newest first."""
+    """
+    List events, newest first.
+
+    `answered` is the number of automations that answered the event, of all that are loaded: `1 of 7`.
+    """
     columns = {
         "id": lambda event: event["id"],
         "time": lambda event: local_time(event["time"]),
@@ -46,17 +54,26 @@ def list_events(client: Client, output: Output, *, limit: int, **query: str | No
         "subject": lambda event: event["subject"],
         "about": _alias_or_tag,
         "actor": lambda event: event["actor"]["name"],
-        "matched": lambda event: "yes" if event["matched_at"] else "not yet",
+        "answered": _answered,
     }
-    output.rows(client.items("/events", limit=limit, **query), columns, empty="there are no such events")
+    output.rows(
+        client.items("/events", limit=limit, **query),
+        columns,
+        empty="there are no such events",
+        optional=("actor", "time", "about", "subject"),
+    )
 
 
 @events.command(short_help="Show an event, and why automations answered it or not.")
-@click.argument("event")
+@click.argument("event", shell_complete=EVENTS.complete)
 @api_command
 def show(client: Client, output: Output, event: str) -> None:
-    """Show an event: its data, the automations that answered it, and why the other automations did not."""
-    shown = client.get(api_path("events", event))
+    """
+    Show an event: its data, the automations that answered it, and why the other automations did not.
+
+    EVENT is an id, its beginning or end if no other id has the same, or `latest`.
+    """
+    shown = client.get(api_path("events", EVENTS.find(client, event)))
     if output.as_json:
         output.json(shown)
         return
@@ -71,6 +88,7 @@ def show(client: Client, output: Output, event: str) -> None:
             ("mutation", f"{shown['mutation_id']} (event {shown['sequence'] + 1} of the mutation)"),
             ("caused by", ", ".join(causes) or None),
             ("matched", local_time(shown["matched_at"]) or "not yet: it waits for a worker"),
+            ("answered", _answered(shown) if shown["matched_at"] else None),
             ("warning", shown["warning"]),
         )
     )
@@ -102,15 +120,17 @@ def tail(client: Client, output: Output, *, last: int, **query: str | None) -> N
             if output.as_json:
                 output.json(event, compact=True)
             else:
-                output.line(
-                    f"{event['time'][:23]}  {_kind(event):<20} {event['subject']:<30} {_alias_or_tag(event) or ''}"
-                )
+                output.line(_tail_line(event))
     except KeyboardInterrupt:
         return
 
 
 def _follow(client: Client, last: int, query: dict[str, str | None]) -> Iterator[dict[str, Any]]:
-    """Yield the `last` newest events, then each later event once, as soon as it is visible."""
+    """
+    Yield the `last` newest events, then each later event once, when it is matched, so that it says what answers it.
+
+    An event that no worker matches is yielded after two seconds.
+    """
     newest = client.items("/events", limit=max(last, 1), **query)
     yield from reversed(newest[:last])
     reached, newest_id = (parse_time(newest[0]["time"]), newest[0]["id"]) if newest else (_BEFORE_ALL_EVENTS, "")
@@ -120,18 +140,45 @@ def _follow(client: Client, last: int, query: dict[str, str | None]) -> Iterator
         return client.items("/events", limit=_MAX_NEW_EVENTS, after=after_id, **query)
 
     seen = {event["id"]: event["time"] for event in recent() if event["id"] <= newest_id}
+    first_seen: dict[str, float] = {}
     for events in poll(recent):
-        yield from (event for event in events if event["id"] not in seen)
-        seen = {event["id"]: event["time"] for event in events} or seen
+        shown = []
+        for event in events:
+            if event["id"] not in seen:
+                waited = stopwatch() - first_seen.setdefault(event["id"], stopwatch())
+                if not event["matched_at"] and waited < _MATCH_SECONDS:
+                    break  # those after it wait, too, so that the order stays
+                yield event
+            shown.append(event)
+        seen = {event["id"]: event["time"] for event in shown} or seen
+        first_seen = {event_id: since for event_id, since in first_seen.items() if event_id not in seen}
         reached = max((parse_time(time) for time in seen.values()), default=reached)
+
+
+def _tail_line(event: dict[str, Any]) -> str:
+    about = f" ({_alias_or_tag(event)})" if _alias_or_tag(event) else ""
+    names = ", ".join(answer["automation"] for answer in event["answered_by"])
+    answered = f"{_answered(event)}: {names}" if names else _answered(event)
+    subject = "" if event["name"] == event["subject"] else f" {event['subject']}"
+    return f"{event['time'][:23]}  {event['id']}  {_kind(event)}{subject}{about}, answered by {answered}"
+
+
+def _answered(event: dict[str, Any]) -> str:
+    """Return how many automations answered an event, such as `0 of 7`."""
+    if not event["matched_at"]:
+        return "not yet"
+    return f"{len({answer['automation'] for answer in event['answered_by']})} of {event['automations']}"
 
 
 @events.command()
 @click.argument("name")
 @click.argument("pairs", nargs=-1, metavar="[KEY=TEXT|KEY:=JSON]...")
 @click.option("--data", type=OBJECT, help="Data of the event as a JSON object, @FILE, or @- for standard input.")
+@wait_option
 @api_command_with("--folder")
-def emit(client: Client, output: Output, name: str, pairs: tuple[str, ...], data: dict[str, Any] | None) -> None:
+def emit(
+    client: Client, output: Output, name: str, pairs: tuple[str, ...], *, data: dict[str, Any] | None, finish: Finish
+) -> None:
     """
     Emit a custom event NAME with data.
 
@@ -139,11 +186,11 @@ def emit(client: Client, output: Output, name: str, pairs: tuple[str, ...], data
     object: `emit drift-found model=churn score:=0.4`.
     """
     accepted = client.post("/events", {"name": name, "data": {**(data or {}), **parse_assignments(pairs)}})
-    output.result(accepted, f"accepted as {accepted['id']}")
+    finish(client, output, accepted, f"accepted as {accepted['id']}")
 
 
 @events.command()
-@click.argument("events", nargs=-1, metavar="[EVENT]...")
+@click.argument("events", nargs=-1, metavar="[EVENT]...", shell_complete=EVENTS.complete)
 @click.option("--since", type=TIME, help="Replay all events since then: a time, or 2h for two hours ago.")
 @click.option("--until", type=TIME, help="Only events before then.")
 @click.option("--automation", help="Only this automation.")
@@ -171,6 +218,8 @@ def replay(
         found = client.items("/events", limit=_MAX_REPLAYED, after=f"{first_id('evt', since)}{16 * '0'}")
         end = first_id("evt", until or SystemClock().now())
         events = tuple(event["id"] for event in found if event["id"] < end)
+    else:
+        events = tuple(EVENTS.find(client, text) for text in events)
     items: list[Any] = []
     for start in range(0, len(events), _REPLAYED_PER_REQUEST):
         body = {
@@ -183,7 +232,7 @@ def replay(
         for event in () if output.as_json else replayed:
             _print_replay(output, event, dry_run=dry_run)
     if output.as_json:
-        output.json({"items": items})
+        output.json(items)
         return
     count = sum(answer["reason"] is None for event in items for answer in event["answers"])
     executions = "1 execution" if count == 1 else f"{count} executions"

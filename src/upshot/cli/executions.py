@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_commands import api_command, limit_option
+from upshot.cli.api_commands import api_command, limit_option, since_option
+from upshot.cli.ids import EVENTS, EXECUTIONS, complete_automation
 from upshot.cli.jobs import summary
 from upshot.cli.params import TIME
 from upshot.client.http import ApiError, Client, api_path
@@ -28,13 +29,20 @@ def executions() -> None:
 
 
 @executions.command("list")
-@click.option("--event", "event_id", help="Id of the event that the executions answer.")
-@click.option("--automation", help="Name of the automation.")
-@click.option("--state", type=click.Choice([state.value for state in ExecutionState]), help="State of the execution.")
+@click.option("--event", help="Id of the event that the executions answer.", shell_complete=EVENTS.complete)
+@click.option("--automation", help="Name of the automation.", shell_complete=complete_automation)
+@click.option(
+    "--state",
+    multiple=True,
+    type=click.Choice([state.value for state in ExecutionState]),
+    help="State of the execution. Can be repeated.",
+)
+@since_option("have ended, or were created if they have not,")
 @limit_option(20)
 @api_command
-def list_executions(client: Client, output: Output, *, limit: int, **query: str | None) -> None:
+def list_executions(client: Client, output: Output, *, limit: int, event: str | None, **query: Any) -> None:
     """List executions. Those of the newest event come first."""
+    event_id = EVENTS.find_optional(client, event)
     columns = {
         "id": lambda execution: execution["id"],
         "automation": lambda execution: f"{execution['automation']}{' (replay)' if execution['replay'] else ''}",
@@ -44,15 +52,26 @@ def list_executions(client: Client, output: Output, *, limit: int, **query: str 
         "due": lambda execution: local_time(execution["due_at"]),
         "reason": lambda execution: execution["reason"],
     }
-    output.rows(client.items("/executions", limit=limit, **query), columns, empty="there are no such executions")
+    output.rows(
+        client.items("/executions", limit=limit, event_id=event_id, **query),
+        columns,
+        empty="there are no such executions",
+        optional=("created", "due", "event"),
+        wrapped="reason",
+    )
 
 
 @executions.command(short_help="Show an execution, its steps and their attempts.")
-@click.argument("execution")
+@click.argument("execution", shell_complete=EXECUTIONS.complete)
+@click.option("--all-attempts", is_flag=True, help="Show request and response of every attempt, not only the last.")
 @api_command
-def show(client: Client, output: Output, execution: str) -> None:
-    """Show an execution: its steps, and the request and response of every attempt."""
-    shown = client.get(api_path("executions", execution))
+def show(client: Client, output: Output, execution: str, *, all_attempts: bool) -> None:
+    """
+    Show an execution: its steps, their attempts, and the request and response of the last attempt of each step.
+
+    EXECUTION is an id, its beginning or end if no other id has the same, or `latest`.
+    """
+    shown = client.get(api_path("executions", EXECUTIONS.find(client, execution)))
     if output.as_json:
         output.json(shown)
         return
@@ -69,19 +88,28 @@ def show(client: Client, output: Output, execution: str) -> None:
             ("finished", local_time(shown["finished_at"])),
         )
     )
+    in_progress = _attempt_in_progress(shown)
     for number, step in enumerate(shown["steps"], 1):
-        _print_step(client, output, number, step)
+        _print_step(client, output, number, step, all_attempts=all_attempts)
+        if in_progress and step["id"] == in_progress["id"]:
+            attempt = max((attempt["attempt"] for attempt in step["attempts"]), default=0) + 1
+            output.line("  ", f"attempt {attempt} is ", output.state("running"), f", worker {shown['worker_id']}")
 
 
 @executions.command()
-@click.argument("executions", nargs=-1, metavar="[EXECUTION]...")
+@click.argument("executions", nargs=-1, metavar="[EXECUTION]...", shell_complete=EXECUTIONS.complete)
 @click.option(
     "--state",
     type=click.Choice([state.value for state in (*_STOPPED, ExecutionState.SKIPPED)]),
     help="Retry all executions in this state that match the other filters.",
 )
 @click.option("--automation", help="Only executions of this automation. Without --state: the failed ones.")
-@click.option("--event", "event_id", help="Only executions that answer this event. Without --state: the failed ones.")
+@click.option(
+    "--event",
+    "event_id",
+    shell_complete=EVENTS.complete,
+    help="Only executions that answer this event. Without --state: the failed ones.",
+)
 @click.option("--since", type=TIME, help="Only executions that ended since then: a time, or 2h for two hours ago.")
 @click.option("--until", type=TIME, help="Only executions that ended before then.")
 @click.option(
@@ -92,7 +120,7 @@ def show(client: Client, output: Output, execution: str) -> None:
 @click.option("--force", is_flag=True, help="Repeat the step even if a newer execution for the alias completed it.")
 @click.option("--dry-run", is_flag=True, help="Only list the executions.")
 @api_command
-def retry(  # noqa: C901 - one branch per way to call it
+def retry(
     client: Client,
     output: Output,
     executions: tuple[str, ...],
@@ -107,11 +135,11 @@ def retry(  # noqa: C901 - one branch per way to call it
 
     Name the executions, or select them with filters: `retry --state failed --since 2h`.
     """
+    filters["event_id"] = EVENTS.find_optional(client, filters["event_id"])
     filters = {name: value for name, value in filters.items() if value is not None}
     if bool(executions) == bool(filters):
         raise click.UsageError("name executions, or select them with filters such as `--state failed --since 2h`")
-    if filters:
-        executions = _select(client, filters)
+    executions = _select(client, filters) if filters else tuple(EXECUTIONS.find(client, text) for text in executions)
     if dry_run:
         output.result([{"id": execution_id} for execution_id in executions], "\n".join(executions) or _NOTHING)
         return
@@ -152,15 +180,22 @@ def _retried(execution: Mapping[str, Any]) -> str:
 
 
 @executions.command()
-@click.argument("execution")
+@click.argument("execution", shell_complete=EXECUTIONS.complete)
 @api_command
 def cancel(client: Client, output: Output, execution: str) -> None:
     """Cancel an execution that is waiting or running. Requests that it has sent cannot be undone."""
-    cancelled = client.post(api_path("executions", execution, "cancel"))
+    cancelled = client.post(api_path("executions", EXECUTIONS.find(client, execution), "cancel"))
     output.result(cancelled, f"{cancelled['id']} is {cancelled['state']}")
 
 
-def _print_step(client: Client, output: Output, number: int, step: Mapping[str, Any]) -> None:
+def _attempt_in_progress(execution: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the step of which an attempt is in progress, if there is one."""
+    if execution["state"] != ExecutionState.RUNNING.value:
+        return None
+    return next((step for step in execution["steps"] if not ExecutionState(step["state"]).is_final), None)
+
+
+def _print_step(client: Client, output: Output, number: int, step: Mapping[str, Any], *, all_attempts: bool) -> None:
     output.line()
     phase = "" if step["phase"] == "main" else f", {step['phase']}"
     reason = f": {step['reason']}" if step["reason"] else ""
@@ -175,17 +210,19 @@ def _print_step(client: Client, output: Output, number: int, step: Mapping[str, 
             waits = not ExecutionState(step["state"]).is_final
             output.line(f"  {'waits for job' if waits else 'job'} {job['id']} ({summary(job)})")
     for attempt in step["attempts"]:
-        _print_attempt(output, attempt)
+        _print_attempt(output, attempt, with_messages=all_attempts or attempt is step["attempts"][-1])
     if step["outputs"]:
         output.text(f"outputs {format_value(step['outputs'])}", indent=2)
 
 
-def _print_attempt(output: Output, attempt: Mapping[str, Any]) -> None:
+def _print_attempt(output: Output, attempt: Mapping[str, Any], *, with_messages: bool) -> None:
     took = f"{1000 * attempt['took_seconds']:.0f} ms"
     wait = "" if attempt["wait_seconds"] is None else f", the next one {attempt['wait_seconds']:.1f} s later"
     error = f": {attempt['error']}" if attempt["error"] else ""
     title = f"attempt {attempt['attempt']} at {attempt['started_at']}, {took}{wait}: "
     output.line("  ", title, output.state(attempt["state"]), error)
+    if not with_messages:
+        return
     output.line(f"    delivery {attempt['delivery_id']}, worker {attempt['worker_id']}")
     _print_message(output, "->", attempt["request"], ("method", "url"), otherwise="input")
     _print_message(output, "<-", attempt["response"], ("status",), otherwise="result")

@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from upshot.cli.api_commands import api_command, limit_option, poll
+from upshot.cli.api_commands import api_command, limit_option, poll, since_option
+from upshot.cli.ids import EXECUTIONS, JOBS, complete_automation
 from upshot.cli.whole_number import WholeNumber
 from upshot.client.http import Client, api_path
 from upshot.console import Output, format_value, local_time
@@ -28,14 +29,21 @@ def jobs() -> None:
 
 
 @jobs.command("list")
-@click.option("--state", type=click.Choice([state.value for state in JobState]), help="State of the job.")
+@click.option(
+    "--state",
+    multiple=True,
+    type=click.Choice([state.value for state in JobState]),
+    help="State of the job. Can be repeated.",
+)
 @click.option("--queue", help="Name of the queue.")
-@click.option("--automation", help="Name of the automation.")
-@click.option("--execution", "execution_id", help="Id of the execution that started the job.")
+@click.option("--automation", help="Name of the automation.", shell_complete=complete_automation)
+@click.option("--execution", help="Id of the execution that started the job.", shell_complete=EXECUTIONS.complete)
+@since_option("have ended, or were created if they have not,")
 @limit_option(20)
 @api_command
-def list_jobs(client: Client, output: Output, *, limit: int, **query: str | None) -> None:
+def list_jobs(client: Client, output: Output, *, limit: int, execution: str | None, **query: Any) -> None:
     """List jobs, newest first."""
+    execution_id = EXECUTIONS.find_optional(client, execution)
     columns = {
         "id": lambda job: job["id"],
         "step": lambda job: f"{job['automation']}/{job['step_id']}",
@@ -45,15 +53,25 @@ def list_jobs(client: Client, output: Output, *, limit: int, **query: str | None
         "machine": lambda job: job["machine"],
         "reason": lambda job: job["reason"],
     }
-    output.rows(client.items("/jobs", limit=limit, **query), columns, empty="there are no such jobs")
+    output.rows(
+        client.items("/jobs", limit=limit, execution_id=execution_id, **query),
+        columns,
+        empty="there are no such jobs",
+        optional=("created", "machine", "queue", "step"),
+        wrapped="reason",
+    )
 
 
 @jobs.command(short_help="Show a job, and why it waits or how it ended.")
-@click.argument("job")
+@click.argument("job", shell_complete=JOBS.complete)
 @api_command
 def show(client: Client, output: Output, job: str) -> None:
-    """Show a job: its options, its state, why it waits, its outputs and the end of its log."""
-    shown = client.get(api_path("jobs", job))
+    """
+    Show a job: its options, its state, why it waits, its outputs and the end of its log.
+
+    JOB is an id, its beginning or end if no other id has the same, or `latest`.
+    """
+    shown = client.get(api_path("jobs", JOBS.find(client, job)))
     if output.as_json:
         output.json(shown)
         return
@@ -118,7 +136,7 @@ def _format_option(option: Option, value: Any) -> str:
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", shell_complete=JOBS.complete)
 @click.option("--follow", "-f", is_flag=True, help="Keep printing new output until the job ends, or until Ctrl-C.")
 @click.option("--tail", type=WholeNumber(0), help="Number of existing lines to print. By default: all.")
 @api_command
@@ -128,7 +146,7 @@ def logs(client: Client, output: Output, job: str, *, follow: bool, tail: int | 
 
     With `--json`, print one JSON object per line: a numbered chunk of the log.
     """
-    path = api_path("jobs", job, "log")
+    path = api_path("jobs", JOBS.find(client, job), "log")
     after = 0
 
     def next_page() -> Any:
@@ -177,10 +195,10 @@ def _print_chunks(output: Output, chunks: Iterable[Mapping[str, Any]]) -> None:
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", shell_complete=JOBS.complete)
 @api_command
 def cancel(client: Client, output: Output, job: str) -> None:
     """Stop a job. A running job is asked to end, and is killed after its grace period."""
-    stopped = client.post(api_path("jobs", job, "cancel"))
+    stopped = client.post(api_path("jobs", JOBS.find(client, job), "cancel"))
     is_final = JobState(stopped["state"]).is_final
     output.result(stopped, f"{stopped['id']} is {stopped['state']}" + ("" if is_final else "; a stop was requested"))

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 from typing_extensions import override
 
+from upshot.cli.ids import complete_reference
 from upshot.client.http import api_path
 from upshot.clock import SystemClock
 from upshot.domain.reference import Reference, parse_reference
@@ -26,12 +28,18 @@ class ReferenceType(click.ParamType[Reference]):
 
     Args:
         name: How help texts write it.
+        scopes: API path segment of the scopes: `registries` or `projects`.
         default_version: The version if the reference names none.
     """
 
-    def __init__(self, name: str, *, default_version: str = "latest") -> None:
+    def __init__(self, name: str, *, scopes: str, default_version: str = "latest") -> None:
         self.name = name
+        self._scopes = scopes
         self._default_version = default_version
+
+    @override
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return complete_reference(self._scopes)(ctx, param, incomplete)
 
     @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Reference:
@@ -47,14 +55,20 @@ class PathType(click.ParamType[tuple[str, str]]):
 
     Args:
         name: How help texts write it.
+        scopes: API path segment of the scopes: `registries` or `projects`.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, scopes: str) -> None:
         self.name = name
+        self._scopes = scopes
+
+    @override
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return complete_reference(self._scopes)(ctx, param, incomplete)
 
     @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        reference = ReferenceType(self.name, default_version="").convert(value, param, ctx)
+        reference = ReferenceType(self.name, scopes=self._scopes, default_version="").convert(value, param, ctx)
         if reference.version:
             self.fail(f"{value!r} names a version; remove {':' + reference.version!r}", param, ctx)
         return reference.scope, reference.name
@@ -101,10 +115,10 @@ class TimeType(click.ParamType[datetime]):
 
 
 TIME = TimeType()
-COLLECTION = PathType("REGISTRY/COLLECTION")
-ARTIFACT = PathType("PROJECT/ARTIFACT")
-VERSION = ReferenceType("REGISTRY/COLLECTION:VERSION")
-ARTIFACT_VERSION = ReferenceType("PROJECT/ARTIFACT:VERSION")
+COLLECTION = PathType("REGISTRY/COLLECTION", scopes="registries")
+ARTIFACT = PathType("PROJECT/ARTIFACT", scopes="projects")
+VERSION = ReferenceType("REGISTRY/COLLECTION:VERSION", scopes="registries")
+ARTIFACT_VERSION = ReferenceType("PROJECT/ARTIFACT:VERSION", scopes="projects")
 OBJECT = ObjectType()
 
 

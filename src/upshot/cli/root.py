@@ -23,6 +23,7 @@ _COMMANDS = {
     "automations": ("upshot.cli.automations:automations", "List and show the loaded automations."),
     "serve": ("upshot.cli.processes:serve", "Run only the web process."),
     "worker": ("upshot.cli.processes:worker", "Run only a worker."),
+    "completion": ("upshot.cli.completion:completion", "Print the completion script of your shell."),
     "migrate": ("upshot.cli.processes:migrate", "Upgrade the database schema."),
 }
 

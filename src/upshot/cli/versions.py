@@ -17,6 +17,7 @@ from upshot.cli.params import (
     collection_path,
     parse_assignments,
 )
+from upshot.cli.waiting import Finish, wait_option
 from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
 from upshot.domain.reference import Reference
@@ -27,9 +28,16 @@ from upshot.domain.stage import Stage, describe_stage
 @click.argument("artifact", type=ARTIFACT_VERSION)
 @click.argument("collection", type=COLLECTION)
 @click.option("--alias", "aliases", multiple=True, help="An alias of the new version. Can be repeated.")
+@wait_option
 @api_command
 def link(
-    client: Client, output: Output, artifact: Reference, collection: tuple[str, str], aliases: tuple[str, ...]
+    client: Client,
+    output: Output,
+    artifact: Reference,
+    collection: tuple[str, str],
+    aliases: tuple[str, ...],
+    *,
+    finish: Finish,
 ) -> None:
     """
     Link ARTIFACT (project/name:v3) to COLLECTION (registry/name).
@@ -40,16 +48,17 @@ def link(
     registry, name = collection
     body = {"artifact": str(artifact), "aliases": list(aliases)}
     version = client.post(api_path("registries", registry, "collections", name, "versions"), body)
-    output.result(version, f"linked {artifact} as {version['reference']}")
+    finish(client, output, version, f"linked {artifact} as {version['reference']}")
 
 
 @click.command()
 @click.argument("version", type=VERSION)
+@wait_option
 @api_command
-def unlink(client: Client, output: Output, version: Reference) -> None:
+def unlink(client: Client, output: Output, version: Reference, finish: Finish) -> None:
     """Remove VERSION (registry/collection:v3) and its aliases from its collection. The artifact stays."""
     removed = client.delete(collection_path(version, "versions", version.version))
-    output.result(removed, f"unlinked {version}")
+    finish(client, output, removed, f"unlinked {version}")
 
 
 @click.command()
@@ -70,7 +79,13 @@ def versions(client: Client, output: Output, collection: tuple[str, str], limit:
         "linked": lambda version: local_time(version["linked_at"]),
         "by": lambda version: version["linked_by"],
     }
-    output.rows(listed, columns, empty=f"{registry}/{name} has no versions")
+    output.rows(
+        listed,
+        columns,
+        empty=f"{registry}/{name} has no versions",
+        optional=("by", "linked", "tags"),
+        wrapped="aliases",
+    )
 
 
 @click.command()
@@ -101,7 +116,7 @@ def show(client: Client, output: Output, version: Reference) -> None:
 alias = alias_group(collection_path, VERSION, group_help="Move an alias to a version, or remove it.")
 tag = tag_group(
     collection_path,
-    ReferenceType("REGISTRY/COLLECTION[:VERSION]", default_version=""),
+    ReferenceType("REGISTRY/COLLECTION[:VERSION]", scopes="registries", default_version=""),
     group_help="Add a tag to a version or a collection, or remove it.",
 )
 
@@ -142,9 +157,16 @@ def protect(
 @click.argument("version", type=VERSION)
 @click.argument("pairs", nargs=-1, metavar="[KEY=TEXT|KEY:=JSON]...")
 @click.option("--merge", type=OBJECT, help="A JSON object to merge in, or @FILE to read it from a file.")
+@wait_option
 @api_command
 def metadata(
-    client: Client, output: Output, version: Reference, pairs: tuple[str, ...], merge: dict[str, Any] | None
+    client: Client,
+    output: Output,
+    version: Reference,
+    pairs: tuple[str, ...],
+    *,
+    merge: dict[str, Any] | None,
+    finish: Finish,
 ) -> None:
     """
     Change keys of the metadata of VERSION. Other keys stay as they are.
@@ -157,7 +179,7 @@ def metadata(
     if not change:
         raise click.UsageError("no change given; write KEY=TEXT or KEY:=JSON, or use --merge")
     changed = client.patch(collection_path(version, "versions", version.version), {"metadata": change})
-    output.result(changed, f"changed {', '.join(sorted(change))} of {version}")
+    finish(client, output, changed, f"changed {', '.join(sorted(change))} of {version}")
 
 
 @click.command()
@@ -179,4 +201,10 @@ def history(client: Client, output: Output, scope: str, limit: int) -> None:
         "before": lambda entry: entry["before"] or None,
         "after": lambda entry: entry["after"] or None,
     }
-    output.rows(client.items(path, limit=limit), columns, empty="there are no changes yet")
+    output.rows(
+        client.items(path, limit=limit),
+        columns,
+        empty="there are no changes yet",
+        optional=("before", "time", "actor"),
+        wrapped="after",
+    )

@@ -33,6 +33,7 @@ class AttemptState(StrEnum):
     SUCCEEDED = "succeeded"
     REFUSED = "refused"  #: the receiver rejected the request; not retried
     UNREACHABLE = "unreachable"  #: the request was not delivered; retried
+    UNAVAILABLE = "unavailable"  #: the receiver answered that it does not process it now (5xx, 429); retried
     AMBIGUOUS = "ambiguous"  #: perhaps sent, but no response was read; retried with the same delivery id
     BLOCKED = "blocked"  #: an egress rule rejected the destination; not retried
     INVALID = "invalid"  #: a template or a setting is invalid for this event; not retried

@@ -33,6 +33,7 @@ from upshot.errors import (
     JobFailed,
     Refused,
     TemplateInvalid,
+    TryLater,
     Unavailable,
     Unmet,
     Unreachable,
@@ -61,6 +62,7 @@ _ATTEMPT_STATES: tuple[tuple[type[ActionError], AttemptState], ...] = (
     (Refused, AttemptState.REFUSED),
     (Blocked, AttemptState.BLOCKED),
     (Ambiguous, AttemptState.AMBIGUOUS),
+    (TryLater, AttemptState.UNAVAILABLE),  # before its base class
     (Unreachable, AttemptState.UNREACHABLE),
 )
 

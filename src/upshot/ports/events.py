@@ -24,6 +24,8 @@ class EventQuery:
     name: str | None = None  #: name of a custom event
     mutation_id: str | None = None
     after_id: EventId | None = None  #: list only later events, the oldest first
+    since: datetime | None = None  #: list only events since then
+    id_part: str | None = None  #: the beginning or the end of the id
 
 
 @dataclass(frozen=True, slots=True)

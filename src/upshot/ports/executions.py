@@ -78,9 +78,18 @@ class ExecutionQuery:
 
     event_id: EventId | None = None
     automation: str | None = None
-    state: ExecutionState | None = None
+    states: frozenset[ExecutionState] = frozenset()  #: any of them; empty: any state
     since: datetime | None = None  #: of the end of an execution, or of its creation if it has not ended
     until: datetime | None = None  #: the same; executions at exactly this time are left out
+    id_part: str | None = None  #: the beginning or the end of the id
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An execution that answers an event."""
+
+    execution_id: ExecutionId
+    automation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +202,10 @@ class ExecutionAdmin(ExecutionOrder, Protocol):
 
     def page(self, query: ExecutionQuery, *, cursor: str | None, limit: int) -> Page[Execution]:
         """Return a page of executions; those of the newest event come first."""
+        ...
+
+    def answers(self, event_ids: AnyCollection[EventId]) -> Mapping[EventId, tuple[Answer, ...]]:
+        """Return the executions that answer these events. Leave out events that no automation answers."""
         ...
 
     def amend(self, execution_id: ExecutionId, change: Callable[[Execution], Execution]) -> Execution:

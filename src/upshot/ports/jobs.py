@@ -48,10 +48,12 @@ class JobUpdate:
 class JobQuery:
     """Which jobs to list; None means any."""
 
-    state: JobState | None = None
+    states: frozenset[JobState] = frozenset()  #: any of them; empty: any state
     queue: str | None = None
     automation: str | None = None
     execution_id: ExecutionId | None = None
+    since: datetime | None = None  #: of the end of a job, or of its creation if it has not ended
+    id_part: str | None = None  #: the beginning or the end of the id
 
 
 @dataclass(frozen=True, slots=True)

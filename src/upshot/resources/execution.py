@@ -9,14 +9,14 @@ from typing import Any
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from upshot.clock import format_optional_time, format_time
-from upshot.domain.execution import Execution, Receipt, StepRecord
+from upshot.domain.execution import Execution, ExecutionState, Receipt, StepRecord
 
 
 class AttemptJson(TypedDict):
     """The receipt of one attempt of a step; secrets are masked."""
 
     attempt: int  #: counted from 1
-    state: str  #: succeeded, refused, unreachable, ambiguous, blocked, invalid, unmet or failed
+    state: str  #: succeeded, refused, unreachable, unavailable, ambiguous, blocked, invalid, unmet or failed
     request: dict[str, Any] | None
     response: dict[str, Any] | None
     error: str | None
@@ -59,6 +59,7 @@ class _ExecutionWithoutSteps(TypedDict):
     state: str  #: waiting, running, succeeded, failed, cancelled or skipped
     reason: str | None  #: why it waits, failed, was cancelled or skipped
     due_at: str | None  #: when a waiting execution continues
+    worker_id: str | None  #: the worker that carries it out now; null if it is not running
     created_at: str
     finished_at: str | None
 
@@ -98,6 +99,7 @@ def execution_json(execution: Execution) -> ExecutionJson:
         "state": execution.state.value,
         "reason": execution.reason,
         "due_at": format_optional_time(execution.due_at),
+        "worker_id": execution.lease_owner_id if execution.state is ExecutionState.RUNNING else None,
         "created_at": format_time(execution.created_at),
         "finished_at": format_optional_time(execution.finished_at),
         "steps": [_step_json(step) for step in execution.steps],

@@ -33,6 +33,7 @@ MUTATION_TURN_SECONDS = 5.0  #: a mutation that has no thread after this time is
 DEFAULT_ACTOR = "admin"  #: the actor of requests with the server's token, which names nobody
 MUTATING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
+_REPEATABLE = frozenset({"state"})  # query parameters that are lists
 _MAX_SHOWN = 5  # parameters that a message names
 _MAX_SHOWN_CHARS = 100  # of each
 
@@ -90,7 +91,7 @@ class MutationSlots:
 def _check_query(request: Request) -> None:
     """Refuse a parameter that is given twice, since FastAPI would read only the last one."""
     counts = Counter(name for name, _ in request.query_params.multi_items())
-    if repeated := [name for name, count in counts.items() if count > 1]:
+    if repeated := [name for name, count in counts.items() if count > 1 and name not in _REPEATABLE]:
         raise invalid_input(
             [
                 FieldError(location=f"query.{name[:_MAX_SHOWN_CHARS]}", detail="is given twice; give it once")

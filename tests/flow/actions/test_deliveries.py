@@ -18,7 +18,7 @@ from upshot.actions.protocol import ActionContext
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.jobs import MemoryJobs
-from upshot.errors import Ambiguous, Refused, Unreachable
+from upshot.errors import Ambiguous, Refused, TryLater
 from upshot.receivers import (
     GITHUB_TOKEN,
     SIGNING_SECRET,
@@ -121,7 +121,7 @@ async def test_a_failing_receiver_can_ask_for_a_wait():
         prepare=lambda r: r.fail_times(1, 503, path="/deploy", headers={"Retry-After": "17"}),
     )
 
-    assert type(error) is Unreachable
+    assert type(error) is TryLater
     assert error.retry_after_seconds == 17
     assert received.status == 503
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.actions.action_calls import NOW, make_response
 from upshot.actions.http_responses import error_from_response, is_success, retry_after_seconds
-from upshot.errors import Refused, Unreachable
+from upshot.errors import Refused, TryLater
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 206, 299])
@@ -18,7 +18,7 @@ def test_any_2xx_is_success(status):
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 507, 521, 599, 799])
 def test_temporary_errors_lead_to_another_attempt(status):
     """Timeouts, too many requests and server errors are worth another attempt."""
-    assert type(error_from_response(make_response(status), receiver="r", now=NOW)) is Unreachable
+    assert type(error_from_response(make_response(status), receiver="r", now=NOW)) is TryLater
 
 
 @pytest.mark.parametrize(

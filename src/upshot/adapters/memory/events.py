@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from upshot.adapters.cursor import decode_event_cursor, make_cursor
 from upshot.domain.event import ALIAS_KINDS, Event
-from upshot.ids import EventId, ExecutionId
+from upshot.ids import EventId, ExecutionId, first_id, has_part
 from upshot.ports.events import RARE_FACTOR, EventQuery, EventStore, StoredEvent
 from upshot.ports.paging import Page
 
@@ -142,4 +142,6 @@ def _matches(event: Event, query: EventQuery) -> bool:
         and query.name in (None, event.name)
         and query.mutation_id in (None, event.mutation_id)
         and (query.after_id is None or event.id > query.after_id)
+        and (query.since is None or event.id >= first_id("evt", query.since))
+        and (query.id_part is None or has_part(event.id, query.id_part))
     )

@@ -19,11 +19,12 @@ from upshot.domain.job import Job
 from upshot.errors import NotFound
 from upshot.execution import transitions
 from upshot.execution.root_budget import counted_by_root, skip_over_budget, warning_text
-from upshot.ids import EventId, ExecutionId, JobId, WorkerId
+from upshot.ids import EventId, ExecutionId, JobId, WorkerId, has_part
 from upshot.jobs.transitions import with_stop_request
 from upshot.ports.executions import (
     Admission,
     AdmissionResult,
+    Answer,
     Claim,
     Due,
     ExecutionAdmin,
@@ -239,15 +240,26 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
                     if (before is None or execution.id < before)
                     and query.event_id in (None, execution.event_id)
                     and query.automation in (None, execution.automation)
-                    and query.state in (None, execution.state)
+                    and (not query.states or execution.state in query.states)
                     and (query.since is None or (execution.finished_at or execution.created_at) >= query.since)
                     and (query.until is None or (execution.finished_at or execution.created_at) < query.until)
+                    and (query.id_part is None or has_part(execution.id, query.id_part))
                 ),
                 key=lambda execution: execution.id,
                 reverse=True,
             )
         items = tuple(found[:limit])
         return Page(items, make_cursor(items[-1].id) if len(found) > limit else None)
+
+    @override
+    def answers(self, event_ids: Collection[EventId]) -> Mapping[EventId, tuple[Answer, ...]]:
+        with self.lock:
+            found = sorted(self._executions.values(), key=lambda execution: execution.id)
+        answers = {
+            event_id: tuple(Answer(item.id, item.automation) for item in found if item.event_id == event_id)
+            for event_id in event_ids
+        }
+        return {event_id: found for event_id, found in answers.items() if found}
 
     @override
     def amend(self, execution_id: ExecutionId, change: Callable[[Execution], Execution]) -> Execution:

@@ -14,7 +14,7 @@ from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.serialization.jobs import rank_of, roundtrip
 from upshot.domain.job import Job, JobState
 from upshot.errors import NotFound
-from upshot.ids import JobId, WorkerId
+from upshot.ids import JobId, WorkerId, has_part
 from upshot.jobs.scheduling import ActiveJobs, QueuedJob, SlotCounter
 from upshot.jobs.transitions import adopt, cancel_queued, claim, request_stop
 from upshot.ports.jobs import (
@@ -184,7 +184,9 @@ class MemoryJobs(JobStore, JobAdmin):
                 job
                 for job in self._jobs.values()
                 if (before is None or job.id < before)
-                and query.state in (None, job.state)
+                and (not query.states or job.state in query.states)
+                and (query.since is None or (job.finished_at or job.created_at) >= query.since)
+                and (query.id_part is None or has_part(job.id, query.id_part))
                 and query.queue in (None, job.queue)
                 and query.automation in (None, job.automation)
                 and query.execution_id in (None, job.execution_id)

@@ -13,9 +13,9 @@ from typing_extensions import override
 
 from upshot.adapters.cursor import decode_event_cursor, make_cursor
 from upshot.adapters.sql.database import Database
-from upshot.adapters.sql.schema import events, executions, root_events
+from upshot.adapters.sql.schema import events, executions, has_id_part, root_events
 from upshot.domain.event import ALIAS_KINDS, Event
-from upshot.ids import EventId
+from upshot.ids import EventId, first_id
 from upshot.ports.events import RARE_FACTOR, EventQuery, EventStore, StoredEvent
 from upshot.ports.paging import Page
 from upshot.resources.event import event_from_json, event_json
@@ -181,6 +181,10 @@ def _page_select(query: EventQuery, last: str | None, limit: int) -> sa.Select[A
         for column, value in equal.items()
         if value is not None
     ]
+    if query.since is not None:
+        conditions.append(events.c.id >= first_id("evt", query.since))
+    if query.id_part is not None:
+        conditions.append(has_id_part(events.c.id, query.id_part))
     oldest_first = query.after_id is not None
     if query.after_id is not None:
         conditions.append(events.c.id > query.after_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,7 +21,15 @@ from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
 from upshot.adapters.sql.job_rows import insert_jobs, request_stop_for_ended, wake_if_finished
 from upshot.adapters.sql.root_events import set_warning, skip_executions_over_budget
-from upshot.adapters.sql.schema import events, executions, is_final, is_running, is_waiting, receipts
+from upshot.adapters.sql.schema import (
+    events,
+    executions,
+    has_id_part,
+    is_final,
+    is_running,
+    is_waiting,
+    receipts,
+)
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
 from upshot.execution import transitions
@@ -28,6 +37,7 @@ from upshot.ids import EventId, ExecutionId, WorkerId
 from upshot.ports.executions import (
     Admission,
     AdmissionResult,
+    Answer,
     Claim,
     Due,
     ExecutionAdmin,
@@ -102,6 +112,11 @@ _SET_NOTIFIED = sa.update(executions).where(_HAS_ID).values(notified_at=sa.bindp
 # Every writer locks rows in the order of their ids, so that no two of them deadlock.
 _FENCES = sa.select(executions.c.id, executions.c.fence).where(_HAS_ID).order_by(executions.c.id).with_for_update()
 _ENDED_OR_CREATED_AT = sa.func.coalesce(executions.c.finished_at, executions.c.created_at)
+_ANSWERS = (
+    sa.select(executions.c.event_id, executions.c.id, executions.c.automation)
+    .where(executions.c.event_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(executions.c.id)
+)
 _UPDATED = ("state", "reason", "due_at", "waits_for", "finished_at", "lease_owner_id", "lease_until", "steps")
 _COLUMNS = ("id", "automation", "revision_id", "event_id", "created_at", "fence", "alias_reference", *_UPDATED)
 # Only executions with a succeeded step are read; whether it is the right one is checked when they have been read.
@@ -326,21 +341,27 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
             select = select.where(executions.c.event_id == query.event_id)
         if query.automation is not None:
             select = select.where(executions.c.automation == query.automation)
-        if query.state is not None:
-            if query.automation is not None or query.event_id is not None:
-                # The better index is that of automations or events: SQLite must not read all executions of a state.
-                select = select.where(executions.c.state.concat("") == query.state.value)
-            elif query.state.is_final:
-                select = select.where(is_final, executions.c.state == query.state.value)
-            else:
-                select = select.where(is_waiting if query.state is ExecutionState.WAITING else is_running)
+        if query.states:
+            # With one of these, the better index is theirs: SQLite must not read all executions of a state.
+            with_state_index = query.automation is None and query.event_id is None and query.id_part is None
+            select = select.where(_has_state(query.states, with_index=with_state_index))
         if query.since is not None:
             select = select.where(query.since <= _ENDED_OR_CREATED_AT)
         if query.until is not None:
             select = select.where(query.until > _ENDED_OR_CREATED_AT)
+        if query.id_part is not None:
+            select = select.where(has_id_part(executions.c.id, query.id_part))
         rows = self._database.read(lambda connection: connection.execute(select).mappings().all())
         items = tuple(_execution_from_row(row) for row in rows[:limit])
         return Page(items, make_cursor(items[-1].id) if len(rows) > limit else None)
+
+    @override
+    def answers(self, event_ids: Collection[EventId]) -> Mapping[EventId, tuple[Answer, ...]]:
+        rows = self._database.read(lambda connection: connection.execute(_ANSWERS, {"ids": list(event_ids)}).all())
+        found: dict[EventId, list[Answer]] = defaultdict(list)
+        for row in rows:
+            found[row.event_id].append(Answer(row.id, row.automation))
+        return {event_id: tuple(answers) for event_id, answers in found.items()}
 
     @override
     def amend(self, execution_id: ExecutionId, change: Callable[[Execution], Execution]) -> Execution:
@@ -378,6 +399,19 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
             .values(lease_until=now)
         )
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def _has_state(states: Collection[ExecutionState], *, with_index: bool) -> sa.ColumnElement[bool]:
+    """Return the condition that an execution is in one of the states. With an index, it uses the partial indexes."""
+    final = [state.value for state in states if state.is_final]
+    if not with_index:
+        return executions.c.state.concat("").in_([state.value for state in states])
+    conditions = [sa.and_(is_final, executions.c.state.in_(final))] if final else []
+    if ExecutionState.WAITING in states:
+        conditions.append(is_waiting)
+    if ExecutionState.RUNNING in states:
+        conditions.append(is_running)
+    return sa.or_(*conditions)
 
 
 def _numbers_with_newer(connection: Connection, steps: Sequence[OrderedStep]) -> frozenset[int]:

@@ -14,7 +14,7 @@ from upshot.adapters.serialization.jobs import job_from_row
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.job_logs import read_log
 from upshot.adapters.sql.job_rows import lock_executions, update_jobs, wake_executions
-from upshot.adapters.sql.schema import executions, is_active, is_queued, job_logs, jobs
+from upshot.adapters.sql.schema import executions, has_id_part, is_active, is_queued, job_logs, jobs
 from upshot.domain.execution import ExecutionState
 from upshot.domain.job import Job
 from upshot.errors import NotFound
@@ -70,8 +70,12 @@ class SqlJobAdmin(JobAdmin):
         select = _LIST.order_by(jobs.c.id.desc()).limit(limit + 1)
         if cursor is not None:
             select = select.where(jobs.c.id < decode_cursor(cursor))
-        if query.state is not None:
-            select = select.where(jobs.c.state == query.state.value)
+        if query.states:
+            select = select.where(jobs.c.state.in_([state.value for state in query.states]))
+        if query.since is not None:
+            select = select.where(query.since <= sa.func.coalesce(jobs.c.finished_at, jobs.c.created_at))
+        if query.id_part is not None:
+            select = select.where(has_id_part(jobs.c.id, query.id_part))
         for name in ("queue", "automation", "execution_id"):
             if (value := getattr(query, name)) is not None:
                 select = select.where(jobs.c[name] == value)

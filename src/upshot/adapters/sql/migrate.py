@@ -36,6 +36,17 @@ def migrate(database: Database, to_revision: str = REVISIONS[-1]) -> None:
         database.write(lambda connection: _upgrade(connection, to_revision))
 
 
+def stored_revision(database: Database) -> str | None:
+    """
+    Return the schema revision of the database, or None if it has no tables yet.
+
+    Raises:
+        ConfigError: A newer version of Upshot, or a development version before the first release, made the database.
+        Unavailable: The database does not answer.
+    """
+    return database.read(_revision)
+
+
 def _revision(connection: Connection) -> str | None:
     """Return the revision of the database, or None if it has no tables yet."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):

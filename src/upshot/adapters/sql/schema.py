@@ -98,6 +98,12 @@ _partial_index("ix_events_unmatched", (events.c.published_at,), events.c.matched
 _partial_index("ix_events_name_id", (events.c.name, events.c.id), events.c.name.is_not(None))
 _partial_index("ix_events_alias_id", (events.c.subject_base, events.c.alias, events.c.id), events.c.alias.is_not(None))
 
+
+def has_id_part(column: sa.Column[Any], part: str) -> sa.ColumnElement[bool]:
+    """Return the condition that an id begins or ends with a text."""
+    return sa.or_(column.startswith(part, autoescape=True), column.endswith(part, autoescape=True))
+
+
 executions = sa.Table(
     "executions",
     metadata,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Query
@@ -11,6 +12,7 @@ from upshot.errors import NotFound
 from upshot.ids import EventId, derive_execution_id
 from upshot.ports.events import EventQuery, StoredEvent
 from upshot.ports.executions import ExecutionQuery
+from upshot.ports.paging import Page
 from upshot.resources.urls import API_PREFIX, api_path
 from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import problem_responses
@@ -25,6 +27,7 @@ from upshot.web.schemas.events import (
     NewEvents,
     ReplayRequest,
     Replays,
+    StoredEventJson,
     accepted_event,
     accepted_events,
     event_detail,
@@ -46,9 +49,11 @@ def list_events(deps: Deps, query: Annotated[EventsQuery, Query()]) -> Response:
         name=query.name,
         mutation_id=query.mutation_id,
         after_id=query.after,
+        since=query.since,
+        id_part=query.id,
     )
     page = deps.events.page(event_query, cursor=query.cursor, limit=query.limit)
-    return json_response(page_json(page, stored_event_json))
+    return json_response(page_json(Page(_events_json(deps, page.items), page.next), lambda event: event))
 
 
 @router.get("/events/{event_id}", responses={200: {"model": EventDetail}, **problem_responses(404)})
@@ -59,8 +64,9 @@ def get_event(event_id: EventId, deps: Deps) -> Response:
     `broken` has the automation files that had errors when the event was matched.
     """
     stored = _stored(deps, event_id)
+    (event,) = _events_json(deps, [stored])
     faults = deps.revisions.faults_at(stored.matched_at or deps.clock.now())
-    return json_response(event_detail(stored, _explain(deps, stored), faults))
+    return json_response(event_detail(stored, event, _explain(deps, stored), faults))
 
 
 def _stored(deps: WebDependencies, event_id: EventId) -> StoredEvent:
@@ -68,6 +74,13 @@ def _stored(deps: WebDependencies, event_id: EventId) -> StoredEvent:
     if stored is None:
         raise NotFound(f"there is no event {event_id!r}; GET {API_PREFIX}/events lists events")
     return stored
+
+
+def _events_json(deps: WebDependencies, events: Sequence[StoredEvent]) -> tuple[StoredEventJson, ...]:
+    """Return the JSON objects of events, with the executions that answer them."""
+    loaded = {automation.name for automation in deps.automations.current.automations}
+    answers = deps.executions.answers([stored.event.id for stored in events])
+    return tuple(stored_event_json(stored, answers.get(stored.event.id, ()), loaded) for stored in events)
 
 
 def _explain(deps: WebDependencies, stored: StoredEvent) -> list[ExplanationJson]:
@@ -124,9 +137,10 @@ def emit_events(body: NewEvents, deps: Deps, origin: OriginDep, key: Idempotency
     }
     # A call that died after the commit has accepted the events already; then they are only in the store.
     accepted = [stored for event_id in event_ids or new if (stored := new.get(event_id) or deps.events.find(event_id))]
+    events = _events_json(deps, accepted)
     if body.is_single:
-        return json_response(accepted_event(accepted[0]), 201, location=api_path("events", accepted[0].event.id))
-    return json_response(accepted_events(accepted), 201)
+        return json_response(accepted_event(events[0]), 201, location=api_path("events", events[0]["id"]))
+    return json_response(accepted_events(events), 201)
 
 
 @router.post("/replays", responses={200: {"model": Replays}, **problem_responses(404)})

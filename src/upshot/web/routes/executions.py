@@ -35,9 +35,10 @@ def list_executions(deps: Deps, query: Annotated[ExecutionsQuery, Query()]) -> R
     execution_query = ExecutionQuery(
         event_id=query.event_id,
         automation=query.automation,
-        state=query.state,
+        states=frozenset(query.state),
         since=query.since,
         until=query.until,
+        id_part=query.id,
     )
     page = deps.executions.page(execution_query, cursor=query.cursor, limit=query.limit)
     disabled = _disabled(deps)

@@ -30,7 +30,12 @@ _CHUNKS_IN_MEMORY = 20  # of a log that is streamed
 def list_jobs(deps: Deps, query: Annotated[JobsQuery, Query()]) -> Response:
     """Return jobs, newest first."""
     job_query = JobQuery(
-        state=query.state, queue=query.queue, automation=query.automation, execution_id=query.execution_id
+        states=frozenset(query.state),
+        queue=query.queue,
+        automation=query.automation,
+        execution_id=query.execution_id,
+        since=query.since,
+        id_part=query.id,
     )
     page = deps.jobs.page(job_query, cursor=query.cursor, limit=query.limit)
     return json_response(page_json(page, job_summary))

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection as AnyCollection
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, PrivateAttr, RootModel, model_validator
+from pydantic import (
+    AwareDatetime,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    RootModel,
+    model_validator,
+)
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from upshot.clock import format_optional_time, format_time
@@ -14,8 +23,9 @@ from upshot.domain.event import EventKind
 from upshot.execution.user_requests import Replay
 from upshot.ids import EventId
 from upshot.ports.events import StoredEvent
+from upshot.ports.executions import Answer
 from upshot.resources.event import EventJson, event_json
-from upshot.web.schemas.requests import JsonObject, PageQuery, RequestBody, StoredName
+from upshot.web.schemas.requests import IdPart, JsonObject, PageQuery, RequestBody, StoredName
 from upshot.web.schemas.responses import NextPage
 
 MAX_EVENTS = 1_000  #: of one request
@@ -65,6 +75,8 @@ class EventsQuery(PageQuery):
     subject: StoredName | None = Field(None, max_length=300, description="The whole subject, or its part before a `:`.")
     name: StoredName | None = Field(None, max_length=128, description="Name of custom events.")
     mutation_id: str | None = Field(None, max_length=40, description="The mutation that caused the events.")
+    since: AwareDatetime | None = Field(None, description="Only events since this time.")
+    id: IdPart
     after: EventId | None = Field(
         None,
         pattern=r"^evt_[0-9a-hjkmnp-tv-z]{26}$",
@@ -122,10 +134,19 @@ def replay_json(event_id: EventId, replay: Replay, *, dry_run: bool) -> Replayed
     }
 
 
+class AnswerJson(TypedDict):
+    """An execution that answers an event."""
+
+    automation: str
+    execution_id: str
+
+
 class StoredEventJson(EventJson):
-    """An event, and when it was matched."""
+    """An event, when it was matched, and what answers it."""
 
     matched_at: str | None  #: when a worker matched it; null while it waits for a worker
+    answered_by: list[AnswerJson]
+    automations: int  #: number of automations that could answer: those loaded now, and removed ones that did answer
 
 
 class EventPage(NextPage):
@@ -177,15 +198,32 @@ class AcceptedEvents(TypedDict):
     event_ids: list[str]  #: in the same order
 
 
-def stored_event_json(stored: StoredEvent) -> StoredEventJson:
-    """Return the JSON object of an event in a list."""
-    return {**event_json(stored.event), "matched_at": format_optional_time(stored.matched_at)}
+def stored_event_json(stored: StoredEvent, answers: Iterable[Answer], loaded: AnyCollection[str]) -> StoredEventJson:
+    """
+    Return the JSON object of an event.
+
+    Args:
+        stored: The event.
+        answers: The executions that answer it.
+        loaded: Names of the automations that are loaded.
+    """
+    answered_by: list[AnswerJson] = [
+        {"automation": answer.automation, "execution_id": answer.execution_id} for answer in answers
+    ]
+    return {
+        **event_json(stored.event),
+        "matched_at": format_optional_time(stored.matched_at),
+        "answered_by": answered_by,
+        "automations": len({*loaded, *(answer["automation"] for answer in answered_by)}),
+    }
 
 
-def event_detail(stored: StoredEvent, explanation: list[ExplanationJson], faults: Iterable[FileFault]) -> EventDetail:
+def event_detail(
+    stored: StoredEvent, event: StoredEventJson, explanation: list[ExplanationJson], faults: Iterable[FileFault]
+) -> EventDetail:
     """Return the JSON object of an event with its executions."""
     return {
-        **stored_event_json(stored),
+        **event,
         "warning": stored.warning,
         "execution_ids": list(stored.execution_ids),
         "explanation": explanation,
@@ -204,14 +242,11 @@ def event_detail(stored: StoredEvent, explanation: list[ExplanationJson], faults
     }
 
 
-def accepted_event(stored: StoredEvent) -> AcceptedEvent:
+def accepted_event(event: StoredEventJson) -> AcceptedEvent:
     """Return the JSON object of an event that was sent by itself."""
-    return {**stored_event_json(stored), "event_ids": [stored.event.id]}
+    return {**event, "event_ids": [event["id"]]}
 
 
-def accepted_events(events: Sequence[StoredEvent]) -> AcceptedEvents:
+def accepted_events(events: Sequence[StoredEventJson]) -> AcceptedEvents:
     """Return the JSON object of events that were sent as a list."""
-    return {
-        "items": [stored_event_json(stored) for stored in events],
-        "event_ids": [stored.event.id for stored in events],
-    }
+    return {"items": list(events), "event_ids": [event["id"] for event in events]}

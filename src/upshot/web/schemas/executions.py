@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field
 from upshot.domain.execution import ExecutionState
 from upshot.ids import EventId
 from upshot.resources.execution import ExecutionJson
-from upshot.web.schemas.requests import PageQuery, RequestBody
+from upshot.web.schemas.requests import IdPart, PageQuery, RequestBody
 from upshot.web.schemas.responses import NextPage
 
 
@@ -18,12 +18,13 @@ class ExecutionsQuery(PageQuery):
 
     event_id: EventId | None = Field(None, max_length=40, description="The event that the executions answer.")
     automation: str | None = Field(None, max_length=128)
-    state: ExecutionState | None = None
+    state: list[ExecutionState] = Field([], description="Can be repeated: executions in any of these states.")
     since: AwareDatetime | None = Field(
         None,
         description="Only executions that have ended since this time, or were created since then if they have not.",
     )
     until: AwareDatetime | None = Field(None, description="The same, before this time.")
+    id: IdPart
 
 
 class RetryOptions(RequestBody):

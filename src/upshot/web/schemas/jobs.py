@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from upshot.domain.job import JobState
 from upshot.ids import ExecutionId
 from upshot.ports.jobs import LogChunk
 from upshot.resources.job import JobSummary
-from upshot.web.schemas.requests import MAX_LIMIT, PageQuery, QueryParameters
+from upshot.web.schemas.requests import MAX_LIMIT, IdPart, PageQuery, QueryParameters
 from upshot.web.schemas.responses import NextPage
 
 MAX_CHUNK_NUMBER = 2**31 - 1  #: the largest INTEGER of the databases
@@ -19,12 +19,16 @@ DEFAULT_CHUNKS = 20  #: of a log
 class JobsQuery(PageQuery):
     """Query parameters of the list of jobs."""
 
-    state: JobState | None = None
+    state: list[JobState] = Field([], description="Can be repeated: jobs in any of these states.")
     queue: str | None = Field(None, max_length=128)
     automation: str | None = Field(None, max_length=128)
     execution_id: ExecutionId | None = Field(
         None, max_length=40, description="The execution whose step waits for the job."
     )
+    since: AwareDatetime | None = Field(
+        None, description="Only jobs that have ended since this time, or were created since then if they have not."
+    )
+    id: IdPart
 
 
 class LogQuery(QueryParameters):

@@ -52,6 +52,12 @@ class QueryParameters(StrictModel):
         return value
 
 
+IdPart = Annotated[
+    str | None,
+    Field(None, pattern=r"^[0-9a-z_]{1,40}$", description="The whole id, its beginning, or its end."),
+]
+
+
 class PageQuery(QueryParameters):
     """Query parameters of a list."""
 

@@ -1,0 +1,33 @@
+"""The connection of a command to a running Upshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from upshot.cli.settings import settings_with
+from upshot.client.endpoint import endpoint_path, read_endpoint
+from upshot.client.http import Client
+from upshot.errors import ConfigError
+
+
+def connect(data: Path | None = None) -> Client:
+    """
+    Return a client for UPSHOT_URL, or for the `upshot up` that runs on the data directory.
+
+    Args:
+        data: The data directory. If it is given, UPSHOT_URL is ignored.
+
+    Raises:
+        ConfigError: UPSHOT_URL is not set, and no Upshot runs on the data directory.
+    """
+    settings = settings_with(data=data)
+    token = settings.token.get_secret_value() if settings.token else None
+    if settings.url is not None and data is None:
+        return Client(settings.url, token, is_local=False)
+    endpoint = read_endpoint(settings.data)
+    if endpoint is None:
+        raise ConfigError(
+            f"no Upshot answers: start `upshot up` here, or set UPSHOT_URL "
+            f"({endpoint_path(settings.data)} does not exist)"
+        )
+    return Client(endpoint.url, token or endpoint.token, is_local=True)
