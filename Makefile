@@ -80,6 +80,10 @@ cov: setup  ## run all tests with coverage (branches, child processes) and write
 docs: setup  ## build the documentation site into site/; broken links are errors
 	@$(BIN)/mkdocs build --quiet
 
+.PHONY: screenshot
+screenshot: setup  ## make the screenshot in README again, from the output of real commands
+	@$(BIN)/python scripts/screenshot.py
+
 .PHONY: docs-serve
 docs-serve: setup  ## show the documentation on http://127.0.0.1:8000 and rebuild it as you write
 	@$(BIN)/mkdocs serve

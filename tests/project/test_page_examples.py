@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.cli.embedded import Up
 from tests.project.repository import PAGES, ROOT, blocks
 from tests.servers import free_port
 from tests.waiting import until
@@ -94,3 +97,41 @@ def _terminal(command, folder, environment, log):
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(40) == 0, log.read_text()
+
+
+@pytest.mark.live
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is missing: apt-get install curl")
+def test_the_curl_examples_work(tmp_path):
+    """The commands on the REST API's page work in order beside a running `upshot up`."""
+    scripts = [block.text for block in blocks("sh") if block.page == ROOT / "docs" / "rest-api.md"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UPSHOT_")}
+    with Up(tmp_path) as up:
+        script = "\n".join(scripts).replace("http://127.0.0.1:8080", up.endpoint["url"])
+        script = script.replace(".upshot/token", str(up.data / "token"))
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"reference":"model/fraud:v0"' in done.stdout
+    assert '"items":[]' in done.stdout  # nothing has failed
+
+
+@pytest.mark.live
+def test_the_screenshot_shows_what_the_commands_print():
+    """README's screenshot is made by a script from real output, and shows what the script prints now."""
+    spec = importlib.util.spec_from_file_location("screenshot", ROOT / "scripts" / "screenshot.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def words(svg):
+        texts = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", svg)).replace("&#160;", " ")
+        return {word for word in texts.split() if not re.search(r"\d", word)}  # without ids, times and signatures
+
+    stored = (ROOT / "docs" / "assets" / "first-steps.svg").read_text()
+    recorded = script.record()
+    assert "succeeded" in words(recorded)
+    assert words(recorded) == words(stored), "make screenshot"
+    assert "@font-face" not in stored  # it loads nothing from other hosts
