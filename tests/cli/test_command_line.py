@@ -409,6 +409,21 @@ def test_doctor_says_if_the_database_belongs_to_a_newer_release(tmp_path):
     assert "install the newer version" in newer.stdout
 
 
+def test_doctor_without_workers_checks_the_secrets_of_this_machine(tmp_path):
+    """If nothing runs, a secret that is not set here is a failure. A file in the data directory sets it."""
+    step = 'steps: [{uses: webhook, with: {url: "https://example.com", headers: {A: "{{ secrets.TOKEN }}"}}}]'
+    (tmp_path / "a.yaml").write_text(f"name: a\non: version-linked\n{step}\n")
+    command = ("doctor", "--data", str(tmp_path / "data"), "--automations", str(tmp_path))
+
+    missing = run(*command)
+    assert missing.exit_code == 1
+    assert "fail  secrets: TOKEN is not set; a would fail without it" in missing.stdout
+    assert f"{tmp_path}/data/secrets/TOKEN" in missing.stdout
+    (tmp_path / "data" / "secrets").mkdir(parents=True)
+    (tmp_path / "data" / "secrets" / "TOKEN").write_text("x")
+    assert "TOKEN" not in run(*command).stdout
+
+
 def test_doctor_reports_failures_and_continues(tmp_path):
     """An invalid database file and a Redis that does not answer are failures; the other checks still run."""
     (tmp_path / "upshot.db").write_text("not a database " * 100)

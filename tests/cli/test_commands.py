@@ -453,20 +453,43 @@ def test_control_characters_in_data_are_escaped(world):
     assert "\x07" not in shown
 
 
-def test_doctor_checks_a_running_upshot(world, monkeypatch):
-    """It checks Redis, workers, clocks and automation files, and fails for a secret that is not set."""
-    automations = ("--automations", str(world.up.automations))
-    monkeypatch.setenv("UPSHOT_SECRET_GITHUB_TOKEN", "x")
-    printed = world.run("doctor", *automations, exit_code=1).stdout  # because of broken.yaml
+def test_doctor_checks_a_running_upshot(world):
+    """It checks Redis, workers, clocks and automation files."""
+    printed = world.run("doctor", "--automations", str(world.up.automations), exit_code=1).stdout  # broken.yaml
+
     for line in ("ok    redis: Valkey", "ok    worker: wrk_", "ok    database: SQLite", "broken.yaml:4"):
         assert line in printed
-    assert "GITHUB_TOKEN" not in printed
 
-    monkeypatch.delenv("UPSHOT_SECRET_GITHUB_TOKEN")
-    results = json.loads(world.run("doctor", *automations, "--json", exit_code=1).stdout)
-    secrets = [result for result in results if result["subject"] == "secrets"]
-    assert [result["state"] for result in secrets] == ["fail"]
-    assert "UPSHOT_SECRET_GITHUB_TOKEN" in secrets[0]["remedy"]
+
+def test_doctor_asks_the_workers_which_secrets_they_have(world, monkeypatch, tmp_path):
+    """What counts is the environment of the workers, not that of the command. A missing secret names the worker."""
+    monkeypatch.delenv("UPSHOT_SECRET_GITHUB_TOKEN", raising=False)
+    monkeypatch.setenv("UPSHOT_SECRET_ONLY_HERE", "x")
+    step = 'steps: [{uses: webhook, with: {url: "https://example.com", headers: {A: "{{ secrets.NAME }}"}}}]'
+    automation = f"name: needs-a-secret\non: version-linked\n{step}\n"
+
+    def check(secret, exit_code):
+        (tmp_path / "a.yaml").write_text(automation.replace("NAME", secret))
+        results = world.run("doctor", "--automations", str(tmp_path), "--json", exit_code=exit_code).stdout
+        return [result for result in json.loads(results) if result["subject"] == "secrets"]
+
+    (found,) = check("GITHUB_TOKEN", 0)
+    assert (found["state"], found["detail"]) == ("ok", "every worker has the secrets that it needs: GITHUB_TOKEN")
+    (missing,) = check("ONLY_HERE", 1)
+    assert missing["state"] == "fail"
+    assert "ONLY_HERE is missing on worker wrk_" in missing["detail"]
+    assert "needs-a-secret" in missing["detail"]
+    assert "UPSHOT_SECRET_ONLY_HERE" in missing["remedy"]
+
+    own = world.up.data / "secrets" / "ONLY_HERE"  # without a restart
+    own.write_text("x")
+
+    def is_reported():
+        workers = CliRunner().invoke(main, ["doctor", "--automations", str(tmp_path), "--data", str(world.up.data)])
+        return "every worker has the secrets that it needs: ONLY_HERE" in workers.stdout
+
+    until(is_reported, "the next heartbeat reports the new secret")
+    own.unlink()
 
 
 def test_a_wrong_token_and_a_wrong_server_are_distinguished(world, monkeypatch):

@@ -37,6 +37,7 @@ def worker(name="w1", **changes) -> WorkerRecord:
         machine="gpu-1",
         queues=("gpu", "default"),
         engines={"docker": "engine-1"},
+        secrets=("GITHUB_TOKEN",),
     )
     return replace(record, **changes)
 
@@ -48,7 +49,7 @@ def test_a_live_worker_is_listed_as_of_its_last_heartbeat(workers):
     workers.heartbeat(worker("silent", seen_at=NOW - SECOND))
     workers.heartbeat(worker("stopped"))
     workers.deregister("stopped")
-    updated = worker("w2", in_progress=0, stream_read_at=NOW, queues=(), engines={})
+    updated = worker("w2", in_progress=0, stream_read_at=NOW, queues=(), engines={}, secrets=None)
     workers.heartbeat(updated)
     assert workers.list(seen_since=NOW) == (updated, worker("w1", started_at=NOW + SECOND))
 

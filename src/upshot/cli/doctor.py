@@ -278,8 +278,50 @@ def _check_automations(settings: Settings) -> Iterator[CheckResult]:
     )
     for error in loaded.errors:
         yield CheckResult("fail", "automations", str(error))
+    users = _users_of_secrets(loaded.automations), _users_of_secrets(loaded.automations, only_jobs=True)
+    workers = _workers_with_secrets(settings)
+    if workers:
+        yield from _check_secrets_of_workers(users, workers)
+    else:
+        yield from _check_secrets_here(users[0], settings, rules)
+
+
+def _workers_with_secrets(settings: Settings) -> list[dict[str, Any]]:
+    """Return the live workers that say which secrets they have, if an Upshot answers."""
+    try:
+        with connect(None if settings.url else settings.data) as client:
+            workers = client.get("/workers")["items"]
+    except (UpshotError, KeyError):  # `_check_service` reports it
+        return []
+    return [worker for worker in workers if worker.get("secrets") is not None]
+
+
+def _check_secrets_of_workers(
+    users: tuple[dict[str, list[str]], dict[str, list[str]]], workers: list[dict[str, Any]]
+) -> Iterator[CheckResult]:
+    """Report each secret that a worker lacks: of all automations if it answers events, otherwise of their jobs."""
+    is_complete = True
+    for worker in workers:
+        of_worker = users[0] if EVENTS_QUEUE in worker["queues"] else users[1]
+        for name, automations in sorted(of_worker.items()):
+            if name not in worker["secrets"]:
+                is_complete = False
+                detail = (
+                    f"{name} is missing on worker {worker['id']} on {worker['host']}; {', '.join(automations)} fail"
+                )
+                remedy = (
+                    f"set UPSHOT_SECRET_{name} in its environment and restart it, or write the file {name} into its "
+                    "UPSHOT_SECRETS_DIR, or into `secrets` in its data directory"
+                )
+                yield CheckResult("fail", "secrets", detail, remedy)
+    if is_complete and users[0]:
+        yield CheckResult("ok", "secrets", f"every worker has the secrets that it needs: {', '.join(sorted(users[0]))}")
+
+
+def _check_secrets_here(users: dict[str, list[str]], settings: Settings, rules: EgressRules) -> Iterator[CheckResult]:
+    """Report each secret that a worker with this environment would lack. No running worker says what it has."""
     secrets = make_secrets(settings)
-    for name, automations in sorted(_secrets_used(loaded.automations).items()):
+    for name, automations in sorted(users.items()):
         try:
             value = secrets.get(name)
         except ConfigError as error:
@@ -293,13 +335,14 @@ def _check_automations(settings: Settings) -> Iterator[CheckResult]:
             yield CheckResult("fail", "secrets", f"the URL in {name}: {blocked}")
 
 
-def _secrets_used(automations: Iterable[Automation]) -> dict[str, list[str]]:
-    """Return the names of the automations that use each secret, by the name of the secret."""
+def _users_of_secrets(automations: Iterable[Automation], *, only_jobs: bool = False) -> dict[str, list[str]]:
+    """Return the names of the automations that use each secret, by the name of the secret; `only_jobs`: in jobs."""
     users: dict[str, list[str]] = {}
     for automation in automations:
         paths = [
             reference.parts
             for step in (*automation.steps, *automation.on_failure)
+            if step.uses == "launch" or not only_jobs
             for leaf, text, is_expression in template_leaves(step.with_)
             if not is_expression
             for reference in compile_leaf(text, path=automation.path, line=None, leaf=leaf).paths

@@ -27,6 +27,7 @@ class WorkerRecord:
     queues: tuple[str, ...] = ()  #: queues that it takes jobs from; `events` if it answers events
     engines: Mapping[str, str] = field(default_factory=dict)  #: id of each container engine that it reaches, by backend
     clock_skew_seconds: float = 0.0  #: how far its machine's clock is ahead of the database's
+    secrets: tuple[str, ...] | None = None  #: names of the secrets that it has; None if it is an older release
 
 
 class WorkerStore(Protocol):

@@ -23,6 +23,7 @@ class WorkerJson(TypedDict):
     queues: list[str]  #: of jobs that it takes; `events` among them means that it answers events
     engines: dict[str, str]  #: id of each container engine that it reaches, by backend
     clock_skew_seconds: float  #: how far its machine's clock is ahead of the database's
+    secrets: list[str] | None  #: names of the secrets that it has; null if it is an older release
 
 
 def worker_json(worker: WorkerRecord) -> WorkerJson:
@@ -40,4 +41,5 @@ def worker_json(worker: WorkerRecord) -> WorkerJson:
         "queues": list(worker.queues),
         "engines": dict(worker.engines),
         "clock_skew_seconds": round(worker.clock_skew_seconds, 3),
+        "secrets": None if worker.secrets is None else list(worker.secrets),
     }

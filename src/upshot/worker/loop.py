@@ -19,6 +19,7 @@ from upshot.execution.destinations import DestinationReporter
 from upshot.execution.sweeper import Sweeper
 from upshot.ids import ExecutionId, WorkerId
 from upshot.ports.messaging import JobNotifier, Notifier
+from upshot.ports.secrets import usable_names
 from upshot.ports.workers import WorkerRecord
 from upshot.stream import RARE_SECONDS, Consumer, Relay
 from upshot.wiring.worker import WorkerDependencies
@@ -242,6 +243,7 @@ class WorkerLoop:
             queues=deps.queues,
             engines=self._supervisor.engine_ids,
             clock_skew_seconds=deps.clock.skew_seconds,
+            secrets=await self._run_in_thread(usable_names, deps.secrets),
         )
         await self._run_in_thread(deps.workers.heartbeat, record)
 

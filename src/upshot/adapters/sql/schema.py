@@ -225,6 +225,7 @@ workers = sa.Table(
     sa.Column("queues", Json, nullable=False),
     sa.Column("engines", Json, nullable=False),
     sa.Column("clock_skew_seconds", sa.Double, nullable=False, server_default="0"),
+    sa.Column("secrets", Json),  # names of the secrets that it has
 )
 
 destinations = sa.Table(  # what each worker knows of them

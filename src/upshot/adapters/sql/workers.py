@@ -50,6 +50,7 @@ _COLUMNS = (
     "queues",
     "engines",
     "clock_skew_seconds",
+    "secrets",
 )
 
 
@@ -95,7 +96,16 @@ class SqlWorkers(WorkerStore):
     def list(self, *, seen_since: datetime) -> tuple[WorkerRecord, ...]:
         select = sa.select(workers).where(workers.c.seen_at >= seen_since).order_by(workers.c.started_at)
         rows = self._database.read(lambda connection: connection.execute(select).mappings().all())
-        return tuple(WorkerRecord(**{**row, "queues": tuple(row["queues"])}) for row in rows)
+        return tuple(
+            WorkerRecord(
+                **{
+                    **row,
+                    "queues": tuple(row["queues"]),
+                    "secrets": None if row["secrets"] is None else tuple(row["secrets"]),
+                }
+            )
+            for row in rows
+        )
 
 
 class SqlBacklog(BacklogStore):
