@@ -12,6 +12,7 @@ from upshot.cli.api_commands import api_command
 from upshot.cli.ids import complete_automation
 from upshot.client.http import Client, api_path
 from upshot.console import Output
+from upshot.printable import escape
 
 
 @click.group()
@@ -46,7 +47,7 @@ def list_automations(client: Client, output: Output, *, only_broken: bool) -> No
     for diagnostic in broken:
         text = f"{_location(diagnostic)}: {diagnostic['reason']}"
         if output.as_json:
-            click.echo(f"broken: {text}", err=True)
+            click.echo(escape(f"broken: {text}"), err=True)
         else:
             output.line(output.state("broken"), f"  {text}")
     kept = sorted({name for diagnostic in broken for name in diagnostic["kept"]})

@@ -17,6 +17,7 @@ from upshot.console import Output
 from upshot.domain.execution import ExecutionState
 from upshot.errors import Unavailable
 from upshot.ids import first_id
+from upshot.printable import escape
 
 _POLL_SECONDS = 0.3
 _LOWEST_RANDOM = "0" * 16  # completes the result of `first_id` to a whole id
@@ -78,7 +79,7 @@ def _finish(client: Client, output: Output, changed: Data, line: str, *, timeout
     elif not problems:
         output.line(consequences.summary())
     for problem in problems:
-        click.echo(f"Error: {problem}", err=True)
+        click.echo(escape(f"Error: {problem}"), err=True)
     if problems:
         sys.exit(1)
 
@@ -99,7 +100,7 @@ def _wait(consequences: Consequences, output: Output, timeout_seconds: float) ->
                 return consequences.problems()
         except Unavailable as error:
             if not is_reported:
-                click.echo(f"{error}; trying again", err=True)
+                click.echo(escape(f"{error}; trying again"), err=True)
             is_reported = True
         if stopwatch() > deadline:
             return [f"not finished within {timeout_seconds:g} s: {'; '.join(consequences.unfinished())}"]
