@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -23,9 +24,10 @@ class _Terminal(io.StringIO):
 def printed(monkeypatch, width, stdout):
     monkeypatch.setattr("sys.stdout", stdout)
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("LINES", "40")
+    monkeypatch.setenv("TERM", "xterm")
     Output(as_json=False).rows(ITEMS, COLUMNS, empty="nothing", optional=("due", "name"), wrapped="reason")
-    return stdout.getvalue()
+    return re.sub(r"\x1b\[[0-9;]*m", "", stdout.getvalue())
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 200])
