@@ -102,6 +102,8 @@ def invalid_template(reason: str) -> PydanticCustomError:
 
 def check_one_line(value: str) -> str | None:
     """Return what is wrong with a string that must be one line, outside of its templates."""
+    if "\n" not in value and "\r" not in value:
+        return None
     text = without_templates(value)
     if "\n" not in text and "\r" not in text:
         return None

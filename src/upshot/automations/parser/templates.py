@@ -71,8 +71,7 @@ def check_template(
         is_expression=is_expression,
         keeps_secrets_from=keeps_secrets_from,
     )
-    may_mislead = show_forms and (_JOINTS.search(text) or (is_expression and "{" in text))
-    if not problems and not may_mislead:
+    if not problems and not (show_forms and _may_mislead(text, scope, is_expression=is_expression)):
         return
     form = (
         None
@@ -86,6 +85,15 @@ def check_template(
         if isinstance(problem, TemplateInvalid) and (remedy := _remedy_for_characters(text)):
             problem = TemplateInvalid(problem.path, problem.line, f"{problem.reason}; {remedy}")  # noqa: PLW2901
         diagnostics.add_error(problem)
+
+
+def _may_mislead(text: str, scope: Scope, *, is_expression: bool) -> bool:
+    """Return whether a valid template may have been written for another system. It is called for every template."""
+    if is_expression and ("{{" in text or "${" in text):
+        return True
+    return _JOINTS.search(text) is not None and any(
+        found["parent"] and found["parent"].partition(".")[0] in scope.names for found in _ODD_KEY.finditer(text)
+    )
 
 
 def _remedy_for_characters(text: str) -> str | None:
