@@ -16,6 +16,7 @@ from upshot.automations.parser.model_diagnostics import line_of_path, parse_mode
 from upshot.automations.parser.templates import (
     check_template,
     comment_problem,
+    may_have_placeholders,
     placeholder_problem,
     report_placeholders,
     report_template_keys,
@@ -84,7 +85,7 @@ def parse_step(mapping: YamlMapping, step_id: str, scope: Scope, context: ParseC
     action = _find_action(mapping, context)
     schema = parse_model(StepSchema, mapping, diagnostics, remedy=_step_remedy(mapping, action, context))
     with_ = mapping.mapping("with")
-    if not context.is_stored_revision:
+    if not context.is_stored_revision and may_have_placeholders(with_):
         report_placeholders(with_, scope, diagnostics, program_keys=getattr(action, "program_keys", ()))
         report_template_keys(with_, "with", diagnostics)
     if action is not None:

@@ -233,6 +233,15 @@ def _shown_line(leaf: str, text: str, rewritten: str, index: int | None = None) 
 # --- placeholders outside of templates ------------------------------------------------------------
 
 
+def may_have_placeholders(value: Any) -> bool:
+    """Return whether there is a placeholder in a value or a template in a key. It is called for every step."""
+    if isinstance(value, str):
+        return "${" in value
+    if isinstance(value, dict):
+        return any("{" in key or may_have_placeholders(member) for key, member in value.items())
+    return isinstance(value, list) and any(may_have_placeholders(item) for item in value)
+
+
 def report_placeholders(
     with_: YamlMapping, scope: Scope, diagnostics: Diagnostics, *, program_keys: Collection[str] = ()
 ) -> None:
