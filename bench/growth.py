@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from bench.load import REGISTRY, Load
 from bench.measures import percentile
 from bench.system import BenchSystem
-from upshot.adapters.sql.database import Database, sqlite_url
+from upshot.adapters.sql.database import Database, DatabaseUrl, sqlite_url
 from upshot.adapters.sql.schema import events, executions
 from upshot.ids import first_id
 
@@ -151,7 +151,7 @@ def fill(system: BenchSystem, rows: int) -> float:
     return time.monotonic() - started
 
 
-def _database_url(system: BenchSystem) -> str:
+def _database_url(system: BenchSystem) -> DatabaseUrl:
     return system.environment.get("UPSHOT_DATABASE_URL") or sqlite_url(system.folder / "data" / "upshot.db")
 
 

@@ -39,6 +39,8 @@ def test_it_starts_and_stops_cleanly(tmp_path):
         assert until(lambda: up.is_matched(event_id))
         assert redis.Redis.from_url(endpoint["redis_url"]).ping()
         children = up.children()
+        # Other users of the machine can read nothing, whichever process has created it.
+        assert [path for path in (up.data, *up.data.rglob("*")) if path.stat().st_mode & 0o077] == []
 
         assert up.interrupt() == 0
 
@@ -47,6 +49,17 @@ def test_it_starts_and_stops_cleanly(tmp_path):
         assert all(is_gone(child) for child in children)
         assert endpoint["url"] in up.output
         assert endpoint["token"] not in up.output
+
+
+def test_a_directory_with_an_odd_name_works(tmp_path):
+    """Neither the server of Redis nor a URL takes a part of the name for something else."""
+    directory = tmp_path / "job[2] feature%2Fx"
+    directory.mkdir()
+    with Up(directory) as up:
+        event_id = up.emit("hello")
+        assert until(lambda: up.is_matched(event_id))
+        assert (up.data / "upshot.db").stat().st_size > 0
+        assert up.interrupt() == 0
 
 
 def test_without_automations_it_offers_init(tmp_path):

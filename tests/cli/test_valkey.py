@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from tests.waiting import eventually, until
+from upshot.adapters.celery import make_app
 from upshot.embedded.child_process import ChildProcess
 from upshot.embedded.data_dir import DataDir
 from upshot.embedded.valkey import Valkey, stop_orphan
@@ -88,14 +89,16 @@ async def test_data_outlives_a_clean_stop(data_dir):
 
 
 async def test_only_this_user_on_this_machine_has_access(data_dir):
-    """The server listens on loopback and requires a password, which neither `ps` nor other users can show."""
+    """The server listens on a private socket only, and has a password, which neither `ps` nor other users can show."""
     async with serving(data_dir) as server:
         process, password = psutil.Process(server.pids[0]), data_dir.redis_password()
         assert password not in " ".join(process.cmdline())
         assert stat.S_IMODE(server.valkey.configuration.stat().st_mode) == 0o600
         with pytest.raises(redis.AuthenticationError):
             redis.Redis.from_url(server.valkey.url.replace(password, "guess")).ping()
-        assert {c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"} == {"127.0.0.1"}
+        assert process.net_connections() == []
+        assert stat.S_IMODE(server.valkey.socket.stat().st_mode) == 0o600
+        assert stat.S_IMODE(server.valkey.socket.parent.stat().st_mode) == 0o700
         assert server.client().config_get("appendonly") == {"appendonly": "yes"}
 
 
@@ -119,6 +122,65 @@ def test_a_server_dies_with_its_supervisor(data_dir):
     supervisor.wait()
 
     until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+
+
+ODD_NAMES = [
+    "job[2]",
+    "a*b?",
+    "job_feature%2Fx",
+    "a b",
+    "ü#?&;=",
+    "quote'\"`$x",
+    "back\\slash",
+    "new\nline",
+    "-x",
+    "x" * 200,
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+async def test_any_name_of_the_directory_works(tmp_path, name):
+    """The server reads its configuration, keeps its files in the directory, and clients find its socket."""
+    async with serving(DataDir(tmp_path / name / "data")) as server:
+        client = server.client()
+        app = make_app(server.valkey.url, "ins_1")
+
+        assert client.set("kept", "yes")
+        assert client.config_get("dir")["dir"] == str(tmp_path / name / "data" / "redis")
+        assert psutil.Process(server.pids[0]).net_connections() == []
+        with app.connection() as broker:
+            assert broker.ensure_connection(max_retries=1).connected
+    server.valkey.remove_socket()
+    assert server.valkey.socket.parent.exists() == (name != "x" * 200)
+
+
+async def test_the_socket_is_never_in_a_directory_of_another_user(tmp_path, monkeypatch):
+    """If the path is too long, the socket is in a private directory. A directory that others can use is left alone."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    data_dir = DataDir(tmp_path / ("x" * 120))
+    private = Valkey(data_dir).socket.parent
+    private.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    private.symlink_to(tmp_path / "elsewhere")
+
+    assert private.parent == tmp_path
+    assert Valkey(data_dir).socket.parent != private
+
+
+async def test_the_password_is_sent_to_no_one_else(data_dir):
+    """A stale configuration of an older release names a port, where another program may listen by now."""
+    received = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.read(100))
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        (data_dir.redis / "valkey.conf").write_text(f"port {port}\nrequirepass {data_dir.redis_password()}\n")
+        await stop_orphan(data_dir)
+
+    assert received == []
 
 
 def test_an_orphaned_server_is_stopped(data_dir):

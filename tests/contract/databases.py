@@ -2,13 +2,13 @@
 
 import pytest
 
-from upshot.adapters.sql.database import Database, sqlite_url
+from upshot.adapters.sql.database import Database, DatabaseUrl, sqlite_url
 from upshot.adapters.sql.migrate import migrate
 
 KINDS = ("sqlite", "postgresql")
 
 
-def empty_database(kind: str, request: pytest.FixtureRequest) -> str:
+def empty_database(kind: str, request: pytest.FixtureRequest) -> DatabaseUrl:
     """Create an empty database for this test, and return its URL."""
     if kind == "sqlite":
         return sqlite_url(request.getfixturevalue("tmp_path") / "upshot.db")

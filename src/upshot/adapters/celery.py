@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis
 import structlog
@@ -53,7 +54,7 @@ def make_app(redis_url: str, installation_id: str) -> Celery:
         installation_id: Part of every queue name and key. Several installations can share a Redis.
     """
     _guard_transport()
-    app = Celery("upshot", broker=redis_url, set_as_current=False)
+    app = Celery("upshot", broker=_broker_url(redis_url), set_as_current=False)
     app.conf.update(
         task_default_queue=execute_queue(installation_id),
         task_ignore_result=True,
@@ -82,6 +83,16 @@ def make_app(redis_url: str, installation_id: str) -> Celery:
         },
     )
     return app
+
+
+def _broker_url(redis_url: str) -> str:
+    """Return the URL of a Redis as Celery spells it. It has another scheme for a Unix socket."""
+    if not redis_url.startswith("unix://"):
+        return redis_url
+    parts = urlsplit(redis_url)
+    query = urlencode([("virtual_host" if name == "db" else name, value) for name, value in parse_qsl(parts.query)])
+    # A semicolon would separate several brokers.
+    return urlunsplit(("redis+socket", parts.netloc, parts.path.replace(";", "%3B"), query, ""))
 
 
 def _guard_transport() -> None:

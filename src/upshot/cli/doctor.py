@@ -31,6 +31,7 @@ from upshot.clock import SystemClock, parse_time
 from upshot.console import Output
 from upshot.domain.automation import Automation
 from upshot.errors import ConfigError, UpshotError
+from upshot.private_files import is_private_directory
 from upshot.schema.queues import JobsConfig
 from upshot.settings import Settings
 from upshot.wiring.jobs_file import EVENTS_QUEUE, find_jobs_file, load_jobs_config
@@ -101,6 +102,9 @@ def _check_data_directory(settings: Settings) -> Iterator[CheckResult]:
     if not os.access(existing, os.W_OK):
         yield CheckResult("fail", subject, f"{existing} is not writable", "choose another directory with UPSHOT_DATA")
         return
+    if directory == existing and not is_private_directory(directory.resolve()):
+        remedy = "if it is used for nothing else, run chmod 700 on it as its owner"
+        yield CheckResult("warn", subject, f"other users can enter {directory}", remedy)
     free_bytes = shutil.disk_usage(existing).free
     detail = f"{directory}, {free_bytes / 1e9:.1f} GB free"
     if free_bytes < _MIN_FREE_BYTES:

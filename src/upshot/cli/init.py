@@ -14,10 +14,11 @@ from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
 from upshot.automations.json_schema import json_schema
 from upshot.cli.settings import settings_file, settings_with
-from upshot.client.endpoint import read_endpoint, write_private
+from upshot.client.endpoint import read_endpoint
 from upshot.console import Output
 from upshot.embedded.data_dir import DataDir
 from upshot.errors import ConfigError
+from upshot.private_files import write_private
 from upshot.receivers import DEFAULT_PORT, SIGNING_SECRET
 from upshot.settings import Settings
 

@@ -13,6 +13,7 @@ from upshot.cli.settings import settings_with, with_running_endpoint
 from upshot.cli.whole_number import WholeNumber
 from upshot.embedded.parent_watchdog import stop_when_stdin_ends
 from upshot.logs import configure
+from upshot.private_files import make_files_private
 from upshot.settings import Settings
 
 _SPARE_SECONDS = 10.0  # beyond `stop_seconds`, before a process that outlived its supervisor is killed
@@ -88,6 +89,7 @@ def migrate(data: Path | None) -> None:
 
     `serve` and `worker` do the same when they start. Use this command if they do not have the permission.
     """
+    make_files_private()
     settings = settings_with(data=data)
     from upshot.wiring.parts import open_database
 
@@ -96,6 +98,7 @@ def migrate(data: Path | None) -> None:
 
 
 def _prepare(until_stdin_ends: bool, /, **options: Any) -> Settings:
+    make_files_private()
     settings = with_running_endpoint(settings_with(**options))
     if until_stdin_ends:
         stop_when_stdin_ends(settings.stop_seconds + _SPARE_SECONDS)

@@ -66,5 +66,7 @@ def with_running_endpoint(settings: Settings) -> Settings:
     endpoint = None if settings.redis_url else read_endpoint(settings.data)
     if endpoint is None:
         return settings
-    database_url = settings.database_url or endpoint.database_url
+    # The SQLite file is found by the data directory.
+    is_sqlite = endpoint.database_url.startswith("sqlite:")
+    database_url = settings.database_url or (None if is_sqlite else endpoint.database_url)
     return settings.model_copy(update={"redis_url": endpoint.redis_url, "database_url": database_url})

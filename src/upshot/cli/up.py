@@ -11,6 +11,7 @@ from upshot.cli.settings import settings_with
 from upshot.cli.whole_number import WholeNumber
 from upshot.embedded.parent_watchdog import stop_when_stdin_ends
 from upshot.embedded.up import up as run_up
+from upshot.private_files import make_files_private
 
 _SPARE_SECONDS = 30.0  # beyond the time that its child processes may take to stop one after the other
 
@@ -33,6 +34,7 @@ def up(*, until_stdin_ends: bool, **options: Any) -> None:
     (unless UPSHOT_DATABASE_URL is set). Other commands find the server through the data directory. Ctrl-C stops
     everything after the requests in flight have finished.
     """
+    make_files_private()
     settings = settings_with(**options)
     if until_stdin_ends:
         stop_when_stdin_ends(2 * settings.stop_seconds + _SPARE_SECONDS)

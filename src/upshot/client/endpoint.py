@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from upshot.errors import ConfigError
+from upshot.private_files import write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,3 @@ def remove_endpoint(data: Path) -> None:
     """Remove the endpoint file, so that clients know that no Upshot runs on this directory."""
     with contextlib.suppress(FileNotFoundError):
         endpoint_path(data).unlink()
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read. A concurrent reader gets the whole old text or the whole new text."""
-    new_path = path.with_name(f"{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        new_path.unlink()  # a file left by a crash may have other permissions
-    with os.fdopen(os.open(new_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    new_path.replace(path)

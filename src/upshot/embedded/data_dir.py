@@ -16,14 +16,14 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from upshot.client.endpoint import write_private
 from upshot.errors import ConfigError
 from upshot.ids import WorkerId
+from upshot.private_files import make_data_directory, make_private_directory, write_private
 
 
 class DataDir:
     """
-    The files of one installation. Creates the directory, which other users cannot enter.
+    The files of one installation, which other users cannot read. Creates the directory.
 
     Raises:
         ConfigError: The directory cannot be created, or is not writable.
@@ -36,11 +36,10 @@ class DataDir:
         self.secrets = self.path / "secrets"  #: one file for each secret; its name is that of the secret
         self.worker_heartbeat = self.path / "worker-heartbeat"  #: touched by the worker while its event loop runs
         try:
-            if not self.path.exists():
-                self.path.mkdir(mode=0o700, parents=True)
+            if make_data_directory(self.path):
                 (self.path / ".gitignore").write_text("*\n")  # it contains a token and a password
             for directory in (self.redis, self.logs, self.secrets):
-                directory.mkdir(mode=0o700, exist_ok=True)
+                make_private_directory(directory)
         except OSError as error:
             raise ConfigError(
                 f"{error.filename}: {error.strerror}; choose a data directory that you can write to with --data"

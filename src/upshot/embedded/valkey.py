@@ -1,19 +1,24 @@
-"""The embedded Redis: a Valkey server with an append-only file and a password, on a loopback port."""
+"""The embedded Redis: a Valkey server with an append-only file and a password, on a private Unix socket."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import socket
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
 
-from upshot.client.endpoint import write_private
 from upshot.embedded.data_dir import DataDir
+from upshot.errors import ConfigError
+from upshot.private_files import is_private_directory, make_private_directory, write_private
 
-# Outgoing connections get ports from 32768 up. If the server's port were one of those, a client that keeps
-# trying to reach a server that is down could be given the server's own port.
-_PORTS = range(16400, 32000)
+MAX_SOCKET_PATH_BYTES = 100  # the system's limit is 108 on Linux and 104 on macOS, with the byte after the path
 _ANSWER_SECONDS = 2.0
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-")
+_SOCKET = "redis.sock"
 
 
 class Valkey:
@@ -21,32 +26,35 @@ class Valkey:
     The configuration of the embedded server.
 
     Args:
-        data_dir: Directory of the server's files. The port is chosen at each start of `upshot up`; the
-            password never changes.
+        data_dir: Directory of the server's files. The address and the password never change, unless the path of the
+            socket is too long and another user has taken the directory that replaces it.
+
+    Raises:
+        ConfigError: There is no directory with a short path for the socket.
     """
 
     def __init__(self, data_dir: DataDir) -> None:
         self._directory = data_dir.redis
         self._password = data_dir.redis_password()
-        self._port = _free_port()
+        self.socket = _socket_path(data_dir)
         self.configuration = data_dir.redis / "valkey.conf"
 
     @property
     def url(self) -> str:
-        """URL for redis-py and Celery."""
-        return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+        """URL for redis-py. `make_app` translates it for Celery."""
+        return f"unix://:{self._password}@{quote(os.fsencode(self.socket))}?db=0"
 
     def configure(self) -> None:
         """Write the configuration to a file, because every user can read a command line."""
-        directory = str(self._directory).replace("\\", "\\\\").replace('"', '\\"')
         write_private(
             self.configuration,
             "\n".join(
                 [
-                    "bind 127.0.0.1",
-                    f"port {self._port}",
+                    "port 0",
+                    f"unixsocket {_quoted(self.socket)}",
+                    "unixsocketperm 600",
                     f"requirepass {self._password}",
-                    f'dir "{directory}"',
+                    f"dir {_quoted(self._directory)}",
                     "appendonly yes",
                     "appendfsync everysec",
                     'save ""',
@@ -60,23 +68,59 @@ class Valkey:
     async def ping(self) -> bool:
         """Return whether the server accepts the password and has loaded its files."""
         request = f"AUTH {self._password}\r\nPING\r\n"
-        return "+PONG" in await _send(self._port, request, until="PONG")
+        return "+PONG" in await _send(self.socket, request, until="PONG")
+
+    def remove_socket(self) -> None:
+        """Remove the directory that was made for the socket, after the server has ended."""
+        if self.socket.parent != self._directory:
+            shutil.rmtree(self.socket.parent, ignore_errors=True)
 
 
 async def stop_orphan(data_dir: DataDir) -> None:
     """Stop the server that a killed supervisor left behind on this data directory, if one is still running."""
-    with contextlib.suppress(FileNotFoundError):
-        text = (data_dir.redis / "valkey.conf").read_text()
-        settings = dict(line.split(" ", 1) for line in text.splitlines() if line)
-        await _send(int(settings["port"]), f"AUTH {settings['requirepass']}\r\nSHUTDOWN\r\n", until="ERR")
+    request = f"AUTH {data_dir.redis_password()}\r\nSHUTDOWN\r\n"
+    for directory in (data_dir.redis, *_short_directories(data_dir)):
+        if is_private_directory(directory):  # otherwise, somebody else could be listening for the password
+            await _send(directory / _SOCKET, request, until="ERR")
 
 
-async def _send(port: int, request: str, *, until: str) -> str:
+def _socket_path(data_dir: DataDir) -> Path:
+    path = data_dir.redis / _SOCKET
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+        return path
+    for directory in _short_directories(data_dir):
+        with contextlib.suppress(OSError):
+            make_private_directory(directory)
+            if is_private_directory(directory) and len(os.fsencode(directory / _SOCKET)) <= MAX_SOCKET_PATH_BYTES:
+                return directory / _SOCKET
+    raise ConfigError(
+        f"{data_dir.path}: the path is too long for a socket in it, and no directory for the socket can be made in "
+        f"{' or '.join(str(directory.parent) for directory in _short_directories(data_dir))}; choose a data directory "
+        "with a shorter path, or set XDG_RUNTIME_DIR to a directory of yours"
+    )
+
+
+def _short_directories(data_dir: DataDir) -> list[Path]:
+    """Return the directories that can replace the data directory, each with a name that belongs to it."""
+    digest = hashlib.sha256(os.fsencode(data_dir.path.resolve())).hexdigest()[:16]
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    parents = [runtime, f"/run/user/{os.geteuid()}", tempfile.gettempdir(), "/tmp"]  # noqa: S108 - checked before use
+    return [
+        Path(parent) / f"upshot-{digest}" for parent in dict.fromkeys(parents) if parent and Path(parent).is_absolute()
+    ]
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as the server reads it from its configuration, whatever characters it has."""
+    return '"' + "".join(chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'
+
+
+async def _send(socket: Path, request: str, *, until: str) -> str:
     """Send inline commands, and return the answer up to a word, an error, the end of the connection or a timeout."""
     answer = b""
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(_ANSWER_SECONDS):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_unix_connection(socket)
             try:
                 writer.write(request.encode())
                 while until.encode() not in answer and b"\n-" not in answer:
@@ -86,12 +130,3 @@ async def _send(port: int, request: str, *, until: str) -> str:
             finally:
                 writer.close()
     return answer.decode("utf-8", "replace")
-
-
-def _free_port() -> int:
-    """Return a loopback port on which nobody listens."""
-    for port in random.sample(_PORTS, 200):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise OSError("there is no free port on 127.0.0.1 between 16400 and 32000")

@@ -6,7 +6,7 @@ from socket import gethostname
 
 from upshot.adapters.redis import RedisPublisher, validate_redis_url
 from upshot.adapters.secrets import CombinedSecrets, DirectorySecrets, EnvironmentSecrets
-from upshot.adapters.sql.database import Database, sqlite_url
+from upshot.adapters.sql.database import Database, DatabaseUrl, sqlite_url
 from upshot.adapters.sql.migrate import migrate
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.clock import Clock
@@ -14,13 +14,14 @@ from upshot.errors import ConfigError
 from upshot.ids import new_id, new_key
 from upshot.ports.jobs import Installation, InstallationStore
 from upshot.ports.secrets import SecretSource
+from upshot.private_files import make_data_directory
 from upshot.registry.service import Registry
 from upshot.settings import Settings
 
 _ALL_ADDRESSES = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 
 
-def database_url(settings: Settings) -> str:
+def database_url(settings: Settings) -> DatabaseUrl:
     """Return the URL of the database in the settings, or of the SQLite file in the data directory."""
     return settings.database_url or sqlite_url(settings.sqlite_path.absolute())
 
@@ -30,11 +31,16 @@ def open_database(settings: Settings) -> Database:
     Open the database and migrate its schema.
 
     Raises:
-        ConfigError: The URL is invalid, or the schema is newer than this release.
+        ConfigError: The URL is invalid, the data directory cannot be created, or the schema is newer than this release.
         Unavailable: The database does not answer.
     """
     if settings.database_url is None:
-        settings.data.mkdir(parents=True, exist_ok=True)
+        try:
+            make_data_directory(settings.data)
+        except OSError as error:
+            raise ConfigError(
+                f"{settings.data}: {error.strerror}; choose a data directory that you can write to with --data"
+            ) from error
     database = Database(database_url(settings))
     migrate(database)
     return database

@@ -22,15 +22,17 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
-from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.pool import StaticPool
 
 from upshot.adapters.sql.group_commit import GroupCommit
 from upshot.adapters.sql.sql_errors import ErrorKind, classify
 from upshot.clock import stopwatch
 from upshot.errors import ConfigError, InvalidInput, Unavailable
+from upshot.private_files import create_private
 
 T = TypeVar("T")
+DatabaseUrl = str | URL
 
 BUSY_TIMEOUT_SECONDS = 5.0  # how long SQLite waits for another writer
 MAX_ATTEMPTS = 6  # of one transaction
@@ -40,12 +42,12 @@ POOL_SECONDS = 5.0  # for a free connection
 MAX_OVERFLOW = 56  # connections beyond the pool's size: one for each thread of the web process, so that none waits
 
 
-def sqlite_url(path: Path) -> str:
-    """Return the URL of an SQLite file."""
-    return f"sqlite:///{path}"
+def sqlite_url(path: Path) -> DatabaseUrl:
+    """Return the URL of an SQLite file. As a text, it would need an escape for some characters of a path."""
+    return URL.create("sqlite", database=str(path))
 
 
-def _parse_url(url: str) -> sa.URL:
+def _parse_url(url: DatabaseUrl) -> URL:
     try:
         parsed = make_url(url)
     except sa.exc.ArgumentError as error:
@@ -68,12 +70,15 @@ class Database:
         pool_size: Number of connections to keep open. Writers on SQLite take turns anyway.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    def __init__(self, url: DatabaseUrl, *, pool_size: int = 8) -> None:
         self.url = _parse_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
         self.engine = self._sqlite_engine(pool_size) if self.is_sqlite else self._postgres_engine(pool_size)
         on_disk = self.is_sqlite and not self.in_memory
+        if on_disk and self.url.database:
+            with suppress(OSError):  # SQLite reports it with a better message
+                create_private(Path(self.url.database))
         self._write_failed = False
         self._probe: threading.Thread | None = None
         self._writers = GroupCommit(self._transaction, self.url.database if on_disk else None)

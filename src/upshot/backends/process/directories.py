@@ -233,7 +233,11 @@ class JobDirectories:
         Raises:
             EngineUnavailable: It is not a directory, or others can write to it.
         """
+        missing = [path for path in self.root.parents if not path.exists()]
         self.root.parent.mkdir(parents=True, exist_ok=True)
+        if not self._account.is_worker:
+            for path in missing:
+                path.chmod(0o711)
         with contextlib.suppress(FileExistsError):
             self.root.mkdir(0o700)
         status = self.root.stat()
