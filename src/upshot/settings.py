@@ -3,23 +3,55 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from typing_extensions import override
 
 from upshot.numerals import read_decimal, read_whole
+from upshot.suggestions import did_you_mean
 from upshot.validation import invalid
 
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
 
 
+PREFIX = "UPSHOT_"
+SECRET_PREFIX = "UPSHOT_SECRET_"  # noqa: S105 - no password
+MAX_SECONDS = 366 * 86_400  #: of a setting; a longer time is a mistake
+MAX_DAYS = 36_500
+#: Settings that can contain a password. Messages do not show them.
+CONFIDENTIAL = frozenset({"token", "database_url", "redis_url", "egress_proxy"})
+#: Variables in the environment of a job, where commands run, too.
+_OF_JOBS = frozenset(
+    {"UPSHOT_EVENT", "UPSHOT_EVENT_FILE", "UPSHOT_INPUT", "UPSHOT_JOB", "UPSHOT_OUTPUT", "UPSHOT_SECRETS"}
+)
+#: Variables that Kubernetes and Docker's links set for a service whose name begins with `upshot`.
+_OF_SERVICES = re.compile(
+    r"UPSHOT_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
+)
+_SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, without the variable that Kubernetes sets for a Service named `upshot`."""
+
+    @override
+    def __call__(self) -> dict[str, Any]:
+        values = super().__call__()
+        if _SERVICE_URL.match(str(values.get("port", ""))):
+            del values["port"]
+        return values
+
+
 class Settings(BaseSettings):
     """The settings of an operator. Each field is the environment variable `UPSHOT_` + its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="UPSHOT_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
     data: Path = Field(
         Path(".upshot"),
@@ -48,7 +80,7 @@ class Settings(BaseSettings):
     token: SecretStr | None = Field(
         None,
         description="Token that clients must send. Required if the web process listens on another address than "
-        "loopback.",
+        "loopback, with at least 16 characters.",
     )
     allowed_hosts: str = Field(
         "",
@@ -70,6 +102,11 @@ class Settings(BaseSettings):
         "",
         description="Private destinations that actions may reach: networks and host names separated by commas, each "
         "with an optional port, e.g. `127.0.0.0/8,::1/128,hooks.internal:8443`.",
+    )
+    egress_proxy: str | None = Field(
+        None,
+        description="HTTP proxy for the requests of actions, e.g. `http://user:password@proxy.internal:3128`. The "
+        "worker looks the receiver's name up, checks the address, and has the proxy connect to that address.",
     )
     github_api_url: str = Field(
         "https://api.github.com", description="URL of GitHub's API, or of the API of a GitHub Enterprise Server."
@@ -97,20 +134,31 @@ class Settings(BaseSettings):
         "step that would add more fails.",
     )
     lease_seconds: float = Field(
-        30.0, ge=1, description="Seconds after which other workers take over the executions of a silent worker."
+        30.0,
+        ge=1,
+        le=MAX_SECONDS,
+        description="Seconds after which other workers take over the executions of a silent worker.",
     )
     sweep_seconds: float = Field(
-        1.0, gt=0, description="Seconds between a worker's searches for work that is due, lost or unmatched."
+        1.0,
+        gt=0,
+        le=MAX_SECONDS,
+        description="Seconds between a worker's searches for work that is due, lost or unmatched.",
     )
     relay_seconds: float = Field(
-        5.0, gt=0, description="Seconds after which an event that no worker has matched is published again."
+        5.0,
+        gt=0,
+        le=MAX_SECONDS,
+        description="Seconds after which an event that no worker has matched is published again.",
     )
     stop_seconds: float = Field(
-        10.0, ge=0, description="Maximum number of seconds that a stopping worker waits for attempts in flight."
+        10.0,
+        ge=0,
+        le=MAX_SECONDS,
+        description="Maximum number of seconds that a stopping worker waits for attempts in flight.",
     )
     worker_id: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9._-]{1,80}$",
         description="Id of a worker, unique among all workers. By default, its host name and process id.",
     )
     worker_predecessor: str | None = Field(
@@ -118,13 +166,11 @@ class Settings(BaseSettings):
     )
     queues: str = Field(
         "",
-        pattern=r"^$|^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*$",
         description="What a worker processes: job queues separated by commas, and `events` for events. By default, "
         "everything.",
     )
     machine: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9._-]{1,80}$",
         description="Name of the machine that runs a worker's jobs. By default, the host name.",
     )
     jobs_file: Path | None = Field(
@@ -138,7 +184,10 @@ class Settings(BaseSettings):
         "web process listens on.",
     )
     jobs_lost_seconds: float = Field(
-        600.0, ge=5, description="Seconds after which a job whose engine is unreachable is considered lost."
+        600.0,
+        ge=5,
+        le=MAX_SECONDS,
+        description="Seconds after which a job whose engine is unreachable is considered lost.",
     )
     jobs_log_bytes: int = Field(
         8 * 1024 * 1024, ge=1024, description="Bytes that are kept of each job's log. Older lines are removed."
@@ -147,14 +196,20 @@ class Settings(BaseSettings):
         default=False,
         description="Remove containers with Upshot's label that have belonged to no job in the database for a minute.",
     )
-    jobs_days: int = Field(90, ge=1, description="Days that finished jobs and their logs are kept.")
-    receipts_days: int = Field(90, ge=1, description="Days that receipts of finished executions are kept.")
-    events_days: int = Field(90, ge=0, description="Days that events are kept. 0 means without limit.")
+    jobs_days: int = Field(90, ge=1, le=MAX_DAYS, description="Days that finished jobs and their logs are kept.")
+    receipts_days: int = Field(90, ge=1, le=MAX_DAYS, description="Days that receipts of finished executions are kept.")
+    events_days: int = Field(90, ge=0, le=MAX_DAYS, description="Days that events are kept. 0 means without limit.")
     executions_days: int = Field(
-        90, ge=0, description="Days that finished executions are kept, with their receipts. 0 means without limit."
+        90,
+        ge=0,
+        le=MAX_DAYS,
+        description="Days that finished executions are kept, with their receipts. 0 means without limit.",
     )
     history_days: int = Field(
-        0, ge=0, description="Days that the history of changes is kept. 0, the default, means without limit."
+        0,
+        ge=0,
+        le=MAX_DAYS,
+        description="Days that the history of changes is kept. 0, the default, means without limit.",
     )
     log_level: str = Field("info", description="`debug`, `info`, `warning` or `error`.")
     log_format: str = Field(
@@ -172,7 +227,63 @@ class Settings(BaseSettings):
                 raise invalid(f"must be {name}, written with digits only")
         return value
 
-    @field_validator("public_url", "jobs_url")
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings come from, first the one that overrides the others."""
+        return init_settings, _Environment(settings_cls), dotenv_settings, file_secret_settings
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
+        if token and re.search(r"[^!-~]", token.get_secret_value()):
+            raise invalid("must consist of visible ASCII characters, because clients send it in a header")
+        return token
+
+    @field_validator("log_level")
+    @classmethod
+    def _check_log_level(cls, level: str) -> str:
+        if level.lower() not in {"debug", "info", "warning", "error"}:
+            raise invalid(f"must be debug, info, warning or error, not {level!r}")
+        return level.lower()
+
+    @field_validator("queues")
+    @classmethod
+    def _check_queues(cls, queues: str) -> str:
+        if queues and not re.fullmatch(r"[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*", queues):
+            raise invalid(f"must be names separated by commas without spaces, such as events,gpu, not {queues!r}")
+        return queues
+
+    @field_validator("worker_id", "machine")
+    @classmethod
+    def _check_identifier(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", name):
+            raise invalid(f"must be 1 to 80 ASCII letters, digits, `.`, `_` and `-`, not {name!r}")
+        return name
+
+    @field_validator("egress_proxy")
+    @classmethod
+    def _check_egress_proxy(cls, url: str | None) -> str | None:
+        try:
+            parts = urlsplit(url or "http://none:1")
+            is_valid = parts.scheme == "http" and parts.hostname and parts.port and parts.path in {"", "/"}
+        except ValueError:
+            is_valid = False
+        if not is_valid or "?" in (url or "") or "#" in (url or ""):
+            raise invalid(
+                "must be the address of an HTTP proxy with its port, such as http://user:password@proxy.internal:3128; "
+                "in the password, write %40 for `@`, %3A for `:`, %2F for `/`, %23 for `#` and %3F for `?`"
+            )
+        return url
+
+    @field_validator("public_url", "jobs_url", "github_api_url", "slack_api_url")
     @classmethod
     def _check_public_url(cls, url: str | None) -> str | None:
         if url and not _is_base_url(url):
@@ -212,6 +323,28 @@ class Settings(BaseSettings):
     def sqlite_path(self) -> Path:
         """Path of the SQLite database in the data directory."""
         return self.data / "upshot.db"
+
+
+def environment_warnings(environment: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with variables that begin with `UPSHOT_` and are no settings."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    warnings = []
+    for variable, value in sorted(environment.items()):
+        name = variable.upper()
+        if name == f"{PREFIX}PORT" and _SERVICE_URL.match(value):
+            warnings.append(
+                f"{variable} is ignored: Kubernetes sets it to {value[:100]} for a Service named upshot; set "
+                "enableServiceLinks to false in the Pod, or choose the port with --port"
+            )
+        elif (
+            name.startswith(PREFIX)
+            and name not in known | _OF_JOBS
+            and not name.startswith(SECRET_PREFIX)
+            and not _OF_SERVICES.fullmatch(name)
+        ):
+            suggestion = did_you_mean(name, known, list_known=False)
+            warnings.append(f"{variable} is not a setting and has no effect{suggestion or '; remove it'}")
+    return warnings
 
 
 def split_list(text: str) -> tuple[str, ...]:

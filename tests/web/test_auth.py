@@ -14,7 +14,7 @@ from upshot.web.app import create_app
 from upshot.web.auth import TokenAuth, check_exposure
 from upshot.web.problems import Problem
 
-TOKEN = "s3cret-token"
+TOKEN = "s3cret-token-of-this-server"
 EVENTS = f"{API}/events"
 
 

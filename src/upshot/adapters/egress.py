@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from yarl import URL
 
 from upshot.actions.egress_rules import EgressRules, InvalidUrl, Target, parse_url
 from upshot.actions.protocol import STORED_BODY_BYTES, Egress, HttpResponse
+from upshot.adapters.http_proxy import HttpProxy, ProxyError
 from upshot.clock import stopwatch
 from upshot.errors import ActionError, Ambiguous, Blocked, Refused, Unreachable
 
@@ -236,7 +238,7 @@ class _ResponseHandler(ResponseHandler):
 class _GuardedConnector(aiohttp.TCPConnector):
     """aiohttp's connector. It checks every address, and records when the current exchange has a connection."""
 
-    def __init__(self, rules: EgressRules, resolver: _GuardedResolver) -> None:
+    def __init__(self, rules: EgressRules, resolver: _GuardedResolver, proxy: HttpProxy | None) -> None:
         super().__init__(
             resolver=resolver,
             socket_factory=self._open_socket,
@@ -244,6 +246,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
             keepalive_timeout=KEEPALIVE_SECONDS,
         )
         self._rules = rules
+        self._proxy = proxy
         # aiohttp has no public way to limit interim responses. A test sends a flood of them.
         self._factory = partial(_ResponseHandler, loop=self._loop)  # type: ignore[assignment]  # a subclass
 
@@ -252,6 +255,50 @@ class _GuardedConnector(aiohttp.TCPConnector):
         if reason := self._rules.check_address(_exchange.get().target.host, int(port), str(ip)):
             raise _Denied(None, reason)
         return socket.socket(family, kind, proto)
+
+    @override
+    async def _wrap_create_connection(
+        self,
+        *args: Any,
+        addr_infos: list[AddrInfoType],
+        req: ClientRequest,
+        timeout: aiohttp.ClientTimeout,
+        client_error: type[Exception] = aiohttp.ClientConnectorError,
+        **kwargs: Any,
+    ) -> tuple[asyncio.Transport, ResponseHandler]:
+        """
+        Connect through the proxy, if there is one.
+
+        aiohttp's own support of proxies would have the proxy look the name up, so that the address could be any. It
+        has no public way to open a connection differently. Tests send requests through a proxy.
+        """
+        if self._proxy is None:
+            return await super()._wrap_create_connection(
+                *args, addr_infos=addr_infos, req=req, timeout=timeout, client_error=client_error, **kwargs
+            )
+        sockets: list[socket.socket] = []
+        try:
+            sockets.append(await self._connect_through(self._proxy, addr_infos))
+            return await self._loop.create_connection(*args, **kwargs, sock=sockets[0])
+        except ssl.CertificateError as error:
+            raise aiohttp.ClientConnectorCertificateError(req.connection_key, error) from error
+        except ssl.SSLError as error:
+            raise aiohttp.ClientConnectorSSLError(req.connection_key, error) from error
+        except OSError as error:
+            for sock in sockets:
+                sock.close()
+            raise client_error(req.connection_key, error) from error
+
+    async def _connect_through(self, proxy: HttpProxy, addr_infos: list[AddrInfoType]) -> socket.socket:
+        failure: OSError = OSError(None, "it has no address")
+        for *_, (ip, port, *_) in addr_infos:
+            if reason := self._rules.check_address(_exchange.get().target.host, int(port), str(ip)):
+                raise _Denied(None, reason)
+            try:
+                return await proxy.connect(str(ip), int(port))
+            except ProxyError as error:
+                failure = error
+        raise failure
 
     @override
     async def connect(
@@ -279,10 +326,12 @@ class GuardedEgress(Egress):
 
     Args:
         rules: The destinations that can be reached.
+        proxy: URL of an HTTP proxy. None connects directly.
     """
 
-    def __init__(self, rules: EgressRules) -> None:
+    def __init__(self, rules: EgressRules, proxy: str | None = None) -> None:
         self._rules = rules
+        self._proxy = HttpProxy(proxy) if proxy else None
         self._resolver = _GuardedResolver(rules)
         self._session: aiohttp.ClientSession | None = None
 
@@ -356,7 +405,7 @@ class GuardedEgress(Egress):
 
     def _open_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=_GuardedConnector(self._rules, self._resolver),
+            connector=_GuardedConnector(self._rules, self._resolver, self._proxy),
             headers=_DEFAULT_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None),  # `_perform` has one deadline
             cookie_jar=aiohttp.DummyCookieJar(),

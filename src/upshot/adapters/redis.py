@@ -48,7 +48,10 @@ def validate_redis_url(url: str) -> str:
     try:
         redis.ConnectionPool.from_url(url)
     except ValueError as error:
-        raise ConfigError(f"UPSHOT_REDIS_URL: {url!r} cannot be used: {error}") from error
+        raise ConfigError(  # without the URL, which can contain a password
+            f"UPSHOT_REDIS_URL cannot be used: {error}; write redis://:PASSWORD@HOST:6379/0, and in the password %40 "
+            "for `@`, %2F for `/`, %23 for `#`, %3F for `?` and %25 for `%`"
+        ) from error
     return url
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from upshot import gc_tuning
-from upshot.cli.settings import settings_with, with_running_endpoint
+from upshot.cli.settings import settings_with, warn_of_environment, with_running_endpoint
 from upshot.cli.whole_number import WholeNumber
 from upshot.embedded.parent_watchdog import stop_when_stdin_ends
 from upshot.logs import configure
@@ -90,6 +90,7 @@ def migrate(data: Path | None) -> None:
     `serve` and `worker` do the same when they start. Use this command if they do not have the permission.
     """
     make_files_private()
+    warn_of_environment()
     settings = settings_with(data=data)
     from upshot.wiring.parts import open_database
 
@@ -99,6 +100,8 @@ def migrate(data: Path | None) -> None:
 
 def _prepare(until_stdin_ends: bool, /, **options: Any) -> Settings:
     make_files_private()
+    if not until_stdin_ends:  # otherwise, the supervisor has done it
+        warn_of_environment()
     settings = with_running_endpoint(settings_with(**options))
     if until_stdin_ends:
         stop_when_stdin_ends(settings.stop_seconds + _SPARE_SECONDS)

@@ -6,16 +6,17 @@ An option overrides an environment variable, and an environment variable overrid
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import click
 from dotenv import dotenv_values
 from pydantic import ValidationError
 
-from upshot.adapters.secrets import PREFIX as SECRET_PREFIX
 from upshot.client.endpoint import read_endpoint
 from upshot.errors import ConfigError
-from upshot.settings import Settings
+from upshot.settings import CONFIDENTIAL, SECRET_PREFIX, Settings, environment_warnings
 from upshot.suggestions import did_you_mean
 from upshot.validation import validation_problems
 
@@ -43,9 +44,24 @@ def settings_with(**options: Any) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}; save it as UTF-8 text that you can read") from error
     except ValidationError as error:
-        problems = validation_problems(error.errors(), show_values=False)  # a value may be a secret
-        lines = [f"UPSHOT_{str(problem.path[0]).upper()} {problem.message}" for problem in problems]
-        raise ConfigError("; ".join(lines)) from error
+        raise ConfigError("; ".join(map(_describe, error.errors()))) from error
+
+
+def warn_of_environment() -> None:
+    """Print what is wrong with variables that begin with `UPSHOT_` and are no settings."""
+    for warning in environment_warnings(os.environ):  # noqa: TID251 - settings are variables
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _describe(error: Any) -> str:
+    """Return the setting, what is wrong with its value, and the remedy."""
+    name = str(error["loc"][0])
+    is_shown = name not in CONFIDENTIAL
+    (problem,) = validation_problems([error], show_values=is_shown)
+    value = "" if not is_shown or str(error["input"]) in problem.message else f", not {str(error['input'])[:100]!r}"
+    default = Settings.model_fields[name].default
+    remedy = "correct it" if default in (None, "") else f"correct it, or unset it for the default {default}"
+    return f"UPSHOT_{name.upper()} {problem.message}{value}; {remedy}"
 
 
 def _check_names(file: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from upshot.cli.settings import settings_with
+from upshot.cli.settings import settings_with, warn_of_environment
 from upshot.cli.whole_number import WholeNumber
 from upshot.embedded.parent_watchdog import stop_when_stdin_ends
 from upshot.embedded.up import up as run_up
@@ -35,6 +35,7 @@ def up(*, until_stdin_ends: bool, **options: Any) -> None:
     everything after the requests in flight have finished.
     """
     make_files_private()
+    warn_of_environment()
     settings = settings_with(**options)
     if until_stdin_ends:
         stop_when_stdin_ends(2 * settings.stop_seconds + _SPARE_SECONDS)

@@ -131,15 +131,15 @@ class Client:
         return Unavailable(f"the server at {self.url} ({path}) is not Upshot; check UPSHOT_URL")
 
 
-def _headers(token: str | None) -> dict[str, str]:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+def _headers(token: str | None) -> dict[bytes, bytes]:
+    headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
     if token and token.startswith(job_token.PREFIX):  # a job acts as itself, not as a user
         return headers
     try:
         user = check_name(getpass.getuser(), "user")
     except (OSError, KeyError, InvalidInput):  # the account has no name, or one that is not a valid actor
         return headers
-    return {**headers, "X-Upshot-Actor": user}
+    return {**headers, b"X-Upshot-Actor": user.encode()}  # the server reads UTF-8
 
 
 def api_path(*segments: str) -> str:

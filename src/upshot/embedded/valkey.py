@@ -96,7 +96,7 @@ def _socket_path(data_dir: DataDir) -> Path:
     raise ConfigError(
         f"{data_dir.path}: the path is too long for a socket in it, and no directory for the socket can be made in "
         f"{' or '.join(str(directory.parent) for directory in _short_directories(data_dir))}; choose a data directory "
-        "with a shorter path, or set XDG_RUNTIME_DIR to a directory of yours"
+        "with a shorter path, or set XDG_RUNTIME_DIR to one of your directories"
     )
 
 

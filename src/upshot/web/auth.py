@@ -28,6 +28,7 @@ from upshot.resources.urls import API_PREFIX
 from upshot.settings import Settings, split_list
 from upshot.web.problems import Problem
 
+MIN_TOKEN_CHARS = 16  #: of a token that other machines can try
 ACTOR_HEADER = "X-Upshot-Actor"
 _METRICS = "/metrics"
 # The document and its page only repeat what the source code says, and a browser sends no token for them.
@@ -62,9 +63,17 @@ def check_exposure(settings: Settings) -> None:
     Refuse to serve other machines without a token.
 
     Raises:
-        ConfigError: The server would listen beyond loopback, and no token is set.
+        ConfigError: The server would listen beyond loopback, and no token is set, or one that can be guessed.
     """
-    if configured_token(settings) is None and not is_loopback(settings.host):
+    token = configured_token(settings)
+    if is_loopback(settings.host):
+        return
+    if token is not None and len(token) < MIN_TOKEN_CHARS:
+        raise ConfigError(
+            f"UPSHOT_TOKEN has {len(token)} characters; other machines can reach {settings.host}, so it must have at "
+            f"least {MIN_TOKEN_CHARS}; `openssl rand -hex 32` makes one"
+        )
+    if token is None:
         raise ConfigError(
             f"UPSHOT_HOST: other machines can reach {settings.host}, and no token is set; "
             "set UPSHOT_TOKEN, or listen on 127.0.0.1"

@@ -247,7 +247,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         stream=RedisEventStream(url, installation.id, worker_id),
         automations=ActiveAutomations(AutomationFolder(settings.automations, catalog, revisions), revisions, clock),
         catalog=catalog,
-        egress=GuardedEgress(rules),
+        egress=GuardedEgress(rules, settings.egress_proxy),
         registry=make_registry(settings, database, publisher, clock),
         secrets=make_secrets(settings),
         jobs=SqlJobs(database),

@@ -49,9 +49,9 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 @asynccontextmanager
-async def open_egress(allow: str = "127.0.0.0/8,::1/128") -> AsyncIterator[GuardedEgress]:
+async def open_egress(allow: str = "127.0.0.0/8,::1/128", proxy: str | None = None) -> AsyncIterator[GuardedEgress]:
     """Yield an egress that can reach loopback addresses."""
-    egress = GuardedEgress(EgressRules.parse(allow))
+    egress = GuardedEgress(EgressRules.parse(allow), proxy)
     try:
         yield egress
     finally:

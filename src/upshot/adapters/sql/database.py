@@ -33,6 +33,7 @@ from upshot.private_files import create_private
 
 T = TypeVar("T")
 DatabaseUrl = str | URL
+_ESCAPES = "in the user and the password, write %40 for `@` and %25 for `%`"
 
 BUSY_TIMEOUT_SECONDS = 5.0  # how long SQLite waits for another writer
 MAX_ATTEMPTS = 6  # of one transaction
@@ -50,10 +51,12 @@ def sqlite_url(path: Path) -> DatabaseUrl:
 def _parse_url(url: DatabaseUrl) -> URL:
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise ConfigError(
-            f"UPSHOT_DATABASE_URL: {url!r} is not a database URL; write postgresql://user:password@host/name"
+    except (sa.exc.ArgumentError, ValueError) as error:  # a ValueError if what stands for the port is not a number
+        raise ConfigError(  # without the URL, which can contain a password
+            f"UPSHOT_DATABASE_URL is not a database URL; write postgresql://user:password@host/name, and {_ESCAPES}"
         ) from error
+    if "@" in (parsed.host or ""):
+        raise ConfigError(f"UPSHOT_DATABASE_URL: its password contains `@`; {_ESCAPES}")
     if parsed.drivername in {"postgres", "postgresql"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
