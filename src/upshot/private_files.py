@@ -65,9 +65,10 @@ def make_private_directory(path: Path) -> None:
 
 def make_private(path: Path) -> None:
     """Take the permissions of other users away, if the file or directory exists and belongs to this user."""
-    with contextlib.suppress(OSError):  # it belongs to somebody else, who decides about it
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & _OTHERS:
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid == os.geteuid() and mode & _OTHERS:
             path.chmod(mode & ~_OTHERS)
 
 

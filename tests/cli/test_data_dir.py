@@ -29,6 +29,7 @@ def test_secrets_are_created_once_and_are_private(tmp_path):
     assert data_dir.redis_password() == DataDir(tmp_path / "data").redis_password()
     assert mode(data_dir.path) == 0o700
     assert mode(data_dir.path / "token") == 0o600
+    assert mode(data_dir.path / ".gitignore") == 0o600
 
 
 def test_a_new_data_directory_is_ignored_by_git(tmp_path):

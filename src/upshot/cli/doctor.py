@@ -33,7 +33,7 @@ from upshot.domain.automation import Automation
 from upshot.errors import ConfigError, UpshotError
 from upshot.private_files import is_private_directory
 from upshot.schema.queues import JobsConfig
-from upshot.settings import Settings
+from upshot.settings import Settings, environment_warnings
 from upshot.wiring.jobs_file import EVENTS_QUEUE, find_jobs_file, load_jobs_config
 from upshot.wiring.parts import database_url, make_secrets
 
@@ -94,6 +94,11 @@ def _run(check: Check, settings: Settings) -> Iterator[CheckResult]:
 def _check_program(_settings: Settings) -> Iterator[CheckResult]:
     versions = f"Upshot {__version__} on Python {platform.python_version()}, {platform.platform()}"
     yield CheckResult("ok", "program", versions)
+
+
+def _check_settings(_settings: Settings) -> Iterator[CheckResult]:
+    for warning in environment_warnings(os.environ):  # noqa: TID251 - settings are variables
+        yield CheckResult("warn", "settings", warning)
 
 
 def _check_data_directory(settings: Settings) -> Iterator[CheckResult]:
@@ -358,6 +363,7 @@ def _users_of_secrets(automations: Iterable[Automation], *, only_jobs: bool = Fa
 
 _CHECKS: tuple[Check, ...] = (
     _check_program,
+    _check_settings,
     _check_data_directory,
     _check_database,
     _check_redis,

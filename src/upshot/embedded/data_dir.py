@@ -37,7 +37,7 @@ class DataDir:
         self.worker_heartbeat = self.path / "worker-heartbeat"  #: touched by the worker while its event loop runs
         try:
             if make_data_directory(self.path):
-                (self.path / ".gitignore").write_text("*\n")  # it contains a token and a password
+                write_private(self.path / ".gitignore", "*\n")  # it contains a token and a password
             for directory in (self.redis, self.logs, self.secrets):
                 make_private_directory(directory)
         except OSError as error:

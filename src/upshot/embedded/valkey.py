@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from urllib.parse import quote
@@ -85,19 +86,33 @@ async def stop_orphan(data_dir: DataDir) -> None:
 
 
 def _socket_path(data_dir: DataDir) -> Path:
-    path = data_dir.redis / _SOCKET
-    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
-        return path
+    if _can_have_socket(data_dir.redis):
+        return data_dir.redis / _SOCKET
     for directory in _short_directories(data_dir):
         with contextlib.suppress(OSError):
             make_private_directory(directory)
-            if is_private_directory(directory) and len(os.fsencode(directory / _SOCKET)) <= MAX_SOCKET_PATH_BYTES:
+            if is_private_directory(directory) and _can_have_socket(directory):
                 return directory / _SOCKET
     raise ConfigError(
-        f"{data_dir.path}: the path is too long for a socket in it, and no directory for the socket can be made in "
+        f"{data_dir.path}: a socket cannot be made in it, or its path is too long, and none can be made in "
         f"{' or '.join(str(directory.parent) for directory in _short_directories(data_dir))}; choose a data directory "
         "with a shorter path, or set XDG_RUNTIME_DIR to one of your directories"
     )
+
+
+def _can_have_socket(directory: Path) -> bool:
+    """Return whether a socket can be made in a directory. Some file systems, such as shared folders, have none."""
+    probe = directory / "test.sock"
+    if len(os.fsencode(directory / _SOCKET)) > MAX_SOCKET_PATH_BYTES:
+        return False
+    try:
+        probe.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(os.fsencode(probe))
+    except OSError:
+        return False
+    probe.unlink()
+    return True
 
 
 def _short_directories(data_dir: DataDir) -> list[Path]:
@@ -115,12 +130,12 @@ def _quoted(path: Path) -> str:
     return '"' + "".join(chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'
 
 
-async def _send(socket: Path, request: str, *, until: str) -> str:
+async def _send(path: Path, request: str, *, until: str) -> str:
     """Send inline commands, and return the answer up to a word, an error, the end of the connection or a timeout."""
     answer = b""
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(_ANSWER_SECONDS):
-            reader, writer = await asyncio.open_unix_connection(socket)
+            reader, writer = await asyncio.open_unix_connection(path)
             try:
                 writer.write(request.encode())
                 while until.encode() not in answer and b"\n-" not in answer:
