@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+from time import monotonic, thread_time
 
 import structlog
 
@@ -21,7 +21,8 @@ from upshot.ports.executions import RevisionStore
 
 log = structlog.get_logger("upshot.automations")
 
-MAX_READ_SECONDS = 0.5  # of one refresh, for parsing what changed; the next one continues
+MAX_READ_SECONDS = 0.6  # of one refresh, for parsing what changed; the next one continues
+MIN_READ_CPU_SECONDS = 0.1  # that a refresh parses for, so that it gets on when the machine is busy
 RECHECK_SECONDS = 5.0  # while a last sound revision is in force: another worker can have a later one
 
 Signature = tuple[tuple[str, int, int, int], ...]  #: of each file: path, modification time (ns), size, inode
@@ -128,10 +129,14 @@ class AutomationFolder:
         changed = sorted(signatures.keys() - files.keys(), key=lambda path: (signatures[path][0][2], path))
         is_first = self._absent is None
         errors = sum(len(read.file.errors) for read in files.values())
-        deadline = monotonic() + MAX_READ_SECONDS
+        deadline, cpu_seconds = monotonic() + MAX_READ_SECONDS, thread_time() + MIN_READ_CPU_SECONDS
+
+        def is_late() -> bool:
+            return monotonic() > deadline and thread_time() > cpu_seconds
+
         for path in changed:
             max_errors = max(1, min(MAX_DIAGNOSTICS, MAX_FINDINGS - errors))
-            read = self._continue(path, signatures[path][:1], max_errors, deadline, is_first=is_first)
+            read = self._continue(path, signatures[path][:1], max_errors, is_late, is_first=is_first)
             if read is not None:
                 files[path] = read
                 errors += len(read.file.errors)
@@ -147,21 +152,21 @@ class AutomationFolder:
         return _signature([self._folder / path, *(known.file.body_files if known else ())])
 
     def _continue(
-        self, path: str, signature: Signature, max_errors: int, deadline: float, *, is_first: bool
+        self, path: str, signature: Signature, max_errors: int, is_late: Callable[[], bool], *, is_first: bool
     ) -> _ReadFile | None:
-        """Read a file until the deadline. At the start, only a file with many errors is left to the next refresh."""
+        """Read a file until it is late. At the start, only a file with many errors is left to the next refresh."""
         reading = self._readings.get(path)
         if reading is None or reading.signature != signature:
             parts = load_in_parts(self._folder, path, self.catalog, max_errors)
             reading = self._readings[path] = _Reading(signature, parts)
-        while not (is_late := monotonic() > deadline) or is_first:
+        while not (must_pause := is_late()) or is_first:
             try:
                 count = next(reading.parts)
             except StopIteration as end:
                 file: LoadedFile = end.value
                 del self._readings[path]
                 return _ReadFile(signature + _signature(file.body_files), file)
-            if is_first and is_late and count > max_errors:
+            if is_first and must_pause and count > max_errors:
                 return None
         return None
 

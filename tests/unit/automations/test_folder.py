@@ -333,6 +333,7 @@ def test_a_refresh_that_takes_long_is_continued(tmp_path, monkeypatch):
     folder = AutomationFolder(tmp_path, CATALOG)
     now = iter(range(1_000))
     monkeypatch.setattr(folder_module, "monotonic", lambda: next(now))
+    monkeypatch.setattr(folder_module, "MIN_READ_CPU_SECONDS", -1)
     monkeypatch.setattr(folder_module, "MAX_READ_SECONDS", 10)
 
     (tmp_path / "large.yaml").write_text(
