@@ -266,14 +266,17 @@ def test_every_list_is_a_json_array(world):
 
 def test_the_end_of_an_id_is_enough(world):
     """A command takes an id, its beginning or end if it is unique, or `latest`. Otherwise it lists what fits."""
+    world.json("events", "emit", "another")
     event_id = world.json("events", "emit", "please-shorten")["id"]
     for word in (event_id, event_id[-8:], event_id[:-1], event_id[4:-1], event_id[-8:].upper()):
         assert world.json("events", "show", word)["id"] == event_id
     assert world.json("events", "show", "latest")["kind"]
 
-    ambiguous = world.run("events", "show", "evt_0", exit_code=1).stderr
-    assert "'evt_0' fits several ids: evt_0" in ambiguous
+    ambiguous = world.run("events", "show", event_id[:7], exit_code=1).stderr
+    assert f"'{event_id[:7]}' fits several ids: evt_0" in ambiguous
     assert "write more of the id" in ambiguous
+    for short in ("e", "evt_", "evt_0", event_id[-2:], ""):
+        assert "at least 3 characters" in world.run("events", "show", short, exit_code=1).stderr
     assert "there is no event 'nope!'" in world.run("events", "show", "nope!", exit_code=1).stderr
 
 

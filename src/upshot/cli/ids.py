@@ -16,6 +16,7 @@ from upshot.client.http import Client, api_path
 from upshot.errors import InvalidInput, NotFound
 
 LATEST = "latest"
+_MIN_CHARS = 3  # of an id, after its prefix
 _SHOWN_MATCHES = 5
 _COMPLETIONS = 50  # of ids; the newest ones
 _NAMES = 1_000  # of automations, collections and versions that are completed
@@ -46,7 +47,7 @@ class Ids:
         Return the whole id for an id, its unique beginning or end, or `latest`.
 
         Raises:
-            NotFound: No id begins or ends like this.
+            NotFound: No id begins or ends like this, or the text is too short.
             InvalidInput: Several ids do.
         """
         if re.fullmatch(rf"{self.prefix}_[0-9a-z]{{26}}", text):
@@ -57,6 +58,8 @@ class Ids:
                 raise NotFound(f"there is no {self.name} yet")
             return str(newest[0]["id"])
         part = text.lower()
+        if len(part.removeprefix(f"{self.prefix}_")) < _MIN_CHARS:  # a typing mistake must not name anything
+            raise NotFound(f"there is no {self.name} {text!r}; write at least {_MIN_CHARS} characters of its id; {see}")
         found: list[Any] = []
         for candidate in (part, f"{self.prefix}_{part}"):  # the beginning may be written without `exe_`
             if not found and _ID_PART.fullmatch(candidate):

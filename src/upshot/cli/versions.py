@@ -125,12 +125,15 @@ tag = tag_group(
 @click.argument("version", type=VERSION)
 @click.argument("stage")
 @click.option("--archive-existing", is_flag=True, help="Move the other versions of the stage to archived.")
+@wait_option
 @api_command
-def stage(client: Client, output: Output, version: Reference, stage: str, *, archive_existing: bool) -> None:
+def stage(
+    client: Client, output: Output, version: Reference, stage: str, *, archive_existing: bool, finish: Finish
+) -> None:
     """Move VERSION to STAGE: development, staging, production or archived. MLflow's words also work."""
     body = {"stage": stage, "archive_existing": archive_existing}
     moved = client.put(collection_path(version, "versions", version.version, "stage"), body)
-    output.result(moved, f"{moved['reference']} is in stage {describe_stage(Stage(moved['stage']))}")
+    finish(client, output, moved, f"{moved['reference']} is in stage {describe_stage(Stage(moved['stage']))}")
 
 
 @click.command()
