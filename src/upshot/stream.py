@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ MAX_READ = 256
 MAX_EXECUTIONS = 1_000  # after which a batch is stored, so that those of many automations do not become long work
 MAX_HELD = 4_096  # entries that were read and wait for the turn of their root event
 READ_WAIT_SECONDS = 2.0
+STANDBY_SECONDS = 0.2  # between two checks whether this worker may match events
 ABANDONED_SECONDS = 60.0  # an entry that a consumer has not acknowledged for this time is taken over
 # A full executor frees its capacity one by one. Below this capacity the consumer pauses, so that it does not
 # commit events one by one.
@@ -56,6 +57,18 @@ class Consumer:
 
     An event that arrives twice is admitted once. An event whose worker dies before the acknowledgement
     arrives again.
+
+    Args:
+        stream: Where events arrive.
+        events: Stores events.
+        executions: Stores executions.
+        admitter: Matches events.
+        executor: Carries executions out.
+        publisher: Publishes the events of executions that failed from the start.
+        counters: Counts ignored entries.
+        clock: Returns the current time.
+        run_in_thread: Runs blocking calls.
+        may_match: Whether this worker's automations are in force. Otherwise it leaves the events to other workers.
     """
 
     def __init__(
@@ -70,7 +83,9 @@ class Consumer:
         counters: CounterStore,
         clock: Clock,
         run_in_thread: RunInThread,
+        may_match: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._may_match = may_match
         self._stream = stream
         self._events = events
         self._executions = executions
@@ -106,6 +121,11 @@ class Consumer:
         self._stopping.set()
 
     async def _consume_next(self) -> None:
+        if not self._may_match():
+            # Entries that were read stay pending for this consumer; the relay publishes their events again.
+            self._turns = EventTurns()
+            await self._until_stopped(asyncio.sleep(STANDBY_SECONDS))
+            return
         if self._executor.capacity == 0:
             await self._until_stopped(self._executor.wait_for_capacity())
         if self._executor.capacity < LOW_CAPACITY:
@@ -122,7 +142,8 @@ class Consumer:
             self.read_at = self._clock.now()
             self._full_reads = self._full_reads + 1 if len(entries) == limit else 0
             self._turns.add(entries)
-        await self.consume(self._turns.take(min(capacity, MAX_READ)))
+        if self._may_match():  # it may have changed during the read
+            await self.consume(self._turns.take(min(capacity, MAX_READ)))
 
     async def _until_stopped(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
         """Return the result of the coroutine, or None if the consumer is stopped first."""
@@ -136,7 +157,7 @@ class Consumer:
 
     async def take_over_abandoned(self) -> None:
         """Consume the entries that another worker read and did not acknowledge."""
-        if limit := min(self._executor.capacity, MAX_READ):
+        if (limit := min(self._executor.capacity, MAX_READ)) and self._may_match():
             await self.consume(await self._stream.take_over(idle_seconds=ABANDONED_SECONDS, limit=limit))
         await self._count_ignored(former=await self._stream.remove_former())
 
@@ -147,7 +168,7 @@ class Consumer:
         A few events for one automation then do not wait behind thousands for another one. Their entries in the stream
         are read later, and an event is admitted once.
         """
-        if self._full_reads < BACKLOG_READS or not self._executor.capacity:
+        if self._full_reads < BACKLOG_READS or not self._executor.capacity or not self._may_match():
             return 0
         events = await self._run_in_thread(
             self._events.find_rare, among=MAX_COMPARED, limit=min(MAX_RARE, self._executor.capacity)

@@ -31,7 +31,6 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import ActionContext, Egress, HttpResponse
 from upshot.adapters.memory.counters import MemoryCounters
 from upshot.adapters.memory.deliveries import MemoryDeliveries
@@ -185,7 +184,7 @@ class World:
         self.jobs = MemoryJobs(self.executions)
         self.registry = Registry(MemoryRegistry(self.events), self.stream, self.clock)
         self.egress = RecordingEgress()
-        self._catalog = load_catalog(EgressRules())
+        self._catalog = load_catalog()
         self._revisions = MemoryRevisions()
         self._secrets = Secrets(secrets or {})
         self._masks = SecretMasks(self._secrets)

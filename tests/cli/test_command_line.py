@@ -318,14 +318,20 @@ def test_validate_succeeds_if_all_files_are_valid(tmp_path):
     }
 
 
-def test_validate_applies_the_egress_rules(tmp_path):
-    """A URL of this machine is a mistake unless the settings allow it, as it is for a delivery."""
+def test_validate_does_not_depend_on_the_egress_rules_of_a_machine(tmp_path):
+    """A URL of this machine is valid in a file. Doctor names its place if the settings do not allow it."""
     (tmp_path / "local.yaml").write_text(
         "name: local\non: version-linked\nsteps:\n  - uses: webhook\n    with: {url: 'http://127.0.0.1:9/'}\n"
     )
+    data = str(tmp_path / "data")
 
-    assert run("validate", str(tmp_path)).exit_code == 1
-    assert run("validate", str(tmp_path), UPSHOT_EGRESS_ALLOW="127.0.0.0/8").exit_code == 0
+    assert run("validate", str(tmp_path)).exit_code == 0
+    found = run("doctor", "--automations", str(tmp_path), "--data", data)
+    allowed = run("doctor", "--automations", str(tmp_path), "--data", data, UPSHOT_EGRESS_ALLOW="127.0.0.0/8")
+
+    assert found.exit_code == 1
+    assert f"{tmp_path}/local.yaml:5: with.url: 127.0.0.1 is not public" in found.stdout
+    assert "egress" not in allowed.stdout
 
 
 LAUNCH = (

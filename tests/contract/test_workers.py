@@ -88,7 +88,7 @@ def test_the_backlog_counts_everything_unfinished(database):
 
 
 def test_waiting_executions_are_counted_by_what_they_wait_for(database):
-    """Time, room of a destination or an automation, or a job."""
+    """Time, room of a destination or an automation, a disabled automation, or a job."""
     stores = sql_stores(database)
     stores.queue(job("job_1"))
     waits: dict[str, dict[str, Any]] = {
@@ -98,6 +98,7 @@ def test_waiting_executions_are_counted_by_what_they_wait_for(database):
         "exe_5": {"waits_for": "automation:promote"},
         "exe_6": {"waits_for": "automation:zzz"},
         "exe_7": {"waits_for": "automation"},
+        "exe_8": {"waits_for": "disabled:promote"},
     }
     for name, changes in waits.items():
         waiting = execution(name, state=ExecutionState.WAITING, automation=name, **changes)
@@ -107,6 +108,7 @@ def test_waiting_executions_are_counted_by_what_they_wait_for(database):
         WaitKind.TIME: 2,
         WaitKind.DESTINATION: 2,
         WaitKind.AUTOMATION: 2,
+        WaitKind.DISABLED: 1,
         WaitKind.JOB: 1,
     }
 

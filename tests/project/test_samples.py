@@ -15,7 +15,6 @@ from pre_commit.clientlib import load_manifest
 
 from tests.project.repository import PAGES, ROOT, tracked_files
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
 from upshot.automations.context import SecretsView, step_context
 from upshot.automations.loader import load_folder
 from upshot.automations.matcher import Matcher, MatchResult
@@ -32,7 +31,7 @@ from upshot.schema.yaml_model import RENDERED
 from upshot.testing import Secrets
 
 SAMPLES = ROOT / "automations"
-CATALOG = load_catalog(EgressRules())
+CATALOG = load_catalog()
 LOADED = load_folder(SAMPLES, CATALOG)
 NAMES = [automation.name for automation in LOADED.automations]
 SECRETS = {

@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
+from upshot.adapters.memory.automation_sets import MemoryAutomationSets
 from upshot.adapters.memory.counters import MemoryCounters
 from upshot.adapters.memory.deliveries import MemoryDeliveries
 from upshot.adapters.memory.destinations import MemoryDestinations
@@ -211,7 +211,7 @@ def automations(tmp_path: Path) -> AutomationFolder:
     (path / "promote.yaml").write_text(PROMOTE)
     (path / "off.yaml").write_text(PROMOTE.replace("promote", "switched-off") + "enabled: false\n")
     (path / "broken.yaml").write_text("name: broken\non: alias-added\nsteps:\n  - uses: slak\n")
-    return AutomationFolder(path, load_catalog(EgressRules.parse("")))
+    return AutomationFolder(path, load_catalog())
 
 
 def make_deps(stores: Stores, clock: FrozenClock, automations: AutomationFolder, **changes: Any) -> WebDependencies:
@@ -224,6 +224,7 @@ def make_deps(stores: Stores, clock: FrozenClock, automations: AutomationFolder,
         events=stores.events,
         executions=stores.executions,
         revisions=MemoryRevisions(),
+        automation_sets=MemoryAutomationSets(),
         jobs=stores.job_admin,
         jobs_config=JobsConfig(),
         installation=Installation("ins_1", bytes(range(32))),

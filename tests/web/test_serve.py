@@ -28,7 +28,7 @@ from tests.web.conftest import *
 from upshot.web.serve import serve
 
 configure("warning", "text")
-automations = AutomationFolder(Path({automations!r}), load_catalog(EgressRules.parse("")))
+automations = AutomationFolder(Path({automations!r}), load_catalog())
 deps = make_deps(
     memory_stores(),
     FrozenClock(),

@@ -11,7 +11,6 @@ from typing_extensions import override
 
 from upshot.actions.add_alias import AddAlias
 from upshot.actions.add_tag import AddTag
-from upshot.actions.egress_rules import EgressRules
 from upshot.actions.emit import Emit
 from upshot.actions.find_version import FindVersion
 from upshot.actions.github_dispatch import GithubDispatch
@@ -55,20 +54,18 @@ class BrokenAction(Action):
         raise invalid_input(self.reason)
 
 
-def load_catalog(rules: EgressRules, jobs: JobsConfig | None = None) -> Mapping[str, Action]:
+def load_catalog(jobs: JobsConfig | None = None) -> Mapping[str, Action]:
     """
     Return all actions by the name that YAML uses.
 
     Args:
-        rules: Check the URLs in automation files.
         jobs: Queues and backends, which check the jobs in automation files. None: those of an installation
             without an operator's file.
     """
-    check_url = rules.check_url
     built_in: tuple[Action, ...] = (
-        Webhook(check_url),
-        GithubDispatch(check_url),
-        Slack(check_url),
+        Webhook(),
+        GithubDispatch(),
+        Slack(),
         Require(),
         FindVersion(),
         AddAlias(),

@@ -270,7 +270,7 @@ class EgressRules:
         """
         Return what is wrong with a URL as far as is known without a name lookup, or None.
 
-        Loading a file and `upshot doctor` check this. Each delivery checks the addresses, too.
+        `upshot doctor` checks this. Each delivery checks the addresses.
         """
         try:
             target = parse_url(url)

@@ -19,7 +19,6 @@ from upshot.actions.http_responses import (
     status_text,
 )
 from upshot.actions.inputs import (
-    UrlCheck,
     encode_json,
     invalid_input,
     literal_secrets,
@@ -58,13 +57,11 @@ class GithubDispatch(Action):
 
     uses = "github-dispatch"
     inputs_model = GithubDispatchInputs
-
-    def __init__(self, check_url: UrlCheck) -> None:
-        self._check_url = check_url
+    url_keys = ("api-url",)
 
     @override
     def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:
-        yield from literal_url_problems(with_, "api-url", self._check_url)
+        yield from literal_url_problems(with_, "api-url")
         yield from literal_secrets(with_, "token")
         payload = with_.get("client-payload")
         if isinstance(payload, Mapping) and not has_template(payload):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import orjson
 from pydantic import ValidationError
 
+from upshot.actions.egress_rules import InvalidUrl, parse_url
 from upshot.actions.protocol import ActionCall
 from upshot.errors import TemplateInvalid
 from upshot.schema.action_inputs import ActionInputs, InputProblem
@@ -15,7 +16,6 @@ from upshot.schema.yaml_model import RENDERED, is_template
 from upshot.validation import validation_problems
 
 Inputs = TypeVar("Inputs", bound=ActionInputs)
-UrlCheck = Callable[[str], str | None]  #: returns what is wrong with a URL, as far as is known without a name lookup
 
 
 def parse_inputs(model: type[Inputs], call: ActionCall) -> Inputs:
@@ -66,8 +66,20 @@ def literal_secrets(with_: Mapping[str, Any], *keys: str) -> Iterable[InputProbl
             yield key, f"a secret must not be written into the file; {remedy}"
 
 
-def literal_url_problems(with_: Mapping[str, Any], key: str, check_url: UrlCheck) -> Iterable[InputProblem]:
-    """Report a URL that is written into the file and cannot be used."""
+def literal_url(with_: Mapping[str, Any], key: str) -> str | None:
+    """Return the URL that is written into the file itself, or None."""
     url = with_.get(key)
-    if isinstance(url, str) and not is_template(url) and "\n" not in url and (problem := check_url(url)):
-        yield key, problem
+    return url if isinstance(url, str) and not is_template(url) and "\n" not in url else None
+
+
+def literal_url_problems(with_: Mapping[str, Any], key: str) -> Iterable[InputProblem]:
+    """
+    Report a URL that is written into the file and that no machine can use.
+
+    Which machines may be reached depends on the settings of the worker, so the file is valid in any case.
+    """
+    if url := literal_url(with_, key):
+        try:
+            parse_url(url)
+        except InvalidUrl as error:
+            yield key, str(error)

@@ -176,6 +176,7 @@ class Action(ActionSpec, Protocol):
     """
 
     expressions: frozenset[str] = frozenset()
+    url_keys: tuple[str, ...] = ()  #: inputs that are URLs; `upshot doctor` checks them against the egress rules
 
     @override
     def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:

@@ -17,7 +17,7 @@ from upshot.actions.http_responses import (
     retry_after_seconds,
     status_text,
 )
-from upshot.actions.inputs import UrlCheck, encode_json, literal_secrets, literal_url_problems, parse_inputs
+from upshot.actions.inputs import encode_json, literal_secrets, literal_url_problems, parse_inputs
 from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpResponse, Outcome
 from upshot.errors import ActionError, Ambiguous, Refused, TryLater
 from upshot.masking import cut_text
@@ -63,13 +63,11 @@ class Slack(Action):
     uses = "slack"
     sends_when_overtaken = True  # a message is a record of its event, and replaces no state
     inputs_model = SlackInputs
-
-    def __init__(self, check_url: UrlCheck) -> None:
-        self._check_url = check_url
+    url_keys = ("webhook",)
 
     @override
     def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:
-        yield from literal_url_problems(with_, "webhook", self._check_url)
+        yield from literal_url_problems(with_, "webhook")
         yield from literal_secrets(with_, "token")
 
     @override

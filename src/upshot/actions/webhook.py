@@ -11,7 +11,6 @@ from typing_extensions import override
 from upshot.actions.egress_rules import parse_url
 from upshot.actions.http_responses import error_from_response, is_success, response_json
 from upshot.actions.inputs import (
-    UrlCheck,
     encode_json,
     invalid_input,
     literal_secrets,
@@ -40,13 +39,11 @@ class Webhook(Action):
 
     uses = "webhook"
     inputs_model = WebhookInputs
-
-    def __init__(self, check_url: UrlCheck) -> None:
-        self._check_url = check_url
+    url_keys = ("url",)
 
     @override
     def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:
-        yield from literal_url_problems(with_, "url", self._check_url)
+        yield from literal_url_problems(with_, "url")
         yield from literal_secrets(with_, "signing-secret")
 
     @override

@@ -13,6 +13,7 @@ from upshot.automations.in_force import BrokenFile
 from upshot.automations.matcher import Matcher
 from upshot.clock import Clock
 from upshot.domain.automation import Automation, AutomationNames, FileFault
+from upshot.ports.automation_sets import SetQuality
 from upshot.ports.executions import RevisionStore
 from upshot.storable import to_storable_text
 
@@ -48,7 +49,8 @@ class ActiveAutomations:
         self._clock = clock
         self._active = folder.current
         self._names = names_of(self._active.automations)
-        self._store(self._active)
+        self._in_force: AutomationSet | None = None  #: as it was last recorded
+        revisions.save(self._active.automations, clock.now())
         self._log_errors(already_logged=())
 
     @property
@@ -75,7 +77,7 @@ class ActiveAutomations:
         self._folder.refresh()
         current = self._folder.current
         if current is not self._active:
-            self._store(current)
+            self._revisions.save(current.automations, self._clock.now())
             previous, self._active = self._active, current
             self._names = names_of(current.automations)
             log.info(
@@ -86,10 +88,30 @@ class ActiveAutomations:
             )
             self._log_errors(already_logged=previous.errors)
 
-    def _store(self, current: AutomationSet) -> None:
-        now = self._clock.now()
-        faults = (_fault(file, now) for file in current.broken if file.errors)
-        self._revisions.activate(current.automations, islice(faults, MAX_STORED_FAULTS), now)
+    @property
+    def quality(self) -> SetQuality:
+        """What loading the active set has found."""
+        if not self._active.automations:
+            return SetQuality.UNUSABLE if self._active.broken else SetQuality.PARTIAL
+        return SetQuality.PARTIAL if self._active.broken else SetQuality.SOUND
+
+    def record_in_force(self) -> None:
+        """
+        Store that the active set is the one that answers events, and the errors in its files.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        active = self._active
+        if active is not self._in_force:
+            now = self._clock.now()
+            faults = (_fault(file, now) for file in active.broken if file.errors)
+            self._revisions.activate(active.automations, islice(faults, MAX_STORED_FAULTS), now)
+            self._in_force = active
+
+    def forget_in_force(self) -> None:
+        """Store the active set again when it is in force again, because another set is in force meanwhile."""
+        self._in_force = None
 
     def _log_errors(self, already_logged: Sequence[Exception]) -> None:
         """Log each error once. The author of a file looks for it in the log after saving the file."""

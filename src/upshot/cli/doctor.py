@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,6 +18,8 @@ import click
 from upshot import __version__
 from upshot.actions.catalog import load_catalog
 from upshot.actions.egress_rules import EgressRules
+from upshot.actions.inputs import literal_url
+from upshot.actions.protocol import Action
 from upshot.adapters.redis_info import redis_info
 from upshot.adapters.sql.clock import DatabaseClock
 from upshot.adapters.sql.database import Database
@@ -202,6 +204,15 @@ def _check_workers(workers: list[dict[str, Any]]) -> Iterator[CheckResult]:
             f"{worker['id']} on {worker['host']}, {worker['in_progress']} executions in progress, "
             f"{worker['automations']} automations, takes {', '.join(worker['queues'])}"
         )
+        loaded = worker["automation_set"]
+        if EVENTS_QUEUE in worker["queues"] and loaded is not None and not loaded["matches"]:
+            yield CheckResult(
+                "fail",
+                "worker automations",
+                f"{worker['id']} on {worker['host']} answers no events, because other automations are in force than it "
+                f"has loaded: {loaded['difference']}",
+                "give all workers the same automation files; `upshot validate` there lists mistakes in them",
+            )
         redis_answered_at = parse_time(worker["stream_read_at"] or worker["started_at"])
         if EVENTS_QUEUE in worker["queues"] and SystemClock().now() - redis_answered_at > _MAX_REDIS_SILENCE:
             remedy = "check Redis, and look at the worker's log"
@@ -281,12 +292,14 @@ def _check_automations(settings: Settings) -> Iterator[CheckResult]:
         yield CheckResult("warn", "automations", f"{printable_path(settings.automations)} does not exist", remedy)
         return
     rules = EgressRules.parse(settings.egress_allow)
-    loaded = load_folder(settings.automations, load_catalog(rules, _jobs_config(settings)))
+    catalog = load_catalog(_jobs_config(settings))
+    loaded = load_folder(settings.automations, catalog)
     yield CheckResult(
         "ok", "automations", f"{len(loaded.automations)} are valid in {printable_path(settings.automations)}"
     )
     for error in loaded.errors:
         yield CheckResult("fail", "automations", str(error))
+    yield from _check_urls(settings, loaded.automations, catalog, rules)
     users = _users_of_secrets(loaded.automations), _users_of_secrets(loaded.automations, only_jobs=True)
     workers = _workers_with_secrets(settings)
     if workers:
@@ -342,6 +355,18 @@ def _check_secrets_here(users: dict[str, list[str]], settings: Settings, rules: 
             yield CheckResult("fail", "secrets", detail, remedy)
         elif value.startswith(("http://", "https://")) and (blocked := rules.check_url(value)):
             yield CheckResult("fail", "secrets", f"the URL in {name}: {blocked}")
+
+
+def _check_urls(
+    settings: Settings, automations: Iterable[Automation], catalog: Mapping[str, Action], rules: EgressRules
+) -> Iterator[CheckResult]:
+    """Report the URLs in automation files that the settings of this machine do not allow."""
+    for automation in automations:
+        for step in (*automation.steps, *automation.on_failure):
+            for key in getattr(catalog[step.uses], "url_keys", ()):
+                if (url := literal_url(step.with_, key)) and (blocked := rules.check_url(url)):
+                    place = f"{printable_path(settings.automations / automation.path)}:{step.lines.get(key, step.line)}"
+                    yield CheckResult("fail", "egress", f"{place}: with.{key}: {blocked}")
 
 
 def _users_of_secrets(automations: Iterable[Automation], *, only_jobs: bool = False) -> dict[str, list[str]]:

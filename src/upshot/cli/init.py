@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
 from upshot.automations.json_schema import json_schema
 from upshot.cli.settings import settings_file, settings_with
 from upshot.client.endpoint import read_endpoint
@@ -112,7 +111,7 @@ def _write_automation(settings: Settings, output: Output) -> None:
         return
     path = directory / "first.yaml"
     _write_if_missing(output, path, "a first automation", lambda path: path.write_text(_AUTOMATION))
-    schema = json.dumps(json_schema(load_catalog(EgressRules())), indent=2)
+    schema = json.dumps(json_schema(load_catalog()), indent=2)
     _write_if_missing(
         output, directory / _SCHEMA, "its schema, for editors", lambda path: path.write_text(f"{schema}\n")
     )

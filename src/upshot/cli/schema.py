@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
 from upshot.automations.json_schema import json_schema
 from upshot.console import Output
 
@@ -24,4 +23,4 @@ def schema() -> None:
 
     The schema contains the actions that are installed here. No server is needed.
     """
-    Output(as_json=True).json(json_schema(load_catalog(EgressRules())))
+    Output(as_json=True).json(json_schema(load_catalog()))

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
 from upshot.automations.files import printable_path
 from upshot.automations.loader import load_file, load_folder, merge
 from upshot.cli.report_formats import github_annotations, sarif
@@ -43,7 +42,7 @@ def validate(path: Path | None, report_format: str) -> None:
     directory = settings.automations
     jobs_file = find_jobs_file(settings)
     jobs_config, jobs_file_errors = load_jobs_config(jobs_file) if jobs_file else (JobsConfig(), ())
-    catalog = load_catalog(EgressRules.parse(settings.egress_allow), jobs_config)
+    catalog = load_catalog(jobs_config)
     loaded = merge([load_file(directory, file.name, catalog)]) if file else load_folder(directory, catalog)
     automations, errors = loaded.automations, (*jobs_file_errors, *loaded.errors)
     output = Output(as_json=report_format != "text")

@@ -52,6 +52,7 @@ class WaitKind(StrEnum):
     TIME = "time"  #: the time of its next attempt
     DESTINATION = "destination"  #: room of a destination, which is down or has its maximum of attempts in progress
     AUTOMATION = "automation"  #: room of its automation, which has its maximum of attempts in progress
+    DISABLED = "disabled"  #: its automation, which is disabled
     JOB = "job"  #: the end of its job
 
 

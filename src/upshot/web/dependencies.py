@@ -11,6 +11,7 @@ from upshot.automations.folder import AutomationFolder
 from upshot.automations.loader import load_revision
 from upshot.clock import Clock
 from upshot.execution.user_requests import UserRequests
+from upshot.ports.automation_sets import AutomationSetStore
 from upshot.ports.counters import CounterStore
 from upshot.ports.deliveries import DeliveryStore
 from upshot.ports.destinations import DestinationStore
@@ -38,6 +39,7 @@ class WebDependencies:
     events: EventStore
     executions: ExecutionAdmin
     revisions: RevisionStore
+    automation_sets: AutomationSetStore
     jobs: JobAdmin
     jobs_config: JobsConfig
     installation: Installation

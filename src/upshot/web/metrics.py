@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
 
@@ -16,6 +16,7 @@ from typing_extensions import override
 from upshot.errors import Unavailable
 from upshot.ports.counters import IGNORED_ENTRIES
 from upshot.ports.deliveries import BUCKETS_SECONDS, DeliveryCount
+from upshot.ports.workers import WorkerRecord
 from upshot.web.dependencies import WebDependencies
 
 
@@ -90,6 +91,7 @@ class DatabaseStateCollector(Collector):
             self._deps.counters.read().get(IGNORED_ENTRIES, 0),
         )
         yield _gauge("workers", "Workers that are alive.", len(workers))
+        yield self._automation_sets(workers)
         yield _gauge(
             "workers_in_progress",
             "Executions that workers are carrying out.",
@@ -117,6 +119,20 @@ class DatabaseStateCollector(Collector):
             seconds.add_metric(list(labels), list(zip(bounds, totals, strict=True)), count.seconds)
         yield attempts
         yield seconds
+
+    def _automation_sets(self, workers: Sequence[WorkerRecord]) -> Metric:
+        gauge = GaugeMetricFamily(
+            "upshot_worker_matches_events",
+            "Whether a worker answers events. It does if its automations are in force.",
+            labels=["worker", "set", "number", "difference"],
+        )
+        known = self._deps.automation_sets.read()
+        for worker in workers:
+            if holding := known.holdings.get(worker.id):
+                number = str(known.numbers.get(holding.digest, ""))
+                labels = [worker.id, holding.digest, number, holding.difference or ""]
+                gauge.add_metric(labels, 1 if holding.matches else 0)
+        return gauge
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

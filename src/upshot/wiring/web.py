@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
 from upshot.adapters.redis import RedisPublisher, ping
+from upshot.adapters.sql.automation_sets import SqlAutomationSets
 from upshot.adapters.sql.clock import DatabaseClock
 from upshot.adapters.sql.counters import SqlCounters
 from upshot.adapters.sql.deliveries import SqlDeliveries
@@ -37,7 +37,7 @@ def build_web(settings: Settings) -> WebDependencies:
     jobs_config = read_jobs_config(settings)
     database = open_database(settings)
     clock = DatabaseClock(database)
-    catalog = load_catalog(EgressRules.parse(settings.egress_allow), jobs_config)
+    catalog = load_catalog(jobs_config)
     revisions = SqlRevisions(database)
     installation = load_installation(SqlInstallation(database), clock)
     return WebDependencies(
@@ -53,6 +53,7 @@ def build_web(settings: Settings) -> WebDependencies:
         notifier=None,  # the workers' sweepers find a retried or cancelled execution within a second
         automations=AutomationFolder(settings.automations, catalog, revisions),
         revisions=revisions,
+        automation_sets=SqlAutomationSets(database),
         backlog=SqlBacklog(database),
         counters=SqlCounters(database),
         deliveries=SqlDeliveries(database),

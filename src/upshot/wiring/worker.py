@@ -14,6 +14,7 @@ from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import Action, ActionContext
 from upshot.adapters.egress import GuardedEgress
 from upshot.adapters.redis import RedisEventStream, RedisPublisher
+from upshot.adapters.sql.automation_sets import SqlAutomationSets
 from upshot.adapters.sql.clock import DatabaseClock
 from upshot.adapters.sql.counters import SqlCounters
 from upshot.adapters.sql.deliveries import SqlDeliveries
@@ -32,6 +33,7 @@ from upshot.automations.loader import load_revision
 from upshot.automations.rendering import ProcessRenderer
 from upshot.backends.catalog import make_backends
 from upshot.backends.protocol import Backend
+from upshot.domain.automation import AutomationNames
 from upshot.errors import ConfigError
 from upshot.execution.admission import Admitter
 from upshot.execution.attempt import ExecutorContext
@@ -87,6 +89,7 @@ class WorkerDependencies:
     publisher: RedisPublisher
     stream: RedisEventStream
     automations: ActiveAutomations
+    automation_sets: SqlAutomationSets
     catalog: Mapping[str, Action]
     egress: GuardedEgress
     registry: Registry
@@ -121,7 +124,11 @@ class WorkerDependencies:
         return self.settings.machine or gethostname()
 
     def make_executor(
-        self, run_in_thread: RunInThread, job_notifier: JobNotifier, may_take_over: Callable[[], bool]
+        self,
+        run_in_thread: RunInThread,
+        job_notifier: JobNotifier,
+        may_take_over: Callable[[], bool],
+        names: Callable[[], AutomationNames],
     ) -> tuple[Executor, Admitter]:
         """Create the executor and its admitter, on the running event loop."""
         settings = self.settings
@@ -152,7 +159,7 @@ class WorkerDependencies:
             meter=DeliveryMeter(self.deliveries, run_in_thread),
             lease=timedelta(seconds=settings.lease_seconds),
             may_take_over=may_take_over,
-            names=lambda: self.automations.names,
+            names=names,
         )
         admitter = Admitter(
             executor,
@@ -226,7 +233,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
     rules = EgressRules.parse(settings.egress_allow)
     jobs_config = read_jobs_config(settings)
     _check_queues(settings, jobs_config)
-    catalog = load_catalog(rules, jobs_config)
+    catalog = load_catalog(jobs_config)
     revisions = SqlRevisions(database)
     installation = load_installation(SqlInstallation(database), clock)
     publisher = RedisPublisher(url, installation.id)
@@ -246,6 +253,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         publisher=publisher,
         stream=RedisEventStream(url, installation.id, worker_id),
         automations=ActiveAutomations(AutomationFolder(settings.automations, catalog, revisions), revisions, clock),
+        automation_sets=SqlAutomationSets(database),
         catalog=catalog,
         egress=GuardedEgress(rules, settings.egress_proxy),
         registry=make_registry(settings, database, publisher, clock),

@@ -23,6 +23,7 @@ from upshot.ports.secrets import usable_names
 from upshot.ports.workers import WorkerRecord
 from upshot.stream import RARE_SECONDS, Consumer, Relay
 from upshot.wiring.worker import WorkerDependencies
+from upshot.worker.agreement import WorkerAgreement
 from upshot.worker.lease_guard import LeaseGuard
 from upshot.worker.periodic import run_periodically
 
@@ -71,7 +72,20 @@ class WorkerLoop:
         self._guard = guard = LeaseGuard(
             deps.clock, lease_seconds=lease_seconds, heartbeat_seconds=self._heartbeat_seconds
         )
-        self._executor, admitter = deps.make_executor(self._run_in_thread, job_notifier, guard.may_take_over)
+        self._agreement = WorkerAgreement(
+            deps.automations,
+            deps.automation_sets,
+            deps.clock,
+            worker_id=deps.worker_id,
+            # `upshot up` runs one worker on its data directory, whatever folder its settings name.
+            source=f"{socket.gethostname()}:{(heartbeat_file or deps.settings.automations).absolute()}",
+            lease=timedelta(seconds=lease_seconds),
+            heartbeat_seconds=self._heartbeat_seconds,
+            can_trust_leases=guard.may_take_over,
+        )
+        self._executor, admitter = deps.make_executor(
+            self._run_in_thread, job_notifier, guard.may_take_over, lambda: self._agreement.names
+        )
         self._supervisor = deps.make_supervisor(self._run_in_thread, notifier, guard.may_take_over)
         self._consumer = Consumer(
             stream=deps.stream,
@@ -83,6 +97,7 @@ class WorkerLoop:
             counters=deps.counters,
             clock=deps.clock,
             run_in_thread=self._run_in_thread,
+            may_match=lambda: self._agreement.matches,
         )
         self._sweeper = Sweeper(
             self._executor,
@@ -147,6 +162,8 @@ class WorkerLoop:
             except Unavailable as error:
                 log.warning("worker.redis_unavailable", error=str(error))
         await self._run_in_thread(self._prepare)
+        if self._deps.answers_events:
+            await self._run_in_thread(self._agreement.check)
         await self._heartbeat()
         on_started()
         log.info(
@@ -191,6 +208,7 @@ class WorkerLoop:
                 start("relay", sweep_seconds, self._relay.relay),
                 start("take-over", TAKE_OVER_SECONDS, self._consumer.take_over_abandoned),
                 start("reload", RELOAD_SECONDS, partial(self._run_in_thread, self._reload)),
+                start("agreement", RELOAD_SECONDS, partial(self._run_in_thread, self._agreement.check)),
             ]
         return loops
 
@@ -213,6 +231,7 @@ class WorkerLoop:
             leases += await self._run_in_thread(self._deps.jobs.expire, predecessor_id, now)
             await self._executor.meter.flush()
             await self._run_in_thread(self._deps.workers.deregister, predecessor_id)
+            await self._run_in_thread(self._agreement.end, predecessor_id)
             log.info("worker.predecessor_replaced", predecessor=predecessor_id, leases=leases)
 
     async def _heartbeat(self) -> None:
@@ -258,6 +277,7 @@ class WorkerLoop:
         self._deps.automations.refresh()
         if self._deps.automations.automations is not previous:
             self._prepare()
+        self._agreement.check()
 
     def _prepare(self) -> None:
         automations = self._deps.automations
@@ -274,6 +294,7 @@ class WorkerLoop:
         await self._deps.close()
         try:
             await self._run_in_thread(self._deps.workers.deregister, self._executor.worker_id)
+            await self._run_in_thread(self._agreement.end)
             await self._run_in_thread(
                 self._deps.destinations.report, self._executor.worker_id, (), self._deps.clock.now()
             )

@@ -13,7 +13,6 @@ from standardwebhooks.webhooks import Webhook as Verifier
 from tests.flow.actions.raw_http import open_egress
 from tests.unit.actions.action_calls import RecordingRegistry, make_call
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
 from upshot.actions.protocol import ActionContext
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.executions import MemoryExecutions
@@ -27,7 +26,7 @@ from upshot.receivers import (
     ReceiversThread,
 )
 
-CATALOG = load_catalog(EgressRules())
+CATALOG = load_catalog()
 DISPATCH = {"repository": "acme/deploy", "token": GITHUB_TOKEN, "event-type": "model-promoted"}
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from tests.unit.actions.action_calls import perform
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
 from upshot.actions.require import Require
 from upshot.errors import TemplateInvalid
 
@@ -38,14 +37,14 @@ def installed(monkeypatch):
     def install(**points):
         found = [EntryPoint(name, value, "upshot.actions") for name, value in points.items()]
         monkeypatch.setattr("upshot.actions.catalog.entry_points", lambda group: {"upshot.actions": found}[group])
-        return load_catalog(EgressRules())
+        return load_catalog()
 
     return install
 
 
 def test_the_catalog_contains_every_built_in_action():
     """Every built-in action is in the catalog, under its own name."""
-    catalog = load_catalog(EgressRules())
+    catalog = load_catalog()
 
     assert catalog.keys() >= BUILT_IN
     assert all(action.uses == name for name, action in catalog.items())

@@ -6,11 +6,10 @@ import orjson
 import pytest
 
 from tests.unit.actions.action_calls import ScriptedEgress, perform
-from upshot.actions.egress_rules import EgressRules
 from upshot.actions.slack import Slack
 from upshot.errors import Ambiguous, Refused, TemplateInvalid, Unreachable
 
-SLACK = Slack(EgressRules().check_url)
+SLACK = Slack()
 WEBHOOK = "https://hooks.slack.com/services/T/B/x"
 BOT = {"token": "xoxb-1", "channel": "C1"}
 BLOCKS = [{"type": "section", "text": {"type": "mrkdwn", "text": "*x*"}}]

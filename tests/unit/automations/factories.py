@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
 from upshot.automations.context import SecretsView, step_context
 from upshot.automations.loader import load_text
 from upshot.automations.parser.automation import parse_automation
@@ -18,7 +17,7 @@ from upshot.domain.event import Actor, ActorKind, Cause, Event, EventKind
 from upshot.ids import EventId
 from upshot.testing import Secrets
 
-CATALOG = load_catalog(EgressRules())
+CATALOG = load_catalog()
 
 
 def version_data(collection: str = "fraud", number: int = 3, **fields: Any) -> dict[str, Any]:

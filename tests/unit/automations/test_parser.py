@@ -6,7 +6,6 @@ import pytest
 
 from tests.unit.automations.factories import CATALOG, automation
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
 from upshot.automations.loader import load_revision, load_text
 from upshot.domain.automation import Pattern, RetryPolicy
 from upshot.errors import AutomationInvalid, ConfigError
@@ -130,7 +129,7 @@ def test_a_stored_revision_without_its_action_is_reported():
 def test_a_stored_revision_is_not_checked_against_new_limits():
     """Limits that an operator has tightened apply to new jobs. An execution that waits for a job can continue."""
     text = "name: a\non: custom\nsteps: [{uses: launch, with: {image: a, queue: gpu}}]\n"
-    then = load_catalog(EgressRules(), JobsConfig(queues={"gpu": QueueConfig("gpu")}))
+    then = load_catalog(JobsConfig(queues={"gpu": QueueConfig("gpu")}))
     (parsed,) = load_text(text, "a.yaml", then).automations
 
     assert load_revision(parsed.name, parsed.source, {}, "a.yaml", CATALOG).revision_id == parsed.revision_id

@@ -228,6 +228,28 @@ workers = sa.Table(
     sa.Column("secrets", Json),  # names of the secrets that it has
 )
 
+automation_sets = sa.Table(  # that have a number
+    "automation_sets",
+    metadata,
+    sa.Column("digest", sa.String(16), primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("content", Json, nullable=False),  # revision id, and whether it is enabled, by the automation's name
+    sa.UniqueConstraint("number", name="uq_automation_sets_number"),
+)
+
+automation_set_holdings = sa.Table(  # the set that each worker has
+    "automation_set_holdings",
+    metadata,
+    sa.Column("worker_id", sa.String(80), primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(16), nullable=False),
+    sa.Column("quality", sa.String(12), nullable=False),
+    sa.Column("held_at", UtcTimestamp, nullable=False),
+    sa.Column("matches", sa.Boolean, nullable=False),
+    sa.Column("difference", sa.Text),
+    sa.Column("has_ended", sa.Boolean, nullable=False),
+)
+
 destinations = sa.Table(  # what each worker knows of them
     "destinations",
     metadata,

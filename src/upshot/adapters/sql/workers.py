@@ -61,8 +61,9 @@ _WAITING_EXECUTIONS = sa.select(_count).select_from(executions).where(is_waiting
 # Each of these counts entries of one index. `automation;` is the text that follows all that begin with `automation:`.
 _WAITING_FOR_TIME = sa.select(_count).select_from(executions).where(is_waiting, executions.c.due_at.is_not(None))
 _WAITING_FOR_ROOM = sa.select(_count).select_from(executions).where(executions.c.waits_for.is_not(None))
-_WAITING_FOR_AUTOMATION = _WAITING_FOR_ROOM.where(
-    executions.c.waits_for >= "automation:", executions.c.waits_for < "automation;"
+_WAITING_FOR_AUTOMATION, _HELD = (
+    _WAITING_FOR_ROOM.where(executions.c.waits_for >= f"{prefix}:", executions.c.waits_for < f"{prefix};")
+    for prefix in ("automation", "disabled")
 )
 _RUNNING_EXECUTIONS = sa.select(_count).select_from(executions).where(is_running)
 _QUEUED_JOBS = sa.select(jobs.c.queue, _count).where(is_queued).group_by(jobs.c.queue)
@@ -156,12 +157,13 @@ class SqlBacklog(BacklogStore):
 
 
 def _waiting_by_kind(connection: Connection, waiting: int) -> dict[WaitKind, int]:
-    statements = (_WAITING_FOR_TIME, _WAITING_FOR_ROOM, _WAITING_FOR_AUTOMATION)
-    for_time, for_room, for_automation = (connection.execute(statement).scalar_one() for statement in statements)
+    statements = (_WAITING_FOR_TIME, _WAITING_FOR_ROOM, _WAITING_FOR_AUTOMATION, _HELD)
+    for_time, for_room, for_automation, held = (connection.execute(statement).scalar_one() for statement in statements)
     return {
         WaitKind.TIME: for_time,
-        WaitKind.DESTINATION: for_room - for_automation,
+        WaitKind.DESTINATION: for_room - for_automation - held,
         WaitKind.AUTOMATION: for_automation,
+        WaitKind.DISABLED: held,
         WaitKind.JOB: max(0, waiting - for_time - for_room),
     }
 

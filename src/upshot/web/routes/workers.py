@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.responses import Response
 
 from upshot.ports.paging import Page
@@ -17,4 +19,6 @@ router = make_router("workers")
 @router.get("/workers", responses={200: {"model": WorkerPage}, **problem_responses()})
 def list_workers(deps: Deps) -> Response:
     """Return the workers that are alive, oldest first, on one page."""
-    return json_response(page_json(Page(deps.live_workers(), None), worker_json))
+    return json_response(
+        page_json(Page(deps.live_workers(), None), partial(worker_json, known=deps.automation_sets.read()))
+    )

@@ -1,0 +1,116 @@
+"""
+Decide which set of automations is in force, as pure functions.
+
+    a worker loads its folder ─► digest of its set ─► holding, renewed with every heartbeat
+
+    number   ├─ the first report of a sound set
+             ├─ a running worker reloads to the set
+             ├─ a worker starts in the place of one that had the highest number and has ended, in the same folder
+             └─ no live worker has a set with a number
+    in force: the highest number that a worker holds or has held within the last lease
+
+    MATCHING ──── another set is in force ───────────────────► STANDBY
+    STANDBY  ──── the worker's own set is in force ──────────► MATCHING
+
+A lower number comes into force only when leases can be trusted: after an outage of the database, the holders of a
+higher number first have time to report themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from upshot.domain.automation import Automation
+from upshot.ports.automation_sets import Holding, KnownSets, SetContent, SetMember, SetQuality
+
+MAX_NAMED = 5  # automations that a difference names
+
+
+def content_of(automations: Iterable[Automation]) -> SetContent:
+    """Return what a set consists of."""
+    return {automation.name: SetMember(automation.revision_id, automation.enabled) for automation in automations}
+
+
+def digest_of(content: SetContent) -> str:
+    """Return the digest of a set: 12 hex digits. The paths of its files do not count."""
+    lines = sorted(f"{name} {member.revision_id}" for name, member in content.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Whether a worker may match events."""
+
+    matches: bool
+    in_force: str | None  #: digest of the set in force; None if there is none
+
+
+def set_in_force(known: KnownSets, *, now: datetime, lease: timedelta) -> str | None:
+    """Return the digest of the set in force, or None if no live worker holds a set with a number."""
+    return max(_held(known, now=now, lease=lease), key=known.numbers.__getitem__, default=None)
+
+
+def needs_number(known: KnownSets, holding: Holding, *, is_reload: bool, now: datetime, lease: timedelta) -> bool:
+    """
+    Return whether the set of a worker gets the next number.
+
+    Args:
+        known: What all workers have reported.
+        holding: What this worker has.
+        is_reload: Whether the worker had another set before, since it started.
+        now: The current time.
+        lease: After this time, a worker that is silent does not count.
+    """
+    if holding.quality is SetQuality.UNUSABLE:
+        return False
+    highest = max(known.numbers, key=known.numbers.__getitem__, default=None)
+    if holding.digest == highest:
+        return False
+    if is_reload or (holding.quality is SetQuality.SOUND and holding.digest not in known.numbers):
+        return True
+    others = [
+        other for other in known.holdings.values() if other.digest == highest and other.worker_id != holding.worker_id
+    ]
+    if others and all(other.has_ended and other.source == holding.source for other in others):
+        return True
+    return holding.digest not in known.numbers and not _held(known, now=now, lease=lease)
+
+
+def decide(known: KnownSets, holding: Holding, *, now: datetime, lease: timedelta, can_trust_leases: bool) -> Standing:
+    """Return whether a worker may match events. Its own holding counts as of now, if the set has a number."""
+    known = KnownSets(known.numbers, {**known.holdings, holding.worker_id: holding})
+    in_force = set_in_force(known, now=now, lease=lease)
+    is_highest = in_force is not None and known.numbers[in_force] == max(known.numbers.values())
+    has_it = in_force == holding.digest and holding.quality is not SetQuality.UNUSABLE
+    return Standing(has_it and (is_highest or can_trust_leases), in_force)
+
+
+def _held(known: KnownSets, *, now: datetime, lease: timedelta) -> set[str]:
+    """Return the digests of the sets with a number that workers hold or have held within the last lease."""
+    return {
+        holding.digest
+        for holding in known.holdings.values()
+        if holding.digest in known.numbers
+        and holding.quality is not SetQuality.UNUSABLE
+        and holding.held_at > now - lease
+    }
+
+
+def describe_difference(own: SetContent, other: SetContent) -> str:
+    """Describe how a set differs from the set in force: `without promote; notify has another revision`."""
+    parts = []
+    if missing := sorted(other.keys() - own.keys()):
+        parts.append(f"without {_names(missing)}")
+    if additional := sorted(own.keys() - other.keys()):
+        parts.append(f"with {_names(additional)} in addition")
+    if changed := sorted(name for name in own.keys() & other.keys() if own[name] != other[name]):
+        parts.append(f"another revision of {_names(changed)}")
+    return "; ".join(parts) or "no difference"
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
