@@ -25,10 +25,12 @@ MASK = "***"
 CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "x-auth-token"})
 MIN_SECRET_CHARS = 4  # masking a shorter value would remove half of every text, and it is no secret
 
+MAX_CUT_BYTES = 128 * 1024  #: of data as JSON; in larger data, a secret before `…` or `...` is not searched
 _MIN_CLUE_CHARS = 3  # a shorter clue is in every text
 _MAX_CACHED_MASKS = 512
 _MAX_SPELLING_CHARS = 16  # of one character of a secret, in a text that is cut
 
+_START = re.compile(f"[A-Za-z0-9]{{0,{MIN_SECRET_CHARS}}}")
 _RUN = re.compile(r"[A-Za-z0-9]+")
 _CUT = re.compile(r"(?:…|\.\.\.)+")  #: what programs write where they cut a text
 _CUT_MARKS = ("…".encode(), b"...")
@@ -78,6 +80,7 @@ class Mask:
         self._by_clue = [(needle.clue or "", needle) for needle in self._needles]
         clues = {clue.encode() for clue, _ in self._by_clue}
         self._clues = None if b"" in clues else sorted(clues)
+        self._starts = sorted({needle.start.encode() for needle in self._needles})
 
     def text(self, text: str, *, is_cut: bool = False) -> str:
         """
@@ -93,7 +96,7 @@ class Mask:
                 text = needle.replace_in(text)
                 lowered = text.lower()
         if is_cut or "…" in text or "..." in text:
-            text = self._without_cut_secrets(text, is_cut=is_cut)
+            text = self._without_cut_secrets(text, lowered, is_cut=is_cut)
         return text
 
     def start_of_cut_secret(self, text: str) -> int:
@@ -146,7 +149,10 @@ class Mask:
         for clue in self._clues:  # not `any`: a generator takes as long as the search
             if clue in lowered:
                 return True
-        return _CUT_MARKS[0] in text or _CUT_MARKS[1] in text
+        # Reasons and receipts have texts that were cut, and are short.
+        if len(text) > MAX_CUT_BYTES or not (_CUT_MARKS[0] in text or _CUT_MARKS[1] in text):
+            return False
+        return any(start in lowered for start in self._starts)
 
     def _masked(self, data: Any, depth: int, *, is_cut: bool) -> Any:
         if isinstance(data, str):
@@ -164,13 +170,16 @@ class Mask:
             return [self._masked(item, depth - 1, is_cut=is_cut) for item in data]
         return data
 
-    def _without_cut_secrets(self, text: str, *, is_cut: bool) -> str:
+    def _without_cut_secrets(self, text: str, lowered: str, *, is_cut: bool) -> str:
+        needles = [needle for needle in self._needles if needle.start in lowered]
+        if not needles:
+            return text
         parts, start = [], 0
         for mark in (*_CUT.finditer(text), None):
             end = mark.start() if mark else len(text)
             starts = [
                 found
-                for needle in self._needles
+                for needle in needles
                 if (mark or is_cut) and (found := needle.start_of_cut(text, start, end)) is not None
             ]
             parts.append(text[start : min(starts)] + MASK if starts else text[start:end])
@@ -203,6 +212,8 @@ class _Needle:
         self._before = before
         self._after = after
         clue = max(_RUN.findall(text), key=len, default="").lower()
+        #: its first letters and digits, in lower case; in every text that ends within the needle
+        self.start = _START.match(text).group().lower()  # type: ignore[union-attr]  # it always matches
         #: in every text that contains the needle, apart from upper and lower case; None if nothing is
         self.clue = clue if len(clue) >= _MIN_CLUE_CHARS else None
 
