@@ -39,12 +39,32 @@ MAX_MESSAGE_CHARS = 500  #: of GitHub in an error
 MAX_RATE_LIMIT_SECONDS = 3600.0  # GitHub's primary rate limit resets each hour
 DELIVERY_KEY = "delivery_id"  #: added to the client payload if it fits, because GitHub has no idempotency key
 
+_AUTHORIZE_FOR_SSO = "the organization requires single sign-on: authorize the token for it, under Configure SSO"
 _REMEDIES = {
     401: "the token is wrong or has expired",
     403: "the token lacks a permission: it needs Contents: write on this repository",
     404: "there is no such repository, or the token cannot see it: it needs Contents: write on this repository",
     422: "GitHub does not accept this event-type or client-payload",
 }
+#: GitHub's reasons for a refusal that need another remedy than the status: words of its message, and what to do.
+_REASON_REMEDIES = (
+    ("saml enforcement", _AUTHORIZE_FOR_SSO),
+    ("single sign-on", _AUTHORIZE_FOR_SSO),
+    (
+        "archived",
+        "the repository is archived, so no workflow can run: unarchive it, or disable the automation",
+    ),
+    ("ip allow list", "the organization has an IP allow list: add the address of the worker to it"),
+    ("oauth app access restrictions", "the organization restricts OAuth apps: ask an owner to approve the app"),
+    ("account was suspended", "the account of the token is suspended: use the token of another account"),
+    ("repository access blocked", "GitHub has blocked the repository: ask its owner"),
+    ("actions has been disabled", "GitHub Actions is disabled for this repository: enable it in its settings"),
+    (
+        "lifetime",
+        "the organization does not accept tokens that are valid for so long: create one with a shorter lifetime",
+    ),
+)
+_MAX_URL_CHARS = 300
 
 
 class GithubDispatch(Action):
@@ -125,9 +145,23 @@ def _error(response: HttpResponse, repository: str, call: ActionCall) -> ActionE
     if wait is not None:
         message = f"GitHub's rate limit is reached: it answered {answer}"
         return response_error(TryLater, message, response, retry_after_seconds=wait)
-    if remedy := _REMEDIES.get(response.status):
+    if remedy := _refusal_remedy(response):
         return response_error(Refused, f"{repository}: GitHub answered {answer}; {remedy}", response)
     return error_from_response(response, receiver=f"{repository}: GitHub", now=call.now)
+
+
+def _refusal_remedy(response: HttpResponse) -> str | None:
+    """Return what to do about a refusal: by GitHub's own reason, or else by the status. None for other statuses."""
+    if response.status not in _REMEDIES:
+        return None
+    sso, _, url = response.headers.get("x-github-sso", "").partition(";")
+    if sso.strip() == "required":
+        address = url.strip().removeprefix("url=")
+        is_link = address.startswith("https://") and len(address) <= _MAX_URL_CHARS
+        return f"{_AUTHORIZE_FOR_SSO}{f', at {address}' if is_link else ''}"
+    message = _github_message(response).lower()
+    reasons = (remedy for words, remedy in _REASON_REMEDIES if words in message)
+    return next(reasons, _REMEDIES[response.status])
 
 
 def _rate_limit_seconds(response: HttpResponse, now: datetime, attempt: int) -> float | None:

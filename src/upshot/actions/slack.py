@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from upshot.actions.protocol import Action, ActionCall, ActionContext, HttpRespo
 from upshot.errors import ActionError, Ambiguous, Refused, TryLater
 from upshot.masking import cut_text
 from upshot.schema.action_inputs import InputProblem, SlackInputs
+from upshot.schema.slack_blocks import text_paths
 
 #: Error codes of `chat.postMessage` that are worth another attempt. All others are final.
 _TEMPORARY = frozenset({"ratelimited", "rate_limited", "internal_error", "service_unavailable", "request_timeout"})
@@ -37,6 +39,7 @@ _REMEDIES = {
     "token_expired": "the token has expired: replace it",
     "missing_scope": "the token lacks a scope: give the app chat:write and install it again",
     "invalid_blocks": "the blocks are invalid: try them in Slack's Block Kit Builder",
+    "msg_blocks_too_long": "the blocks are too long: shorten their texts, such as with `| truncate(1000)`",
     "msg_too_long": "the text is too long: shorten it",
     "no_text": "the message is empty: give `text`",
     "restricted_action": "a rule of the workspace forbids the bot to post in this channel",
@@ -49,21 +52,30 @@ _REMEDIES = {
     "invalid_token": "the webhook's URL is wrong or was revoked: create a new webhook and replace the URL",
     "team_disabled": "the workspace was disabled",
 }
+#: How Slack says that a text is too long, and where it is.
+_TOO_LONG = re.compile(
+    r"must be less than (?P<limit>[0-9]{1,6}) characters(?: \[json-pointer:(?P<path>[^\]]{1,200})\])?"
+)
 
 
 class Slack(Action):
     """
     Posts a message to Slack.
 
-    Values that other people choose (the name of a model, a description) should go through the filter `slack`, so
-    that they cannot mention a channel. Outputs: `status`. With a token also `ts` and `channel`, so that a later
-    step can reply in the thread (`thread-ts`).
+    Values in `text` and in the texts of `blocks` are escaped, so that the name of a model or a description cannot
+    mention a channel. The filter `safe` marks a value as markup. Outputs: `status`. With a token also `ts` and
+    `channel`, so that a later step can reply in the thread (`thread-ts`).
     """
 
     uses = "slack"
     sends_when_overtaken = True  # a message is a record of its event, and replaces no state
     inputs_model = SlackInputs
     url_keys = ("webhook",)
+
+    @staticmethod
+    def slack_texts(with_: Mapping[str, Any]) -> frozenset[str]:
+        """Return the dotted paths of the leaves that Slack reads as text, where values are escaped."""
+        return frozenset({"text", "blocks", *text_paths(with_.get("blocks"), "blocks")})
 
     @override
     def check(self, with_: Mapping[str, Any]) -> Iterable[InputProblem]:
@@ -125,6 +137,12 @@ def _error(response: HttpResponse, code: str, call: ActionCall, *, needed: Any =
     if code in _TEMPORARY:
         wait = retry_after_seconds(response, call.now)
         return response_error(TryLater, f"Slack answered {code}", response, retry_after_seconds=wait)
+    if too_long := _TOO_LONG.search(response.text):
+        maximum = int(too_long["limit"]) - 1
+        where = f"{too_long['path']} " if too_long["path"] else "a text "
+        remedy = f"shorten what it contains, such as with `| slack | truncate({maximum * 2 // 3})`, or split it"
+        message = f"Slack answered {code}: {where}can have at most {maximum:,} characters; {remedy}"
+        return response_error(Refused, message, response)
     if remedy := _REMEDIES.get(code):
         scope = f" (needed: {needed})" if needed else ""
         return response_error(Refused, f"Slack answered {code}: {remedy}{scope}", response)

@@ -15,6 +15,7 @@ thousand references to one long text is small in memory and large in JSON.
 | `replace(old, new)`, `split(separator)` | the string with parts replaced; the list of its parts |
 | `truncate(length, end="…")` | the string, cut to at most `length` characters |
 | `slack` | the string with `&`, `<`, `>` escaped for Slack, which disables mentions and links |
+| `safe` | the string as markup for Slack, which is not escaped |
 | `urlencode` | the string encoded for a segment of a URL path or a query |
 | `round(precision)`, `abs` | the number rounded; without its sign |
 | `first`, `last`, `min`, `max`, `sum` | one element of a list, or the sum |
@@ -35,6 +36,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import string
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,6 +49,7 @@ from urllib.parse import quote
 import orjson
 
 from upshot.numerals import read_decimal, read_whole
+from upshot.schema.slack_blocks import is_literal_block
 from upshot.unicode_text import to_nfc
 from upshot.validation import describe_value
 
@@ -156,7 +159,9 @@ def plain_copy(value: Any) -> Any:
         return value
     encoded = _json(value)
     BUDGET.emit(len(encoded))
-    return value if isinstance(value, str | int) else orjson.loads(encoded)
+    if isinstance(value, str):
+        return str(value)  # without what the filters know of it
+    return value if isinstance(value, int) else orjson.loads(encoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +352,8 @@ def slice_(value: Any, start: Any, stop: Any, step: Any) -> Any:
     if not isinstance(value, str | list | tuple):
         raise RenderError(f"a part can be taken of a text or a list, not of {describe(value)}")
     BUDGET.spend(1 + (len(value) // _CHARS_PER_UNIT if isinstance(value, str) else len(value)))
-    return value[start:stop:step]
+    part = value[start:stop:step]
+    return SlackText(_PARTIAL_ENTITY.sub("", part)) if isinstance(value, SlackText) else part
 
 
 def _spend_search(text: str, part: str) -> None:
@@ -368,10 +374,62 @@ def iterate(value: Any, body_nodes: int) -> Iterable[Any]:
 
 
 def concat(*values: Any) -> str:
-    """Evaluate the operator `~`."""
+    """Evaluate the operator `~`. Texts that join escaped texts are escaped, too."""
     parts = [to_text(value) for value in values]
+    is_escaped = any(isinstance(part, SlackText) for part in parts)
+    if is_escaped:
+        parts = [_escape(part) for part in parts]
     _check_length(sum(map(len, parts)))
-    return "".join(parts)
+    return SlackText("".join(parts)) if is_escaped else "".join(parts)
+
+
+class SlackText(str):
+    """A text that is ready for Slack: escaped, or the markup of an author. It is not escaped again."""
+
+    __slots__ = ()
+
+
+_PARTIAL_ENTITY = re.compile(r"&[a-z]*\Z")  # at the end of an escaped text that was cut
+_UPPER_ENTITY = re.compile(r"&(?:AMP|LT|GT);")
+
+
+def _escape(text: str) -> SlackText:
+    """Escape a text by Slack's rule: these three, `&` first, and nothing else."""
+    if isinstance(text, SlackText):
+        return text
+    return SlackText(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def to_slack_text(value: Any) -> SlackText:
+    """Convert a value to a part of a text for Slack: escape it, unless it is markup or escaped already."""
+    return _escape(_text(value))
+
+
+def escape_slack_data(value: Any, *, is_text: bool) -> Any:
+    """
+    Escape what Slack reads as markup in a value that keeps its type.
+
+    Args:
+        value: A string, or blocks or parts of them, whose strings at the key `text` are escaped.
+        is_text: Whether Slack reads the value itself as a text.
+    """
+    if isinstance(value, str):
+        return to_slack_text(value) if is_text else value
+    if isinstance(value, dict | list | tuple):
+        _measure(value)
+        return _escape_parts(value)
+    return value
+
+
+def _escape_parts(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_escape_parts(item) for item in value]
+    if not isinstance(value, dict) or is_literal_block(value):
+        return value
+    return {
+        key: _escape(item) if key == "text" and isinstance(item, str) else _escape_parts(item)
+        for key, item in value.items()
+    }
 
 
 def _json(value: Any, *, indent: bool = False) -> bytes:
@@ -488,34 +546,61 @@ def _tojson(value: Any, indent: Any = None) -> str:
     return encoded.decode()
 
 
+def _like(value: Any, text: str) -> str:
+    """Return a text that was made of a value, which needs no escaping if the value needed none."""
+    return SlackText(text) if isinstance(value, SlackText) else text
+
+
 def _replace(value: Any, old: Any, new: Any) -> str:
     text, before, after = _text(value), to_text(old), to_text(new)
+    if isinstance(text, SlackText):
+        before, after = _escape(before), _escape(after)
     if not before:
         raise RenderError("`replace` needs a text to search for")
     _spend_search(text, before)
     _check_length(len(text) + text.count(before) * (len(after) - len(before)))
-    return text.replace(before, after)
+    return _like(text, text.replace(before, after))
 
 
 def _split(value: Any, separator: Any = None) -> list[str]:
     text, between = to_text(value), None if separator is None else to_text(separator) or None
     if between is None:
-        return _text(text, chars_per_unit=_CHARS_PER_SLOW_UNIT).split()
+        return [_like(text, part) for part in _text(text, chars_per_unit=_CHARS_PER_SLOW_UNIT).split()]
     _spend_search(text, between)
     BUDGET.spend(text.count(between))
-    return text.split(between)
+    return [_like(text, part) for part in text.split(between)]
 
 
 def _truncate(value: Any, length: Any = 255, end: Any = "…") -> str:
     text, ending = _text(value), _text(end)
     if len(text) <= _number(length):
         return text
+    if isinstance(text, SlackText):
+        ending = _escape(ending)
+        return SlackText(_PARTIAL_ENTITY.sub("", text[: max(0, int(length) - len(ending))]) + ending)
     return text[: max(0, int(length) - len(ending))] + ending
 
 
-def _slack(value: Any) -> str:
-    # Slack's rule: escape these three, `&` first, and nothing else.
-    return _text(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _safe(value: Any) -> Any:
+    if isinstance(value, str):
+        return SlackText(_text(value))
+    if isinstance(value, dict | list | tuple):
+        _measure(value)
+        return _mark_safe(value)
+    return value
+
+
+def _mark_safe(value: Any) -> Any:
+    if isinstance(value, str):
+        return SlackText(value)
+    if isinstance(value, dict):
+        return {key: _mark_safe(item) for key, item in value.items()}
+    return [_mark_safe(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _upper(value: Any) -> str:
+    text = _text(value)
+    return _like(text, _UPPER_ENTITY.sub(lambda entity: entity[0].lower(), text.upper()))
 
 
 _NO_DEFAULT = object()
@@ -606,8 +691,11 @@ def _unique(value: Any, attribute: str | None = None) -> list[Any]:
 def _join(value: Any, separator: Any = "", attribute: str | None = None) -> str:
     parts = [to_text(element) for element in _values(value, attribute)]
     between = to_text(separator)
+    is_escaped = any(isinstance(part, SlackText) for part in (between, *parts))
+    if is_escaped:
+        between, parts = _escape(between), [_escape(part) for part in parts]
     _check_length(sum(map(len, parts)) + len(between) * len(parts))
-    return between.join(parts)
+    return SlackText(between.join(parts)) if is_escaped else between.join(parts)
 
 
 def _map(value: Any, attribute: str) -> list[Any]:
@@ -661,7 +749,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "last": _last,
     "length": lambda value: len(value if isinstance(value, str) else _sequence(value)),
     "list": lambda value: list(_elements(value)),
-    "lower": lambda value: _text(value).lower(),
+    "lower": lambda value: _like(value, _text(value).lower()),
     "map": _map,
     "max": lambda value, attribute=None: _extreme(value, attribute, max),
     "min": lambda value, attribute=None: _extreme(value, attribute, min),
@@ -669,17 +757,18 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "replace": _replace,
     "round": _round,
     "selectattr": _selectattr,
-    "slack": _slack,
+    "safe": _safe,
+    "slack": to_slack_text,
     "sort": _sort,
     "split": _split,
     "string": to_text,
     "sum": _sum,
-    "title": lambda value: string.capwords(_text(value, chars_per_unit=_CHARS_PER_SLOW_UNIT)),
+    "title": lambda value: _like(value, string.capwords(_text(value, chars_per_unit=_CHARS_PER_SLOW_UNIT))),
     "tojson": _tojson,
-    "trim": lambda value: _text(value).strip(),
+    "trim": lambda value: _like(value, _text(value).strip()),
     "truncate": _truncate,
     "unique": _unique,
-    "upper": lambda value: _text(value).upper(),
+    "upper": _upper,
     "urlencode": _urlencode,
 }
 

@@ -56,6 +56,7 @@ def encode_request(request: RenderRequest, context: Mapping[str, Any]) -> bytes:
     return frame(
         {
             "request": [request.kind, request.source, request.path, request.lines, sorted(request.expressions)],
+            "slack_texts": None if request.slack_texts is None else sorted(request.slack_texts),
             "context": {name: value for name, value in context.items() if not isinstance(value, special)},
             "lookups": [name for name, value in context.items() if isinstance(value, Lookup)],
             "empty": [name for name, value in context.items() if isinstance(value, EmptyStrings)],
@@ -140,7 +141,9 @@ def _answer(message: Any, ask: Callable[[Any], Any]) -> tuple[Any, ...]:
     }
     try:
         signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
-        compiled = RenderRequest(kind, source, path, lines, frozenset(expressions)).compile()
+        texts = message["slack_texts"]
+        slack_texts = None if texts is None else frozenset(texts)
+        compiled = RenderRequest(kind, source, path, lines, frozenset(expressions), slack_texts).compile()
         compiled.prepare(large=True)
         signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
         return ("value", compiled.run(context))

@@ -239,6 +239,7 @@ def _bounded(function: Callable[..., Any], *, takes_unknown: bool = False) -> Ca
 # Filters that only `instrument` puts into a template. An author cannot write these names.
 _FIELD, _ITERATE, _CONCAT, _COMPARE = ":field", ":iterate", ":concat", ":compare"
 _CONTAINS, _KEY, _SLICE, _CONDITION = ":contains", ":key", ":slice", ":condition"
+_SLACK = ":slack"
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -258,6 +259,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             _CONCAT: _bounded(filters.concat),
             _COMPARE: _bounded(filters.compare),
             _CONDITION: _bounded(filters.check_condition),
+            _SLACK: _bounded(filters.to_slack_text),
             _CONTAINS: _bounded(filters.contains),
             _KEY: _bounded(filters.check_key),
             _SLICE: _bounded(filters.slice_),
@@ -512,6 +514,13 @@ def instrument(node: Any, *, is_condition: bool = False) -> Any:
     elif isinstance(node, nodes.Pair):
         node.key = _call(_KEY, node.key)
     return node
+
+
+def escape_outputs(tree: nodes.Template) -> nodes.Template:
+    """Escape for Slack what the expressions of a template write. Its own text is markup."""
+    for output in tree.find_all(nodes.Output):
+        output.nodes = [node if isinstance(node, nodes.TemplateData) else _call(_SLACK, node) for node in output.nodes]
+    return tree
 
 
 def _instrument_item(node: nodes.Getitem, path: str) -> nodes.Expr:

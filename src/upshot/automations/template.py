@@ -25,6 +25,7 @@ from jinja2 import Template, TemplateSyntaxError, nodes
 from jinja2.exceptions import UndefinedError
 from jinja2.parser import Parser
 from jinja2.runtime import Context
+from typing_extensions import override
 
 from upshot.automations import filters
 from upshot.automations.filters import BUDGET, RenderError, TooCostly
@@ -34,6 +35,7 @@ from upshot.automations.sandbox import (
     PathReference,
     TemplateInspector,
     TemplateNotAllowed,
+    escape_outputs,
     get_field,
     instrument,
     parse_text,
@@ -81,16 +83,17 @@ class _Path:
 class _PlainText(_Plain):
     """A text whose templates are plain paths."""
 
-    __slots__ = ("_segments", "paths", "roots")
+    __slots__ = ("_segments", "_to_text", "paths", "roots")
 
-    def __init__(self, segments: tuple[str | _Path, ...], paths: tuple[PathReference, ...]) -> None:
+    def __init__(self, segments: tuple[str | _Path, ...], paths: tuple[PathReference, ...], *, escapes: bool) -> None:
         self._segments = segments
+        self._to_text = filters.to_slack_text if escapes else filters.to_text
         self.paths = paths
         self.roots = frozenset(reference.parts[0] for reference in paths)
 
     def render(self, context: Mapping[str, Any]) -> str:
         return "".join(
-            segment if isinstance(segment, str) else filters.to_text(segment.resolve(context))
+            segment if isinstance(segment, str) else self._to_text(segment.resolve(context))
             for segment in self._segments
         )
 
@@ -127,9 +130,10 @@ class _PlainExpression(_Plain):
 class _Program:
     """Any other template or expression, evaluated by Jinja."""
 
-    __slots__ = ("_is_condition", "_parse", "_template", "is_small", "paths", "roots")
+    __slots__ = ("_escapes", "_is_condition", "_parse", "_template", "is_small", "paths", "roots")
 
-    def __init__(self, parse: Callable[[], nodes.Template | nodes.Expr], *, is_condition: bool) -> None:
+    def __init__(self, parse: Callable[[], nodes.Template | nodes.Expr], *, is_condition: bool, escapes: bool) -> None:
+        self._escapes = escapes
         inspector = TemplateInspector()
         inspector.walk(parse(), is_condition=is_condition)
         self._is_condition = is_condition
@@ -142,7 +146,10 @@ class _Program:
     def prepare(self) -> None:
         """Compile the template if it is not compiled yet."""
         if self._template is None:
-            tree = instrument(self._parse(), is_condition=self._is_condition)
+            parsed = self._parse()
+            if self._escapes and isinstance(parsed, nodes.Template):
+                parsed = escape_outputs(parsed)
+            tree = instrument(parsed, is_condition=self._is_condition)
             if isinstance(tree, nodes.Expr):  # as Jinja's own compile_expression does
                 tree = nodes.Template([nodes.Assign(nodes.Name(_RESULT, "store"), tree, lineno=1)], lineno=1)
             code = SANDBOX.compile(tree)
@@ -218,7 +225,7 @@ def _plain_parts(path: str) -> tuple[str, ...] | None:
 
 
 @lru_cache(maxsize=50_000)
-def _text_program(text: str) -> _PlainText | _Program:
+def _text_program(text: str, *, escapes: bool = False) -> _PlainText | _Program:
     segments: list[str | _Path] = []
     paths: list[PathReference] = []
     line = 1
@@ -234,8 +241,12 @@ def _text_program(text: str) -> _PlainText | _Program:
         else:
             break
     else:
-        return _PlainText(tuple(segments), tuple(paths))
-    return _program(text, lambda: parse_text(text))
+        return _PlainText(tuple(segments), tuple(paths), escapes=escapes)
+    return _program(text, lambda: parse_text(text), escapes=escapes)
+
+
+def _slack_text_program(text: str) -> _PlainText | _Program:
+    return _text_program(text, escapes=True)
 
 
 @lru_cache(maxsize=50_000)
@@ -261,11 +272,17 @@ def _parse_expression(text: str) -> nodes.Expr:
     return expression
 
 
-def _program(text: str, parse: Callable[[], nodes.Template | nodes.Expr], *, is_condition: bool = False) -> _Program:
+def _program(
+    text: str,
+    parse: Callable[[], nodes.Template | nodes.Expr],
+    *,
+    is_condition: bool = False,
+    escapes: bool = False,
+) -> _Program:
     if len(text) > MAX_TEMPLATE_CHARS:
         raise TemplateNotAllowed(f"a template can have at most {MAX_TEMPLATE_CHARS // 1024} KB", 1)
     try:
-        return _Program(parse, is_condition=is_condition)
+        return _Program(parse, is_condition=is_condition, escapes=escapes)
     except TemplateSyntaxError as error:
         reason = _reword((error.message or "this cannot be parsed").rstrip("."), _JINJA_WORDS)
         raise TemplateNotAllowed(reason, error.lineno) from None
@@ -315,11 +332,18 @@ class RenderRequest:
     path: str
     lines: Mapping[str, int | None]  #: by dotted path in the tree; by the empty string if it is not a tree
     expressions: frozenset[str] = frozenset()
+    slack_texts: frozenset[str] | None = None
 
     def compile(self) -> CompiledTree | CompiledText | CompiledExpression:
         """Compile the templates."""
         if self.kind == "tree":
-            return compile_tree(self.source, path=self.path, line_of=self.lines.get, expressions=self.expressions)
+            return compile_tree(
+                self.source,
+                path=self.path,
+                line_of=self.lines.get,
+                expressions=self.expressions,
+                slack_texts=self.slack_texts,
+            )
         return _COMPILE[self.kind](self.source, path=self.path, line=self.lines[""])
 
     def failed(self, reason: str) -> TemplateInvalid:
@@ -424,9 +448,25 @@ class CompiledExpression(_Compiled[_PlainExpression | _Program]):
 
     def evaluate_part(self, context: Mapping[str, Any]) -> Any:
         """Evaluate the expression as a part of something larger that shares its limits."""
-        return self._run(lambda context: filters.plain_copy(self._program.evaluate(context)), context)
+        return self._run(self._evaluate_and_copy, context)
+
+    def _evaluate_and_copy(self, context: Mapping[str, Any]) -> Any:
+        return filters.plain_copy(self._program.evaluate(context))
 
     run = evaluate
+
+
+class _SlackExpression(CompiledExpression):
+    """An expression whose value keeps its type. What Slack reads as markup in it is escaped."""
+
+    def __init__(self, text: str, location: SourceLocation, *, is_text: bool) -> None:
+        super().__init__(_expression_program, text, location)
+        self._is_text = is_text
+
+    @override
+    def _evaluate_and_copy(self, context: Mapping[str, Any]) -> Any:
+        value = filters.escape_slack_data(self._program.evaluate(context), is_text=self._is_text)
+        return filters.plain_copy(value)
 
 
 def compile_text(text: str, *, path: str, line: int | None = 1) -> CompiledText:
@@ -469,18 +509,32 @@ CompiledLeaf = CompiledText | CompiledExpression
 LineOf = Callable[[str], int | None]
 
 
-def compile_leaf(text: str, *, path: str, line: int | None, leaf: str, is_expression: bool = False) -> CompiledLeaf:
-    """Compile one leaf of a tree. Arguments and errors are those of `compile_tree`."""
+def compile_leaf(
+    text: str,
+    *,
+    path: str,
+    line: int | None,
+    leaf: str,
+    is_expression: bool = False,
+    is_slack_text: bool | None = None,
+) -> CompiledLeaf:
+    """
+    Compile one leaf of a tree. Arguments and errors are those of `compile_tree`.
+
+    `is_slack_text` says whether Slack reads the leaf as a text. None means that the leaf is not for Slack.
+    """
     location = SourceLocation(path, line, leaf)
     if is_expression:
         return CompiledCondition(_condition_program, text, location)
     typed = _KEEPS_TYPE.fullmatch(text)
+    if typed and "{{=" not in typed[1] and is_slack_text is not None:
+        return _SlackExpression(typed[1], location, is_text=is_slack_text)
     if typed and "{{=" not in typed[1]:
         return CompiledExpression(_expression_program, typed[1], location)
     if "{{=" in text:
         reason = "`{{= … }}` keeps the type of a value, so it must be the whole value; in a text, write `{{ … }}`"
         raise location.invalid(reason, 1)
-    return CompiledText(_text_program, text, location)
+    return CompiledText(_slack_text_program if is_slack_text else _text_program, text, location)
 
 
 def template_leaves(tree: Any, expressions: Collection[str] = frozenset()) -> Iterator[tuple[str, str, bool]]:
@@ -545,7 +599,14 @@ class CompiledTree:
     run = render
 
 
-def compile_tree(tree: Any, *, path: str, line_of: LineOf, expressions: Collection[str] = frozenset()) -> CompiledTree:
+def compile_tree(
+    tree: Any,
+    *,
+    path: str,
+    line_of: LineOf,
+    expressions: Collection[str] = frozenset(),
+    slack_texts: Collection[str] | None = None,
+) -> CompiledTree:
     """
     Compile a tree, such as the `with` block of a step.
 
@@ -554,6 +615,8 @@ def compile_tree(tree: Any, *, path: str, line_of: LineOf, expressions: Collecti
         path: Its file, for messages.
         line_of: Returns the line of a leaf by its dotted path (`client-payload.model`, `blocks.0.text`).
         expressions: Top-level keys whose value is a condition, not a text. Rendering returns true or false.
+        slack_texts: Dotted paths of the leaves that Slack reads as text, where values are escaped. None if the tree is
+            not for Slack.
 
     Raises:
         TemplateInvalid: A template cannot be parsed, or it contains something that is not allowed.
@@ -566,12 +629,20 @@ def compile_tree(tree: Any, *, path: str, line_of: LineOf, expressions: Collecti
         if not is_expression and not is_template(text):
             return None
         lines[leaf] = line = line_of(leaf)
-        compiled = compile_leaf(text, path=path, line=line, leaf=f"with.{leaf}", is_expression=is_expression)
+        compiled = compile_leaf(
+            text,
+            path=path,
+            line=line,
+            leaf=f"with.{leaf}",
+            is_expression=is_expression,
+            is_slack_text=None if slack_texts is None else leaf in slack_texts,
+        )
         leaves.append(compiled)
         return compiled.evaluate_part if isinstance(compiled, CompiledExpression) else compiled.render_part
 
     render = _render_function(tree, "", compile_string)
-    return CompiledTree(render, leaves, RenderRequest("tree", tree, path, lines, frozenset(expressions)))
+    escaped = None if slack_texts is None else frozenset(slack_texts)
+    return CompiledTree(render, leaves, RenderRequest("tree", tree, path, lines, frozenset(expressions), escaped))
 
 
 def _render_function(

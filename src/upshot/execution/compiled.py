@@ -85,12 +85,23 @@ def _compile_step(automation: Automation, step: Step, actions: Mapping[str, Acti
     return CompiledStep(
         step=step,
         action=action,
-        tree=compile_tree(step.with_, path=automation.path, line_of=line_of, expressions=action.expressions),
+        tree=compile_tree(
+            step.with_,
+            path=automation.path,
+            line_of=line_of,
+            expressions=action.expressions,
+            slack_texts=_slack_texts(action, step),
+        ),
         condition=compile_condition(step.condition, path=automation.path, line=step.line or None)
         if step.condition
         else None,
         body=compile_text(automation.body_files[body_file], path=body_file) if body_file else None,
     )
+
+
+def _slack_texts(action: Action, step: Step) -> frozenset[str] | None:
+    find_slack_texts = getattr(action, "slack_texts", None)  # only an action that posts to Slack has it
+    return None if find_slack_texts is None else find_slack_texts(step.with_)
 
 
 class RevisionCache:

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from upshot.domain.reference import MAX_NAME_CHARS, check_alias, check_name
 from upshot.domain.stage import parse_stage
 from upshot.errors import InvalidInput
+from upshot.schema.slack_blocks import texts_with_limits
 from upshot.schema.template_text import VALUE, template_parts, without_templates
 from upshot.schema.yaml_model import (
     END,
@@ -29,6 +30,7 @@ from upshot.schema.yaml_model import (
     TemplatableList,
     TemplatableMapping,
     YamlModel,
+    can_be_template,
     check_not_blank,
     invalid_template,
     is_template,
@@ -268,9 +270,15 @@ class SlackInputs(ActionInputs):
 
     @field_validator("blocks")
     @classmethod
-    def _check_block_count(cls, blocks: Any) -> Any:
+    def _check_blocks(cls, blocks: Any, info: ValidationInfo) -> Any:
         if isinstance(blocks, list) and len(blocks) > MAX_SLACK_BLOCKS:
             raise invalid(f"has {len(blocks)} blocks; Slack accepts at most {MAX_SLACK_BLOCKS} in a message")
+        for what, text, limit in texts_with_limits(blocks) if isinstance(blocks, list) else ():
+            if len(text) > limit and not can_be_template(text, info):
+                raise invalid(
+                    f"{what} has {len(text):,} characters; Slack accepts at most {limit:,}: shorten what it contains, "
+                    f"such as with `| slack | truncate({limit * 2 // 3})`, or split it into several blocks"
+                )
         return blocks
 
     @model_validator(mode="after")

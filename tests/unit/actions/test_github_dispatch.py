@@ -205,3 +205,32 @@ def test_mistakes_are_reported_when_the_automation_is_loaded(change, path):
 
     assert found_path == path
     assert "ghp_real" not in message
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "message", "says"),
+    [
+        (403, {}, "Repository was archived so is read-only.", "the repository is archived, so no workflow can run"),
+        (
+            403,
+            {"x-github-sso": "required; url=https://github.com/orgs/acme/sso?authorization_request=A1"},
+            "Resource protected by organization SAML enforcement.",
+            "authorize the token for it, under Configure SSO, at https://github.com/orgs/acme/sso?authorization_request=A1",
+        ),
+        (403, {}, "Resource protected by organization SAML enforcement. You must grant", "under Configure SSO"),
+        (403, {}, "the `acme` organization has an IP allow list enabled", "add the address of the worker to it"),
+        (403, {}, "Sorry. Your account was suspended.", "use the token of another account"),
+        (403, {}, "Resource not accessible by personal access token", "it needs Contents: write"),
+        (404, {"x-github-sso": "partial-results; organizations=1"}, "Not Found", "there is no such repository"),
+        (404, {"x-github-sso": "required; url=http://evil"}, "Not Found", "under Configure SSO"),
+    ],
+)
+async def test_githubs_reasons_have_remedies_of_their_own(status, headers, message, says):
+    """An archived repository and single sign-on are not a missing permission."""
+    egress = ScriptedEgress(status, headers=headers, body=orjson.dumps({"message": message}))
+    with pytest.raises(Refused) as caught:
+        await perform(DISPATCH, WITH, egress=egress)
+
+    assert says in str(caught.value)
+    assert message in str(caught.value)
+    assert "http://evil" not in str(caught.value)

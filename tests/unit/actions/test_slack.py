@@ -151,3 +151,35 @@ def test_mistakes_are_reported_when_the_automation_is_loaded():
     """A token in the file and a webhook that is not a URL are reported."""
     assert [path for path, _ in SLACK.check({"token": "xoxb-real", "channel": "C1", "text": "x"})] == ["token"]
     assert [path for path, _ in SLACK.check({"webhook": "hooks.slack.com/x", "text": "x"})] == ["webhook"]
+
+
+def _section(text):
+    return {"type": "section", "text": {"type": "mrkdwn", "text": text}}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "says"),
+    [
+        ([_section("x" * 3001)], "the text of block 1 (a section) has 3,001 characters; Slack accepts at most 3,000"),
+        ([_section("x"), {"type": "header", "text": {"text": "x" * 151}}], "block 2 (a header) has 151 characters"),
+        ([{"type": "section", "fields": [{"text": "x" * 2001}]}], "field 1 of block 1 has 2,001 characters"),
+    ],
+)
+async def test_a_text_that_is_too_long_for_its_block_gets_a_remedy(blocks, says):
+    """Slack would only say `invalid_blocks`. The message says which text is too long, and how to shorten it."""
+    with pytest.raises(TemplateInvalid) as caught:
+        await perform(SLACK, {"webhook": WEBHOOK, "blocks": blocks}, egress=ScriptedEgress())
+
+    assert says in str(caught.value)
+    assert "| slack | truncate(" in str(caught.value)
+
+
+async def test_slacks_own_word_about_a_long_text_gets_the_same_remedy():
+    """Slack counts more than the limits that are checked before sending."""
+    body = {
+        "ok": False,
+        "error": "invalid_blocks",
+        "response_metadata": {"messages": ["[ERROR] must be less than 76 characters [json-pointer:/blocks/0/x]"]},
+    }
+    with pytest.raises(Refused, match=r"/blocks/0/x can have at most 75 characters; shorten .*truncate\(50\)"):
+        await perform(SLACK, {**BOT, "text": "x"}, egress=ScriptedEgress(body=orjson.dumps(body)))
