@@ -140,8 +140,10 @@ def _error(response: HttpResponse, code: str, call: ActionCall, *, needed: Any =
     if too_long := _TOO_LONG.search(response.text):
         maximum = int(too_long["limit"]) - 1
         where = f"{too_long['path']} " if too_long["path"] else "a text "
-        remedy = f"shorten what it contains, such as with `| slack | truncate({maximum * 2 // 3})`, or split it"
-        message = f"Slack answered {code}: {where}can have at most {maximum:,} characters; {remedy}"
+        message = (
+            f"Slack answered {code}: {where}can have at most {maximum:,} characters; "
+            f"shorten what it contains, such as with `| slack | truncate({maximum * 2 // 3})`, or split it"
+        )
         return response_error(Refused, message, response)
     if remedy := _REMEDIES.get(code):
         scope = f" (needed: {needed})" if needed else ""

@@ -353,7 +353,7 @@ def slice_(value: Any, start: Any, stop: Any, step: Any) -> Any:
         raise RenderError(f"a part can be taken of a text or a list, not of {describe(value)}")
     BUDGET.spend(1 + (len(value) // _CHARS_PER_UNIT if isinstance(value, str) else len(value)))
     part = value[start:stop:step]
-    return SlackText(_PARTIAL_ENTITY.sub("", part)) if isinstance(value, SlackText) else part
+    return SlackText(_PARTIAL_ENTITY.sub("", str(part))) if isinstance(value, SlackText) else part
 
 
 def _spend_search(text: str, part: str) -> None:

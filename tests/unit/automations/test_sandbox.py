@@ -62,7 +62,6 @@ ESCAPES = r"""
 {{ [1]|groupby('__class__') }}
 {{ event|xmlattr }}
 {{ event|pprint }}
-{{ '<b>'|safe }}
 {{ "%s"|format(event) }}
 {{ "{0.__class__}".format(1) }}
 {{ event.data.format.format(1) }}
