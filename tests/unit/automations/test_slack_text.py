@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from upshot.actions.egress_rules import EgressRules
 from upshot.actions.slack import Slack
 from upshot.automations.rendering import ProcessRenderer
 from upshot.automations.template import compile_text, compile_tree
 from upshot.schema.slack_blocks import text_paths
 
-SLACK = Slack(EgressRules().check_url)
+SLACK = Slack()
 CONTEXT = {
     "event": {
         "data": {
