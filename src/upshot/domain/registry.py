@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from upshot.domain.event import Event
+from upshot.domain.manifest import ManifestSummary
 from upshot.domain.stage import Stage
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class ArtifactVersion:
     digest: str  #: `sha256:…` of the manifest, or as the client sent it
     metadata: Mapping[str, Any]
     description: str
-    manifest: Mapping[str, str] | None  #: content digest by path; None if the client sent only a digest, and in lists
+    manifest: ManifestSummary | None  #: None if the client sent only a digest
     aliases: tuple[str, ...]  #: in the project, sorted
     tags: tuple[str, ...]  #: sorted
     created_at: datetime

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
 from upshot.domain.event import Event, Origin
+from upshot.domain.manifest import ManifestEntry, ManifestSummary
+from upshot.domain.pending_version import PendingVersion
 from upshot.domain.registry import (
     Artifact,
     ArtifactVersion,
@@ -167,8 +169,24 @@ class RegistryView(Protocol):
         """Return the existing versions among the numbers, without manifests; aliases come from the given artifact."""
         ...
 
-    def manifest(self, artifact_version: ArtifactVersion) -> Mapping[str, str] | None:
-        """Return the content digest by path, or None if the version has only a digest."""
+    def page_files(self, manifest_id: str, *, cursor: str | None, limit: int) -> Page[ManifestEntry]:
+        """Return the entries of a manifest, by path."""
+        ...
+
+    def file(self, manifest_id: str, path: str) -> ManifestEntry | None:
+        """Return the entry with a path, or None."""
+        ...
+
+    def missing_blobs(self, manifest_id: str, limit: int) -> tuple[str, ...]:
+        """Return digests of files of a manifest whose blobs are not stored; references have none."""
+        ...
+
+    def pending_version(self, version_id: str) -> PendingVersion | None:
+        """Return an artifact version whose files are being uploaded, or None."""
+        ...
+
+    def expired_pending_versions(self, before: datetime, limit: int) -> tuple[PendingVersion, ...]:
+        """Return pending versions without progress since a time, the oldest first."""
         ...
 
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:
@@ -270,7 +288,35 @@ class RegistryTransaction(RegistryView, Protocol):
         ...
 
     def add_artifact_version(self, artifact_version: ArtifactVersion) -> None:
-        """Add an artifact version with its manifest. Aliases have their own methods."""
+        """Add an artifact version, whose manifest exists. Aliases have their own methods."""
+        ...
+
+    def add_manifest(self, manifest: ManifestSummary) -> None:
+        """Add a manifest without entries."""
+        ...
+
+    def add_files(self, manifest_id: str, entries: Sequence[ManifestEntry]) -> None:
+        """Add entries to a manifest. An entry whose path is there is replaced."""
+        ...
+
+    def use_blobs(self, digests: Sequence[str], now: datetime) -> frozenset[str]:
+        """Keep stored blobs, which a manifest is about to name, and return the digests that are not stored."""
+        ...
+
+    def seal_manifest(self, manifest_id: str, *, is_stored: bool) -> ManifestSummary:
+        """Count the entries of a manifest that is complete, and return the manifest."""
+        ...
+
+    def add_pending_version(self, pending: PendingVersion) -> None:
+        """Add an artifact version whose files are being uploaded."""
+        ...
+
+    def touch_pending_version(self, version_id: str, now: datetime) -> None:
+        """Record progress of a pending version."""
+        ...
+
+    def remove_pending_version(self, pending: PendingVersion, *, keep_manifest: bool) -> None:
+        """Remove a pending version, and its manifest unless a version has it now."""
         ...
 
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
@@ -278,7 +324,7 @@ class RegistryTransaction(RegistryView, Protocol):
         ...
 
     def remove_artifact_version(self, artifact_version: ArtifactVersion) -> None:
-        """Remove an artifact version without links, and its aliases."""
+        """Remove an artifact version without links, its aliases, and its manifest unless another version has it."""
         ...
 
     def accepted_ids(self, event_ids: Iterable[EventId]) -> frozenset[EventId]:

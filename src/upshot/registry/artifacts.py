@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from upshot.domain.event import EventKind, Origin
+from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.reference import LATEST, check_name
 from upshot.domain.registry import Artifact, ArtifactVersion, Change, Version
 from upshot.errors import AlreadyExists, Conflict
@@ -103,6 +104,13 @@ class Artifacts(RegistryTransactions):
                     checked_metadata, newest[0].metadata
                 )
                 return move_aliases(mutation, artifact, newest[0], aliases)
+            manifest = None
+            if content_manifest is not None:
+                manifest = ManifestSummary(new_id("man", mutation.now), len(content_manifest), None, is_stored=False)
+                tx.add_manifest(manifest)
+                tx.add_files(
+                    manifest.id, [ManifestEntry(path, digest, None) for path, digest in content_manifest.items()]
+                )
             version = ArtifactVersion(
                 id=version_id or new_id("ver", mutation.now),
                 artifact_id=artifact.id,
@@ -113,7 +121,7 @@ class Artifacts(RegistryTransactions):
                 digest=content_digest,
                 metadata=checked_metadata,
                 description=description,
-                manifest=content_manifest,
+                manifest=manifest,
                 aliases=(),
                 tags=(),
                 created_at=mutation.now,
@@ -126,11 +134,37 @@ class Artifacts(RegistryTransactions):
         return self._change(work, locks=[artifact_lock(project, name)], origin=origin)
 
     def artifact_version(self, reference: str) -> ArtifactVersion:
-        """Return the artifact version that `project/artifact:v3`, an alias or a link refers to, with its manifest."""
+        """Return the artifact version that `project/artifact:v3`, an alias or a link refers to."""
+        return self._store.read(lambda view: find_artifact_version(view, reference))
 
-        def work(view: RegistryView) -> ArtifactVersion:
-            found = find_artifact_version(view, reference)
-            return replace(found, manifest=view.manifest(found))
+    def files(self, reference: str, *, cursor: str | None, limit: int) -> Page[ManifestEntry]:
+        """
+        Return the files of an artifact version, by path.
+
+        Raises:
+            Conflict: The version was logged with a digest only.
+        """
+
+        def work(view: RegistryView) -> Page[ManifestEntry]:
+            return view.page_files(_manifest_of(find_artifact_version(view, reference)).id, cursor=cursor, limit=limit)
+
+        return self._store.read(work)
+
+    def file(self, reference: str, path: str) -> tuple[ArtifactVersion, ManifestEntry]:
+        """
+        Return an artifact version and one of its files.
+
+        Raises:
+            Conflict: The version was logged with a digest only.
+            NotFound: It has no file with this path.
+        """
+
+        def work(view: RegistryView) -> tuple[ArtifactVersion, ManifestEntry]:
+            version = find_artifact_version(view, reference)
+            entry = view.file(_manifest_of(version).id, path)
+            if entry is None:
+                raise NotFound(f"{version.reference} has no file {path!r}; list its files")
+            return version, entry
 
         return self._store.read(work)
 
@@ -232,6 +266,15 @@ class Artifacts(RegistryTransactions):
                 add_latest_added_event(mutation, artifact, heir, deleted)
 
         return self._change(work, origin=origin)
+
+
+def _manifest_of(version: ArtifactVersion) -> ManifestSummary:
+    if version.manifest is None:
+        raise Conflict(
+            f"{version.reference} was logged with a digest only: its files are not known here, and there is nothing to "
+            "download; log it again with its files"
+        )
+    return version.manifest
 
 
 def _unlink_unprotected(mutation: Mutation, registry: str, name: str, number: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from upshot.domain.manifest import ManifestEntry
 from upshot.domain.reference import check_alias, check_name
 from upshot.errors import InvalidInput
 from upshot.ids import EventId
@@ -22,7 +23,10 @@ MAX_DESCRIPTION_CHARS = 32_768
 MAX_ALIASES_PER_REQUEST = 100
 MAX_ALIASES = 1_000  #: of one collection, or of one artifact
 MAX_TAGS = 100  #: of one version or collection
-MAX_MANIFEST_ENTRIES = 10_000
+MAX_MANIFEST_ENTRIES = 10_000  #: in one request
+MAX_FILES = 100_000  #: of one artifact version
+MAX_FILES_PER_REQUEST = 5_000
+MAX_URI_CHARS = 4_096
 MAX_MANIFEST_PATH_CHARS = 1_024
 MAX_MANIFEST_BYTES = 4_194_304
 MAX_EVENTS_PER_REQUEST = 1_000
@@ -31,6 +35,7 @@ MAX_ALLOWED_AUTOMATIONS = 100
 
 _INT64 = range(-(2**63), 2**64)  # integers that all JSON readers and writers support
 _DIGEST = re.compile(r"[!-~]{1,200}")  # visible ASCII: `sha256:…`, an etag, a commit
+_BLOB_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")  # PostgreSQL cannot store NUL, and UTF-8 has no lone surrogates
 
 
@@ -163,6 +168,19 @@ def check_client_id(value: str, prefix: str) -> str:
     return value
 
 
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """
+    Validate tags, and return them sorted, without duplicates.
+
+    Raises:
+        InvalidInput: A tag is invalid, or there are too many.
+    """
+    unique = tuple(sorted({check_name(tag, "tag") for tag in tags}))
+    if len(unique) > MAX_TAGS:
+        raise InvalidInput(f"{len(unique)} tags; at most {MAX_TAGS} are allowed")
+    return unique
+
+
 def check_content(
     digest: str | None, manifest: Mapping[str, str] | None, metadata: Mapping[str, Any]
 ) -> tuple[str, dict[str, str] | None]:
@@ -196,7 +214,7 @@ def check_content(
     text = orjson.dumps(sorted_manifest)
     if len(text) > MAX_MANIFEST_BYTES:
         raise InvalidInput(f"manifest: {len(text):,} bytes of JSON; at most {MAX_MANIFEST_BYTES:,} are allowed")
-    computed = f"sha256:{hashlib.sha256(text).hexdigest()}"
+    computed = f"sha256:{hashlib.sha256(text).hexdigest()}"  # as `domain.manifest.manifest_digest`
     if digest not in (None, computed):
         raise InvalidInput(
             f"digest {digest!r} does not match the manifest, whose digest is {computed}; omit the digest"
@@ -210,6 +228,31 @@ def _check_path(path: str) -> None:
     _check_text(path, f"manifest: {path!r}")
     if "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
         raise InvalidInput(f"manifest: {path!r} is not a path inside the artifact; write it like data/train.csv")
+
+
+def check_files(entries: Sequence[ManifestEntry]) -> None:
+    """
+    Validate entries of a manifest.
+
+    Raises:
+        InvalidInput: A path, a digest, a size or a URI is invalid, or there are too many entries.
+    """
+    if not 0 < len(entries) <= MAX_FILES_PER_REQUEST:
+        raise InvalidInput(f"{len(entries):,} files in one request; 1 to {MAX_FILES_PER_REQUEST:,} are allowed")
+    for entry in entries:
+        _check_path(entry.path)
+        pattern = _DIGEST if entry.ref is not None else _BLOB_DIGEST
+        if not pattern.fullmatch(entry.digest):
+            form = "1 to 200 visible ASCII characters" if entry.ref is not None else "sha256: and 64 hexadecimal digits"
+            raise InvalidInput(f"file {entry.path!r}: the digest {entry.digest[:80]!r} must be {form}")
+        if entry.size is not None and not 0 <= entry.size < 2**63:
+            raise InvalidInput(f"file {entry.path!r}: the size {entry.size} is not a number of bytes")
+        if entry.ref is not None:
+            if not 0 < len(entry.ref) <= MAX_URI_CHARS:
+                raise InvalidInput(f"file {entry.path!r}: the URI must have 1 to {MAX_URI_CHARS:,} characters")
+            _check_text(entry.ref, f"file {entry.path!r}: the URI")
+        elif entry.size is None:
+            raise InvalidInput(f"file {entry.path!r}: the size is missing")
 
 
 def check_emitted(

@@ -18,6 +18,7 @@ from upshot.registry.collections import Collections
 from upshot.registry.inputs import check_automations, check_emitted, check_patterns
 from upshot.registry.metadata import Metadata
 from upshot.registry.mutation import Mutation
+from upshot.registry.pending_versions import PendingVersions
 from upshot.registry.projects import Projects
 from upshot.registry.protection import require_admin
 from upshot.registry.scopes import check_scope_is_free
@@ -27,7 +28,7 @@ from upshot.registry.transaction import scope_lock
 from upshot.registry.versions import Versions
 
 
-class Registry(Collections, Projects, Artifacts, Versions, Aliases, Tags, Metadata, Stages):
+class Registry(Collections, Projects, Artifacts, PendingVersions, Versions, Aliases, Tags, Metadata, Stages):
     """
     Reads and changes the registry. Events are published after the commit; if that fails, the relay publishes them.
 

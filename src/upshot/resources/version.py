@@ -36,6 +36,9 @@ class VersionJson(TypedDict):
     description: str
     metadata: dict[str, Any]
     digest: str
+    file_count: int | None  #: null if only a digest was logged
+    size: int | None  #: bytes of all files; null if the size of one is unknown
+    is_stored: bool  #: the files can be downloaded from here
     linked_at: str | None  #: null in its project
     linked_by: str | None  #: null in its project
     created_at: str
@@ -71,6 +74,9 @@ def version_json(version: Version | ArtifactVersion, base_url: str | None) -> Ve
         "description": artifact.description,
         "metadata": dict(artifact.metadata),
         "digest": artifact.digest,
+        "file_count": artifact.manifest.file_count if artifact.manifest else None,
+        "size": artifact.manifest.size if artifact.manifest else None,
+        "is_stored": artifact.manifest is not None and artifact.manifest.is_stored,
         "linked_at": format_time(linked.linked_at) if linked else None,
         "linked_by": linked.linked_by if linked else None,
         "created_at": format_time(artifact.created_at),

@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from upshot.adapters.cursor import decode_cursor, decode_number_cursor, make_cursor
+from upshot.adapters.memory.blobs import MemoryBlobs
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.domain.event import Event
+from upshot.domain.manifest import ManifestEntry, ManifestSummary
+from upshot.domain.pending_version import PendingVersion
 from upshot.domain.registry import (
     Artifact,
     ArtifactVersion,
@@ -58,6 +61,9 @@ class _Tables:
         self.aliases: dict[str, dict[str, str]] = {}  # by id of the collection or artifact
         self.numbers: dict[str, int] = {}  # the next ones, by id of the collection or artifact
         self.history: dict[str, HistoryEntry] = {}
+        self.manifests: dict[str, ManifestSummary] = {}
+        self.files: dict[str, dict[str, ManifestEntry]] = {}  # by id of the manifest, and path
+        self.pending: dict[str, PendingVersion] = {}
 
 
 class MemoryRegistry(RegistryStore):
@@ -66,22 +72,24 @@ class MemoryRegistry(RegistryStore):
 
     Args:
         events: Stores the events of mutations.
+        blobs: Says which blobs are stored.
     """
 
-    def __init__(self, events: MemoryEvents) -> None:
+    def __init__(self, events: MemoryEvents, blobs: MemoryBlobs | None = None) -> None:
         self._events = events
+        self._blobs = blobs or MemoryBlobs()
         self._tables = _Tables()
         self._lock = events.lock  # shared, so that nobody reads events of a transaction that may still fail
 
     @override
     def read(self, work: Callable[[RegistryView], T]) -> T:
         with self._lock:
-            return work(_Transaction(self._tables, self._events))
+            return work(_Transaction(self._tables, self._events, self._blobs))
 
     @override
     def transact(self, work: Callable[[RegistryTransaction], T], *, locks: Iterable[str]) -> T:
         with self._lock:
-            transaction = _Transaction(self._tables, self._events)
+            transaction = _Transaction(self._tables, self._events, self._blobs)
             try:
                 return work(transaction)
             except BaseException:
@@ -95,8 +103,9 @@ class MemoryRegistry(RegistryStore):
 
 
 class _Transaction(RegistryTransaction):
-    def __init__(self, tables: _Tables, events: MemoryEvents) -> None:
+    def __init__(self, tables: _Tables, events: MemoryEvents, blobs: MemoryBlobs) -> None:
         self._tables = tables
+        self._blobs = blobs
         self._events = events
         self._undo_steps: list[Callable[[], object]] = []
 
@@ -220,15 +229,36 @@ class _Transaction(RegistryTransaction):
                 version,
                 project=artifact.project,
                 artifact_name=artifact.name,
-                manifest=None,
                 aliases=artifact.aliases_of(version.name),
             )
             for version in found
         }
 
     @override
-    def manifest(self, artifact_version: ArtifactVersion) -> Mapping[str, str] | None:
-        return self._tables.artifact_versions[artifact_version.artifact_id, artifact_version.number].manifest
+    def page_files(self, manifest_id: str, *, cursor: str | None, limit: int) -> Page[ManifestEntry]:
+        after = decode_cursor(cursor) if cursor is not None else ""
+        files = self._tables.files.get(manifest_id, {})
+        found = [files[path] for path in sorted(files) if path > after]
+        return Page(tuple(found[:limit]), make_cursor(found[limit - 1].path) if len(found) > limit else None)
+
+    @override
+    def file(self, manifest_id: str, path: str) -> ManifestEntry | None:
+        return self._tables.files.get(manifest_id, {}).get(path)
+
+    @override
+    def missing_blobs(self, manifest_id: str, limit: int) -> tuple[str, ...]:
+        entries = self._tables.files.get(manifest_id, {}).values()
+        digests = {entry.digest for entry in entries if entry.ref is None}
+        return tuple(sorted(digests.difference(self._blobs.find(digests))))[:limit]
+
+    @override
+    def pending_version(self, version_id: str) -> PendingVersion | None:
+        return self._tables.pending.get(version_id)
+
+    @override
+    def expired_pending_versions(self, before: datetime, limit: int) -> tuple[PendingVersion, ...]:
+        found = [pending for pending in self._tables.pending.values() if pending.updated_at < before]
+        return tuple(sorted(found, key=lambda pending: pending.updated_at)[:limit])
 
     @override
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:
@@ -408,13 +438,59 @@ class _Transaction(RegistryTransaction):
     @override
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
         key = (artifact_version.artifact_id, artifact_version.number)
-        manifest = self._tables.artifact_versions[key].manifest
-        self._put(self._tables.artifact_versions, key, replace(artifact_version, manifest=manifest))
+        self._put(self._tables.artifact_versions, key, artifact_version)
 
     @override
     def remove_artifact_version(self, artifact_version: ArtifactVersion) -> None:
         self._remove_aliases(artifact_version.artifact_id, artifact_version.name)
         self._delete(self._tables.artifact_versions, (artifact_version.artifact_id, artifact_version.number))
+        if artifact_version.manifest:
+            self._remove_unused_manifest(artifact_version.manifest.id)
+
+    @override
+    def add_manifest(self, manifest: ManifestSummary) -> None:
+        self._put(self._tables.manifests, manifest.id, manifest)
+
+    @override
+    def add_files(self, manifest_id: str, entries: Sequence[ManifestEntry]) -> None:
+        files = self._tables.files.get(manifest_id, {})
+        self._put(self._tables.files, manifest_id, {**files, **{entry.path: entry for entry in entries}})
+
+    @override
+    def use_blobs(self, digests: Sequence[str], now: datetime) -> frozenset[str]:
+        return frozenset(digests).difference(self._blobs.find(digests))
+
+    @override
+    def seal_manifest(self, manifest_id: str, *, is_stored: bool) -> ManifestSummary:
+        sizes = [entry.size for entry in self._tables.files.get(manifest_id, {}).values()]
+        known = [size for size in sizes if size is not None]
+        size = sum(known) if len(known) == len(sizes) else None
+        manifest = ManifestSummary(manifest_id, len(sizes), size, is_stored)
+        self._put(self._tables.manifests, manifest_id, manifest)
+        return manifest
+
+    @override
+    def add_pending_version(self, pending: PendingVersion) -> None:
+        self._put(self._tables.pending, pending.id, pending)
+
+    @override
+    def touch_pending_version(self, version_id: str, now: datetime) -> None:
+        if pending := self._tables.pending.get(version_id):
+            self._put(self._tables.pending, version_id, replace(pending, updated_at=now))
+
+    @override
+    def remove_pending_version(self, pending: PendingVersion, *, keep_manifest: bool) -> None:
+        if pending.id in self._tables.pending:
+            self._delete(self._tables.pending, pending.id)
+        if not keep_manifest:
+            self._remove_unused_manifest(pending.manifest_id)
+
+    def _remove_unused_manifest(self, manifest_id: str) -> None:
+        versions = self._tables.artifact_versions.values()
+        is_used = any(version.manifest and version.manifest.id == manifest_id for version in versions)
+        if not is_used and manifest_id in self._tables.manifests:
+            self._delete(self._tables.manifests, manifest_id)
+            self._put(self._tables.files, manifest_id, {})
 
     @override
     def accepted_ids(self, event_ids: Iterable[EventId]) -> frozenset[EventId]:

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from typing_extensions import override
 
 from upshot.adapters.cursor import decode_cursor, decode_number_cursor, make_cursor
+from upshot.adapters.sql import manifests as manifests_sql
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
 from upshot.adapters.sql.json_conditions import json_contains, json_equals
@@ -31,6 +32,8 @@ from upshot.adapters.sql.schema import (
     versions,
 )
 from upshot.domain.event import Event
+from upshot.domain.manifest import ManifestEntry, ManifestSummary
+from upshot.domain.pending_version import PendingVersion
 from upshot.domain.registry import (
     Artifact,
     ArtifactVersion,
@@ -129,7 +132,12 @@ _PROJECTS = (
     .limit(sa.bindparam("limit"))
 )
 
-_SELECT_ARTIFACT_VERSIONS = sa.select(artifact_versions).where(_matches(artifact_versions, artifact_id="artifact_id"))
+_MANIFEST_COLUMNS = (manifests.c.file_count, manifests.c.size, manifests.c.is_stored)
+_SELECT_ARTIFACT_VERSIONS = (
+    sa.select(artifact_versions, *_MANIFEST_COLUMNS)
+    .outerjoin(manifests, manifests.c.id == artifact_versions.c.manifest_id)
+    .where(_matches(artifact_versions, artifact_id="artifact_id"))
+)
 _ARTIFACT_VERSIONS = _SELECT_ARTIFACT_VERSIONS.where(
     artifact_versions.c.number.in_(sa.bindparam("numbers", expanding=True))
 )
@@ -138,8 +146,6 @@ _ARTIFACT_VERSIONS_BELOW = (
     .order_by(artifact_versions.c.number.desc())
     .limit(sa.bindparam("limit"))
 )
-_MANIFEST = sa.select(manifests.c.entries).where(_matches(manifests, artifact_version_id="id"))
-
 _aliases_of_source = (
     sa.select(sa.func.aggregate_strings(artifact_aliases.c.alias, "/"))
     .where(
@@ -163,11 +169,14 @@ _SELECT_VERSIONS = (
         artifact_versions.c.tags,
         artifact_versions.c.created_at,
         artifact_versions.c.created_by,
+        artifact_versions.c.manifest_id,
+        *_MANIFEST_COLUMNS,
         _aliases_of_source.label("aliases"),
     )
     .join(artifact_versions, artifact_versions.c.id == versions.c.artifact_version_id)
     .join(artifacts, artifacts.c.id == artifact_versions.c.artifact_id)
     .join(projects, projects.c.id == artifacts.c.project_id)
+    .outerjoin(manifests, manifests.c.id == artifact_versions.c.manifest_id)
     .where(_matches(versions, collection_id="collection_id"))
 )
 _VERSIONS = _SELECT_VERSIONS.where(versions.c.number.in_(sa.bindparam("numbers", expanding=True)))
@@ -248,7 +257,6 @@ _ADD_PROJECT = _upsert(projects, unique="name")
 _RENAME_PROJECT = sa.update(projects).where(_matches(projects, name="key_name")).values(name=sa.bindparam("new_name"))
 _SAVE_ARTIFACT = _upsert(artifacts, "name")
 _ADD_ARTIFACT_VERSION = sa.insert(artifact_versions)
-_ADD_MANIFEST = sa.insert(manifests)
 _UPDATE_ARTIFACT_VERSION = (
     sa.update(artifact_versions)
     .where(_matches(artifact_versions, id="key_id"))
@@ -256,7 +264,6 @@ _UPDATE_ARTIFACT_VERSION = (
 )
 _REMOVE_ARTIFACT_VERSION = (
     sa.delete(artifact_aliases).where(_matches(artifact_aliases, artifact_id="artifact_id", number="number")),
-    sa.delete(manifests).where(_matches(manifests, artifact_version_id="id")),
     sa.delete(artifact_versions).where(_matches(artifact_versions, id="id")),
 )
 _MOVE_ARTIFACT_ALIASES = _upsert(artifact_aliases, "number")
@@ -376,8 +383,26 @@ class _Transaction(RegistryTransaction):
         return {row.number: _artifact_version(row, artifact) for row in rows}
 
     @override
-    def manifest(self, artifact_version: ArtifactVersion) -> Mapping[str, str] | None:
-        return self._connection.execute(_MANIFEST, {"id": artifact_version.id}).scalar_one_or_none()
+    def page_files(self, manifest_id: str, *, cursor: str | None, limit: int) -> Page[ManifestEntry]:
+        after = decode_cursor(cursor) if cursor is not None else ""
+        entries = manifests_sql.page_entries(self._connection, manifest_id, after, limit + 1)
+        return Page(tuple(entries[:limit]), make_cursor(entries[limit - 1].path) if len(entries) > limit else None)
+
+    @override
+    def file(self, manifest_id: str, path: str) -> ManifestEntry | None:
+        return manifests_sql.find_entry(self._connection, manifest_id, path)
+
+    @override
+    def missing_blobs(self, manifest_id: str, limit: int) -> tuple[str, ...]:
+        return manifests_sql.missing_blobs(self._connection, manifest_id, limit)
+
+    @override
+    def pending_version(self, version_id: str) -> PendingVersion | None:
+        return manifests_sql.find_pending(self._connection, version_id)
+
+    @override
+    def expired_pending_versions(self, before: datetime, limit: int) -> tuple[PendingVersion, ...]:
+        return manifests_sql.expired_pending(self._connection, before, limit)
 
     @override
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:
@@ -616,6 +641,7 @@ class _Transaction(RegistryTransaction):
             "artifact_id": artifact_version.artifact_id,
             "number": artifact_version.number,
             "digest": artifact_version.digest,
+            "manifest_id": artifact_version.manifest.id if artifact_version.manifest else None,
             "metadata": artifact_version.metadata,
             "description": artifact_version.description,
             "tags": artifact_version.tags,
@@ -623,9 +649,39 @@ class _Transaction(RegistryTransaction):
             "created_by": artifact_version.created_by,
         }
         self._connection.execute(_ADD_ARTIFACT_VERSION, row)
-        if artifact_version.manifest is not None:
-            manifest = {"artifact_version_id": artifact_version.id, "entries": artifact_version.manifest}
-            self._connection.execute(_ADD_MANIFEST, manifest)
+
+    @override
+    def add_manifest(self, manifest: ManifestSummary) -> None:
+        manifests_sql.add_manifest(self._connection, manifest)
+
+    @override
+    def add_files(self, manifest_id: str, entries: Sequence[ManifestEntry]) -> None:
+        manifests_sql.add_entries(self._connection, manifest_id, entries)
+
+    @override
+    def use_blobs(self, digests: Sequence[str], now: datetime) -> frozenset[str]:
+        return manifests_sql.use_blobs(self._connection, digests, now)
+
+    @override
+    def seal_manifest(self, manifest_id: str, *, is_stored: bool) -> ManifestSummary:
+        count, size = manifests_sql.manifest_totals(self._connection, manifest_id)
+        manifest = ManifestSummary(manifest_id, count, size, is_stored)
+        manifests_sql.seal_manifest(self._connection, manifest)
+        return manifest
+
+    @override
+    def add_pending_version(self, pending: PendingVersion) -> None:
+        manifests_sql.add_pending(self._connection, pending)
+
+    @override
+    def touch_pending_version(self, version_id: str, now: datetime) -> None:
+        manifests_sql.touch_pending(self._connection, version_id, now)
+
+    @override
+    def remove_pending_version(self, pending: PendingVersion, *, keep_manifest: bool) -> None:
+        manifests_sql.remove_pending(self._connection, pending.id)
+        if not keep_manifest:
+            manifests_sql.remove_unused_manifest(self._connection, pending.manifest_id)
 
     @override
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
@@ -641,6 +697,8 @@ class _Transaction(RegistryTransaction):
         }
         for statement in _REMOVE_ARTIFACT_VERSION:
             self._connection.execute(statement, key)
+        if artifact_version.manifest:
+            manifests_sql.remove_unused_manifest(self._connection, artifact_version.manifest.id)
 
     @override
     def accepted_ids(self, event_ids: Iterable[EventId]) -> frozenset[EventId]:
@@ -713,7 +771,9 @@ def _artifact_version_values(row: Row[Any]) -> dict[str, Any]:
         "digest": row.digest,
         "metadata": row.metadata,
         "description": row.description,
-        "manifest": None,
+        "manifest": (
+            ManifestSummary(row.manifest_id, row.file_count, row.size, row.is_stored) if row.manifest_id else None
+        ),
         "tags": tuple(row.tags),
         "created_at": row.created_at,
         "created_by": row.created_by,

@@ -412,6 +412,27 @@ artifacts = sa.Table(
     sa.UniqueConstraint("project_id", "name"),
 )
 
+# Entries have a table of their own, because every mutation reads versions but not their files.
+manifests = sa.Table(
+    "manifests",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("file_count", sa.Integer, nullable=False),
+    sa.Column("size", sa.BigInteger),  # of all files; null if the size of one is unknown
+    sa.Column("is_stored", sa.Boolean, nullable=False),  # all blobs were stored when a version was made of it
+)
+
+manifest_entries = sa.Table(
+    "manifest_entries",
+    metadata,
+    sa.Column("manifest_id", _Id, sa.ForeignKey("manifests.id"), primary_key=True),
+    sa.Column("path", _sorted_text(1_024), primary_key=True),
+    sa.Column("digest", sa.String(200), nullable=False),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("ref", sa.Text),  # URI of a reference; null for a file whose content is a blob
+    sa.Index("ix_manifest_entries_digest", "digest"),
+)
+
 artifact_versions = sa.Table(
     "artifact_versions",
     metadata,
@@ -419,20 +440,53 @@ artifact_versions = sa.Table(
     sa.Column("artifact_id", _Id, sa.ForeignKey("artifacts.id"), nullable=False),
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("digest", sa.String(200), nullable=False),
+    sa.Column("manifest_id", _Id, sa.ForeignKey("manifests.id")),  # null if the client gave only a digest
     sa.Column("metadata", Json, nullable=False),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("tags", Json, nullable=False),
     sa.Column("created_at", UtcTimestamp, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
     sa.UniqueConstraint("artifact_id", "number"),
+    sa.Index("ix_artifact_versions_manifest_id", "manifest_id"),
 )
 
-# Manifests have a table of their own, because every mutation reads versions but not manifests.
-manifests = sa.Table(
-    "manifests",
+pending_versions = sa.Table(
+    "pending_versions",
     metadata,
-    sa.Column("artifact_version_id", _Id, sa.ForeignKey("artifact_versions.id"), primary_key=True),
-    sa.Column("entries", Json, nullable=False),
+    sa.Column("id", _Id, primary_key=True),  # of the artifact version that it becomes
+    sa.Column("manifest_id", _Id, sa.ForeignKey("manifests.id"), nullable=False),
+    sa.Column("request", Json, nullable=False),  # `upshot.domain.pending_version.VersionRequest`
+    sa.Column("updated_at", UtcTimestamp, nullable=False),
+    sa.Index("ix_pending_versions_updated_at", "updated_at"),
+)
+
+blobs = sa.Table(
+    "blobs",
+    metadata,
+    sa.Column("digest", sa.String(80), primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("used_at", UtcTimestamp, nullable=False),  # when it was stored, or named by a manifest later
+    sa.Index("ix_blobs_used_at", "used_at"),
+)
+
+blob_uploads = sa.Table(
+    "blob_uploads",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("digest", sa.String(80), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", UtcTimestamp, nullable=False),
+    sa.Index("ix_blob_uploads_digest", "digest"),
+    sa.Index("ix_blob_uploads_updated_at", "updated_at"),
+)
+
+blob_parts = sa.Table(
+    "blob_parts",
+    metadata,
+    sa.Column("upload_id", _Id, sa.ForeignKey("blob_uploads.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.String(80), nullable=False),
 )
 
 artifact_aliases = sa.Table(

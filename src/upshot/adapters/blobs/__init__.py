@@ -1,0 +1,1 @@
+"""The bytes of blobs, in a directory or in a bucket."""

@@ -1,0 +1,1 @@
+"""Receive, verify, read and remove blobs: the bytes of the files of artifact versions."""

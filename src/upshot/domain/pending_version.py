@@ -1,0 +1,33 @@
+"""Artifact versions whose files are still being uploaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRequest:
+    """What a client asks for when it logs an artifact version."""
+
+    project: str
+    name: str  #: of the artifact
+    artifact_type: str
+    digest: str  #: of the manifest
+    file_count: int  #: number of the manifest's entries
+    metadata: Mapping[str, Any]
+    description: str
+    aliases: tuple[str, ...]  #: besides `latest`
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingVersion:
+    """An artifact version that nobody sees yet."""
+
+    id: str  #: of the artifact version that it becomes
+    manifest_id: str
+    request: VersionRequest
+    updated_at: datetime  #: of the last progress

@@ -1,0 +1,267 @@
+"""
+Log artifact versions with their files, in two phases.
+
+A version is pending until every blob of its manifest is stored. Then it is committed: only then does it get a number,
+is seen by others, and makes events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from upshot.domain.event import Origin
+from upshot.domain.manifest import ManifestEntry, ManifestSummary, manifest_digest
+from upshot.domain.pending_version import PendingVersion, VersionRequest
+from upshot.domain.reference import check_name
+from upshot.domain.registry import Artifact, ArtifactVersion, Change
+from upshot.errors import Conflict, InvalidInput, NotFound
+from upshot.ids import new_id
+from upshot.ports.registry import RegistryTransaction, RegistryView
+from upshot.registry.aliases import move_aliases
+from upshot.registry.inputs import (
+    MAX_FILES,
+    check_aliases,
+    check_client_id,
+    check_description,
+    check_files,
+    check_metadata,
+    check_tags,
+)
+from upshot.registry.mutation import Mutation
+from upshot.registry.scopes import make_project
+from upshot.registry.snapshots import same_json
+from upshot.registry.transaction import RegistryTransactions, artifact_lock
+
+PENDING_AGE = timedelta(hours=24)  #: a pending version without progress is removed after this time
+_READ_FILES = 5_000  # at a time
+_MAX_MISSING = 5_000  # digests that one answer names
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The result of `PendingVersions.begin_version`: one of the two is set."""
+
+    pending: PendingVersion | None = None  #: its files are awaited
+    logged: Change[ArtifactVersion] | None = None  #: nothing has to be uploaded
+
+
+class PendingVersions(RegistryTransactions):
+    """Methods for artifact versions whose files are being uploaded."""
+
+    def begin_version(self, version_id: str, request: VersionRequest, *, origin: Origin) -> Started:
+        """
+        Begin to log an artifact version with files, or find out that nothing has to be uploaded.
+
+        That is so if there is a version with this id, or if the newest version has the same content.
+
+        Args:
+            version_id: Id of the version (`ver_…`), made by the client.
+            request: What is logged.
+            origin: Who logs it.
+
+        Raises:
+            Conflict: The artifact has another type, or a registry has the name of the project.
+        """
+        check_client_id(version_id, "ver")
+        request = _check_request(request)
+
+        def work(mutation: Mutation) -> PendingVersion | ArtifactVersion:
+            tx = mutation.tx
+            if known := tx.artifact_version_by_id(version_id):
+                return known
+            artifact = tx.artifact(request.project, request.name)
+            if artifact is not None and (equal := _find_equal(mutation, artifact, request)):
+                return equal
+            if pending := tx.pending_version(version_id):
+                if pending.request != request:
+                    raise Conflict(f"{version_id} is pending with other content or another name; use a new id")
+                return pending
+            pending = PendingVersion(version_id, new_id("man", mutation.now), request, mutation.now)
+            tx.add_manifest(ManifestSummary(pending.manifest_id, 0, 0, is_stored=False))
+            tx.add_pending_version(pending)
+            return pending
+
+        change = self._change(work, locks=[artifact_lock(request.project, request.name)], origin=origin)
+        if isinstance(change.value, PendingVersion):
+            return Started(pending=change.value)
+        logged = Change(change.value, change.events, metadata_ignored=change.metadata_ignored)
+        return Started(logged=logged)
+
+    def add_files(self, version_id: str, entries: Sequence[ManifestEntry], *, origin: Origin) -> tuple[str, ...]:
+        """
+        Add files to the manifest of a pending version. Repeating it changes nothing.
+
+        Args:
+            version_id: Id of the pending version.
+            entries: 1 to 5,000 files.
+            origin: Who adds them.
+
+        Returns:
+            Digests of the files whose blobs are not stored yet.
+
+        Raises:
+            NotFound: The version is not pending: it was committed, or it expired.
+        """
+        check_files(entries)
+
+        def work(mutation: Mutation) -> tuple[str, ...]:
+            pending = _find_pending(mutation.tx, version_id)
+            mutation.tx.add_files(pending.manifest_id, entries)
+            mutation.tx.touch_pending_version(version_id, mutation.now)
+            digests = list(dict.fromkeys(entry.digest for entry in entries if entry.ref is None))
+            missing = mutation.tx.use_blobs(digests, mutation.now)
+            return tuple(digest for digest in digests if digest in missing)
+
+        return self._change(work, origin=origin).value
+
+    def missing_blobs(self, version_id: str) -> tuple[str, ...]:
+        """Return up to 5,000 digests of files of a pending version whose blobs are not stored."""
+        return self._store.read(
+            lambda view: view.missing_blobs(_find_pending(view, version_id).manifest_id, _MAX_MISSING)
+        )
+
+    def pending_version(self, version_id: str) -> PendingVersion:
+        """
+        Return a pending version.
+
+        Raises:
+            NotFound: The version is not pending.
+        """
+        return self._store.read(lambda view: _find_pending(view, version_id))
+
+    def commit_version(self, version_id: str, *, origin: Origin) -> Change[ArtifactVersion]:
+        """
+        Make a pending version visible: it gets a number, `latest` and its aliases, and makes events.
+
+        Repeating it returns the version.
+
+        Raises:
+            Conflict: Files or blobs are missing. The message says how many.
+            InvalidInput: The digest of the files is not the announced one.
+            NotFound: There is no such version: it expired.
+        """
+        committed = self._store.read(lambda view: view.artifact_version_by_id(version_id))
+        if committed is not None:
+            return Change(committed, ())
+        pending = self.pending_version(version_id)
+        # Outside of the transaction, which would hold others up: entries are never changed after this check, because
+        # the manifest has exactly the announced number of them.
+        self._store.read(lambda view: _check_complete(view, pending))
+
+        def work(mutation: Mutation) -> ArtifactVersion:
+            tx = mutation.tx
+            if known := tx.artifact_version_by_id(version_id):
+                return known
+            request = _find_pending(tx, version_id).request
+            artifact = tx.artifact(request.project, request.name)
+            if artifact is None:
+                make_project(mutation, request.project)
+                artifact = Artifact(
+                    new_id("art", mutation.now), request.project, request.name, request.artifact_type, {}
+                )
+                tx.save_artifact(artifact)
+            if equal := _find_equal(mutation, artifact, request):  # somebody logged the same content meanwhile
+                tx.remove_pending_version(pending, keep_manifest=False)
+                return equal
+            version = ArtifactVersion(
+                id=version_id,
+                artifact_id=artifact.id,
+                project=artifact.project,
+                artifact_name=artifact.name,
+                artifact_type=artifact.artifact_type,
+                number=tx.next_number(artifact),
+                digest=request.digest,
+                metadata=request.metadata,
+                description=request.description,
+                manifest=tx.seal_manifest(pending.manifest_id, is_stored=True),
+                aliases=(),
+                tags=request.tags,
+                created_at=mutation.now,
+                created_by=origin.actor.name,
+            )
+            tx.add_artifact_version(version)
+            tx.remove_pending_version(pending, keep_manifest=True)
+            mutation.created = True
+            return move_aliases(mutation, artifact, version, request.aliases, is_new=True)
+
+        locks = [artifact_lock(pending.request.project, pending.request.name)]
+        return self._change(work, locks=locks, origin=origin)
+
+    def abandon_version(self, version_id: str, *, origin: Origin) -> None:
+        """Remove a pending version. Blobs that nothing else needs are removed later."""
+
+        def work(mutation: Mutation) -> None:
+            mutation.tx.remove_pending_version(_find_pending(mutation.tx, version_id), keep_manifest=False)
+
+        self._change(work, origin=origin)
+
+    def remove_expired_versions(self, *, limit: int) -> int:
+        """Remove pending versions without progress for 24 hours, and return their number."""
+        before = self._clock.now() - PENDING_AGE
+
+        def work(tx: RegistryTransaction) -> int:
+            expired = tx.expired_pending_versions(before, limit)
+            for pending in expired:
+                tx.remove_pending_version(pending, keep_manifest=False)
+            return len(expired)
+
+        return self._store.transact(work, locks=[])
+
+
+def _check_request(request: VersionRequest) -> VersionRequest:
+    check_name(request.project, "project")
+    check_name(request.name, "artifact")
+    check_name(request.artifact_type, "artifact type")
+    check_description(request.description, "artifact")
+    if not 0 <= request.file_count <= MAX_FILES:
+        raise InvalidInput(f"{request.file_count:,} files; at most {MAX_FILES:,} are allowed in one version")
+    return replace(
+        request,
+        metadata=check_metadata(request.metadata),
+        aliases=check_aliases(request.aliases),
+        tags=check_tags(request.tags),
+    )
+
+
+def _find_equal(mutation: Mutation, artifact: Artifact, request: VersionRequest) -> ArtifactVersion | None:
+    """Return the newest version if it has the requested content, after the requested aliases have moved to it."""
+    if artifact.artifact_type != request.artifact_type:
+        raise Conflict(
+            f"artifact {artifact.reference} is of type {artifact.artifact_type!r}, not {request.artifact_type!r}; "
+            "log it with its type, or under another name"
+        )
+    newest = mutation.tx.page_artifact_versions(artifact, cursor=None, limit=1).items
+    if not newest or newest[0].digest != request.digest or not (newest[0].manifest and newest[0].manifest.is_stored):
+        return None
+    mutation.metadata_ignored = bool(request.metadata) and not same_json(request.metadata, newest[0].metadata)
+    return move_aliases(mutation, artifact, newest[0], request.aliases)
+
+
+def _find_pending(view: RegistryView, version_id: str) -> PendingVersion:
+    if pending := view.pending_version(version_id):
+        return pending
+    raise NotFound(f"no upload of {version_id[:80]!r} is in progress: it was committed or it expired; log it again")
+
+
+def _check_complete(view: RegistryView, pending: PendingVersion) -> None:
+    entries: list[ManifestEntry] = []
+    cursor = None
+    while True:
+        page = view.page_files(pending.manifest_id, cursor=cursor, limit=_READ_FILES)
+        entries.extend(page.items)
+        cursor = page.next
+        if cursor is None:
+            break
+    announced = pending.request.file_count
+    if len(entries) != announced:
+        raise Conflict(f"{pending.id} has {len(entries):,} of {announced:,} announced files; add the others first")
+    actual = manifest_digest(entries)
+    if actual != pending.request.digest:
+        raise InvalidInput(
+            f"{pending.id}: the digest of its files is {actual}, and {pending.request.digest} was announced: a file "
+            "changed meanwhile; log the artifact again"
+        )
+    if missing := view.missing_blobs(pending.manifest_id, _MAX_MISSING):
+        raise Conflict(f"{pending.id}: {len(missing):,} blobs are not stored, such as {missing[0]}; upload them first")
