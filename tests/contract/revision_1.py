@@ -310,7 +310,8 @@ def assert_readable(database: Database) -> None:
     version = registry.version("model", "churn", "production")
     assert (version.name, version.linked_by) == ("v0", "boss")
     assert version.artifact_version.metadata == {"accuracy": 0.9}
-    assert registry.artifact_version("fraud/net:best").manifest == {"model.onnx": "sha256:aa"}
+    files = registry.files("fraud/net:best", cursor=None, limit=9).items
+    assert [(file.path, file.digest) for file in files] == [("model.onnx", "sha256:aa")]
     assert registry.collection("model", "churn").description == "# Churn"
     assert registry.registries()[0].protected_aliases == ("prod*",)
     assert registry.history("model", "churn", cursor=None, limit=9).items[0].after["artifact"] == "fraud/net:v0"

@@ -72,7 +72,10 @@ def execution(execution_id="exe_1", **changes) -> Execution:
         event_id=EventId("evt_1"),
         state=ExecutionState.RUNNING,
         created_at=NOW,
-        steps=(StepRecord("send", "webhook", name="Send it"), StepRecord("notify", "slack", phase=StepPhase.ON_FAILURE)),
+        steps=(
+            StepRecord("send", "webhook", name="Send it"),
+            StepRecord("notify", "slack", phase=StepPhase.ON_FAILURE),
+        ),
         lease_owner_id=WorkerId("w1"),
         lease_until=LATER,
         fence=1,

@@ -19,6 +19,7 @@ from upshot.adapters.sql.migrate import migrate
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.clock import FrozenClock
 from upshot.domain.event import Actor, Origin, Role
+from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.registry import Artifact, ArtifactVersion, Collection, HistoryEntry, RegistrySettings, Version
 from upshot.domain.stage import Stage
 from upshot.errors import InvalidInput, NotFound, RegistryError
@@ -68,6 +69,7 @@ CHURN = Collection(
     created_at=NOW,
     created_by="ann",
 )
+MANIFEST = ManifestSummary("man_1", 1, None, is_stored=False)
 NET = Artifact("art_net", "fraud", "net", "model", {})
 
 
@@ -105,7 +107,10 @@ def seed(tx):
     for number in range(2):
         assert tx.next_number(NET) == number
         assert tx.next_number(CHURN) == number
-        tx.add_artifact_version(artifact_version(number, manifest={"a": "b"} if number else None))
+        if number:
+            tx.add_manifest(MANIFEST)
+            tx.add_files(MANIFEST.id, [ManifestEntry("a", "b", None)])
+        tx.add_artifact_version(artifact_version(number, manifest=MANIFEST if number else None))
         tx.add_version(version(number, artifact_version(number)))
 
 
@@ -159,8 +164,9 @@ def test_missing_records_are_none_or_left_out(fixture):
         assert view.artifact_versions(NET, [5]) == {}
         assert view.linked_number(CHURN, artifact_version(5)) is None
         assert view.links_to(artifact_version(5)) == ()
-        assert view.manifest(artifact_version(0)) is None
-        assert view.manifest(artifact_version(1)) == {"a": "b"}
+        found = view.artifact_versions(NET, [0, 1])
+        assert (found[0].manifest, found[1].manifest) == (None, MANIFEST)
+        assert view.page_files(MANIFEST.id, cursor=None, limit=5).items == (ManifestEntry("a", "b", None),)
 
     fixture.read(check)
 
@@ -563,7 +569,7 @@ class MemoryMatchesSql(RuleBasedStateMachine):
 
 def without_ids(records):
     """Return the text of records without the random part of their ids."""
-    return re.sub(r"\b(art|col|evt|lnk|mut|prj|ver)_[0-9a-z]{26}\b", r"\1", repr(records))
+    return re.sub(r"\b(art|col|evt|lnk|man|mut|prj|ver)_[0-9a-z]{26}\b", r"\1", repr(records))
 
 
 def test_memory_matches_sql():

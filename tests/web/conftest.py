@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from upshot.actions.catalog import load_catalog
 from upshot.adapters.memory.automation_sets import MemoryAutomationSets
+from upshot.adapters.memory.blobs import MemoryBlobFiles, MemoryBlobs
 from upshot.adapters.memory.counters import MemoryCounters
 from upshot.adapters.memory.deliveries import MemoryDeliveries
 from upshot.adapters.memory.destinations import MemoryDestinations
@@ -29,6 +30,7 @@ from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
 from upshot.adapters.memory.revisions import MemoryRevisions
 from upshot.adapters.memory.workers import MemoryWorkers
+from upshot.adapters.sql.blobs import SqlBlobs
 from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents
@@ -40,11 +42,13 @@ from upshot.adapters.sql.registry import SqlRegistry
 from upshot.adapters.sql.schema import metadata
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
+from upshot.blobs.service import Blobs
 from upshot.clock import FrozenClock
 from upshot.domain.event import Event
 from upshot.errors import Unavailable
 from upshot.logs import configure
 from upshot.net import listen, url_of
+from upshot.ports.blobs import BlobIndex
 from upshot.ports.destinations import DestinationStore
 from upshot.ports.events import EventStore
 from upshot.ports.idempotency import IdempotencyStore
@@ -122,6 +126,7 @@ class Stores:
     destinations: DestinationStore
     backlog: BacklogStore
     idempotency: IdempotencyStore
+    blobs: BlobIndex
 
 
 def memory_stores() -> Stores:
@@ -129,8 +134,10 @@ def memory_stores() -> Stores:
     events = MemoryEvents()
     executions = MemoryExecutions(events)
     jobs = MemoryJobs(executions)
+    blobs = MemoryBlobs()
     return Stores(
-        registry=MemoryRegistry(events),
+        blobs=blobs,
+        registry=MemoryRegistry(events, blobs),
         events=events,
         executions=executions,
         jobs=jobs,
@@ -145,6 +152,7 @@ def memory_stores() -> Stores:
 def sql_stores(database: Database) -> Stores:
     """Return stores in one database."""
     return Stores(
+        blobs=SqlBlobs(database),
         registry=SqlRegistry(database),
         events=SqlEvents(database),
         executions=SqlExecutions(database),
@@ -221,6 +229,7 @@ def make_deps(stores: Stores, clock: FrozenClock, automations: AutomationFolder,
         clock=clock,
         base_url=BASE_URL,
         registry=Registry(stores.registry, DroppingPublisher(), clock, base_url=BASE_URL),
+        blobs=Blobs(stores.blobs, MemoryBlobFiles(), clock),
         events=stores.events,
         executions=stores.executions,
         revisions=MemoryRevisions(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from copy import deepcopy
@@ -88,13 +90,16 @@ def test_every_operation_has_typed_bodies(document):
     for method, path, operation in operations(document):
         for response in successes(operation).values():
             ((media_type, content),) = response["content"].items()
-            if media_type == "text/plain":
+            if media_type in {"text/plain", "application/octet-stream"}:
                 continue
             schemas = content["schema"].get("anyOf", [content["schema"]])
             assert media_type == "application/json", (method, path)
             assert all("$ref" in schema for schema in schemas), (method, path)
-        if "requestBody" in operation:
-            assert "$ref" in operation["requestBody"]["content"]["application/json"]["schema"], (method, path)
+        ((media_type, content),) = operation.get("requestBody", {"content": {"": {}}})["content"].items()
+        if media_type == "application/json":
+            assert "$ref" in content["schema"], (method, path)
+        else:
+            assert media_type in {"", "application/octet-stream"}, (method, path)
 
 
 def test_every_schema_has_a_title_of_its_own(document):
@@ -182,8 +187,8 @@ class Contract:
         schema = documented["content"][media_type]["schema"]
         if response.is_success:
             self.covered.add((method.lower(), route))
-        if media_type == "text/plain":
-            return response.text
+        if media_type in {"text/plain", "application/octet-stream"}:
+            return response.content
         data = response.json()
         errors = list(Draft202012Validator({**schema, "components": self._document["components"]}).iter_errors(data))
         assert not errors, f"{method} {path}: {errors[0].message} at {list(errors[0].absolute_path)}"
@@ -207,6 +212,7 @@ def contract(web, document) -> Contract:
 def test_every_response_matches_the_document(web, stores, clock, document, contract):
     """Each route returns a documented status, with exactly the documented fields."""
     _change_the_registry(contract)
+    _log_files(contract)
     _read_the_registry(contract)
     _use_jobs_and_executions(contract, JobsApiHarness(web, stores, clock))
     for path in ("automations", "automations/promote", "workers"):
@@ -242,6 +248,39 @@ def _change_the_registry(contract: Contract) -> None:
     contract.request("PUT", f"{API}/registries/model/protected-aliases", json={"patterns": ["prod*"]})
     contract.request("POST", f"{API}/events", json={"name": "drift", "data": {"score": 0.5}})
     contract.request("POST", f"{API}/events", json=[{"name": "drift"}, {"name": "drift"}])
+
+
+def _log_files(contract: Contract) -> None:
+    contents = {f"{name}.bin": name.encode() for name in "abc"}
+    digests = {path: f"sha256:{hashlib.sha256(content).hexdigest()}" for path, content in contents.items()}
+    digest = f"sha256:{hashlib.sha256(json.dumps(digests, separators=(',', ':')).encode()).hexdigest()}"
+    version_id = "ver_01kdwpvng00000000000000001"
+    pending = f"{API}/pending-versions/{version_id}"
+    body = {"id": version_id, "name": "files", "artifact_type": "model", "digest": digest, "file_count": 3}
+    contract.request("POST", f"{API}/projects/demo/pending-versions", json=body)
+    files = [{"path": path, "digest": digests[path], "size": 1} for path in contents]
+    assert len(contract.request("POST", f"{pending}/files", json={"files": files})["missing"]) == 3
+    contract.request("POST", f"{pending}/commit")  # 409
+    contract.request("GET", pending)
+    contract.request("PUT", f"{API}/blobs/{digests['a.bin']}", content=b"a")
+    contract.request("PUT", f"{API}/blobs/{digests['a.bin']}", content=b"x")  # 422
+    contract.request("POST", f"{API}/blobs", content=f"{digests['b.bin']} 1\nb".encode())
+    upload = contract.request("POST", f"{API}/blob-uploads", json={"digest": digests["c.bin"], "size": 1})["upload"]
+    address = f"{API}/blob-uploads/{upload['id']}"
+    contract.request("GET", address)
+    contract.request("PUT", f"{address}/parts/1", content=b"c", headers={"Upshot-Checksum": digests["c.bin"]})
+    contract.request("POST", f"{address}/complete")
+    assert contract.request("GET", f"{pending}/missing-blobs") == {"missing": []}
+    assert contract.request("POST", f"{pending}/commit")["is_stored"]
+    assert contract.request("POST", f"{API}/projects/demo/pending-versions", json=body)["version"]["name"] == "v0"
+    assert contract.request("GET", f"{API}/blobs/{digests['c.bin']}") == b"c"
+    read = contract.request("POST", f"{API}/blobs/read", json={"digests": [digests["a.bin"]]})
+    assert read == f"{digests['a.bin']} 1\na".encode()
+    contract.request("POST", f"{API}/blobs/missing", json={"digests": [digests["a.bin"]]})
+    contract.request("GET", f"{ARTIFACTS}/files/versions/v0/files")
+    other = {**body, "id": "ver_01kdwpvng00000000000000002", "name": "other"}
+    contract.request("POST", f"{API}/projects/demo/pending-versions", json=other)
+    contract.request("DELETE", f"{API}/pending-versions/{other['id']}")
 
 
 def _read_the_registry(contract: Contract) -> None:

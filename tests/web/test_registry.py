@@ -83,15 +83,16 @@ def test_an_artifact_version_is_found_by_alias_and_deleted(web):
     problem(web.get(f"{versions}/v0"), 404, "not-found")
 
 
-def test_only_one_artifact_version_shows_its_manifest(web):
-    """The manifest can be large, so lists leave it out."""
+def test_the_files_of_a_version_are_a_list_of_their_own(web):
+    """A version says how many files it has, and whether they are stored here."""
     manifest = {"model.bin": "sha256:" + "0" * 64}
     logged = ok_json(web.post(ARTIFACTS, json={"name": "churn", "artifact_type": "model", "manifest": manifest}))
 
-    assert logged["manifest"] == manifest
-    assert ok_json(web.get(f"{ARTIFACTS}/churn/versions/v0"))["manifest"] == manifest
+    assert (logged["file_count"], logged["size"], logged["is_stored"]) == (1, None, False)
+    files = ok_json(web.get(f"{ARTIFACTS}/churn/versions/v0/files"))["items"]
+    assert files == [{"path": "model.bin", "digest": manifest["model.bin"], "size": None, "ref": None}]
     (listed,) = ok_json(web.get(f"{ARTIFACTS}/churn/versions"))["items"]
-    assert "manifest" not in listed
+    assert listed["file_count"] == 1
 
 
 def test_aliases_and_tags_of_an_artifact_are_added_and_removed_in_its_project(web):

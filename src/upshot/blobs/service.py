@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from upshot.clock import Clock
 from upshot.errors import Conflict, InvalidInput, NotFound
 from upshot.ids import new_id, new_nonce
-from upshot.ports.blobs import BlobFiles, BlobIndex, BlobUpload, StoredBlob
+from upshot.ports.blobs import BlobFiles, BlobIndex, BlobUpload, PartWriter, StoredBlob
 
 MAX_BLOB_BYTES = 5 * 1024**4  #: the largest object of S3
 MAX_DIGESTS = 5_000  #: in one request
@@ -129,33 +129,27 @@ class Blobs:
             raise NotFound(f"there is no upload {upload_id[:80]!r}: it is complete or expired; begin again")
         return found
 
-    def put_part(self, upload: BlobUpload, number: int, digest: str, content: Iterable[bytes]) -> None:
+    def open_part(self, upload: BlobUpload, number: int, digest: str) -> PartReceiver:
         """
-        Store a part of an upload.
+        Begin to receive a part of an upload.
 
         Args:
             upload: The upload.
             number: Of the part, from 1.
             digest: Of the part.
-            content: Its bytes, whose number the caller has checked.
 
         Raises:
-            InvalidInput: The part does not exist, or its content has another digest.
+            InvalidInput: The digest is invalid, or there is no such part.
         """
         check_blob_digest(digest)
         if not 1 <= number <= upload.part_count:
-            raise InvalidInput(f"part {number}: {upload.id} has parts 1 to {upload.part_count}")
-        actual = hashlib.sha256()
+            raise InvalidInput(f"part {number}: {upload.id} has {upload.part_count} parts, counted from 1")
+        writer = self._files.open_part(upload, number)
 
-        def hashed() -> Iterator[bytes]:
-            for chunk in content:
-                actual.update(chunk)
-                yield chunk
+        def record() -> None:
+            self._index.add_part(upload.id, number, digest, self._clock.now())
 
-        self._files.write_part(upload, number, hashed())
-        if digest != f"sha256:{actual.hexdigest()}":
-            raise InvalidInput(f"part {number} of {upload.id}: its content has another digest; send it again")
-        self._index.add_part(upload.id, number, digest, self._clock.now())
+        return PartReceiver(f"part {number} of {upload.id}", digest, writer, record)
 
     def complete(self, upload: BlobUpload) -> StoredBlob:
         """
@@ -230,6 +224,46 @@ class Blobs:
     def _remove_upload(self, upload_id: str) -> None:
         self._files.discard(upload_id)
         self._index.remove_upload(upload_id)
+
+
+class PartReceiver:
+    """
+    Receives one part of an upload.
+
+    Args:
+        name: Of the part, for messages.
+        digest: That the client announced.
+        writer: Writes the bytes.
+        record: Called when the part is complete and correct.
+    """
+
+    def __init__(self, name: str, digest: str, writer: PartWriter, record: Callable[[], None]) -> None:
+        self._name = name
+        self._expected = digest
+        self._actual = hashlib.sha256()
+        self._writer = writer
+        self._record = record
+
+    def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+        self._actual.update(chunk)
+        self._writer.write(chunk)
+
+    def finish(self) -> None:
+        """
+        Complete the part.
+
+        Raises:
+            InvalidInput: Its content has another digest.
+        """
+        self._writer.close()
+        if self._expected != f"sha256:{self._actual.hexdigest()}":
+            raise InvalidInput(f"{self._name}: the content has another digest: it changed on its way; send it again")
+        self._record()
+
+    def abort(self) -> None:
+        """Give up, because the rest does not arrive."""
+        self._writer.abort()
 
 
 def new_key(digest: str) -> str:

@@ -17,6 +17,8 @@ from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
 from upshot.domain.reference import Reference
 
+_SHOWN_FILES = 20
+
 
 @click.group()
 def artifacts() -> None:
@@ -160,6 +162,12 @@ def links(client: Client, output: Output, version: Reference) -> None:
 def show(client: Client, output: Output, version: Reference) -> None:
     """Show VERSION (project/artifact:v3 or project/artifact:ALIAS)."""
     shown = client.get(artifact_path(version, "versions", version.version))
+    files = None
+    if shown["file_count"]:
+        path = artifact_path(version, "versions", version.version, "files")
+        files = [file["path"] for file in client.items(path, limit=_SHOWN_FILES)]
+        if shown["file_count"] > _SHOWN_FILES:
+            files.append(f"… {shown['file_count']:,} in all")
     if output.as_json:
         output.json(shown)
         return
@@ -172,7 +180,7 @@ def show(client: Client, output: Output, version: Reference) -> None:
             ("tags", shown["tags"]),
             ("metadata", shown["metadata"]),
             ("description", shown["description"]),
-            ("files", sorted(shown["manifest"] or ())),
+            ("files", files),
             ("logged", f"{local_time(shown['created_at'])} by {shown['created_by']}"),
         )
     )

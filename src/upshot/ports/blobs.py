@@ -94,6 +94,22 @@ class BlobIndex(Protocol):
         ...
 
 
+class PartWriter(Protocol):
+    """Writes one part of an upload."""
+
+    def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+        ...
+
+    def close(self) -> None:
+        """Make what was written durable."""
+        ...
+
+    def abort(self) -> None:
+        """Stop without that."""
+        ...
+
+
 class BlobFiles(Protocol):
     """Holds bytes under keys. Every method raises `Unavailable` if the store does not answer or is full."""
 
@@ -114,8 +130,8 @@ class BlobFiles(Protocol):
         """Return the path of the file on this machine, or None if it is elsewhere."""
         ...
 
-    def write_part(self, upload: BlobUpload, number: int, chunks: Iterable[bytes]) -> None:
-        """Write a part of an upload. A part that was written before is replaced."""
+    def open_part(self, upload: BlobUpload, number: int) -> PartWriter:
+        """Begin to write a part of an upload. A part that was written before is replaced."""
         ...
 
     def finish(self, upload: BlobUpload, key: str) -> str:

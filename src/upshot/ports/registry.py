@@ -296,7 +296,7 @@ class RegistryTransaction(RegistryView, Protocol):
         ...
 
     def add_files(self, manifest_id: str, entries: Sequence[ManifestEntry]) -> None:
-        """Add entries to a manifest. An entry whose path is there is replaced."""
+        """Add entries to a manifest. An entry whose path is there stays as it is."""
         ...
 
     def use_blobs(self, digests: Sequence[str], now: datetime) -> frozenset[str]:

@@ -146,8 +146,7 @@ class PendingVersions(RegistryTransactions):
         if committed is not None:
             return Change(committed, ())
         pending = self.pending_version(version_id)
-        # Outside of the transaction, which would hold others up: entries are never changed after this check, because
-        # the manifest has exactly the announced number of them.
+        # Outside of the transaction, which would hold others up. Entries never change, and the transaction counts them.
         self._store.read(lambda view: _check_complete(view, pending))
 
         def work(mutation: Mutation) -> ArtifactVersion:
@@ -165,6 +164,9 @@ class PendingVersions(RegistryTransactions):
             if equal := _find_equal(mutation, artifact, request):  # somebody logged the same content meanwhile
                 tx.remove_pending_version(pending, keep_manifest=False)
                 return equal
+            manifest = tx.seal_manifest(pending.manifest_id, is_stored=True)
+            if manifest.file_count != request.file_count:
+                raise Conflict(f"{version_id}: a file was added during the commit; log the artifact again")
             version = ArtifactVersion(
                 id=version_id,
                 artifact_id=artifact.id,
@@ -175,7 +177,7 @@ class PendingVersions(RegistryTransactions):
                 digest=request.digest,
                 metadata=request.metadata,
                 description=request.description,
-                manifest=tx.seal_manifest(pending.manifest_id, is_stored=True),
+                manifest=manifest,
                 aliases=(),
                 tags=request.tags,
                 created_at=mutation.now,
@@ -189,13 +191,13 @@ class PendingVersions(RegistryTransactions):
         locks = [artifact_lock(pending.request.project, pending.request.name)]
         return self._change(work, locks=locks, origin=origin)
 
-    def abandon_version(self, version_id: str, *, origin: Origin) -> None:
+    def abandon_version(self, version_id: str, *, origin: Origin) -> Change[None]:
         """Remove a pending version. Blobs that nothing else needs are removed later."""
 
         def work(mutation: Mutation) -> None:
             mutation.tx.remove_pending_version(_find_pending(mutation.tx, version_id), keep_manifest=False)
 
-        self._change(work, origin=origin)
+        return self._change(work, origin=origin)
 
     def remove_expired_versions(self, *, limit: int) -> int:
         """Remove pending versions without progress for 24 hours, and return their number."""

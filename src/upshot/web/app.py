@@ -14,23 +14,29 @@ from upshot.web.middleware import build_middleware
 from upshot.web.routes import (
     artifacts,
     automations,
+    blobs,
     collections,
     destinations,
     events,
     executions,
     health,
     jobs,
+    pending_versions,
     registries,
     versions,
     workers,
 )
 from upshot.web.routing import MutationSlots
+from upshot.web.transfer import TRANSFER_THREADS
 
 ROUTERS = (
     registries.router,
     collections.router,
     versions.router,
     artifacts.router,
+    pending_versions.router,
+    blobs.router,
+    blobs.transfers,
     events.router,
     executions.router,
     destinations.router,
@@ -61,6 +67,7 @@ def create_app(deps: WebDependencies) -> FastAPI:
     app.state.deps = deps
     app.state.metrics = metrics
     app.state.mutation_slots = MutationSlots()
+    app.state.transfer_threads = anyio.CapacityLimiter(TRANSFER_THREADS)
     app.state.probe_threads = anyio.CapacityLimiter(health.PROBE_THREADS)
     for router in ROUTERS:
         # `include_router` would prepare every route again at the first request, which takes half a second.

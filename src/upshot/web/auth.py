@@ -46,6 +46,9 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 JOB_SCOPE = (
     ("/registries", _ALL_METHODS),
     ("/projects", _ALL_METHODS),
+    ("/pending-versions", _ALL_METHODS),
+    ("/blobs", _ALL_METHODS),
+    ("/blob-uploads", _ALL_METHODS),
     ("/history", _READ),
     ("/events", frozenset({"POST"})),
     ("/events/{event_id}", _READ),

@@ -9,6 +9,7 @@ from functools import partial
 
 from upshot.automations.folder import AutomationFolder
 from upshot.automations.loader import load_revision
+from upshot.blobs.service import Blobs
 from upshot.clock import Clock
 from upshot.execution.user_requests import UserRequests
 from upshot.ports.automation_sets import AutomationSetStore
@@ -36,6 +37,7 @@ class WebDependencies:
     clock: Clock
     base_url: str | None  #: the server's public address, for URLs in responses; None if it is unknown
     registry: Registry
+    blobs: Blobs
     events: EventStore
     executions: ExecutionAdmin
     revisions: RevisionStore

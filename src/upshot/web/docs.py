@@ -58,7 +58,8 @@ def _rows(operation: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator
         parameter = _resolve(given, document)
         yield _row(f"{parameter['in']} {parameter['name']}", parameter.get("description", ""))
     if body := operation.get("requestBody"):
-        schema = _resolve(body["content"]["application/json"]["schema"], document)
+        (content,) = body["content"].values()
+        schema = _resolve(content["schema"], document)
         yield _row("body", schema.get("description", ""))
         for name, field in schema.get("properties", {}).items():
             yield _row(f"body {name}", field.get("description", ""))

@@ -33,7 +33,7 @@ MUTATION_TURN_SECONDS = 5.0  #: a mutation that has no thread after this time is
 DEFAULT_ACTOR = "admin"  #: the actor of requests with the server's token, which names nobody
 MUTATING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
-_REPEATABLE = frozenset({"state"})  # query parameters that are lists
+_REPEATABLE = frozenset({"metadata", "state"})  # query parameters that are lists
 _MAX_SHOWN = 5  # parameters that a message names
 _MAX_SHOWN_CHARS = 100  # of each
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from socket import gethostname
 
+from upshot.adapters.blobs.local import LocalBlobs
 from upshot.adapters.redis import RedisPublisher, validate_redis_url
 from upshot.adapters.secrets import CombinedSecrets, DirectorySecrets, EnvironmentSecrets
+from upshot.adapters.sql.blobs import SqlBlobs
 from upshot.adapters.sql.database import Database, DatabaseUrl, sqlite_url
 from upshot.adapters.sql.migrate import migrate
 from upshot.adapters.sql.registry import SqlRegistry
+from upshot.blobs.service import Blobs
 from upshot.clock import Clock
 from upshot.errors import ConfigError
 from upshot.ids import new_id, new_key
@@ -80,6 +83,11 @@ def jobs_url(settings: Settings) -> str:
 def load_installation(store: InstallationStore, clock: Clock) -> Installation:
     """Return the installation's id and key; create them if the installation is new."""
     return store.get_or_create(lambda: Installation(new_id("ins", clock.now()), new_key()))
+
+
+def make_blobs(settings: Settings, database: Database, clock: Clock) -> Blobs:
+    """Return the blobs, which are indexed in the database and stored in the data directory."""
+    return Blobs(SqlBlobs(database), LocalBlobs(settings.data / "blobs"), clock)
 
 
 def make_registry(settings: Settings, database: Database, publisher: RedisPublisher, clock: Clock) -> Registry:

@@ -22,7 +22,7 @@ from upshot.automations.folder import AutomationFolder
 from upshot.settings import Settings
 from upshot.web.dependencies import WebDependencies
 from upshot.wiring.jobs_file import read_jobs_config
-from upshot.wiring.parts import base_url, load_installation, make_registry, open_database, redis_url
+from upshot.wiring.parts import base_url, load_installation, make_blobs, make_registry, open_database, redis_url
 
 
 def build_web(settings: Settings) -> WebDependencies:
@@ -45,6 +45,7 @@ def build_web(settings: Settings) -> WebDependencies:
         clock=clock,
         base_url=base_url(settings),
         registry=make_registry(settings, database, RedisPublisher(url, installation.id), clock),
+        blobs=make_blobs(settings, database, clock),
         events=SqlEvents(database),
         executions=SqlExecutions(database),
         jobs=SqlJobAdmin(database),

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from upshot.errors import NotFound, Unavailable
 from upshot.ids import new_nonce
-from upshot.ports.blobs import PART_BYTES, BlobFiles, BlobUpload
+from upshot.ports.blobs import PART_BYTES, BlobFiles, BlobUpload, PartWriter
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -66,22 +66,11 @@ class LocalBlobs(BlobFiles):
         return str(self._path(key))
 
     @override
-    def write_part(self, upload: BlobUpload, number: int, chunks: Iterable[bytes]) -> None:
+    def open_part(self, upload: BlobUpload, number: int) -> PartWriter:
         path = self._upload_path(upload.id)
         with _reporting(path):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-            try:
-                position = (number - 1) * PART_BYTES
-                for chunk in chunks:
-                    view = memoryview(chunk)
-                    while view:
-                        written = os.pwrite(descriptor, view, position)
-                        position += written
-                        view = view[written:]
-                os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            return _LocalPart(path, (number - 1) * PART_BYTES)
 
     @override
     def finish(self, upload: BlobUpload, key: str) -> str:
@@ -127,6 +116,36 @@ class LocalBlobs(BlobFiles):
 
     def _upload_path(self, upload_id: str) -> Path:
         return self._directory / "uploads" / upload_id
+
+
+class _LocalPart(PartWriter):
+    """All parts of an upload are in one file, each at its position."""
+
+    def __init__(self, path: Path, position: int) -> None:
+        self._path = path
+        self._position = position
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+
+    @override
+    def write(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        with _reporting(self._path):
+            while view:
+                written = os.pwrite(self._descriptor, view, self._position)
+                self._position += written
+                view = view[written:]
+
+    @override
+    def close(self) -> None:
+        try:
+            with _reporting(self._path):
+                os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
+
+    @override
+    def abort(self) -> None:
+        os.close(self._descriptor)
 
 
 @contextlib.contextmanager

@@ -454,7 +454,7 @@ class _Transaction(RegistryTransaction):
     @override
     def add_files(self, manifest_id: str, entries: Sequence[ManifestEntry]) -> None:
         files = self._tables.files.get(manifest_id, {})
-        self._put(self._tables.files, manifest_id, {**files, **{entry.path: entry for entry in entries}})
+        self._put(self._tables.files, manifest_id, {**{entry.path: entry for entry in entries}, **files})
 
     @override
     def use_blobs(self, digests: Sequence[str], now: datetime) -> frozenset[str]:

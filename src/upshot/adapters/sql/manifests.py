@@ -20,7 +20,7 @@ _TOUCH_AFTER = timedelta(hours=1)
 _INSERT_ENTRY = sa.text(  # the same on both databases
     "INSERT INTO manifest_entries (manifest_id, path, digest, size, ref) "
     "VALUES (:manifest_id, :path, :digest, :size, :ref) "
-    "ON CONFLICT (manifest_id, path) DO UPDATE SET digest = excluded.digest, size = excluded.size, ref = excluded.ref"
+    "ON CONFLICT (manifest_id, path) DO NOTHING"
 )
 _ADD_MANIFEST = sa.insert(manifests)
 _REMOVE_MANIFEST = (
@@ -89,7 +89,7 @@ def add_manifest(connection: Connection, manifest: ManifestSummary) -> None:
 
 
 def add_entries(connection: Connection, manifest_id: str, entries: Sequence[ManifestEntry]) -> None:
-    """Add entries to a manifest. An entry whose path is there is replaced."""
+    """Add entries to a manifest. An entry whose path is there stays as it is."""
     if entries:
         rows = [{"manifest_id": manifest_id, **asdict(entry)} for entry in entries]
         connection.execute(_INSERT_ENTRY, rows)

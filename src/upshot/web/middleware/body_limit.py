@@ -5,13 +5,16 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from upshot.resources.urls import API_PREFIX
 from upshot.web.body import MAX_BODY_BYTES
-from upshot.web.problems import Problem
+from upshot.web.transfer import MAX_TRANSFER_BYTES, too_large
+
+_TRANSFERS = (f"{API_PREFIX}/blobs", f"{API_PREFIX}/blob-uploads/")
 
 
 class BodyLimitMiddleware:
     """
-    Refuses bodies of more than `MAX_BODY_BYTES`.
+    Refuses bodies of more than `MAX_BODY_BYTES`, and bodies with blobs of more than `MAX_TRANSFER_BYTES`.
 
     Args:
         app: The next ASGI application.
@@ -30,23 +33,23 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        limit = _limit(scope["path"])
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared[:20]) > MAX_BODY_BYTES:
-            raise _too_large()
+        if declared.isdecimal() and int(declared[:20]) > limit:
+            raise too_large(limit)
         received_bytes = 0
 
         async def receive_within_limit() -> Message:
             nonlocal received_bytes
             message = await receive()
             received_bytes += len(message.get("body", b""))
-            if received_bytes > MAX_BODY_BYTES:
-                raise _too_large()
+            if received_bytes > limit:
+                raise too_large(limit)
             return message
 
         await self._app(scope, receive_within_limit, send)
 
 
-def _too_large() -> Problem:
-    return Problem(
-        413, "body-too-large", f"body: more than {MAX_BODY_BYTES} bytes; send less at a time, or in several requests"
-    )
+def _limit(path: str) -> int:
+    """Return the limit of a request: bodies of JSON are small, and those with blobs may be large."""
+    return MAX_TRANSFER_BYTES if path.startswith(_TRANSFERS) else MAX_BODY_BYTES

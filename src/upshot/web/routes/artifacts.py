@@ -11,22 +11,22 @@ from upshot.domain.reference import Reference, check_existing_name
 from upshot.domain.registry import ArtifactVersion, Change
 from upshot.ports.paging import Page
 from upshot.resources.artifact import ArtifactDetail, artifact_detail
+from upshot.resources.file import file_json
 from upshot.resources.urls import api_path
-from upshot.resources.version import version_json
+from upshot.resources.version import VersionJson, version_json
 from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
 from upshot.web.schemas.artifacts import (
     ArtifactPage,
-    ArtifactVersionDetail,
     ChangedArtifactVersion,
+    FilePage,
     LinksPage,
     LoggedArtifactVersion,
     NewArtifactVersion,
     NewName,
     ProjectJson,
     ProjectPage,
-    artifact_version_detail,
 )
 from upshot.web.schemas.registry_filters import ArtifactQuery, ArtifactVersionQuery
 from upshot.web.schemas.requests import PageQuery
@@ -42,7 +42,7 @@ _ALIAS = _ARTIFACTS + "/{artifact}/aliases/{alias}"
 
 
 def _changed(deps: WebDependencies, change: Change[ArtifactVersion]) -> ChangedArtifactVersion:
-    return {**artifact_version_detail(change.value, deps.base_url), **mutation_result(change)}
+    return {**version_json(change.value, deps.base_url), **mutation_result(change)}
 
 
 def _reference(project: str, artifact: str, version: str) -> str:
@@ -130,11 +130,11 @@ def list_artifact_versions(
     return json_response(page_json(page, lambda version: version_json(version, deps.base_url)))
 
 
-@router.get(_VERSION, responses={200: {"model": ArtifactVersionDetail}, **problem_responses(404)})
+@router.get(_VERSION, responses={200: {"model": VersionJson}, **problem_responses(404)})
 def get_artifact_version(project: str, artifact: str, version: str, deps: Deps) -> Response:
     """Return the artifact version with this name (`v3`) or alias in the project."""
     found = deps.registry.artifact_version(_reference(project, artifact, version))
-    return json_response(artifact_version_detail(found, deps.base_url))
+    return json_response(version_json(found, deps.base_url))
 
 
 @router.patch(_VERSION, responses={200: {"model": ChangedArtifactVersion}, **problem_responses(404)})
@@ -153,6 +153,13 @@ def delete_artifact_version(project: str, artifact: str, version: str, deps: Dep
     """Delete an artifact version and every link to it, unless a protected alias points to one of them."""
     reference = _reference(project, artifact, version)
     return json_response(mutation_result(deps.registry.delete_artifact_version(reference, origin=origin)))
+
+
+@router.get(_VERSION + "/files", responses={200: {"model": FilePage}, **problem_responses(404, 409)})
+def list_files(project: str, artifact: str, version: str, deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+    """Return the files of an artifact version, by path."""
+    page = deps.registry.files(_reference(project, artifact, version), cursor=query.cursor, limit=query.limit)
+    return json_response(page_json(page, file_json))
 
 
 @router.get(_VERSION + "/links", responses={200: {"model": LinksPage}, **problem_responses(404)})

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import Field, model_validator
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from upshot.domain.registry import ArtifactVersion
 from upshot.resources.artifact import ArtifactDetail
-from upshot.resources.version import VersionJson, version_json
+from upshot.resources.file import FileJson
+from upshot.resources.version import VersionJson
 from upshot.validation import invalid
 from upshot.web.schemas.requests import JsonObject, RequestBody
 from upshot.web.schemas.responses import MutationResult, NextPage
@@ -45,13 +45,7 @@ class ArtifactPage(NextPage):
     items: list[ArtifactDetail]
 
 
-class ArtifactVersionDetail(VersionJson):
-    """An artifact version in its project, with its manifest."""
-
-    manifest: dict[str, str] | None  #: content digest by path; null if only a digest was given
-
-
-class ChangedArtifactVersion(ArtifactVersionDetail, MutationResult):
+class ChangedArtifactVersion(VersionJson, MutationResult):
     """An artifact version after a mutation."""
 
 
@@ -59,6 +53,64 @@ class LoggedArtifactVersion(ChangedArtifactVersion):
     """An artifact version that was logged, or the one with equal content."""
 
     metadata_ignored: bool  #: a version with equal content exists, and it keeps its own metadata
+
+
+class FilePage(NextPage):
+    """A page of the files of an artifact version, by path."""
+
+    items: list[FileJson]
+
+
+class NewPendingVersion(RequestBody):
+    """An artifact version whose files follow."""
+
+    id: str = Field(description="Id of the version, `ver_…`, made by the client.")
+    name: str
+    artifact_type: str
+    digest: str = Field(
+        description="SHA-256 of the JSON object of all content digests by path, sorted, without spaces."
+    )
+    file_count: int = Field(ge=0)
+    metadata: JsonObject = Field({}, description="Any JSON object.")
+    description: str = ""
+    aliases: list[str] = Field([], description="Aliases in the project, in addition to `latest`.")
+    tags: list[str] = Field([])
+
+
+class NewFile(RequestBody):
+    """A file, or a reference to one that is stored elsewhere."""
+
+    path: str
+    digest: str
+    size: int | None = None
+    ref: str | None = Field(None, description="URI of a reference.")
+
+
+class NewFiles(RequestBody):
+    """Files of a pending version."""
+
+    files: list[NewFile]
+
+
+class PendingVersionJson(TypedDict):
+    """An artifact version whose files are awaited."""
+
+    id: str
+    state: str  #: `pending`
+    expires_at: str  #: if there is no progress until then
+
+
+class StartedVersion(TypedDict):
+    """Either a pending version, or the version that has the content already."""
+
+    pending: PendingVersionJson | None
+    version: LoggedArtifactVersion | None
+
+
+class MissingBlobs(TypedDict):
+    """Digests of blobs that are not stored."""
+
+    missing: list[str]
 
 
 class NewName(RequestBody):
@@ -83,9 +135,3 @@ class LinksPage(NextPage):
     """All links to an artifact version, sorted by registry and collection, on one page."""
 
     items: list[VersionJson]
-
-
-def artifact_version_detail(artifact: ArtifactVersion, base_url: str | None) -> ArtifactVersionDetail:
-    """Return the JSON object of an artifact version with its manifest."""
-    manifest = None if artifact.manifest is None else dict(artifact.manifest)
-    return {**version_json(artifact, base_url), "manifest": manifest}
