@@ -117,8 +117,9 @@ def test_many_threads_may_migrate_at_the_same_time(url):
 
 def test_many_processes_may_migrate_at_the_same_time(url):
     """`upshot serve` and several workers may start together on an empty database."""
+    address = url if isinstance(url, str) else url.render_as_string(hide_password=False)
     processes = [
-        subprocess.Popen([sys.executable, "-c", MIGRATE, url], stderr=subprocess.PIPE, text=True) for _ in range(4)
+        subprocess.Popen([sys.executable, "-c", MIGRATE, address], stderr=subprocess.PIPE, text=True) for _ in range(4)
     ]
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, "\n".join(errors)

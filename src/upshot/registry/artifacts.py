@@ -10,7 +10,7 @@ from upshot.domain.event import EventKind, Origin
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.reference import LATEST, check_name
 from upshot.domain.registry import Artifact, ArtifactVersion, Change, Version
-from upshot.errors import AlreadyExists, Conflict
+from upshot.errors import AlreadyExists, Conflict, NotFound
 from upshot.ids import new_id
 from upshot.ports.paging import Page
 from upshot.ports.registry import EVERYTHING, RegistryFilter, RegistryView
