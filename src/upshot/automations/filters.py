@@ -344,7 +344,7 @@ def check_key(value: Any) -> Any:
     """Return a value that becomes a key of a mapping. Hashing a list has no bound."""
     if value is not None and not isinstance(value, str | int | float):
         raise RenderError(f"{describe(value)} cannot be a key; use a text or a number")
-    return value
+    return str(value) if isinstance(value, SlackText) else value
 
 
 def slice_(value: Any, start: Any, stop: Any, step: Any) -> Any:

@@ -117,6 +117,8 @@ def test_other_actions_are_not_escaped():
     tree = compile_tree({"json": {"text": "{{ event.data.evil }}"}}, path="", line_of=lambda _: 1)
 
     assert tree.render(CONTEXT)["json"]["text"] == CONTEXT["event"]["data"]["evil"]
+    keys = compile_tree({"x": "{{= {event.data.evil | slack: 1} }}"}, path="", line_of=lambda _: 1).render(CONTEXT)
+    assert keys == {"x": {ESCAPED: 1}}
     assert compile_text("{{ event.data.evil | safe }}", path="").render(CONTEXT) == CONTEXT["event"]["data"]["evil"]
     assert compile_text("{{ event.data.evil | slack }}", path="").render(CONTEXT) == ESCAPED
 
