@@ -541,7 +541,7 @@ class MemoryMatchesSql(RuleBasedStateMachine):
                 ]
             )
             filtered: list[str] = []
-            wheres = [
+            filters = [
                 RegistryFilter(alias="x"),
                 RegistryFilter(tag="s"),
                 RegistryFilter(stage=Stage.STAGING),
@@ -549,7 +549,7 @@ class MemoryMatchesSql(RuleBasedStateMachine):
                 RegistryFilter(metadata=((("k", "n"), (1, "1")),)),
                 RegistryFilter(metadata=((("k",), (True,)),)),
             ]
-            for where in wheres:
+            for where in filters:
                 found = [
                     registry.versions("model", collection.name, where, cursor=None, limit=3)
                     for collection in collections
