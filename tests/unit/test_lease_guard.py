@@ -41,7 +41,36 @@ def stopwatch(clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
 @pytest.fixture
 def guard(clock: FrozenClock, stopwatch: Stopwatch) -> LeaseGuard:
     """Return the guard of a worker with leases of 30 s and a heartbeat every 5 s."""
-    return LeaseGuard(clock, lease_seconds=30, heartbeat_seconds=5)
+    guard = LeaseGuard(clock, lease_seconds=30, heartbeat_seconds=5)
+    with guard.heartbeat():
+        pass
+    stopwatch.pass_time(20)
+    return guard
+
+
+def test_a_worker_that_starts_waits_until_every_worker_has_had_time(clock, stopwatch):
+    """It may start just when the database is back, and find only leases that nobody could renew."""
+    guard = LeaseGuard(clock, lease_seconds=30, heartbeat_seconds=5)
+    stopwatch.pass_time(60)  # the database is still down
+    assert not guard.may_take_over()
+    with guard.heartbeat():
+        stopwatch.pass_time(0.1)
+    assert not guard.may_take_over()
+    stopwatch.pass_time(5)
+    with guard.heartbeat():
+        stopwatch.pass_time(0.1)
+    assert not guard.may_take_over()
+    stopwatch.pass_time(6)
+    assert guard.may_take_over()
+
+
+def test_a_worker_that_replaces_a_dead_one_takes_its_leases_at_once(clock, stopwatch):
+    """Its supervisor has ended the other process."""
+    guard = LeaseGuard(clock, lease_seconds=30, heartbeat_seconds=5, replaces_worker=True)
+    assert guard.may_take_over()
+    with guard.heartbeat():
+        stopwatch.pass_time(0.1)
+    assert guard.may_take_over()
 
 
 def test_prompt_heartbeats_allow_it(guard, stopwatch):

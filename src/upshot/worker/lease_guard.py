@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,20 +17,23 @@ class LeaseGuard:
 
     While the database is slow or down, no worker can renew its leases, and all of them expire. Afterwards, every worker
     that is alive renews them within one heartbeat. Until then, no worker may take them over. The same applies after
-    the machine's clock was set.
+    the machine's clock was set, and to a worker that has just started, because an outage may have ended just then.
 
     Args:
         clock: The clock that leases are compared with.
         lease_seconds: Duration of a lease.
         heartbeat_seconds: Interval of the heartbeats.
+        replaces_worker: The worker replaces one that is known to be dead, whose leases it takes over at once.
     """
 
-    def __init__(self, clock: Clock, *, lease_seconds: float, heartbeat_seconds: float) -> None:
+    def __init__(
+        self, clock: Clock, *, lease_seconds: float, heartbeat_seconds: float, replaces_worker: bool = False
+    ) -> None:
         self._clock = clock
         self._slow_seconds = lease_seconds / 6  # a heartbeat that takes longer is an outage
         self._settle_seconds = heartbeat_seconds + self._slow_seconds + 1.0
         self._started_at: float | None = None  #: when the current heartbeat started
-        self._untrusted_until = 0.0
+        self._untrusted_until = 0.0 if replaces_worker else math.inf
         self._clock_offset = self._offset()
 
     @contextmanager
@@ -41,7 +45,8 @@ class LeaseGuard:
             yield
             failed = False
         finally:
-            if failed or stopwatch() - self._started_at > self._slow_seconds:
+            is_first = self._untrusted_until == math.inf
+            if failed or is_first or stopwatch() - self._started_at > self._slow_seconds:
                 self._distrust()
             self._started_at = None
 

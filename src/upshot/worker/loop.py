@@ -70,7 +70,10 @@ class WorkerLoop:
         lease_seconds = deps.settings.lease_seconds
         self._heartbeat_seconds = min(MAX_HEARTBEAT_SECONDS, lease_seconds / 3)
         self._guard = guard = LeaseGuard(
-            deps.clock, lease_seconds=lease_seconds, heartbeat_seconds=self._heartbeat_seconds
+            deps.clock,
+            lease_seconds=lease_seconds,
+            heartbeat_seconds=self._heartbeat_seconds,
+            replaces_worker=bool(deps.settings.worker_predecessor),
         )
         self._agreement = WorkerAgreement(
             deps.automations,
