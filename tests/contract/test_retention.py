@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.contract.databases import KINDS, open_database
+from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents, insert_events
 from upshot.adapters.sql.executions import SqlExecutions
 from upshot.adapters.sql.retention import SqlRetention
@@ -19,6 +20,7 @@ from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt
 from upshot.execution.retention import FAST_SECONDS, MAX_BATCH, MIN_BATCH, SLOW_SECONDS, Retention, next_batch
 from upshot.ids import DeliveryId, EventId, RevisionId, WorkerId, derive_execution_id, new_id
+from upshot.ports.destinations import DestinationReport
 from upshot.ports.events import EventQuery
 from upshot.ports.executions import Admission, ExecutionQuery, ExecutionUpdate
 from upshot.ports.retention import Kept
@@ -261,6 +263,17 @@ def test_a_worker_that_was_killed_is_forgotten(world):
     rows = [row | {"id": name, "seen_at": time} for name, time in (("w1", OLD), ("w2", NOW))]
     world.database.write(lambda connection: connection.execute(sa.insert(workers), rows))
     assert world.remove_old()[Kept.WORKERS] == 1
+
+
+def test_what_a_killed_worker_reported_of_destinations_is_forgotten(world):
+    """A worker with another id replaces it, and the rows of the old one would stay without end."""
+    store = SqlDestinations(world.database)
+    reports = [DestinationReport(f"https://{name}.example", False, None, 0, 20, None) for name in ("a", "b")]
+    store.report(WorkerId("w1"), reports, OLD)
+    store.report(WorkerId("w2"), reports, NOW)
+    assert world.remove_old()[Kept.DESTINATIONS] == 2
+    assert len(store.list(seen_since=OLD)) == 2
+    assert world.remove_old()[Kept.DESTINATIONS] == 0
 
 
 def test_an_event_of_an_alias_that_an_older_version_stored_stays(world):

@@ -19,6 +19,7 @@ class Kept(StrEnum):
     RECEIPTS = "receipts"
     HISTORY = "history"
     WORKERS = "workers"
+    DESTINATIONS = "destinations"
     FAULTS = "faults"
 
 
@@ -26,7 +27,7 @@ class Kept(StrEnum):
 class Removed:
     """The result of one batch."""
 
-    rows: int  #: number of removed receipts, executions, events, history entries, workers or faults of files
+    rows: int  #: number of removed rows, of which `RetentionStore.remove` lists the kinds
     last_id: str | None  #: where the next batch starts; None if nothing is left to remove
 
 
@@ -48,6 +49,7 @@ class RetentionStore(Protocol):
         - Matched events from before then, unless an execution answers them or they are the last event of their alias.
         - History entries from before then.
         - Workers that were last seen before then.
+        - What workers reported of destinations, if they last did so before then. Counted by worker.
         - Faults of automation files that ended before then.
 
         Args:

@@ -208,6 +208,7 @@ class WorkerDependencies:
             Kept.HISTORY: settings.history_days,
             Kept.FAULTS: settings.events_days,
             Kept.WORKERS: _SILENT_WORKERS_DAYS,
+            Kept.DESTINATIONS: _SILENT_WORKERS_DAYS,
         }
         ages = {kept: timedelta(days=count) for kept, count in days.items() if count}
         return Retention(self.retention, ages, self.clock, run_in_thread, stopping)

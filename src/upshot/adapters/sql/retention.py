@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import (
+    destinations,
     events,
     executions,
     file_faults,
@@ -76,6 +77,7 @@ _KINDS: dict[Kept, tuple[sa.Column[Any], str | None, sa.ColumnElement[bool]]] = 
     ),
     Kept.HISTORY: (history.c.id, "his", history.c.time < _before),
     Kept.WORKERS: (workers.c.id, None, workers.c.seen_at < _before),
+    Kept.DESTINATIONS: (destinations.c.worker_id, None, destinations.c.seen_at < _before),
     Kept.FAULTS: (file_faults.c.id, "flt", file_faults.c.until < _before),
 }
 _SELECT = {
