@@ -212,7 +212,7 @@ def test_kill_while_a_retry_is_waiting(system: System, receivers: Receivers) -> 
     execution = finished(system)
     assert execution["state"] == "succeeded"
     assert attempts(execution, "first")[-1] == "succeeded"
-    assert attempts(execution, "first").count("unreachable") >= 2
+    assert attempts(execution, "first").count("unavailable") >= 2
     assert len(delivery_ids(receivers, "/first")) == 1
 
 
