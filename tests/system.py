@@ -17,7 +17,7 @@ import httpx
 from tests.servers import Redis, free_port
 from tests.waiting import until
 
-TOKEN = "test-token"
+TOKEN = "token-of-the-test-system"
 
 
 class System:
