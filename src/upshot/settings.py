@@ -161,6 +161,11 @@ class Settings(BaseSettings):
         None,
         description="Id of a worker, unique among all workers. By default, its host name and process id.",
     )
+    heartbeat_file: Path | None = Field(
+        None,
+        description="File that a worker touches every two seconds while its event loop runs. `upshot health` checks "
+        "it, in containers.",
+    )
     worker_predecessor: str | None = Field(
         None, description="Id of a worker that has ended for certain. The new worker takes over its leases at once."
     )

@@ -78,7 +78,7 @@ def worker(*, until_stdin_ends: bool, in_flight: int | None, heartbeat_file: Pat
     settings = _prepare(until_stdin_ends, worker_in_flight=in_flight, **options)
     from upshot.worker.process import main as run_worker
 
-    sys.exit(run_worker(settings, heartbeat_file))
+    sys.exit(run_worker(settings, heartbeat_file or settings.heartbeat_file))
 
 
 @click.command()

@@ -24,6 +24,7 @@ _COMMANDS = {
     "serve": ("upshot.cli.processes:serve", "Run only the web process."),
     "worker": ("upshot.cli.processes:worker", "Run only a worker."),
     "completion": ("upshot.cli.completion:completion", "Print the completion script of your shell."),
+    "health": ("upshot.cli.health:health", "Check the process in this container."),
     "migrate": ("upshot.cli.processes:migrate", "Upgrade the database schema."),
 }
 
