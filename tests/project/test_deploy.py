@@ -13,7 +13,6 @@ import yaml
 
 from tests.project.repository import ROOT
 from upshot.actions.catalog import load_catalog
-from upshot.actions.egress_rules import EgressRules
 from upshot.automations.loader import load_folder
 from upshot.settings import Settings
 
@@ -115,7 +114,7 @@ def test_the_example_automation_is_valid(tmp_path):
     (configmap,) = (item for item in OBJECTS if item["metadata"]["name"] == "upshot-automations")
     for name, text in configmap["data"].items():
         (tmp_path / name).write_text(text)
-    loaded = load_folder(tmp_path, load_catalog(EgressRules.parse("")))
+    loaded = load_folder(tmp_path, load_catalog())
 
     assert not loaded.errors
     assert loaded.automations
