@@ -77,7 +77,7 @@ def test_a_request_is_retried_until_the_receiver_is_up(world):
     assert world.execution().state is ExecutionState.SUCCEEDED
     assert len({request.delivery_id for request in world.sent}) == 1
     states = [receipt.state for receipt in world.receipts(world.execution())]
-    assert states == [AttemptState.UNREACHABLE, AttemptState.UNREACHABLE, AttemptState.SUCCEEDED]
+    assert states == [AttemptState.UNAVAILABLE, AttemptState.UNAVAILABLE, AttemptState.SUCCEEDED]
 
 
 def test_retry_after_is_honoured(world):
