@@ -192,7 +192,7 @@ class Consumer:
         except Unavailable:
             raise
         except Exception as error:
-            log.exception("consumer.batch_failed", entries=[entry.entry_id for entry in entries])
+            log.exception("consumer.batch_failed", entry_ids=[entry.entry_id for entry in entries])
             if len(entries) > 1:  # one bad entry must not block the others of its batch
                 for entry in entries:
                     await self.consume([entry])
@@ -268,7 +268,7 @@ class Consumer:
         await self._stream.acknowledge(entries)
         await self._count_ignored(unreadable=sum(entry.event is None for entry in entries), unknown=len(result.unknown))
         for budget in result.exhausted:
-            log.warning("event.budget_exhausted", event_id=budget.root_event_id, warning=warning_text(budget))
+            log.warning("event.budget_exhausted", root_event_id=budget.root_event_id, warning=warning_text(budget))
         if accepted := [event for admission in admissions for event in admission.events]:
             await self._run_in_thread(self._publisher.publish, accepted)
 

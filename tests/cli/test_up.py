@@ -138,7 +138,7 @@ def test_a_new_worker_takes_over_from_a_dead_one(tmp_path):
     with Up(tmp_path) as up:
         dead_worker_id = (up.data / "worker-id").read_text().strip()
         os.kill(up.pid("worker"), signal.SIGKILL)
-        assert until(lambda: f"predecessor={dead_worker_id}" in up.output)
+        assert until(lambda: f"predecessor_id={dead_worker_id}" in up.output)
 
 
 def test_a_worker_that_hangs_is_replaced(tmp_path):

@@ -17,10 +17,10 @@ def reset_structlog():
 def test_a_text_line_has_keys_and_values(capsys):
     """Time, level and event come first. A value with spaces or quotes is quoted, and None is left out."""
     logs.configure("info", "text")
-    structlog.get_logger().info("attempt.finished", step="call", wait_seconds=None, error='no "answer"')
+    structlog.get_logger().info("attempt.finished", step_id="call", wait_seconds=None, error='no "answer"')
     line = capsys.readouterr().err
     assert line.startswith("time=20")
-    assert line.endswith(' level=info event=attempt.finished step=call error="no \\"answer\\""\n')
+    assert line.endswith(' level=info event=attempt.finished step_id=call error="no \\"answer\\""\n')
 
 
 def test_a_value_cannot_start_another_line(capsys):
@@ -33,12 +33,12 @@ def test_a_value_cannot_start_another_line(capsys):
 def test_json_has_the_same_keys(capsys):
     """A JSON line has the keys of a text line."""
     logs.configure("info", "json")
-    structlog.get_logger().info("attempt.finished", step="call", error=None)
+    structlog.get_logger().info("attempt.finished", step_id="call", error=None)
     line = json.loads(capsys.readouterr().err)
-    assert {key: line[key] for key in ("event", "level", "step")} == {
+    assert {key: line[key] for key in ("event", "level", "step_id")} == {
         "event": "attempt.finished",
         "level": "info",
-        "step": "call",
+        "step_id": "call",
     }
     assert "error" not in line
 

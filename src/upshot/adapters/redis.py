@@ -253,5 +253,5 @@ def _event(entry_id: bytes, fields: dict[bytes, bytes] | None) -> Event | None:
     except Exception as error:  # noqa: BLE001 - one entry must not keep the others from being read, whatever is in it
         # Another program wrote it, or another release of Upshot. If it is an accepted event, the relay publishes
         # it again from SQL.
-        log.error("stream.unreadable_entry", entry=entry_id.decode(), error=repr(error))  # noqa: TRY400 - no trace needed
+        log.error("stream.unreadable_entry", entry_id=entry_id.decode(), error=repr(error))  # noqa: TRY400 - no trace needed
         return None

@@ -209,7 +209,7 @@ class Attempt:
             # A bug in the action. Nobody knows how far it got, and the next attempt may succeed.
             trace = self._mask().text(traceback.format_exc())
             log.error(  # noqa: TRY400 - `exception` would log the trace with its secrets
-                "action.crashed", execution=self._execution.id, uses=self._record.uses, exception=trace
+                "action.crashed", execution_id=self._execution.id, uses=self._record.uses, exception=trace
             )
             crash = f"{self._record.uses} crashed: {type(error).__name__}: {error}"
             return self._failed(Ambiguous(crash), AttemptState.AMBIGUOUS)
@@ -445,9 +445,9 @@ def _with_receipt(execution: Execution, receipt: Receipt) -> ExecutionUpdate:
     """Log a finished attempt, and return its update."""
     log.info(
         "attempt.finished",
-        execution=execution.id,
+        execution_id=execution.id,
         automation=execution.automation,
-        step=receipt.step_id,
+        step_id=receipt.step_id,
         attempt=receipt.attempt,
         state=receipt.state.value,
         wait_seconds=receipt.wait_seconds,

@@ -219,7 +219,7 @@ class Executor:
             try:
                 await self._start_claimed(claim, events[claim.execution.event_id], place)
             except Unavailable as error:  # its lease expires; the claims behind it must not wait for that
-                log.warning("execution.start_failed", execution=claim.execution.id, error=str(error))
+                log.warning("execution.start_failed", execution_id=claim.execution.id, error=str(error))
 
     async def _start_claimed(self, claim: Claim, event: Event, place: Reservation | None) -> None:
         execution = claim.execution
@@ -252,7 +252,7 @@ class Executor:
         self._room_changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             # Its lease expires and it is claimed again, until it fails because too many workers were lost.
-            log.error("execution.crashed", execution=execution_id, exc_info=error)
+            log.error("execution.crashed", execution_id=execution_id, exc_info=error)
 
     async def stop(self, *, within_seconds: float) -> None:
         """Start nothing more. Finish the attempts in flight within that time, and release the rest."""
@@ -281,7 +281,7 @@ class Executor:
             # A skipped step leaves nothing to write until the next step has an outcome.
             has_outcome = update.receipts or update.execution.state is not ExecutionState.RUNNING
             if has_outcome and not await self.recorder.record(update, claimed.event):
-                log.info("execution.lease_lost", execution=claimed.execution.id)
+                log.info("execution.lease_lost", execution_id=claimed.execution.id)
                 return
             if update.execution.waits_for is not None:
                 self._record_waiting([update.execution.waits_for])
@@ -303,7 +303,7 @@ class Executor:
             return ExecutionUpdate(transitions.reschedule(execution, reason="its worker stopped", due_at=now))
         if newer is None:
             return None
-        log.info("execution.overtaken", execution=execution.id, step=record.id, by=newer)
+        log.info("execution.overtaken", execution_id=execution.id, step_id=record.id, newer_execution_id=newer)
         return ExecutionUpdate(transitions.step_overtaken(execution, record, by=newer, now=now))
 
     async def _attempt(self, claimed: ClaimedExecution, record: StepRecord) -> ExecutionUpdate:

@@ -105,13 +105,13 @@ class Recorder:
         (update,) = batch
         execution_id = update.execution.id
         for simplify in (_storable, _without_data):
-            log.error("recorder.update_rejected", execution=execution_id, error=repr(rejection))
+            log.error("recorder.update_rejected", execution_id=execution_id, error=repr(rejection))
             try:
                 return await self._write_when_available([simplify(update)])
             except Exception as error:  # noqa: BLE001 - as above
                 rejection = error
         # The execution is claimed again when its lease expires. The other updates must still be written.
-        log.error("recorder.gave_up", execution=execution_id, error=repr(rejection))
+        log.error("recorder.gave_up", execution_id=execution_id, error=repr(rejection))
         return frozenset({execution_id})
 
     async def _write_when_available(self, batch: Sequence[ExecutionUpdate]) -> frozenset[ExecutionId]:

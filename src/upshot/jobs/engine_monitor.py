@@ -109,7 +109,7 @@ class EngineMonitor:
             snapshot = EngineSnapshot(before.number + 1, now, outages, before.statuses, error=str(error))
         else:
             if before.error is not None:
-                log.info("engine.reachable", backend=self.name, engine=self.engine_id)
+                log.info("engine.reachable", backend=self.name, engine_id=self.engine_id)
             self.reached_at = now
             snapshot = EngineSnapshot(before.number + 1, now, before.outages, statuses)
         async with self._snapshot_taken:

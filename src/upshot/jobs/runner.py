@@ -182,7 +182,7 @@ class JobRunner:
         try:
             await self._handle_status(status, snapshot)
         except EngineUnavailable as error:
-            log.info("job.engine_unreachable", job=self.job.id, error=str(error))
+            log.info("job.engine_unreachable", job_id=self.job.id, error=str(error))
             self._monitor.poll_now()
 
     async def _handle_outage(self, error: str) -> None:
@@ -224,7 +224,7 @@ class JobRunner:
     async def _record_running(self, status: ContainerStatus) -> None:
         await self._record(container_running(self.job, status, now=self._context.clock.now()))
         job = self.job
-        log.info("job.started", job=job.id, automation=job.automation, step=job.step_id, machine=job.machine)
+        log.info("job.started", job_id=job.id, automation=job.automation, step_id=job.step_id, machine=job.machine)
 
     async def _stop_if_due(self) -> None:
         now, job = self._context.clock.now(), self.job
@@ -287,9 +287,9 @@ class JobRunner:
         await self._record(after)
         log.info(
             "job.ended",
-            job=job.id,
+            job_id=job.id,
             automation=job.automation,
-            step=job.step_id,
+            step_id=job.step_id,
             state=after.state.value,
             failure=outcome.failure.value if outcome.failure else None,
             reason=after.reason,
@@ -298,7 +298,7 @@ class JobRunner:
         try:
             await self._backend.remove(job.container_name)
         except EngineUnavailable as error:  # the supervisor removes it later
-            log.info("job.container_not_removed", job=job.id, container=job.container_name, error=str(error))
+            log.info("job.container_not_removed", job_id=job.id, container=job.container_name, error=str(error))
 
     # --- records ----------------------------------------------------------------------------------
 

@@ -196,7 +196,7 @@ class JobSupervisor:
             for job_id, job in (await self._run_in_thread(self._jobs.get, not_renewed)).items():
                 # A job without an owner has just ended here; its task is about to end too.
                 if job.lease_owner_id not in (None, self._settings.worker_id) and job_id in self._supervised:
-                    log.warning("job.lease_lost", job=job_id, worker=job.lease_owner_id)
+                    log.warning("job.lease_lost", job_id=job_id, worker_id=job.lease_owner_id)
                     self._supervised[job_id].task.cancel()
 
     async def stop(self) -> None:
@@ -245,7 +245,7 @@ class JobSupervisor:
         )
         monitors = {engine_id: self._monitors[name] for name, engine_id in engine_ids.items()}
         for job in abandoned:
-            log.info("job.adopted", job=job.id, state=job.state.value)
+            log.info("job.adopted", job_id=job.id, state=job.state.value)
         await self._start_runners((job, monitors[job.engine_id or ""]) for job in abandoned)
 
     async def _start_runners(self, claimed: Iterable[tuple[Job, EngineMonitor]]) -> None:
@@ -269,7 +269,7 @@ class JobSupervisor:
         del self._supervised[job_id]
         self._work_available.set()  # there is room for another job
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("job.dropped", job=job_id, exc_info=error)  # adopted again when its lease runs out
+            log.error("job.dropped", job_id=job_id, exc_info=error)  # adopted again when its lease runs out
 
     async def _supervise(self, runner: JobRunner) -> None:
         """Run a job. An error in Upshot delays the job, and never ends it."""
@@ -277,13 +277,13 @@ class JobSupervisor:
             try:
                 await runner.run()
             except LeaseLost:
-                log.info("job.lease_lost", job=runner.job.id)
+                log.info("job.lease_lost", job_id=runner.job.id)
             except (Unavailable, EngineUnavailable) as error:
-                log.warning("job.delayed", job=runner.job.id, error=str(error))
+                log.warning("job.delayed", job_id=runner.job.id, error=str(error))
                 await asyncio.sleep(self._settings.intervals.error_seconds)
                 continue
             except Exception:
-                log.exception("job.runner_failed", job=runner.job.id)
+                log.exception("job.runner_failed", job_id=runner.job.id)
                 await asyncio.sleep(self._settings.intervals.error_seconds)
                 continue
             return
@@ -315,7 +315,7 @@ class JobSupervisor:
             after = end_attempt(job, JobOutcome(FailureKind.ENGINE_LOST, reason), larger_spec=None, now=now)
             with suppress(LeaseLost):
                 await self._recorder.record(after, events[job.event_id])
-                log.warning("job.engine_lost", job=job.id, reason=reason, state=after.state.value)
+                log.warning("job.engine_lost", job_id=job.id, reason=reason, state=after.state.value)
 
     async def _collect_leftovers(self, monitor: EngineMonitor) -> None:
         """Remove the containers of ended attempts, and handle those that belong to no job."""

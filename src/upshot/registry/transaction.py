@@ -102,4 +102,4 @@ class RegistryTransactions:
             "(UPSHOT_ROOT_EVENTS); steps that would add more fail"
         )
         if self._store.add_warning(EventId(error.root_event_id), warning):
-            log.warning("event.budget_exhausted", event_id=error.root_event_id, warning=warning)
+            log.warning("event.budget_exhausted", root_event_id=error.root_event_id, warning=warning)

@@ -108,7 +108,7 @@ class WorkerAgreement:
 
         if is_needed(known):
             known = self._store.assign_number(holding, self._content, is_needed)
-            log.info("automations.numbered", set=self._digest, number=known.numbers.get(self._digest))
+            log.info("automations.numbered", set_digest=self._digest, number=known.numbers.get(self._digest))
         standing = decide(known, holding, now=now, lease=self._lease, can_trust_leases=self._has_heard_everyone())
         if standing.in_force != self._in_force:
             self._in_force_content = self._store.content(standing.in_force) if standing.in_force else {}
@@ -170,7 +170,9 @@ class WorkerAgreement:
 
     def _log_standing(self, *, matches: bool) -> None:
         if matches:
-            log.info("automations.in_force", set=self._digest)
+            log.info("automations.in_force", set_digest=self._digest)
         else:
             difference = self._held.difference if self._held else None
-            log.warning("automations.standby", set=self._digest, in_force=self._in_force, difference=difference)
+            log.warning(
+                "automations.standby", set_digest=self._digest, in_force_digest=self._in_force, difference=difference
+            )

@@ -171,7 +171,7 @@ class WorkerLoop:
         on_started()
         log.info(
             "worker.started",
-            worker=self._executor.worker_id,
+            worker_id=self._executor.worker_id,
             automations=len(self._deps.automations.automations),
             queues=",".join(self._deps.queues),
         )
@@ -235,7 +235,7 @@ class WorkerLoop:
             await self._executor.meter.flush()
             await self._run_in_thread(self._deps.workers.deregister, predecessor_id)
             await self._run_in_thread(self._agreement.end, predecessor_id)
-            log.info("worker.predecessor_replaced", predecessor=predecessor_id, leases=leases)
+            log.info("worker.predecessor_replaced", predecessor_id=predecessor_id, leases=leases)
 
     async def _heartbeat(self) -> None:
         """Renew the leases, and record that this worker is alive."""
@@ -304,4 +304,4 @@ class WorkerLoop:
         except Unavailable as error:
             log.warning("worker.deregister_failed", error=str(error))
         self._threads.shutdown(wait=False)
-        log.info("worker.stopped", worker=self._executor.worker_id)
+        log.info("worker.stopped", worker_id=self._executor.worker_id)

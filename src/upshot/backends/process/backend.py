@@ -290,7 +290,7 @@ class ProcessBackend(Backend):
             cgroup.remove()
         if (reason := self._directories.remove(name)) is not None:
             log.warning(
-                "process.files_left", job=name, reason=reason, remedy="delete them yourself, if necessary as root"
+                "process.files_left", container=name, reason=reason, remedy="delete them yourself, if necessary as root"
             )
 
     def _end_now(self, job: JobDirectory) -> None:
