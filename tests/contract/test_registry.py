@@ -21,6 +21,7 @@ from upshot.clock import FrozenClock
 from upshot.domain.event import Actor, Origin, Role
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.registry import Artifact, ArtifactVersion, Collection, HistoryEntry, RegistrySettings, Version
+from upshot.domain.run import Direction, Edge, EdgeKind, LinkSummary, Run, RunState, RunSummary, VersionSummary
 from upshot.domain.stage import Stage
 from upshot.errors import InvalidInput, NotFound, RegistryError
 from upshot.ports.events import EventQuery, EventStore
@@ -580,3 +581,112 @@ def test_memory_matches_sql():
             max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+# --- runs and lineage -----------------------------------------------------------------------------------------------
+
+
+def make_run(number: int, **fields: Any) -> Run:
+    summary = RunSummary(f"run_{number}", "fraud", f"r{number}", "swift", "training", RunState.RUNNING, NOW, NOW)
+    return Run(summary, created_by="ann", **fields)
+
+
+def test_runs_are_read_as_they_were_written(fixture):
+    """Every field is stored, a second write changes the run, and pages are newest first."""
+    full = make_run(
+        1,
+        config={"lr": 0.1, "ü": [None]},
+        results={"loss": 1e-300},
+        tags=("a", "b"),
+        notes="ü\n",
+        group="g",
+        entity="acme",
+        info={"host": "h"},
+        finished_at=NOW,
+    )
+
+    def work(tx):
+        seed(tx)
+        tx.save_run(make_run(1))
+        tx.save_run(full)
+        for number in (2, 3):
+            tx.save_run(make_run(number))
+
+    fixture.transact(work)
+
+    def check(view):
+        assert view.run("fraud", "r1") == full
+        assert view.run("fraud", "run_1") is None
+        assert view.run("other", "r1") is None
+        assert view.runs(["run_1", "run_9"]) == {"run_1": full}
+        assert view.run_summaries(["run_1", "run_9"]) == {"run_1": full.summary}
+        page = view.page_runs("fraud", cursor=None, limit=2)
+        assert [run.summary.run_id for run in page.items] == ["r3", "r2"]
+        last = view.page_runs("fraud", cursor=page.next, limit=2)
+        assert ([run.summary.run_id for run in last.items], last.next) == (["r1"], None)
+
+    fixture.read(check)
+
+
+def test_edges_are_found_from_both_ends(fixture):
+    """An edge is stored once, and it goes with its version."""
+    used, logged = Edge(EdgeKind.USED, "run_1", "ver_0"), Edge(EdgeKind.LOGGED, "run_1", "ver_2")
+
+    def work(tx):
+        seed(tx)
+        tx.save_run(make_run(1))
+        tx.add_artifact_version(replace(artifact_version(2), run=make_run(1).summary))
+        for edge in (used, used, logged):
+            tx.add_edge(edge)
+
+    fixture.transact(work)
+
+    def check(view):
+        assert view.edges(EdgeKind.USED, run_ids=["run_1"], limit=10) == (used,)
+        assert view.edges(EdgeKind.USED, version_ids=["ver_0", "ver_2"], limit=10) == (used,)
+        assert view.edges(EdgeKind.LOGGED, version_ids=["ver_0", "ver_2"], limit=10) == (logged,)
+        assert view.edges(EdgeKind.LOGGED, version_ids=["ver_2"], limit=0) == ()
+        found = view.artifact_versions_by_id(["ver_0", "ver_2", "ver_9"])
+        assert {id_: version.run for id_, version in found.items()} == {"ver_0": None, "ver_2": make_run(1).summary}
+        assert found["ver_2"] == view.artifact_version_by_id("ver_2")
+
+    fixture.read(check)
+    fixture.transact(lambda tx: tx.remove_artifact_version(tx.artifact_version_by_id("ver_2")))
+    assert fixture.read(lambda view: view.edges(EdgeKind.LOGGED, run_ids=["run_1"], limit=10)) == ()
+
+
+def test_version_summaries_have_the_aliases_of_all_scopes(fixture):
+    """Each link has the aliases that the version has in that collection."""
+
+    def work(tx):
+        seed(tx)
+        tx.move_aliases(NET, {"best": 1, "a": 1})
+        tx.move_aliases(CHURN, {"z": 1, "b": 1})
+
+    fixture.transact(work)
+    links = (LinkSummary("model", "churn", 1, ("b", "z")),)
+    assert fixture.read(lambda view: view.version_summaries(["ver_1", "ver_9"])) == {
+        "ver_1": VersionSummary("ver_1", "fraud", "net", "model", 1, ("a", "best"), links, NOW)
+    }
+    links = (LinkSummary("model", "churn", 0, ()),)
+    assert fixture.read(lambda view: view.version_summaries(["ver_0"]))["ver_0"].links == links
+
+
+def test_the_lineage_ends_at_its_limits(fixture):
+    """A circle ends, and the depth counts edges."""
+
+    def work(tx):
+        seed(tx)
+        for number in (1, 2):
+            tx.save_run(make_run(number))
+        tx.add_edge(Edge(EdgeKind.USED, "run_1", "ver_0"))
+        tx.add_edge(Edge(EdgeKind.LOGGED, "run_1", "ver_1"))
+        tx.add_edge(Edge(EdgeKind.USED, "run_2", "ver_1"))
+        tx.add_edge(Edge(EdgeKind.LOGGED, "run_2", "ver_0"))
+
+    fixture.transact(work)
+    for depth, count in ((1, 1), (2, 2), (3, 3), (50, 4)):
+        lineage = fixture.registry.lineage("fraud/net:v0", Direction.DOWN, depth=depth)
+        assert len(lineage.edges) == count
+        assert not lineage.is_truncated
+    assert lineage.depths == {"ver_0": 0, "run_1": 1, "ver_1": 2, "run_2": 3}

@@ -158,13 +158,27 @@ def test_the_list_of_changes_is_complete():
         ("POST", f"{API}/projects/{{project}}/pending-versions"),  # makes no event; its commit does
         ("PATCH", f"{API}/projects/{{project}}/artifacts/{{artifact}}"),
     }
+    run = f"{API}/projects/{{project}}/runs/{{run_id}}"
+    without_events = {("PUT", run), *(("POST", f"{run}/{part}") for part in ("finish", "heartbeat", "inputs"))}
 
-    assert tested | only_for_admins == {
+    assert tested | only_for_admins | without_events == {
         (method, route.path)
         for route in api_routes()
         if route.path.startswith((f"{API}/registries", f"{API}/projects", EVENTS))
         for method in route.methods - {"GET"}
     }
+
+
+def test_a_job_records_a_run_with_inputs_and_outputs(job_client):
+    """A program in the container may use the SDK, and read the lineage."""
+    run = f"{API}/projects/demo/runs/job00001"
+    ok_json(job_client.put(run, json={"job_type": "evaluation"}))
+    ok_json(job_client.post(f"{run}/inputs", json={"artifact": "model/churn:production"}))
+    body = {"name": "small", "artifact_type": "model", "digest": "sha256:1", "run_id": "job00001"}
+    ok_json(job_client.post(f"{API}/projects/demo/artifacts", json=body))
+    ok_json(job_client.post(f"{run}/finish", json={"exit_code": 0}))
+    found = ok_json(job_client.get(f"{API}/lineage", params={"reference": "demo/small"}))
+    assert {node["reference"] for node in found["nodes"]} == {"demo/small:v0", "demo/job00001", "demo/churn:v0"}
 
 
 def test_a_job_does_not_trigger_its_own_automation(deps, admin, job_client, job):
@@ -218,6 +232,7 @@ OPEN_TO_JOBS = {
     f"POST {API}/events",
     f"GET {API}/events/{{event_id}}",
     f"GET {API}/history",
+    f"GET {API}/lineage",
     f"GET {API}/jobs/{{job_id}}",
     f"GET {API}/jobs/{{job_id}}/log",
     f"GET {API}/jobs/{{job_id}}/log.txt",

@@ -35,6 +35,9 @@ FREE_FORM = {
     "response",
     "before",
     "after",
+    "config",
+    "summary",
+    "info",
 }
 
 
@@ -213,6 +216,7 @@ def test_every_response_matches_the_document(web, stores, clock, document, contr
     """Each route returns a documented status, with exactly the documented fields."""
     _change_the_registry(contract)
     _log_files(contract)
+    _record_runs(contract)
     _read_the_registry(contract)
     _use_jobs_and_executions(contract, JobsApiHarness(web, stores, clock))
     for path in ("automations", "automations/promote", "workers"):
@@ -281,6 +285,22 @@ def _log_files(contract: Contract) -> None:
     other = {**body, "id": "ver_01kdwpvng00000000000000002", "name": "other"}
     contract.request("POST", f"{API}/projects/demo/pending-versions", json=other)
     contract.request("DELETE", f"{API}/pending-versions/{other['id']}")
+
+
+def _record_runs(contract: Contract) -> None:
+    runs = f"{API}/projects/demo/runs"
+    run = f"{runs}/ab12cd34"
+    for _ in range(2):  # 201, 200
+        contract.request("PUT", run, json={"name": "swift-fox", "config": {"lr": 0.1}, "tags": ["t"]})
+    artifact = {"name": "net", "artifact_type": "model", "digest": "sha256:n", "run_id": "ab12cd34"}
+    contract.request("POST", ARTIFACTS, json=artifact)
+    contract.request("POST", f"{run}/inputs", json={"artifact": "demo/churn:v0"})
+    contract.request("POST", f"{run}/inputs", json={"artifact": "churn", "artifact_type": "dataset"})  # 409
+    contract.request("POST", f"{run}/heartbeat")
+    contract.request("POST", f"{run}/finish", json={"exit_code": 0})
+    for path in (runs, run, f"{run}/inputs", f"{run}/outputs", f"{VERSION}/runs", f"{ARTIFACTS}/net/versions/v0/runs"):
+        contract.request("GET", path)
+    assert contract.request("GET", f"{API}/lineage", params={"reference": "demo/net"})["edges"]
 
 
 def _read_the_registry(contract: Contract) -> None:

@@ -21,6 +21,7 @@ class VersionRequest:
     description: str
     aliases: tuple[str, ...]  #: besides `latest`
     tags: tuple[str, ...]
+    run_id: str | None = None  #: of the run that logs it; a stored request has the internal id
 
 
 @dataclass(frozen=True, slots=True)

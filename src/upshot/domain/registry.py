@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from upshot.domain.event import Event
 from upshot.domain.manifest import ManifestSummary
+from upshot.domain.run import RunSummary
 from upshot.domain.stage import Stage
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class ArtifactVersion:
     tags: tuple[str, ...]  #: sorted
     created_at: datetime
     created_by: str
+    run: RunSummary | None = None  #: that logged it
 
     @property
     def name(self) -> str:

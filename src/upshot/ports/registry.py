@@ -20,6 +20,7 @@ from upshot.domain.registry import (
     Series,
     Version,
 )
+from upshot.domain.run import Edge, EdgeKind, Run, RunSummary, VersionSummary
 from upshot.domain.stage import Stage
 from upshot.ids import EventId
 from upshot.ports.paging import Page
@@ -189,6 +190,36 @@ class RegistryView(Protocol):
         """Return pending versions without progress since a time, the oldest first."""
         ...
 
+    def run(self, project: str, run_id: str) -> Run | None:
+        """Return a run by the id that its client made, or None."""
+        ...
+
+    def runs(self, ids: Iterable[str]) -> Mapping[str, Run]:
+        """Return the runs among the internal ids."""
+        ...
+
+    def page_runs(self, project: str, *, cursor: str | None, limit: int) -> Page[Run]:
+        """Return the runs of a project, newest first."""
+        ...
+
+    def edges(
+        self, kind: EdgeKind, *, run_ids: Iterable[str] = (), version_ids: Iterable[str] = (), limit: int
+    ) -> tuple[Edge, ...]:
+        """Return edges at these runs, or at these versions, the oldest run first."""
+        ...
+
+    def artifact_versions_by_id(self, ids: Iterable[str]) -> Mapping[str, ArtifactVersion]:
+        """Return the artifact versions among the ids."""
+        ...
+
+    def run_summaries(self, ids: Iterable[str]) -> Mapping[str, RunSummary]:
+        """Return what the lineage says about the runs among the internal ids."""
+        ...
+
+    def version_summaries(self, ids: Iterable[str]) -> Mapping[str, VersionSummary]:
+        """Return what the lineage says about the artifact versions among the ids."""
+        ...
+
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:
         """Return up to 1,000 names, sorted: of all registries or projects, or of the items of one of them."""
         ...
@@ -319,12 +350,20 @@ class RegistryTransaction(RegistryView, Protocol):
         """Remove a pending version, and its manifest unless a version has it now."""
         ...
 
+    def save_run(self, run: Run) -> None:
+        """Create a run in an existing project, or change it. Its creation does not change."""
+        ...
+
+    def add_edge(self, edge: Edge) -> None:
+        """Add an edge, unless it exists."""
+        ...
+
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
         """Change metadata, description and tags."""
         ...
 
     def remove_artifact_version(self, artifact_version: ArtifactVersion) -> None:
-        """Remove an artifact version without links, its aliases, and its manifest unless another version has it."""
+        """Remove an artifact version without links, its aliases and edges, and its manifest if it is the only one."""
         ...
 
     def accepted_ids(self, event_ids: Iterable[EventId]) -> frozenset[EventId]:

@@ -28,6 +28,7 @@ from upshot.registry.lookup import (
 )
 from upshot.registry.mutation import Mutation
 from upshot.registry.protection import is_protected, require_admin
+from upshot.registry.runs import add_output, run_of_request
 from upshot.registry.scopes import make_project
 from upshot.registry.snapshots import same_json, version_context
 from upshot.registry.transaction import RegistryTransactions, artifact_lock, collection_lock
@@ -50,6 +51,7 @@ class Artifacts(RegistryTransactions):
         description: str = "",
         aliases: Sequence[str] = (),
         version_id: str | None = None,
+        run_id: str | None = None,
         origin: Origin,
     ) -> Change[ArtifactVersion]:
         """
@@ -69,6 +71,7 @@ class Artifacts(RegistryTransactions):
             aliases: Aliases in the project, besides `latest`.
             version_id: Id of the version (`ver_…`), if the client made one. Nothing changes if there is a version with
                 this id.
+            run_id: Id of the run of this project that logs it, or None.
             origin: Who makes the change.
 
         Raises:
@@ -86,6 +89,7 @@ class Artifacts(RegistryTransactions):
             tx = mutation.tx
             if version_id is not None and (known := tx.artifact_version_by_id(version_id)):
                 return known
+            run = run_of_request(tx, project, run_id)
             artifact = artifact_or_none(tx, project, name)
             if artifact is None:
                 holder = project_or_none(tx, project) or check_name(project, "project")
@@ -103,6 +107,7 @@ class Artifacts(RegistryTransactions):
                 mutation.metadata_ignored = bool(checked_metadata) and not same_json(
                     checked_metadata, newest[0].metadata
                 )
+                add_output(tx, run, newest[0])
                 return move_aliases(mutation, artifact, newest[0], aliases)
             manifest = None
             if content_manifest is not None:
@@ -126,8 +131,10 @@ class Artifacts(RegistryTransactions):
                 tags=(),
                 created_at=mutation.now,
                 created_by=origin.actor.name,
+                run=run,
             )
             tx.add_artifact_version(version)
+            add_output(tx, run, version)
             mutation.created = True
             return move_aliases(mutation, artifact, version, aliases, is_new=True)
 

@@ -22,7 +22,8 @@ MAX_JSON_DEPTH = 32
 MAX_DESCRIPTION_CHARS = 32_768
 MAX_ALIASES_PER_REQUEST = 100
 MAX_ALIASES = 1_000  #: of one collection, or of one artifact
-MAX_TAGS = 100  #: of one version or collection
+MAX_TAGS = 100  #: of one version, collection or run
+MAX_RUN_TEXT_CHARS = 128  #: of the name, job type, group or entity of a run
 MAX_MANIFEST_ENTRIES = 10_000  #: in one request
 MAX_FILES = 100_000  #: of one artifact version
 MAX_FILES_PER_REQUEST = 5_000
@@ -126,6 +127,18 @@ def check_aliases(aliases: Iterable[str]) -> tuple[str, ...]:
     if len(unique) > MAX_ALIASES_PER_REQUEST:
         raise InvalidInput(f"{len(unique)} aliases in one request; at most {MAX_ALIASES_PER_REQUEST} are allowed")
     return unique
+
+
+def check_text_of_run(text: str, what: str) -> None:
+    """
+    Validate the name, job type, group or entity of a run.
+
+    Raises:
+        InvalidInput: The text is empty, too long, or contains a character that cannot be stored.
+    """
+    if not 0 < len(text) <= MAX_RUN_TEXT_CHARS:
+        raise InvalidInput(f"{what} {text[:80]!r}: must have 1 to {MAX_RUN_TEXT_CHARS} characters")
+    _check_text(text, what)
 
 
 def check_patterns(patterns: Iterable[str]) -> tuple[str, ...]:

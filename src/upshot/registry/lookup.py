@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 from upshot.domain.reference import parse_reference, spellings, version_number
@@ -9,6 +10,8 @@ from upshot.domain.registry import Artifact, ArtifactVersion, Collection, Regist
 from upshot.errors import NotFound
 from upshot.ports.registry import RegistryView
 from upshot.suggestions import did_you_mean
+
+_ID = re.compile(r"(ver|lnk)_[0-9a-z]{10,36}")
 
 
 def find_registry(view: RegistryView, name: str) -> RegistrySettings:
@@ -129,12 +132,39 @@ def find_artifact_version(view: RegistryView, reference: str) -> ArtifactVersion
         InvalidInput: The reference is invalid.
         NotFound: The artifact, the collection, the version or the alias does not exist.
     """
+    return find_version_anywhere(view, reference).artifact_version
+
+
+def find_version_anywhere(
+    view: RegistryView, reference: str, *, default_scope: str | None = None
+) -> Version | ArtifactVersion:
+    """
+    Return the version that a reference or an id names: the link, if it is one.
+
+    Args:
+        view: Reads the registry.
+        reference: See `find_artifact_version`; or the id of an artifact version (`ver_…`) or of a link (`lnk_…`).
+        default_scope: The project of a name without a scope. None refuses such a name.
+
+    Raises:
+        InvalidInput: The reference is invalid.
+        NotFound: The artifact, the collection, the version or the alias does not exist.
+    """
+    if _ID.fullmatch(reference):
+        is_link = reference.startswith("lnk_")
+        by_id = view.version_by_id(reference) if is_link else view.artifact_version_by_id(reference)
+        if by_id is not None:
+            return by_id
+        if default_scope is None:
+            raise NotFound(f"there is no version with the id {reference!r}")
+    if default_scope is not None and "/" not in reference.partition(":")[0]:
+        reference = f"{default_scope}/{reference}"
     parsed = parse_reference(reference)
     artifact = None if parsed.is_registry else artifact_or_none(view, parsed.scope, parsed.name)
     is_registry = parsed.is_registry or any(map(view.registry, spellings(parsed.scope, "registry")))
     if artifact is None and is_registry:
         collection = find_collection(view, parsed.scope, parsed.name)
-        return find_version(view, collection, parsed.version).artifact_version
+        return find_version(view, collection, parsed.version)
     return find_in_project(view, artifact or find_artifact(view, parsed.scope, parsed.name), parsed.version)
 
 

@@ -16,6 +16,7 @@ from upshot.domain.manifest import ManifestEntry, ManifestSummary, manifest_dige
 from upshot.domain.pending_version import PendingVersion, VersionRequest
 from upshot.domain.reference import check_name
 from upshot.domain.registry import Artifact, ArtifactVersion, Change
+from upshot.domain.run import RunSummary
 from upshot.errors import Conflict, InvalidInput, NotFound
 from upshot.ids import new_id
 from upshot.ports.registry import RegistryTransaction, RegistryView
@@ -30,6 +31,7 @@ from upshot.registry.inputs import (
     check_tags,
 )
 from upshot.registry.mutation import Mutation
+from upshot.registry.runs import add_output, run_of_request
 from upshot.registry.scopes import make_project
 from upshot.registry.snapshots import same_json
 from upshot.registry.transaction import RegistryTransactions, artifact_lock
@@ -65,12 +67,15 @@ class PendingVersions(RegistryTransactions):
             Conflict: The artifact has another type, or a registry has the name of the project.
         """
         check_client_id(version_id, "ver")
-        request = _check_request(request)
+        checked = _check_request(request)
 
         def work(mutation: Mutation) -> PendingVersion | ArtifactVersion:
             tx = mutation.tx
             if known := tx.artifact_version_by_id(version_id):
                 return known
+            run = run_of_request(tx, checked.project, checked.run_id)
+            # The project may be renamed before the commit, so the internal id is stored.
+            request = replace(checked, run_id=run.id if run else None)
             artifact = tx.artifact(request.project, request.name)
             if artifact is not None and (equal := _find_equal(mutation, artifact, request)):
                 return equal
@@ -83,7 +88,7 @@ class PendingVersions(RegistryTransactions):
             tx.add_pending_version(pending)
             return pending
 
-        change = self._change(work, locks=[artifact_lock(request.project, request.name)], origin=origin)
+        change = self._change(work, locks=[artifact_lock(checked.project, checked.name)], origin=origin)
         if isinstance(change.value, PendingVersion):
             return Started(pending=change.value)
         logged = Change(change.value, change.events, metadata_ignored=change.metadata_ignored)
@@ -182,8 +187,10 @@ class PendingVersions(RegistryTransactions):
                 tags=request.tags,
                 created_at=mutation.now,
                 created_by=origin.actor.name,
+                run=_stored_run(tx, request),
             )
             tx.add_artifact_version(version)
+            add_output(tx, version.run, version)
             tx.remove_pending_version(pending, keep_manifest=True)
             mutation.created = True
             return move_aliases(mutation, artifact, version, request.aliases, is_new=True)
@@ -238,7 +245,12 @@ def _find_equal(mutation: Mutation, artifact: Artifact, request: VersionRequest)
     if not newest or newest[0].digest != request.digest or not (newest[0].manifest and newest[0].manifest.is_stored):
         return None
     mutation.metadata_ignored = bool(request.metadata) and not same_json(request.metadata, newest[0].metadata)
+    add_output(mutation.tx, _stored_run(mutation.tx, request), newest[0])
     return move_aliases(mutation, artifact, newest[0], request.aliases)
+
+
+def _stored_run(view: RegistryView, request: VersionRequest) -> RunSummary | None:
+    return None if request.run_id is None else view.run_summaries([request.run_id]).get(request.run_id)
 
 
 def _find_pending(view: RegistryView, version_id: str) -> PendingVersion:

@@ -16,11 +16,13 @@ from upshot.registry.aliases import Aliases
 from upshot.registry.artifacts import Artifacts
 from upshot.registry.collections import Collections
 from upshot.registry.inputs import check_automations, check_emitted, check_patterns
+from upshot.registry.lineage import LineageQueries
 from upshot.registry.metadata import Metadata
 from upshot.registry.mutation import Mutation
 from upshot.registry.pending_versions import PendingVersions
 from upshot.registry.projects import Projects
 from upshot.registry.protection import require_admin
+from upshot.registry.runs import Runs
 from upshot.registry.scopes import check_scope_is_free
 from upshot.registry.stages import Stages
 from upshot.registry.tags import Tags
@@ -28,7 +30,19 @@ from upshot.registry.transaction import scope_lock
 from upshot.registry.versions import Versions
 
 
-class Registry(Collections, Projects, Artifacts, PendingVersions, Versions, Aliases, Tags, Metadata, Stages):
+class Registry(
+    Collections,
+    Projects,
+    Artifacts,
+    PendingVersions,
+    Runs,
+    LineageQueries,
+    Versions,
+    Aliases,
+    Tags,
+    Metadata,
+    Stages,
+):
     """
     Reads and changes the registry. Events are published after the commit; if that fails, the relay publishes them.
 

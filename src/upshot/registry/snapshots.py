@@ -2,7 +2,7 @@
 The data of registry events: a snapshot of the state after the whole mutation.
 
 `registry`, `collection`, `version` and `artifact` have the shapes that `upshot.resources` declares; `project` is
-`{name}`.
+`{name}`. Every event about a version that a run logged also has `run`: id, name, job_type, state, project, url.
 
 | event | subject | data |
 |---|---|---|
@@ -38,6 +38,7 @@ from upshot.domain.registry import ArtifactVersion, Collection, Series, Version
 from upshot.resources.artifact import artifact_json
 from upshot.resources.collection import collection_json
 from upshot.resources.registry import registry_json
+from upshot.resources.run import run_reference
 from upshot.resources.version import version_json
 
 
@@ -54,6 +55,7 @@ def version_context(series: Series, version: Version | ArtifactVersion, base_url
         "aliases": list(version.aliases),
         "project": {"name": version.artifact_version.project},
         "artifact": artifact_json(version.artifact_version, base_url),
+        **({"run": run_reference(run, base_url)} if (run := version.artifact_version.run) else {}),
     }
 
 

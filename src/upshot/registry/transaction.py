@@ -39,6 +39,11 @@ def artifact_lock(project: str, artifact: str) -> str:
     return to_nfc(f"project {project}/{artifact}")
 
 
+def run_lock(project: str, run_id: str) -> str:
+    """Return the key of the lock that a change of a run holds. It is taken after the lock of an artifact."""
+    return to_nfc(f"run {project}/{run_id}")
+
+
 def scope_lock(name: str) -> str:
     """
     Return the key of the lock for the creation of a registry or a project, and for the rules of a registry.

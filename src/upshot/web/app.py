@@ -23,6 +23,7 @@ from upshot.web.routes import (
     jobs,
     pending_versions,
     registries,
+    runs,
     versions,
     workers,
 )
@@ -35,6 +36,7 @@ ROUTERS = (
     versions.router,
     artifacts.router,
     pending_versions.router,
+    runs.router,
     blobs.router,
     blobs.transfers,
     events.router,

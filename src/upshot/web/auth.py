@@ -50,6 +50,7 @@ JOB_SCOPE = (
     ("/blobs", _ALL_METHODS),
     ("/blob-uploads", _ALL_METHODS),
     ("/history", _READ),
+    ("/lineage", _READ),
     ("/events", frozenset({"POST"})),
     ("/events/{event_id}", _READ),
     ("/jobs/{job_id}", _READ),

@@ -24,6 +24,7 @@ from upshot.domain.registry import (
     Series,
     Version,
 )
+from upshot.domain.run import Edge, EdgeKind, LinkSummary, Run, RunSummary, VersionSummary
 from upshot.domain.stage import Stage
 from upshot.ids import EventId
 from upshot.ports.paging import Page
@@ -64,6 +65,8 @@ class _Tables:
         self.manifests: dict[str, ManifestSummary] = {}
         self.files: dict[str, dict[str, ManifestEntry]] = {}  # by id of the manifest, and path
         self.pending: dict[str, PendingVersion] = {}
+        self.runs: dict[str, Run] = {}  # by internal id; `project` is the id of the project
+        self.edges: dict[Edge, None] = {}
 
 
 class MemoryRegistry(RegistryStore):
@@ -214,8 +217,11 @@ class _Transaction(RegistryTransaction):
 
     def _artifact(self, artifact_id: str) -> Artifact:
         stored = self._tables.artifacts[artifact_id]
-        (project,) = (name for name, project_id in self._tables.projects.items() if project_id == stored.project)
-        return replace(stored, project=project, aliases=self._aliases(artifact_id))
+        return replace(stored, project=self._project(stored.project), aliases=self._aliases(artifact_id))
+
+    def _project(self, project_id: str) -> str:
+        (project,) = (name for name, known_id in self._tables.projects.items() if known_id == project_id)
+        return project
 
     def _aliases(self, series_id: str) -> dict[str, str]:
         return dict(sorted(self._tables.aliases.get(series_id, {}).items()))
@@ -230,6 +236,7 @@ class _Transaction(RegistryTransaction):
                 project=artifact.project,
                 artifact_name=artifact.name,
                 aliases=artifact.aliases_of(version.name),
+                run=self._run(version.run.id).summary if version.run else None,
             )
             for version in found
         }
@@ -259,6 +266,70 @@ class _Transaction(RegistryTransaction):
     def expired_pending_versions(self, before: datetime, limit: int) -> tuple[PendingVersion, ...]:
         found = [pending for pending in self._tables.pending.values() if pending.updated_at < before]
         return tuple(sorted(found, key=lambda pending: pending.updated_at)[:limit])
+
+    @override
+    def run(self, project: str, run_id: str) -> Run | None:
+        key = (self._tables.projects.get(project), run_id)
+        for run in self._tables.runs.values():
+            if (run.summary.project, run.summary.run_id) == key:
+                return self._run(run.summary.id)
+        return None
+
+    def _run(self, id_: str) -> Run:
+        stored = self._tables.runs[id_]
+        return replace(stored, summary=replace(stored.summary, project=self._project(stored.summary.project)))
+
+    @override
+    def runs(self, ids: Iterable[str]) -> Mapping[str, Run]:
+        return {id_: self._run(id_) for id_ in ids if id_ in self._tables.runs}
+
+    @override
+    def page_runs(self, project: str, *, cursor: str | None, limit: int) -> Page[Run]:
+        before = decode_cursor(cursor) if cursor is not None else "~"
+        found = [run for run in map(self._run, self._tables.runs) if run.summary.project == project]
+        found = sorted((run for run in found if run.summary.id < before), key=lambda run: run.summary.id, reverse=True)
+        return Page(tuple(found[:limit]), make_cursor(found[limit - 1].summary.id) if len(found) > limit else None)
+
+    @override
+    def edges(
+        self, kind: EdgeKind, *, run_ids: Iterable[str] = (), version_ids: Iterable[str] = (), limit: int
+    ) -> tuple[Edge, ...]:
+        runs, versions = set(run_ids), set(version_ids)
+        found = [
+            edge
+            for edge in self._tables.edges
+            if edge.kind is kind and (edge.run_id in runs or edge.version_id in versions)
+        ]
+        return tuple(sorted(found, key=lambda edge: (edge.run_id, edge.version_id))[:limit])
+
+    @override
+    def artifact_versions_by_id(self, ids: Iterable[str]) -> Mapping[str, ArtifactVersion]:
+        found = {id_: self.artifact_version_by_id(id_) for id_ in ids}
+        return {id_: version for id_, version in found.items() if version}
+
+    @override
+    def run_summaries(self, ids: Iterable[str]) -> Mapping[str, RunSummary]:
+        return {id_: run.summary for id_, run in self.runs(ids).items()}
+
+    @override
+    def version_summaries(self, ids: Iterable[str]) -> Mapping[str, VersionSummary]:
+        return {id_: self._version_summary(version) for id_, version in self.artifact_versions_by_id(ids).items()}
+
+    def _version_summary(self, version: ArtifactVersion) -> VersionSummary:
+        links = []
+        for registry, name, number in self.links_to(version):
+            collection = self._collection(self._tables.collection_ids[registry, name])
+            links.append(LinkSummary(registry, name, number, collection.aliases_of(f"v{number}")))
+        return VersionSummary(
+            id=version.id,
+            project=version.project,
+            artifact_name=version.artifact_name,
+            artifact_type=version.artifact_type,
+            number=version.number,
+            aliases=version.aliases,
+            links=tuple(links),
+            created_at=version.created_at,
+        )
 
     @override
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:
@@ -436,6 +507,15 @@ class _Transaction(RegistryTransaction):
         self._put(self._tables.artifact_versions, key, artifact_version)
 
     @override
+    def save_run(self, run: Run) -> None:
+        summary = replace(run.summary, project=self._tables.projects[run.summary.project])
+        self._put(self._tables.runs, summary.id, replace(run, summary=summary))
+
+    @override
+    def add_edge(self, edge: Edge) -> None:
+        self._put(self._tables.edges, edge, None)
+
+    @override
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
         key = (artifact_version.artifact_id, artifact_version.number)
         self._put(self._tables.artifact_versions, key, artifact_version)
@@ -444,6 +524,8 @@ class _Transaction(RegistryTransaction):
     def remove_artifact_version(self, artifact_version: ArtifactVersion) -> None:
         self._remove_aliases(artifact_version.artifact_id, artifact_version.name)
         self._delete(self._tables.artifact_versions, (artifact_version.artifact_id, artifact_version.number))
+        for edge in [edge for edge in self._tables.edges if edge.version_id == artifact_version.id]:
+            self._delete(self._tables.edges, edge)
         if artifact_version.manifest:
             self._remove_unused_manifest(artifact_version.manifest.id)
 

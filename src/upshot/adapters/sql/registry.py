@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from upshot.adapters.cursor import decode_cursor, decode_number_cursor, make_cursor
 from upshot.adapters.sql import manifests as manifests_sql
+from upshot.adapters.sql import runs as runs_sql
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
 from upshot.adapters.sql.json_conditions import json_contains, json_equals
@@ -43,6 +44,7 @@ from upshot.domain.registry import (
     Series,
     Version,
 )
+from upshot.domain.run import Edge, EdgeKind, Run, RunSummary, VersionSummary
 from upshot.domain.stage import Stage
 from upshot.ids import EventId
 from upshot.ports.paging import Page
@@ -133,11 +135,11 @@ _PROJECTS = (
 )
 
 _MANIFEST_COLUMNS = (manifests.c.file_count, manifests.c.size, manifests.c.is_stored)
-_SELECT_ARTIFACT_VERSIONS = (
-    sa.select(artifact_versions, *_MANIFEST_COLUMNS)
-    .outerjoin(manifests, manifests.c.id == artifact_versions.c.manifest_id)
-    .where(_matches(artifact_versions, artifact_id="artifact_id"))
-)
+_SELECT_ARTIFACT_VERSIONS = runs_sql.join_run(
+    sa.select(artifact_versions, *_MANIFEST_COLUMNS, *runs_sql.RUN_COLUMNS).outerjoin(
+        manifests, manifests.c.id == artifact_versions.c.manifest_id
+    )
+).where(_matches(artifact_versions, artifact_id="artifact_id"))
 _ARTIFACT_VERSIONS = _SELECT_ARTIFACT_VERSIONS.where(
     artifact_versions.c.number.in_(sa.bindparam("numbers", expanding=True))
 )
@@ -155,7 +157,7 @@ _aliases_of_source = (
     .correlate(artifact_versions)
     .scalar_subquery()
 )
-_SELECT_VERSIONS = (
+_SELECT_VERSIONS = runs_sql.join_run(
     sa.select(
         versions,
         projects.c.name.label("project"),
@@ -171,14 +173,28 @@ _SELECT_VERSIONS = (
         artifact_versions.c.created_by,
         artifact_versions.c.manifest_id,
         *_MANIFEST_COLUMNS,
+        *runs_sql.RUN_COLUMNS,
         _aliases_of_source.label("aliases"),
     )
     .join(artifact_versions, artifact_versions.c.id == versions.c.artifact_version_id)
     .join(artifacts, artifacts.c.id == artifact_versions.c.artifact_id)
     .join(projects, projects.c.id == artifacts.c.project_id)
     .outerjoin(manifests, manifests.c.id == artifact_versions.c.manifest_id)
-    .where(_matches(versions, collection_id="collection_id"))
-)
+).where(_matches(versions, collection_id="collection_id"))
+_ARTIFACT_VERSIONS_BY_ID = runs_sql.join_run(
+    sa.select(
+        artifact_versions,
+        artifacts.c.name.label("artifact"),
+        artifacts.c.artifact_type,
+        projects.c.name.label("project"),
+        *_MANIFEST_COLUMNS,
+        *runs_sql.RUN_COLUMNS,
+        _aliases_of_source.label("aliases"),
+    )
+    .join(artifacts, artifacts.c.id == artifact_versions.c.artifact_id)
+    .join(projects, projects.c.id == artifacts.c.project_id)
+    .outerjoin(manifests, manifests.c.id == artifact_versions.c.manifest_id)
+).where(artifact_versions.c.id.in_(sa.bindparam("ids", expanding=True)))
 _VERSIONS = _SELECT_VERSIONS.where(versions.c.number.in_(sa.bindparam("numbers", expanding=True)))
 _VERSIONS_BELOW = (
     _SELECT_VERSIONS.where(versions.c.number < sa.bindparam("below"))
@@ -263,6 +279,7 @@ _UPDATE_ARTIFACT_VERSION = (
     .values({column: sa.bindparam(column) for column in ("metadata", "description", "tags")})
 )
 _REMOVE_ARTIFACT_VERSION = (
+    *runs_sql.REMOVE_EDGES,
     sa.delete(artifact_aliases).where(_matches(artifact_aliases, artifact_id="artifact_id", number="number")),
     sa.delete(artifact_versions).where(_matches(artifact_versions, id="id")),
 )
@@ -403,6 +420,44 @@ class _Transaction(RegistryTransaction):
     @override
     def expired_pending_versions(self, before: datetime, limit: int) -> tuple[PendingVersion, ...]:
         return manifests_sql.expired_pending(self._connection, before, limit)
+
+    @override
+    def run(self, project: str, run_id: str) -> Run | None:
+        return runs_sql.find_run(self._connection, project, run_id)
+
+    @override
+    def runs(self, ids: Iterable[str]) -> Mapping[str, Run]:
+        return runs_sql.find_runs(self._connection, ids)
+
+    @override
+    def page_runs(self, project: str, *, cursor: str | None, limit: int) -> Page[Run]:
+        before = decode_cursor(cursor) if cursor is not None else "~"  # sorts after all ids
+        found = runs_sql.page_runs(self._connection, project, before, limit + 1)
+        return Page(tuple(found[:limit]), make_cursor(found[limit - 1].summary.id) if len(found) > limit else None)
+
+    @override
+    def edges(
+        self, kind: EdgeKind, *, run_ids: Iterable[str] = (), version_ids: Iterable[str] = (), limit: int
+    ) -> tuple[Edge, ...]:
+        found = runs_sql.find_edges(self._connection, kind, "run_id", run_ids, limit)
+        return found + runs_sql.find_edges(
+            self._connection, kind, "artifact_version_id", version_ids, limit - len(found)
+        )
+
+    @override
+    def artifact_versions_by_id(self, ids: Iterable[str]) -> Mapping[str, ArtifactVersion]:
+        wanted = list(ids)
+        if not wanted:
+            return {}
+        return {row.id: _artifact_version_with_names(row) for row in self._rows(_ARTIFACT_VERSIONS_BY_ID, ids=wanted)}
+
+    @override
+    def run_summaries(self, ids: Iterable[str]) -> Mapping[str, RunSummary]:
+        return runs_sql.run_summaries(self._connection, ids)
+
+    @override
+    def version_summaries(self, ids: Iterable[str]) -> Mapping[str, VersionSummary]:
+        return runs_sql.version_summaries(self._connection, tuple(ids))
 
     @override
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:
@@ -647,6 +702,7 @@ class _Transaction(RegistryTransaction):
             "tags": artifact_version.tags,
             "created_at": artifact_version.created_at,
             "created_by": artifact_version.created_by,
+            "run_id": artifact_version.run.id if artifact_version.run else None,
         }
         self._connection.execute(_ADD_ARTIFACT_VERSION, row)
 
@@ -682,6 +738,14 @@ class _Transaction(RegistryTransaction):
         manifests_sql.remove_pending(self._connection, pending.id)
         if not keep_manifest:
             manifests_sql.remove_unused_manifest(self._connection, pending.manifest_id)
+
+    @override
+    def save_run(self, run: Run) -> None:
+        runs_sql.save_run(self._connection, run)
+
+    @override
+    def add_edge(self, edge: Edge) -> None:
+        runs_sql.add_edge(self._connection, edge)
 
     @override
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
@@ -777,7 +841,21 @@ def _artifact_version_values(row: Row[Any]) -> dict[str, Any]:
         "tags": tuple(row.tags),
         "created_at": row.created_at,
         "created_by": row.created_by,
+        "run": runs_sql.from_run_columns(row),
     }
+
+
+def _artifact_version_with_names(row: Row[Any]) -> ArtifactVersion:
+    return ArtifactVersion(
+        id=row.id,
+        artifact_id=row.artifact_id,
+        project=row.project,
+        artifact_name=row.artifact,
+        artifact_type=row.artifact_type,
+        number=row.number,
+        aliases=tuple(sorted(row.aliases.split("/"))) if row.aliases else (),
+        **_artifact_version_values(row),
+    )
 
 
 def _version(row: Row[Any], collection: Collection) -> Version:

@@ -412,6 +412,30 @@ artifacts = sa.Table(
     sa.UniqueConstraint("project_id", "name"),
 )
 
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("project_id", _Id, sa.ForeignKey("projects.id"), nullable=False),
+    sa.Column("run_id", _Name, nullable=False),  # made by the client
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("job_type", sa.Text),
+    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("config", Json, nullable=False),
+    sa.Column("summary", Json, nullable=False),
+    sa.Column("tags", Json, nullable=False),
+    sa.Column("notes", sa.Text, nullable=False),
+    sa.Column("run_group", sa.Text),
+    sa.Column("entity", sa.Text),
+    sa.Column("info", Json, nullable=False),
+    sa.Column("created_at", UtcTimestamp, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("heartbeat_at", UtcTimestamp),  # null before the first one
+    sa.Column("finished_at", UtcTimestamp),  # null while it runs
+    sa.UniqueConstraint("project_id", "run_id"),
+    sa.Index("ix_runs_project_id_id", "project_id", "id"),
+)
+
 # Entries have a table of their own, because every mutation reads versions but not their files.
 manifests = sa.Table(
     "manifests",
@@ -446,9 +470,25 @@ artifact_versions = sa.Table(
     sa.Column("tags", Json, nullable=False),
     sa.Column("created_at", UtcTimestamp, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("run_id", _Id, sa.ForeignKey("runs.id")),  # that logged it; null if no run did
     sa.UniqueConstraint("artifact_id", "number"),
     sa.Index("ix_artifact_versions_manifest_id", "manifest_id"),
 )
+
+
+def _edges(name: str) -> sa.Table:
+    """Return a table of edges between runs and artifact versions, which is searched from both ends."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("run_id", _Id, sa.ForeignKey("runs.id"), primary_key=True),
+        sa.Column("artifact_version_id", _Id, sa.ForeignKey("artifact_versions.id"), primary_key=True),
+        sa.Index(f"ix_{name}_artifact_version_id_run_id", "artifact_version_id", "run_id"),
+    )
+
+
+run_inputs = _edges("run_inputs")
+run_outputs = _edges("run_outputs")  # also versions whose content a run logged again
 
 pending_versions = sa.Table(
     "pending_versions",

@@ -92,6 +92,7 @@ def log_artifact(project: str, body: NewArtifactVersion, deps: Deps, origin: Ori
         description=body.description,
         aliases=body.aliases,
         version_id=body.id,
+        run_id=body.run_id,
         origin=origin,
     )
     location = api_path("projects", project, "artifacts", body.name, "versions", change.value.name)

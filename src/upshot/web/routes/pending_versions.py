@@ -46,6 +46,7 @@ def begin_version(project: str, body: NewPendingVersion, deps: Deps, origin: Ori
         description=body.description,
         aliases=tuple(body.aliases),
         tags=tuple(body.tags),
+        run_id=body.run_id,
     )
     started = deps.registry.begin_version(body.id, request, origin=origin)
     result: StartedVersion = {

@@ -28,6 +28,7 @@ class NewArtifactVersion(RequestBody):
     description: str = ""
     aliases: list[str] = Field([], description="Aliases in the project, in addition to `latest`.")
     id: str | None = Field(None, description="Id of the version, `ver_…`. A request with a known id changes nothing.")
+    run_id: str | None = Field(None, description="Id of the run of this project that logs it.")
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +76,7 @@ class NewPendingVersion(RequestBody):
     description: str = ""
     aliases: list[str] = Field([], description="Aliases in the project, in addition to `latest`.")
     tags: list[str] = Field([])
+    run_id: str | None = Field(None, description="Id of the run of this project that logs it.")
 
 
 class NewFile(RequestBody):

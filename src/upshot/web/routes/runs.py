@@ -1,0 +1,121 @@
+"""Routes of runs, and of the lineage that their inputs and outputs are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+from starlette.responses import Response
+
+from upshot.domain.registry import ArtifactVersion
+from upshot.domain.run import Direction, EdgeKind, Run
+from upshot.ports.paging import Page
+from upshot.registry.runs import RunChange, state_of_exit
+from upshot.resources.run import LineageJson, RunJson, lineage_json, run_json
+from upshot.resources.urls import api_path
+from upshot.resources.version import VersionJson, version_json
+from upshot.web.dependencies import WebDependencies
+from upshot.web.problems import problem_responses
+from upshot.web.routing import Deps, OriginDep, make_router
+from upshot.web.schemas.requests import PageQuery
+from upshot.web.schemas.responses import json_response, page_json
+from upshot.web.schemas.runs import (
+    LineageQuery,
+    RunArtifactsPage,
+    RunEnd,
+    RunPage,
+    RunValues,
+    UsedArtifact,
+    VersionRuns,
+)
+
+router = make_router("runs")
+
+_RUNS = "/projects/{project}/runs"
+_RUN = _RUNS + "/{run_id}"
+
+
+def _json(deps: WebDependencies, run: Run) -> RunJson:
+    return run_json(run, deps.base_url, deps.clock.now())
+
+
+@router.get(_RUNS, responses={200: {"model": RunPage}, **problem_responses(404)})
+def list_runs(project: str, deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+    """Return the runs of a project, newest first."""
+    page = deps.registry.runs(project, cursor=query.cursor, limit=query.limit)
+    return json_response(page_json(page, lambda run: _json(deps, run)))
+
+
+@router.put(_RUN, status_code=201, responses={200: {"model": RunJson}, 201: {"model": RunJson}, **problem_responses()})
+def save_run(project: str, run_id: str, body: RunValues, deps: Deps, origin: OriginDep) -> Response:
+    """Create a run, or change it. Creates the project if it does not exist."""
+    change = deps.registry.save_run(project, run_id, RunChange(**dict(body)), origin=origin)
+    location = api_path("projects", project, "runs", run_id) if change.created else None
+    return json_response(_json(deps, change.value), 201 if change.created else 200, location=location)
+
+
+@router.get(_RUN, responses={200: {"model": RunJson}, **problem_responses(404)})
+def get_run(project: str, run_id: str, deps: Deps) -> Response:
+    """Return a run."""
+    return json_response(_json(deps, deps.registry.run(project, run_id)))
+
+
+@router.post(_RUN + "/finish", responses={200: {"model": RunJson}, **problem_responses(404)})
+def finish_run(project: str, run_id: str, body: RunEnd, deps: Deps, origin: OriginDep) -> Response:
+    """End a run. A run that has ended stays as it is."""
+    state = state_of_exit(body.exit_code, body.state)
+    return json_response(_json(deps, deps.registry.finish_run(project, run_id, state, origin=origin).value))
+
+
+@router.post(_RUN + "/heartbeat", responses={200: {"model": RunJson}, **problem_responses(404)})
+def record_heartbeat(project: str, run_id: str, deps: Deps, origin: OriginDep) -> Response:
+    """Record that a run is alive. After its first heartbeat, it counts as failed when they stop for 60 seconds."""
+    return json_response(_json(deps, deps.registry.record_heartbeat(project, run_id, origin=origin).value))
+
+
+@router.post(_RUN + "/inputs", responses={200: {"model": VersionJson}, **problem_responses(404, 409)})
+def use_artifact(project: str, run_id: str, body: UsedArtifact, deps: Deps, origin: OriginDep) -> Response:
+    """Record that a run uses an artifact version, and return the version: the link, if the reference is one."""
+    change = deps.registry.use_artifact(project, run_id, body.artifact, artifact_type=body.artifact_type, origin=origin)
+    return json_response(version_json(change.value, deps.base_url))
+
+
+@router.get(_RUN + "/inputs", responses={200: {"model": RunArtifactsPage}, **problem_responses(404)})
+def list_inputs(project: str, run_id: str, deps: Deps) -> Response:
+    """Return the artifact versions that a run used, sorted by artifact."""
+    return _artifacts(deps, deps.registry.run_artifacts(project, run_id, EdgeKind.USED))
+
+
+@router.get(_RUN + "/outputs", responses={200: {"model": RunArtifactsPage}, **problem_responses(404)})
+def list_outputs(project: str, run_id: str, deps: Deps) -> Response:
+    """Return the artifact versions that a run logged, sorted by artifact."""
+    return _artifacts(deps, deps.registry.run_artifacts(project, run_id, EdgeKind.LOGGED))
+
+
+def _artifacts(deps: WebDependencies, found: tuple[ArtifactVersion, ...]) -> Response:
+    return json_response(page_json(Page(found, None), lambda version: version_json(version, deps.base_url)))
+
+
+@router.get(
+    "/projects/{project}/artifacts/{artifact}/versions/{version}/runs",
+    responses={200: {"model": VersionRuns}, **problem_responses(404)},
+)
+def get_version_runs(project: str, artifact: str, version: str, deps: Deps) -> Response:
+    """Return the run that logged an artifact version, and the runs that used it."""
+    logged_by, used_by = deps.registry.runs_of_version(project, artifact, version)
+    runs: VersionRuns = {
+        "logged_by": _json(deps, logged_by) if logged_by else None,
+        "used_by": [_json(deps, run) for run in used_by],
+    }
+    return json_response(runs)
+
+
+@router.get("/lineage", responses={200: {"model": LineageJson}, **problem_responses(404)})
+def get_lineage(deps: Deps, query: Annotated[LineageQuery, Query()]) -> Response:
+    """
+    Return what a version was made from, and what was made from it: up to 1,000 runs and artifact versions.
+
+    An edge `used` leads from a version to the run that used it, and an edge `logged` from a run to its version.
+    """
+    lineage = deps.registry.lineage(query.reference, Direction(query.direction), depth=query.depth)
+    return json_response(lineage_json(lineage, deps.base_url, deps.clock.now()))
