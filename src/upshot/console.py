@@ -25,7 +25,7 @@ from upshot.clock import SystemClock, parse_time
 from upshot.printable import dump_json, escape
 
 _LINE_STARTS = re.compile(r"\r+\n?")
-_WRAPPED_COLUMNS = 24  # least width of a column with sentences
+_WRAPPED_COLUMNS = 24  # minimum width of a column with sentences
 _GAP_COLUMNS = 3  # between two columns of a table
 _FILE_COLUMNS = 1_000  # files and other programs get each table row on one line
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -84,7 +84,7 @@ class Output:
         Print a list. On a narrow terminal, columns are left out, so that every other cell can be copied.
 
         Args:
-            items: The items as the API returned them. They are printed whole as JSON.
+            items: The items as the API returned them. As JSON, they are printed completely.
             columns: Functions that return a cell's value for an item, by heading.
             empty: The line for people if there are no items.
             optional: Headings of columns that may be left out, in this order.
@@ -171,7 +171,7 @@ def _console(width: int | None) -> Console:
 
 def fit_columns(widths: Mapping[str, int], width: int, optional: Iterable[str], wrapped: str | None) -> tuple[str, ...]:
     """
-    Return the headings of the columns that a table has room for.
+    Return the headings of the columns that fit.
 
     Args:
         widths: Width of each column, by heading.
@@ -188,7 +188,7 @@ def fit_columns(widths: Mapping[str, int], width: int, optional: Iterable[str], 
 
 
 def _table_width(widths: Mapping[str, int], wrapped: str | None) -> int:
-    """Return the least width of a table with these columns."""
+    """Return the minimum width of a table with these columns."""
     needed = (min(width, _WRAPPED_COLUMNS) if heading == wrapped else width for heading, width in widths.items())
     return sum(needed) + _GAP_COLUMNS * (len(widths) - 1)
 

@@ -273,8 +273,8 @@ def test_the_end_of_an_id_is_enough(world):
     assert world.json("events", "show", "latest")["kind"]
 
     ambiguous = world.run("events", "show", event_id[:7], exit_code=1).stderr
-    assert f"'{event_id[:7]}' fits several ids: evt_0" in ambiguous
-    assert "write more of the id" in ambiguous
+    assert f"'{event_id[:7]}' matches several ids: evt_0" in ambiguous
+    assert "write more characters of the id" in ambiguous
     for short in ("e", "evt_", "evt_0", event_id[-2:], ""):
         assert "at least 3 characters" in world.run("events", "show", short, exit_code=1).stderr
     assert "there is no event 'nope!'" in world.run("events", "show", "nope!", exit_code=1).stderr
@@ -296,7 +296,7 @@ def test_lists_are_filtered_by_time_and_by_several_states(world):
 
 
 def test_wait_ends_with_the_result_of_what_was_set_off(world):
-    """With `--wait`, the exit code is 0 if everything succeeded or nothing was set off, and 1 if something failed."""
+    """With `--wait`, the exit code is 0 if everything succeeded or nothing was triggered, and 1 if something failed."""
     world.text("registry", "artifacts", "log", "wait/nn", "--digest", "sha256:01")
     linked = world.text("registry", "link", "wait/nn:v0", "model/wait", "--wait")
     assert "no automation answers it (0 of 3)" in linked

@@ -269,8 +269,8 @@ class _GuardedConnector(aiohttp.TCPConnector):
         """
         Connect through the proxy, if there is one.
 
-        aiohttp's own support of proxies would have the proxy look the name up, so that the address could be any. It
-        has no public way to open a connection differently. Tests send requests through a proxy.
+        With aiohttp's own proxy support, the proxy would resolve the name, so nothing would check the address. aiohttp
+        has no public method for opening a connection, so this overrides a private one. Tests cover it.
         """
         if self._proxy is None:
             return await super()._wrap_create_connection(

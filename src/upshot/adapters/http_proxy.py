@@ -1,4 +1,4 @@
-"""Connections through an HTTP proxy (`UPSHOT_EGRESS_PROXY`), which is asked for addresses, never for names."""
+"""Connections through an HTTP proxy (`UPSHOT_EGRESS_PROXY`). The proxy gets addresses, never names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNAUTHORIZED = b"407"
 
 
 class ProxyError(OSError):
-    """The proxy made no connection. The receiver has read nothing."""
+    """The proxy did not connect. The receiver got nothing."""
 
 
 class HttpProxy:
@@ -63,7 +63,10 @@ class HttpProxy:
         return sock
 
     async def _open_socket(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
-        """Return a connection to the proxy itself, which the operator has chosen."""
+        """
+        Return a connection to the proxy itself. The egress rules do not apply, because the operator has chosen
+        it.
+        """
         addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         failure: OSError | None = None
         for family, kind, protocol, _, address in addresses:

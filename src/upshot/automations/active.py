@@ -49,7 +49,7 @@ class ActiveAutomations:
         self._clock = clock
         self._active = folder.current
         self._names = names_of(self._active.automations)
-        self._in_force: AutomationSet | None = None  #: as it was last recorded
+        self._in_force: AutomationSet | None = None  #: the record that was stored last
         revisions.save(self._active.automations, clock.now())
         self._log_errors(already_logged=())
 
@@ -110,7 +110,7 @@ class ActiveAutomations:
             self._in_force = active
 
     def forget_in_force(self) -> None:
-        """Store the active set again when it is in force again, because another set is in force meanwhile."""
+        """Forget that the active set was stored, because another set is in force. It is stored again later."""
         self._in_force = None
 
     def _log_errors(self, already_logged: Sequence[Exception]) -> None:

@@ -12,8 +12,8 @@ Decide which set of automations is in force, as pure functions.
     MATCHING ──── another set is in force ───────────────────► STANDBY
     STANDBY  ──── the worker's own set is in force ──────────► MATCHING
 
-A lower number comes into force only when leases can be trusted: after an outage of the database, the holders of a
-higher number first have time to report themselves.
+A lower number comes into force only when leases can be trusted. After an outage of the database, workers with a higher
+number first get time to report.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from datetime import datetime, timedelta
 from upshot.domain.automation import Automation
 from upshot.ports.automation_sets import Holding, KnownSets, SetContent, SetMember, SetQuality
 
-MAX_NAMED = 5  # automations that a difference names
+MAX_NAMED = 5  # automations named in the description of a difference
 
 
 def content_of(automations: Iterable[Automation]) -> SetContent:
-    """Return what a set consists of."""
+    """Return the content of a set of automations."""
     return {automation.name: SetMember(automation.revision_id, automation.enabled) for automation in automations}
 
 
@@ -60,7 +60,7 @@ def needs_number(known: KnownSets, holding: Holding, *, is_reload: bool, now: da
     Args:
         known: What all workers have reported.
         holding: What this worker has.
-        is_reload: Whether the worker had another set before, since it started.
+        is_reload: Whether the worker has had another set since it started.
         now: The current time.
         lease: After this time, a worker that is silent does not count.
     """
@@ -80,7 +80,7 @@ def needs_number(known: KnownSets, holding: Holding, *, is_reload: bool, now: da
 
 
 def decide(known: KnownSets, holding: Holding, *, now: datetime, lease: timedelta, can_trust_leases: bool) -> Standing:
-    """Return whether a worker may match events. Its own holding counts as of now, if the set has a number."""
+    """Return whether a worker may match events. If its set has a number, its own holding counts as reported now."""
     known = KnownSets(known.numbers, {**known.holdings, holding.worker_id: holding})
     in_force = set_in_force(known, now=now, lease=lease)
     is_highest = in_force is not None and known.numbers[in_force] == max(known.numbers.values())

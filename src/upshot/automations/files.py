@@ -23,8 +23,8 @@ from upshot.errors import ConfigError
 SUFFIXES = (".yaml", ".yml")  # in any case
 MAX_FOLDER_DEPTH = 32
 MAX_FILES = 10_000
-MAX_ENTRIES = 100_000  # of all folders together
-NAME_NOT_UTF8 = "this name is not UTF-8, so it is passed over; rename it"
+MAX_ENTRIES = 100_000  # in all folders together
+NAME_NOT_UTF8 = "this name is not UTF-8, so it is skipped; rename it"
 _MAX_LINKS = 40  # the limit of Linux for one path
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _OUTSIDE = "the file is outside the folder of automations; move it inside"
@@ -50,12 +50,12 @@ def is_utf8(name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class PassedOver:
+class SkippedPath:
     """A file or folder that is not read."""
 
     path: str  #: relative to the folder, printable
     reason: str  #: with the remedy
-    may_hide_files: bool = True  #: automation files can be in it, and nobody knows which
+    may_hide_files: bool = True  #: it may contain automation files that cannot be listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Listing:
     """The automation files of a folder."""
 
     paths: tuple[str, ...]  #: relative to the folder, in order; each file once, even if links lead to it
-    passed_over: tuple[PassedOver, ...]
+    skipped: tuple[SkippedPath, ...]
 
 
 class _Opened:
@@ -196,7 +196,7 @@ class FolderFiles:
     # --- listing ----------------------------------------------------------------------------------
 
     def listing(self) -> Listing:
-        """Return all automation files. What cannot be listed is passed over."""
+        """Return all automation files. A file or folder that cannot be listed is skipped."""
         return _Walk(self).listing()
 
     @contextmanager
@@ -232,7 +232,7 @@ class _Walk:
     def __init__(self, files: FolderFiles) -> None:
         self._files = files
         self._paths: list[str] = []
-        self._passed_over: list[PassedOver] = []
+        self._skipped: list[SkippedPath] = []
         self._visited: set[tuple[int, int]] = set()  #: device and inode of each folder
         self._found: set[tuple[int, int]] = set()  #: device and inode of each file that a link could lead to
         self._links: deque[str] = deque()
@@ -244,21 +244,21 @@ class _Walk:
             self._follow(self._links.popleft())
         if self._is_full:
             limit = f"{MAX_FILES} automation files" if len(self._paths) >= MAX_FILES else f"{MAX_ENTRIES} entries"
-            self._pass_over("", f"this folder has more than {limit}; use a folder that contains only automations")
-        return Listing(tuple(sorted(self._paths)), tuple(sorted(self._passed_over, key=lambda item: item.path)))
+            self._skip("", f"this folder has more than {limit}; use a folder that contains only automations")
+        return Listing(tuple(sorted(self._paths)), tuple(sorted(self._skipped, key=lambda item: item.path)))
 
     @property
     def _is_full(self) -> bool:
         return self._entries >= MAX_ENTRIES or len(self._paths) >= MAX_FILES
 
-    def _pass_over(self, path: str, reason: str, *, may_hide_files: bool = True) -> None:
-        self._passed_over.append(PassedOver(printable_path(path) if path else "", reason, may_hide_files))
+    def _skip(self, path: str, reason: str, *, may_hide_files: bool = True) -> None:
+        self._skipped.append(SkippedPath(printable_path(path) if path else "", reason, may_hide_files))
 
     def _visit(self, prefix: str) -> None:
         """List one folder, and the folders in it. The prefix is empty, or the folder's path with a slash."""
         path = prefix.rstrip("/")
         if prefix.count("/") > MAX_FOLDER_DEPTH:
-            self._pass_over(path, f"folders are read to a depth of {MAX_FOLDER_DEPTH}; move this folder further up")
+            self._skip(path, f"folders are read to a depth of {MAX_FOLDER_DEPTH}; move this folder further up")
             return
         folders: list[str] = []
         try:
@@ -277,13 +277,13 @@ class _Walk:
             return  # removed since it was listed
         except (OSError, ConfigError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            self._pass_over(path, f"this folder cannot be read: {reason}")
+            self._skip(path, f"this folder cannot be read: {reason}")
         for name in folders:
             if not self._is_full:
                 self._visit(f"{prefix}{name}/")
 
     def _is_folder(self, prefix: str, entry: os.DirEntry[str], device: int) -> bool:
-        """Return whether an entry is a folder to visit. Files and links are taken up."""
+        """Return whether an entry is a folder to visit. Collect files and links."""
         self._entries += 1
         name = entry.name
         if name.startswith("."):
@@ -292,7 +292,7 @@ class _Walk:
         is_folder, has_suffix = entry.is_dir(follow_symlinks=False), name.lower().endswith(SUFFIXES)
         if not is_utf8(name):
             if is_folder or has_suffix:
-                self._pass_over(path, NAME_NOT_UTF8, may_hide_files=False)
+                self._skip(path, NAME_NOT_UTF8, may_hide_files=False)
             return False
         if entry.is_symlink():
             self._links.append(path)
@@ -302,7 +302,7 @@ class _Walk:
         return is_folder
 
     def _follow(self, path: str) -> None:
-        """Take up the file or the folder that a link leads to."""
+        """Collect the file or the folder that a link points to."""
         has_suffix = path.lower().endswith(SUFFIXES)
         try:
             with self._files.open(path) as fd:
@@ -312,7 +312,7 @@ class _Walk:
                 self._paths.append(path)  # reading it fails and reports the error
             elif self._files.leads_outside(path):
                 reason = "this link leads out of the folder of automations, so it is not followed; copy the files here"
-                self._pass_over(path, reason)
+                self._skip(path, reason)
             return
         if stat.S_ISDIR(status.st_mode):
             self._visit(f"{path}/")

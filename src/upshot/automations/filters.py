@@ -160,7 +160,7 @@ def plain_copy(value: Any) -> Any:
     encoded = _json(value)
     BUDGET.emit(len(encoded))
     if isinstance(value, str):
-        return str(value)  # without what the filters know of it
+        return str(value)  # without what the filters know about it
     return value if isinstance(value, int) else orjson.loads(encoded)
 
 
@@ -374,7 +374,7 @@ def iterate(value: Any, body_nodes: int) -> Iterable[Any]:
 
 
 def concat(*values: Any) -> str:
-    """Evaluate the operator `~`. Texts that join escaped texts are escaped, too."""
+    """Evaluate the operator `~`. If one text is escaped for Slack, the others are escaped, too."""
     parts = [to_text(value) for value in values]
     is_escaped = any(isinstance(part, SlackText) for part in parts)
     if is_escaped:
@@ -394,7 +394,7 @@ _UPPER_ENTITY = re.compile(r"&(?:AMP|LT|GT);")
 
 
 def _escape(text: str) -> SlackText:
-    """Escape a text by Slack's rule: these three, `&` first, and nothing else."""
+    """Escape a text as Slack requires: only these three characters, `&` first."""
     if isinstance(text, SlackText):
         return text
     return SlackText(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
@@ -547,7 +547,7 @@ def _tojson(value: Any, indent: Any = None) -> str:
 
 
 def _like(value: Any, text: str) -> str:
-    """Return a text that was made of a value, which needs no escaping if the value needed none."""
+    """Return a text that was made from a value. It needs no escaping if the value needed none."""
     return SlackText(text) if isinstance(value, SlackText) else text
 
 

@@ -9,8 +9,8 @@ from time import monotonic, thread_time
 
 import structlog
 
-from upshot.automations.files import FolderFiles, Listing, PassedOver, printable_path
-from upshot.automations.in_force import MAX_FINDINGS, Decision, LoadedFile, LoadedFolder, decide
+from upshot.automations.files import FolderFiles, Listing, SkippedPath, printable_path
+from upshot.automations.in_force import MAX_ERRORS, Decision, LoadedFile, LoadedFolder, decide
 from upshot.automations.loader import Catalog, load_in_parts, load_revision, unreadable
 from upshot.automations.matcher import Matcher
 from upshot.automations.parser.diagnostics import MAX_DIAGNOSTICS
@@ -21,9 +21,10 @@ from upshot.ports.executions import RevisionStore
 
 log = structlog.get_logger("upshot.automations")
 
-MAX_READ_SECONDS = 0.6  # of one refresh, for parsing what changed; the next one continues
-MIN_READ_CPU_SECONDS = 0.1  # that a refresh parses for, so that it gets on when the machine is busy
-RECHECK_SECONDS = 5.0  # while a last sound revision is in force: another worker can have a later one
+MAX_READ_SECONDS = 0.6  # maximum time that a refresh parses changed files; the next refresh continues
+MIN_READ_CPU_SECONDS = 0.1  # a refresh parses at least this long, so that it makes progress on a busy machine
+# Seconds between decisions while a last sound revision is in force, because another worker can have a later one.
+RECHECK_SECONDS = 5.0
 
 Signature = tuple[tuple[str, int, int, int], ...]  #: of each file: path, modification time (ns), size, inode
 
@@ -73,7 +74,7 @@ class AutomationFolder:
         self._revisions = revisions
         self._files: Mapping[str, _ReadFile] = {}
         self._readings: dict[str, _Reading] = {}
-        self._passed_over: tuple[PassedOver, ...] = ()
+        self._skipped: tuple[SkippedPath, ...] = ()
         self._absent: frozenset[str] | None = None  #: None until the folder was read
         self._recheck_at = 0.0
         self._known: dict[tuple[str, RevisionId], Automation | None] = {}
@@ -89,11 +90,11 @@ class AutomationFolder:
         """
         listing = self._list()
         files = self._read(listing)
-        is_changed = files != self._files or listing.passed_over != self._passed_over
+        is_changed = files != self._files or listing.skipped != self._skipped
         if not is_changed and not self._is_undecided():
             return False
         decision = self._decide(files, listing)
-        self._files, self._passed_over, self._absent = files, listing.passed_over, decision.absent
+        self._files, self._skipped, self._absent = files, listing.skipped, decision.absent
         if not is_changed and _summary(decision.folder) == _summary(self.current):
             return False
         folder = decision.folder
@@ -112,7 +113,7 @@ class AutomationFolder:
             with FolderFiles(self._folder) as files:
                 return files.listing()
         except ConfigError as error:
-            return Listing((), (PassedOver("", str(error)),))
+            return Listing((), (SkippedPath("", str(error)),))
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ class AutomationFolder:
             return monotonic() > deadline and thread_time() > cpu_seconds
 
         for path in changed:
-            max_errors = max(1, min(MAX_DIAGNOSTICS, MAX_FINDINGS - errors))
+            max_errors = max(1, min(MAX_DIAGNOSTICS, MAX_ERRORS - errors))
             read = self._continue(path, signatures[path][:1], max_errors, is_late, is_first=is_first)
             if read is not None:
                 files[path] = read
@@ -144,7 +145,7 @@ class AutomationFolder:
                 files[path] = self._files[path]
             else:
                 reason = "this file has many errors, and is still being read"
-                files[path] = _ReadFile((), unreadable(self._folder, PassedOver(printable_path(path), reason)))
+                files[path] = _ReadFile((), unreadable(self._folder, SkippedPath(printable_path(path), reason)))
         return {path: files[path] for path in listing.paths}
 
     def _signature_of(self, path: str) -> Signature:
@@ -178,11 +179,12 @@ class AutomationFolder:
             known.name: ActiveRevision(known.name, known.revision_id, known.path) for known in current.automations
         }
         if self._revisions is not None:
-            # What this object has from its files may not be stored yet. What it only keeps, others may have replaced.
+            # A revision from this worker's files may not be stored yet. A kept revision may have been replaced by
+            # another worker.
             previous = {name: known for name, known in previous.items() if name not in current.kept}
             previous |= {revision.name: revision for revision in self._revisions.active()}
-        passed_over = (unreadable(self._folder, item) for item in listing.passed_over)
-        loaded = (*passed_over, *(read.file for read in files.values()))
+        skipped = (unreadable(self._folder, item) for item in listing.skipped)
+        loaded = (*skipped, *(read.file for read in files.values()))
         return decide(loaded, previous.values(), find_revision=self._find_revision, absent_before=self._absent)
 
     def _find_revision(self, revision: ActiveRevision) -> Automation | None:

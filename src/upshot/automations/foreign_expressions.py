@@ -1,8 +1,8 @@
 """
 Find the expressions of W&B, GitHub Actions, JavaScript and Python, and rewrite them in Upshot's form.
 
-It is called only for a text that is invalid, so that the message can show the line that the author meant. The
-result is a suggestion: the caller compiles it before it shows it.
+It is called only for an invalid text, so that the message can show the line that the author meant. The result is a
+suggestion. The caller compiles it before showing it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from upshot.schema.template_text import GITHUB, TAG, VALUE, WANDB, Part, template_parts
 
-MAX_CHARS = 2000  #: of an expression that is rewritten
+MAX_CHARS = 2000  #: length of an expression that is rewritten
 MAX_NESTING = 30
 
 _TOKEN = re.compile(
@@ -48,7 +48,7 @@ class _CannotRewriteError(Exception):
     """The text is not an expression of a language that is known here."""
 
 
-#: Paths of GitHub Actions, and the same in Upshot.
+#: Paths of GitHub Actions, and Upshot's path for the same value.
 _PATHS: Mapping[str, str] = {
     "github.actor": "actor.name",
     "github.triggering_actor": "actor.name",
@@ -124,7 +124,7 @@ def _same(value: _Part, *_: _Part) -> _Part:
 
 
 def _from_json(value: _Part) -> _Part:
-    """Return data as it is, because it is data already. A string of JSON is an expression."""
+    """Return a value as it is, because it is data already. Parse a literal string with JSON as an expression."""
     if value.text[:1] not in "'\"" or value.binds < _ATOM:
         return value
     try:
@@ -489,7 +489,7 @@ def rewrite_expression(text: str, *, in_text: bool = False) -> Form | None:
 
     Args:
         text: Without braces around it, or with those of Upshot, GitHub Actions or W&B.
-        in_text: It is inside the braces of a text, where a string may be a placeholder that is sent as it is.
+        in_text: Whether it is inside the braces of a text, where a string may be a placeholder that is sent as it is.
 
     Returns:
         None if nothing in it is foreign, or if it cannot be read.
@@ -520,7 +520,7 @@ _REGEX_FLAGS = "gimsuy"
 
 
 def regex_as_globs(text: str) -> tuple[str, ...]:
-    """Return globs that match what a simple regular expression matches. They are empty for one that is not simple."""
+    """Return globs that match what a simple regular expression matches. Return none for another regular expression."""
     if len(text) > 2 and text[0] == "/" and "/" in text[1:]:  # noqa: PLR2004 - two slashes and a character
         body, _, flags = text[1:].rpartition("/")
         text = body if not flags.strip(_REGEX_FLAGS) else text
@@ -561,7 +561,7 @@ class Placeholder(NamedTuple):
 
 
 def find_placeholders(text: str) -> Iterator[Placeholder]:
-    """Yield the placeholders of W&B and GitHub Actions that are outside of Upshot's templates."""
+    """Yield the placeholders of W&B and GitHub Actions outside of Upshot's templates."""
     if "${" not in text:
         return
     for part in template_parts(text):

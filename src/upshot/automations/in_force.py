@@ -4,10 +4,10 @@ Decide which automations answer events, from what the files contain now and from
 - A sound document is in force at once, and replaces the revision that was in force.
 - The last sound revision of an automation stays in force while it is missing in a file that has a broken document,
   or that cannot be read: a mistake can hide the documents after it.
-- An automation that is gone leaves when two readings agree on that: editors remove or empty a file before they
-  write it. An automation that got another name is gone at once, or both would answer the next event.
-- A name belongs to the automation that is in force with it. Another document with the name is an error. Of two new
-  ones, the first in the order of paths and lines gets it.
+- An automation that is missing stays in force until a second reading confirms that: editors remove or empty a file
+  before they write it. An automation that was renamed is replaced at once. Otherwise both would answer the next event.
+- A name belongs to the automation that is in force under it. Another document with that name is an error. If two new
+  documents have the same name, the first in the order of paths and lines gets it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from upshot.automations.parser.diagnostics import Diagnostic
 from upshot.domain.automation import ActiveRevision, Automation
 from upshot.errors import AutomationInvalid
 
-MAX_FINDINGS = 1_000  #: of a folder
+MAX_ERRORS = 1_000  #: errors that are kept of a folder
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedFile:
-    """The content of one file, or what is known of a folder that cannot be read."""
+    """The content of one file, or what is known about a folder that cannot be read."""
 
     path: str  #: relative to the folder of automations, printable
     place: str  #: as the user named it, for messages
@@ -34,7 +34,7 @@ class LoadedFile:
     errors: tuple[Diagnostic, ...] = ()
     broken_names: tuple[str | None, ...] = ()  #: of each broken document; None if its name cannot be read
     body_files: tuple[Path, ...] = ()  #: files that it refers to, whether they exist or not
-    hides_files: bool = False  #: nobody knows what it contains: a folder, or a file that is not read to its end
+    hides_files: bool = False  #: its content is unknown: a folder, or a file that was not read to its end
 
     def may_contain(self, revision: ActiveRevision) -> bool:
         """Return whether the automation can be in a part that is broken or cannot be read."""
@@ -43,7 +43,7 @@ class LoadedFile:
         return self.path == revision.path and bool(self.broken_names)
 
     def claims(self, revision: ActiveRevision, names: Mapping[str, object]) -> bool:
-        """Return whether a broken document can be this automation, rather than another one of these names."""
+        """Return whether a broken document can be this automation instead of one with another of these names."""
         return self.may_contain(revision) and (
             self.hides_files
             or any(name is None or name == revision.name or name not in names for name in self.broken_names)
@@ -78,7 +78,7 @@ class Decision:
     """The result of one reading of the folder."""
 
     folder: LoadedFolder
-    absent: frozenset[str] = frozenset()  #: names that are gone, and leave if the next reading agrees
+    absent: frozenset[str] = frozenset()  #: missing names; they go out of force if the next reading agrees
 
 
 def decide(
@@ -94,8 +94,8 @@ def decide(
     Args:
         files: What the folder contains.
         previous: The revisions that were in force until now.
-        find_revision: Returns a revision that stays in force; None if it is not valid any more.
-        absent_before: `absent` of the previous reading; None if there was none.
+        find_revision: Returns a revision that stays in force, or None if it is no longer valid.
+        absent_before: `absent` of the previous reading; None for the first reading.
     """
     files = sorted(files, key=lambda file: file.path)
     sound: dict[str, list[Automation]] = defaultdict(list)
@@ -153,7 +153,7 @@ def _taken_names(
 
 def _limit(broken: Iterable[BrokenFile]) -> Iterable[BrokenFile]:
     """Leave out the errors above the limit, and count them."""
-    remaining, left_out, place = MAX_FINDINGS - 1, 0, ""
+    remaining, left_out, place = MAX_ERRORS - 1, 0, ""
     for file in broken:
         errors = file.errors[:remaining]
         left_out += len(file.errors) - len(errors)

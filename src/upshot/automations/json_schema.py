@@ -2,8 +2,8 @@
 The JSON Schema of automation files, for editors.
 
 It is generated from the models that the parser uses. Draft 7 is the newest draft that yaml-language-server
-supports. A schema cannot express what depends on several places of a file, such as the names that a template uses:
-`upshot validate` checks these, too.
+supports. A schema cannot express rules about several places of a file, such as the names that a template uses. `upshot
+validate` checks these rules, too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from upshot.schema.yaml_model import (
 
 Schema = dict[str, Any]
 
-MAX_PATTERN_CHARS = 256  #: of a filter
+MAX_PATTERN_CHARS = 256  #: length of a pattern in a filter
 
 _TEMPLATE: Schema = {"type": "string", "pattern": TEMPLATE_PATTERN}
 _ONE_LINE_TEMPLATE: Schema = {
@@ -94,7 +94,7 @@ def json_schema(catalog: Mapping[str, ActionSpec]) -> Schema:
 
 
 def _schema(model: Any) -> Schema:
-    """Return the schema of a model without titles and defaults, which editors would show instead of the keys."""
+    """Return the schema of a record without titles and defaults, which editors would show instead of the keys."""
     schema: Schema = _without_noise(model.model_json_schema(by_alias=True, ref_template="#/$defs/{model}"))
     schema.pop("$defs", None)
     return schema
@@ -212,7 +212,7 @@ def _inputs(uses: str, action: ActionSpec) -> Schema:
 
 
 def _with_templates_below(schema: Schema) -> Schema:
-    """Let templates stand for the values in an object."""
+    """Allow templates in place of the values in an object."""
     found = dict(schema)
     if "properties" in found:
         found["properties"] = {key: _or_template(value) for key, value in found["properties"].items()}
@@ -223,7 +223,7 @@ def _with_templates_below(schema: Schema) -> Schema:
 
 
 def _or_template(schema: Schema) -> Schema:
-    """Let a template stand for a value, as far as the parser lets it."""
+    """Allow a template in place of a value, where the parser allows it."""
     found = _with_templates_below(schema)
     templates = found.pop(TEMPLATES, None)
     description = {"description": found.pop("description")} if "description" in found else {}

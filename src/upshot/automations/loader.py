@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from upshot.automations.files import NAME_NOT_UTF8, FolderFiles, PassedOver, is_utf8, printable_path
+from upshot.automations.files import NAME_NOT_UTF8, FolderFiles, SkippedPath, is_utf8, printable_path
 from upshot.automations.in_force import LoadedFile, LoadedFolder, decide
 from upshot.automations.parser.automation import parse_automation
 from upshot.automations.parser.diagnostics import MAX_DIAGNOSTICS, Diagnostics, TooManyErrors
@@ -53,12 +53,12 @@ def load_folder(folder: Path, catalog: Catalog) -> LoadedFolder:
             listing = files.listing()
             loaded = [load_file(folder, path, catalog) for path in listing.paths]
     except ConfigError as error:
-        return merge([unreadable(folder, PassedOver("", str(error)))])
-    return merge([*(unreadable(folder, item) for item in listing.passed_over), *loaded])
+        return merge([unreadable(folder, SkippedPath("", str(error)))])
+    return merge([*(unreadable(folder, item) for item in listing.skipped), *loaded])
 
 
-def unreadable(folder: Path, item: PassedOver) -> LoadedFile:
-    """Return what is known of a file or folder that is passed over."""
+def unreadable(folder: Path, item: SkippedPath) -> LoadedFile:
+    """Return what is known of a file or folder that is skipped."""
     place = printable_path(folder / item.path)
     error = AutomationInvalid(place, None, item.reason)
     return LoadedFile(item.path, place, errors=(error,), hides_files=item.may_hide_files)

@@ -318,7 +318,7 @@ class PendingMatch:
 
 
 def check_condition(automation: Automation, event: Event) -> Match | str:
-    """Check the `if` and the chain of an automation, without its filters. A string is why it does not answer."""
+    """Check the `if` and the chain of an automation, but not its filters. Return the match, or why there is none."""
     return PendingMatch(automation, event, _LazyContext(event)).evaluate()
 
 

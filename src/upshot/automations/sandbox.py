@@ -26,7 +26,8 @@ from upshot.automations import filters
 from upshot.automations.filters import BUDGET, describe
 from upshot.suggestions import did_you_mean
 
-SECRETS = "secrets"  #: the name of all secrets. A template that uses them must show it, because receipts hide them.
+#: The name of all secrets. A template must name it to use a secret, because receipts mask the named secrets.
+SECRETS = "secrets"
 MAX_NODES = 4_000  # a template with so many nodes takes about 0.2 s to compile, once
 MAX_NESTING = 40  # Python's own compiler fails at about 100 nested brackets
 MAX_NESTED_BLOCKS = 8  # Python's own compiler fails at 20
@@ -183,7 +184,7 @@ def spell_key(parent: str, key: str) -> str:
 
 
 def _key_with_sign(name: str, container: Iterable[str]) -> str | None:
-    """Return a key such as `f1-score` or `val/loss` of which somebody wrote the first word, or wrote it with `_`."""
+    """Return a key such as `f1-score` or `val/loss` if the author wrote its first word, or wrote it with `_`."""
     for key in islice(map(str, container), _MAX_COMPARED_KEYS):  # a mapping that a template made has other keys, too
         starts_with_name = key.startswith((f"{name}-", f"{name}/"))
         if not _IDENTIFIER.fullmatch(key) and (starts_with_name or re.sub(r"\W", "_", key) == name):
@@ -432,7 +433,7 @@ _MAYBE_BOOLEAN_FILTERS = frozenset({"default", "first", "last", "max", "min"})
 
 
 def _check_can_be_condition(node: nodes.Node) -> None:
-    """Refuse what is neither true nor false for any event."""
+    """Raise an error for an expression that is neither true nor false for any event."""
     is_text_or_number = isinstance(node, nodes.Const) and not isinstance(node.value, bool)
     is_converted = isinstance(node, nodes.Filter) and node.name not in _MAYBE_BOOLEAN_FILTERS
     if is_text_or_number or is_converted or isinstance(node, _NEVER_CONDITIONS):

@@ -37,7 +37,7 @@ CONTEXT_FIELDS: Mapping[str, Collection[str]] = {
 _STEP_FIELDS = ("outputs", "state")
 _WITH_LENGTH = frozenset({"alias", "aliases", "tag"})  #: texts and lists
 
-#: Names of other systems that have no name of their own here, and what to use.
+#: Names from other systems that have no equivalent here, and what to use instead.
 _FOREIGN_NAMES: Mapping[str, str] = {
     "github": "use `event`, `actor`, `collection` and `version`",
     "matrix": "there is no matrix; write one step for each case",

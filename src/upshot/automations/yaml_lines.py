@@ -1,4 +1,4 @@
-"""Write short YAML, to show an author the line that replaces an invalid one."""
+"""Write short YAML, to show an author the line that replaces an invalid line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-MAX_CHARS = 300  #: of a value that is shown
+MAX_CHARS = 300  #: length of a value that is shown
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./$(<=~^+-][^\x00-\x1f\x7f]*")
 _NOT_A_STRING = re.compile(r"(true|false|null|~|[-+.]?[0-9][0-9._eExob]*)$", re.IGNORECASE)

@@ -84,5 +84,5 @@ def _find(client: Client, destination: str) -> dict[str, Any]:
         return similar[0]
     if similar:
         ids = ", ".join(known["id"] for known in similar)
-        raise InvalidInput(f"{destination!r} fits several ids: {ids}; write more of the id")
+        raise InvalidInput(f"{destination!r} matches several ids: {ids}; write more characters of the id")
     raise NotFound(f"no worker has sent to {destination!r} lately; see `upshot destinations list`")

@@ -309,7 +309,7 @@ def _check_automations(settings: Settings) -> Iterator[CheckResult]:
 
 
 def _workers_with_secrets(settings: Settings) -> list[dict[str, Any]]:
-    """Return the live workers that say which secrets they have, if an Upshot answers."""
+    """Return the live workers that report their secrets, if an Upshot answers."""
     try:
         with connect(None if settings.url else settings.data) as client:
             workers = client.get("/workers")["items"]
@@ -321,7 +321,10 @@ def _workers_with_secrets(settings: Settings) -> list[dict[str, Any]]:
 def _check_secrets_of_workers(
     users: tuple[dict[str, list[str]], dict[str, list[str]]], workers: list[dict[str, Any]]
 ) -> Iterator[CheckResult]:
-    """Report each secret that a worker lacks: of all automations if it answers events, otherwise of their jobs."""
+    """
+    Report each secret that a worker lacks. A worker that answers events needs the secrets of all automations. Another
+    worker needs those of jobs.
+    """
     is_complete = True
     for worker in workers:
         of_worker = users[0] if EVENTS_QUEUE in worker["queues"] else users[1]
@@ -341,7 +344,7 @@ def _check_secrets_of_workers(
 
 
 def _check_secrets_here(users: dict[str, list[str]], settings: Settings, rules: EgressRules) -> Iterator[CheckResult]:
-    """Report each secret that a worker with this environment would lack. No running worker says what it has."""
+    """Report each secret that a worker with this environment would lack. No running worker reports its secrets."""
     secrets = make_secrets(settings)
     for name, automations in sorted(users.items()):
         try:
@@ -370,7 +373,7 @@ def _check_urls(
 
 
 def _users_of_secrets(automations: Iterable[Automation], *, only_jobs: bool = False) -> dict[str, list[str]]:
-    """Return the names of the automations that use each secret, by the name of the secret; `only_jobs`: in jobs."""
+    """Return the names of the automations that use each secret, by secret. `only_jobs` counts only uses in jobs."""
     users: dict[str, list[str]] = {}
     for automation in automations:
         paths = [

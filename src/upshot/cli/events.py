@@ -45,7 +45,7 @@ def list_events(client: Client, output: Output, *, limit: int, **query: str | No
     """
     List events, newest first.
 
-    `answered` is the number of automations that answered the event, of all that are loaded: `1 of 7`.
+    `answered` says how many of the loaded automations answered the event: `1 of 7`.
     """
     columns = {
         "id": lambda event: event["id"],
@@ -127,7 +127,8 @@ def tail(client: Client, output: Output, *, last: int, **query: str | None) -> N
 
 def _follow(client: Client, last: int, query: dict[str, str | None]) -> Iterator[dict[str, Any]]:
     """
-    Yield the `last` newest events, then each later event once, when it is matched, so that it says what answers it.
+    Yield the `last` newest events, then each later event once. An event is yielded when it is matched, so that its line
+    shows the answers.
 
     An event that no worker matches is yielded after two seconds.
     """
@@ -147,7 +148,7 @@ def _follow(client: Client, last: int, query: dict[str, str | None]) -> Iterator
             if event["id"] not in seen:
                 waited = stopwatch() - first_seen.setdefault(event["id"], stopwatch())
                 if not event["matched_at"] and waited < _MATCH_SECONDS:
-                    break  # those after it wait, too, so that the order stays
+                    break  # later events wait, too, so that the order is kept
                 yield event
             shown.append(event)
         seen = {event["id"]: event["time"] for event in shown} or seen
@@ -164,7 +165,7 @@ def _tail_line(event: dict[str, Any]) -> str:
 
 
 def _answered(event: dict[str, Any]) -> str:
-    """Return how many automations answered an event, such as `0 of 7`."""
+    """Return how many of the automations answered an event, such as `0 of 7`."""
     if not event["matched_at"]:
         return "not yet"
     return f"{len({answer['automation'] for answer in event['answered_by']})} of {event['automations']}"
@@ -182,7 +183,7 @@ def emit(
     """
     Emit a custom event NAME with data.
 
-    `KEY=TEXT` is a text, also if it looks like a number. `KEY:=JSON` is a number, true, false, null, a list or an
+    `KEY=TEXT` is a text, even if it looks like a number. `KEY:=JSON` is a number, true, false, null, a list or an
     object: `emit drift-found model=churn score:=0.4`.
     """
     accepted = client.post("/events", {"name": name, "data": {**(data or {}), **parse_assignments(pairs)}})
@@ -194,7 +195,7 @@ def emit(
 @click.option("--since", type=TIME, help="Replay all events since then: a time, or 2h for two hours ago.")
 @click.option("--until", type=TIME, help="Only events before then.")
 @click.option("--automation", help="Only this automation.")
-@click.option("--dry-run", is_flag=True, help="Only list what would happen.")
+@click.option("--dry-run", is_flag=True, help="List the answers without starting them.")
 @api_command
 def replay(
     client: Client,
@@ -209,8 +210,8 @@ def replay(
     """
     Answer events again, with the automations that are loaded now.
 
-    Every answer is a new execution with delivery ids of its own, also for an event that nobody answered before. Name
-    events, or select them with --since and --until.
+    Every answer is a new execution with its own delivery ids, also for an event that no automation answered before.
+    Name events, or select them with --since and --until.
     """
     if bool(events) == (since is not None) or (until is not None and since is None):
         raise click.UsageError("name events, or select them with --since, and --until")

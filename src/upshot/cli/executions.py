@@ -166,14 +166,14 @@ def retry(
 
 
 def _select(client: Client, filters: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the ids of the executions that pass the filters, those of the oldest event first."""
+    """Return the ids of the executions that match the filters, in the order of their events."""
     query = {name: format_time(value) if isinstance(value, datetime) else value for name, value in filters.items()}
     query.setdefault("state", ExecutionState.FAILED.value)
     return tuple(execution["id"] for execution in reversed(client.items("/executions", limit=_MAX_RETRIES, **query)))
 
 
 def _retried(execution: Mapping[str, Any]) -> str:
-    """Return the line about a retried execution."""
+    """Return the output line for a retried execution."""
     if ExecutionState(execution["state"]) is ExecutionState.SKIPPED:
         return f"{execution['id']} is skipped with revision {execution['revision']}: {execution['reason']}"
     return f"{execution['id']} is {execution['state']} again, with revision {execution['revision']}"
@@ -189,7 +189,7 @@ def cancel(client: Client, output: Output, execution: str) -> None:
 
 
 def _attempt_in_progress(execution: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the step of which an attempt is in progress, if there is one."""
+    """Return the step that has an attempt in progress, or None."""
     if execution["state"] != ExecutionState.RUNNING.value:
         return None
     return next((step for step in execution["steps"] if not ExecutionState(step["state"]).is_final), None)

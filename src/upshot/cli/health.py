@@ -1,4 +1,4 @@
-"""`upshot health`: a health check for containers, whichever process they run."""
+"""`upshot health`: the health check of containers with a web process or a worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from upshot.cli.settings import settings_with
 from upshot.clock import SystemClock
 from upshot.net import is_loopback
 
-MAX_SILENT_SECONDS = 30.0  #: of an event loop. `upshot up` replaces a worker after the same time
+#: silence of an event loop that counts as unhealthy; `upshot up` replaces a worker after the same time
+MAX_SILENT_SECONDS = 30.0
 _TIMEOUT_SECONDS = 4.0
 _ALL_ADDRESSES = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
 

@@ -16,10 +16,10 @@ from upshot.client.http import Client, api_path
 from upshot.errors import InvalidInput, NotFound
 
 LATEST = "latest"
-_MIN_CHARS = 3  # of an id, after its prefix
+_MIN_CHARS = 3  # characters of an id that are required, after its prefix
 _SHOWN_MATCHES = 5
-_COMPLETIONS = 50  # of ids; the newest ones
-_NAMES = 1_000  # of automations, collections and versions that are completed
+_COMPLETIONS = 50  # number of newest ids that are completed
+_NAMES = 1_000  # number of automations, collections and versions that are completed
 _ID_PART = re.compile(r"[0-9a-z_]{1,40}")
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -32,8 +32,8 @@ class Ids:
 
     Args:
         path: API path of the list, the newest first.
-        name: What one of them is called.
-        prefix: What all ids begin with.
+        name: The word for one record, for messages.
+        prefix: The beginning of all ids.
         describe: Describes an item of the list in a few words, beside its id.
     """
 
@@ -47,8 +47,8 @@ class Ids:
         Return the whole id for an id, its unique beginning or end, or `latest`.
 
         Raises:
-            NotFound: No id begins or ends like this, or the text is too short.
-            InvalidInput: Several ids do.
+            NotFound: No id begins or ends with the text, or the text is too short.
+            InvalidInput: Several ids begin or end with it.
         """
         if re.fullmatch(rf"{self.prefix}_[0-9a-z]{{26}}", text):
             return text
@@ -58,10 +58,10 @@ class Ids:
                 raise NotFound(f"there is no {self.name} yet")
             return str(newest[0]["id"])
         part = text.lower()
-        if len(part.removeprefix(f"{self.prefix}_")) < _MIN_CHARS:  # a typing mistake must not name anything
+        if len(part.removeprefix(f"{self.prefix}_")) < _MIN_CHARS:  # a typing mistake must not match anything
             raise NotFound(f"there is no {self.name} {text!r}; write at least {_MIN_CHARS} characters of its id; {see}")
         found: list[Any] = []
-        for candidate in (part, f"{self.prefix}_{part}"):  # the beginning may be written without `exe_`
+        for candidate in (part, f"{self.prefix}_{part}"):  # the prefix, such as `exe_`, may be left out
             if not found and _ID_PART.fullmatch(candidate):
                 found = client.items(self.path, limit=_SHOWN_MATCHES + 1, id=candidate)
         if not found:
@@ -69,7 +69,7 @@ class Ids:
         if len(found) > 1:
             ids = ", ".join(str(item["id"]) for item in found[:_SHOWN_MATCHES])
             more = ", …" if len(found) > _SHOWN_MATCHES else ""
-            raise InvalidInput(f"{text!r} fits several ids: {ids}{more}; write more of the id")
+            raise InvalidInput(f"{text!r} matches several ids: {ids}{more}; write more characters of the id")
         return str(found[0]["id"])
 
     def find_optional(self, client: Client, text: str | None) -> str | None:
@@ -78,7 +78,7 @@ class Ids:
 
     @property
     def complete(self) -> Complete:
-        """The completion of an argument with such an id."""
+        """The shell completion of an argument that takes such an id."""
         return completion(
             lambda client, _: (
                 CompletionItem(item["id"], help=self.describe(item))
@@ -91,11 +91,11 @@ def completion(candidates: Callable[[Client, str], Iterable[CompletionItem]]) ->
     """
     Return a completion that asks the running Upshot.
 
-    Without a running Upshot, or if anything else goes wrong, it completes nothing: an error would only disturb the
-    line that the user writes.
+    Without a running Upshot, or after any error, it completes nothing. An error message would only disturb the line
+    that the user types.
 
     Args:
-        candidates: Returns what an argument can be, from a client and what is written so far.
+        candidates: Returns the possible values of an argument, from a client and the text typed so far.
     """
 
     def complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

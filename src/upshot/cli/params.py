@@ -134,7 +134,7 @@ def artifact_path(reference: Reference, *segments: str) -> str:
 
 def read_json(text: str) -> Any:
     """
-    Read JSON that somebody typed, without changing a value.
+    Read JSON that a person typed, without changing a value.
 
     Raises:
         ValueError: The text is not JSON, a key appears twice, or a number is not finite.
@@ -169,7 +169,7 @@ def parse_assignments(pairs: Sequence[str]) -> dict[str, Any]:
     """
     Parse `key=text` and `key:=JSON` words.
 
-    A text that looks like JSON stays a text. A note on standard error says so.
+    A text that looks like JSON remains a text, and a note on standard error points that out.
 
     Raises:
         BadParameter: A word has no `=`, or no key before it, a key is given twice, or the JSON is invalid.

@@ -12,7 +12,7 @@ from upshot import __version__
 from upshot.errors import ConfigError, TemplateInvalid
 
 SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-MAX_RESULTS = 5000  # of one run that GitHub shows
+MAX_RESULTS = 5000  # annotations of one run that GitHub shows
 
 _RULES = {
     "automation": "The automation file or the jobs file is invalid.",
@@ -36,7 +36,7 @@ def _annotation(path: str, line: int | None, reason: str) -> str:
 
 
 def _escape_data(text: str) -> str:
-    """Escape what ends the command: it is one line."""
+    """Escape the characters that would end the command, which is one line."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
@@ -86,7 +86,7 @@ def _result(error: ConfigError) -> dict[str, Any]:
 
 
 def _place(error: Any) -> tuple[str, int | None, str]:
-    """Return the path relative to the current directory if it is below it, the line if it is known, and the reason."""
+    """Return the path (relative to the current directory if it is below it), the line if known, and the reason."""
     path = Path(error.path)
     absolute = path if path.is_absolute() else Path.cwd() / path
     shown = absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute

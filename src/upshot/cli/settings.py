@@ -48,7 +48,7 @@ def settings_with(**options: Any) -> Settings:
 
 
 def warn_of_environment() -> None:
-    """Print what is wrong with variables that begin with `UPSHOT_` and are no settings."""
+    """Print a warning about each variable that begins with `UPSHOT_` and is not a setting."""
     for warning in environment_warnings(os.environ):  # noqa: TID251 - settings are variables
         click.echo(f"warning: {warning}", err=True)
 
@@ -65,7 +65,7 @@ def _describe(error: Any) -> str:
 
 
 def _check_names(file: Path) -> None:
-    """Raise ConfigError if the file has a line without effect."""
+    """Raise ConfigError if a line of the file has no effect."""
     known = {f"UPSHOT_{name.upper()}" for name in Settings.model_fields} - {"UPSHOT_DATA"}
     for name, value in dotenv_values(file).items():
         if name.startswith(SECRET_PREFIX):

@@ -174,7 +174,7 @@ def metadata(
     """
     Change keys of the metadata of VERSION. Other keys stay as they are.
 
-    `KEY=VALUE` sets a text, also if it looks like a number. `KEY:=JSON` sets a number, true, false, a list or an
+    `KEY=VALUE` sets a text, even if it looks like a number. `KEY:=JSON` sets a number, true, false, a list or an
     object (accuracy:=0.93), and `KEY:=null` removes the key. The metadata belongs to the artifact version, so the
     change appears in all collections that the artifact version is linked to.
     """

@@ -1,4 +1,4 @@
-"""The option `--wait` of commands that change something: wait for what the change has set off."""
+"""The option `--wait` of commands that change something: wait for the executions that the change triggers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from upshot.ids import first_id
 from upshot.printable import escape
 
 _POLL_SECONDS = 0.3
-_LOWEST_RANDOM = "0" * 16  # completes the result of `first_id` to a whole id
-_MAX_EVENTS = 10_000  # that are searched for consequences
+_LOWEST_RANDOM = "0" * 16  # appended to the result of `first_id`, makes a whole id
+_MAX_EVENTS = 10_000  # number of events that are searched for consequences
 _DEFAULT_SECONDS = 600.0
 
 Data = dict[str, Any]
@@ -32,12 +32,12 @@ def wait_option(command: Callable[..., None]) -> Callable[..., None]:
     """
     Decorate a command with the options `--wait` and `--timeout`.
 
-    The command gets `finish`, and calls it as its last statement with the client, the output, the response to the
-    change and the result for people.
+    The command receives `finish`. As its last statement, it calls `finish` with the client, the output, the response to
+    the change and the result for people.
     """
 
     @click.option(
-        "--wait", "is_waiting", is_flag=True, help="Wait for everything that this sets off. Exit with 1 if it fails."
+        "--wait", "is_waiting", is_flag=True, help="Wait for everything that this triggers. Exit with 1 if it fails."
     )
     @click.option(
         "--timeout",
@@ -85,7 +85,7 @@ def _finish(client: Client, output: Output, changed: Data, line: str, *, timeout
 
 
 def _wait(consequences: Consequences, output: Output, timeout_seconds: float) -> list[str]:
-    """Wait for the consequences, and print each execution that ends. Return what went wrong, in one line each."""
+    """Wait for the consequences, and print each execution that ends. Return one line for each problem."""
     deadline = stopwatch() + timeout_seconds
     is_reported = False
     while True:
@@ -109,7 +109,7 @@ def _wait(consequences: Consequences, output: Output, timeout_seconds: float) ->
 
 class Consequences:
     """
-    Everything that some events set off: the executions that answer them, the events of these, and so on.
+    Everything that some events trigger: the executions that answer them, the events of these executions, and so on.
 
     Args:
         client: The server.
@@ -120,11 +120,11 @@ class Consequences:
         self._client = client
         self._event_ids = list(event_ids)
         self.events: dict[str, Data] = {}  #: matched events by id
-        self.executions: dict[str, Data] = {}  #: by id, as they were last seen
+        self.executions: dict[str, Data] = {}  #: last known state, by id
         self.are_complete = False
 
     def refresh(self) -> Iterator[Data]:
-        """Ask the server for what is unfinished. Yield each execution that has ended."""
+        """Request everything that is unfinished. Yield each execution that has ended."""
         for event_id in self._event_ids:
             if event_id not in self.events:
                 event = self._client.get(api_path("events", event_id))
@@ -164,11 +164,11 @@ class Consequences:
                 yield f"{execution.get('automation', '')} {execution['id']} is {execution['state']}{reason}".strip()
 
     def unfinished(self) -> list[str]:
-        """Describe what has not ended."""
+        """Describe each event and execution that has not ended."""
         return list(self._unfinished())
 
     def problems(self) -> list[str]:
-        """Describe what has ended badly: executions that failed or were cancelled, and warnings of events."""
+        """Describe the problems: executions that failed or were cancelled, and warnings of events."""
         problems = [f"event {event['id']}: {event['warning']}" for event in self.events.values() if event["warning"]]
         bad = {ExecutionState.FAILED.value, ExecutionState.CANCELLED.value}
         return problems + [
@@ -179,9 +179,9 @@ class Consequences:
         ]
 
     def summary(self) -> str:
-        """Say what happened, for people."""
+        """Return a summary for people."""
         if not self._event_ids:
-            return "nothing changed, so nothing was set off"
+            return "nothing changed, so nothing was triggered"
         count = len(self.executions)
         if not count:
             return f"no automation answers it (0 of {max(event['automations'] for event in self.events.values())})"

@@ -61,7 +61,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class AutomationNames:
-    """Names of automations, by whether they are enabled."""
+    """Names of automations, divided into enabled and disabled."""
 
     enabled: frozenset[str] = frozenset()
     disabled: frozenset[str] = frozenset()
@@ -92,22 +92,22 @@ class ActiveRevision:
 
     name: str
     revision_id: RevisionId
-    path: str  #: of its file, relative to the folder of automations
+    path: str  #: path of its file, relative to the folder of automations
 
 
 @dataclass(frozen=True, slots=True)
 class FileFault:
-    """A file of automations that had errors for some time."""
+    """An automation file that had errors during a period."""
 
-    path: str  #: as workers name it
-    line: int | None  #: of the first error; None for the whole file
+    path: str  #: path as workers report it
+    line: int | None  #: line of the first error; None if it concerns the whole file
     reason: str  #: of the first error
     error_count: int
     kept: tuple[str, ...]  #: names of its automations whose last sound revision was in force
     since: datetime
-    until: datetime | None = None  #: None: it still has them
+    until: datetime | None = None  #: None if the file still has errors
 
     @property
     def content(self) -> tuple[object, ...]:
-        """Everything but the time."""
+        """Everything except the period."""
         return self.path, self.line, self.reason, self.error_count, self.kept

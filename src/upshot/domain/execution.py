@@ -33,7 +33,7 @@ class AttemptState(StrEnum):
     SUCCEEDED = "succeeded"
     REFUSED = "refused"  #: the receiver rejected the request; not retried
     UNREACHABLE = "unreachable"  #: the request was not delivered; retried
-    UNAVAILABLE = "unavailable"  #: the receiver answered that it does not process it now (5xx, 429); retried
+    UNAVAILABLE = "unavailable"  #: the receiver answered that it cannot process the request now (5xx, 429); retried
     AMBIGUOUS = "ambiguous"  #: perhaps sent, but no response was read; retried with the same delivery id
     BLOCKED = "blocked"  #: an egress rule rejected the destination; not retried
     INVALID = "invalid"  #: a template or a setting is invalid for this event; not retried
@@ -65,7 +65,7 @@ class StepRecord:
     attempt_count: int = 0  #: number of attempts so far, over all rounds
     failures: int = 0  #: failed attempts of this round that count against the retry policy
     losses: int = 0  #: attempts of this round whose worker was lost
-    is_invalid: bool = False  #: it failed because of the automation itself: a template, an input, or its action
+    is_invalid: bool = False  #: the step failed because of the automation itself: a template, an input, or its action
     continued: bool = False  #: the step failed, but `continue-on-error` let the execution continue
     outputs: Mapping[str, Any] | None = None  #: later steps read them as `steps.ID.outputs`
     started_at: datetime | None = None
@@ -100,7 +100,7 @@ class Execution:
 
     @property
     def is_replay(self) -> bool:
-        """Whether a user asked for the execution, after the event was matched."""
+        """Whether a user requested the execution after the event was matched."""
         return self.id != derive_execution_id(self.event_id, self.automation)
 
     @property

@@ -32,7 +32,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")  # the keys of a Secret that K
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")  # the names of volumes that Docker accepts
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
-#: What a process of root may do, by the names of capabilities(7) without `CAP_`, which Docker and Kubernetes use.
+#: The capabilities of capabilities(7), without `CAP_`, as Docker and Kubernetes write them.
 CAPABILITIES = frozenset(
     {
         "AUDIT_CONTROL",
@@ -110,7 +110,7 @@ class LimitKind(Enum):
     MOUNTS = auto()  #: directories and volumes that a step can mount
     NON_ROOT = auto()  #: whether a job must name a user other than root
     KEYS = auto()  #: keys that a step can set; None: all keys
-    NAMES = auto()  #: names that a step can list; None: all names
+    NAMES = auto()  #: names that a step can list; None allows all names
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Option:
 
     key: str  #: path in the `with` block of `launch`, such as `resources.memory`
     kind: ValueKind
-    check: TextCheck | None = None  #: applies to a TEXT, or to each name in NAMES and TEXTS
+    check: TextCheck | None = None  #: check of a TEXT, or of each name in NAMES and TEXTS
     choices: type[StrEnum] | None = None  #: the words of a CHOICE
     smallest: float = 0  #: the smallest valid amount
     largest: float = inf  #: the largest valid amount

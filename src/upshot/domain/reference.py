@@ -19,15 +19,15 @@ _VERSION = re.compile(r"v(0|[1-9][0-9]{0,8})")
 
 def check_name(name: str, what: str) -> str:
     """
-    Validate a name that something gets, and return it in its composed Unicode form (NFC).
+    Validate a new name, and return it in its composed Unicode form (NFC).
 
     Args:
         name: As the client sent it.
-        what: What has the name, for the message: "collection", "alias", …
+        what: The kind of object, for the message: "collection", "alias", …
 
     Raises:
-        InvalidInput: The name is empty or too long, begins or ends with a space, or contains a reserved character or
-            one that nobody sees.
+        InvalidInput: The name is empty or too long, begins or ends with a space, or contains a reserved or an invisible
+            character.
     """
     name = check_existing_name(to_nfc(name), what)
     if found := find_invisible(name):
@@ -37,9 +37,9 @@ def check_name(name: str, what: str) -> str:
 
 def check_existing_name(name: str, what: str) -> str:
     """
-    Validate a name that something has, and return it.
+    Validate the name of an existing object, and return it.
 
-    Earlier releases did not convert Unicode forms and accepted characters that nobody sees, so such names can exist.
+    Earlier releases did not convert Unicode forms and accepted invisible characters, so such names can exist.
     `spellings` returns the forms to look for. Arguments and errors are those of `check_name`.
     """
     if not name:
@@ -57,7 +57,7 @@ def check_existing_name(name: str, what: str) -> str:
 
 def spellings(name: str, what: str) -> tuple[str, ...]:
     """
-    Validate a name that something has, and return the forms under which it can be stored: as it is, and composed.
+    Validate the name of an existing object, and return the forms in which it can be stored: as it is, and composed.
 
     Raises:
         InvalidInput: See `check_existing_name`.
@@ -69,7 +69,7 @@ def spellings(name: str, what: str) -> tuple[str, ...]:
 
 def check_alias(name: str) -> str:
     """
-    Validate an alias that a version gets, and return it in its composed Unicode form.
+    Validate a new alias, and return it in its composed Unicode form.
 
     Raises:
         InvalidInput: The name is invalid, or it has the form `v3`, which always refers to the version itself.
@@ -92,7 +92,7 @@ class Reference:
     scope: str  #: a project, or a registry
     name: str  #: an artifact, or a collection
     version: str  #: `v3`, or an alias such as `latest`
-    is_registry: bool = False  #: the scope is a registry for certain, because the text had one of W&B's forms
+    is_registry: bool = False  #: whether the scope must be a registry, because the text had one of W&B's forms
 
     def __str__(self) -> str:
         return f"{self.scope}/{self.name}:{self.version}"

@@ -140,7 +140,7 @@ class RegistrySettings:
 
     name: str
     protected_aliases: tuple[str, ...] = ()  #: globs; only an admin may add, move or remove matching aliases
-    allowed_automations: tuple[str, ...] = ()  #: names of the automations that may do so, too
+    allowed_automations: tuple[str, ...] = ()  #: names of the automations that may also move these aliases
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,4 +166,4 @@ class Change(Generic[T]):
     value: T  #: the record after the mutation
     events: tuple[Event, ...]  #: accepted with the mutation; empty if nothing changed
     created: bool = False  #: the record did not exist before
-    metadata_ignored: bool = False  #: an equal version exists, and it keeps its own metadata
+    metadata_ignored: bool = False  #: a version with equal content exists, and keeps its own metadata

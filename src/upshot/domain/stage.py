@@ -37,5 +37,5 @@ def parse_stage(text: str) -> Stage:
 
 
 def describe_stage(stage: Stage) -> str:
-    """Return the name of a stage for people: `None` alone would read as a missing value."""
+    """Return the name of a stage for people, because `None` would read as a missing value."""
     return "None (development)" if stage is Stage.NONE else stage.value

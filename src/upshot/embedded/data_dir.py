@@ -23,7 +23,7 @@ from upshot.private_files import make_data_directory, make_private_directory, wr
 
 class DataDir:
     """
-    The files of one installation, which other users cannot read. Creates the directory.
+    The files of one installation. Other users cannot read them. Creates the directory.
 
     Raises:
         ConfigError: The directory cannot be created, or is not writable.
@@ -33,7 +33,7 @@ class DataDir:
         self.path = path.absolute()
         self.redis = self.path / "redis"
         self.logs = self.path / "logs"
-        self.secrets = self.path / "secrets"  #: one file for each secret; its name is that of the secret
+        self.secrets = self.path / "secrets"  #: one file for each secret, with the secret's name
         self.worker_heartbeat = self.path / "worker-heartbeat"  #: touched by the worker while its event loop runs
         try:
             if make_data_directory(self.path):

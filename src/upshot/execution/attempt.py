@@ -121,7 +121,7 @@ class _LimitedEgress(Egress):
             pass  # the egress rejects it with its request
         else:
             if self._secrets.used:
-                destination = self._mask().text(destination)  # a secret can be a part of the host
+                destination = self._mask().text(destination)  # a secret can be part of the host
             words = (destination, *sorted(self._secrets.used))
             self._permit.send_to(" ".join(words)[:MAX_DESTINATION_CHARS])
         return await self._egress.send(
@@ -227,7 +227,7 @@ class Attempt:
             ) from error
 
     def _mask(self) -> Mask:
-        """Return a mask of the secrets that the execution can have used until now."""
+        """Return a mask of the secrets that the execution may have used so far."""
         return self._context.masks.mask(self._secret_names, self._secrets.used)
 
     # --- the call of the action -------------------------------------------------------------------
@@ -313,7 +313,7 @@ class Attempt:
             is_cut = bool(response and response.get("truncated"))
             return mask.data(outputs, is_cut=is_cut), mask.request(request), mask.response(response)
 
-        # A receiver can answer with a megabyte, for which the event loop must not wait.
+        # A receiver can answer with a megabyte. Masking that must not block the event loop.
         if is_small(outcome.outputs):
             outputs, request, response = store_and_mask()
         else:

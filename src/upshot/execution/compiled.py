@@ -42,7 +42,7 @@ class CompiledAutomation:
 
     automation: Automation
     steps: Mapping[str, CompiledStep]
-    secret_names: frozenset[str] | None  #: that any of its steps uses; None if a template computes such a name
+    secret_names: frozenset[str] | None  #: names of the secrets that its steps use; None if a template computes a name
 
     def prepare(self) -> None:
         """Compile its templates now, instead of when they are first rendered."""
@@ -100,7 +100,7 @@ def _compile_step(automation: Automation, step: Step, actions: Mapping[str, Acti
 
 
 def _slack_texts(action: Action, step: Step) -> frozenset[str] | None:
-    find_slack_texts = getattr(action, "slack_texts", None)  # only an action that posts to Slack has it
+    find_slack_texts = getattr(action, "slack_texts", None)  # only actions that post to Slack have the attribute
     return None if find_slack_texts is None else find_slack_texts(step.with_)
 
 

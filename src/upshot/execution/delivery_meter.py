@@ -1,4 +1,4 @@
-"""Counts the attempts of a worker, and adds them to those of all workers from time to time."""
+"""Counts the attempts of a worker, and periodically adds them to the counts of all workers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from upshot.domain.execution import Receipt
 from upshot.ports.deliveries import BUCKETS_SECONDS, DeliveryCount, DeliveryKey, DeliveryStore
 from upshot.ports.run_in_thread import RunInThread
 
-MAX_DESTINATIONS = 200  #: that are counted by name, because a template can produce any number of hosts
+MAX_DESTINATIONS = 200  #: number of destinations that are counted by name; a template can produce any number of hosts
 OTHER = "other"  #: stands for all further destinations
 MAX_ACTION_CHARS = 64
 
 
 class DeliveryMeter:
     """
-    Counts attempts in memory. An attempt costs a few additions, and no query.
+    Counts attempts in memory. An attempt costs a few additions and no query.
 
     Args:
         store: Counts of all workers.
@@ -47,10 +47,10 @@ class DeliveryMeter:
 
     async def flush(self) -> None:
         """
-        Add what was counted to the counts of all workers.
+        Add the counts to those of all workers.
 
         Raises:
-            Unavailable: The database does not answer. Nothing is forgotten.
+            Unavailable: The database does not answer. The counts are kept.
         """
         if not self._counts:
             return

@@ -60,7 +60,8 @@ class Executor:
         limits: Divides them among destinations and automations.
         meter: Counts attempts, for metrics.
         lease: Duration of a claim that is not renewed.
-        may_take_over: Whether expired leases can be claimed now. They cannot while no worker can renew them.
+        may_take_over: Whether expired leases can be claimed now. They cannot be claimed while no worker can renew
+            leases.
         names: Returns the names of the automations in force. The executions of disabled ones are held.
     """
 

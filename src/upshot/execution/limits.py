@@ -278,7 +278,7 @@ class AttemptLimits:
         return max(0, min(share.limit - share.used, (free - share.used + 1) // 2))
 
     def room_of_automation(self, automation: str) -> int:
-        """Return how many further attempts of the automation can start now."""
+        """Return how many more attempts of the automation can start now."""
         return self._room(self.share(AUTOMATION_PREFIX + automation), self.now())
 
     # --- destinations that are down ---------------------------------------------------------------

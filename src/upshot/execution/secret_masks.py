@@ -1,4 +1,4 @@
-"""Masks for what attempts store. A receiver may repeat a secret that an earlier step has sent, or an older value."""
+"""Masks for data that attempts store. A receiver may repeat a secret that an earlier step sent, or an older value."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from upshot.errors import ConfigError
 from upshot.masking import Mask, mask_of
 from upshot.ports.secrets import SecretSource
 
-READ_AGAIN_SECONDS = 1.0  #: how long a value that this attempt has not used counts as current
-MAX_VALUES = 4  #: that are remembered of one secret, while it is rotated
+READ_AGAIN_SECONDS = 1.0  #: how long a value counts as current if this attempt has not used it
+MAX_VALUES = 4  #: number of values that are remembered of one secret, because it can be rotated
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class SecretMasks:
         Return the mask for an attempt.
 
         Args:
-            names: The secrets that the automation names. None means that it can use any.
+            names: The secrets that the automation names. None means that it can use any secret.
             used: The values that the attempt has used, by name.
         """
         if names is None:
@@ -53,7 +53,7 @@ class SecretMasks:
         if used is None:
             if known is not None and stopwatch() - known.read_at < READ_AGAIN_SECONDS:
                 return known.values
-            with suppress(ConfigError):  # it cannot be read now; a step that uses it says so
+            with suppress(ConfigError):  # it cannot be read now; a step that uses it reports the error
                 used = self._source.get(name)
         if known is None:
             known = self._known[name] = _Known((), 0.0)

@@ -184,7 +184,7 @@ def test_an_unreadable_nested_folder_is_reported(folder, monkeypatch):
     assert messages(loaded, folder) == ["closed: this folder cannot be read: Permission denied"]
 
 
-def test_a_name_that_is_not_utf8_is_passed_over(folder):
+def test_a_name_that_is_not_utf8_is_skipped(folder):
     """A file or folder whose name is not UTF-8 is reported with its bytes, and everything else is loaded."""
     write(folder, good_yaml=GOOD.format("good"))
     raw = os.fsencode(folder)
@@ -197,8 +197,8 @@ def test_a_name_that_is_not_utf8_is_passed_over(folder):
 
     assert names(loaded) == ["good"]
     assert messages(loaded, folder) == [
-        "\\xff: this name is not UTF-8, so it is passed over; rename it",
-        "caf\\xe9.yaml: this name is not UTF-8, so it is passed over; rename it",
+        "\\xff: this name is not UTF-8, so it is skipped; rename it",
+        "caf\\xe9.yaml: this name is not UTF-8, so it is skipped; rename it",
     ]
 
 

@@ -45,7 +45,7 @@ _VersionKey = tuple[str, int]  # id of the collection or artifact, and number of
 
 class _Tables:
     """
-    The state. Aliases have their own tables; the other records are stored without them.
+    The state. Aliases have their own table. The other records are stored without them.
 
     Names can change, so records refer to one another by id. The names in stored versions are not read.
     """
@@ -60,10 +60,10 @@ class _Tables:
         self.artifact_ids: dict[_Name, str] = {}
         self.artifact_versions: dict[_VersionKey, ArtifactVersion] = {}
         self.aliases: dict[str, dict[str, str]] = {}  # by id of the collection or artifact
-        self.numbers: dict[str, int] = {}  # the next ones, by id of the collection or artifact
+        self.numbers: dict[str, int] = {}  # next number of a version, by id of the collection or artifact
         self.history: dict[str, HistoryEntry] = {}
         self.manifests: dict[str, ManifestSummary] = {}
-        self.files: dict[str, dict[str, ManifestEntry]] = {}  # by id of the manifest, and path
+        self.files: dict[str, dict[str, ManifestEntry]] = {}  # by id of the manifest, then by path
         self.pending: dict[str, PendingVersion] = {}
         self.runs: dict[str, Run] = {}  # by internal id; `project` is the id of the project
         self.edges: dict[Edge, None] = {}

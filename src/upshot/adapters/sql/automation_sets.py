@@ -26,7 +26,7 @@ from upshot.ports.automation_sets import (
 
 _KEPT = 100  # numbers
 _KEPT_HOLDINGS = timedelta(days=1)
-_LOCK = 7_406_220_184  # of workers that want a number; any constant will do
+_LOCK = 7_406_220_184  # advisory lock of workers that request a number; any constant works
 _NUMBERS = sa.select(sets.c.digest, sets.c.number)
 _HOLDINGS = sa.select(holdings)
 _CONTENT = sa.select(sets.c.content).where(sets.c.digest == sa.bindparam("digest"))

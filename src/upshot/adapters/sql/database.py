@@ -44,14 +44,14 @@ MAX_OVERFLOW = 56  # connections beyond the pool's size: one for each thread of 
 
 
 def sqlite_url(path: Path) -> DatabaseUrl:
-    """Return the URL of an SQLite file. As a text, it would need an escape for some characters of a path."""
+    """Return the URL of an SQLite file. Written as a string, it would need escapes for some characters of the path."""
     return URL.create("sqlite", database=str(path))
 
 
 def _parse_url(url: DatabaseUrl) -> URL:
     try:
         parsed = make_url(url)
-    except (sa.exc.ArgumentError, ValueError) as error:  # a ValueError if what stands for the port is not a number
+    except (sa.exc.ArgumentError, ValueError) as error:  # a ValueError if the port is not a number
         raise ConfigError(  # without the URL, which can contain a password
             f"UPSHOT_DATABASE_URL is not a database URL; write postgresql://user:password@host/name, and {_ESCAPES}"
         ) from error
@@ -80,7 +80,7 @@ class Database:
         self.engine = self._sqlite_engine(pool_size) if self.is_sqlite else self._postgres_engine(pool_size)
         on_disk = self.is_sqlite and not self.in_memory
         if on_disk and self.url.database:
-            with suppress(OSError):  # SQLite reports it with a better message
+            with suppress(OSError):  # SQLite reports the error with a better message
                 create_private(Path(self.url.database))
         self._write_failed = False
         self._probe: threading.Thread | None = None

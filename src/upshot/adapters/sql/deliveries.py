@@ -27,7 +27,7 @@ class SqlDeliveries(DeliveryStore):
 
     @override
     def add(self, counts: Mapping[DeliveryKey, DeliveryCount]) -> None:
-        # In one order, so that two workers do not wait for each other's rows.
+        # Sorted, so that two workers do not deadlock on each other's rows.
         rows = [
             {
                 **key._asdict(),

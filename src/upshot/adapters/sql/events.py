@@ -40,7 +40,7 @@ _UNMATCHED = (
     .limit(sa.bindparam("limit"))
     .with_for_update(skip_locked=True)  # on PostgreSQL relays share the work; on SQLite they take turns
 )
-# The events that are compared, counted in groups. Window functions then count over groups and not over events.
+# The compared events in groups with their counts, so that window functions process groups instead of events.
 _compared = (
     sa.select(
         events.c.id,

@@ -342,7 +342,8 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
         if query.automation is not None:
             select = select.where(executions.c.automation == query.automation)
         if query.states:
-            # With one of these, the better index is theirs: SQLite must not read all executions of a state.
+            # Indexes of the other filters are more selective. With an index of states, SQLite would read every
+            # execution in them.
             with_state_index = query.automation is None and query.event_id is None and query.id_part is None
             select = select.where(_has_state(query.states, with_index=with_state_index))
         if query.since is not None:

@@ -188,7 +188,7 @@ revisions = sa.Table(
     sa.Column("saved_at", UtcTimestamp, nullable=False),
 )
 
-active_automations = sa.Table(  # those that answer events
+active_automations = sa.Table(  # the automations that answer events
     "active_automations",
     metadata,
     sa.Column("name", sa.String(128), primary_key=True),
@@ -196,7 +196,7 @@ active_automations = sa.Table(  # those that answer events
     sa.Column("path", sa.Text, nullable=False),
 )
 
-file_faults = sa.Table(  # files of automations that have, or had, errors
+file_faults = sa.Table(  # automation files that have or had errors
     "file_faults",
     metadata,
     sa.Column("id", sa.String(40), primary_key=True),
@@ -206,7 +206,7 @@ file_faults = sa.Table(  # files of automations that have, or had, errors
     sa.Column("error_count", sa.Integer, nullable=False),
     sa.Column("kept", Json, nullable=False),  # names of automations whose last sound revision was in force
     sa.Column("since", UtcTimestamp, nullable=False),
-    sa.Column("until", UtcTimestamp),  # null: it still has them
+    sa.Column("until", UtcTimestamp),  # null: the file still has the errors
     sa.Index("ix_file_faults_until", "until"),
 )
 
@@ -225,19 +225,19 @@ workers = sa.Table(
     sa.Column("queues", Json, nullable=False),
     sa.Column("engines", Json, nullable=False),
     sa.Column("clock_skew_seconds", sa.Double, nullable=False, server_default="0"),
-    sa.Column("secrets", Json),  # names of the secrets that it has
+    sa.Column("secrets", Json),  # names of the worker's secrets
 )
 
-automation_sets = sa.Table(  # that have a number
+automation_sets = sa.Table(  # sets that have a number
     "automation_sets",
     metadata,
     sa.Column("digest", sa.String(16), primary_key=True),
     sa.Column("number", sa.Integer, nullable=False),
-    sa.Column("content", Json, nullable=False),  # revision id, and whether it is enabled, by the automation's name
+    sa.Column("content", Json, nullable=False),  # by automation: its revision id, and whether it is enabled
     sa.UniqueConstraint("number", name="uq_automation_sets_number"),
 )
 
-automation_set_holdings = sa.Table(  # the set that each worker has
+automation_set_holdings = sa.Table(  # the set that each worker has loaded
     "automation_set_holdings",
     metadata,
     sa.Column("worker_id", sa.String(80), primary_key=True),

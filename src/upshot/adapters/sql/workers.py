@@ -58,7 +58,7 @@ _count = sa.func.count()
 _UNMATCHED = sa.select(_count, sa.func.min(events.c.published_at)).where(events.c.matched_at.is_(None))
 _DUE = sa.select(_count, sa.func.min(executions.c.due_at)).where(is_waiting, executions.c.due_at <= sa.bindparam("now"))
 _WAITING_EXECUTIONS = sa.select(_count).select_from(executions).where(is_waiting)
-# Each of these counts entries of one index. `automation;` is the text that follows all that begin with `automation:`.
+# Each of these counts entries of one index. `automation;` sorts right after every text that begins with `automation:`.
 _WAITING_FOR_TIME = sa.select(_count).select_from(executions).where(is_waiting, executions.c.due_at.is_not(None))
 _WAITING_FOR_ROOM = sa.select(_count).select_from(executions).where(executions.c.waits_for.is_not(None))
 _WAITING_FOR_AUTOMATION, _HELD = (

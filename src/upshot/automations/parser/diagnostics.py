@@ -20,8 +20,8 @@ class Diagnostics:
 
     Args:
         path: The file as the user named it.
-        limit: Number of errors to keep. Each error after them raises TooManyErrors, so that a document that is
-            certainly broken is not checked to its end; None for MAX_DIAGNOSTICS, after which errors are counted.
+        limit: Number of errors to keep. Each further error raises TooManyErrors, so that a document with many errors is
+            not checked to its end. None keeps MAX_DIAGNOSTICS errors and counts the rest.
     """
 
     def __init__(self, path: str, *, limit: int | None = None) -> None:

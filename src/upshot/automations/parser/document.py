@@ -137,8 +137,8 @@ def split_documents(text: str) -> Iterator[tuple[int, str]]:
     """
     Yield the text of each document of a file, and the number of lines before it.
 
-    A line that begins with `---` begins a document whatever precedes it, also an open quote or bracket. So a document
-    can be parsed although the one before cannot. Comments and directives belong to the document below them.
+    A line that begins with `---` begins a document, even after an open quote or bracket. So a document can be parsed
+    even if the one before it cannot. Comments and directives belong to the document below them.
     """
     start = line = counted = 0
     for marker in _MARKERS.finditer(text):
@@ -188,7 +188,7 @@ class _TooLarge(Exception):
 
 
 def _remedy_for_tag(event: Any) -> str:
-    """Say what to write for `!x`, which YAML reads as a tag."""
+    """Return what to write for `!x`, which YAML reads as a tag."""
     tag: str = event.tag
     if not tag.startswith("!") or not isinstance(event, yaml.ScalarEvent) or event.style:
         return "tags are not allowed; put a string in quotes instead"

@@ -1,4 +1,4 @@
-"""Keys, events and filters of W&B, GitHub Actions and MLflow, and what to write in their place."""
+"""Keys, events and filters of W&B, GitHub Actions and MLflow, and what to write instead."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ _MARKETPLACE = re.compile(r"[\w.-]+/[\w./-]+@.+")
 
 
 def action_remedy(uses: str) -> str | None:
-    """Return what to write in place of an action of GitHub."""
+    """Return what to write instead of an action of GitHub."""
     if uses.startswith("docker://"):
         image = uses.removeprefix("docker://")
         return f"write `uses: launch` with `with: {{image: {yaml_value(image, in_flow=True)}}}`"
@@ -329,7 +329,7 @@ _KINDS: Mapping[str, Callable[[Any, str], str]] = {
 
 
 def kind_remedy(word: str, value: Any, automation_name: Any) -> str | None:
-    """Return what to write in place of an event of another system."""
+    """Return what to write instead of an event of another system."""
     name = automation_name if isinstance(automation_name, str) and automation_name else "nightly"
     if remedy := _KINDS.get(word.replace("-", "_")):
         return remedy(value, name)
@@ -343,7 +343,7 @@ _REGEX = re.compile(r"/.+/[gimsuy]*|\^.*|.*\$|(.*[-_)\]])?\.[*+].*|.*\\.*")
 
 
 def pattern_problem(pattern: str, name: str) -> str | None:
-    """Return what to write in place of an exclusion or regular expression of another system, for a filter."""
+    """Return what to write instead of an exclusion or regular expression of another system in a filter."""
     if pattern[:1] == "!" and len(pattern) > 1:
         shown = yaml_line(name, {"not": pattern[1:]}) if name != "not" else yaml_value(pattern[1:])
         return f"`!` excludes nothing here; write `{shown}`"

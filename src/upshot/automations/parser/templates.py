@@ -1,4 +1,4 @@
-"""Check the templates and expressions of a document, and show Upshot's form of those from other systems."""
+"""Check the templates and expressions of a document. Show Upshot's form of expressions from other systems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from upshot.schema.template_text import COMMENT, VALUE, Part, template_parts
 from upshot.schema.yaml_model import is_template, is_typed_template
 from upshot.suggestions import did_you_mean
 
-MAX_REWRITTEN_CHARS = 10_000  #: of a template whose form is looked for
+MAX_REWRITTEN_CHARS = 10_000  #: length of a template that is searched for foreign forms
 
 #: A path whose last key cannot be written with a dot: `version.metadata.f1-score`, `version.metadata.val/loss`.
 _ODD_KEY = re.compile(
@@ -55,7 +55,7 @@ def check_template(
         line: Line of the file on which it begins, if that is known.
         scope: The names that it can use.
         diagnostics: Receives the mistakes.
-        is_expression: It is an expression without braces.
+        is_expression: Whether the text is an expression without braces.
         keeps_secrets_from: The action that must not get secrets, because it sends nothing to a receiver.
         show_forms: Also report expressions of other systems that are valid here but mean something else.
     """
@@ -97,14 +97,17 @@ def _may_mislead(text: str, scope: Scope, *, is_expression: bool) -> bool:
 
 
 def _remedy_for_characters(text: str) -> str | None:
-    """Say how to send characters that begin a tag or a comment."""
+    """Return how to send characters that begin a tag or a comment."""
     if tag := _UNKNOWN_TAG.search(text):
         return f'`{{%` begins a tag; to send these characters, write `{{{{ "{{%" }}}}{tag[1][:20]}`'
     return None
 
 
 def comment_problem(text: str) -> tuple[int, str] | None:
-    """Return a `{#` that was not meant as a comment, such as a colour: its line from 1, and what is wrong with it."""
+    """
+    Return where a text has a `{#` that was not meant as a comment, such as a colour: its line from 1, and the
+    reason.
+    """
     if "{#" not in text:
         return None
     for part in template_parts(text):
@@ -207,7 +210,7 @@ def _fix_odd_keys(text: str, scope: Scope) -> str:
 
 
 def _name_of(name: str, scope: Scope) -> str:
-    """Return what a name in `${…}` is called in Upshot."""
+    """Return Upshot's name for a name in `${…}`."""
     root = name.partition(".")[0]
     if root in scope.names:
         return name
@@ -218,7 +221,7 @@ def _name_of(name: str, scope: Scope) -> str:
 
 
 def _shown_line(leaf: str, text: str, rewritten: str, index: int | None = None) -> str:
-    """Return a line that was rewritten: the one at the index, or the first. With its key if it is the only line."""
+    """Return a rewritten line: the line at the index, or the first. If it is the only line, return it with its key."""
     key = leaf.rpartition(".")[2]
     if leaf == "with.json" and rewritten.lstrip()[:1] == "{" and not rewritten.lstrip().startswith("{{"):
         return f"json: {' '.join(rewritten.split())}"  # JSON is YAML, and in quotes it would be one string
@@ -248,7 +251,7 @@ def report_placeholders(
     """
     Report placeholders of W&B and GitHub Actions, which would be sent as they are, and templates in keys.
 
-    What is reported is replaced in the block, so that nothing else is reported about it.
+    A reported value is replaced in the block, so that no other error is reported about it.
 
     Args:
         with_: The `with` block of a step.

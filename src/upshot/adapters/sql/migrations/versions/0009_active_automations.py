@@ -1,4 +1,4 @@
-"""Create the tables of the automations that answer events, and of the files that have errors."""
+"""Create the tables of automations that answer events and of automation files with errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the secrets that a worker has."""
+"""Store the names of the secrets that a worker has."""
 
 from __future__ import annotations
 
