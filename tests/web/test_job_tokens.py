@@ -233,6 +233,7 @@ OPEN_TO_JOBS = {
     f"GET {API}/events/{{event_id}}",
     f"GET {API}/history",
     f"GET {API}/lineage",
+    f"GET {API}/history/export",
     f"GET {API}/jobs/{{job_id}}",
     f"GET {API}/jobs/{{job_id}}/log",
     f"GET {API}/jobs/{{job_id}}/log.txt",

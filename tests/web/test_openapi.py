@@ -309,6 +309,8 @@ def _read_the_registry(contract: Contract) -> None:
         f"{API}/registries/model",
         f"{API}/registries/model/history",
         f"{API}/history",
+        f"{API}/history/export",
+        f"{CHURN}/card-revisions",
         COLLECTIONS,
         CHURN,
         f"{CHURN}/history",

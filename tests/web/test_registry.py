@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -368,3 +370,29 @@ def test_a_path_can_contain_any_name(web, name):
 def test_a_path_with_an_impossible_name_is_refused(churn, path, reason):
     """The response is 422 with the reason, and no other route handles the request."""
     assert reason in problem(churn.get(f"{COLLECTIONS}/{path}"), 422, "invalid-input")["detail"]
+
+
+def test_the_descriptions_of_a_collection_are_kept(churn):
+    """Every model card stays readable, newest first, also after a rename."""
+    for text in ("# One", "# Two"):
+        ok_json(churn.patch(CHURN, json={"description": text}))
+    ok_json(churn.patch(CHURN, json={"name": "leaving", "metadata": {"a": 1}}))
+
+    revisions = ok_json(churn.get(f"{COLLECTIONS}/leaving/card-revisions"))["items"]
+
+    assert [revision["description"] for revision in revisions] == ["# Two", "# One", ""]
+
+
+def test_the_history_is_exported(churn):
+    """CSV has one row for each change, and no cell that a spreadsheet would run; JSON lines have the same."""
+    ok_json(churn.patch(CHURN, json={"description": "=1+1"}, headers={"X-Upshot-Actor": "=cmd"}))
+    text = churn.get(f"{API}/history/export?format=csv").text
+    rows = list(csv.DictReader(text.splitlines()))
+    lines = [json.loads(line) for line in churn.get(f"{API}/history/export").text.splitlines()]
+
+    assert [row["id"] for row in rows] == [entry["id"] for entry in lines]
+    assert (rows[0]["actor"], rows[0]["action"]) == ("'=cmd", "update-collection")
+    assert json.loads(rows[0]["after"]) == lines[0]["after"] == {"description": "=1+1"}
+    only = churn.get(f"{API}/history/export?registry=model&collection=churn").text.splitlines()
+    assert 0 < len(only) < len(lines)
+    problem(churn.get(f"{API}/history/export?collection=churn"), 422, "invalid-input")

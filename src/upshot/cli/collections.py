@@ -87,6 +87,20 @@ def show(client: Client, output: Output, collection: tuple[str, str]) -> None:
 
 @collections.command()
 @click.argument("collection", type=COLLECTION)
+@api_command
+def revisions(client: Client, output: Output, collection: tuple[str, str]) -> None:
+    """List the descriptions (model cards) that a collection has had, newest first."""
+    columns = {
+        "time": lambda revision: local_time(revision["created_at"]),
+        "by": lambda revision: revision["created_by"],
+        "description": lambda revision: revision["description"],
+    }
+    listed = client.items(f"{_path(collection)}/card-revisions", limit=1_000)
+    output.rows(listed, columns, empty="the collection has no description")
+
+
+@collections.command()
+@click.argument("collection", type=COLLECTION)
 @click.option("--description", help="The model card, in Markdown.")
 @click.option("--metadata", type=OBJECT, help="A JSON object to merge into the metadata, or @FILE; null removes a key.")
 @click.option("--name", help="A new name. Versions, aliases and history stay.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -22,6 +22,9 @@ from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
 from upshot.domain.reference import Reference
 from upshot.domain.stage import Stage, describe_stage
+from upshot.resources.history_export import export_lines
+
+_EXPORTED_ENTRIES = 10_000_000
 
 
 @click.command()
@@ -187,15 +190,20 @@ def metadata(
 
 @click.command()
 @click.argument("scope", metavar="[REGISTRY[/COLLECTION]]", default="")
+@click.option("--export", type=click.Choice(["csv", "jsonl"]), help="Print all entries as CSV or JSON lines.")
 @limit_option(50)
 @api_command
-def history(client: Client, output: Output, scope: str, limit: int) -> None:
+def history(client: Client, output: Output, scope: str, limit: int, export: Literal["csv", "jsonl"] | None) -> None:
     """List who changed what, newest first."""
     registry, _, collection = scope.partition("/")
     if collection:
         path = api_path("registries", registry, "collections", collection, "history")
     else:
         path = api_path("registries", registry, "history") if registry else "/history"
+    if export:
+        for line in export_lines(client.items(path, limit=_EXPORTED_ENTRIES), export):
+            click.echo(line, nl=False)
+        return
     columns = {
         "time": lambda entry: local_time(entry["time"]),
         "actor": lambda entry: entry["actor"],

@@ -160,6 +160,15 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class CardRevision:
+    """A description (model card) that a collection has or had."""
+
+    description: str  #: Markdown
+    created_at: datetime
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Change(Generic[T]):
     """The result of a mutation."""
 

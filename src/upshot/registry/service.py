@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, product
 from typing import Any
 
 from upshot.domain.event import Event, EventKind, Origin
 from upshot.domain.reference import check_name, spellings
-from upshot.domain.registry import HistoryEntry, RegistrySettings
+from upshot.domain.registry import CardRevision, HistoryEntry, RegistrySettings
 from upshot.ids import EventId
 from upshot.ports.paging import Page
 from upshot.ports.registry import RegistryView
@@ -28,6 +28,10 @@ from upshot.registry.stages import Stages
 from upshot.registry.tags import Tags
 from upshot.registry.transaction import scope_lock
 from upshot.registry.versions import Versions
+
+MAX_CARD_REVISIONS = 1_000
+_EXPORT_BATCH = 1_000
+_CARD_ACTIONS = frozenset({"create-collection", "update-collection"})
 
 
 class Registry(
@@ -143,6 +147,31 @@ class Registry(
             return page if page.items else next((other for other in pages if other.items), page)
 
         return self._store.read(work)
+
+    def export_history(self, registry: str | None, collection: str | None) -> Iterator[HistoryEntry]:
+        """Yield all history entries, newest first: all, or those of a registry or of a collection."""
+        cursor = None
+        while True:
+            page = self.history(registry, collection, cursor=cursor, limit=_EXPORT_BATCH)
+            yield from page.items
+            cursor = page.next
+            if cursor is None:
+                return
+
+    def card_revisions(self, registry: str, collection: str) -> list[CardRevision]:
+        """
+        Return up to 1,000 descriptions that a collection has had, newest first. They are read from the history.
+
+        Raises:
+            NotFound: The collection does not exist.
+        """
+        found = self.collection(registry, collection)
+        revisions = (
+            CardRevision(entry.after["description"], entry.time, entry.actor)
+            for entry in self.export_history(found.registry, found.name)
+            if entry.action in _CARD_ACTIONS and "description" in entry.after and entry.time >= found.created_at
+        )
+        return list(islice(revisions, MAX_CARD_REVISIONS))
 
 
 def _rules(settings: RegistrySettings) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from upshot.clock import format_time
-from upshot.domain.registry import Collection
+from upshot.domain.registry import CardRevision, Collection
 from upshot.resources.urls import api_url
 
 
@@ -26,6 +26,23 @@ class CollectionJson(TypedDict):
     created_at: str
     created_by: str
     url: str | None  #: in the REST API; null if the server's public address is unknown
+
+
+class CardRevisionJson(TypedDict):
+    """A description (model card) that a collection has or had."""
+
+    description: str  #: Markdown
+    created_at: str
+    created_by: str
+
+
+def card_revision_json(revision: CardRevision) -> CardRevisionJson:
+    """Return the JSON object of a description."""
+    return {
+        "description": revision.description,
+        "created_at": format_time(revision.created_at),
+        "created_by": revision.created_by,
+    }
 
 
 def collection_json(collection: Collection, base_url: str | None) -> CollectionJson:

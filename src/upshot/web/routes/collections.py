@@ -8,12 +8,19 @@ from fastapi import Query
 from starlette.responses import Response
 
 from upshot.domain.registry import Change, Collection
-from upshot.resources.collection import CollectionJson, collection_json
+from upshot.ports.paging import Page
+from upshot.resources.collection import CollectionJson, card_revision_json, collection_json
 from upshot.resources.urls import api_path
 from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
-from upshot.web.schemas.collections import ChangedCollection, CollectionChange, CollectionPage, NewCollection
+from upshot.web.schemas.collections import (
+    CardRevisionPage,
+    ChangedCollection,
+    CollectionChange,
+    CollectionPage,
+    NewCollection,
+)
 from upshot.web.schemas.registry_filters import CollectionQuery
 from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
 
@@ -48,6 +55,13 @@ def list_collections(registry: str, deps: Deps, query: Annotated[CollectionQuery
 def get_collection(registry: str, collection: str, deps: Deps) -> Response:
     """Return a collection with all its aliases."""
     return json_response(collection_json(deps.registry.collection(registry, collection), deps.base_url))
+
+
+@router.get(_COLLECTION + "/card-revisions", responses={200: {"model": CardRevisionPage}, **problem_responses(404)})
+def list_card_revisions(registry: str, collection: str, deps: Deps) -> Response:
+    """Return the descriptions (model cards) that a collection has had, newest first, the current one included."""
+    revisions = deps.registry.card_revisions(registry, collection)
+    return json_response(page_json(Page(tuple(revisions), None), card_revision_json))
 
 
 @router.patch(_COLLECTION, responses={200: {"model": ChangedCollection}, **problem_responses(404)})

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Query
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from upshot.domain.reference import spellings
 from upshot.errors import NotFound
 from upshot.ports.paging import Page
+from upshot.resources.history_export import export_lines
 from upshot.resources.registry import RegistryDetail, history_entry_json, registry_detail
 from upshot.suggestions import did_you_mean
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
-from upshot.web.schemas.registries import HistoryPage, ProtectedAliases, RegistryPage
+from upshot.web.schemas.registries import HistoryExport, HistoryPage, ProtectedAliases, RegistryPage
 from upshot.web.schemas.requests import PageQuery
 from upshot.web.schemas.responses import json_response, page_json
 
@@ -55,6 +56,21 @@ def set_protected_aliases(registry: str, body: ProtectedAliases, deps: Deps, ori
 def list_history(deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
     """Return every mutation, newest first."""
     return _history(deps, None, None, query)
+
+
+@router.get(
+    "/history/export",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problem_responses()},
+)
+def export_history(deps: Deps, query: Annotated[HistoryExport, Query()]) -> Response:
+    """Return the whole history, newest first, as CSV or as JSON lines: of everything, a registry or a collection."""
+    entries = (history_entry_json(entry) for entry in deps.registry.export_history(query.registry, query.collection))
+    return StreamingResponse(
+        (line.encode() for line in export_lines(entries, query.format)),
+        media_type="text/plain; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="history.{query.format}"'},
+    )
 
 
 @router.get("/registries/{registry}/history", responses={200: {"model": HistoryPage}, **problem_responses(404)})

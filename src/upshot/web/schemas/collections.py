@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from upshot.resources.collection import CollectionJson
+from upshot.resources.collection import CardRevisionJson, CollectionJson
 from upshot.web.schemas.requests import JsonObject, RequestBody
 from upshot.web.schemas.responses import MutationResult, NextPage
 
@@ -38,6 +38,12 @@ class CollectionPage(NextPage):
     """A page of collections, by name."""
 
     items: list[CollectionJson]
+
+
+class CardRevisionPage(NextPage):
+    """The descriptions of a collection, newest first, on one page."""
+
+    items: list[CardRevisionJson]
 
 
 class ChangedCollection(CollectionJson, MutationResult):
