@@ -6,17 +6,20 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from upshot.clock import Clock
 from upshot.errors import Conflict, InvalidInput, NotFound
 from upshot.ids import new_id, new_nonce
-from upshot.ports.blobs import BlobFiles, BlobIndex, BlobUpload, PartWriter, StoredBlob
+from upshot.ports.blobs import PART_BYTES, BlobFiles, BlobIndex, BlobUpload, BlobWriter, StoredBlob, upload_of
 
-MAX_BLOB_BYTES = 5 * 1024**4  #: the largest object of S3
+MAX_PARTS = 10_000  # S3's limit for one object
+MAX_BLOB_BYTES = MAX_PARTS * PART_BYTES
 MAX_DIGESTS = 5_000  #: in one request
 MAX_BATCH_BYTES = 16 * 1024 * 1024  #: of the small blobs in one request
 UNREACHABLE_AGE = timedelta(hours=24)  #: blobs that no manifest names are kept so long
 UPLOAD_AGE = timedelta(hours=24)  #: an upload without a new part is removed after this time
+ORPHAN_AGE = timedelta(hours=24)  #: a file that the index does not have is removed after this time
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -86,13 +89,34 @@ class Blobs:
                 raise InvalidInput(
                     f"the content of {digest} has the digest {actual}: it changed on its way; send it again"
                 )
-        known = self._index.find([digest for digest, _ in blobs])
-        new = {digest: content for digest, content in blobs if digest not in known}
-        stored = [StoredBlob(digest, len(content), new_key(digest)) for digest, content in new.items()]
-        for blob in stored:
-            self._files.write(blob.key, [new[blob.digest]])
+        contents = dict(blobs)
+        known = self._index.find(contents)
+        self._index.keep(known, self._clock.now())
+        stored = [
+            StoredBlob(digest, len(content), new_key(digest))
+            for digest, content in contents.items()
+            if digest not in known
+        ]
+        self._files.write({blob.key: contents[blob.digest] for blob in stored})
         self._add(stored)
         return len(stored)
+
+    def open_blob(self, digest: str) -> BlobReceiver:
+        """
+        Begin to receive a blob of up to 64 MiB.
+
+        Args:
+            digest: Of the blob.
+
+        Raises:
+            InvalidInput: The digest is invalid.
+        """
+        if check_blob_digest(digest) in self._index.find([digest]):
+            self._index.keep([digest], self._clock.now())
+            return BlobReceiver(digest, digest, None, lambda _: None)
+        key = new_key(digest)
+        writer = self._files.open_file(key)
+        return BlobReceiver(digest, digest, writer, lambda size: self._add([StoredBlob(digest, size, key)]))
 
     def begin_upload(self, digest: str, size: int) -> BlobUpload | None:
         """
@@ -107,12 +131,14 @@ class Blobs:
         check_blob_digest(digest)
         if not 0 <= size <= MAX_BLOB_BYTES:
             raise InvalidInput(f"size {size}: must be 0 to {MAX_BLOB_BYTES:,} bytes")
+        now = self._clock.now()
         if self._index.find([digest]):
+            self._index.keep([digest], now)
             return None
         known = self._index.find_upload_of(digest)
         if known is not None and known.size == size:
+            self._index.touch_upload(known.id, now)
             return known
-        now = self._clock.now()
         upload = BlobUpload(new_id("upl", now), digest, size, now, {})
         self._index.create_upload(upload)
         return upload
@@ -129,7 +155,7 @@ class Blobs:
             raise NotFound(f"there is no upload {upload_id[:80]!r}: it is complete or expired; begin again")
         return found
 
-    def open_part(self, upload: BlobUpload, number: int, digest: str) -> PartReceiver:
+    def open_part(self, upload: BlobUpload, number: int, digest: str) -> BlobReceiver:
         """
         Begin to receive a part of an upload.
 
@@ -144,12 +170,13 @@ class Blobs:
         check_blob_digest(digest)
         if not 1 <= number <= upload.part_count:
             raise InvalidInput(f"part {number}: {upload.id} has {upload.part_count} parts, counted from 1")
-        writer = self._files.open_part(upload, number)
-
-        def record() -> None:
-            self._index.add_part(upload.id, number, digest, self._clock.now())
-
-        return PartReceiver(f"part {number} of {upload.id}", digest, writer, record)
+        name = f"part {number} of {upload.id}"
+        if upload.parts.get(number) == digest:
+            return BlobReceiver(name, digest, None, lambda _: self._index.touch_upload(upload.id, self._clock.now()))
+        writer = self._files.open_part(upload, number, digest)
+        return BlobReceiver(
+            name, digest, writer, lambda _: self._index.add_part(upload.id, number, digest, self._clock.now())
+        )
 
     def complete(self, upload: BlobUpload) -> StoredBlob:
         """
@@ -165,8 +192,9 @@ class Blobs:
         missing = [number for number in range(1, upload.part_count + 1) if number not in upload.parts]
         if missing and upload.size:
             raise Conflict(f"{upload.id}: {len(missing)} parts are missing, the first is {missing[0]}; send them")
-        blob = StoredBlob(upload.digest, upload.size, new_key(upload.digest))
-        actual = self._files.finish(upload, blob.key)
+        blob = StoredBlob(upload.digest, upload.size, _key_of(upload))
+        self._index.touch_upload(upload.id, self._clock.now())  # reading a large blob back takes a while
+        actual = self._finish(upload, blob)
         if actual != upload.digest:
             self._files.delete([blob.key])
             self._remove_upload(upload.id)
@@ -190,31 +218,105 @@ class Blobs:
             raise NotFound(f"blob {digest} is not stored here")
         return found[digest]
 
+    def stored_many(self, digests: Sequence[str]) -> list[StoredBlob]:
+        """
+        Return stored blobs, in the given order.
+
+        Raises:
+            NotFound: One is not stored.
+        """
+        if missing := self.missing(digests):
+            raise NotFound(f"blob {missing[0]} is not stored here")
+        found = self._index.find(digests)
+        return [found[digest] for digest in digests if digest in found]
+
     def read(self, blob: StoredBlob, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Yield the bytes of a blob from `start` up to and without `end`."""
         return self._files.read(blob.key, start, end)
 
     def local_path(self, blob: StoredBlob) -> str | None:
-        """Return the path of a blob's file on this machine, or None if it is elsewhere."""
-        return self._files.local_path(blob.key)
+        """
+        Return the path of a blob's file on this machine, or None if it is elsewhere.
+
+        Raises:
+            NotFound: The file is missing or has another size.
+        """
+        path = self._files.local_path(blob.key)
+        if path is None:
+            return None
+        file = Path(path)
+        size = file.stat().st_size if file.exists() else None
+        if size != blob.size:
+            found = "is missing" if size is None else f"has {size:,} of {blob.size:,} bytes"
+            raise NotFound(f"the file of blob {blob.digest} {found}; restore it from a backup")
+        return path
 
     def sign_download(self, blob: StoredBlob) -> str | None:
         """Return an address from which a blob can be read for some time without this server, or None."""
         return self._files.sign_download(blob.key)
 
-    def sign_part(self, upload: BlobUpload, number: int) -> str | None:
+    def sign_part(self, upload: BlobUpload, number: int, digest: str) -> str | None:
         """Return an address to which a part can be sent without this server, or None."""
-        return self._files.sign_part(upload, number)
+        return self._files.sign_part(upload, number, digest)
 
     def remove_unreachable(self, *, limit: int) -> int:
-        """Remove blobs that no manifest names, and uploads that make no progress. Return their number."""
+        """
+        Remove blobs that no manifest names, and uploads that make no progress.
+
+        Args:
+            limit: How many of each.
+
+        Returns:
+            How many were removed. If it is less than `limit`, nothing is left to remove.
+        """
         now = self._clock.now()
+        # The index first. If the process dies before the files are deleted, they are orphans.
         removed = self._index.remove_unreachable(before=now - UNREACHABLE_AGE, limit=limit)
         self._files.delete([blob.key for blob in removed])
-        expired = self._index.expired_uploads(before=now - UPLOAD_AGE, limit=limit)
+        expired = self._index.remove_expired_uploads(before=now - UPLOAD_AGE, limit=limit)
         for upload_id in expired:
-            self._remove_upload(upload_id)
-        return len(removed) + len(expired)
+            self._files.discard(upload_id)
+        return max(len(removed), len(expired))
+
+    def remove_orphans(self, *, after: str = "", limit: int) -> tuple[int, str | None]:
+        """
+        Remove old files that the index does not have: a process died before it could add or delete them.
+
+        Args:
+            after: The last key that was looked at; empty to begin.
+            limit: How many files to look at.
+
+        Returns:
+            How many were removed, and the last key; None at the end.
+        """
+        before = self._clock.now() - ORPHAN_AGE
+        page = self._files.page_keys(after=after, limit=limit)
+        old = [key for key, written_at in page if written_at < before]
+        digests = {key: digest_of(key) for key in old if upload_of(key) is None}
+        found = self._index.find(set(digests.values()))
+        removed = 0
+        for key in old:
+            upload_id = upload_of(key)
+            if upload_id is not None:
+                if self._index.find_upload(upload_id) is None:
+                    self._files.discard(upload_id)
+                    removed += 1
+                continue
+            blob = found.get(digests[key])
+            # An upload that crashed while it was completed can be completed again, with the same file.
+            if (blob is None or blob.key != key) and self._index.find_upload_of(digests[key]) is None:
+                self._files.delete([key])
+                removed += 1
+        return removed, page[-1][0] if len(page) == limit else None
+
+    def _finish(self, upload: BlobUpload, blob: StoredBlob) -> str:
+        try:
+            return self._files.finish(upload, blob.key)
+        except NotFound:
+            if upload.digest in self._index.find([upload.digest]):  # somebody else has completed it
+                return upload.digest
+            self._index.remove_upload(upload.id)
+            raise Conflict(f"{upload.id}: the parts are not stored any more; begin again") from None
 
     def _add(self, blobs: Sequence[StoredBlob]) -> None:
         """Make stored blobs visible, and delete the files of those that somebody else stored meanwhile."""
@@ -226,47 +328,71 @@ class Blobs:
         self._index.remove_upload(upload_id)
 
 
-class PartReceiver:
+class BlobReceiver:
     """
-    Receives one part of an upload.
+    Receives a blob, or one part of an upload.
 
     Args:
-        name: Of the part, for messages.
+        name: Of the blob or part, for messages.
         digest: That the client announced.
-        writer: Writes the bytes.
-        record: Called when the part is complete and correct.
+        writer: Writes the bytes; None if they are stored already, and are only compared.
+        record: Called with the number of bytes when everything has arrived and is correct.
     """
 
-    def __init__(self, name: str, digest: str, writer: PartWriter, record: Callable[[], None]) -> None:
+    def __init__(self, name: str, digest: str, writer: BlobWriter | None, record: Callable[[int], None]) -> None:
         self._name = name
         self._expected = digest
         self._actual = hashlib.sha256()
+        self._size = 0
         self._writer = writer
         self._record = record
 
     def write(self, chunk: bytes) -> None:
         """Append bytes."""
         self._actual.update(chunk)
-        self._writer.write(chunk)
+        self._size += len(chunk)
+        if self._writer:
+            self._writer.write(chunk)
 
     def finish(self) -> None:
         """
-        Complete the part.
+        Make it durable and visible.
 
         Raises:
             InvalidInput: Its content has another digest.
         """
-        self._writer.close()
-        if self._expected != f"sha256:{self._actual.hexdigest()}":
-            raise InvalidInput(f"{self._name}: the content has another digest: it changed on its way; send it again")
-        self._record()
+        actual = f"sha256:{self._actual.hexdigest()}"
+        if self._expected != actual:
+            self.abort()
+            raise InvalidInput(
+                f"{self._name}: the content has the digest {actual}, not {self._expected}: it changed on its way; send "
+                "it again"
+            )
+        if self._writer:
+            self._writer.close()
+        self._record(self._size)
 
     def abort(self) -> None:
         """Give up, because the rest does not arrive."""
-        self._writer.abort()
+        if self._writer:
+            self._writer.abort()
 
 
 def new_key(digest: str) -> str:
     """Return a new key for a blob. Another upload of the same content has another key."""
+    return _key(digest, new_nonce()[2:18])
+
+
+def digest_of(key: str) -> str:
+    """Return the digest of the blob that has a key."""
+    return f"sha256:{key.rpartition('/')[2].partition('-')[0]}"
+
+
+def _key_of(upload: BlobUpload) -> str:
+    """Return the key of the blob that an upload makes: always the same, so that completing it can be repeated."""
+    return _key(upload.digest, upload.id.removeprefix("upl_"))
+
+
+def _key(digest: str, suffix: str) -> str:
     name = digest.removeprefix("sha256:")
-    return f"sha256/{name[:2]}/{name}-{new_nonce()[2:18]}"
+    return f"sha256/{name[:2]}/{name}-{suffix}"

@@ -8,11 +8,12 @@ those of another.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+UPLOADS = "uploads/"  #: keys of the parts of uploads begin with this, followed by the id of the upload
 PART_BYTES = 64 * 1024 * 1024  #: of every part of a large blob but the last; the largest blob of one request
 
 
@@ -40,9 +41,13 @@ class BlobUpload:
         """Number of parts of the whole blob."""
         return -(-self.size // PART_BYTES)
 
+    def part_start(self, number: int) -> int:
+        """Return the position of the first byte of a part."""
+        return (number - 1) * PART_BYTES
+
     def part_size(self, number: int) -> int:
         """Return the bytes of a part, whose numbers begin with 1."""
-        return min(PART_BYTES, self.size - (number - 1) * PART_BYTES)
+        return min(PART_BYTES, self.size - self.part_start(number))
 
 
 class BlobIndex(Protocol):
@@ -50,6 +55,10 @@ class BlobIndex(Protocol):
 
     def find(self, digests: Collection[str]) -> Mapping[str, StoredBlob]:
         """Return the stored blobs among the digests."""
+        ...
+
+    def keep(self, digests: Collection[str], now: datetime) -> None:
+        """Record that stored blobs are in use, so that they are not removed as unreachable soon."""
         ...
 
     def add(self, blobs: Sequence[StoredBlob], now: datetime) -> Sequence[StoredBlob]:
@@ -85,17 +94,21 @@ class BlobIndex(Protocol):
         """Record a part that has arrived and was verified."""
         ...
 
+    def touch_upload(self, upload_id: str, now: datetime) -> None:
+        """Record progress of an upload, so that it does not expire."""
+        ...
+
     def remove_upload(self, upload_id: str) -> None:
         """Remove an upload."""
         ...
 
-    def expired_uploads(self, *, before: datetime, limit: int) -> Sequence[str]:
-        """Return ids of uploads without a new part since a time."""
+    def remove_expired_uploads(self, *, before: datetime, limit: int) -> Sequence[str]:
+        """Remove uploads without progress since a time, and return their ids. Their parts can be deleted after that."""
         ...
 
 
-class PartWriter(Protocol):
-    """Writes one part of an upload."""
+class BlobWriter(Protocol):
+    """Writes one file, or one part of an upload."""
 
     def write(self, chunk: bytes) -> None:
         """Append bytes."""
@@ -106,15 +119,19 @@ class PartWriter(Protocol):
         ...
 
     def abort(self) -> None:
-        """Stop without that."""
+        """Stop without that. A file that is not complete is deleted."""
         ...
 
 
 class BlobFiles(Protocol):
     """Holds bytes under keys. Every method raises `Unavailable` if the store does not answer or is full."""
 
-    def write(self, key: str, chunks: Iterable[bytes]) -> None:
-        """Write a file. It is durable, and readers see all of it or nothing."""
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Write small files. When it returns, all of them are durable. If it raises, none is needed."""
+        ...
+
+    def open_file(self, key: str) -> BlobWriter:
+        """Begin to write a file of up to 64 MiB."""
         ...
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -130,18 +147,25 @@ class BlobFiles(Protocol):
         """Return the path of the file on this machine, or None if it is elsewhere."""
         ...
 
-    def open_part(self, upload: BlobUpload, number: int) -> PartWriter:
-        """Begin to write a part of an upload. A part that was written before is replaced."""
+    def open_part(self, upload: BlobUpload, number: int, digest: str) -> BlobWriter:
+        """
+        Begin to write a part of an upload. A part that was written before is replaced.
+
+        Nothing is written to an upload that is being finished: all its parts have arrived already.
+        """
         ...
 
     def finish(self, upload: BlobUpload, key: str) -> str:
         """
-        Make the parts of an upload one file, and read it back once.
+        Make the parts of an upload one durable file, and read it back once.
 
-        The parts are durable after that and stay until `discard`.
+        It can be repeated with the same key after a crash, and by several callers at the same time.
 
         Returns:
             The digest of what was read. The caller decides whether the file stays.
+
+        Raises:
+            NotFound: The parts are not there, and neither is the file.
         """
         ...
 
@@ -153,10 +177,25 @@ class BlobFiles(Protocol):
         """Delete files. A file that does not exist is no error."""
         ...
 
+    def page_keys(self, *, after: str, limit: int) -> Sequence[tuple[str, datetime]]:
+        """
+        Return keys of files and of the parts of uploads, sorted, with the times when they were written.
+
+        Args:
+            after: Return keys after this one; empty to begin.
+            limit: How many to return. A shorter answer is the last one.
+        """
+        ...
+
     def sign_download(self, key: str) -> str | None:
         """Return an address from which the file can be read for some time, or None if the store has none."""
         ...
 
-    def sign_part(self, upload: BlobUpload, number: int) -> str | None:
+    def sign_part(self, upload: BlobUpload, number: int, digest: str) -> str | None:
         """Return an address to which the part can be sent for some time, or None if the store has none."""
         ...
+
+
+def upload_of(key: str) -> str | None:
+    """Return the id of the upload whose parts have this key, or None if it is the key of a blob."""
+    return key.split("/")[1] if key.startswith(UPLOADS) else None

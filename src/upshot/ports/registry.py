@@ -182,6 +182,10 @@ class RegistryView(Protocol):
         """Return digests of files of a manifest whose blobs are not stored; references have none."""
         ...
 
+    def files_of_other_size(self, manifest_id: str, limit: int) -> Sequence[ManifestEntry]:
+        """Return files whose announced size is not that of their stored blob."""
+        ...
+
     def pending_version(self, version_id: str) -> PendingVersion | None:
         """Return an artifact version whose files are being uploaded, or None."""
         ...

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
+from pathlib import PurePosixPath
 
 from upshot.domain.event import Origin
 from upshot.domain.manifest import ManifestEntry, ManifestSummary, manifest_digest
@@ -35,6 +37,7 @@ from upshot.registry.runs import add_output, run_of_request
 from upshot.registry.scopes import make_project
 from upshot.registry.snapshots import same_json
 from upshot.registry.transaction import RegistryTransactions, artifact_lock
+from upshot.unicode_text import to_nfc
 
 PENDING_AGE = timedelta(hours=24)  #: a pending version without progress is removed after this time
 _READ_FILES = 5_000  # at a time
@@ -71,12 +74,14 @@ class PendingVersions(RegistryTransactions):
 
         def work(mutation: Mutation) -> PendingVersion | ArtifactVersion:
             tx = mutation.tx
-            if known := tx.artifact_version_by_id(version_id):
-                return known
             run = run_of_request(tx, checked.project, checked.run_id)
             # The project may be renamed before the commit, so the internal id is stored.
             request = replace(checked, run_id=run.id if run else None)
             artifact = tx.artifact(request.project, request.name)
+            if known := tx.artifact_version_by_id(version_id):
+                if artifact is None or known.artifact_id != artifact.id or known.digest != request.digest:
+                    raise Conflict(f"{version_id} is another version, {known.reference}; use a new id")
+                return known
             if artifact is not None and (equal := _find_equal(mutation, artifact, request)):
                 return equal
             if pending := tx.pending_version(version_id):
@@ -114,12 +119,18 @@ class PendingVersions(RegistryTransactions):
         def work(mutation: Mutation) -> tuple[str, ...]:
             pending = _find_pending(mutation.tx, version_id)
             mutation.tx.add_files(pending.manifest_id, entries)
+            count = mutation.tx.seal_manifest(pending.manifest_id, is_stored=False).file_count
+            if count > pending.request.file_count:
+                raise Conflict(
+                    f"{version_id} has {count:,} files with these, and {pending.request.file_count:,} were announced; "
+                    "log the artifact again"
+                )
             mutation.tx.touch_pending_version(version_id, mutation.now)
             digests = list(dict.fromkeys(entry.digest for entry in entries if entry.ref is None))
             missing = mutation.tx.use_blobs(digests, mutation.now)
             return tuple(digest for digest in digests if digest in missing)
 
-        return self._change(work, origin=origin).value
+        return self._change(work, locks=self._locks_of(version_id), origin=origin).value
 
     def missing_blobs(self, version_id: str) -> tuple[str, ...]:
         """Return up to 5,000 digests of files of a pending version whose blobs are not stored."""
@@ -195,8 +206,7 @@ class PendingVersions(RegistryTransactions):
             mutation.created = True
             return move_aliases(mutation, artifact, version, request.aliases, is_new=True)
 
-        locks = [artifact_lock(pending.request.project, pending.request.name)]
-        return self._change(work, locks=locks, origin=origin)
+        return self._change(work, locks=_locks(pending), origin=origin)
 
     def abandon_version(self, version_id: str, *, origin: Origin) -> Change[None]:
         """Remove a pending version. Blobs that nothing else needs are removed later."""
@@ -204,19 +214,30 @@ class PendingVersions(RegistryTransactions):
         def work(mutation: Mutation) -> None:
             mutation.tx.remove_pending_version(_find_pending(mutation.tx, version_id), keep_manifest=False)
 
-        return self._change(work, origin=origin)
+        return self._change(work, locks=self._locks_of(version_id), origin=origin)
 
     def remove_expired_versions(self, *, limit: int) -> int:
-        """Remove pending versions without progress for 24 hours, and return their number."""
+        """Remove up to `limit` pending versions without progress for 24 hours, and return their number."""
         before = self._clock.now() - PENDING_AGE
+        expired = self._store.read(lambda view: view.expired_pending_versions(before, limit))
 
-        def work(tx: RegistryTransaction) -> int:
-            expired = tx.expired_pending_versions(before, limit)
-            for pending in expired:
-                tx.remove_pending_version(pending, keep_manifest=False)
-            return len(expired)
+        def remove(tx: RegistryTransaction, pending: PendingVersion) -> bool:
+            current = tx.pending_version(pending.id)
+            if current is None or current.updated_at >= before:  # somebody goes on with it
+                return False
+            tx.remove_pending_version(current, keep_manifest=False)
+            return True
 
-        return self._store.transact(work, locks=[])
+        removed = [self._store.transact(partial(remove, pending=pending), locks=_locks(pending)) for pending in expired]
+        return sum(removed)
+
+    def _locks_of(self, version_id: str) -> list[str]:
+        """Return the locks for a change of a pending version: it must not be committed or expire at the same time."""
+        return _locks(self.pending_version(version_id))
+
+
+def _locks(pending: PendingVersion) -> list[str]:
+    return [artifact_lock(pending.request.project, pending.request.name)]
 
 
 def _check_request(request: VersionRequest) -> VersionRequest:
@@ -271,6 +292,7 @@ def _check_complete(view: RegistryView, pending: PendingVersion) -> None:
     announced = pending.request.file_count
     if len(entries) != announced:
         raise Conflict(f"{pending.id} has {len(entries):,} of {announced:,} announced files; add the others first")
+    _check_paths(pending, [entry.path for entry in entries])
     actual = manifest_digest(entries)
     if actual != pending.request.digest:
         raise InvalidInput(
@@ -279,3 +301,23 @@ def _check_complete(view: RegistryView, pending: PendingVersion) -> None:
         )
     if missing := view.missing_blobs(pending.manifest_id, _MAX_MISSING):
         raise Conflict(f"{pending.id}: {len(missing):,} blobs are not stored, such as {missing[0]}; upload them first")
+    if wrong := view.files_of_other_size(pending.manifest_id, 1):
+        raise InvalidInput(
+            f"{pending.id}: {wrong[0].path!r} was announced with {wrong[0].size:,} bytes, and its blob has another "
+            "size; log the artifact again"
+        )
+
+
+def _check_paths(pending: PendingVersion, paths: Sequence[str]) -> None:
+    """Refuse paths that no directory can hold side by side."""
+    by_nfc: dict[str, str] = {}
+    for path in paths:
+        other = by_nfc.setdefault(to_nfc(path), path)
+        if other != path:
+            raise InvalidInput(
+                f"{pending.id}: {other!r} and {path!r} differ only in the Unicode form of their characters; rename one"
+            )
+    for path in paths:
+        for parent in PurePosixPath(path).parents:
+            if str(parent) in by_nfc:
+                raise InvalidInput(f"{pending.id}: {str(parent)!r} is a file, and {path!r} is below it; rename one")

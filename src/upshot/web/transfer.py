@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
 
 import anyio
 from fastapi import APIRouter
@@ -38,42 +39,79 @@ async def read_all(request: Request, *, limit: int) -> bytes:
     return bytes(received)
 
 
-async def write_body(
-    request: Request, write: Callable[[bytes], object], *, size: int, threads: anyio.CapacityLimiter
-) -> None:
+class Receiver(Protocol):
+    """What the body of a request is passed to. Its methods block."""
+
+    def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+        ...
+
+    def finish(self) -> None:
+        """Keep what was written."""
+        ...
+
+    def abort(self) -> None:
+        """Forget what was written."""
+        ...
+
+
+async def receive(request: Request, receiver: Receiver, *, limit: int, size: int | None = None) -> int:
     """
-    Pass the body of a request to a blocking function while it arrives.
+    Pass the body of a request to a receiver while it arrives.
 
     Args:
         request: The request.
-        write: Called in a thread with one MiB after the other.
-        size: Number of bytes that the body must have.
-        threads: Limits the number of threads.
+        receiver: Its methods are called in a thread, with one MiB after the other.
+        limit: Number of bytes that the body may have.
+        size: Number of bytes that the body must have; None if any number will do.
+
+    Returns:
+        The number of bytes.
 
     Raises:
-        Problem: 400 if the body has another number of bytes.
+        Problem: 413 if the body has more bytes than the limit, 400 if it has another size.
     """
+    threads = request.app.state.transfer_threads
     received, buffer = 0, bytearray()
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > size:
-            break
-        buffer += chunk
-        if len(buffer) >= _CHUNK_BYTES:
-            await anyio.to_thread.run_sync(write, bytes(buffer), limiter=threads)
-            buffer.clear()
-    if received != size:
-        raise Problem(
-            400, "malformed-body", f"body: {received:,} bytes have arrived, and {size:,} are expected; send it again"
-        )
-    if buffer:
-        await anyio.to_thread.run_sync(write, bytes(buffer), limiter=threads)
+    try:
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > limit:
+                raise too_large(limit)
+            buffer += chunk
+            if len(buffer) >= _CHUNK_BYTES:
+                await anyio.to_thread.run_sync(receiver.write, bytes(buffer), limiter=threads)
+                buffer.clear()
+        if size is not None and received != size:
+            raise Problem(
+                400,
+                "malformed-body",
+                f"body: {received:,} bytes have arrived, and {size:,} are expected; send it again",
+            )
+        if buffer:
+            await anyio.to_thread.run_sync(receiver.write, bytes(buffer), limiter=threads)
+    except BaseException:
+        receiver.abort()
+        raise
+    await anyio.to_thread.run_sync(receiver.finish, limiter=threads)
+    return received
 
 
 async def stream_from_thread(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield chunks that a blocking iterator returns."""
-    while (chunk := await run_in_threadpool(next, chunks, None)) is not None:
-        yield chunk
+    """
+    Yield chunks that a blocking iterator returns.
+
+    The first one is read at once, so that an error of the store becomes an error response.
+    """
+    first = await run_in_threadpool(next, chunks, None)
+
+    async def stream() -> AsyncIterator[bytes]:
+        chunk = first
+        while chunk is not None:
+            yield chunk
+            chunk = await run_in_threadpool(next, chunks, None)
+
+    return stream()
 
 
 def too_large(limit: int) -> Problem:

@@ -33,6 +33,7 @@ from upshot.automations.loader import load_revision
 from upshot.automations.rendering import ProcessRenderer
 from upshot.backends.catalog import make_backends
 from upshot.backends.protocol import Backend
+from upshot.blobs.service import Blobs
 from upshot.domain.automation import AutomationNames
 from upshot.errors import ConfigError
 from upshot.execution.admission import Admitter
@@ -40,6 +41,7 @@ from upshot.execution.attempt import ExecutorContext
 from upshot.execution.compiled import RevisionCache
 from upshot.execution.delivery_meter import DeliveryMeter
 from upshot.execution.executor import Executor
+from upshot.execution.file_cleanup import FileCleanup
 from upshot.execution.limits import AttemptLimits
 from upshot.execution.recorder import Recorder
 from upshot.execution.retention import Retention
@@ -61,6 +63,7 @@ from upshot.wiring.parts import (
     base_url,
     jobs_url,
     load_installation,
+    make_blobs,
     make_registry,
     make_secrets,
     open_database,
@@ -93,6 +96,7 @@ class WorkerDependencies:
     catalog: Mapping[str, Action]
     egress: GuardedEgress
     registry: Registry
+    blobs: Blobs
     secrets: SecretSource
     jobs: SqlJobs
     job_admin: SqlJobAdmin
@@ -213,6 +217,10 @@ class WorkerDependencies:
         ages = {kept: timedelta(days=count) for kept, count in days.items() if count}
         return Retention(self.retention, ages, self.clock, run_in_thread, stopping)
 
+    def make_file_cleanup(self, run_in_thread: RunInThread, stopping: asyncio.Event) -> FileCleanup:
+        """Create what removes files that nothing needs, on the running event loop."""
+        return FileCleanup(self.registry, self.blobs, run_in_thread, stopping)
+
     async def close(self) -> None:
         """Close all connections to other machines."""
         await self.egress.close()
@@ -258,6 +266,7 @@ def build_worker(settings: Settings, worker_id: WorkerId) -> WorkerDependencies:
         catalog=catalog,
         egress=GuardedEgress(rules, settings.egress_proxy),
         registry=make_registry(settings, database, publisher, clock),
+        blobs=make_blobs(settings, database, clock),
         secrets=make_secrets(settings),
         jobs=SqlJobs(database),
         job_admin=SqlJobAdmin(database),

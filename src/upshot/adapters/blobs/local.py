@@ -1,25 +1,40 @@
-"""Blobs in a directory of this machine."""
+"""Blobs in a directory of this machine, or in one that several machines share."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
+from typing import TypeVar
 
 from typing_extensions import override
 
 from upshot.errors import NotFound, Unavailable
-from upshot.ids import new_nonce
-from upshot.ports.blobs import PART_BYTES, BlobFiles, BlobUpload, PartWriter
+from upshot.ports.blobs import UPLOADS, BlobFiles, BlobUpload, BlobWriter
 
+T = TypeVar("T")
+
+WRITE_THREADS = 16  #: that write small files. A file system makes many files durable together in about one step
+_FEW_ITEMS = 2  # that are not worth a thread
 _CHUNK_BYTES = 1024 * 1024
+_WRITABLE, _SEALED = 0o600, 0o400
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class LocalBlobs(BlobFiles):
     """
     Holds every blob as one file.
+
+    A file is written under its own key at once, because nobody knows the key before the index has it. What a crash
+    leaves behind is removed later.
 
     Args:
         directory: Made with the first blob. Only its owner can read it.
@@ -27,25 +42,43 @@ class LocalBlobs(BlobFiles):
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._threads: ThreadPoolExecutor | None = None
+        self._threads_lock = Lock()
 
     @override
-    def write(self, key: str, chunks: Iterable[bytes]) -> None:
+    def write(self, files: Mapping[str, bytes]) -> None:
+        contents = {self._path(key): content for key, content in files.items()}
+        directories = {path.parent for path in contents}
+        try:
+            for directory in directories:
+                _make_directory(directory)
+            # Two passes: the first fsync writes the names and the lengths of many files to the disk's journal.
+            self._in_threads(lambda item: _write_file(*item), contents.items())
+            self._in_threads(_sync, contents)
+            self._in_threads(_sync, directories)
+        except BaseException:
+            self.delete(files)
+            raise
+
+    def _in_threads(self, work: Callable[[T], object], items: Collection[T]) -> None:
+        if len(items) <= _FEW_ITEMS:
+            for item in items:
+                work(item)
+            return
+        with self._threads_lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="blobs")
+        results = [self._threads.submit(work, item) for item in items]
+        errors = [error for result in results if (error := result.exception()) is not None]
+        if errors:
+            raise errors[0]
+
+    @override
+    def open_file(self, key: str) -> BlobWriter:
         path = self._path(key)
         with _reporting(path):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary = path.with_name(f"{path.name}.{new_nonce()}")
-            try:
-                with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    for chunk in chunks:
-                        file.write(chunk)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-                raise
-            _sync_directory(path.parent)
+            _make_directory(path.parent)
+            return _LocalFile(path)
 
     @override
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -66,29 +99,31 @@ class LocalBlobs(BlobFiles):
         return str(self._path(key))
 
     @override
-    def open_part(self, upload: BlobUpload, number: int) -> PartWriter:
+    def open_part(self, upload: BlobUpload, number: int, digest: str) -> BlobWriter:
         path = self._upload_path(upload.id)
         with _reporting(path):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return _LocalPart(path, (number - 1) * PART_BYTES)
+            _make_directory(path.parent)
+            return _LocalPart(path, upload.part_start(number))
 
     @override
     def finish(self, upload: BlobUpload, key: str) -> str:
         source, path = self._upload_path(upload.id), self._path(key)
-        digest = hashlib.sha256()
         with _reporting(source):
+            if path.exists():  # an earlier attempt came so far, or another one is faster
+                os.utime(path)
+                return _hash_file(path)
+            _make_directory(path.parent)
             if upload.size == 0:
-                source.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                source.touch(mode=0o600)
-            with source.open("rb", buffering=0) as file:
-                os.fsync(file.fileno())
-                buffer = bytearray(_CHUNK_BYTES)
-                while size := file.readinto(buffer):
-                    digest.update(memoryview(buffer)[:size])
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            source.replace(path)
-            _sync_directory(path.parent)
-        return f"sha256:{digest.hexdigest()}"
+                _make_directory(source.parent)
+                os.close(os.open(source, os.O_RDONLY | os.O_CREAT, _WRITABLE))
+            _seal(source)
+            digest = _hash_file(source)
+            try:
+                _link(source, path)
+            except FileExistsError:
+                return _hash_file(path)
+            _sync(path.parent)
+        return digest
 
     @override
     def discard(self, upload_id: str) -> None:
@@ -100,43 +135,103 @@ class LocalBlobs(BlobFiles):
     def delete(self, keys: Collection[str]) -> None:
         for key in keys:
             path = self._path(key)
-            with _reporting(path):
-                path.unlink(missing_ok=True)
+            with _reporting(path), contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+    @override
+    def page_keys(self, *, after: str, limit: int) -> Sequence[tuple[str, datetime]]:
+        found: list[tuple[str, datetime]] = []
+        with _reporting(self._directory):
+            for directory in self._directories():
+                prefix = f"{directory.relative_to(self._directory).as_posix()}/"
+                if prefix < after and not after.startswith(prefix):
+                    continue
+                for name in sorted(path.name for path in directory.iterdir()):
+                    if f"{prefix}{name}" > after:
+                        with contextlib.suppress(FileNotFoundError):
+                            written = datetime.fromtimestamp((directory / name).stat().st_mtime, UTC)
+                            found.append((f"{prefix}{name}", written))
+                    if len(found) == limit:
+                        return found
+        return found
+
+    def _directories(self) -> Iterable[Path]:
+        return sorted([*self._directory.glob("sha256/??"), *self._directory.glob(UPLOADS.rstrip("/"))])
 
     @override
     def sign_download(self, key: str) -> str | None:
         return None
 
     @override
-    def sign_part(self, upload: BlobUpload, number: int) -> str | None:
+    def sign_part(self, upload: BlobUpload, number: int, digest: str) -> str | None:
         return None
 
     def _path(self, key: str) -> Path:
         return self._directory / key
 
     def _upload_path(self, upload_id: str) -> Path:
-        return self._directory / "uploads" / upload_id
+        return self._directory / UPLOADS / upload_id
 
 
-class _LocalPart(PartWriter):
-    """All parts of an upload are in one file, each at its position."""
+class _LocalFile(BlobWriter):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _SEALED)
+
+    @override
+    def write(self, chunk: bytes) -> None:
+        with _reporting(self._path):
+            _write_all(self._descriptor, chunk)
+
+    @override
+    def close(self) -> None:
+        with _reporting(self._path):
+            try:
+                os.fsync(self._descriptor)
+            finally:
+                os.close(self._descriptor)
+            _sync(self._path.parent)
+
+    @override
+    def abort(self) -> None:
+        os.close(self._descriptor)
+        self._path.unlink(missing_ok=True)
+
+
+class _LocalPart(BlobWriter):
+    """
+    All parts of an upload are in one file, each at its position.
+
+    A client that was slow may still write a part that it has sent again meanwhile. So `finish` seals the file: it takes
+    away the permission to write, under a lock, and every write looks at that under the same lock.
+    """
 
     def __init__(self, path: Path, position: int) -> None:
         self._path = path
         self._position = position
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT, _WRITABLE)
+        except PermissionError:
+            if _is_writable(path.stat()):
+                raise
+            self._descriptor = None
 
     @override
     def write(self, chunk: bytes) -> None:
-        view = memoryview(chunk)
+        if self._descriptor is None:
+            return
         with _reporting(self._path):
-            while view:
-                written = os.pwrite(self._descriptor, view, self._position)
-                self._position += written
-                view = view[written:]
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            try:
+                if _is_writable(os.fstat(self._descriptor)):
+                    self._position += _write_all(self._descriptor, chunk, self._position)
+            finally:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     @override
     def close(self) -> None:
+        if self._descriptor is None:
+            return
         try:
             with _reporting(self._path):
                 os.fsync(self._descriptor)
@@ -145,7 +240,8 @@ class _LocalPart(PartWriter):
 
     @override
     def abort(self) -> None:
-        os.close(self._descriptor)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
 
 @contextlib.contextmanager
@@ -153,15 +249,83 @@ def _reporting(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise NotFound(f"{path}: the file of a blob is missing; restore it from a backup") from error
+        raise NotFound(f"{path.name}: the file of a blob is missing; restore it from a backup") from error
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror or error}; the store of blobs cannot be used now") from error
 
 
-def _sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def _write_file(path: Path, content: bytes) -> None:
+    with _reporting(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _SEALED)
+        try:
+            _write_all(descriptor, content)
+        finally:
+            os.close(descriptor)
+
+
+def _write_all(descriptor: int, content: bytes, position: int | None = None) -> int:
+    view = memoryview(content)
+    while view:
+        written = os.write(descriptor, view) if position is None else os.pwrite(descriptor, view, position)
+        view = view[written:]
+        if position is not None:
+            position += written
+    return len(content)
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb", buffering=0) as file:
+        return f"sha256:{hashlib.file_digest(file, hashlib.sha256).hexdigest()}"
+
+
+def _seal(path: Path) -> None:
+    """Let nobody write to the parts of an upload any more, and make them durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.fchmod(descriptor, _SEALED)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.utime(descriptor)  # it is new: the verification of a large file takes a while
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_writable(status: os.stat_result) -> bool:
+    return bool(status.st_mode & stat.S_IWUSR)
+
+
+def _link(source: Path, path: Path) -> None:
+    """
+    Give a file its own name. It has the old one, too, until that is removed, so it can be repeated.
+
+    Raises:
+        FileExistsError: The name is taken.
+    """
+    try:
+        os.link(source, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        source.rename(path)
+
+
+def _make_directory(directory: Path) -> None:
+    """Make a directory and those above it, whose names are durable then."""
+    if directory.is_dir():
+        return
+    _make_directory(directory.parent)
+    with _reporting(directory):
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        _sync(directory.parent)
+
+
+def _sync(path: Path) -> None:
+    """Make the content of a file, or the names in a directory, durable."""
+    with _reporting(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

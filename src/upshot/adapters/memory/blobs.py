@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from typing_extensions import override
 
+from upshot.clock import Clock, SystemClock
 from upshot.errors import NotFound
-from upshot.ports.blobs import BlobFiles, BlobIndex, BlobUpload, PartWriter, StoredBlob
+from upshot.ports.blobs import UPLOADS, BlobFiles, BlobIndex, BlobUpload, BlobWriter, StoredBlob
 
 
 class MemoryBlobs(BlobIndex):
-    """`BlobIndex` in memory. It does not see manifests, so it removes nothing."""
+    """
+    `BlobIndex` in memory.
 
-    def __init__(self) -> None:
+    Args:
+        is_reachable: Whether a manifest names a digest.
+    """
+
+    def __init__(self, is_reachable: Callable[[str], bool] = lambda _: True) -> None:
+        self.is_reachable = is_reachable
         self._blobs: dict[str, StoredBlob] = {}
+        self._used_at: dict[str, datetime] = {}
         self._uploads: dict[str, BlobUpload] = {}
 
     @override
@@ -25,12 +33,21 @@ class MemoryBlobs(BlobIndex):
         return {digest: self._blobs[digest] for digest in digests if digest in self._blobs}
 
     @override
+    def keep(self, digests: Collection[str], now: datetime) -> None:
+        self._used_at.update((digest, now) for digest in digests if digest in self._blobs)
+
+    @override
     def add(self, blobs: Sequence[StoredBlob], now: datetime) -> Sequence[StoredBlob]:
-        return [blob for blob in blobs if self._blobs.setdefault(blob.digest, blob) is not blob]
+        self._used_at.update((blob.digest, now) for blob in blobs)
+        return [blob for blob in blobs if self._blobs.setdefault(blob.digest, blob).key != blob.key]
 
     @override
     def remove_unreachable(self, *, before: datetime, limit: int) -> Sequence[StoredBlob]:
-        return []
+        old = sorted((used_at, digest) for digest, used_at in self._used_at.items() if used_at < before)
+        unreachable = [digest for _, digest in old if not self.is_reachable(digest)][:limit]
+        for digest in unreachable:
+            del self._used_at[digest]
+        return [self._blobs.pop(digest) for digest in unreachable]
 
     @override
     def create_upload(self, upload: BlobUpload) -> None:
@@ -51,24 +68,48 @@ class MemoryBlobs(BlobIndex):
             self._uploads[upload_id] = replace(upload, parts={**upload.parts, number: digest}, updated_at=now)
 
     @override
+    def touch_upload(self, upload_id: str, now: datetime) -> None:
+        if upload := self._uploads.get(upload_id):
+            self._uploads[upload_id] = replace(upload, updated_at=now)
+
+    @override
     def remove_upload(self, upload_id: str) -> None:
         self._uploads.pop(upload_id, None)
 
     @override
-    def expired_uploads(self, *, before: datetime, limit: int) -> Sequence[str]:
-        return [upload.id for upload in self._uploads.values() if upload.updated_at < before][:limit]
+    def remove_expired_uploads(self, *, before: datetime, limit: int) -> Sequence[str]:
+        expired = [upload.id for upload in self._uploads.values() if upload.updated_at < before][:limit]
+        for upload_id in expired:
+            del self._uploads[upload_id]
+        return expired
 
 
 class MemoryBlobFiles(BlobFiles):
-    """`BlobFiles` in memory."""
+    """
+    `BlobFiles` in memory.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Returns the time at which a file is written.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._files: dict[str, bytes] = {}
-        self._parts: dict[str, dict[int, bytes]] = {}
+        self._parts: dict[str, bytearray] = {}
+        self._written_at: dict[str, datetime] = {}
 
     @override
-    def write(self, key: str, chunks: Iterable[bytes]) -> None:
-        self._files[key] = b"".join(chunks)
+    def write(self, files: Mapping[str, bytes]) -> None:
+        for key, content in files.items():
+            self._put(key, content)
+
+    def _put(self, key: str, content: bytes) -> None:
+        self._files[key] = content
+        self._written_at[key] = self._clock.now()
+
+    @override
+    def open_file(self, key: str) -> BlobWriter:
+        return _MemoryWriter(lambda content: self._put(key, content))
 
     @override
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -81,38 +122,51 @@ class MemoryBlobFiles(BlobFiles):
         return None
 
     @override
-    def open_part(self, upload: BlobUpload, number: int) -> PartWriter:
-        return _MemoryPart(self._parts.setdefault(upload.id, {}), number)
+    def open_part(self, upload: BlobUpload, number: int, digest: str) -> BlobWriter:
+        def put(content: bytes) -> None:
+            start = upload.part_start(number)
+            self._written_at[f"{UPLOADS}{upload.id}"] = self._clock.now()
+            parts = self._parts.setdefault(upload.id, bytearray(upload.size))
+            parts[start : start + len(content)] = content
+
+        return _MemoryWriter(put)
 
     @override
     def finish(self, upload: BlobUpload, key: str) -> str:
-        parts = self._parts.get(upload.id, {})
-        self._files[key] = b"".join(parts[number] for number in sorted(parts))
+        if key not in self._files:
+            if upload.size and upload.id not in self._parts:
+                raise NotFound(f"{upload.id}: the file of a blob is missing")
+            self._put(key, bytes(self._parts.get(upload.id, b"")))
         return f"sha256:{hashlib.sha256(self._files[key]).hexdigest()}"
 
     @override
     def discard(self, upload_id: str) -> None:
         self._parts.pop(upload_id, None)
+        self._written_at.pop(f"{UPLOADS}{upload_id}", None)
 
     @override
     def delete(self, keys: Collection[str]) -> None:
         for key in keys:
             self._files.pop(key, None)
+            self._written_at.pop(key, None)
+
+    @override
+    def page_keys(self, *, after: str, limit: int) -> Sequence[tuple[str, datetime]]:
+        return sorted(item for item in self._written_at.items() if item[0] > after)[:limit]
 
     @override
     def sign_download(self, key: str) -> str | None:
         return None
 
     @override
-    def sign_part(self, upload: BlobUpload, number: int) -> str | None:
+    def sign_part(self, upload: BlobUpload, number: int, digest: str) -> str | None:
         return None
 
 
-class _MemoryPart(PartWriter):
-    def __init__(self, parts: dict[int, bytes], number: int) -> None:
-        self._parts = parts
-        self._number = number
-        self._content = b""
+class _MemoryWriter(BlobWriter):
+    def __init__(self, put: Callable[[bytes], None]) -> None:
+        self._put = put
+        self._content = bytearray()
 
     @override
     def write(self, chunk: bytes) -> None:
@@ -120,7 +174,7 @@ class _MemoryPart(PartWriter):
 
     @override
     def close(self) -> None:
-        self._parts[self._number] = self._content
+        self._put(bytes(self._content))
 
     @override
     def abort(self) -> None:

@@ -81,6 +81,7 @@ class MemoryRegistry(RegistryStore):
     def __init__(self, events: MemoryEvents, blobs: MemoryBlobs | None = None) -> None:
         self._events = events
         self._blobs = blobs or MemoryBlobs()
+        self._blobs.is_reachable = self._is_reachable
         self._tables = _Tables()
         self._lock = events.lock  # shared, so that nobody reads events of a transaction that may still fail
 
@@ -98,6 +99,10 @@ class MemoryRegistry(RegistryStore):
             except BaseException:
                 transaction.undo()
                 raise
+
+    def _is_reachable(self, digest: str) -> bool:
+        with self._lock:
+            return any(entry.digest == digest for files in self._tables.files.values() for entry in files.values())
 
     @override
     def add_warning(self, root_event_id: EventId, warning: str) -> bool:
@@ -257,6 +262,12 @@ class _Transaction(RegistryTransaction):
         entries = self._tables.files.get(manifest_id, {}).values()
         digests = {entry.digest for entry in entries if entry.ref is None}
         return tuple(sorted(digests.difference(self._blobs.find(digests))))[:limit]
+
+    @override
+    def files_of_other_size(self, manifest_id: str, limit: int) -> Sequence[ManifestEntry]:
+        entries = [entry for entry in self._tables.files.get(manifest_id, {}).values() if entry.ref is None]
+        blobs = self._blobs.find({entry.digest for entry in entries})
+        return [entry for entry in entries if entry.digest in blobs and blobs[entry.digest].size != entry.size][:limit]
 
     @override
     def pending_version(self, version_id: str) -> PendingVersion | None:
@@ -540,6 +551,7 @@ class _Transaction(RegistryTransaction):
 
     @override
     def use_blobs(self, digests: Sequence[str], now: datetime) -> frozenset[str]:
+        self._blobs.keep(digests, now)
         return frozenset(digests).difference(self._blobs.find(digests))
 
     @override

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,15 +15,24 @@ from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import blob_parts, blob_uploads, blobs, manifest_entries
 from upshot.ports.blobs import BlobIndex, BlobUpload, StoredBlob
 
+# A blob that was used later than this is not touched again; it is kept for longer than that anyway.
+TOUCH_AFTER = timedelta(hours=1)
+
 _FIND_BATCH = 5_000  # digests in one statement; SQLite accepts 32,766 parameters
 
 _FIND = sa.select(blobs.c.digest, blobs.c.size, blobs.c.key).where(
     blobs.c.digest.in_(sa.bindparam("digests", expanding=True))
 )
+# A blob that is there already is in use again.
 _ADD = {
-    "sqlite": sqlite.insert(blobs).on_conflict_do_nothing(),
-    "postgresql": postgresql.insert(blobs).on_conflict_do_nothing(),
+    dialect: insert.on_conflict_do_update(index_elements=[blobs.c.digest], set_={"used_at": insert.excluded.used_at})
+    for dialect, insert in (("sqlite", sqlite.insert(blobs)), ("postgresql", postgresql.insert(blobs)))
 }
+_KEEP = (
+    sa.update(blobs)
+    .where(blobs.c.digest.in_(sa.bindparam("digests", expanding=True)), blobs.c.used_at < sa.bindparam("before"))
+    .values(used_at=sa.bindparam("now"))
+)
 _is_unreachable = ~sa.exists().where(manifest_entries.c.digest == blobs.c.digest)
 _UNREACHABLE = (
     sa.select(blobs.c.digest)
@@ -60,6 +69,11 @@ _REMOVE_UPLOAD = (
     sa.delete(blob_parts).where(blob_parts.c.upload_id == sa.bindparam("id")),
     sa.delete(blob_uploads).where(blob_uploads.c.id == sa.bindparam("id")),
 )
+_REMOVE_EXPIRED = (
+    sa.delete(blob_uploads)
+    .where(blob_uploads.c.id == sa.bindparam("id"), blob_uploads.c.updated_at < sa.bindparam("before"))
+    .returning(blob_uploads.c.id)
+)
 _EXPIRED_UPLOADS = (
     sa.select(blob_uploads.c.id)
     .where(blob_uploads.c.updated_at < sa.bindparam("before"))
@@ -88,16 +102,32 @@ class SqlBlobs(BlobIndex):
         return self._database.read(work) if listed else {}
 
     @override
+    def keep(self, digests: Collection[str], now: datetime) -> None:
+        listed = sorted(digests)  # in one order, so that two transactions do not wait for each other
+
+        def work(connection: Connection) -> None:
+            for start in range(0, len(listed), _FIND_BATCH):
+                batch = listed[start : start + _FIND_BATCH]
+                connection.execute(_KEEP, {"digests": batch, "before": now - TOUCH_AFTER, "now": now})
+
+        if listed:
+            self._database.write(work)
+
+    @override
     def add(self, blobs: Sequence[StoredBlob], now: datetime) -> Sequence[StoredBlob]:
         if not blobs:
             return []
 
         def work(connection: Connection) -> list[StoredBlob]:
-            rows = [{"digest": blob.digest, "size": blob.size, "key": blob.key, "used_at": now} for blob in blobs]
-            connection.execute(_ADD[connection.dialect.name], rows)
-            stored = connection.execute(_FIND, {"digests": [blob.digest for blob in blobs]})
-            keys = {row.digest: row.key for row in stored}
-            return [blob for blob in blobs if keys.get(blob.digest) != blob.key]
+            keys: dict[str, str] = {}
+            ordered = sorted(blobs, key=lambda blob: blob.digest)  # see `keep`
+            for start in range(0, len(ordered), _FIND_BATCH):
+                batch = ordered[start : start + _FIND_BATCH]
+                rows = [{"digest": blob.digest, "size": blob.size, "key": blob.key, "used_at": now} for blob in batch]
+                connection.execute(_ADD[connection.dialect.name], rows)
+                stored = connection.execute(_FIND, {"digests": [blob.digest for blob in batch]})
+                keys.update((row.digest, row.key) for row in stored)
+            return [blob for blob in blobs if keys[blob.digest] != blob.key]
 
         return self._database.write(work)
 
@@ -156,7 +186,18 @@ class SqlBlobs(BlobIndex):
         self._database.write(work)
 
     @override
-    def expired_uploads(self, *, before: datetime, limit: int) -> Sequence[str]:
-        return self._database.read(
-            lambda connection: connection.execute(_EXPIRED_UPLOADS, {"before": before, "limit": limit}).scalars().all()
-        )
+    def touch_upload(self, upload_id: str, now: datetime) -> None:
+        self._database.write(lambda connection: connection.execute(_TOUCH_UPLOAD, {"key_id": upload_id, "now": now}))
+
+    @override
+    def remove_expired_uploads(self, *, before: datetime, limit: int) -> Sequence[str]:
+        def work(connection: Connection) -> list[str]:
+            expired = connection.execute(_EXPIRED_UPLOADS, {"before": before, "limit": limit}).scalars().all()
+            # The condition is checked again: somebody may have resumed the upload meanwhile. Its parts go with it.
+            return [
+                upload_id
+                for upload_id in expired
+                if connection.execute(_REMOVE_EXPIRED, {"id": upload_id, "before": before}).first()
+            ]
+
+        return self._database.write(work)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from upshot.adapters.sql.blobs import TOUCH_AFTER
 from upshot.adapters.sql.schema import artifact_versions, blobs, manifest_entries, manifests, pending_versions
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.pending_version import PendingVersion, VersionRequest
-
-# A blob that was used later than this is not touched again; it is kept for longer than that anyway.
-_TOUCH_AFTER = timedelta(hours=1)
 
 _INSERT_ENTRY = sa.text(  # the same on both databases
     "INSERT INTO manifest_entries (manifest_id, path, digest, size, ref) "
@@ -60,6 +58,12 @@ _TOUCH = (
     sa.update(blobs)
     .where(blobs.c.digest.in_(sa.bindparam("digests", expanding=True)), blobs.c.used_at < sa.bindparam("before"))
     .values(used_at=sa.bindparam("now"))
+)
+_OTHER_SIZE = (
+    sa.select(manifest_entries)
+    .join(blobs, blobs.c.digest == manifest_entries.c.digest)
+    .where(_of_manifest, manifest_entries.c.ref.is_(None), manifest_entries.c.size != blobs.c.size)
+    .limit(sa.bindparam("limit"))
 )
 _KNOWN = sa.select(blobs.c.digest).where(blobs.c.digest.in_(sa.bindparam("digests", expanding=True)))
 _SEAL = (
@@ -131,6 +135,11 @@ def missing_blobs(connection: Connection, manifest_id: str, limit: int) -> tuple
     return tuple(connection.execute(_MISSING, {"id": manifest_id, "limit": limit}).scalars())
 
 
+def files_of_other_size(connection: Connection, manifest_id: str, limit: int) -> list[ManifestEntry]:
+    """Return files whose announced size is not that of their blob."""
+    return [_entry(row) for row in connection.execute(_OTHER_SIZE, {"id": manifest_id, "limit": limit})]
+
+
 def use_blobs(connection: Connection, digests: Sequence[str], now: datetime) -> frozenset[str]:
     """
     Keep stored blobs from being removed as unreachable, and return those that are not stored.
@@ -140,7 +149,7 @@ def use_blobs(connection: Connection, digests: Sequence[str], now: datetime) -> 
     """
     if not digests:
         return frozenset()
-    connection.execute(_TOUCH, {"digests": list(digests), "before": now - _TOUCH_AFTER, "now": now})
+    connection.execute(_TOUCH, {"digests": list(digests), "before": now - TOUCH_AFTER, "now": now})
     known = connection.execute(_KNOWN, {"digests": list(digests)}).scalars()
     return frozenset(digests).difference(known)
 

@@ -414,6 +414,10 @@ class _Transaction(RegistryTransaction):
         return manifests_sql.missing_blobs(self._connection, manifest_id, limit)
 
     @override
+    def files_of_other_size(self, manifest_id: str, limit: int) -> Sequence[ManifestEntry]:
+        return manifests_sql.files_of_other_size(self._connection, manifest_id, limit)
+
+    @override
     def pending_version(self, version_id: str) -> PendingVersion | None:
         return manifests_sql.find_pending(self._connection, version_id)
 

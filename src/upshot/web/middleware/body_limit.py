@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -9,7 +11,10 @@ from upshot.resources.urls import API_PREFIX
 from upshot.web.body import MAX_BODY_BYTES
 from upshot.web.transfer import MAX_TRANSFER_BYTES, too_large
 
-_TRANSFERS = (f"{API_PREFIX}/blobs", f"{API_PREFIX}/blob-uploads/")
+# `POST /blobs`, `PUT /blobs/{digest}` and `PUT /blob-uploads/{id}/parts/{number}`
+_TRANSFER = re.compile(
+    f"POST {API_PREFIX}/blobs|PUT {API_PREFIX}/blobs/[^/]+|PUT {API_PREFIX}/blob-uploads/.+/parts/.+"
+)
 
 
 class BodyLimitMiddleware:
@@ -33,7 +38,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = _limit(scope["path"])
+        limit = _limit(scope["method"], scope["path"])
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > limit:
             raise too_large(limit)
@@ -50,6 +55,6 @@ class BodyLimitMiddleware:
         await self._app(scope, receive_within_limit, send)
 
 
-def _limit(path: str) -> int:
+def _limit(method: str, path: str) -> int:
     """Return the limit of a request: bodies of JSON are small, and those with blobs may be large."""
-    return MAX_TRANSFER_BYTES if path.startswith(_TRANSFERS) else MAX_BODY_BYTES
+    return MAX_TRANSFER_BYTES if _TRANSFER.fullmatch(f"{method} {path}") else MAX_BODY_BYTES

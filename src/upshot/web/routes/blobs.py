@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
-import anyio
 from fastapi import Header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
 from upshot.blobs.framing import frame, parse_frames
-from upshot.blobs.service import MAX_BATCH_BYTES, check_blob_digest
+from upshot.blobs.service import MAX_BATCH_BYTES
 from upshot.errors import InvalidInput
 from upshot.ports.blobs import PART_BYTES, BlobUpload
 from upshot.web.problems import problem_responses
@@ -19,7 +19,7 @@ from upshot.web.routing import Deps, make_router
 from upshot.web.schemas.artifacts import MissingBlobs
 from upshot.web.schemas.blobs import BlobDigests, BlobJson, BlobUploadJson, NewUpload, StartedUpload, StoredCount
 from upshot.web.schemas.responses import json_response
-from upshot.web.transfer import make_transfer_router, read_all, stream_from_thread, write_body
+from upshot.web.transfer import make_transfer_router, read_all, receive, stream_from_thread
 
 CHECKSUM_HEADER = "Upshot-Checksum"  #: `sha256:…` of the body of a part
 _MAX_BATCH_BODY_BYTES = MAX_BATCH_BYTES + 1024 * 1024  # the frames of many small blobs take space, too
@@ -56,16 +56,15 @@ async def put_blobs(request: Request, deps: Deps) -> Response:
 @transfers.put(_BLOB, responses={200: {"model": BlobJson}, **problem_responses()}, openapi_extra=_BYTES_IN_BODY)
 async def put_blob(digest: str, request: Request, deps: Deps) -> Response:
     """Store a blob of up to 64 MiB. Its bytes must have the digest."""
-    check_blob_digest(digest)
-    body = await read_all(request, limit=PART_BYTES)
-    await run_in_threadpool(deps.blobs.put, [(digest, body)])
-    return json_response({"digest": digest, "size": len(body)})
+    blob = await run_in_threadpool(deps.blobs.open_blob, digest)
+    size = await receive(request, blob, limit=PART_BYTES)
+    return json_response({"digest": digest, "size": size})
 
 
 @router.post("/blobs/read", responses=_READ_BYTES, response_class=Response)
 def read_blobs(body: BlobDigests, deps: Deps) -> Response:
     """Return many small blobs, up to 16 MiB in all, in the frames of `POST /blobs`."""
-    blobs = [deps.blobs.stored(digest) for digest in body.digests]
+    blobs = deps.blobs.stored_many(body.digests)
     if (size := sum(blob.size for blob in blobs)) > MAX_BATCH_BYTES:
         raise InvalidInput(f"the blobs have {size:,} bytes; at most {MAX_BATCH_BYTES:,} are allowed in one request")
 
@@ -80,13 +79,13 @@ async def get_blob(digest: str, deps: Deps) -> Response:
     headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
     if address := await run_in_threadpool(deps.blobs.sign_download, blob):
         return RedirectResponse(address, 307)
-    if path := deps.blobs.local_path(blob):
+    if path := await run_in_threadpool(deps.blobs.local_path, blob):
         response = FileResponse(path, media_type="application/octet-stream", headers=headers)
         response.chunk_size = 1024 * 1024
         return response
     headers["Content-Length"] = str(blob.size)
     return StreamingResponse(
-        stream_from_thread(deps.blobs.read(blob)), media_type="application/octet-stream", headers=headers
+        await stream_from_thread(deps.blobs.read(blob)), media_type="application/octet-stream", headers=headers
     )
 
 
@@ -117,15 +116,11 @@ async def put_part(
 ) -> Response:
     """Store one part of an upload. A part that was sent before is replaced."""
     upload = await run_in_threadpool(deps.blobs.upload, upload_id)
-    threads = request.app.state.transfer_threads
     part = await run_in_threadpool(deps.blobs.open_part, upload, number, checksum)
-    try:
-        await write_body(request, part.write, size=upload.part_size(number), threads=threads)
-    except BaseException:
-        part.abort()
-        raise
-    await anyio.to_thread.run_sync(part.finish, limiter=threads)
-    return json_response(_upload_json(await run_in_threadpool(deps.blobs.upload, upload_id)))
+    size = upload.part_size(number)
+    await receive(request, part, limit=size, size=size)
+    # Not read again: other parts arrive at the same time, and somebody else may have completed the upload.
+    return json_response(_upload_json(replace(upload, parts={**upload.parts, number: checksum})))
 
 
 @router.post(_UPLOAD + "/complete", responses={200: {"model": BlobJson}, **problem_responses(404, 409)})
