@@ -20,9 +20,9 @@ from tests.blob_stores import (
     use_small_parts,
 )
 from tests.contract.databases import KINDS
-from upshot.adapters.blobs import local
 from upshot.adapters.blobs.local import LocalBlobs
 from upshot.adapters.memory.blobs import MemoryBlobFiles
+from upshot.clock import FrozenClock
 from upshot.errors import Conflict, InvalidInput, NotFound, Unavailable
 from upshot.ports.blobs import BlobFiles, BlobUpload, StoredBlob
 
@@ -51,7 +51,7 @@ def files(request, tmp_path) -> BlobFiles:
 
 
 def upload_of(content: bytes, upload_id: str = "upl_1") -> BlobUpload:
-    return BlobUpload(upload_id, digest_of(content), len(content), None, {})
+    return BlobUpload(upload_id, digest_of(content), len(content), FrozenClock().now(), {})
 
 
 def send(files: BlobFiles, upload: BlobUpload, number: int, part: bytes) -> None:
@@ -190,7 +190,7 @@ def test_files_without_hard_links(tmp_path, monkeypatch):
     def refuse(source, target):
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(local.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     files = LocalBlobs(tmp_path)
     upload = upload_of(b"abcdef")
     send(files, upload, 1, b"abcd")
@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_nothing(local_store, tmp_path, monkeypatch, failing)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(local.os, failing, fail)
+        patch.setattr(os, failing, fail)
         with pytest.raises(Unavailable, match="No space left"):
             local_store.put(*(bytes([number]) for number in range(10)))
 

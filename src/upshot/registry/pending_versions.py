@@ -223,7 +223,7 @@ class PendingVersions(RegistryTransactions):
 
         def remove(tx: RegistryTransaction, pending: PendingVersion) -> bool:
             current = tx.pending_version(pending.id)
-            if current is None or current.updated_at >= before:  # somebody goes on with it
+            if current is None or current.updated_at >= before:  # somebody continues with it
                 return False
             tx.remove_pending_version(current, keep_manifest=False)
             return True
