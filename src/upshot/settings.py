@@ -216,6 +216,23 @@ class Settings(BaseSettings):
         le=MAX_DAYS,
         description="Days that the history of changes is kept. 0, the default, means without limit.",
     )
+    project: str | None = Field(
+        None, description="Project of a run whose script names none. By default, `uncategorized`."
+    )
+    entity: str | None = Field(
+        None,
+        description="Name of the one entity of the installation, as `entity/project/name` has it. References to "
+        "another entity are refused. By default, any entity is accepted.",
+    )
+    run_id: str | None = Field(None, description="Id of a run whose script names none. By default, a new id.")
+    job_type: str | None = Field(None, description="Job type of a run whose script names none.")
+    artifact_dir: Path = Field(
+        Path("artifacts"), description="Directory of downloads for which a script names no other."
+    )
+    cache_dir: Path | None = Field(
+        None, description="Directory of the cache of downloaded files. By default, `~/.cache/upshot/artifacts`."
+    )
+    cache_gb: float = Field(20.0, ge=0, description="Maximum size of the cache of downloaded files. 0 means no cache.")
     log_level: str = Field("info", description="`debug`, `info`, `warning` or `error`.")
     log_format: str = Field(
         "text", pattern="^(text|json)$", description="Format of log lines: `text` (key=value) or `json`."

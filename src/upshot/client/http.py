@@ -9,31 +9,30 @@ The HTTP client of the REST API, and its errors.
 from __future__ import annotations
 
 import getpass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 import httpx
 
+from upshot.client.addresses import ApiError, api_path
 from upshot.clock import SystemClock
 from upshot.domain import job_token
 from upshot.domain.reference import check_name
-from upshot.errors import InvalidInput, Unavailable, UpshotError
+from upshot.errors import InvalidInput, Unavailable
 from upshot.ids import new_id
+
+__all__ = ["ApiError", "Client", "api_path"]
 
 _TIMEOUT_SECONDS = 30.0
 _MAX_ATTEMPTS = 3  # per request, if the connection breaks: the web process may be restarting
 _PAGE_ITEMS = 200  # the API's maximum
-
-
-class ApiError(UpshotError):
-    """The server rejected the request. The text is the server's own message."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
+_TRANSFER_SECONDS = 600.0  # the server may read a large blob back before it answers
+_CHUNK_BYTES = 1024 * 1024
+_PARTIAL_CONTENT = 206
 
 
 class Client:
@@ -103,13 +102,85 @@ class Client:
                 break
         return items
 
+    def every_item(self, path: str, **query: Any) -> Iterator[Any]:
+        """Yield all items of a list, page by page."""
+        cursor = None
+        while True:
+            page = self.get(path, **query, cursor=cursor, limit=_PAGE_ITEMS)
+            yield from page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                return
+
+    def send_bytes(
+        self,
+        method: str,
+        path: str,
+        content: Callable[[], Iterable[bytes]],
+        *,
+        size: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """
+        Send bytes, and return the data of the answer.
+
+        Args:
+            method: PUT or POST.
+            path: Path of the API.
+            content: Returns the bytes from their beginning. It is called again if the connection breaks.
+            size: Number of bytes.
+            headers: More headers.
+        """
+        all_headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(size),
+            **(headers or {}),
+        }
+        return self._parse(self._send(method, path, body=content, headers=all_headers, timeout=_TRANSFER_SECONDS))
+
+    def read_bytes(self, path: str, body: Any) -> bytes:
+        """Send a POST request that changes nothing, and return the bytes of the answer."""
+        response = self._send("POST", path, json=body, timeout=_TRANSFER_SECONDS)
+        if not response.is_success:
+            self._parse(response)
+        return response.content
+
+    @contextmanager
+    def stream(self, path: str, *, start: int = 0) -> Iterator[Iterator[bytes]]:
+        """
+        Open the bytes of a path from a position on. A redirect to where they are stored is followed.
+
+        Raises:
+            ApiError: The server rejected the request.
+            Unavailable: No server answers, or the connection broke.
+        """
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        try:
+            with self._http.stream(
+                "GET", path, headers=headers, timeout=_TRANSFER_SECONDS, follow_redirects=True
+            ) as response:
+                if not response.is_success:
+                    response.read()
+                    self._parse(response)
+                if start and response.status_code != _PARTIAL_CONTENT:
+                    raise self._not_upshot(path)
+                yield response.iter_raw(_CHUNK_BYTES)
+        except httpx.TransportError as error:
+            raise Unavailable(f"the connection to {self.url} broke ({error}); try again, which resumes") from error
+
     def _request(self, method: str, path: str, **options: Any) -> Any:
+        return self._parse(self._send(method, path, **options))
+
+    def _send(
+        self, method: str, path: str, *, body: Callable[[], Iterable[bytes]] | None = None, **options: Any
+    ) -> httpx.Response:
         for attempts_left in reversed(range(_MAX_ATTEMPTS)):
             try:
-                response = self._http.request(method, path, **options)
+                content = None if body is None else body()
+                response = self._http.request(method, path, content=content, **options)
                 break
             except (httpx.TransportError, httpx.InvalidURL) as error:
-                is_broken_connection = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
+                is_broken_connection = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError)
                 if is_broken_connection and attempts_left:
                     continue
                 raise Unavailable(
@@ -118,6 +189,9 @@ class Client:
                 ) from error
         if date := response.headers.get("date"):
             self.server_time = parsedate_to_datetime(date)
+        return response
+
+    def _parse(self, response: httpx.Response) -> Any:
         try:
             data = response.json() if response.content else None
         except ValueError as error:
@@ -140,8 +214,3 @@ def _headers(token: str | None) -> dict[bytes, bytes]:
     except (OSError, KeyError, InvalidInput):  # the account has no name, or one that is not a valid actor
         return headers
     return {**headers, b"X-Upshot-Actor": user.encode()}  # the server reads UTF-8
-
-
-def api_path(*segments: str) -> str:
-    """Build a path of the API. Each segment is percent-encoded, so it may contain any character."""
-    return "/" + "/".join(quote(segment, safe="") for segment in segments)

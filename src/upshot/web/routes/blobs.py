@@ -10,8 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
-from upshot.blobs.framing import frame, parse_frames
 from upshot.blobs.service import MAX_BATCH_BYTES
+from upshot.domain.blob_frames import frame, parse_frames
 from upshot.errors import InvalidInput
 from upshot.ports.blobs import PART_BYTES, BlobUpload
 from upshot.web.problems import problem_responses

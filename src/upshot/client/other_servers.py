@@ -1,0 +1,54 @@
+"""Files of other web servers that artifacts refer to. A request carries no token of Upshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+from upshot.errors import InvalidInput
+
+_TIMEOUT_SECONDS = 60.0
+_CHUNK_BYTES = 1024 * 1024
+
+
+def describe(url: str) -> tuple[int | None, str | None]:
+    """
+    Return the size of a file and its checksum (`etag:…`), as far as the server gives them.
+
+    Raises:
+        InvalidInput: The server does not have the file, or does not answer.
+    """
+    try:
+        response = httpx.head(url, follow_redirects=True, timeout=_TIMEOUT_SECONDS)
+        response.raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise InvalidInput(f"{url}: {error}; correct the address, or use checksum=False") from error
+    size = response.headers.get("content-length", "")
+    return int(size) if size.isdecimal() else None, _checksum(response)
+
+
+def fetch(url: str, path: Path) -> str | None:
+    """
+    Write a file of another server to a new path, and return its checksum.
+
+    Raises:
+        InvalidInput: The server does not have the file, or does not answer.
+    """
+    try:
+        with (
+            httpx.stream("GET", url, follow_redirects=True, timeout=_TIMEOUT_SECONDS) as response,
+            path.open("xb") as file,
+        ):
+            response.raise_for_status()
+            for chunk in response.iter_bytes(_CHUNK_BYTES):
+                file.write(chunk)
+            return _checksum(response)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise InvalidInput(f"{url}: {error}") from error
+
+
+def _checksum(response: httpx.Response) -> str | None:
+    etag: str = response.headers.get("etag", "")
+    text = f"etag:{etag}"
+    return text if etag and text.isascii() and text.isprintable() and " " not in text else None

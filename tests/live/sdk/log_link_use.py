@@ -1,0 +1,56 @@
+"""Log a checkpoint, link it with an alias, and use it from another run: what a training script does."""
+
+import os
+from pathlib import Path
+
+import upshot as wandb
+
+checkpoint = Path("checkpoint")
+(checkpoint / "deep" / "er").mkdir(parents=True)
+(checkpoint / "weights.bin").write_bytes(os.urandom(3_000_000))
+(checkpoint / "deep" / "er" / "größe 1.txt").write_text("one")
+(checkpoint / "empty").touch()
+
+with wandb.init(project="nature", job_type="training", config={"lr": 0.1}, tags=["nightly"]) as run:
+    assert wandb.run is run
+    assert len(run.id) == 8
+    assert len(run.name.split()) == 2
+    artifact = wandb.Artifact(f"nature-{run.id}", type="model", metadata={"accuracy": 0.9})
+    artifact.add_dir("checkpoint")
+    with artifact.new_file("notes/readme.txt") as file:
+        file.write("text")
+    assert run.log_artifact(artifact, aliases=["best", "latest"]) is artifact
+    assert artifact.wait() is artifact
+    assert (artifact.version, artifact.name) == ("v0", f"nature-{run.id}:v0")
+    assert sorted(artifact.aliases) == ["best", "latest"]
+    assert artifact.file_count == 4
+    link = run.link_artifact(artifact, "model-registry/Review Summarization", aliases=["staging"])
+    assert (link.is_link, link.version, link.source_version) == (True, "v0", "v0")
+assert wandb.run is None
+
+with wandb.init(project="other", job_type="inference") as run:
+    model = run.use_artifact("acme/model-registry/Review Summarization:staging", type="model")
+    folder = model.download()
+    assert folder == f"artifacts/{artifact.name}"
+    for path in ("weights.bin", "deep/er/größe 1.txt", "empty"):
+        assert (Path(folder) / path).read_bytes() == (checkpoint / path).read_bytes()
+    (Path(folder) / "mine.txt").touch()
+    model.download()
+    assert (Path(folder) / "mine.txt").exists()
+    (Path(folder) / "mine.txt").unlink()
+    model.verify()
+    (Path(folder) / "weights.bin").write_bytes(b"damaged")
+    try:
+        model.verify()
+    except ValueError as error:
+        assert "weights.bin" in str(error)
+    else:
+        raise AssertionError("a damaged file was not noticed")
+    model.download()
+    model.verify()
+    try:
+        run.use_artifact("model-registry/Review Summarization", type="dataset")
+    except ValueError as error:
+        assert "'model', not 'dataset'" in str(error)
+    else:
+        raise AssertionError("another type was accepted")
