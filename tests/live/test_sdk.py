@@ -89,3 +89,16 @@ def test_a_file_in_parts_and_many_small_files(run_script):
     assert (copy / "7.txt").read_text() == "7"
     changed = [path.name for path in copy.iterdir() if before[path] != path.stat().st_mtime_ns]
     assert changed == ["7.txt"]
+
+
+@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [("", "finished"), ("raise KeyError('x')", "failed"), ("raise KeyboardInterrupt", "killed")],
+    ids=["finished", "failed", "killed"],
+)
+def test_the_end_of_a_program_ends_its_run(run_script, end, state):
+    """A program that does not call `finish` ends its run: finished, failed after an exception, killed by Ctrl-C."""
+    run_script("-c", f"import upshot\nupshot.init(project='ends', id='only')\n{end}")
+
+    assert run_script.system.api.get("/projects/ends/runs/only").json()["state"] == state

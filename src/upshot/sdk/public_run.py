@@ -26,7 +26,7 @@ class PublicRun:
         self.summary: dict[str, Any] = dict(run["summary"] or {})
         self.tags: list[str] = list(run["tags"] or [])
         self.group: str | None = run["group"]
-        self.notes: str | None = run["notes"]
+        self.notes: str | None = run["notes"] or None
         self.created_at = str(run["created_at"])
         self.url: str | None = run["url"]
 
@@ -49,5 +49,5 @@ class PublicRun:
     def _artifacts(self, direction: str) -> list[Artifact]:
         from upshot.sdk.artifact import Artifact
 
-        items = client().every_item(api_path("projects", self.project, "runs", self.id, direction))
-        return [Artifact.from_version(item).source_artifact for item in items]
+        found = client().get(api_path("projects", self.project, "runs", self.id, direction))
+        return [Artifact.from_version(version) for version in found["items"]]

@@ -18,7 +18,7 @@ from upshot.sdk.json_values import to_json_object
 from upshot.sdk.references import read_reference
 from upshot.sdk.sdk_errors import InvalidArgument, NoRun, NotBuilt
 
-_NOT_FOUND, _NO_METHOD = 404, 405
+_NOT_FOUND = 404
 DEFAULT_PROJECT = "uncategorized"
 _HEARTBEAT_SECONDS = 20.0
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -98,7 +98,6 @@ class Run:
         self.url: str | None = None
         self.state = "running"
         self._sent_config: dict[str, Any] | None = None
-        self._is_recorded = True  #: False with a server of an earlier release, which records no runs
         self._ended = threading.Event()
 
     def __repr__(self) -> str:
@@ -128,8 +127,7 @@ class Run:
     def start(self) -> None:
         """Record the run on the server, and keep it alive there."""
         self._send()
-        if self._is_recorded:
-            threading.Thread(target=self._beat, name="upshot-heartbeat", daemon=True).start()
+        threading.Thread(target=self._beat, name="upshot-heartbeat", daemon=True).start()
 
     def _path(self, *more: str) -> str:
         return api_path("projects", self.project, "runs", self.id, *more)
@@ -140,26 +138,17 @@ class Run:
         optional = {"job_type": self.job_type, "notes": self.notes, "group": self.group, "entity": self.entity}
         body.update((key, value) for key, value in optional.items() if value is not None)
         self._sent_config = config
-        try:
-            self.url = client().put(self._path(), body)["url"]
-        except ApiError as error:
-            if error.status not in (_NOT_FOUND, _NO_METHOD):
-                raise
-            self._is_recorded = False
-            say_once("the server is of an earlier release, which records no runs; artifacts are logged without them")
+        self.url = client().put(self._path(), body)["url"]
 
     def _beat(self) -> None:
         from upshot.errors import UpshotError
 
-        while not self._ended.wait(_HEARTBEAT_SECONDS):
+        while not self._ended.is_set():
             try:
                 client().post(self._path("heartbeat"))
             except UpshotError as error:
                 say_once(f"run {self.id}: the server does not answer ({error}); trying again")
-
-    @property
-    def _recorded_id(self) -> str | None:
-        return self.id if self._is_recorded else None
+            self._ended.wait(_HEARTBEAT_SECONDS)
 
     def _check_open(self, what: str) -> None:
         if self._ended.is_set():
@@ -183,8 +172,6 @@ class Run:
 
         forget_run(self)
         self.state = state
-        if not self._is_recorded:
-            return
         if to_json_object(self.config, "config") != self._sent_config:
             self._send()
         body = {"exit_code": exit_code} if state != "killed" and exit_code is not None else {"state": state}
@@ -219,7 +206,7 @@ class Run:
         self._check_open("log_artifact")
         artifact = self._as_artifact(artifact_or_path, name, type)
         artifact.log_into(
-            self.project, aliases=to_names(aliases, "aliases"), tags=to_names(tags, "tags"), run_id=self._recorded_id
+            self.project, aliases=to_names(aliases, "aliases"), tags=to_names(tags, "tags"), run_id=self.id
         )
         return artifact
 
@@ -247,12 +234,11 @@ class Run:
         if isinstance(artifact_or_name, Artifact):
             artifact = artifact_or_name
             if artifact.is_draft():
-                artifact.log_into(self.project, run_id=self._recorded_id)
+                artifact.log_into(self.project, run_id=self.id)
         else:
             artifact = find_artifact(artifact_or_name, self.project)
         check_type(artifact, type)
-        if self._is_recorded:
-            client().post(self._path("inputs"), {"artifact": artifact.version_json()["artifact"]})
+        client().post(self._path("inputs"), {"artifact": artifact.version_json()["artifact"]})
         return artifact
 
     def link_artifact(
@@ -276,7 +262,7 @@ class Run:
 
         read_target(target_path)  # before anything is uploaded
         if artifact.is_draft():
-            artifact.log_into(self.project, run_id=self._recorded_id)
+            artifact.log_into(self.project, run_id=self.id)
         return artifact.link(target_path, aliases)
 
     def log_model(
@@ -391,18 +377,15 @@ def find_artifact(text: str, project: str | None) -> Artifact:
     """
     reference = read_reference(text, project)
     in_registry = api_path("registries", reference.scope, "collections", reference.name, "versions", reference.version)
-    if reference.is_registry:
-        return Artifact.from_version(client().get(in_registry))
     in_project = api_path("projects", reference.scope, "artifacts", reference.name, "versions", reference.version)
-    try:
+    if "/" not in text.partition(":")[0]:
         return Artifact.from_version(client().get(in_project))
+    try:  # a project and a registry never have the same name
+        return Artifact.from_version(client().get(in_registry))
     except ApiError as error:
-        if error.status != _NOT_FOUND:
+        if error.status != _NOT_FOUND or reference.is_registry or _is_registry(reference.scope):
             raise
-        try:  # a project and a registry never have the same name
-            return Artifact.from_version(client().get(in_registry))
-        except ApiError as second:
-            raise (second if _is_registry(reference.scope) else error) from None
+    return Artifact.from_version(client().get(in_project))
 
 
 def _is_registry(name: str) -> bool:

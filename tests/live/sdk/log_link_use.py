@@ -48,9 +48,24 @@ with wandb.init(project="other", job_type="inference") as run:
         raise AssertionError("a damaged file was not noticed")
     model.download()
     model.verify()
+    assert [(found.id, found.name) for found in model.used_by()] == [(run.id, run.name)]
+    maker = model.logged_by()
+    assert (maker.job_type, maker.state, maker.config, maker.tags) == ("training", "finished", {"lr": 0.1}, ["nightly"])
+    assert [found.name for found in maker.logged_artifacts()] == [artifact.name]
     try:
         run.use_artifact("model-registry/Review Summarization", type="dataset")
     except ValueError as error:
         assert "'model', not 'dataset'" in str(error)
     else:
         raise AssertionError("another type was accepted")
+used = wandb.Api().run(f"other/{run.id}").used_artifacts()
+assert [found.name for found in used] == [artifact.name]  # by its source, although it was used through the registry
+
+try:
+    with wandb.init(project="other", config={"a": 1}) as run:
+        run.config.a = 2
+        raise KeyError("x")
+except KeyError:
+    pass
+failed = wandb.Api().run(f"other/{run.id}")
+assert (failed.state, failed.config) == ("failed", {"a": 2})
