@@ -28,7 +28,7 @@ assert len(collection.artifacts()) == 3
 assert {"number-0", "latest"} <= set(collection.aliases)
 assert api.artifact_collection("model", "series").name == "series"
 assert "model" in [registry.name for registry in api.registries()]
-versions = api.registries(filter={"name": "model"}).collections(filter={"name": {"$regex": "^Ser"}}).versions()
+versions = api.registries(filter={"name": "model"}).collections(filter={"name": {"$regex": "^Series$"}}).versions()
 assert len(versions) == 3
 entry = api.artifact("series:v0").get_entry("number.txt")
 assert Path(entry.download(root="one")).read_text() == "0"

@@ -1,4 +1,5 @@
 import os
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_metadata_becomes_json_at_construction():
         def item(self):
             return 0.5
 
-    metadata = {1: (1, {2.5: Scalar()}), "nan": float("nan"), False: None}
+    metadata: Any = {1: (1, {2.5: Scalar()}), "nan": float("nan"), False: None}
 
     assert Artifact("a", "model", metadata=metadata).metadata == {"1": [1, {"2.5": 0.5}], "nan": None, "false": None}
 
@@ -176,7 +177,7 @@ def test_local_references_are_recorded_with_their_checksum(tmp_path):
 
 def test_nested_too_deeply():
     """Deep nesting is an error of its own, not one of Python's stack."""
-    value = {}
+    value: dict[str, Any] = {}
     for _ in range(50):
         value = {"x": value}
 

@@ -1,4 +1,5 @@
 import inspect
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ WANDB = {
 @pytest.mark.parametrize("name", WANDB)
 def test_parameters_are_those_of_wandb(name):
     """The parameters have W&B's names, in W&B's order."""
-    function = upshot
+    function: Any = upshot
     for part in name.split("."):
         function = getattr(function, part)
     parameters = [
