@@ -3,8 +3,8 @@ Remove secrets from stored data, by value, wherever they appear and however they
 
 Systems repeat a secret in many spellings: PHP writes `\/` for `/`, .NET writes `\u002B` for `+`, a URL has `%2B`, and a
 page has `&#43;`. `_spellings` lists the spellings of one character, and a secret is searched as a sequence of them. All
-of them leave ASCII letters and digits as they are, so a text without the longest run of these, the clue, is not
-searched. Base64 and hexadecimal digits are the only spellings of whole secrets.
+spellings leave ASCII letters and digits as they are. The longest run of these in a secret is its clue. A text without
+the clue is not searched. Base64 and hexadecimal digits are the only spellings of whole secrets.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ MASK = "***"
 CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "x-auth-token"})
 MIN_SECRET_CHARS = 4  # masking a shorter value would remove half of every text, and it is no secret
 
-MAX_CUT_BYTES = 128 * 1024  #: of data as JSON; in larger data, a secret before `…` or `...` is not searched
+MAX_CUT_BYTES = 128 * 1024  #: size of data as JSON; in larger data, a cut secret before `…` or `...` is not searched
 _MIN_CLUE_CHARS = 3  # a shorter clue is in every text
 _MAX_CACHED_MASKS = 512
-_MAX_SPELLING_CHARS = 16  # of one character of a secret, in a text that is cut
+_MAX_SPELLING_CHARS = 16  # length of one spelled character of a secret, in a text that is cut
 
 _START = re.compile(f"[A-Za-z0-9]{{0,{MIN_SECRET_CHARS}}}")
 _RUN = re.compile(r"[A-Za-z0-9]+")
-_CUT = re.compile(r"(?:…|\.\.\.)+")  #: what programs write where they cut a text
+_CUT = re.compile(r"(?:…|\.\.\.)+")  #: how programs mark a cut text
 _CUT_MARKS = ("…".encode(), b"...")
-_LINE_BREAK = re.compile(r"[\r\n]+|(?:\\r)?\\n")  #: real, or as the environment often has it in a key
+#: a real line break, or an escaped one, as keys in the environment often have it
+_LINE_BREAK = re.compile(r"[\r\n]+|(?:\\r)?\\n")
 _PIECE = re.compile(r"(?P<backslashes>\\+)(?P<next>\s+|[^\\]?)|\s+|.", re.DOTALL)
 
 _BACKSLASH = r"(?:\\(?:u005C|x5C)?|%(?:25){0,4}5C|&(?:amp;){0,4}(?:\#0*92|\#x0*5C|bsol);)"
@@ -59,7 +60,7 @@ _PART_OF_SPELLING = re.compile(
 
 
 def cut_text(text: str, max_chars: int) -> str:
-    """Return a text of at most so many characters and `…`, before which `Mask` finds a secret that was cut."""
+    """Cut a text to a maximum length and append `…`. `Mask` recognizes a secret that was cut before this mark."""
     return text if len(text) <= max_chars else f"{text[:max_chars]}…"
 
 
@@ -67,7 +68,7 @@ class Mask:
     """
     Replaces secrets in any spelling, in upper or lower case, and single lines of a secret with several lines.
 
-    The beginning of a secret is replaced, too, where a text was cut: before `…` and `...`.
+    Before `…` and `...`, where a text was cut, the beginning of a secret is replaced, too.
 
     Args:
         values: The secrets. Those with fewer than four characters are not masked.
@@ -75,7 +76,7 @@ class Mask:
 
     def __init__(self, values: Iterable[str]) -> None:
         needles = {(needle.text, needle.is_base64): needle for value in values for needle in _needles(value)}
-        # Longest first: one may contain another.
+        # Longest first, because one secret may contain another.
         self._needles = sorted(needles.values(), key=lambda needle: len(needle.text), reverse=True)
         self._by_clue = [(needle.clue or "", needle) for needle in self._needles]
         clues = {clue.encode() for clue, _ in self._by_clue}
@@ -126,7 +127,7 @@ class Mask:
 
     def data(self, data: Any, *, is_cut: bool = False) -> Any:
         """
-        Return plain data without the secrets, neither in keys nor in values.
+        Return plain data without the secrets, in keys and in values.
 
         Lists and objects below `MAX_DEPTH` levels are left out, because they could contain a secret.
 
@@ -146,10 +147,10 @@ class Mask:
         except TypeError:
             return True
         lowered = text.lower()
-        for clue in self._clues:  # not `any`: a generator takes as long as the search
+        for clue in self._clues:  # no `any(…)`, because a generator would take as long as the search
             if clue in lowered:
                 return True
-        # Reasons and receipts have texts that were cut, and are short.
+        # Only short data, such as reasons and receipts, contains texts that were cut.
         if len(text) > MAX_CUT_BYTES or not (_CUT_MARKS[0] in text or _CUT_MARKS[1] in text):
             return False
         return any(start in lowered for start in self._starts)
@@ -191,7 +192,7 @@ class Mask:
 
 @lru_cache(_MAX_CACHED_MASKS)
 def mask_of(values: frozenset[str]) -> Mask:
-    """Return the mask of these secrets. It is created once, because every attempt of an automation needs it."""
+    """Return the mask of these secrets. It is cached, because every attempt of an automation needs it."""
     return Mask(values)
 
 
@@ -202,8 +203,8 @@ class _Needle:
     Args:
         text: A secret, or a part of its encoding.
         is_base64: Whether it is base64: upper and lower case differ, and `-_` can be written for `+/`.
-        before: Base64 digits in front of it that also hold bits of the secret.
-        after: The same behind it.
+        before: Number of base64 digits before it that also hold bits of the secret.
+        after: The same after it.
     """
 
     def __init__(self, text: str, *, is_base64: bool = False, before: int = 0, after: int = 0) -> None:
@@ -212,9 +213,9 @@ class _Needle:
         self._before = before
         self._after = after
         clue = max(_RUN.findall(text), key=len, default="").lower()
-        #: its first letters and digits, in lower case; in every text that ends within the needle
+        #: its first letters and digits, in lower case; every text that ends within the needle contains them
         self.start = _START.match(text).group().lower()  # type: ignore[union-attr]  # it always matches
-        #: in every text that contains the needle, apart from upper and lower case; None if nothing is
+        #: every text with the needle contains it, ignoring case; None if there is no such text
         self.clue = clue if len(clue) >= _MIN_CLUE_CHARS else None
 
     def replace_in(self, text: str) -> str:
@@ -226,7 +227,7 @@ class _Needle:
         return self._pattern.sub(MASK, text)
 
     def start_of_cut(self, text: str, start: int, end: int) -> int | None:
-        """Return where the needle begins if the text from `start` to `end` ends within it, otherwise None."""
+        """Return where the needle begins if the text between `start` and `end` ends within it, otherwise None."""
         start = max(start, end - _MAX_SPELLING_CHARS * len(self.text))
         flags = re.NOFLAG if self.is_base64 else re.IGNORECASE
         for beginning in self._beginning.finditer(text, start, end):
@@ -295,7 +296,7 @@ def _tokens(text: str, *, is_base64: bool) -> Iterator[str]:
     """
     for piece in _PIECE.finditer(text):
         char = piece["next"] if piece["backslashes"] else piece.group()
-        is_first = piece.start() == 0  # backslashes in front of the secret can stay
+        is_first = piece.start() == 0  # backslashes before the secret may remain
         count = 0 if is_first and char else len(piece["backslashes"] or "")
         if not count and char.isascii() and char.isalnum():
             yield char
@@ -322,10 +323,10 @@ def _tokens(text: str, *, is_base64: bool) -> Iterator[str]:
 @lru_cache(4096)
 def _spellings(char: str) -> tuple[str, str]:
     """
-    Return patterns for the spellings of a character. This is the one list of them.
+    Return patterns for the spellings of a character. Only this function lists them.
 
     Returns:
-        What follows a backslash, and what stands alone.
+        The spellings after a backslash, and the spellings without one.
     """
     code, octets = ord(char), _encoded(char)
     units = char.encode("utf-16-be", "surrogatepass")

@@ -7,8 +7,8 @@ import re
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_SPACES = " \t\r\n"  # around a number
-_MAX_CHARS = 400  #: nobody writes a longer number
+_SPACES = " \t\r\n"  # allowed around a number
+_MAX_CHARS = 400  #: longer numbers are rejected
 
 
 def read_whole(text: str) -> int | None:

@@ -1,5 +1,5 @@
 """
-Make text safe to print: names, answers and logs come from other people and must not control a terminal.
+Make text safe to print. Names, answers and logs come from other people and must not control a terminal.
 
 C0 and C1 control characters move the cursor and change titles. Bidirectional controls and zero-width characters make a
 line read differently from what it contains.
@@ -23,5 +23,5 @@ def dump_json(data: Any, *, indent: int | None = None) -> str:
     text = json.dumps(data, indent=indent, ensure_ascii=False)
     if text.isprintable():
         return text
-    # Outside its strings, JSON from this function has no characters to escape but line breaks.
+    # Outside its strings, this JSON contains no character to escape except line breaks.
     return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)

@@ -8,14 +8,14 @@ import stat
 from pathlib import Path
 
 _OTHERS = 0o077
-#: How the names in a data directory begin. A directory with other names is used for something else, too.
+#: Prefixes of the names in a data directory. A directory with other names also has another purpose.
 _DATA_NAMES = (
     ".gitignore",
     "endpoint.json",
     "jobs.yaml",
     "lock",
     "logs",
-    "lost+found",  # of a file system that is mounted here
+    "lost+found",  # root of a mounted file system
     "processes",
     "redis",
     "secrets",
@@ -64,7 +64,7 @@ def make_private_directory(path: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Take the permissions of other users away, if the file or directory exists and belongs to this user."""
+    """Remove the permissions of other users if the file or directory exists and belongs to this user."""
     with contextlib.suppress(OSError):
         status = path.stat()
         mode = stat.S_IMODE(status.st_mode)
@@ -96,7 +96,7 @@ def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read. A concurrent reader gets the whole old text or the whole new text."""
     new_path = path.with_name(f"{path.name}.new")
     with contextlib.suppress(FileNotFoundError):
-        new_path.unlink()  # a file left by a crash may have other permissions
+        new_path.unlink()  # a file that a crash left may have other permissions
     with os.fdopen(os.open(new_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     new_path.replace(path)

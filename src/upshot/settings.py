@@ -22,11 +22,11 @@ _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[?[0-9
 
 PREFIX = "UPSHOT_"
 SECRET_PREFIX = "UPSHOT_SECRET_"  # noqa: S105 - no password
-MAX_SECONDS = 366 * 86_400  #: of a setting; a longer time is a mistake
+MAX_SECONDS = 366 * 86_400  #: maximum of a setting; a longer time is a mistake
 MAX_DAYS = 36_500
 #: Settings that can contain a password. Messages do not show them.
 CONFIDENTIAL = frozenset({"token", "database_url", "redis_url", "egress_proxy"})
-#: Variables in the environment of a job, where commands run, too.
+#: Variables in the environment of a job, in which commands can also run.
 _OF_JOBS = frozenset(
     {"UPSHOT_EVENT", "UPSHOT_EVENT_FILE", "UPSHOT_INPUT", "UPSHOT_JOB", "UPSHOT_OUTPUT", "UPSHOT_SECRETS"}
 )
@@ -259,7 +259,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return where settings come from, first the one that overrides the others."""
+        """Return the sources of settings, by precedence."""
         return init_settings, _Environment(settings_cls), dotenv_settings, file_secret_settings
 
     @field_validator("token")
@@ -348,7 +348,7 @@ class Settings(BaseSettings):
 
 
 def environment_warnings(environment: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with variables that begin with `UPSHOT_` and are no settings."""
+    """Return a warning for each variable that begins with `UPSHOT_` and is not a setting."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     warnings = []
     for variable, value in sorted(environment.items()):

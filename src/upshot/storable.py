@@ -28,7 +28,7 @@ def to_storable_text(text: str) -> str:
 
 
 def is_small(value: Any) -> bool:
-    """Return whether data has so few parts and so little text that any work with it takes less than a millisecond."""
+    """Return whether data is so small that processing it takes less than a millisecond."""
     parts, chars = 0, 0
     rest = [value]
     while rest:

@@ -32,7 +32,7 @@ log = structlog.get_logger("upshot.stream")
 T = TypeVar("T")
 
 MAX_READ = 256
-MAX_EXECUTIONS = 1_000  # after which a batch is stored, so that those of many automations do not become long work
+MAX_EXECUTIONS = 1_000  # a batch is stored in parts of this size, so that the event loop is never blocked for long
 MAX_HELD = 4_096  # entries that were read and wait for the turn of their root event
 READ_WAIT_SECONDS = 2.0
 STANDBY_SECONDS = 0.2  # between two checks whether this worker may match events
@@ -43,11 +43,11 @@ LOW_CAPACITY = 64
 LOW_CAPACITY_PAUSE_SECONDS = 0.01
 MAX_RELAY = 500
 MAX_REASON = 500  # characters of the reason why an event could not be matched
-MAX_SLOW_EVENTS = 1_000  # that wait for their conditions; the relay publishes the others again
-BACKLOG_READS = 4  # full reads in a row, after which events wait long for their turn
+MAX_SLOW_EVENTS = 1_000  # events that may wait for their conditions; the relay publishes further events again
+BACKLOG_READS = 4  # full reads in a row that count as a backlog
 RARE_SECONDS = 0.3  # between two searches for rare events during a backlog
-MAX_COMPARED = 5_000  # unmatched events in such a search; more than are accepted between two of them
-MAX_RARE = 100  # events admitted before their turn after such a search
+MAX_COMPARED = 5_000  # unmatched events that a search compares; more than arrive between two searches
+MAX_RARE = 100  # events that are admitted before their turn after one search
 MAX_PAUSE_SECONDS = 2.0  # between two attempts while Redis or the database does not answer
 
 
@@ -165,8 +165,8 @@ class Consumer:
         """
         Admit rare events before their turn, if there is a backlog, and return their number.
 
-        A few events for one automation then do not wait behind thousands for another one. Their entries in the stream
-        are read later, and an event is admitted once.
+        So a few events of one automation do not wait behind thousands of another automation. Their entries in the
+        stream are read later, and an event is admitted only once.
         """
         if self._full_reads < BACKLOG_READS or not self._executor.capacity or not self._may_match():
             return 0
@@ -215,7 +215,7 @@ class Consumer:
                     admitted.append(await self._admitter.admit(event))
                     executions += len(admitted[-1].admission.executions)
                 except TooCostly:
-                    # If it cannot be started, it is only acknowledged: the relay publishes it again.
+                    # An event that cannot be started is only acknowledged. The relay publishes it again.
                     if self._start_slowly(event, entry):
                         continue
                 except Unavailable:

@@ -1,4 +1,4 @@
-"""Unicode text: one form for texts that look the same, and characters that nobody sees."""
+"""Unicode text: one form for texts that look the same, and invisible characters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INVISIBLE = frozenset(
         ),
     )
 )
-_EMOJI_STYLES = "\ufe0e\ufe0f"  # after a symbol, they choose between text and picture
+_EMOJI_STYLES = "\ufe0e\ufe0f"  # after a symbol, they select text or emoji presentation
 
 
 def to_nfc(text: str) -> str:
@@ -39,7 +39,7 @@ def to_nfc(text: str) -> str:
 
 def find_invisible(text: str) -> str | None:
     """
-    Return the first character of a text that nobody sees: control, zero-width and bidirectional characters.
+    Return the first invisible character of a text: a control, zero-width or bidirectional character.
 
     Returns:
         Its code point and name, such as `U+200B (ZERO WIDTH SPACE)`, or None.

@@ -93,9 +93,8 @@ def replay(
     execution_id: ExecutionId, automation: Automation, event_id: EventId, *, now: datetime, user_name: str
 ) -> Execution:
     """
-    Create an execution for an event that was matched before. It is due at once.
-
-    It has no alias reference: replays are made on purpose, and nothing overtakes them.
+    Create an execution for an event that was matched before. It is due at once. It has no alias reference, so that no
+    newer execution overtakes a replay, which a user requests on purpose.
     """
     return Execution(
         id=execution_id,
@@ -303,7 +302,7 @@ def lease_lost(execution: Execution, *, worker_id: WorkerId, now: datetime) -> t
 
 
 def fail_without_attempt(execution: Execution, *, reason: str, now: datetime) -> Execution:
-    """Fail an execution whose automation no worker can perform, its on-failure steps included."""
+    """Fail an execution, and its on-failure steps, because no worker can perform its automation."""
     record = next_step(execution)
     if record is not None:
         failed = replace(
@@ -328,7 +327,7 @@ def ended_by_condition(execution: Execution) -> bool:
 
 
 def ended_as_invalid(execution: Execution) -> bool:
-    """Return whether the execution failed because of the automation itself, so that an edit of its file can help."""
+    """Return whether the execution failed because of the automation itself. An edit of its file can correct that."""
     failed = failed_step(execution)
     return ended_by_condition(execution) or (failed is not None and failed.is_invalid)
 
@@ -342,7 +341,7 @@ def retry_by_user(
     attempt_counts: Mapping[str, int] | None = None,
 ) -> Execution:
     """
-    Continue from the step that failed, was cancelled or overtaken, with the same delivery ids.
+    Continue at the step that failed, was cancelled or overtaken, with the same delivery ids.
 
     Args:
         execution: The execution.
@@ -370,7 +369,7 @@ def retry_by_user(
         repeated = tuple(
             replace(
                 step,
-                # Neither a receipt nor a job of an earlier attempt may get the same number.
+                # A later attempt must not reuse the number of an earlier receipt or job.
                 attempt_count=max(
                     known[step.id].attempt_count if step.id in known else 0, (attempt_counts or {}).get(step.id, 0)
                 ),
@@ -422,7 +421,7 @@ def kept_steps(execution: Execution) -> tuple[StepRecord, ...]:
 
 
 def skip_by_condition(execution: Execution, *, reason: str, now: datetime) -> Execution:
-    """End an execution that a user retries and whose `if` is false by now."""
+    """End a retried execution whose `if` is now false."""
     return _end(execution, ExecutionState.SKIPPED, reason=reason, steps=execution.steps, now=now)
 
 

@@ -1,4 +1,4 @@
-"""What users ask for: a retry of an execution, and a replay of an event."""
+"""Requests of users: retry an execution, and replay an event."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RevisionChoice(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplayAnswer:
-    """What an automation does with a replayed event."""
+    """The answer of one automation to a replayed event."""
 
     automation: str
     execution: Execution | None  #: None if it does not answer the event
@@ -139,7 +139,7 @@ class UserRequests:
             )
         if automation.revision_id == execution.revision_id:
             return None
-        # A step without an id of its own is only known by its position, which an edit can change.
+        # A step without an id is identified by its position, which an edit can change.
         stored = self._revisions.get(execution.automation, execution.revision_id)
         sources = [_main_steps(automation.source), _main_steps(stored[0]) if stored else []]
         for index, record in enumerate(execution.steps[:kept_count]):
@@ -205,9 +205,9 @@ class UserRequests:
         Args:
             stored: The event.
             now: The current time.
-            user_name: Who asks for it.
+            user_name: Name of the user.
             automation: Only this automation.
-            dry_run: Only return what would happen.
+            dry_run: Return the answers without starting executions.
 
         Raises:
             NotFound: There is no such automation.

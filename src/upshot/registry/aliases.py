@@ -129,8 +129,8 @@ def move_aliases(
         version: The version that gets the aliases.
         aliases: The requested aliases.
         is_new: Whether the mutation adds the version.
-        automatic: Aliases whose move is marked as automatic. Linking and logging move `latest` in any case, so asking
-            for it then (as W&B's SDK always does) is no decision of a person.
+        automatic: Aliases whose move is marked as automatic. Linking and logging always move `latest`, so a request for
+            it (W&B's SDK always sends one) is not the decision of a person.
 
     Returns:
         The version with all aliases that it has after the change.

@@ -187,7 +187,7 @@ def make_collection(
 
 
 def _changes(before: Collection, after: Collection) -> dict[str, Any]:
-    """Return what differs, as events show it: the earlier and the new value by field, and by key of the metadata."""
+    """Return the differences as events show them: earlier and new values by field, and by key of the metadata."""
     changes: dict[str, Any] = {
         field: {"before": getattr(before, field), "after": getattr(after, field)}
         for field in ("name", "description")
@@ -201,7 +201,7 @@ def _changes(before: Collection, after: Collection) -> dict[str, Any]:
 def _rename(mutation: Mutation, before: Collection, after: Collection) -> None:
     if mutation.tx.collection(after.registry, after.name):
         raise AlreadyExists(f"collection {after.reference} already exists; choose another name")
-    # Who cannot move a protected alias must not give its name a new meaning either.
+    # An actor who cannot move a protected alias must not change what its name refers to, either.
     settings = find_registry(mutation.tx, before.registry)
     require_alias_permission(settings, before.aliases, mutation.actor, "rename its collection")
     mutation.tx.rename_history(before.registry, before.name, after.name)

@@ -175,7 +175,7 @@ def alias_not_found(series: Series, alias: str) -> NotFound:
 
 def find_alias(series: Series, alias: str) -> str:
     """
-    Return an alias as the collection or artifact has it.
+    Return an alias in the Unicode form in which the collection or artifact has it.
 
     Raises:
         InvalidInput: The name is invalid.

@@ -12,7 +12,7 @@ from upshot.unicode_text import to_nfc
 
 
 def is_protected(registry: RegistrySettings, alias: str) -> bool:
-    """Return whether not everybody may add, move or remove the alias."""
+    """Return whether the registry restricts who may add, move or remove the alias."""
     name = to_nfc(alias)
     patterns = map(to_nfc, registry.protected_aliases)
     return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)

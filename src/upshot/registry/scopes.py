@@ -1,4 +1,4 @@
-"""Make registries and projects. A name belongs to one of them, so that a reference has one meaning."""
+"""Create registries and projects. A name belongs to a registry or to a project, so that a reference has one meaning."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_registry(mutation: Mutation, name: str) -> None:
     if mutation.tx.registry(name) is not None:
         return
     mutation.tx.lock([scope_lock(name)])
-    if mutation.tx.registry(name) is None:  # another mutation may have created it with rules of its own
+    if mutation.tx.registry(name) is None:  # another mutation may have created it with its own rules
         check_scope_is_free(mutation.tx, name, "registry")
         mutation.tx.save_registry(RegistrySettings(name))
 

@@ -123,7 +123,7 @@ def _by_registry(check: Callable[[str], object]) -> Callable[[str], str | None]:
 
 
 def _check_json_body(body: str) -> str | None:
-    """Return what is wrong with a body that is JSON in a text, and would be sent as one JSON string."""
+    """Return what is wrong with a body that is JSON in a text. It would be sent as one JSON string."""
     parts = list(template_parts(body.strip()))
     if len(parts) == 1 and parts[0].kind == VALUE and (data := without_tojson(parts[0].inner)) != parts[0].inner:
         return f'would be sent as one string that contains JSON; write `json: "{{{{= {data} }}}}"`'
@@ -153,7 +153,7 @@ _HEADER_SCHEMA = {"pattern": rf"^[^\n\r]*{END}", TEMPLATES: ONE_LINE_TEMPLATE}
 _NAME_SCHEMA = {"pattern": r"^[^/\\#?%:\x00-\x1f]+$", "maxLength": MAX_NAME_CHARS}
 _ALIAS_SCHEMA = {**_NAME_SCHEMA, "not": {"pattern": "^v(0|[1-9][0-9]{0,8})$"}}
 _METHOD_SCHEMA = {"pattern": f"^(?:{'|'.join(METHODS)}|{'|'.join(METHODS).lower()})$"}
-_TEXT_SCHEMA = {"type": "string", **NOT_BLANK, TEMPLATES: ONLY_TEMPLATE}  # of signing secrets
+_TEXT_SCHEMA = {"type": "string", **NOT_BLANK, TEMPLATES: ONLY_TEMPLATE}  # minimum length of signing secrets
 
 
 def _is_string_or_list(value: Any) -> bool:
@@ -180,7 +180,7 @@ class WebhookInputs(ActionInputs):
     headers: Mapping[str, Annotated[str, one_line(), rule(_check_header_value), JsonSchema(_HEADER_SCHEMA)]] = Field(
         default_factory=dict
     )
-    #: the body as data. `has_json` distinguishes null, which is a body, from no body
+    #: the body as data; `has_json` distinguishes the body null from no body
     json_: Annotated[Any, JsonSchema({"not": {"type": "string", "pattern": _AS_JSON_PATTERN}})] = None
     body_file: Annotated[OneLine, JsonSchema({TEMPLATES: NO_TEMPLATE})] | None = (
         None  #: a template file beside the automation; `ActionCall.body` is its rendered text
@@ -236,7 +236,7 @@ class GithubDispatchInputs(ActionInputs):
         str, one_line(), rule(_check_event_type), JsonSchema({**NOT_BLANK, "maxLength": MAX_EVENT_TYPE_CHARS})
     ]
     client_payload: TemplatableMapping = Field(default_factory=dict)
-    api_url: Url | None = None  #: None uses the setting `UPSHOT_GITHUB_API_URL`
+    api_url: Url | None = None  #: None means the setting `UPSHOT_GITHUB_API_URL`
 
     @field_validator("client_payload")
     @classmethod

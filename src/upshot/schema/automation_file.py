@@ -25,7 +25,7 @@ from upshot.validation import describe_value, invalid
 MAX_NAME_CHARS = 128
 MAX_STEP_ID_CHARS = 64
 MAX_STEP_NAME_CHARS = 128
-MAX_STEPS = 50  # per automation, including `on-failure`
+MAX_STEPS = 50  # maximum of one automation, including `on-failure`
 MAX_ATTEMPTS = 100
 MAX_WAIT_SECONDS = 7 * 86_400.0
 MIN_TIMEOUT_SECONDS = 0.1
@@ -184,7 +184,7 @@ class StepSchema(YamlModel):
     retry: RetrySchema | None = None
     timeout: Timeout | None = None
     continue_on_error: bool = False
-    #: None is the default of the action
+    #: None means the default of the action
     overtaken: Annotated[str, PlainValidator(_check_overtaken), JsonSchema({"enum": ["skip", "send"]})] | None = None
 
 

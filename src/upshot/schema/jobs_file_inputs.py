@@ -41,7 +41,7 @@ def _refuse_other_than_mapping(value: Any) -> Any:
 
 
 def _prefixes(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return prefixes without the `*` that people put behind them."""
+    """Return prefixes without the `*` that people append."""
     return tuple(text.removesuffix("*") for text in texts)
 
 

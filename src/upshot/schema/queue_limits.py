@@ -77,8 +77,9 @@ class QueueLimits:
     )  #: by field of `JobSpec`; an option that is missing has its declared default
     priority: int | None = None  #: the highest priority; None: no limit
     backends: frozenset[str] = frozenset()  #: backends that a step can choose instead of the queue's own
-    label_prefixes: tuple[str, ...] | None = None  #: of labels that a step can set; None: any, but none on Kubernetes
-    annotation_prefixes: tuple[str, ...] = ()  #: of Kubernetes annotations that a step can set
+    #: prefixes of labels that a step can set; None allows all, but none on Kubernetes
+    label_prefixes: tuple[str, ...] | None = None
+    annotation_prefixes: tuple[str, ...] = ()  #: prefixes of Kubernetes annotations that a step can set
 
     def of(self, name: str) -> Any:
         """Return the limit of the option that is this field of `JobSpec`."""
@@ -145,7 +146,7 @@ def violations(
         spec: What the job asks for.
         limits: The limits of the queue.
         defaults: The defaults of the queue. A job may use them even if the limits forbid them.
-        writable: Everything that jobs of any queue can write to.
+        writable: All paths that jobs of any queue can write to.
         on_kubernetes: Whether the job runs on Kubernetes, where labels and annotations control other programs.
     """
     for name, option in JOB_OPTIONS.items():
@@ -197,10 +198,10 @@ def _check_prefixes(path: str, texts: Any, defaults: Any, prefixes: Sequence[str
     """
     Check the names of labels or annotations.
 
-    A list of forbidden names would be too short: any controller of a cluster reads names of its own.
+    A list of forbidden names could not be complete, because each controller of a cluster reads its own names.
     """
     if not isinstance(texts, Mapping):
-        return  # it is not set, or a template that is not rendered yet
+        return  # not set, or a template that is not rendered yet
     for name, value in texts.items():
         is_default = isinstance(defaults, Mapping) and defaults.get(name) == value
         if not is_default and not name.startswith(tuple(prefixes)):

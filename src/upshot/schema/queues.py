@@ -124,7 +124,7 @@ class JobsConfig:
         Args:
             spec: What the job asks for.
             queue: Name of its queue.
-            backend: The backend that it runs on; None: the queue's own.
+            backend: The backend that it runs on; None means the queue's backend.
         """
         return tuple(f"{path}: {message}" for path, message in self.violations_by_path(spec, queue, backend))
 

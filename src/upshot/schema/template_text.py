@@ -1,7 +1,7 @@
 """
 Find the templates in a text, without parsing them.
 
-It takes time in proportion to the length of the text, whatever the text is: anyone's file can be loaded.
+It takes linear time for any text, because files are not trusted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 
 def template_parts(text: str) -> Iterator[Part]:
-    """Yield the parts of a text in order. What is not closed reaches to the end of the text, if it is a comment."""
+    """Yield the parts of a text in order. An unclosed comment reaches to the end of the text."""
     position = literal = 0
     unclosed: set[str] = set()
     while (found := _OPENING.search(text, position)) is not None:
@@ -48,7 +48,7 @@ def template_parts(text: str) -> Iterator[Part]:
 
 
 def _part(text: str, found: re.Match[str], unclosed: set[str]) -> Part | None:
-    """Return the part that begins here. `unclosed` collects the signs that do not follow any more."""
+    """Return the part that begins here. `unclosed` collects the closing signs that do not occur any more."""
     start, opening = found.start(), found[0]
     if opening == WANDB:
         name = _NAME_IN_BRACES.match(text, start)

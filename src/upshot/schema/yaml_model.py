@@ -28,7 +28,7 @@ from upshot.schema.template_text import VALUE, template_parts, without_templates
 from upshot.validation import describe_value, invalid
 
 MAX_SHOWN_CHARS = 200
-INVALID_TEMPLATE = "invalid_template"  #: kind of an error that concerns a template which is not rendered yet
+INVALID_TEMPLATE = "invalid_template"  #: kind of an error about a template that is not rendered yet
 
 _TO_JSON = re.compile(r"tojson(\([^)]*\))?")
 
@@ -39,10 +39,10 @@ Rule = Callable[[str], str | None]  #: returns what is wrong with a value, or No
 
 class JsonSchema:
     """
-    Describes a type for `upshot schema`, where a validator says nothing.
+    Describes a type for `upshot schema` if its validator has no schema.
 
     Args:
-        keywords: Of JSON Schema. They are added to those that the type has already. `TEMPLATES` and `PLAIN_TEXT` say
+        keywords: Keywords of JSON Schema. They are added to those of the type. `TEMPLATES` and `PLAIN_TEXT` say
             how a template can stand for the value.
     """
 
@@ -59,11 +59,11 @@ ANY_TEMPLATE = "any"  #: a text with templates, such as `{{ vars.memory }}`
 NO_TEMPLATE = "none"  #: the value is read when the file is loaded, or it is an expression
 ONLY_TEMPLATE = "only"  #: a secret: it must not be written into the file
 
-TEMPLATE_PATTERN = r"\{[{%#]"  #: what a text contains if it is a template
+TEMPLATE_PATTERN = r"\{[{%#]"  #: pattern of a text that is a template
 NOT_BLANK = {"pattern": r"\S"}
 #: One line with or without templates, whose `-` can remove line breaks.
 ONE_LINE_TEMPLATE = "one-line"
-END = r"(?![\s\S])"  #: in a pattern: the end of the text. `$` also matches before a last line break in Python
+END = r"(?![\s\S])"  #: end of the text in a pattern; in Python, `$` also matches before a last line break
 ONE_LINE = {"pattern": rf"^[^\n\r]*\S[^\n\r]*{END}", TEMPLATES: ONE_LINE_TEMPLATE}
 SECRET = JsonSchema({TEMPLATES: ONLY_TEMPLATE})
 
@@ -96,7 +96,7 @@ def can_be_template(value: Any, info: ValidationInfo) -> bool:
 
 
 def invalid_template(reason: str) -> PydanticCustomError:
-    """Return an error about a template itself, whatever it renders to. People read its reason unchanged."""
+    """Return an error about the template itself, not about its value. Its reason is shown unchanged."""
     return PydanticCustomError(INVALID_TEMPLATE, "{reason}", {"reason": reason})
 
 
@@ -132,7 +132,7 @@ def is_typed_template(value: str) -> bool:
 
 
 def text_for_other_type(value: str) -> str:
-    """Return the message about a template that is a text where something else is required."""
+    """Return the message about a template that renders to a text where another type is required."""
     return f"cannot be a text, and this would be one; write `{_as_typed(value)}`"
 
 

@@ -1,11 +1,11 @@
 """
 Authentication of requests: the server's token, job tokens, and servers without a token.
 
-A server without a token listens on loopback only and answers any program of the machine. A browser page is not such
-a program. It can reach a server through a cross-origin request, or through a name that it makes point there (DNS
-rebinding). So wherever an answer needs no token, the `Host` must be a name of this server. Without a token, an `Origin`
-must be the server's own, too. What changes something is refused to pages of other sites even with a token, because a
-proxy in front of the server may add one. Probes know no host name, so they may send any.
+A server without a token listens on loopback only and answers any program of the machine. A web page must not use that.
+It can reach the server through a cross-origin request, or through a name that resolves to the machine (DNS rebinding).
+So if an answer needs no token, the `Host` must be a name of this server. Without a token, an `Origin` must also be the
+server's own. Changes from pages of other sites are refused even with a token, because a proxy in front of the server
+may add it. Probes may send any host name, because they do not know it.
 
 A job's token gives access only to what the job works on (see `JOB_SCOPE`).
 """
@@ -28,7 +28,7 @@ from upshot.resources.urls import API_PREFIX
 from upshot.settings import Settings, split_list
 from upshot.web.problems import Problem
 
-MIN_TOKEN_CHARS = 16  #: of a token that other machines can try
+MIN_TOKEN_CHARS = 16  #: minimum length of a token if other machines can reach the server
 ACTOR_HEADER = "X-Upshot-Actor"
 _METRICS = "/metrics"
 # The document and its page only repeat what the source code says, and a browser sends no token for them.
@@ -67,7 +67,7 @@ def check_exposure(settings: Settings) -> None:
     Refuse to serve other machines without a token.
 
     Raises:
-        ConfigError: The server would listen beyond loopback, and no token is set, or one that can be guessed.
+        ConfigError: The server would listen beyond loopback, and the token is missing or easy to guess.
     """
     token = configured_token(settings)
     if is_loopback(settings.host):
@@ -118,7 +118,7 @@ class TokenAuth:
             local_address: The server's address that the request reached. `upshot up` also listens for containers.
 
         Returns:
-            Id of the job whose token the request has, for `JobTokenAuth` to check; None if nothing is left to check.
+            Id of the job whose token the request has, for `JobTokenAuth` to check. None if no check is left.
 
         Raises:
             Problem: 401 without the right token; 403 from another host or origin.
@@ -195,7 +195,7 @@ class TokenAuth:
             )
 
     def _refuse_other_sites(self, headers: Headers) -> None:
-        """Refuse what a page of another site makes a browser send. Browsers that are too old send only the origin."""
+        """Refuse a request that a page of another site makes a browser send. Old browsers send only the origin."""
         site = headers.get("sec-fetch-site")
         origin = headers.get("origin")
         if site is not None:
@@ -252,14 +252,14 @@ class JobTokenAuth:
 
 
 def _own_names(settings: Settings) -> frozenset[str]:
-    """Return the names in the settings that tell under which address clients and jobs reach the server."""
+    """Return the host names in the settings through which clients and jobs reach the server."""
     urls = (settings.public_url, settings.jobs_url)
     names = {settings.host.lower(), *(_host_name(urlsplit(url or "").netloc) for url in urls)}
     return frozenset(name for name in names if name) - _WILDCARD_ADDRESSES
 
 
 def _host_name(netloc: str) -> str | None:
-    """Return the host of `host:port` in the form that comparisons need, or None if there is none."""
+    """Return the host of `host:port`, normalized for comparisons, or None if there is none."""
     if not netloc.isascii() or any(character in netloc for character in "@/?#\\"):
         return None
     try:

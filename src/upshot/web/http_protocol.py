@@ -1,7 +1,6 @@
 """
-Limits of the HTTP server that hold before a request has a caller: connections, heads, and silent clients.
-
-uvicorn limits none of them, and nothing in an ASGI application can, because it is called only once a head is complete.
+Limits of the HTTP server that apply before authentication: connections, request heads, and silent clients. uvicorn has
+none of these limits. An ASGI application cannot have them, because it is called only after a complete head.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from upshot.web.problems import Problem
 
 log = structlog.get_logger("upshot.web")
 
-MAX_HEAD_BYTES = 32 * 1024  #: of the request line and all headers; nginx's default, four buffers of 8 KB
+MAX_HEAD_BYTES = 32 * 1024  #: size of the request line and all headers; nginx's default, four buffers of 8 KB
 MAX_HEAD_FIELDS = 100  #: Apache's default
-HEAD_SECONDS = 10.0  #: for a complete head, from the first byte, or from the start of the connection
-BODY_SECONDS = 30.0  #: without a byte of the body, or without the client reading any of the response
+HEAD_SECONDS = 10.0  #: time for a complete head, from its first byte or from the start of the connection
+BODY_SECONDS = 30.0  #: time without a byte of the body, or in which the client reads nothing of the response
 MAX_CONNECTIONS = 1000
 MAX_CONNECTIONS_PER_ADDRESS = 100
 MAX_PIPELINED = 100  #: requests that a client sends before it has read the previous responses
-_LINGER_SECONDS = 1.0  # in which a client that still sends can read why it was refused
+_LINGER_SECONDS = 1.0  # time for a client that is still sending to read why it was refused
 _WARNING_SECONDS = 60.0  # between log lines about refused connections
-_IPV6_PREFIX_BITS = 64  # of one site, whose owner chooses the other bits
+_IPV6_PREFIX_BITS = 64  # network prefix of one site; its owner chooses the other bits
 
 IpNetwork = IPv4Network | IPv6Network
 
@@ -69,7 +68,7 @@ class ConnectionCounter:
             address: The client's address.
 
         Returns:
-            Why the connection must be refused, or None. A refused connection is not counted.
+            The reason to refuse the connection, or None. A refused connection is not counted.
         """
         source = self._source(address)
         if self._by_source.total() >= self._total:
@@ -84,7 +83,7 @@ class ConnectionCounter:
         return None
 
     def remove(self, address: str) -> None:
-        """Count a connection no longer."""
+        """Stop counting a connection."""
         source = self._source(address)
         self._by_source[source] -= 1
         if not self._by_source[source]:
@@ -116,7 +115,7 @@ class ConnectionCounter:
 
 
 def _parse(address: str) -> Any:
-    parsed = ip_address(address.partition("%")[0])  # `fe80::1%eth0` names an interface too
+    parsed = ip_address(address.partition("%")[0])  # `fe80::1%eth0` also names an interface
     return (isinstance(parsed, IPv6Address) and parsed.ipv4_mapped) or parsed
 
 
@@ -128,7 +127,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     """
     uvicorn's protocol for one connection, with limits.
 
-    A client that exceeds one gets a problem response if it can still read it, and its connection is closed.
+    A client that exceeds a limit gets a problem response if it can still read it. Then its connection is closed.
 
     Args:
         counter: Counts the connections of the whole server.
@@ -144,15 +143,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._in_body = False
         self._fields = 0
-        # Bytes since the last byte of a body: of a head, of trailers, or between the chunks of a body.
+        # Bytes of a head, of trailers or between the chunks of a body, since the last byte of a body.
         self._overhead_bytes = 0
-        self._discarded_bytes = 0  # of the body of a request that has its response already
+        self._discarded_bytes = 0  # bytes of the body of a request that already has its response
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     @property
     def _newest(self) -> RequestResponseCycle | None:
-        """The newest request with a complete head. uvicorn declares that there always is one."""
+        """The newest request with a complete head, or None. uvicorn's annotation lacks None."""
         return self.cycle
 
     @override
@@ -178,7 +177,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     @override
     def data_received(self, data: bytes) -> None:
         while data and not self._is_refused and not self.transport.is_closing():
-            # A head is read in pieces, so that no more than the maximum is ever held.
+            # A head is read in pieces, so that memory never holds more than the maximum.
             end = len(data) if self._in_body else MAX_HEAD_BYTES - self._overhead_bytes
             piece, data = data[:end], data[end:]
             self._overhead_bytes += len(piece)
@@ -189,7 +188,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._watch_progress()
 
     def _watch_progress(self) -> None:
-        """Give the client time for what is missing of its request."""
+        """Start the timer for the missing part of the client's request."""
         if self._in_body:
             self._stop_timer()
             self._start_timer(BODY_SECONDS)
@@ -198,7 +197,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self._start_timer(HEAD_SECONDS)
         else:
             self._stop_timer()
-            # uvicorn has stopped its own timer, but a few empty lines or the rest of a body begin no request.
+            # uvicorn has stopped its own timer, but empty lines or the rest of a body do not begin a request.
             if self.cycle.response_complete and self.timeout_keep_alive_task is None:
                 self.timeout_keep_alive_task = self.loop.call_later(
                     self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -214,7 +213,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _on_timeout(self, seconds: float) -> None:
         self._timer = None
-        if self.flow.read_paused:  # the server does not read, because it has enough to do
+        if self.flow.read_paused:  # the server has paused reading
             self._start_timer(seconds)
         elif self._in_head or self._in_body:
             missing = "more of the body" if self._in_body else "the end of the headers"
@@ -272,7 +271,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._watch_reader(None)
 
     def _watch_reader(self, waiting_bytes: int | None) -> None:
-        """Drop the client if it has read nothing since the last call, when so many bytes waited for it."""
+        """Disconnect the client if it has read nothing since the last call, when this many bytes waited for it."""
         now_waiting_bytes = self.transport.get_write_buffer_size()
         if waiting_bytes is not None and now_waiting_bytes >= waiting_bytes:
             self._write_timer = None
@@ -300,7 +299,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         cycle = self._newest
         if cycle is not None and not cycle.response_complete:
             is_expected = not (self._in_head or self.pipeline or cycle.response_started)
-            cycle.disconnected = True  # what the application still sends goes nowhere
+            cycle.disconnected = True  # later output of the application is dropped
             cycle.message_event.set()
         else:
             is_expected = cycle is None or not self._in_body
@@ -317,7 +316,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _close_after_reading(self) -> None:
-        """Close the connection soon. Closing now would reset that of a client that still sends, and drop a response."""
+        """
+        Close the connection soon. Closing it now would reset the connection of a client that is still sending, and drop
+        the response.
+        """
         self._is_refused = True
         self.flow.resume_reading()
         self.transport.write_eof()
@@ -325,7 +327,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 
 def limited_protocol(trusted: Sequence[IpNetwork]) -> Any:
-    """Return the class of protocols that uvicorn makes for connections, with one counter for all of them."""
+    """Return the protocol class that uvicorn uses for connections. All connections share one counter."""
     return partial(LimitedHttpProtocol, counter=ConnectionCounter(trusted))
 
 

@@ -30,7 +30,7 @@ _REFRESH_SECONDS = 1.0  #: how soon a changed automation file is read
 _CLOCK_SECONDS = 5.0
 _PRUNE_SECONDS = 3600.0
 _KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep connections, so that they close first
-_OTHER_OPEN_FILES = 1000  # of the database, Redis and what is refused at the moment
+_OTHER_OPEN_FILES = 1000  # other open files: the database, Redis, and connections that are being refused
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -96,7 +96,7 @@ def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise the limit of this process, which is often 1,024, as far as the system permits."""
+    """Raise this process's limit of open files, often 1,024, as far as the system permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

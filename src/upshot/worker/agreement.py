@@ -1,4 +1,4 @@
-"""Agrees with the other workers on the set of automations that answers events."""
+"""One worker's part in the agreement on the set of automations that answers events."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class WorkerAgreement:
     second. `check` blocks, so it is called in a thread.
 
     Args:
-        automations: What the worker has loaded.
-        store: What all workers have reported.
+        automations: The automations that the worker has loaded.
+        store: The reports of all workers.
         clock: The clock that all workers share.
         worker_id: This worker.
         source: Where its files come from.
         lease: After this time, a worker that is silent does not count.
         heartbeat_seconds: Seconds between two reports of the same set.
-        can_trust_leases: Whether a worker that is silent has ended. After an outage it may be about to report.
+        can_trust_leases: Whether a silent worker has certainly ended. After an outage, it may be about to report.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class WorkerAgreement:
         self._content: SetContent = {}
         self._digest = ""
         self._content_of: object = None
-        self._held: Holding | None = None  #: as last reported
+        self._held: Holding | None = None  #: the last report
         self._held_at = 0.0
-        self._numbered: str | None = None  #: the last set that was settled and reported
+        self._numbered: str | None = None  #: the last set that was checked for a number and reported
         self._matches: bool | None = None  #: None before the first check
         self._checked_at = 0.0
         self._in_force: str | None = None
@@ -72,7 +72,10 @@ class WorkerAgreement:
 
     @property
     def matches(self) -> bool:
-        """Whether this worker may match events. It may not if it has not heard of the others for a lease."""
+        """
+        Whether this worker may match events. It may not if it could not read the other workers' reports for the
+        duration of a lease.
+        """
         return bool(self._matches) and stopwatch() - self._checked_at < self._lease.total_seconds()
 
     @property
@@ -87,7 +90,7 @@ class WorkerAgreement:
 
     def check(self) -> None:
         """
-        Report the set of this worker if that is due, and find out whether it may match events.
+        Report the set of this worker if a report is due, and decide whether it may match events.
 
         Raises:
             Unavailable: The database does not answer. Nothing has changed.
@@ -124,7 +127,7 @@ class WorkerAgreement:
         self._matches, self._checked_at = standing.matches, started
 
     def _has_heard_everyone(self) -> bool:
-        """Return whether a worker that is silent has ended: those that are alive have had time to report."""
+        """Return whether every live worker has had time to report, so that a silent worker has ended."""
         return stopwatch() - self._started_at > 2 * self._heartbeat_seconds and self._can_trust_leases()
 
     def end(self, worker_id: WorkerId | None = None) -> None:

@@ -23,7 +23,8 @@ class LeaseGuard:
         clock: The clock that leases are compared with.
         lease_seconds: Duration of a lease.
         heartbeat_seconds: Interval of the heartbeats.
-        replaces_worker: The worker replaces one that is known to be dead, whose leases it takes over at once.
+        replaces_worker: Whether the worker replaces a worker that is known to be dead. It takes over that worker's
+            leases at once.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ CONSUMER_FAILURE_PAUSE_SECONDS = 0.2  # after a failure of the consumer, which o
 RETURN_PAUSE_SECONDS = 0.02  # between two claims of executions that wait for room, so that each claims several
 RELOAD_SECONDS = 1.0
 CHANGES_SECONDS = 1.0  # between two checks which destinations have gone down or up
-DELIVERIES_SECONDS = 5.0  # between two additions to the counts of attempts
+DELIVERIES_SECONDS = 5.0  # between two updates of the stored counts of attempts
 TAKE_OVER_SECONDS = 15.0
 PRUNE_SECONDS = 3600.0
 ORPHANS_SECONDS = 24 * 3600.0  # between two looks at all files
@@ -81,7 +81,8 @@ class WorkerLoop:
             deps.automation_sets,
             deps.clock,
             worker_id=deps.worker_id,
-            # `upshot up` runs one worker on its data directory, whatever folder its settings name.
+            # `upshot up` runs one worker per data directory, so the source does not depend on the folder in its
+            # settings.
             source=f"{socket.gethostname()}:{(heartbeat_file or deps.settings.automations).absolute()}",
             lease=timedelta(seconds=lease_seconds),
             heartbeat_seconds=self._heartbeat_seconds,

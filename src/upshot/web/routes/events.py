@@ -150,7 +150,8 @@ def replay_events(body: ReplayRequest, deps: Deps, origin: OriginDep) -> Respons
 
     Each answer is a new execution with delivery ids of its own, and is marked as a replay.
     """
-    stored = {event_id: _stored(deps, event_id) for event_id in body.event_ids}  # before the first is replayed
+    # checked before the first event is replayed
+    stored = {event_id: _stored(deps, event_id) for event_id in body.event_ids}
     now, user_name = deps.clock.now(), origin.actor.name
     replays: Replays = {
         "items": [

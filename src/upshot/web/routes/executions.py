@@ -60,7 +60,7 @@ def _disabled(deps: WebDependencies) -> frozenset[str]:
 
 
 def _with_hold(execution: Execution, disabled: frozenset[str]) -> Execution:
-    """Return the execution with the reason that it is held, if it waits for something else at the moment."""
+    """Return the execution. If its automation is disabled, replace the reason why it waits."""
     if execution.state is not ExecutionState.WAITING or execution.automation not in disabled or execution.waits_for:
         return execution
     held = held_reason(execution.automation)

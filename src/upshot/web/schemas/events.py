@@ -95,11 +95,11 @@ class ReplayRequest(RequestBody):
 
 
 class ReplayAnswerJson(TypedDict):
-    """What one automation does with a replayed event."""
+    """The answer of one automation to a replayed event."""
 
     automation: str
     revision: str | None  #: the revision that answers the event; null if it does not answer it
-    execution_id: str | None  #: null in a dry run, and if it does not answer the event
+    execution_id: str | None  #: null in a dry run, or if it does not answer the event
     reason: str | None  #: why it does not answer the event; null if it does
 
 
@@ -165,15 +165,15 @@ class ExplanationJson(TypedDict):
 
 
 class FileFaultJson(TypedDict):
-    """A file of automations that had errors when the event was matched, or that has them while it waits."""
+    """An automation file that had errors when the event was matched, or has them now if the event waits."""
 
     path: str
-    line: int | None  #: of the first error; null for the whole file
+    line: int | None  #: line of the first error; null if it concerns the whole file
     reason: str  #: of the first error
     error_count: int
     kept: list[str]  #: automations of the file whose last sound revision was in force
     since: str
-    until: str | None  #: null while it has these errors
+    until: str | None  #: null while the file has these errors
 
 
 class EventDetail(StoredEventJson):

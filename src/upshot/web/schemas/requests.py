@@ -17,7 +17,7 @@ _MAX_SHOWN_KEYS = 5  # unknown keys that a message repeats
 _MAX_SHOWN_CHARS = 100  # of each
 
 JsonObject = dict[str, Any]
-StoredName = Annotated[str, AfterValidator(to_nfc)]  #: a name to look for; names are stored in this Unicode form
+StoredName = Annotated[str, AfterValidator(to_nfc)]  #: a name to search; names are stored in this Unicode form
 
 
 class StrictModel(BaseModel):
