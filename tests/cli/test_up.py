@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import psutil
 import pytest
 import redis
 
 from tests.cli.embedded import AUTOMATION, Up, is_gone
+from tests.system import forward_automation
 from tests.waiting import until
+from upshot.receivers import ReceiversThread
 
 pytestmark = pytest.mark.live
 
@@ -152,6 +159,52 @@ def test_a_worker_that_hangs_is_replaced(tmp_path):
         assert "killing worker: it has not responded for 30 s" in up.output
         event_id = up.emit("after-the-hang")
         assert until(lambda: up.is_matched(event_id))
+
+
+@contextmanager
+def no_room_for_files(up: Up) -> Iterator[None]:
+    """Let every write to a file fail, for all processes but Redis. This needs no privilege and no file system."""
+    resource = pytest.importorskip("resource")
+    if not hasattr(psutil.Process, "rlimit"):
+        pytest.skip("only Linux can limit the files of a running process")
+    processes = [psutil.Process(pid) for pid in (up.process.pid, up.pid("web"), up.pid("worker"))]
+    before = {process: process.rlimit(resource.RLIMIT_FSIZE) for process in processes}
+    for process, (_, hard) in before.items():
+        process.rlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        for process, limits in before.items():
+            process.rlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_it_continues_when_no_file_can_be_written(tmp_path):
+    """While the disk is full, mutations get 503 with Retry-After. Then all is recorded, and nothing is sent twice."""
+    with ReceiversThread() as receivers:
+        up = Up(tmp_path, UPSHOT_EGRESS_ALLOW="127.0.0.0/8", UPSHOT_LEASE_SECONDS="3")
+        (up.automations / "forward.yaml").write_text(forward_automation(receivers.url))
+        with up, up.api() as api:
+            pids = up.endpoint["processes"]
+            receivers.delay(1.0, path="/hook")
+
+            def emit(number: int) -> int:
+                response = api.post("/events", json={"name": "made", "data": {"number": number}})
+                assert response.status_code in {201, 503}
+                assert response.status_code == 201 or int(response.headers["retry-after"]) >= 1
+                return response.status_code
+
+            assert {emit(number) for number in range(20)} == {201}
+            until(lambda: len(receivers.requests) > 5, "deliveries are in progress")
+            with no_room_for_files(up):
+                assert [emit(number) for number in range(100, 105)] == [503] * 5
+                assert api.get("/events").status_code == 200
+
+            until(lambda: emit(999) == 201, "mutations are accepted again")
+            until(lambda: len(api.get("/executions?state=succeeded").json()["items"]) == 21, "everything succeeded")
+            sent = Counter(json.loads(request.body)["number"] for request in receivers.received("/hook"))
+            assert sent == dict.fromkeys([*range(20), 999], 1)
+            assert up.endpoint["processes"] == pids  # no process has ended
+            assert up.interrupt() == 0
 
 
 def test_a_killed_supervisor_leaves_nothing_running(tmp_path):
