@@ -99,6 +99,7 @@ class Consumer:
         self._stopping = asyncio.Event()
         self._slow: dict[EventId, asyncio.Task[None]] = {}  #: events with expensive conditions
         self._full_reads = 0  # in a row
+        self._compared_until: EventId | None = None  #: newest unmatched event when no event was rare
         self._slow_slots = asyncio.Semaphore(MAX_PROCESSES)
         self.read_at: datetime | None = None  #: when the stream last answered
 
@@ -170,9 +171,13 @@ class Consumer:
         """
         if self._full_reads < BACKLOG_READS or not self._executor.capacity or not self._may_match():
             return 0
+        newest = await self._run_in_thread(self._events.newest_unmatched)
+        if newest is None or newest == self._compared_until:  # nothing was accepted since then
+            return 0
         events = await self._run_in_thread(
             self._events.find_rare, among=MAX_COMPARED, limit=min(MAX_RARE, self._executor.capacity)
         )
+        self._compared_until = None if events else newest
         admitted: list[AdmittedEvent] = []
         pause = LoopPause()
         for event in events:

@@ -282,6 +282,19 @@ def test_an_alias_event_of_another_alias_collection_or_kind_is_rare(stores, rare
     assert find_rare(stores) == [99]
 
 
+def test_the_newest_unmatched_event_is_the_last_published_one(stores):
+    """Events that were accepted since a search are recognized by it, also those of the same moment."""
+    assert stores.events.newest_unmatched() is None
+    stores.accept([event(5)], NOW)
+    stores.accept([event(6)], NOW)
+    assert stores.events.newest_unmatched() == event(6).id
+    stores.accept([event(1)], NOW + timedelta(seconds=1))
+    assert stores.events.newest_unmatched() == event(1).id
+    for number in (1, 5, 6):
+        admit(stores, number)
+    assert stores.events.newest_unmatched() is None
+
+
 def test_only_the_last_published_events_are_compared_for_rarity(stores):
     """The comparison costs the same with any backlog."""
     stores.accept([event(1, name="old", subject="old")], NOW)

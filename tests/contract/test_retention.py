@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.contract.databases import KINDS, open_database
+from upshot.adapters.sql import retention
 from upshot.adapters.sql.destinations import SqlDestinations
 from upshot.adapters.sql.events import SqlEvents, insert_events
 from upshot.adapters.sql.executions import SqlExecutions
@@ -23,7 +24,7 @@ from upshot.ids import DeliveryId, EventId, RevisionId, WorkerId, derive_executi
 from upshot.ports.destinations import DestinationReport
 from upshot.ports.events import EventQuery
 from upshot.ports.executions import Admission, ExecutionQuery, ExecutionUpdate
-from upshot.ports.retention import Kept
+from upshot.ports.retention import Kept, Removed
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 OLD = NOW - timedelta(days=100)
@@ -230,6 +231,22 @@ def test_any_number_of_rows_is_removed_in_batches(world):
     ids = [world.accept(matched=number % 5 != 0, time=OLD + timedelta(milliseconds=number)).id for number in range(300)]
     assert world.remove_old()[Kept.EVENTS] == 240
     assert world.event_ids() == set(ids[::5])
+
+
+def test_a_batch_looks_at_few_rows_that_stay(world, monkeypatch):
+    """However many rows must stay, a batch ends soon, and the next one continues behind them."""
+    monkeypatch.setattr(retention, "WINDOW", 10)
+    accepted = [
+        world.accept(matched=number in {3, 31}, time=OLD + timedelta(milliseconds=number)) for number in range(35)
+    ]
+    ids = [event.id for event in accepted]
+
+    first = world.retention.remove(Kept.EVENTS, before=NOW, after_id="", limit=5)
+    second = world.retention.remove(Kept.EVENTS, before=NOW, after_id=first.last_id, limit=5)
+
+    assert (first, second) == (Removed(1, ids[9]), Removed(0, ids[19]))
+    assert world.remove_old()[Kept.EVENTS] == 1
+    assert world.event_ids() == set(ids) - {ids[3], ids[31]}
 
 
 def test_an_execution_that_is_retried_meanwhile_stays(world):

@@ -10,7 +10,7 @@ import pytest
 
 from upshot.domain.event import Event
 from upshot.execution.admission import Admitter
-from upshot.ids import WorkerId
+from upshot.ids import EventId, WorkerId
 from upshot.stream import BACKLOG_READS, MAX_READ, Consumer
 from upshot.testing import Worker, World
 
@@ -111,6 +111,35 @@ def test_two_workers_that_find_the_same_rare_event_admit_it_once(world):
     asyncio.run(scenario())
 
 
+def test_a_backlog_is_searched_again_only_when_events_were_accepted(world):
+    """The search compares thousands of events. It finds nothing new while a backlog only becomes smaller."""
+    searched: list[int] = []
+    original: Callable[..., tuple[Event, ...]] = world.events.find_rare
+
+    def find_rare(*, among: int, limit: int) -> tuple[Event, ...]:
+        searched.append(among)
+        return original(among=among, limit=limit)
+
+    world.events.find_rare = find_rare
+
+    async def scenario() -> None:
+        parts = Parts(world)
+        emit_backlog(world)
+        await parts.read(BACKLOG_READS)
+        assert await parts.consumer.admit_rare() == 0
+        assert await parts.consumer.admit_rare() == 0
+        assert len(searched) == 1
+
+        event = world.emit("single")
+        assert await parts.consumer.admit_rare() == 1
+        assert is_matched(world, event)
+        assert await parts.consumer.admit_rare() == 0
+        assert await parts.consumer.admit_rare() == 0
+        assert len(searched) == 3
+
+    asyncio.run(scenario())
+
+
 def test_without_a_backlog_nothing_is_searched(world):
     """The search costs a query, and an event is read at once anyway."""
 
@@ -158,6 +187,9 @@ class _Found:
 
     def __init__(self, events: tuple[Event, ...]) -> None:
         self._events = events
+
+    def newest_unmatched(self) -> EventId | None:
+        return self._events[0].id
 
     def find_rare(self, *, among: int, limit: int) -> tuple[Event, ...]:
         return self._events[: min(among, limit)]

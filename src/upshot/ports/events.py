@@ -62,6 +62,10 @@ class EventStore(Protocol):
         """Take unmatched events that were last published before then, oldest first, and mark them as published now."""
         ...
 
+    def newest_unmatched(self) -> EventId | None:
+        """Return the unmatched event that was published last, or None. This is much cheaper than `find_rare`."""
+        ...
+
     def find_rare(self, *, among: int, limit: int) -> tuple[Event, ...]:
         """
         Return unmatched events that are unlike most others, the rarest first, then the oldest first.

@@ -114,6 +114,13 @@ class MemoryEvents(EventStore):
             return tuple(row.event for row in waiting[:limit])
 
     @override
+    def newest_unmatched(self) -> EventId | None:
+        with self.lock:
+            waiting = [row for row in self._rows.values() if row.matched_at is None]
+        newest = max(waiting, key=lambda row: (row.published_at, row.event.id), default=None)
+        return None if newest is None else newest.event.id
+
+    @override
     def find_rare(self, *, among: int, limit: int) -> tuple[Event, ...]:
         with self.lock:
             waiting = [row for row in self._rows.values() if row.matched_at is None]

@@ -40,6 +40,12 @@ _UNMATCHED = (
     .limit(sa.bindparam("limit"))
     .with_for_update(skip_locked=True)  # on PostgreSQL relays share the work; on SQLite they take turns
 )
+_NEWEST_UNMATCHED = (
+    sa.select(events.c.id)
+    .where(events.c.matched_at.is_(None))
+    .order_by(events.c.published_at.desc(), events.c.id.desc())
+    .limit(1)
+)
 # The compared events in groups with their counts, so that window functions process groups instead of events.
 _compared = (
     sa.select(
@@ -163,6 +169,10 @@ class SqlEvents(EventStore):
 
         # Usually nothing is unmatched. Then a read is enough, and SQLite's single writer is not disturbed.
         return self._database.write(work) if self._database.read(any_unmatched) else ()
+
+    @override
+    def newest_unmatched(self) -> EventId | None:
+        return self._database.read(lambda connection: connection.execute(_NEWEST_UNMATCHED).scalar())
 
     @override
     def find_rare(self, *, among: int, limit: int) -> tuple[Event, ...]:

@@ -29,6 +29,8 @@ _LIMITS = {
     "lock_timeout": LOCK_SECONDS,
     "idle_in_transaction_session_timeout": IDLE_SECONDS,
 }
+# All our statements are short. For large tables, compiling one takes far longer than executing it.
+_NO_COMPILATION = {"jit": "off"}
 _SOCKET: dict[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
     "keepalives_idle": 5,  # a silent connection is found dead after 5 + 3 × 2 s
@@ -71,7 +73,8 @@ def connect_with_deadlines(
     """Connect. This is a listener for SQLAlchemy's `do_connect`; parameters of the database URL take precedence."""
     connection = DeadlineConnection.connect(*args, **(_SOCKET | arguments))
     connection.autocommit = True  # the limits stay after the first transaction
-    connection.execute("; ".join(f"SET {name} = {1000 * seconds}" for name, seconds in _LIMITS.items()).encode())
+    settings = {name: str(1000 * seconds) for name, seconds in _LIMITS.items()} | _NO_COMPILATION
+    connection.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()).encode())
     connection.autocommit = False
     return connection
 

@@ -2,7 +2,8 @@
 Remove old rows in SQL.
 
 A batch is chosen by a read in the order of ids, which are times, and then deleted by its ids. The DELETE checks every
-condition again, because another process may have retried an execution meanwhile. Rows that are kept cost a read only.
+condition again, because another process may have retried an execution meanwhile. Rows that are kept cost a read only,
+and a batch reads few of them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,18 @@ from upshot.domain.execution import ExecutionState
 from upshot.ids import ExecutionId, first_id
 from upshot.ports.retention import Kept, Removed, RetentionStore
 
+
+def _none_is(table: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """
+    Return the condition that no row of the table meets all conditions.
+
+    It looks each row up in an index. For a NOT EXISTS, PostgreSQL may merge two indexes instead. It would then read the
+    second one from its beginning for every batch, which takes longer and longer.
+    """
+    found = sa.select(sa.literal_column("1", sa.Integer)).select_from(table).where(*conditions).limit(1)
+    return found.scalar_subquery().is_(None)
+
+
 _before: sa.BindParameter[Any] = sa.bindparam("before")
 _is_unfinished = sa.or_(is_waiting, is_running)
 _later = events.alias("later")
@@ -52,7 +65,7 @@ _KINDS: dict[Kept, tuple[sa.Column[Any], str | None, sa.ColumnElement[bool]]] = 
         "exe",
         sa.and_(
             receipts.c.started_at < _before,
-            ~sa.exists().where(executions.c.id == receipts.c.execution_id, _is_unfinished),
+            _none_is(executions, executions.c.id == receipts.c.execution_id, _is_unfinished),
         ),
     ),
     Kept.EXECUTIONS: (
@@ -62,7 +75,7 @@ _KINDS: dict[Kept, tuple[sa.Column[Any], str | None, sa.ColumnElement[bool]]] = 
             # Not IN the final states, for which SQLite would read the index of states instead of the order of ids.
             executions.c.state.not_in([state.value for state in ExecutionState if not state.is_final]),
             executions.c.finished_at < _before,
-            ~sa.exists().where(jobs.c.execution_id == executions.c.id),
+            _none_is(jobs, jobs.c.execution_id == executions.c.id),
         ),
     ),
     Kept.EVENTS: (
@@ -71,7 +84,7 @@ _KINDS: dict[Kept, tuple[sa.Column[Any], str | None, sa.ColumnElement[bool]]] = 
         sa.and_(
             events.c.time < _before,
             events.c.matched_at.is_not(None),
-            ~sa.exists().where(executions.c.event_id == events.c.id),
+            _none_is(executions, executions.c.event_id == events.c.id),
             _is_not_last_of_alias,
         ),
     ),
@@ -80,17 +93,25 @@ _KINDS: dict[Kept, tuple[sa.Column[Any], str | None, sa.ColumnElement[bool]]] = 
     Kept.DESTINATIONS: (destinations.c.worker_id, None, destinations.c.seen_at < _before),
     Kept.FAULTS: (file_faults.c.id, "flt", file_faults.c.until < _before),
 }
+WINDOW = 1_000  # ids that one batch looks at. Any number of them may have to be kept
+
+
+def _select_window(column: sa.Column[Any], prefix: str | None) -> sa.Select[Any, int]:
+    """Return the statement for the last id of the next window, and how many ids the window has."""
+    until = [column < sa.bindparam("end_id")] if prefix else []
+    ids = sa.select(column).distinct().where(column > sa.bindparam("after_id"), *until)
+    window = ids.order_by(column).limit(sa.bindparam("window")).subquery()
+    return sa.select(sa.func.max(window.c[column.name]), sa.func.count()).select_from(window)
+
+
+_SELECT_WINDOW = {kept: _select_window(column, prefix) for kept, (column, prefix, _) in _KINDS.items()}
 _SELECT = {
     kept: sa.select(column)
     .distinct()
-    .where(
-        column > sa.bindparam("after_id"),
-        *([column < sa.bindparam("end_id")] if prefix else []),
-        condition,
-    )
+    .where(column > sa.bindparam("after_id"), column <= sa.bindparam("until_id"), condition)
     .order_by(column)
     .limit(sa.bindparam("limit"))
-    for kept, (column, prefix, condition) in _KINDS.items()
+    for kept, (column, _, condition) in _KINDS.items()
 }
 _DELETE = {
     kept: sa.delete(column.table).where(column.in_(sa.bindparam("ids", expanding=True)), condition)
@@ -131,16 +152,30 @@ class SqlRetention(RetentionStore):
     def remove(
         self, kept: Kept, *, before: datetime, after_id: str, limit: int, except_for: Collection[ExecutionId] = ()
     ) -> Removed:
-        values: dict[str, Any] = {"before": before, "after_id": after_id, "limit": limit}
+        values: dict[str, Any] = {"before": before, "after_id": after_id, "limit": limit, "window": WINDOW}
         if prefix := _KINDS[kept][1]:
             values["end_id"] = first_id(prefix, before)
-        found = self._database.read(lambda connection: connection.execute(_SELECT[kept], values).scalars().all())
+
+        def find(connection: Connection) -> tuple[Sequence[str], str | None]:
+            """Return ids to remove, and the last id that this batch is about."""
+            until_id, count = connection.execute(_SELECT_WINDOW[kept], values).one()
+            if not count:
+                return (), None
+            found = connection.execute(_SELECT[kept], values | {"until_id": until_id}).scalars().all()
+            if len(found) == limit:
+                return found, found[-1]
+            return found, until_id if count == WINDOW else None
+
+        found, last_id = self._database.read(find)
         ids = [found_id for found_id in found if found_id not in except_for]
         rows = self._database.write(lambda connection: _remove(connection, kept, ids, before)) if ids else 0
-        return Removed(rows, found[-1] if len(found) == limit else None)
+        return Removed(rows, last_id)
 
 
 def _remove(connection: Connection, kept: Kept, ids: Sequence[str], before: datetime) -> int:
+    if connection.dialect.name == "postgresql":
+        # No mutation waits until the disk has this commit. If the server crashes, the rows are removed again.
+        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
     values = {"ids": ids, "before": before}
     if kept is not Kept.EXECUTIONS:
         return connection.execute(_DELETE[kept], values).rowcount
