@@ -265,7 +265,7 @@ def test_every_list_is_a_json_array(world):
 
 
 def test_the_end_of_an_id_is_enough(world):
-    """A command takes an id, its beginning or end if it is unique, or `latest`. Otherwise it lists what fits."""
+    """A command takes an id, its unique beginning or end, or `latest`. For an ambiguous part, it lists the ids."""
     world.json("events", "emit", "another")
     event_id = world.json("events", "emit", "please-shorten")["id"]
     for word in (event_id, event_id[-8:], event_id[:-1], event_id[4:-1], event_id[-8:].upper()):
@@ -465,7 +465,7 @@ def test_doctor_checks_a_running_upshot(world):
 
 
 def test_doctor_asks_the_workers_which_secrets_they_have(world, monkeypatch, tmp_path):
-    """What counts is the environment of the workers, not that of the command. A missing secret names the worker."""
+    """The environment of the workers counts, not that of the command. The message names the worker."""
     monkeypatch.delenv("UPSHOT_SECRET_GITHUB_TOKEN", raising=False)
     monkeypatch.setenv("UPSHOT_SECRET_ONLY_HERE", "x")
     step = 'steps: [{uses: webhook, with: {url: "https://example.com", headers: {A: "{{ secrets.NAME }}"}}}]'

@@ -26,7 +26,7 @@ def run(monkeypatch, tmp_path):
 
 
 def test_a_worker_is_healthy_while_its_event_loop_runs(run, tmp_path):
-    """A file that is not touched any more means that it hangs."""
+    """If the file is no longer touched, the event loop hangs and the worker is unhealthy."""
     file = tmp_path / "worker"
     file.touch()
     assert run(heartbeat_file=file).exit_code == 0

@@ -253,7 +253,7 @@ ALIAS: dict[str, Any] = {"kind": EventKind.ALIAS_ADDED, "name": None, "data": {"
     ids=["one name", "one alias", "many collections", "many aliases"],
 )
 def test_events_unlike_most_others_are_found(stores, others):
-    """Their kind, or their name, is rare. The others are as different from each other as they can be."""
+    """A rare kind or name is found, even if all other events differ from each other as much as possible."""
     stores.accept(others, NOW)
     assert find_rare(stores) == []
     single = event(99, name="single", subject="single")

@@ -283,7 +283,7 @@ def test_a_worker_that_was_killed_is_forgotten(world):
 
 
 def test_what_a_killed_worker_reported_of_destinations_is_forgotten(world):
-    """A worker with another id replaces it, and the rows of the old one would stay without end."""
+    """A killed worker is replaced by a worker with another id, so its own rows would never be updated or removed."""
     store = SqlDestinations(world.database)
     reports = [DestinationReport(f"https://{name}.example", False, None, 0, 20, None) for name in ("a", "b")]
     store.report(WorkerId("w1"), reports, OLD)

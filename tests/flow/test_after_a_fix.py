@@ -114,7 +114,7 @@ def test_a_retry_without_a_correction_keeps_the_revision_and_fails_again():
     ],
 )
 def test_a_revision_with_other_steps_cannot_continue_an_execution(edited):
-    """Otherwise a completed step would be sent twice, or not at all. The message says what to do."""
+    """The retry is refused, because a completed step could be sent twice or not at all. The message says what to do."""
     if "slack" in edited:
         edited = edited.replace(
             "with: {url: https://first.example.com/}", "with: {webhook: https://x.example.com/, text: x}"
@@ -144,7 +144,7 @@ def test_a_completed_step_without_an_id_must_be_unchanged():
 
 
 def test_an_automation_that_is_gone_has_no_current_revision():
-    """The message says so, and the original revision can still be retried."""
+    """The message says that the automation is not loaded. A retry with the original revision still works."""
     world = world_with(GO)
     emit(world)
     world.replace(GO.replace("name: go\non", "name: other\non"))

@@ -141,7 +141,7 @@ def test_a_backlog_is_searched_again_only_when_events_were_accepted(world):
 
 
 def test_without_a_backlog_nothing_is_searched(world):
-    """The search costs a query, and an event is read at once anyway."""
+    """Without a backlog, an event is read at once, so the search would only cost a query."""
 
     async def scenario() -> None:
         parts = Parts(world, events=object())  # any use of it fails
@@ -157,7 +157,7 @@ def test_without_a_backlog_nothing_is_searched(world):
 
 
 def test_a_rare_event_that_cannot_be_matched_waits_for_its_turn(world, monkeypatch):
-    """It does not keep other rare events from being admitted, and ends with its reason when it is read."""
+    """Other rare events are still admitted. The event itself gets its reason when it is read in turn."""
     original = Admitter.admit
 
     async def admit(self, event):

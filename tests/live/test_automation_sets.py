@@ -101,7 +101,7 @@ def test_a_rollback_by_restarts_and_the_death_of_the_newest_worker(make_system, 
 
 
 def test_events_wait_for_a_folder(make_system, receivers, database_url):
-    """A worker whose folder is missing does not answer events with nothing."""
+    """While the folder of a worker is missing, events wait and are not matched against an empty set."""
     system = make_system(database_url=database_url, automations={"0.yaml": forward_automation(receivers.url)})
     system.start_web()
     folder = system.folder / "mounted later"

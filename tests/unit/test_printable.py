@@ -40,7 +40,7 @@ def test_printable_json_means_the_same(data):
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["lines", "JSON"])
 def test_output_is_printable(capsys, as_json):
-    """Lines, tables, fields and JSON are."""
+    """Lines, tables, fields and JSON are printable."""
     output = Output(as_json=as_json)
     output.rows([{"name": HOSTILE}], {"name": lambda item: item["name"]}, empty="none")
     output.result({"name": HOSTILE}, HOSTILE)

@@ -183,7 +183,7 @@ def test_the_settings_name_the_hosts_of_the_server(serve, host, is_allowed):
 
 @pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"], ["localhost", "evil.example"]])
 def test_a_request_has_one_host(hosts):
-    """A proxy may look at one of two, and the server at the other."""
+    """A request with two hosts is refused, because a proxy may read one and the server the other."""
     auth = TokenAuth(Settings(host="127.0.0.1", token=TOKEN), bytes(32))
     headers = Headers(raw=[(b"host", host.encode()) for host in hosts])
 
@@ -212,7 +212,7 @@ def test_pages_of_other_sites_change_nothing(serve, token, headers):
 
 @pytest.mark.parametrize("site", ["same-origin", "none"])
 def test_own_pages_and_programs_may_change_things(serve, site):
-    """A browser says so for pages of the server, and for what a person typed."""
+    """The browser's headers identify requests of the server's own pages and addresses that a person typed."""
     with serve(token=TOKEN) as client:
         headers = {"Authorization": f"Bearer {TOKEN}", "Sec-Fetch-Site": site}
         assert client.post(EVENTS, json={"name": "x"}, headers=headers).status_code == 201

@@ -140,7 +140,7 @@ def test_the_next_head_on_a_connection_has_the_same_limits(web):
     ],
 )
 def test_what_surrounds_the_chunks_of_a_body_is_limited(web, body):
-    """Trailers and chunk extensions are no way around the limits of heads."""
+    """Trailers and chunk extensions cannot bypass the limits of heads."""
     with connect(web) as connection:
         answer = send_and_read(connection, POST + b"Transfer-Encoding: chunked\r\n\r\n" + body)
 
@@ -185,7 +185,7 @@ def test_a_second_head_that_does_not_arrive_ends_the_connection(web, monkeypatch
 
 
 def test_a_body_without_progress_ends_the_request(web, monkeypatch):
-    """Nothing of it takes effect, and the server goes on."""
+    """The request has no effect, and the server continues."""
     monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.2)
     with connect(web) as connection:
         connection.sendall(POST + b'Content-Length: 100\r\n\r\n{"name": "x"')

@@ -81,7 +81,7 @@ def workers() -> Workers:
 
 
 def test_a_single_worker_matches_at_once_and_after_every_edit(workers):
-    """Nothing waits: at its first start, after a reload, and after a restart with other files."""
+    """A single worker never waits: not at its first start, after a reload, or after a restart with other files."""
     worker = workers.start("v1", source="one")
     assert worker.matches
     for digest in ("v2", "v1", "v3"):
@@ -93,7 +93,7 @@ def test_a_single_worker_matches_at_once_and_after_every_edit(workers):
 
 
 def test_a_worker_with_an_older_checkout_does_not_match(workers):
-    """Whether it runs already or starts later. It does when it gets the newer files."""
+    """It does not matter whether the worker runs already or starts later. It matches after it gets the newer files."""
     old, new = workers.start("v1"), workers.start("v2")
     assert workers.wait(60, old, new) == [False, True]
     late = workers.start("v1")
@@ -131,7 +131,7 @@ def test_a_rollback_by_restarts_takes_effect_after_one_lease(workers):
 
 
 def test_when_the_only_holder_of_the_newest_set_dies_the_next_one_takes_over(workers):
-    """After one lease, and not before, because it may only be restarting."""
+    """The next set takes over after one lease and not earlier, because the dead worker may be restarting."""
     workers.wait(3, old := workers.start("v1"), workers.start("v2"))
     assert workers.wait(25, old) == [False]
     assert workers.wait(6, old) == [True]
@@ -160,7 +160,7 @@ def test_only_a_worker_that_has_ended_is_replaced_at_once(workers):
 
 
 def test_a_set_with_mistakes_does_not_displace_a_sound_one(workers):
-    """It takes over when nobody has a sound one, so that one bad file does not stop the others."""
+    """A set with mistakes takes over when no worker has a sound set, so that one bad file does not stop the others."""
     sound = workers.start("v1")
     partial = workers.start("v2 with mistakes", quality=PARTIAL)
     assert workers.wait(60, sound, partial) == [True, False]
@@ -179,7 +179,7 @@ def test_events_wait_while_nothing_is_usable(workers):
 
 
 def test_after_an_outage_a_lower_number_waits_until_the_others_have_reported(workers):
-    """During the outage nobody could report, so silence says nothing."""
+    """During the outage no worker could report, so a silent worker may be alive."""
     old, new = workers.start("v1"), workers.start("v2")
     workers.now += timedelta(seconds=300)
 
@@ -189,7 +189,7 @@ def test_after_an_outage_a_lower_number_waits_until_the_others_have_reported(wor
 
 
 def test_a_difference_names_the_automations():
-    """Missing, additional and changed ones, and at most five of each."""
+    """The description names missing, additional and changed automations, at most five of each."""
     member = SetMember(RevisionId("r1"), enabled=True)
     own = {"a": member, "b": member, **{f"x{n}": member for n in range(7)}}
     other = {"a": replace(member, revision_id=RevisionId("r2")), "b": member, "c": member}

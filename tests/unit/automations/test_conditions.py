@@ -68,7 +68,7 @@ def error(condition):
     ],
 )
 def test_only_true_and_false_decide(condition, says):
-    """A text such as "False" opens no gate, plain or negated, alone or joined. The message says what to write."""
+    """A text such as "False" is an error, plain or negated, alone or joined. The message says what to write."""
     message = error(condition)
 
     assert message.startswith("a.yaml:3: ")
@@ -123,7 +123,7 @@ def test_a_condition_holds_or_not(condition, expected):
     ],
 )
 def test_values_of_different_kinds_are_not_compared(condition, says):
-    """A comparison whose result would not depend on the value is an error, so that `!= false` opens no gate."""
+    """A comparison whose result would not depend on the value is an error, such as a text compared with `!= false`."""
     assert says in error(condition)
 
 
@@ -138,7 +138,7 @@ def test_values_of_different_kinds_are_not_compared(condition, says):
     ],
 )
 def test_conditions_within_a_text_are_checked(text):
-    """A text does not say "approved" because of the string "False"."""
+    """A condition inside a text obeys the same rules: the string "False" is an error."""
     with pytest.raises(TemplateInvalid, match=r"`event\.data\.approved` is a string, not true or false"):
         compile_text(text, path="a.yaml").render(CONTEXT)
 

@@ -122,7 +122,7 @@ def test_the_last_sound_revision_stays_in_force(tmp_path, bad):
     ],
 )
 def test_a_mistake_takes_down_nothing_of_its_file(tmp_path, bad):
-    """A mistake can hide the documents after it. All automations of the file stay until it is sound."""
+    """A mistake can hide the documents after it, so all automations of the file stay in force until it is sound."""
     path = tmp_path / "a.yaml"
     path.write_text("---\n".join(map(GOOD.format, ("a", "b", "c"))))
     folder = AutomationFolder(tmp_path, CATALOG)
@@ -315,7 +315,7 @@ def test_a_folder_that_cannot_be_read_takes_nothing_down(tmp_path):
     ],
 )
 def test_bad_documents_have_bounded_findings(tmp_path, monkeypatch, bad):
-    """Whatever a file contains, at most 1,000 errors are kept of the folder, and sound files are loaded."""
+    """At most 1,000 errors of the folder are kept, whatever its files contain. Sound files are loaded."""
     monkeypatch.setattr(folder_module, "MAX_READ_SECONDS", 1_000)
     for number in range(15):
         (tmp_path / f"bad{number}.yaml").write_text(bad[: len(bad) // 15])
@@ -387,7 +387,7 @@ def test_a_missing_folder_is_empty_until_it_exists(tmp_path):
 
 
 def test_an_automation_that_is_not_stored_yet_stays_in_force(tmp_path):
-    """A new automation whose file breaks before the store knows it keeps its revision. What others removed does not."""
+    """A new automation keeps its revision if its file breaks before the revision is stored. A removed one does not."""
     revisions, clock = MemoryRevisions(), FrozenClock()
     folder = AutomationFolder(tmp_path, CATALOG, revisions)
     (tmp_path / "a.yaml").write_text(GOOD.format("a"))

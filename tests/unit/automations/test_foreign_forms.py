@@ -71,7 +71,7 @@ def test_a_dollar_sign_can_be_sent(step):
 
 
 def test_a_url_that_is_a_placeholder_is_reported_once():
-    """Nothing else is said about a value whose placeholder is reported: not that it is no URL, and no secret."""
+    """A value whose placeholder is reported gets no second error about its URL or its secret."""
     url = only_message(WITH.format("webhook", "url: ${HOOK_URL}"))
     token = only_message(
         WITH.format("github-dispatch", "repository: a/b\n      token: ${{ secrets.T }}\n      event-type: x")
@@ -187,7 +187,7 @@ def test_an_expression_is_shown_in_upshots_form(written, form, value):
     ],
 )
 def test_a_condition_leads_to_upshots_form(written, says):
-    """What has no form in an expression leads to where it is written. YAML's own errors lead there, too."""
+    """If an expression cannot contain something, the message says where to write it. YAML's errors do the same."""
     message = only_message(STEP.format(f"if: {written}"))
 
     assert message.startswith("7: ")
@@ -318,7 +318,7 @@ def test_an_unknown_input_with_a_template_is_reported():
     ],
 )
 def test_what_is_meant_here_stays_valid(text):
-    """Globs with dots, methods of other protocols, comments and single strings are no habits of other systems."""
+    """Globs with dots, methods of other protocols, comments and single strings are not reported."""
     assert messages(text) == []
 
 

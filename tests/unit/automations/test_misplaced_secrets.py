@@ -1,4 +1,4 @@
-"""A secret is given only to actions that send it. What the others write can be read by many."""
+"""Only actions that send a secret may get it. Many people can read what the other actions write."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_blocks_of_an_event_are_escaped(suffix, written):
 
 
 def test_other_actions_are_not_escaped():
-    """A webhook gets values as they are. There, `slack` and `safe` do what they say."""
+    """A webhook gets values unchanged. In its inputs, `slack` escapes a value and `safe` changes nothing."""
     tree = compile_tree({"json": {"text": "{{ event.data.evil }}"}}, path="", line_of=lambda _: 1)
 
     assert tree.render(CONTEXT)["json"]["text"] == CONTEXT["event"]["data"]["evil"]

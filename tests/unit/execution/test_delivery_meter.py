@@ -58,7 +58,7 @@ def test_durations_are_counted_by_class():
 
 
 def test_an_outage_loses_no_count():
-    """What could not be added is added later, together with what was counted meanwhile."""
+    """Counts that could not be stored are stored later, together with newer counts."""
     store = FailingDeliveries()
     meter = DeliveryMeter(store, run_in_place)
     meter.count(receipt(1.0), "webhook", "https://a")

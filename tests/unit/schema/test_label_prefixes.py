@@ -50,7 +50,7 @@ def config_with(limits=None, **defaults):
     ids=["labels", "labels of Kubernetes", "annotations"],
 )
 def test_without_prefixes_a_step_sets_none(path, spec, name):
-    """The message says what the operator can do. The operator's own defaults are no matter of the step."""
+    """The message says what the operator can do. The operator's own defaults are still allowed."""
     (problem,) = config_with().violations(spec(name), "gpu")
     assert problem.startswith(f"{path}.{name}: a step cannot set this")
     assert "-prefixes`" in problem
@@ -95,7 +95,7 @@ def test_the_operator_s_file_names_prefixes(tmp_path):
 
 
 def test_a_prefix_is_written_in_a_list(tmp_path):
-    """One text would be read letter by letter."""
+    """A single string is an error, because it would be read letter by letter."""
     path = tmp_path / "jobs.yaml"
     path.write_text("queues:\n  default:\n    limits: {annotation-prefixes: acme.com/}\n")
     (error,) = load_jobs_config(path)[1]
