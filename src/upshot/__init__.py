@@ -80,6 +80,7 @@ _MISSING = {
     "Video": "add the file to an artifact",
     "agent": "start the runs of a sweep yourself, with group= in init()",
     "controller": "start the runs of a sweep yourself, with group= in init()",
+    "summary": "put values into the metadata of an artifact",
     "sweep": "start the runs of a sweep yourself, with group= in init()",
 }
 

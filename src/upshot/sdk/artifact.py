@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -511,7 +512,10 @@ class Artifact:
         key = (project, request, len(files))
         if self._started is None or self._started[0] != key:
             self._started = (key, new_id("ver", SystemClock().now()))
-        version = log_version(client(), project, {**request, "id": self._started[1]}, files, what=self._base_name)
+        try:
+            version = log_version(client(), project, {**request, "id": self._started[1]}, files, what=self._base_name)
+        except InvalidInput as error:
+            raise InvalidArgument(str(error)) from error
         self._set_version(version)
         if self._new_files is not None:
             shutil.rmtree(self._new_files, ignore_errors=True)
@@ -772,6 +776,28 @@ class Artifact:
 
         return [PublicRun(run) for run in client().get(f"{self._source_path()}/runs")["used_by"]]
 
+    def usage(self, alias: str | None = None, project: str | None = None) -> str:
+        """
+        Return a program that downloads this version, ready to paste.
+
+        Args:
+            alias: The alias that the program names. By default, the version.
+            project: The project of the program's run. By default, the one that the version was logged into.
+        """
+        version = self._logged("version")
+        name, path = version["name"], f"{version['project']}/{version['artifact_name']}"
+        if version["registry"] is not None:
+            registry = version["registry"]
+            scope = "model-registry" if registry == "model" else f"wandb-registry-{registry}"
+            path = f"{scope}/{version['collection']}"
+        reference = f"{_with_entity(path)}:{alias or name}"
+        return (
+            "import upshot\n\n"
+            f'run = upshot.init(project={_quoted(project or version["project"])}, job_type="inference")\n'
+            f"artifact = run.use_artifact({_quoted(reference)}, type={_quoted(version['artifact_type'])})\n"
+            "artifact_dir = artifact.download()\n"
+        )
+
     def version_json(self) -> dict[str, Any]:
         """Return the version as the server describes it."""
         return self._logged("version")
@@ -807,6 +833,11 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
         else:
             patch[key] = value
     return patch
+
+
+def _quoted(text: str) -> str:
+    """Return a text as Python source."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _with_entity(reference: str) -> str:

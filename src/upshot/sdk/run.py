@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from upshot.client.addresses import ApiError, api_path
+from upshot.domain.reference import check_name
+from upshot.errors import InvalidInput
 from upshot.sdk.artifact import Artifact, to_names
 from upshot.sdk.connection import check_entity, client, read_settings, say_once
 from upshot.sdk.json_values import to_json_object
@@ -86,6 +88,10 @@ class Run:
         check_entity(entity)
         self.project: str = project or settings.project or DEFAULT_PROJECT
         self.entity: str | None = entity or settings.entity
+        try:
+            check_name(self.project, "project")
+        except InvalidInput as error:
+            raise InvalidArgument(str(error)) from error
         self.job_type = job_type or settings.job_type
         self.id: str = run_id or settings.run_id or new_run_id()
         if not _ID.fullmatch(self.id):

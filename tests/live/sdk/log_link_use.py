@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import upshot as wandb
 
@@ -69,3 +70,10 @@ except KeyError:
     pass
 failed = wandb.Api().run(f"other/{run.id}")
 assert (failed.state, failed.config) == ("failed", {"a": 2})
+
+for text in (link.usage("staging", project="other"), link.usage(), artifact.usage(), artifact.usage("best")):
+    names: dict[str, Any] = {}
+    exec(text, names)
+    assert (Path(names["artifact_dir"]) / "weights.bin").exists()
+    names["run"].finish()
+assert 'run.use_artifact("model-registry/Review Summarization:staging", type="model")' in link.usage("staging")
