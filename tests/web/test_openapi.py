@@ -281,7 +281,12 @@ def _log_files(contract: Contract) -> None:
     read = contract.request("POST", f"{API}/blobs/read", json={"digests": [digests["a.bin"]]})
     assert read == f"{digests['a.bin']} 1\na".encode()
     contract.request("POST", f"{API}/blobs/missing", json={"digests": [digests["a.bin"]]})
-    contract.request("GET", f"{ARTIFACTS}/files/versions/v0/files")
+    listed = f"{ARTIFACTS}/files/versions/v0/files"
+    contract.request("GET", listed)
+    assert contract.request("GET", f"{listed}/c.bin") == b"c"
+    contract.request("GET", f"{listed}/d.bin")  # 404
+    contract.request("GET", f"{VERSION}/files/model.bin")  # 409
+    assert contract.request("GET", f"{VERSION}/diff", params={"with": "demo/files:v0"})["added_count"] == 3
     other = {**body, "id": "ver_01kdwpvng00000000000000002", "name": "other"}
     contract.request("POST", f"{API}/projects/demo/pending-versions", json=other)
     contract.request("DELETE", f"{API}/pending-versions/{other['id']}")

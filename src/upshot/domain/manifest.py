@@ -38,3 +38,23 @@ class ManifestSummary:
     file_count: int
     size: int | None  #: bytes of all files; None if the size of one is unknown
     is_stored: bool  #: the content of every file that is not a reference is stored here and was verified
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedFile:
+    """A file that two versions have with different content."""
+
+    before: ManifestEntry
+    after: ManifestEntry
+
+
+@dataclass(frozen=True, slots=True)
+class FileDiff:
+    """How the files of one version differ from those of another. Long lists are cut, and the counts are complete."""
+
+    added: tuple[ManifestEntry, ...] = ()
+    removed: tuple[ManifestEntry, ...] = ()
+    changed: tuple[ChangedFile, ...] = ()
+    added_count: int = 0
+    removed_count: int = 0
+    changed_count: int = 0

@@ -159,10 +159,10 @@ class Artifacts(RegistryTransactions):
 
     def file(self, reference: str, path: str) -> tuple[ArtifactVersion, ManifestEntry]:
         """
-        Return an artifact version and one of its files.
+        Return an artifact version and one of its files, whose content is stored here.
 
         Raises:
-            Conflict: The version was logged with a digest only.
+            Conflict: The version was logged without its bytes, or the file is a reference.
             NotFound: It has no file with this path.
         """
 
@@ -170,7 +170,14 @@ class Artifacts(RegistryTransactions):
             version = find_artifact_version(view, reference)
             entry = view.file(_manifest_of(version).id, path)
             if entry is None:
-                raise NotFound(f"{version.reference} has no file {path!r}; list its files")
+                raise NotFound(f"{version.reference} has no file {path[:200]!r}; list its files")
+            if entry.ref is not None:
+                raise Conflict(f"{path!r} of {version.reference} is a reference to {entry.ref}; read it there")
+            if not _manifest_of(version).is_stored:
+                raise Conflict(
+                    f"{version.reference} was logged with the names and digests of its files only: there is nothing to "
+                    "download; log it again with its files"
+                )
             return version, entry
 
         return self._store.read(work)

@@ -150,7 +150,7 @@ def find_version_anywhere(
         InvalidInput: The reference is invalid.
         NotFound: The artifact, the collection, the version or the alias does not exist.
     """
-    if _ID.fullmatch(reference):
+    if is_version_id(reference):
         is_link = reference.startswith("lnk_")
         by_id = view.version_by_id(reference) if is_link else view.artifact_version_by_id(reference)
         if by_id is not None:
@@ -166,6 +166,11 @@ def find_version_anywhere(
         collection = find_collection(view, parsed.scope, parsed.name)
         return find_version(view, collection, parsed.version)
     return find_in_project(view, artifact or find_artifact(view, parsed.scope, parsed.name), parsed.version)
+
+
+def is_version_id(text: str) -> bool:
+    """Return whether a text has the form of the id of an artifact version or of a link."""
+    return _ID.fullmatch(text) is not None
 
 
 def alias_not_found(series: Series, alias: str) -> NotFound:

@@ -15,6 +15,7 @@ from upshot.ports.registry import RegistryView
 from upshot.registry.aliases import Aliases
 from upshot.registry.artifacts import Artifacts
 from upshot.registry.collections import Collections
+from upshot.registry.diffs import Diffs
 from upshot.registry.inputs import check_automations, check_emitted, check_patterns
 from upshot.registry.lineage import LineageQueries
 from upshot.registry.metadata import Metadata
@@ -41,6 +42,7 @@ class Registry(
     PendingVersions,
     Runs,
     LineageQueries,
+    Diffs,
     Versions,
     Aliases,
     Tags,

@@ -35,6 +35,7 @@ ROUTERS = (
     collections.router,
     versions.router,
     artifacts.router,
+    artifacts.transfers,
     pending_versions.router,
     runs.router,
     blobs.router,

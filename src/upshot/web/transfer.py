@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Protocol
+from typing import Any, Protocol
+from urllib.parse import quote
 
 import anyio
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
+from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
-from upshot.ports.blobs import PART_BYTES
+from upshot.blobs.service import Blobs
+from upshot.ports.blobs import PART_BYTES, StoredBlob
 from upshot.resources.urls import API_PREFIX
 from upshot.web.problems import Problem
 
 MAX_TRANSFER_BYTES = PART_BYTES  #: of the largest body with blobs
 TRANSFER_THREADS = 16  #: requests whose bodies are written at the same time; the others wait
 _CHUNK_BYTES = 1024 * 1024
+_BINARY = "application/octet-stream"
+#: The content of a body or response with bytes, in the OpenAPI document.
+BYTES: dict[str, Any] = {_BINARY: {"schema": {"type": "string", "format": "binary"}}}
 
 
 def make_transfer_router(tag: str) -> APIRouter:
@@ -112,6 +118,28 @@ async def stream_from_thread(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
             chunk = await run_in_threadpool(next, chunks, None)
 
     return stream()
+
+
+async def blob_response(blobs: Blobs, blob: StoredBlob, *, filename: str | None = None) -> Response:
+    """
+    Return the bytes of a blob, or a redirection to where they are. A browser neither shows nor runs them.
+
+    Args:
+        blobs: Reads the blob.
+        blob: The blob.
+        filename: Name under which a browser saves the bytes.
+    """
+    if address := await run_in_threadpool(blobs.sign_download, blob):
+        return RedirectResponse(address, 307)
+    headers = {"Content-Security-Policy": "sandbox"}  # the server adds nosniff to every response
+    if path := await run_in_threadpool(blobs.local_path, blob):
+        response = FileResponse(path, media_type=_BINARY, headers=headers, filename=filename)
+        response.chunk_size = _CHUNK_BYTES
+        return response
+    headers["Content-Length"] = str(blob.size)
+    if filename is not None:
+        headers["Content-Disposition"] = f"attachment; filename*=utf-8''{quote(filename, safe='')}"
+    return StreamingResponse(await stream_from_thread(blobs.read(blob)), media_type=_BINARY, headers=headers)
 
 
 def too_large(limit: int) -> Problem:

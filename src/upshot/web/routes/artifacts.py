@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Query
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from upshot.domain.reference import Reference, check_existing_name
 from upshot.domain.registry import ArtifactVersion, Change
 from upshot.ports.paging import Page
+from upshot.registry.snapshots import metadata_changes
 from upshot.resources.artifact import ArtifactDetail, artifact_detail
-from upshot.resources.file import file_json
+from upshot.resources.file import DiffJson, diff_json, file_json
 from upshot.resources.urls import api_path
 from upshot.resources.version import VersionJson, version_json
 from upshot.web.dependencies import WebDependencies
@@ -32,8 +34,10 @@ from upshot.web.schemas.registry_filters import ArtifactQuery, ArtifactVersionQu
 from upshot.web.schemas.requests import PageQuery
 from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
 from upshot.web.schemas.versions import AliasTarget, VersionChange, VersionPage
+from upshot.web.transfer import BYTES, blob_response, make_transfer_router
 
 router = make_router("artifacts")
+transfers = make_transfer_router("artifacts")
 
 _ARTIFACTS = "/projects/{project}/artifacts"
 _VERSIONS = _ARTIFACTS + "/{artifact}/versions"
@@ -161,6 +165,35 @@ def list_files(project: str, artifact: str, version: str, deps: Deps, query: Ann
     """Return the files of an artifact version, by path."""
     page = deps.registry.files(_reference(project, artifact, version), cursor=query.cursor, limit=query.limit)
     return json_response(page_json(page, file_json))
+
+
+@transfers.get(
+    _VERSION + "/files/{path:path}",
+    responses={200: {"content": BYTES}, **problem_responses(404, 409)},
+    response_class=Response,
+)
+async def get_file(project: str, artifact: str, version: str, path: str, deps: Deps) -> Response:
+    """Return the bytes of a file, as an attachment, or redirect to where they are. `Range` is supported."""
+    _, entry = await run_in_threadpool(deps.registry.file, _reference(project, artifact, version), path)
+    blob = await run_in_threadpool(deps.blobs.stored, entry.digest)
+    return await blob_response(deps.blobs, blob, filename=path.rpartition("/")[2])
+
+
+@router.get(_VERSION + "/diff", responses={200: {"model": DiffJson}, **problem_responses(404)})
+def compare_versions(
+    project: str,
+    artifact: str,
+    version: str,
+    deps: Deps,
+    other: Annotated[
+        str,
+        Query(alias="with", description="Another version of the artifact, or a reference or an id of any version."),
+    ],
+) -> Response:
+    """Return how another version differs from this one: files that it adds, lacks or changes, and its metadata."""
+    before, after, files = deps.registry.diff(project, artifact, version, other)
+    changes = metadata_changes(before.metadata, after.metadata)
+    return json_response(diff_json(before.reference, after.reference, files, changes))
 
 
 @router.get(_VERSION + "/links", responses={200: {"model": LinksPage}, **problem_responses(404)})

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import Header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import Response
 
 from upshot.blobs.service import MAX_BATCH_BYTES
 from upshot.domain.blob_frames import frame, parse_frames
@@ -19,12 +19,11 @@ from upshot.web.routing import Deps, make_router
 from upshot.web.schemas.artifacts import MissingBlobs
 from upshot.web.schemas.blobs import BlobDigests, BlobJson, BlobUploadJson, NewUpload, StartedUpload, StoredCount
 from upshot.web.schemas.responses import json_response
-from upshot.web.transfer import make_transfer_router, read_all, receive, stream_from_thread
+from upshot.web.transfer import BYTES, blob_response, make_transfer_router, read_all, receive
 
 CHECKSUM_HEADER = "Upshot-Checksum"  #: `sha256:…` of the body of a part
 _MAX_BATCH_BODY_BYTES = MAX_BATCH_BYTES + 1024 * 1024  # the frames of many small blobs take space, too
 
-BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _READ_BYTES: dict[int | str, dict[str, Any]] = {200: {"content": BYTES}, **problem_responses(404)}
 _BYTES_IN_BODY = {"requestBody": {"required": True, "content": BYTES}}
 
@@ -75,18 +74,7 @@ def read_blobs(body: BlobDigests, deps: Deps) -> Response:
 @transfers.get(_BLOB, responses=_READ_BYTES, response_class=Response)
 async def get_blob(digest: str, deps: Deps) -> Response:
     """Return the bytes of a blob, or redirect to where they are. `Range` is supported."""
-    blob = await run_in_threadpool(deps.blobs.stored, digest)
-    headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
-    if address := await run_in_threadpool(deps.blobs.sign_download, blob):
-        return RedirectResponse(address, 307)
-    if path := await run_in_threadpool(deps.blobs.local_path, blob):
-        response = FileResponse(path, media_type="application/octet-stream", headers=headers)
-        response.chunk_size = 1024 * 1024
-        return response
-    headers["Content-Length"] = str(blob.size)
-    return StreamingResponse(
-        await stream_from_thread(deps.blobs.read(blob)), media_type="application/octet-stream", headers=headers
-    )
+    return await blob_response(deps.blobs, await run_in_threadpool(deps.blobs.stored, digest))
 
 
 @router.post("/blob-uploads", responses={200: {"model": StartedUpload}, **problem_responses()})
