@@ -1,4 +1,4 @@
-"""`upshot registry artifacts`."""
+"""`upshot artifacts`, which is also `upshot registry artifacts`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from upshot.cli.aliases_and_tags import alias_group, tag_group
 from upshot.cli.api_commands import api_command, filter_options, limit_option
+from upshot.cli.artifact_files import delete, diff, files, verify
 from upshot.cli.params import ARTIFACT, ARTIFACT_VERSION, OBJECT, artifact_path, parse_assignments
 from upshot.cli.waiting import Finish, wait_option
 from upshot.client.http import Client, api_path
@@ -22,7 +23,7 @@ _SHOWN_FILES = 20
 
 @click.group()
 def artifacts() -> None:
-    """Log artifact versions; list, show, alias and tag them."""
+    """Log artifact versions; list, show, compare, verify, alias, tag and delete them."""
 
 
 @artifacts.command()
@@ -186,6 +187,8 @@ def show(client: Client, output: Output, version: Reference) -> None:
     )
 
 
+for command in (files, diff, verify, delete):
+    artifacts.add_command(command)
 artifacts.add_command(
     alias_group(
         artifact_path,

@@ -8,7 +8,7 @@ from upshot.cli.lazy import LazyGroup
 
 _COMMANDS = {
     "collections": ("upshot.cli.collections:collections", "List, create, show, update and delete collections."),
-    "artifacts": ("upshot.cli.artifacts:artifacts", "Log artifact versions; list, show, alias and tag them."),
+    "artifacts": ("upshot.cli.artifacts:artifacts", "The same as `upshot artifacts`."),
     "link": ("upshot.cli.versions:link", "Link an artifact version to a collection."),
     "unlink": ("upshot.cli.versions:unlink", "Remove a version from its collection."),
     "versions": ("upshot.cli.versions:versions", "List the versions of a collection."),

@@ -16,6 +16,8 @@ _COMMANDS = {
     "schema": ("upshot.cli.schema:schema", "Print a JSON Schema of automation files, for editors."),
     "doctor": ("upshot.cli.doctor:doctor", "Check the installation, and suggest remedies."),
     "registry": ("upshot.cli.registry:registry", "Manage collections, artifacts, links, aliases and tags."),
+    "artifacts": ("upshot.cli.artifacts:artifacts", "Log, list, show, compare, verify and delete artifact versions."),
+    "lineage": ("upshot.cli.lineage:lineage", "Show what a version was made from, and what was made from it."),
     "events": ("upshot.cli.events:events", "List, show and follow events; emit custom events."),
     "executions": ("upshot.cli.executions:executions", "List, show, retry and cancel executions."),
     "destinations": ("upshot.cli.destinations:destinations", "List, show and release destinations of requests."),

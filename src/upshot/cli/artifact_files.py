@@ -1,0 +1,159 @@
+"""The commands of `upshot artifacts` about the files of a version: list, compare and verify them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from upshot.cli.api_commands import api_command, limit_option
+from upshot.cli.params import artifact_path, collection_path
+from upshot.cli.waiting import Finish, wait_option
+from upshot.client.http import ApiError, Client
+from upshot.console import Output, format_value
+from upshot.domain.reference import Reference, parse_reference
+from upshot.errors import UpshotError
+
+_NOT_FOUND = 404
+_ALL_FILES = 100_000  # the server's limit for one version
+_SHOWN_PROBLEMS = 20
+
+
+def find_version(client: Client, text: str) -> Any:
+    """
+    Return the artifact version that a reference names, directly or through a link.
+
+    Raises:
+        ApiError: There is none.
+        InvalidInput: The reference is invalid.
+    """
+    reference = parse_reference(text)
+    try:
+        if not reference.is_registry:
+            return client.get(artifact_path(reference, "versions", reference.version))
+    except ApiError as error:
+        if error.status != _NOT_FOUND:
+            raise
+        try:
+            return client.get(collection_path(reference, "versions", reference.version))
+        except ApiError as other:
+            # A registry with this name knows more than the projects do.
+            raise error if "there is no registry" in str(other) else other from None
+    return client.get(collection_path(reference, "versions", reference.version))
+
+
+def source_of(version: Any) -> Reference:
+    """Return the reference of the artifact version behind a version."""
+    return parse_reference(version["artifact"])
+
+
+def list_files(client: Client, version: Any, limit: int = _ALL_FILES) -> list[Any]:
+    """Return the files of a version, by path."""
+    source = source_of(version)
+    return client.items(artifact_path(source, "versions", source.version, "files"), limit=limit)
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@limit_option(1_000)
+@api_command
+def files(client: Client, output: Output, reference: str, limit: int) -> None:
+    """List the files of REF (project/artifact:v3, or registry/collection:ALIAS)."""
+    version = find_version(client, reference)
+    columns = {
+        "path": lambda file: file["path"],
+        "bytes": lambda file: "" if file["size"] is None else f"{file['size']:,}",
+        "digest": lambda file: file["digest"],
+        "reference": lambda file: file["ref"],
+    }
+    listed = list_files(client, version, limit)
+    output.rows(listed, columns, empty=f"{version['artifact']} has no files", optional=("digest",))
+    if (count := version["file_count"] or 0) > len(listed):
+        click.echo(f"note: {len(listed):,} of {count:,} files are shown; use --limit", err=True)
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@click.argument("other", metavar="OTHER")
+@api_command
+def diff(client: Client, output: Output, reference: str, other: str) -> None:
+    """
+    Show how OTHER differs from REF: files that it adds (+), lacks (-) or changes (~), and its metadata.
+
+    OTHER is a reference, or a version of the same artifact such as v3.
+    """
+    source = source_of(find_version(client, reference))
+    # `with` is a keyword in Python.
+    found = client.get(artifact_path(source, "versions", source.version, "diff"), **{"with": other})
+    if output.as_json:
+        output.json(found)
+        return
+    signs = (("added", "+"), ("removed", "-"), ("changed", "~"))
+    if not found["files_compared"]:
+        output.line("the files are not compared, because one of the versions was logged with a digest only")
+    for kind, sign in signs:
+        for file in found[kind]:
+            output.line(f"{sign} {file['path']}")
+        if (rest := found[f"{kind}_count"] - len(found[kind])) > 0:
+            output.line(f"{sign} … and {rest:,} more")
+    for key, change in found["metadata"].items():
+        output.line(f"  metadata {key}: {format_value(change['before'])} -> {format_value(change['after'])}")
+    if found["files_compared"] and not any(found[f"{kind}_count"] for kind, _ in signs) and not found["metadata"]:
+        output.line(f"{found['before']} and {found['after']} do not differ")
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The directory that was downloaded. By default, artifacts/NAME:VERSION.",
+)
+@api_command
+def verify(client: Client, output: Output, reference: str, root: Path | None) -> None:
+    """Compare the files in a directory with those of REF. Other files in the directory do not matter."""
+    version = find_version(client, reference)
+    folder = root or default_root(version)
+    problems = []
+    checked = 0
+    for file in list_files(client, version):
+        if file["ref"] is not None:
+            continue
+        checked += 1
+        path = folder.joinpath(*file["path"].split("/"))
+        if not path.is_file():
+            problems.append(f"{file['path']}: missing")
+        elif _digest(path) != file["digest"]:
+            problems.append(f"{file['path']}: its content differs")
+    if output.as_json:
+        output.json({"artifact": version["artifact"], "root": str(folder), "checked": checked, "problems": problems})
+    elif not problems:
+        output.line(f"{folder} has the {checked:,} files of {version['artifact']}")
+    if problems:
+        shown = "; ".join(problems[:_SHOWN_PROBLEMS])
+        rest = f"; and {len(problems) - _SHOWN_PROBLEMS:,} more" if len(problems) > _SHOWN_PROBLEMS else ""
+        raise UpshotError(f"{folder} differs from {version['artifact']}: {shown}{rest}; download it again")
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@click.confirmation_option(prompt="This also removes every link to the version. Delete it?")
+@wait_option
+@api_command
+def delete(client: Client, output: Output, reference: str, finish: Finish) -> None:
+    """Delete the artifact version REF (project/artifact:v3), and every link to it."""
+    version = parse_reference(reference)
+    deleted = client.delete(artifact_path(version, "versions", version.version))
+    finish(client, output, deleted, f"deleted {version}")
+
+
+def default_root(version: Any) -> Path:
+    """Return the directory into which a version is downloaded if no other is given."""
+    return Path("artifacts", f"{version['artifact_name']}:{version['artifact_version']}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as content:
+        return f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"

@@ -1,0 +1,150 @@
+"""The commands about artifact versions, their files and their lineage, against a web server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.web.conftest import API, Stores, ok_json
+from tests.web.test_files import log as log_files
+from upshot.cli import main
+
+
+@pytest.fixture
+def stores(sqlite_stores: Stores) -> Stores:
+    return sqlite_stores
+
+
+@pytest.fixture
+def run(web):
+    """Return a function that runs a command, and checks its exit code."""
+
+    def run(*words: str, exit_code: int = 0) -> Result:
+        result = CliRunner().invoke(main, words, prog_name="upshot", env={"UPSHOT_URL": str(web.base_url)})
+        assert result.exit_code == exit_code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def graph(web):
+    """Make raw:v0 → r1 → data:v0 → r2, r3 → net:v0 (model/net:production), bad:v0."""
+
+    def log(name: str, run_id: str | None = None) -> Any:
+        body = {"name": name, "artifact_type": "model", "digest": f"sha256:{name}", "run_id": run_id}
+        return ok_json(web.post(f"{API}/projects/demo/artifacts", json=body))
+
+    def make_run(run_id: str, *used: str) -> None:
+        path = f"{API}/projects/demo/runs/{run_id}"
+        ok_json(web.put(path, json={"name": f"swift-{run_id}", "job_type": "training"}))
+        for name in used:
+            ok_json(web.post(f"{path}/inputs", json={"artifact": name}))
+
+    log("raw")
+    make_run("r1", "raw")
+    log("data", "r1")
+    for run_id in ("r2", "r3"):
+        make_run(run_id, "data")
+    log("net", "r2")
+    log("bad", "r3")
+    for name, aliases in (("net", ["production"]), ("bad", [])):
+        link = {"artifact": f"demo/{name}:v0", "aliases": aliases}
+        ok_json(web.post(f"{API}/registries/model/collections/{name}/versions", json=link))
+
+
+def test_the_lineage_is_a_tree(run, graph):
+    """It leads from the version to what it was made from, and to what was made from it."""
+    assert run("lineage", "demo/data:v0").stdout.splitlines() == [
+        "demo/data:v0",
+        "├─ logged by run demo/r1 swift-r1 (training, running)",
+        "│  └─ which used demo/raw:v0",
+        "├─ used by run demo/r2 swift-r2 (training, running)",
+        "│  └─ which logged demo/net:v0  model/net:v0 [latest, production]",
+        "└─ used by run demo/r3 swift-r3 (training, running)",
+        "   └─ which logged demo/bad:v0  model/bad:v0 [latest]",
+    ]
+    assert run("lineage", "model/net:production", "--up", "--depth", "1").stdout.splitlines() == [
+        "demo/net:v0  model/net:v0 [latest, production]",
+        "└─ logged by run demo/r2 swift-r2 (training, running)",
+    ]
+
+
+def test_what_is_in_use_is_found(run, graph):
+    """`latest` alone is not a use, because every collection has it."""
+    lines = run("lineage", "demo/raw", "--down", "--aliased").stdout.splitlines()
+    assert [line for line in lines if "logged" in line] == [
+        "   └─ which logged demo/data:v0",
+        "         └─ which logged demo/net:v0  model/net:v0 [latest, production]",
+    ]
+    assert run("lineage", "demo/bad", "--down", "--aliased").stdout.splitlines() == [
+        "demo/bad:v0  model/bad:v0 [latest]"
+    ]
+
+
+def test_the_lineage_has_forms_for_programs(run, graph):
+    """JSON is that of the API, and DOT is read by Graphviz."""
+    found = json.loads(run("lineage", "demo/data", "--down", "--format", "json").stdout)
+    assert {node["reference"] for node in found["nodes"]} == {
+        "demo/data:v0",
+        "demo/r2",
+        "demo/r3",
+        "demo/net:v0",
+        "demo/bad:v0",
+    }
+    assert json.loads(run("lineage", "demo/data", "--down", "--json").stdout) == found
+    dot = run("lineage", "demo/data", "--down", "--format", "dot").stdout
+    assert dot.startswith("digraph lineage {\n")
+    assert dot.count(" -> ") == len(found["edges"]) == 4
+    assert "has no artifact" in run("lineage", "demo/nothing", exit_code=1).stderr
+
+
+def test_a_circle_ends(run, web, graph):
+    """A run can log content that it used; the tree shows each branch once."""
+    body = {"name": "data", "artifact_type": "model", "digest": "sha256:data", "run_id": "r2"}
+    ok_json(web.post(f"{API}/projects/demo/artifacts", json=body))
+    lines = run("lineage", "demo/data").stdout.splitlines()
+    assert sum("r2" in line for line in lines) == 2  # it logged and used the version
+    assert len(lines) < 15
+
+
+def test_files_are_listed_compared_and_verified(run, web, tmp_path):
+    """A directory is compared with the version, and the first difference names the file."""
+    log_files(web, "ver_00000000000001", {"a.bin": b"1", "d/b.bin": b"22"}, metadata={"f1": 1})
+    log_files(web, "ver_00000000000002", {"a.bin": b"3", "c.bin": b"4"}, metadata={"f1": 2})
+    ok_json(web.post(f"{API}/registries/model/collections/net/versions", json={"artifact": "demo/net:v0"}))
+
+    assert [file["path"] for file in json.loads(run("artifacts", "files", "model/net", "--json").stdout)] == [
+        "a.bin",
+        "d/b.bin",
+    ]
+    assert "1 of 2 files" in run("artifacts", "files", "demo/net:v0", "--limit", "1").stderr
+    assert run("artifacts", "diff", "model/net:v0", "v1").stdout.splitlines() == [
+        "+ c.bin",
+        "- d/b.bin",
+        "~ a.bin",
+        "  metadata f1: 1 -> 2",
+    ]
+    assert "do not differ" in run("artifacts", "diff", "demo/net:v0", "demo/net:v0").stdout
+
+    (tmp_path / "d").mkdir()
+    (tmp_path / "a.bin").write_bytes(b"1")
+    (tmp_path / "other").write_bytes(b"x")
+    words = ("artifacts", "verify", "model/net:v0", "--root", str(tmp_path))
+    assert "d/b.bin: missing" in run(*words, exit_code=1).stderr
+    (tmp_path / "d/b.bin").write_bytes(b"2x")
+    assert "d/b.bin: its content differs" in run(*words, exit_code=1).stderr
+    (tmp_path / "d/b.bin").write_bytes(b"22")
+    assert "has the 2 files of demo/net:v0" in run(*words).stdout
+
+
+def test_a_version_is_deleted_after_a_question(run, web):
+    """The links go with it, and a reference to a missing version names the nearest."""
+    log_files(web, "ver_00000000000001", {"a.bin": b"1"})
+    assert "every link" in run("artifacts", "delete", "demo/net:v0", exit_code=1).output
+    assert "deleted demo/net:v0" in run("artifacts", "delete", "demo/net:v0", "--yes").stdout
+    assert "has no" in run("artifacts", "files", "demo/net:v0", exit_code=1).stderr
