@@ -37,7 +37,7 @@ def log(web, version_id, files, *, references=(), **more):
 
 
 def test_a_file_is_an_attachment_that_no_browser_runs(web):
-    """A file of a stranger's artifact cannot act as a page of the server."""
+    """A file of somebody else's artifact cannot act as a page of the server."""
     log(web, "ver_00000000000001", {"pages/ü \"x'.html": b"<script>"}, references=["big.bin"])
     path = f"{VERSIONS}/v0/files/pages/%C3%BC%20%22x'.html"
 
