@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from html.entities import html5
 from typing import Any
@@ -29,6 +29,12 @@ MAX_CUT_BYTES = 128 * 1024  #: size of data as JSON; in larger data, a cut secre
 _MIN_CLUE_CHARS = 3  # a shorter clue is in every text
 _MAX_CACHED_MASKS = 512
 _MAX_SPELLING_CHARS = 16  # length of one spelled character of a secret, in a text that is cut
+_PIECE_CHARS = 4096  # length of the text of one search, which takes at most a few milliseconds
+_MAX_DIGITS_BEFORE = 3  # base64 digits in front of a needle
+#: Steps of the search for cut secrets, per character of the text. After them, everything that begins like a secret is
+#: masked up to the cut.
+_CUT_STEPS_PER_CHAR = 0.5
+_MIN_CUT_STEPS = 1000
 
 _START = re.compile(f"[A-Za-z0-9]{{0,{MIN_SECRET_CHARS}}}")
 _RUN = re.compile(r"[A-Za-z0-9]+")
@@ -38,10 +44,10 @@ _CUT_MARKS = ("…".encode(), b"...")
 _LINE_BREAK = re.compile(r"[\r\n]+|(?:\\r)?\\n")
 _PIECE = re.compile(r"(?P<backslashes>\\+)(?P<next>\s+|[^\\]?)|\s+|.", re.DOTALL)
 
-_BACKSLASH = r"(?:\\(?:u005C|x5C)?|%(?:25){0,4}5C|&(?:amp;){0,4}(?:\#0*92|\#x0*5C|bsol);)"
-_BACKSLASHES = rf"{_BACKSLASH}{{1,16}}"  # JSON in JSON in JSON writes 8 for one
+_BACKSLASH = r"(?:\\(?:u005C|u\{0*5C\}|x5C|134)?|%(?:25){0,4}5C|&(?:amp;){0,4}(?:\#0*92|\#x0*5C|bsol);)"
+_BACKSLASHES = rf"{_BACKSLASH}{{1,16}}+"  # JSON in JSON in JSON writes 8 for one
 _AMPERSAND = rf"(?:&|{_BACKSLASHES}u0026)(?:amp;){{0,4}}"
-_ESCAPED_SPACE = r"(?:[nrtfv]|u00(?:20|0[9ABCD])|x(?:20|0[9ABCD]))"
+_ESCAPED_SPACE = r"(?:[nrtfv]|u00(?:20|0[9ABCD])|u\{0*(?:20|[9ABCD])\}|x(?:20|0[9ABCD])|0(?:40|1[1-5]))"
 _PLAIN_SPACE = (
     rf"(?:\s|%(?:25){{0,4}}(?:20|0[9ABCD])"
     rf"|{_AMPERSAND}(?:\#(?:0*(?:32|9|1[0123])|x0*(?:20|[9ABCD]))|nbsp|NewLine|Tab);)"
@@ -102,7 +108,8 @@ class Mask:
 
     def start_of_cut_secret(self, text: str) -> int:
         """Return the position of a secret that is cut at the end of the text, or the length of the text."""
-        starts = (needle.start_of_cut(text, 0, len(text)) for needle in self._needles)
+        effort = _Effort(text)
+        starts = (needle.start_of_cut(text, 0, len(text), effort) for needle in self._needles)
         return min((start for start in starts if start is not None), default=len(text))
 
     def request(self, request: Mapping[str, Any] | None) -> Any:
@@ -175,15 +182,12 @@ class Mask:
         needles = [needle for needle in self._needles if needle.start in lowered]
         if not needles:
             return text
+        search = _CutSearch(needles, text)
         parts, start = [], 0
         for mark in (*_CUT.finditer(text), None):
             end = mark.start() if mark else len(text)
-            starts = [
-                found
-                for needle in needles
-                if (mark or is_cut) and (found := needle.start_of_cut(text, start, end)) is not None
-            ]
-            parts.append(text[start : min(starts)] + MASK if starts else text[start:end])
+            found = search.start_of_cut(start, end) if mark or is_cut else None
+            parts.append(text[start:end] if found is None else text[start:found] + MASK)
             if mark:
                 parts.append(mark.group())
                 start = mark.end()
@@ -194,6 +198,45 @@ class Mask:
 def mask_of(values: frozenset[str]) -> Mask:
     """Return the mask of these secrets. It is cached, because every attempt of an automation needs it."""
     return Mask(values)
+
+
+class _Effort:
+    """Counts the steps of a search that a hostile text could make long."""
+
+    def __init__(self, text: str) -> None:
+        self.steps = 0
+        self._max_steps = max(_MIN_CUT_STEPS, round(len(text) * _CUT_STEPS_PER_CHAR))
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the rest of the search must be quick."""
+        return self.steps >= self._max_steps
+
+
+class _CutSearch:
+    """
+    Searches a text for needles within which parts of it end.
+
+    Args:
+        needles: What to search for.
+        text: The text.
+    """
+
+    def __init__(self, needles: Sequence[_Needle], text: str) -> None:
+        self._needles = needles
+        self._text = text
+        self._effort = _Effort(text)
+        self._reach = _MAX_SPELLING_CHARS * max(len(needle.text) for needle in needles)
+        #: finds everything that begins like a needle, for when the effort is spent
+        self._starts = re.compile("|".join({needle.start for needle in needles}), re.IGNORECASE)
+
+    def start_of_cut(self, start: int, end: int) -> int | None:
+        """Return where the first needle begins within which the text from `start` to `end` ends, otherwise None."""
+        if self._effort.is_spent:
+            beginning = self._starts.search(self._text, max(start, end - self._reach), end)
+            return None if beginning is None else max(start, beginning.start() - _MAX_DIGITS_BEFORE)
+        found = (needle.start_of_cut(self._text, start, end, self._effort) for needle in self._needles)
+        return min((position for position in found if position is not None), default=None)
 
 
 class _Needle:
@@ -224,15 +267,36 @@ class _Needle:
             text = text.replace(self.text, MASK)
             if self.clue is not None and self.clue not in text.lower():
                 return text
-        return self._pattern.sub(MASK, text)
+        return self._replace_in_pieces(text)
 
-    def start_of_cut(self, text: str, start: int, end: int) -> int | None:
-        """Return where the needle begins if the text between `start` and `end` ends within it, otherwise None."""
+    def _replace_in_pieces(self, text: str) -> str:
+        """Search a few KB at a time, because other threads stand still during each call of `re`."""
+        reach = _MAX_SPELLING_CHARS * 4 * len(self.text)
+        parts: list[str] = []
+        position = 0
+        for end in range(_PIECE_CHARS, len(text) + _PIECE_CHARS, _PIECE_CHARS):
+            for match in self._pattern.finditer(text, max(position, end - _PIECE_CHARS), end + reach):
+                if match.start() >= end:
+                    break  # the next piece begins with it
+                parts += text[position : match.start()], MASK
+                position = match.end()
+        return "".join((*parts, text[position:])) if parts else text
+
+    def start_of_cut(self, text: str, start: int, end: int, effort: _Effort) -> int | None:
+        """
+        Return where the needle begins if the text between `start` and `end` ends within it, otherwise None.
+
+        When the effort is spent, return where something begins that may be the needle.
+        """
         start = max(start, end - _MAX_SPELLING_CHARS * len(self.text))
         flags = re.NOFLAG if self.is_base64 else re.IGNORECASE
         for beginning in self._beginning.finditer(text, start, end):
+            if effort.is_spent:
+                return max(start, beginning.start() - self._before)
+            effort.steps += 1
             position = beginning.end()
             for token in self._tokens[MIN_SECRET_CHARS:]:
+                effort.steps += 1
                 match = _compiled(token, flags).match(text, position, end)
                 if match is None:
                     break
@@ -316,8 +380,11 @@ def _tokens(text: str, *, is_base64: bool) -> Iterator[str]:
         elif char.isspace():
             yield f"(?>(?:{_BACKSLASHES}{escaped}|{plain}){{1,64}})"
         else:
-            spellings = f"{_BACKSLASHES}{escaped}|{'' if is_first else f'{_BACKSLASH}{{0,16}}'}{plain}"
-            yield f"(?:{spellings})" if char in "%&" else f"(?>{spellings})"
+            begins_others = char in "%&"
+            before = "" if is_first else f"{_BACKSLASH}{{0,16}}{'' if begins_others else '+'}"
+            spellings = f"{_BACKSLASHES}{escaped}|{before}{plain}"
+            # The character itself comes first, because most texts have it.
+            yield f"(?:{spellings})" if begins_others else f"(?>{re.escape(char)}|{spellings})"
 
 
 @lru_cache(4096)
@@ -329,6 +396,8 @@ def _spellings(char: str) -> tuple[str, str]:
         The spellings after a backslash, and the spellings without one.
     """
     code, octets = ord(char), _encoded(char)
+    names = "".join(f"|{re.escape(name.removesuffix(';'))}" for name in _ENTITIES.get(char, ()))
+    entity = rf"(?:amp;){{0,4}}(?:\#0*{code}|\#x0*{code:x}{names});"  # in HTML and XML
     units = char.encode("utf-16-be", "surrogatepass")
     escaped = [  # in JSON, JavaScript, PHP, .NET and Python
         _BACKSLASHES.join(
@@ -337,13 +406,14 @@ def _spellings(char: str) -> tuple[str, str]:
         rf"u\{{0*{code:x}\}}",
         f"U{code:08x}",
         _BACKSLASHES.join(f"x{octet:02x}" for octet in octets),
+        _BACKSLASHES.join(f"{octet:03o}" for octet in octets),  # also in C, Git and the shell
         *([f"x{code:02x}"] if code < 256 else []),  # noqa: PLR2004 - two digits
+        f"u0026{entity}",  # HTML in JSON
         *([_LETTER_ESCAPES[char]] if char in _LETTER_ESCAPES else []),
     ]
     plain = [
         "".join(f"%(?:25){{0,4}}{octet:02x}" for octet in octets),  # URLs and forms, also encoded again
-        rf"{_AMPERSAND}(?:\#0*{code}|\#x0*{code:x});",  # HTML and XML
-        *(f"{_AMPERSAND}{re.escape(name)}" for name in _ENTITIES.get(char, ())),
+        f"&{entity}",
         *(re.escape(other) for other in {char.upper(), char.lower()} if len(other) > 1),
         re.escape(char),
     ]

@@ -92,6 +92,16 @@ def javascript(char: str) -> str:
     return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{{{ord(char):x}}}"
 
 
+def code_points(char: str) -> str:
+    """Escape a character as PHP, Ruby, Rust and JavaScript write it."""
+    return char if char.isascii() and char.isalnum() else f"\\u{{{ord(char):x}}}"
+
+
+def octal(char: str) -> str:
+    """Escape the bytes of a character as C, Git and the shell do."""
+    return char if char.isascii() and char.isalnum() else "".join(f"\\{octet:03o}" for octet in char.encode())
+
+
 DOTNET = {char: f"\\u{ord(char):04X}" for char in "+'<>&ü\"`"}
 
 
@@ -108,6 +118,8 @@ DOTNET = {char: f"\\u{ord(char):04X}" for char in "+'<>&ü\"`"}
             lambda secret: "".join(DOTNET.get(char, char) for char in secret.replace("\\", "\\\\")), id=".NET"
         ),
         pytest.param(lambda secret: "".join(map(javascript, secret)), id="JavaScript"),
+        pytest.param(lambda secret: "".join(map(code_points, secret)), id="JavaScript with code points"),
+        pytest.param(lambda secret: "".join(map(octal, secret)), id="C and the shell"),
         pytest.param(html.escape, id="HTML"),
         pytest.param(lambda secret: html.escape(html.escape(secret)), id="HTML twice"),
         pytest.param(
@@ -251,6 +263,34 @@ def test_no_secret_makes_masking_slow(secret):
     mask = Mask([secret, secret + "!"])
     for text in (secret * 50 + "?", json.dumps(json.dumps(secret)) * 20, "\\" * 20_000, "…a" * 5_000, "%25" * 5_000):
         assert isinstance(mask.text(text, is_cut=True), str)
+
+
+@pytest.mark.parametrize("spell", [str, quote_plus, html.escape, json.dumps])
+def test_a_secret_is_masked_at_any_position_of_a_long_text(spell):
+    """A long text is searched in pieces, and a secret can be at the boundary of two."""
+    secret = "t0k/en+" * 5
+    mask = Mask([secret])
+    spelled = spell(secret).strip('"')
+    for position in range(4096 - len(spelled) - 1, 4096 + 2):
+        padding = "x" * position
+        assert mask.text(f"{padding}{spelled} {spelled}{padding}") == f"{padding}*** ***{padding}"
+
+
+@pytest.mark.parametrize("mark", ["...", "…"])
+def test_a_text_with_many_cuts_is_masked(mark):
+    """After many steps of the search for cut secrets, more than them is masked, and never less."""
+    secrets = [f"prefix{number:03d}-suffix" for number in range(50)]
+    text = "".join(f"{number}: {secrets[number % 50][: 6 + number % 8]}{mark} " for number in range(5000))
+    masked = Mask(secrets).text(text)
+
+    assert "prefix" not in masked
+    assert masked.count(mark) == 5000
+
+
+def test_a_text_with_some_cuts_keeps_the_rest():
+    """Nothing but the beginning of a secret is masked in an ordinary log, however many lines are cut."""
+    log = "Downloading prefixes... 100 %\n" * 5000
+    assert Mask(["prefix-of-a-secret"]).text(f"{log}prefix-of-... {log}") == f"{log}***... {log}"
 
 
 def test_a_secret_that_is_not_text_is_masked():

@@ -48,7 +48,7 @@ class LogCollector:
         data = read.data
         if read.skipped or len(data) >= LOG_TAIL_BYTES:
             data = _without_incomplete_line(data)
-        text = self._mask.text(data.decode("utf-8", "replace"))
+        text = await self._run_in_thread(self._mask.text, data.decode("utf-8", "replace"))
         return text.encode()[-LOG_TAIL_BYTES:].decode("utf-8", "ignore")
 
     async def store_new(self, now: datetime) -> bool:
@@ -65,7 +65,7 @@ class LogCollector:
         data = self._incomplete_line + new
         end = data.rfind(b"\n") + 1
         if len(data) - end > MAX_LINE_BYTES:
-            end = self._end_before_secret(data)
+            end = await self._run_in_thread(self._end_before_secret, data)
         self._incomplete_line = data[end:]
         await self._store(data[:end], read.position, now, skipped=read.skipped)
         return bool(read.data)
@@ -95,15 +95,17 @@ class LogCollector:
         self._is_resumed = True
 
     async def _store(self, data: bytes, position: str, now: datetime, *, skipped: bool = False) -> None:
-        text = self._mask.text(data.decode("utf-8", "replace"))
-        await self._run_in_thread(
-            self._jobs.append_log,
-            self._job.id,
-            _SKIPPED + text if skipped else text,
-            position=f"{self._job.attempt}:{position}",
-            now=now,
-            keep_bytes=self._keep_bytes,
-        )
+        def mask_and_append() -> None:  # a hostile log takes long to mask
+            text = self._mask.text(data.decode("utf-8", "replace"))
+            self._jobs.append_log(
+                self._job.id,
+                _SKIPPED + text if skipped else text,
+                position=f"{self._job.attempt}:{position}",
+                now=now,
+                keep_bytes=self._keep_bytes,
+            )
+
+        await self._run_in_thread(mask_and_append)
         self._position = position or None
 
 

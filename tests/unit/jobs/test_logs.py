@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -73,6 +75,38 @@ async def test_a_log_that_begins_within_a_line_loses_the_rest_of_the_line():
 
     assert store.text.endswith("next\n")
     assert "Zq9" not in store.text
+
+
+@pytest.mark.anyio
+async def test_the_event_loop_does_not_wait_for_masking():
+    """A hostile log takes long to mask, so a thread masks it, also when it is cut."""
+    loop_thread = threading.get_ident()
+    masked_in: set[int] = set()
+
+    class RecordingMask(Mask):
+        def text(self, text: str, *, is_cut: bool = False) -> str:
+            masked_in.add(threading.get_ident())
+            return super().text(text, is_cut=is_cut)
+
+        def start_of_cut_secret(self, text: str) -> int:
+            masked_in.add(threading.get_ident())
+            return super().start_of_cut_secret(text)
+
+    engine = Engine(b"x" * MAX_LINE_BYTES + b"x", b"line\n", b"rest")
+    log = LogCollector(
+        make_job("job_1", NOW),
+        engine,  # type: ignore[arg-type]
+        Store(),  # type: ignore[arg-type]
+        RecordingMask([TOKEN]),
+        asyncio.to_thread,
+        keep_bytes=10**6,
+    )
+    await log.store_new(NOW)
+    await log.store_rest(NOW)
+    await log.tail()
+
+    assert masked_in
+    assert loop_thread not in masked_in
 
 
 @pytest.mark.anyio
