@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from upshot.numerals import read_decimal, read_whole
 from upshot.suggestions import did_you_mean
 from upshot.validation import invalid
 
-_HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
+_HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 
 PREFIX = "UPSHOT_"
@@ -283,7 +283,7 @@ class Settings(BaseSettings):
             raise invalid(f"must be names separated by commas without spaces, such as events,gpu, not {queues!r}")
         return queues
 
-    @field_validator("worker_id", "machine")
+    @field_validator("worker_id", "worker_predecessor", "machine")
     @classmethod
     def _check_identifier(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", name):
@@ -305,7 +305,7 @@ class Settings(BaseSettings):
             )
         return url
 
-    @field_validator("public_url", "jobs_url", "github_api_url", "slack_api_url")
+    @field_validator("url", "public_url", "jobs_url", "github_api_url", "slack_api_url")
     @classmethod
     def _check_public_url(cls, url: str | None) -> str | None:
         if url and not _is_base_url(url):
@@ -316,7 +316,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_allowed_hosts(cls, hosts: str) -> str:
         for host in split_list(hosts):
-            if not _HOST_PATTERN.fullmatch(host):
+            if not _HOST_PATTERN.fullmatch(host) and not _is_ipv6(host):
                 raise invalid(
                     "must be host names without scheme and port, separated by commas, such as "
                     f"upshot.internal,*.example.com; {host!r} is none"
@@ -372,6 +372,14 @@ def environment_warnings(environment: Mapping[str, str]) -> list[str]:
 def split_list(text: str) -> tuple[str, ...]:
     """Return the entries of a setting that is a list separated by commas."""
     return tuple(entry for part in text.split(",") if (entry := part.strip()))
+
+
+def _is_ipv6(host: str) -> bool:
+    """Return whether it is an IPv6 address, alone or in brackets."""
+    try:
+        return bool(IPv6Address(host[1:-1] if host.startswith("[") and host.endswith("]") else host))
+    except ValueError:
+        return False
 
 
 def _is_base_url(url: str) -> bool:

@@ -14,7 +14,8 @@ from upshot.client.http import Client
 from upshot.errors import ConfigError
 from upshot.settings import Settings, environment_warnings
 from upshot.web.auth import check_exposure
-from upshot.wiring.parts import base_url
+from upshot.wiring.parts import base_url, make_secrets
+from upshot.worker.process import main as run_worker
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,7 @@ def test_links_begin_with_a_reachable_address(settings, url):
     [
         ("allowed_hosts", "https://upshot.example.com"),
         ("allowed_hosts", "upshot.example.com:443"),
+        ("allowed_hosts", "a:80"),
         ("allowed_hosts", "*"),
         ("allowed_hosts", "a.example, b.*.example"),
         ("trusted_proxies", "10.0.0.0/33"),
@@ -158,6 +160,8 @@ def test_commands_print_the_warnings(tmp_path):
         ("log_format", "yaml", "UPSHOT_LOG_FORMAT"),
         ("queues", "a, b", "must be names separated by commas without spaces, such as events,gpu, not 'a, b'"),
         ("worker_id", "a b", "must be 1 to 80 ASCII letters"),
+        ("worker_predecessor", "a b", "UPSHOT_WORKER_PREDECESSOR must be 1 to 80 ASCII letters"),
+        ("url", "upshot.internal:8080", "UPSHOT_URL must be a base URL such as https://HOST:PORT/PATH"),
         ("github_api_url", "api.github.com", "UPSHOT_GITHUB_API_URL must be a base URL"),
         ("jobs_remove_orphans", "perhaps", "UPSHOT_JOBS_REMOVE_ORPHANS must be true or false"),
         ("egress_proxy", "proxy:3128", "UPSHOT_EGRESS_PROXY must be the address of an HTTP proxy with its port"),
@@ -184,6 +188,24 @@ def test_an_empty_variable_is_not_set(monkeypatch):
 
     assert settings_with().port == 8080
     assert str(settings_with().automations) == "automations"
+
+
+def test_a_directory_of_secrets_that_cannot_be_read_stops_the_worker(tmp_path):
+    """Otherwise, each step that uses a secret would fail with a message that it is missing."""
+    file = tmp_path / "secret"
+    file.write_text("x")
+    for path in (tmp_path / "none", file):
+        with pytest.raises(ConfigError, match=r"UPSHOT_SECRETS_DIR: .*; name a directory.*or unset it") as raised:
+            make_secrets(settings_with(secrets_dir=path))
+        assert str(path) in str(raised.value)
+
+
+def test_a_heartbeat_file_that_cannot_be_written_stops_the_worker(tmp_path):
+    """Otherwise, the health check would report a worker that works as dead."""
+    for path in (tmp_path / "none" / "file", tmp_path):
+        with pytest.raises(ConfigError, match=r"UPSHOT_HEARTBEAT_FILE: .*; name a file in a directory") as raised:
+            run_worker(settings_with(data=tmp_path), path)
+        assert str(path) in str(raised.value)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "upshot.internal"])
@@ -220,12 +242,42 @@ def test_an_invalid_database_url_is_explained_without_its_password(url):
     assert "nonsense" not in str(raised.value)
 
 
-def test_an_invalid_redis_url_is_explained_without_its_password():
-    """The message shows the form of a URL and how to write a password."""
-    with pytest.raises(ConfigError, match=r"UPSHOT_REDIS_URL cannot be used.*%2F for `/`") as raised:
-        validate_redis_url("redis://:pass/w0rd@redis:6379/0")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:pass/w0rd@redis:6379/0",
+        "redis://:w0rd#2@redis:6379/0",
+        "redis://:w0rd?2@redis:6379/0",
+        "redis://w0rd.internal:99999/0",
+        "redis://w0rd.internal:6379/cache",
+        "redis://w0rd.internal:6379/0?w0rd=1",
+        "http://w0rd.internal",
+        "w0rd.internal:6379",
+    ],
+)
+def test_an_invalid_redis_url_is_explained_without_its_password(url):
+    """The message shows the form of a URL and how to write a password. It repeats no part of the value."""
+    with pytest.raises(ConfigError, match=r"UPSHOT_REDIS_URL is not the URL of a Redis.*%2F for `/`") as raised:
+        validate_redis_url(url)
 
     assert "w0rd" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://redis",
+        "redis://redis:6379/",
+        "rediss://user:p%40ss@redis.internal:6380/15",
+        "redis://:p@ss@[::1]:6379/0",
+        "redis://redis:6379?db=3",
+        "unix:///run/redis.sock?db=2",
+        "unix://:password@/run/redis.sock",
+    ],
+)
+def test_every_form_of_redis_url_is_accepted(url):
+    """Database, user, TLS, IPv6 and sockets."""
+    assert validate_redis_url(url) == url
 
 
 def test_a_login_name_beyond_ascii_works(monkeypatch):

@@ -6,9 +6,11 @@ Acknowledged entries are deleted, so the stream holds only events that are not m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import orjson
 import redis
@@ -46,12 +48,16 @@ def validate_redis_url(url: str) -> str:
         ConfigError: redis-py does not support this URL.
     """
     try:
-        redis.ConnectionPool.from_url(url)
-    except ValueError as error:
-        raise ConfigError(  # without the URL, which can contain a password
-            f"UPSHOT_REDIS_URL cannot be used: {error}; write redis://:PASSWORD@HOST:6379/0, and in the password %40 "
-            "for `@`, %2F for `/`, %23 for `#`, %3F for `?` and %25 for `%`"
-        ) from error
+        pool = redis.ConnectionPool.from_url(url)
+        pool.make_connection()  # does not connect; raises TypeError for an unknown parameter
+        is_usable = url.startswith("unix:") or re.fullmatch(r"(/[0-9]*)?", urlsplit(url).path) is not None
+    except (ValueError, TypeError):
+        is_usable = False
+    if not is_usable:  # the message contains no part of the URL, because each can be a part of a password
+        raise ConfigError(
+            "UPSHOT_REDIS_URL is not the URL of a Redis; write redis://:PASSWORD@HOST:6379/0, rediss:// for TLS, or "
+            "unix:///PATH, and in the password %40 for `@`, %2F for `/`, %23 for `#`, %3F for `?` and %25 for `%`"
+        )
     return url
 
 

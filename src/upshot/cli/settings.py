@@ -41,6 +41,11 @@ def settings_with(**options: Any) -> Settings:
             return settings
         _check_names(file)
         return Settings(_env_file=file, **{**given, "data": settings.data})
+    except PermissionError as error:
+        raise ConfigError(
+            f"{file}: {error.strerror}; run as the user to whom the data directory belongs, or choose another one with "
+            "--data"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}; save it as UTF-8 text that you can read") from error
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from socket import gethostname
 
 from upshot.adapters.blobs.local import LocalBlobs
@@ -34,7 +35,8 @@ def open_database(settings: Settings) -> Database:
     Open the database and migrate its schema.
 
     Raises:
-        ConfigError: The URL is invalid, the data directory cannot be created, or the schema is newer than this release.
+        ConfigError: The URL is invalid, the data directory cannot be created or belongs to another user, or the schema
+            is newer than this release.
         Unavailable: The database does not answer.
     """
     if settings.database_url is None:
@@ -44,8 +46,14 @@ def open_database(settings: Settings) -> Database:
             raise ConfigError(
                 f"{settings.data}: {error.strerror}; choose a data directory that you can write to with --data"
             ) from error
-    database = Database(database_url(settings))
-    migrate(database)
+    try:
+        database = Database(database_url(settings))
+        migrate(database)
+    except PermissionError as error:
+        raise ConfigError(
+            f"{error.filename}: {error.strerror}, because it belongs to another user; run as that user, or give it to "
+            f"this one: chown -R {os.getuid()} {settings.data}"
+        ) from error
     return database
 
 
@@ -62,7 +70,20 @@ def redis_url(settings: Settings) -> str:
 
 
 def make_secrets(settings: Settings) -> SecretSource:
-    """Return the sources of secrets: the environment, UPSHOT_SECRETS_DIR, and `secrets` in the data directory."""
+    """
+    Return the sources of secrets: the environment, UPSHOT_SECRETS_DIR, and `secrets` in the data directory.
+
+    Raises:
+        ConfigError: UPSHOT_SECRETS_DIR is not a directory that can be read.
+    """
+    if settings.secrets_dir is not None:
+        try:
+            os.scandir(settings.secrets_dir).close()
+        except OSError as error:
+            raise ConfigError(
+                f"UPSHOT_SECRETS_DIR: {settings.secrets_dir}: {error.strerror}; name a directory that this user can "
+                "read, or unset it"
+            ) from error
     directories = [settings.secrets_dir, settings.data / "secrets"]
     return CombinedSecrets([EnvironmentSecrets(), *(DirectorySecrets(path) for path in directories if path)])
 

@@ -15,6 +15,7 @@ import uvloop
 
 from upshot import gc_tuning
 from upshot.adapters.celery import CeleryNotifier, execute_queue, job_queue, make_app, run_worker
+from upshot.errors import ConfigError
 from upshot.ids import ExecutionId, WorkerId
 from upshot.settings import Settings
 from upshot.wiring.worker import build_worker
@@ -38,6 +39,8 @@ def main(settings: Settings, heartbeat_file: Path | None = None) -> int:
         ConfigError: The settings are not usable, or the database schema is newer than this release.
         Unavailable: The database does not answer.
     """
+    if heartbeat_file is not None:
+        _check_heartbeat_file(heartbeat_file)
     worker_id = WorkerId(settings.worker_id or f"{socket.gethostname()}-{os.getpid()}")
     deps = build_worker(settings, worker_id)
     installation_id = deps.installation.id
@@ -58,6 +61,19 @@ def main(settings: Settings, heartbeat_file: Path | None = None) -> int:
     )
     thread.stop()
     return code
+
+
+def _check_heartbeat_file(path: Path) -> None:
+    try:
+        path.touch()
+    except OSError as error:
+        problem = error.strerror
+    else:
+        problem = "Is a directory" if path.is_dir() else None
+    if problem:
+        raise ConfigError(
+            f"UPSHOT_HEARTBEAT_FILE: {path}: {problem}; name a file in a directory that the worker can write to"
+        )
 
 
 class ExecutorThread:
