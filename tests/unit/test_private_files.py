@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
 from upshot.cli.settings import settings_with
 from upshot.private_files import create_private, is_private_directory, make_data_directory, make_private_directory
 from upshot.wiring.parts import open_database
@@ -31,6 +32,27 @@ def test_the_migration_creates_private_files(tmp_path):
 
     assert (tmp_path / "data" / "upshot.db").exists()
     assert readable_for_others(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_the_processes_create_private_files(tmp_path, command):
+    """`upshot serve` and `upshot worker` create a directory, a database and its journals for their user only."""
+    data = tmp_path / "data"
+    environment = {**os.environ, "UPSHOT_REDIS_URL": "redis://127.0.0.1:1/0", "UPSHOT_PORT": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "upshot", command, "--data", str(data), "--automations", str(tmp_path)],
+        umask=0o022,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: (data / "upshot.db-wal").exists() or process.poll() is not None)
+        assert process.poll() is None
+        assert readable_for_others(data) == []
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_database_that_others_could_read_becomes_private(tmp_path):
