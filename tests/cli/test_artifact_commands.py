@@ -142,6 +142,42 @@ def test_files_are_listed_compared_and_verified(run, web, tmp_path):
     assert "has the 2 files of demo/net:v0" in run(*words).stdout
 
 
+def test_a_version_is_downloaded(run, web, tmp_path, monkeypatch):
+    """Also through a link; files that do not belong to it stay, and a version without bytes says so."""
+    monkeypatch.setenv("UPSHOT_CACHE_DIR", str(tmp_path / "cache"))
+    log_files(web, "ver_00000000000001", {"a.bin": b"1", "d/b.bin": b"22"})
+    ok_json(web.post(f"{API}/registries/model/collections/net/versions", json={"artifact": "demo/net:v0"}))
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "mine").write_bytes(b"x")
+    for _ in range(2):
+        assert run("download", "model/net:latest", "--root", str(root)).stdout == f"{root}\n"
+    assert (root / "d/b.bin").read_bytes() == b"22"
+    assert (root / "mine").read_bytes() == b"x"
+    run("artifacts", "verify", "demo/net:v0", "--root", str(root))
+    body = {"name": "bare", "artifact_type": "model", "digest": "sha256:1"}
+    ok_json(web.post(f"{API}/projects/demo/artifacts", json=body))
+    assert "nothing to download" in run("download", "demo/bare", "--root", str(root), exit_code=1).stderr
+
+
+def test_a_login_is_kept_for_the_user_only(web, tmp_path):
+    """Later commands use it when UPSHOT_URL is not set, and a server that does not answer is not kept."""
+    environment = {"HOME": str(tmp_path), "UPSHOT_URL": None, "UPSHOT_TOKEN": None}
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(main, words, prog_name="upshot", env=environment)
+
+    kept = tmp_path / ".config/upshot/login.json"
+    assert run("login", "a-token", "--host", "http://127.0.0.1:9").exit_code == 1
+    assert not kept.exists()
+    logged_in = run("login", "a-token", "--host", str(web.base_url))
+    assert logged_in.exit_code == 0, logged_in.output
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert json.loads(kept.read_text())["token"] == "a-token"
+    assert run("registry", "projects", "list").exit_code == 0
+    assert run("login", "", "--host", str(web.base_url)).exit_code == 1
+
+
 def test_a_version_is_deleted_after_a_question(run, web):
     """The links go with it, and a reference to a missing version names the nearest."""
     log_files(web, "ver_00000000000001", {"a.bin": b"1"})

@@ -10,6 +10,7 @@ import click
 
 from upshot.cli.api_commands import api_command, limit_option
 from upshot.cli.params import artifact_path, collection_path
+from upshot.cli.settings import settings_with
 from upshot.cli.waiting import Finish, wait_option
 from upshot.client.http import ApiError, Client
 from upshot.console import Output, format_value
@@ -151,7 +152,7 @@ def delete(client: Client, output: Output, reference: str, finish: Finish) -> No
 
 def default_root(version: Any) -> Path:
     """Return the directory into which a version is downloaded if no other is given."""
-    return Path("artifacts", f"{version['artifact_name']}:{version['artifact_version']}")
+    return settings_with().artifact_dir / f"{version['artifact_name']}:{version['artifact_version']}"
 
 
 def _digest(path: Path) -> str:

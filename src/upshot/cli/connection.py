@@ -7,23 +7,25 @@ from pathlib import Path
 from upshot.cli.settings import settings_with
 from upshot.client.endpoint import endpoint_path, read_endpoint
 from upshot.client.http import Client
+from upshot.client.login import find_server, read_login
 from upshot.errors import ConfigError
 
 
 def connect(data: Path | None = None) -> Client:
     """
-    Return a client for UPSHOT_URL, or for the `upshot up` that runs on the data directory.
+    Return a client for UPSHOT_URL, the login that was kept, or the `upshot up` that runs on the data directory.
 
     Args:
-        data: The data directory. If it is given, UPSHOT_URL is ignored.
+        data: The data directory. If it is given, UPSHOT_URL and the login are ignored.
 
     Raises:
-        ConfigError: UPSHOT_URL is not set, and no Upshot runs on the data directory.
+        ConfigError: UPSHOT_URL is not set, there is no login, and no Upshot runs on the data directory.
     """
     settings = settings_with(data=data)
+    if data is None and (settings.url is not None or read_login() is not None):
+        server = find_server(settings)
+        return Client(server.url, server.token, is_local=server.is_local)
     token = settings.token.get_secret_value() if settings.token else None
-    if settings.url is not None and data is None:
-        return Client(settings.url, token, is_local=False)
     endpoint = read_endpoint(settings.data)
     if endpoint is None:
         raise ConfigError(
