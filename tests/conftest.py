@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Generator, Iterator
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.fakes.strict_s3 import StrictS3, strict_s3
 from tests.servers import Postgres, Redis, find_postgres
 
 IN_CI = bool(os.environ.get("CI"))
@@ -65,6 +67,22 @@ def postgres() -> Iterator[Postgres]:
     # Not in pytest's temporary directory: every session makes that one unreadable for other accounts.
     with TemporaryDirectory(prefix="upshot-postgres-") as folder, Postgres(programs, Path(folder)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[StrictS3]:
+    """Start an S3 server that checks signatures."""
+    with strict_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: StrictS3) -> StrictS3:
+    """Return the S3 server, which has refused nothing yet."""
+    s3_server.refusals.clear()
+    s3_server.requests.clear()
+    s3_server.skew = timedelta()
+    return s3_server
 
 
 @pytest.fixture

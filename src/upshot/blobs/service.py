@@ -167,9 +167,7 @@ class Blobs:
         Raises:
             InvalidInput: The digest is invalid, or there is no such part.
         """
-        check_blob_digest(digest)
-        if not 1 <= number <= upload.part_count:
-            raise InvalidInput(f"part {number}: {upload.id} has {upload.part_count} parts, counted from 1")
+        self._check_part(upload, number, digest)
         name = f"part {number} of {upload.id}"
         if upload.parts.get(number) == digest:
             return BlobReceiver(name, digest, None, lambda _: self._index.touch_upload(upload.id, self._clock.now()))
@@ -177,6 +175,21 @@ class Blobs:
         return BlobReceiver(
             name, digest, writer, lambda _: self._index.add_part(upload.id, number, digest, self._clock.now())
         )
+
+    def record_part(self, upload: BlobUpload, number: int, digest: str) -> None:
+        """
+        Record a part that a client has sent to a signed address. Its content is verified with that of the whole blob.
+
+        Raises:
+            Conflict: The part is not there, or has another size.
+            InvalidInput: The digest is invalid, or there is no such part.
+        """
+        self._check_part(upload, number, digest)
+        size = self._files.part_size(upload, number, digest)
+        if size != upload.part_size(number):
+            found = "is not there" if size is None else f"has {size:,} of {upload.part_size(number):,} bytes"
+            raise Conflict(f"part {number} of {upload.id} {found}; send it first")
+        self._index.add_part(upload.id, number, digest, self._clock.now())
 
     def complete(self, upload: BlobUpload) -> StoredBlob:
         """
@@ -257,6 +270,7 @@ class Blobs:
 
     def sign_part(self, upload: BlobUpload, number: int, digest: str) -> str | None:
         """Return an address to which a part can be sent without this server, or None."""
+        self._check_part(upload, number, digest)
         return self._files.sign_part(upload, number, digest)
 
     def remove_unreachable(self, *, limit: int) -> int:
@@ -308,6 +322,12 @@ class Blobs:
                 self._files.delete([key])
                 removed += 1
         return removed, page[-1][0] if len(page) == limit else None
+
+    @staticmethod
+    def _check_part(upload: BlobUpload, number: int, digest: str) -> None:
+        check_blob_digest(digest)
+        if not 1 <= number <= upload.part_count:
+            raise InvalidInput(f"part {number}: {upload.id} has {upload.part_count} parts, counted from 1")
 
     def _finish(self, upload: BlobUpload, blob: StoredBlob) -> str:
         try:

@@ -155,6 +155,10 @@ class BlobFiles(Protocol):
         """
         ...
 
+    def part_size(self, upload: BlobUpload, number: int, digest: str) -> int | None:
+        """Return the bytes of a part that a client has sent to a signed address, or None if it is not there."""
+        ...
+
     def finish(self, upload: BlobUpload, key: str) -> str:
         """
         Make the parts of an upload one durable file, and read it back once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -23,6 +24,7 @@ _CHUNK_BYTES = 1024 * 1024
 _BINARY = "application/octet-stream"
 #: The content of a body or response with bytes, in the OpenAPI document.
 BYTES: dict[str, Any] = {_BINARY: {"schema": {"type": "string", "format": "binary"}}}
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 def make_transfer_router(tag: str) -> APIRouter:
@@ -59,6 +61,27 @@ class Receiver(Protocol):
     def abort(self) -> None:
         """Forget what was written."""
         ...
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """
+    Return start and end of the one range that a `Range` header asks for.
+
+    Returns:
+        None if everything is to be sent: there is no header, or one that this server may ignore.
+
+    Raises:
+        Problem: 416 if the range is outside.
+    """
+    match = _RANGE.fullmatch(header or "")
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    start = int(first) if first else max(0, size - int(last))
+    end = min(size, int(last) + 1) if first and last else size
+    if start >= end:
+        raise Problem(416, "range-not-satisfiable", f"Range: the blob has {size:,} bytes; ask for some of them")
+    return start, end
 
 
 async def receive(request: Request, receiver: Receiver, *, limit: int, size: int | None = None) -> int:
@@ -120,7 +143,9 @@ async def stream_from_thread(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
     return stream()
 
 
-async def blob_response(blobs: Blobs, blob: StoredBlob, *, filename: str | None = None) -> Response:
+async def blob_response(
+    blobs: Blobs, blob: StoredBlob, *, filename: str | None = None, requested: str | None = None
+) -> Response:
     """
     Return the bytes of a blob, or a redirection to where they are. A browser neither shows nor runs them.
 
@@ -128,6 +153,7 @@ async def blob_response(blobs: Blobs, blob: StoredBlob, *, filename: str | None 
         blobs: Reads the blob.
         blob: The blob.
         filename: Name under which a browser saves the bytes.
+        requested: The `Range` header of the request.
     """
     if address := await run_in_threadpool(blobs.sign_download, blob):
         return RedirectResponse(address, 307)
@@ -136,10 +162,16 @@ async def blob_response(blobs: Blobs, blob: StoredBlob, *, filename: str | None 
         response = FileResponse(path, media_type=_BINARY, headers=headers, filename=filename)
         response.chunk_size = _CHUNK_BYTES
         return response
-    headers["Content-Length"] = str(blob.size)
+    span = byte_range(requested, blob.size)
+    start, end = span or (0, blob.size)
+    headers |= {"Accept-Ranges": "bytes", "Content-Length": str(end - start)}
+    if span:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{blob.size}"
     if filename is not None:
         headers["Content-Disposition"] = f"attachment; filename*=utf-8''{quote(filename, safe='')}"
-    return StreamingResponse(await stream_from_thread(blobs.read(blob)), media_type=_BINARY, headers=headers)
+    chunks = blobs.read(blob, start, end) if span else blobs.read(blob)
+    status = 206 if span else 200
+    return StreamingResponse(await stream_from_thread(chunks), status, headers=headers, media_type=_BINARY)
 
 
 def too_large(limit: int) -> Problem:

@@ -6,6 +6,7 @@ import os
 from socket import gethostname
 
 from upshot.adapters.blobs.local import LocalBlobs
+from upshot.adapters.blobs.s3 import S3Blobs, S3Options
 from upshot.adapters.redis import RedisPublisher, validate_redis_url
 from upshot.adapters.secrets import CombinedSecrets, DirectorySecrets, EnvironmentSecrets
 from upshot.adapters.sql.blobs import SqlBlobs
@@ -16,6 +17,7 @@ from upshot.blobs.service import Blobs
 from upshot.clock import Clock
 from upshot.errors import ConfigError
 from upshot.ids import new_id, new_key
+from upshot.ports.blobs import BlobFiles
 from upshot.ports.jobs import Installation, InstallationStore
 from upshot.ports.secrets import SecretSource
 from upshot.private_files import make_data_directory
@@ -107,8 +109,30 @@ def load_installation(store: InstallationStore, clock: Clock) -> Installation:
 
 
 def make_blobs(settings: Settings, database: Database, clock: Clock) -> Blobs:
-    """Return the blobs, which are indexed in the database and stored in the data directory."""
-    return Blobs(SqlBlobs(database), LocalBlobs(settings.data / "blobs"), clock)
+    """
+    Return the blobs, which are indexed in the database and stored in the bucket or in the data directory.
+
+    Raises:
+        ConfigError: The settings of the bucket are invalid.
+    """
+    return Blobs(SqlBlobs(database), _make_blob_files(settings), clock)
+
+
+def _make_blob_files(settings: Settings) -> BlobFiles:
+    if settings.blobs_url is None:
+        return LocalBlobs(settings.data / "blobs")
+    secret = settings.s3_secret_access_key
+    if (secret is None) != (settings.s3_access_key_id is None):
+        raise ConfigError("UPSHOT_S3_ACCESS_KEY_ID and UPSHOT_S3_SECRET_ACCESS_KEY belong together; set both, or none")
+    options = S3Options(
+        url=settings.blobs_url,
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        access_key_id=settings.s3_access_key_id,
+        secret_access_key=secret.get_secret_value() if secret else None,
+        presigned=settings.s3_presigned,
+    )
+    return S3Blobs(options)
 
 
 def make_registry(settings: Settings, database: Database, publisher: RedisPublisher, clock: Clock) -> Registry:

@@ -106,6 +106,10 @@ class LocalBlobs(BlobFiles):
             return _LocalPart(path, upload.part_start(number))
 
     @override
+    def part_size(self, upload: BlobUpload, number: int, digest: str) -> int | None:
+        return None  # there are no signed addresses
+
+    @override
     def finish(self, upload: BlobUpload, key: str) -> str:
         source, path = self._upload_path(upload.id), self._path(key)
         with _reporting(source):

@@ -132,6 +132,10 @@ class MemoryBlobFiles(BlobFiles):
         return _MemoryWriter(put)
 
     @override
+    def part_size(self, upload: BlobUpload, number: int, digest: str) -> int | None:
+        return None  # there are no signed addresses
+
+    @override
     def finish(self, upload: BlobUpload, key: str) -> str:
         if key not in self._files:
             if upload.size and upload.id not in self._parts:

@@ -38,7 +38,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = _limit(scope["method"], scope["path"])
+        limit = limit_of(scope["method"], scope["path"])
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > limit:
             raise too_large(limit)
@@ -55,6 +55,6 @@ class BodyLimitMiddleware:
         await self._app(scope, receive_within_limit, send)
 
 
-def _limit(method: str, path: str) -> int:
+def limit_of(method: str, path: str) -> int:
     """Return the limit of a request: bodies of JSON are small, and those with blobs may be large."""
     return MAX_TRANSFER_BYTES if _TRANSFER.fullmatch(f"{method} {path}") else MAX_BODY_BYTES

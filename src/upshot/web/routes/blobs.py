@@ -17,7 +17,16 @@ from upshot.ports.blobs import PART_BYTES, BlobUpload
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, make_router
 from upshot.web.schemas.artifacts import MissingBlobs
-from upshot.web.schemas.blobs import BlobDigests, BlobJson, BlobUploadJson, NewUpload, StartedUpload, StoredCount
+from upshot.web.schemas.blobs import (
+    BlobDigests,
+    BlobJson,
+    BlobUploadJson,
+    NewUpload,
+    PartAddress,
+    SentPart,
+    StartedUpload,
+    StoredCount,
+)
 from upshot.web.schemas.responses import json_response
 from upshot.web.transfer import BYTES, blob_response, make_transfer_router, read_all, receive
 
@@ -32,6 +41,7 @@ transfers = make_transfer_router("blobs")
 
 _BLOB = "/blobs/{digest}"
 _UPLOAD = "/blob-uploads/{upload_id}"
+_PART = _UPLOAD + "/parts/{number}"
 
 
 @router.post("/blobs/missing", responses={200: {"model": MissingBlobs}, **problem_responses()})
@@ -72,9 +82,10 @@ def read_blobs(body: BlobDigests, deps: Deps) -> Response:
 
 
 @transfers.get(_BLOB, responses=_READ_BYTES, response_class=Response)
-async def get_blob(digest: str, deps: Deps) -> Response:
+async def get_blob(digest: str, request: Request, deps: Deps) -> Response:
     """Return the bytes of a blob, or redirect to where they are. `Range` is supported."""
-    return await blob_response(deps.blobs, await run_in_threadpool(deps.blobs.stored, digest))
+    blob = await run_in_threadpool(deps.blobs.stored, digest)
+    return await blob_response(deps.blobs, blob, requested=request.headers.get("range"))
 
 
 @router.post("/blob-uploads", responses={200: {"model": StartedUpload}, **problem_responses()})
@@ -91,7 +102,7 @@ def get_upload(upload_id: str, deps: Deps) -> Response:
 
 
 @transfers.put(
-    _UPLOAD + "/parts/{number}",
+    _PART,
     responses={200: {"model": BlobUploadJson}, **problem_responses(404)},
     openapi_extra=_BYTES_IN_BODY,
 )
@@ -109,6 +120,20 @@ async def put_part(
     await receive(request, part, limit=size, size=size)
     # Not read again: other parts arrive at the same time, and somebody else may have completed the upload.
     return json_response(_upload_json(replace(upload, parts={**upload.parts, number: checksum})))
+
+
+@router.post(_PART + "/address", responses={200: {"model": PartAddress}, **problem_responses(404)})
+def sign_part(upload_id: str, number: int, body: SentPart, deps: Deps) -> Response:
+    """Return an address to which a part can be `PUT` for an hour without this server, or null."""
+    url = deps.blobs.sign_part(deps.blobs.upload(upload_id), number, body.digest)
+    return json_response({"url": url})
+
+
+@router.post(_PART, responses={200: {"model": BlobUploadJson}, **problem_responses(404, 409)})
+def record_part(upload_id: str, number: int, body: SentPart, deps: Deps) -> Response:
+    """Record a part that was sent to its address."""
+    deps.blobs.record_part(deps.blobs.upload(upload_id), number, body.digest)
+    return json_response(_upload_json(deps.blobs.upload(upload_id)))
 
 
 @router.post(_UPLOAD + "/complete", responses={200: {"model": BlobJson}, **problem_responses(404, 409)})

@@ -21,6 +21,18 @@ class NewUpload(RequestBody):
     size: int = Field(ge=0, description="Bytes of the whole blob.")
 
 
+class SentPart(RequestBody):
+    """A part of an upload that goes to a presigned address."""
+
+    digest: str = Field(description="`sha256:…` of the part.")
+
+
+class PartAddress(TypedDict):
+    """Where a part of an upload can be sent."""
+
+    url: str | None  #: for `PUT`; null if the part goes to this server
+
+
 class BlobJson(TypedDict):
     """A blob that is stored."""
 
