@@ -25,7 +25,7 @@ SECRET_PREFIX = "UPSHOT_SECRET_"  # noqa: S105 - no password
 MAX_SECONDS = 366 * 86_400  #: maximum of a setting; a longer time is a mistake
 MAX_DAYS = 36_500
 #: Settings that can contain a password. Messages do not show them.
-CONFIDENTIAL = frozenset({"token", "database_url", "redis_url", "egress_proxy", "s3_secret_access_key"})
+CONFIDENTIAL = frozenset({"token", "database_url", "redis_url", "egress_proxy", "bucket_secret_access_key"})
 #: Variables in the environment of a job, in which commands can also run.
 _OF_JOBS = frozenset(
     {"UPSHOT_EVENT", "UPSHOT_EVENT_FILE", "UPSHOT_INPUT", "UPSHOT_JOB", "UPSHOT_OUTPUT", "UPSHOT_SECRETS"}
@@ -93,26 +93,26 @@ class Settings(BaseSettings):
         description="Addresses and networks of reverse proxies, separated by commas, e.g. `10.0.0.5,10.1.0.0/16`. They "
         "may have more than 100 connections each.",
     )
-    blobs_url: str | None = Field(
+    bucket_url: str | None = Field(
         None,
         pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?$",
         description="Bucket for the files of artifact versions, e.g. `s3://models` or `s3://models/upshot`. By "
         "default, they are in the data directory.",
     )
-    s3_endpoint: str | None = Field(
+    bucket_endpoint: str | None = Field(
         None,
         pattern=r"^https?://\S+$",
         description="URL of a store that speaks the protocol of S3, e.g. `https://minio.internal:9000`. By default, "
         "AWS.",
     )
-    s3_region: str | None = Field(None, description="Region of the bucket, e.g. `eu-central-1`.")
-    s3_access_key_id: str | None = Field(
+    bucket_region: str | None = Field(None, description="Region of the bucket, e.g. `eu-central-1`.")
+    bucket_access_key_id: str | None = Field(
         None,
         description="Id of the access key for the bucket. By default, `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, "
         "or the role of the machine.",
     )
-    s3_secret_access_key: SecretStr | None = Field(None, description="The access key itself.")
-    s3_presigned: bool = Field(
+    bucket_secret_access_key: SecretStr | None = Field(None, description="The access key itself.")
+    bucket_presigned: bool = Field(
         default=True,
         description="Whether clients send and fetch large files at presigned addresses of the bucket, without the web "
         "process. `false` if they cannot reach the bucket.",

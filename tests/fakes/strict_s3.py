@@ -20,6 +20,7 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -72,7 +73,7 @@ class StrictS3:
         self._server.shutdown()
         self._server.server_close()
 
-    def check(self, method: str, target: str, headers: http.client.HTTPMessage, body: bytes) -> None:
+    def check(self, method: str, target: str, headers: Message, body: bytes) -> None:
         """
         Check signature, time, checksums and length of a request.
 
@@ -126,7 +127,7 @@ class StrictS3:
         self._check_body(headers, body)
 
     @staticmethod
-    def _check_body(headers: http.client.HTTPMessage, body: bytes) -> None:
+    def _check_body(headers: Message, body: bytes) -> None:
         checksum = headers.get("x-amz-checksum-sha256")
         if checksum and checksum != base64.b64encode(hashlib.sha256(body).digest()).decode():
             raise Refused("BadDigest")

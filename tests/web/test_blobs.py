@@ -147,7 +147,7 @@ def test_a_damaged_blob_is_not_sent(serve, stores, clock, tmp_path):
     """A file that is shorter than its blob is reported, and not sent as if it were whole."""
     blobs = Blobs(stores.blobs, LocalBlobs(tmp_path / "blobs"), clock)
     blobs.put([(DIGEST, CONTENT)])
-    path = Path(blobs.local_path(blobs.stored(DIGEST)))
+    path = Path(str(blobs.local_path(blobs.stored(DIGEST))))
     path.chmod(0o600)
     path.write_bytes(b"abc")
 

@@ -273,6 +273,9 @@ def _log_files(contract: Contract) -> None:
     address = f"{API}/blob-uploads/{upload['id']}"
     contract.request("GET", address)
     contract.request("PUT", f"{address}/parts/1", content=b"c", headers={"Upshot-Checksum": digests["c.bin"]})
+    assert contract.request("POST", f"{address}/parts/1/address", json={"digest": digests["c.bin"]}) == {"url": None}
+    contract.request("POST", f"{address}/parts/1", json={"digest": digests["a.bin"]})  # 409
+    contract.request("POST", f"{address}/parts/1", json={"digest": digests["c.bin"]})
     contract.request("POST", f"{address}/complete")
     assert contract.request("GET", f"{pending}/missing-blobs") == {"missing": []}
     assert contract.request("POST", f"{pending}/commit")["is_stored"]

@@ -185,6 +185,8 @@ class Blobs:
             InvalidInput: The digest is invalid, or there is no such part.
         """
         self._check_part(upload, number, digest)
+        if upload.parts.get(number) == digest:  # recorded before
+            return
         size = self._files.part_size(upload, number, digest)
         if size != upload.part_size(number):
             found = "is not there" if size is None else f"has {size:,} of {upload.part_size(number):,} bytes"

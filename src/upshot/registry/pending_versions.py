@@ -161,9 +161,14 @@ class PendingVersions(RegistryTransactions):
         committed = self._store.read(lambda view: view.artifact_version_by_id(version_id))
         if committed is not None:
             return Change(committed, ())
-        pending = self.pending_version(version_id)
+
+        def check(view: RegistryView) -> PendingVersion:
+            found = _find_pending(view, version_id)
+            _check_complete(view, found)
+            return found
+
         # Outside of the transaction, which would hold others up. Entries never change, and the transaction counts them.
-        self._store.read(lambda view: _check_complete(view, pending))
+        pending = self._store.read(check)
 
         def work(mutation: Mutation) -> ArtifactVersion:
             tx = mutation.tx

@@ -119,18 +119,20 @@ def make_blobs(settings: Settings, database: Database, clock: Clock) -> Blobs:
 
 
 def _make_blob_files(settings: Settings) -> BlobFiles:
-    if settings.blobs_url is None:
+    if settings.bucket_url is None:
         return LocalBlobs(settings.data / "blobs")
-    secret = settings.s3_secret_access_key
-    if (secret is None) != (settings.s3_access_key_id is None):
-        raise ConfigError("UPSHOT_S3_ACCESS_KEY_ID and UPSHOT_S3_SECRET_ACCESS_KEY belong together; set both, or none")
+    secret = settings.bucket_secret_access_key
+    if (secret is None) != (settings.bucket_access_key_id is None):
+        raise ConfigError(
+            "UPSHOT_BUCKET_ACCESS_KEY_ID and UPSHOT_BUCKET_SECRET_ACCESS_KEY belong together; set both, or none"
+        )
     options = S3Options(
-        url=settings.blobs_url,
-        endpoint=settings.s3_endpoint,
-        region=settings.s3_region,
-        access_key_id=settings.s3_access_key_id,
+        url=settings.bucket_url,
+        endpoint=settings.bucket_endpoint,
+        region=settings.bucket_region,
+        access_key_id=settings.bucket_access_key_id,
         secret_access_key=secret.get_secret_value() if secret else None,
-        presigned=settings.s3_presigned,
+        presigned=settings.bucket_presigned,
     )
     return S3Blobs(options)
 

@@ -74,7 +74,7 @@ class S3Blobs(BlobFiles):
                 retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=20)},
             )
         except BaseError as error:
-            raise ConfigError(f"UPSHOT_BLOBS_URL: {options.url!r}: {error}; write s3://BUCKET/PREFIX") from error
+            raise ConfigError(f"UPSHOT_BUCKET_URL: {options.url!r}: {error}; write s3://BUCKET/PREFIX") from error
         self._threads = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="s3")
 
     @override
