@@ -10,8 +10,8 @@ from tests.blob_stores import digest_of, use_small_parts
 from tests.fakes.strict_s3 import StrictS3, s3_files
 from tests.web.conftest import API, ok_json, problem
 from upshot.adapters.blobs.local import LocalBlobs
-from upshot.blobs.framing import frame, parse_frames
 from upshot.blobs.service import Blobs
+from upshot.domain.blob_frames import frame, parse_frames
 from upshot.web.body import MAX_BODY_BYTES
 from upshot.web.middleware.body_limit import limit_of
 from upshot.web.transfer import MAX_TRANSFER_BYTES
