@@ -25,6 +25,7 @@ _INVISIBLE = frozenset(
         ),
     )
 )
+_BLANK_BRAILLE = "\u2800"
 _EMOJI_STYLES = "\ufe0e\ufe0f"  # after a symbol, they select text or emoji presentation
 
 
@@ -50,7 +51,18 @@ def find_invisible(text: str) -> str | None:
     for character in text:
         is_invisible = unicodedata.category(character) in _INVISIBLE_CATEGORIES or character in _INVISIBLE
         if is_invisible and not (character in _EMOJI_STYLES and before and unicodedata.category(before) == "So"):
-            name = unicodedata.name(character, "a control character")
-            return f"U+{ord(character):04X} ({name})"
+            return _describe(character)
         before = character
     return None
+
+
+def find_odd_space(text: str) -> str | None:
+    """Return the first character that looks like a space and is none, such as `U+00A0 (NO-BREAK SPACE)`, or None."""
+    if text.isascii():
+        return None
+    odd = (char for char in text if char == _BLANK_BRAILLE or (char != " " and unicodedata.category(char) == "Zs"))
+    return next(map(_describe, odd), None)
+
+
+def _describe(character: str) -> str:
+    return f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character')})"

@@ -328,16 +328,39 @@ def compare(first: Any, *rest: Any) -> bool:
 
 
 def contains(container: Any, element: Any) -> bool:
-    """Evaluate `element in container`."""
+    """
+    Evaluate `element in container`.
+
+    Raises:
+        RenderError: The element is a text, a number, or true or false, and everything in the container is of another
+            of these kinds, so that it is never in it.
+    """
     if isinstance(container, dict):
-        return check_key(element) in container
+        return check_key(element) in container or _is_absent(element, container)
     check_comparable(element)
-    if isinstance(container, str) and isinstance(element, str):
+    check_comparable(container)
+    if isinstance(container, str):
+        if not isinstance(element, str):
+            raise RenderError(f"{describe(element)} is never in a string; {_conversion(element, container)}")
         _spend_search(container, element)
-    is_text = isinstance(element, str)
-    if isinstance(check_comparable(container), list | tuple) and not (is_text and element.isascii()):
-        return any(_is_same(element, member) for member in container)
-    return element in container
+        return element in container
+    if not isinstance(container, list | tuple):
+        raise RenderError(f"`in` needs a list, a mapping or a string after it, not {describe(container)}")
+    is_ascii_text = isinstance(element, str) and element.isascii()
+    is_found = element in container if is_ascii_text else any(_is_same(element, member) for member in container)
+    return is_found or _is_absent(element, container)
+
+
+def _is_absent(element: Any, container: Iterable[Any]) -> bool:
+    """Return False for an element that is not in a container. Raise RenderError if it never can be, by its kind."""
+    if not isinstance(element, _SCALARS):
+        return False
+    kind, first = describe(element), next(iter(container), None)
+    if isinstance(first, _SCALARS) and all(
+        isinstance(member, _SCALARS) and describe(member) != kind for member in container
+    ):
+        raise RenderError(f"{kind} and {describe(first)} are never equal; {_conversion(element, first)}")
+    return False
 
 
 def check_key(value: Any) -> Any:

@@ -22,7 +22,7 @@ _TOKEN = re.compile(
       (?P<string>'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.)*"|`[^`$]*`)
     | (?P<number>[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)
     | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
-    | (?P<operator>===|=~|!==|==|!=|<=|>=|&&|\|\||\?\?|\?\.|//|[-+*/%~<>=!?:|.,()\[\]{}&])
+    | (?P<operator>===|=~|!==|==|!=|<>|<=|>=|&&|\|\||\?\?|\?\.|//|[-+*/%~<>=!?:|.,()\[\]{}&])
     )""",
     re.VERBOSE,
 )
@@ -65,8 +65,19 @@ _PATHS: Mapping[str, str] = {
 }
 _STEP_RESULTS = re.compile(r"(steps\.[A-Za-z_][A-Za-z0-9_]*)\.(?:outcome|conclusion|result)")
 _STATES = {"success": "succeeded", "failure": "failed", "cancelled": "cancelled", "skipped": "skipped"}
-_WORDS = {"null": "none", "nil": "none", "undefined": "none", "AND": "and", "OR": "or", "NOT": "not"}
-_COMPARISONS = {"===": "==", "!==": "!=", "=": "=="}
+_WORDS = {
+    "null": "none",
+    "NULL": "none",
+    "Null": "none",
+    "nil": "none",
+    "undefined": "none",
+    "TRUE": "true",
+    "FALSE": "false",
+    "AND": "and",
+    "OR": "or",
+    "NOT": "not",
+}
+_COMPARISONS = {"===": "==", "!==": "!=", "=": "==", "<>": "!="}
 _REASONS: Mapping[str, str] = {
     "always": "`always()`: a step under `steps` runs unless an earlier step has failed; write it under `on-failure`, "
     "too, so that it also runs then",
@@ -299,7 +310,7 @@ class _Rewriter:
     def _compare(self) -> _Part | None:
         part = self._add()
         while True:
-            operator = self._accept("===", "!==", "==", "!=", "<", "<=", ">", ">=", "=", "in")
+            operator = self._accept("===", "!==", "==", "!=", "<>", "<", "<=", ">", ">=", "=", "in")
             if operator is None and self._peek() == "not" and self._peek(1) == "in":
                 self._position += 2
                 operator = "not in"
@@ -449,7 +460,9 @@ class _Rewriter:
         return tuple(parts)
 
 
-_FOREIGN_OPERATORS = frozenset({"&&", "||", "&", "!", "?", "??", "?.", "=~", "===", "!==", "=", "AND", "OR", "NOT"})
+_FOREIGN_OPERATORS = frozenset(
+    {"&&", "||", "&", "!", "?", "??", "?.", "=~", "===", "!==", "<>", "=", "AND", "OR", "NOT"}
+)
 _PAYLOADS = frozenset({"client_payload", "inputs"})
 
 
@@ -524,14 +537,17 @@ def regex_as_globs(text: str) -> tuple[str, ...]:
     if len(text) > 2 and text[0] == "/" and "/" in text[1:]:  # noqa: PLR2004 - two slashes and a character
         body, _, flags = text[1:].rpartition("/")
         text = body if not flags.strip(_REGEX_FLAGS) else text
-    text = text.removeprefix("^")
-    text = text[:-1] if text.endswith("$") and not text.endswith("\\$") else text
+    begins, ends = text.startswith("^"), text.endswith("$") and not text.endswith("\\$")
+    text = text.removeprefix("^").removesuffix("$" if ends else "")
+    before, after = ("*" if ends and not begins else ""), ("*" if begins and not ends else "")
     if choice := _REGEX_CHOICE.fullmatch(text):
         variants = [f"{choice['before']}{word}{choice['after']}" for word in choice["choices"].split("|")]
     else:
         variants = text.split("|")
     globs = [_as_glob(variant) for variant in variants]
-    return () if None in globs or not all(globs) else tuple(str(glob) for glob in globs)
+    if None in globs or not all(globs):
+        return ()
+    return tuple(re.sub(r"\*+", "*", f"{before}{glob}{after}") for glob in globs)
 
 
 def _as_glob(text: str) -> str | None:

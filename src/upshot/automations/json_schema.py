@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from upshot.automations.parser.foreign_keys import ALTERNATIVES_PATTERN
 from upshot.automations.triggers import FILTERS_BY_KIND
 from upshot.schema.action_inputs import ActionSpec
 from upshot.schema.automation_file import AutomationSchema, RetrySchema, StepSchema
@@ -41,7 +42,8 @@ _GLOB: Schema = {
     "minLength": 1,
     "maxLength": MAX_PATTERN_CHARS,
     # Neither a template nor an exclusion or regular expression of another system.
-    "pattern": rf"^(?![!^]|/.+/[gimsuy]*$|(?:.*[-_)\]])?\.[*+]|.*\\|.*\$$)(?![\s\S]*{TEMPLATE_PATTERN})",
+    "pattern": rf"^(?!not +\S|{ALTERNATIVES_PATTERN}$)"
+    rf"(?![!^]|/.+/[gimsuy]*$|(?:.*[-_)\]])?\.[*+]|.*\\|.*\$$)(?![\s\S]*{TEMPLATE_PATTERN})",
 }
 _KEYS = {
     "name": "Unique in the folder.",

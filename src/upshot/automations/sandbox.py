@@ -10,12 +10,13 @@ access to fields, which reads keys of mappings and indexes of lists, never attri
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from jinja2 import StrictUndefined, Undefined, nodes
 from jinja2.runtime import Context, LoopContext
@@ -119,12 +120,16 @@ class TemplateNotAllowed(Exception):
         self.line = line or 1  # Jinja does not know the line of some nodes
 
 
+Use = Literal["condition", "text", ""]  #: true or false, a part of a text, or anything
+
+
 @dataclass(frozen=True, slots=True)
 class PathReference:
     """A name in a template and the fields that are looked up below it: ("steps", "gate", "outputs")."""
 
     parts: tuple[str, ...]
     line: int  #: within the template, counted from 1
+    use: Use = ""  #: what its value must be
 
 
 def secret_names(paths: Iterable[PathReference]) -> frozenset[str] | None:
@@ -336,7 +341,7 @@ class TemplateInspector:
         self.node_count += 1
         if self.node_count > MAX_NODES or depth > MAX_NESTING or blocks > MAX_NESTED_BLOCKS:
             raise TemplateNotAllowed("this template is too large or too deeply nested; simplify it", node.lineno)
-        self._check(node)
+        self._check(node, is_condition=is_condition)
         if is_condition:
             _check_can_be_condition(node)
         inner_blocks = blocks + isinstance(node, nodes.For | nodes.If)
@@ -346,11 +351,13 @@ class TemplateInspector:
         for child in node.iter_child_nodes(only=conditions):
             self.walk(child, depth + 1, inner_blocks, is_condition=True)
 
-    def _check(self, node: nodes.Node) -> None:
+    def _check(self, node: nodes.Node, *, is_condition: bool) -> None:
         if type(node) not in _ALLOWED_NODES:
             _refuse(node)
         if isinstance(node, nodes.Name | nodes.Getattr | nodes.Getitem):
-            self._add_path(node)
+            self._add_path(node, "condition" if is_condition else "")
+        elif isinstance(node, nodes.Const):
+            _check_constant(node)
         elif isinstance(node, nodes.Filter | nodes.Test):
             _check_use(node)
         elif isinstance(node, nodes.Compare):
@@ -363,7 +370,7 @@ class TemplateInspector:
             raise TemplateNotAllowed("a loop cannot be recursive", node.lineno)
         self.assigned.add("loop")
 
-    def _add_path(self, node: nodes.Name | nodes.Getattr | nodes.Getitem) -> None:
+    def _add_path(self, node: nodes.Name | nodes.Getattr | nodes.Getitem, use: Use) -> None:
         if isinstance(node, nodes.Name) and node.name.startswith("_"):
             raise TemplateNotAllowed(f"{node.name!r}: names that begin with `_` cannot be used", node.lineno)
         if isinstance(node, nodes.Name) and node.ctx != "load":
@@ -371,7 +378,7 @@ class TemplateInspector:
                 raise TemplateNotAllowed(f"{node.name!r} cannot be another value; choose another name", node.lineno)
             self.assigned.add(node.name)
         elif parts := _parts(node):
-            self.paths.append(PathReference(parts, node.lineno))
+            self.paths.append(PathReference(parts, node.lineno, use))
 
 
 def _constant_key(node: nodes.Getattr | nodes.Getitem) -> Any:
@@ -440,6 +447,11 @@ def _check_can_be_condition(node: nodes.Node) -> None:
         what = f"the result of `| {node.name}`" if isinstance(node, nodes.Filter) else "this"
         reason = f'{what} is neither true nor false; write a comparison, such as `… > 0` or `… == "yes"`'
         raise TemplateNotAllowed(reason, node.lineno)
+
+
+def _check_constant(node: nodes.Const) -> None:
+    if isinstance(node.value, float) and not math.isfinite(node.value):
+        raise TemplateNotAllowed("this number is too large; write one below 1e308", node.lineno)
 
 
 def _check_chain(node: nodes.Compare) -> None:

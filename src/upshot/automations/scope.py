@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from typing_extensions import is_typeddict
 
 from upshot.automations.context import EVENT_NAMES, STEP_NAMES
+from upshot.automations.filters import RenderError, check_condition, describe
 from upshot.automations.sandbox import PathReference
 from upshot.automations.template import CompiledLeaf
 from upshot.resources.artifact import ArtifactJson
@@ -18,16 +23,20 @@ from upshot.suggestions import did_you_mean
 
 _FAILURE = "failure"
 
+_RESOURCES: Mapping[str, Any] = {
+    "registry": RegistryJson,
+    "collection": CollectionJson,
+    "version": VersionJson,
+    "previous": VersionJson,
+    "artifact": ArtifactJson,
+    "job": JobJson,
+    "actor": ActorJson,
+    "event": EventJson,
+}
+
 #: The fields of names whose fields are the same for every event that has them.
 CONTEXT_FIELDS: Mapping[str, Collection[str]] = {
-    "registry": RegistryJson.__annotations__,
-    "collection": CollectionJson.__annotations__,
-    "version": VersionJson.__annotations__,
-    "previous": VersionJson.__annotations__,
-    "artifact": ArtifactJson.__annotations__,
-    "job": JobJson.__annotations__,
-    "actor": ActorJson.__annotations__,
-    "event": EventJson.__annotations__,
+    **{root: resource.__annotations__ for root, resource in _RESOURCES.items()},
     "stage": ("from", "to"),
     "project": ("name",),
     "automation": ("name",),
@@ -64,7 +73,9 @@ class Scope:
 
     def problems(self, leaf: CompiledLeaf) -> Iterator[tuple[int, str]]:
         """Yield what is wrong with the names that a template uses: the line within it, from 1, and the reason."""
-        found = dict.fromkeys((reference.line, self._problem(reference)) for reference in leaf.paths)
+        found = dict.fromkeys(
+            (reference.line, self._problem(reference) or _kind_problem(reference)) for reference in leaf.paths
+        )
         for line, reason in found:
             if reason is not None:
                 yield line, reason
@@ -98,6 +109,41 @@ class Scope:
             suggestion = did_you_mean(step, self.earlier_steps, list_known=False)
             return f"there is no earlier step {step!r}{suggestion or '; give the step an `id`'}"
         return _unknown_field(f"steps.{step}", below[0], _STEP_FIELDS) if below else None
+
+
+def _kind_problem(reference: PathReference) -> str | None:
+    """Return what is wrong if a path can be used, but its value is of the wrong kind for every event."""
+    value = _EXAMPLES.get(reference.parts) if reference.use else None
+    if value is None:
+        return None
+    path = ".".join(reference.parts)
+    try:
+        if reference.use == "condition":
+            check_condition(value, path)
+    except RenderError as error:
+        return str(error)
+    if reference.use == "text" and isinstance(value, dict | list):
+        remedy = f"`{{{{ {path} | tojson }}}}` to write it as JSON, or a string that is only `{{{{= {path} }}}}`"
+        return f"`{path}` is {describe(value)}, which cannot be part of a text; write {remedy}"
+    return None
+
+
+def _examples() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the paths whose kind of value is the same for every event, each with an example."""
+    yield from ((("alias",), ""), (("tag",), ""), (("aliases",), []), (("event", "data"), {}), (("vars",), {}))
+    for root, resource in _RESOURCES.items():
+        yield (root,), {}
+        for field, hint in get_type_hints(resource).items():
+            options = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+            kind = next(option for option in options if option is not type(None))
+            kind = get_origin(kind) or kind
+            if is_typeddict(kind):
+                yield (root, field), {}
+            elif kind is not bool:
+                yield (root, field), kind()
+
+
+_EXAMPLES: Mapping[tuple[str, ...], Any] = dict(_examples())
 
 
 def scope_of_condition(variables: Collection[str]) -> Scope:

@@ -116,7 +116,7 @@ class _PlainExpression(_Plain):
     def __init__(self, parts: tuple[str, ...], *, is_condition: bool) -> None:
         self._path = _Path(parts)
         self._is_condition = is_condition
-        self.paths = (PathReference(parts, 1),)
+        self.paths = (PathReference(parts, 1, "condition" if is_condition else ""),)
         self.roots = frozenset(parts[:1])
 
     def evaluate(self, context: Mapping[str, Any]) -> Any:
@@ -237,7 +237,7 @@ def _text_program(text: str, *, escapes: bool = False) -> _PlainText | _Program:
             line += segment.count("\n")
         elif parts := _plain_parts(segment):
             segments.append(_Path(parts))
-            paths.append(PathReference(parts, line))
+            paths.append(PathReference(parts, line, "text"))
         else:
             break
     else:

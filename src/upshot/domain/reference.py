@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from upshot.errors import InvalidInput
-from upshot.unicode_text import find_invisible, to_nfc
+from upshot.unicode_text import find_invisible, find_odd_space, to_nfc
 
 MAX_NAME_CHARS = 128  # W&B's limit for names of collections, artifacts and aliases
 LATEST = "latest"
@@ -32,6 +32,8 @@ def check_name(name: str, what: str) -> str:
     name = check_existing_name(to_nfc(name), what)
     if found := find_invisible(name):
         raise InvalidInput(f"{what} {name!r}: the character {found} cannot be seen; remove it")
+    if found := find_odd_space(name):
+        raise InvalidInput(f"{what} {name!r}: the character {found} looks like a space; write a space")
     return name
 
 

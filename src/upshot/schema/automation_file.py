@@ -98,8 +98,10 @@ def _check_plain(value: Any) -> Any:
 def _parse_condition(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    example = "version.metadata.format == 'onnx'"
+    if value is None:
+        raise invalid(f"is empty, so nothing is decided; write an expression such as `{example}`, or remove the key")
     if not isinstance(value, str) or not value.strip():
-        example = "version.metadata.format == 'onnx'"
         raise invalid(f"must be an expression such as `{example}`, not {describe_value(value)}")
     return value
 
@@ -135,7 +137,7 @@ def _check_wait(seconds: float) -> float:
     return seconds
 
 
-Condition = Annotated[str, PlainValidator(_parse_condition), JsonSchema(_CONDITION_SCHEMA)]
+Condition = Annotated[str | None, PlainValidator(_parse_condition), JsonSchema(_CONDITION_SCHEMA)]
 Steps = Annotated[
     list[Annotated[Any, PlainValidator(_check_step)]],
     BeforeValidator(_check_steps),
@@ -180,7 +182,7 @@ class StepSchema(YamlModel):
     name: Annotated[str, rule(_check_step_name), AfterValidator(str.strip), JsonSchema(_STEP_NAME_SCHEMA)] | None = None
     uses: str
     with_: Mapping[str, Any] | None = None
-    if_: Condition | None = None
+    if_: Condition = None
     retry: RetrySchema | None = None
     timeout: Timeout | None = None
     continue_on_error: bool = False
@@ -194,7 +196,7 @@ class AutomationSchema(YamlModel):
     name: Annotated[str, rule(_check_name), JsonSchema(_NAME_SCHEMA)]
     description: str | None = None
     on_: Annotated[Any, JsonSchema({DEFINED_AS: "on"})]
-    if_: Condition | None = None
+    if_: Condition = None
     vars: (
         Annotated[
             Mapping[Annotated[str, AfterValidator(_check_variable)], Annotated[Any, AfterValidator(_check_plain)]],

@@ -99,8 +99,13 @@ def test_what_can_never_be_a_condition_is_found_at_load(condition):
         ("1 < event.data.one <= 1", False),
         ("event.data.cafe == 'caf\u00e9'", True),
         ("event.data.cafe in ['caf\u00e9']", True),
-        ("event.data.one in [true]", False),
         ("true in event.data.list", False),
+        ("1 in [1, 'a']", True),
+        ("2 in ['1', 1]", False),
+        ("1 in [none, '1']", False),
+        ("1 in []", False),
+        ("'a' in event.data.mapping", True),
+        ("'b' in event.data.mapping", False),
         ("event.data.mapping == {'a': 1}", True),
     ],
 )
@@ -120,6 +125,13 @@ def test_a_condition_holds_or_not(condition, expected):
         ("event.data.flag > 0.5", "`>` cannot compare true or false with a number"),
         ("event.data.nothing < 1", "`<` cannot compare null with a number; `| default(0)`"),
         ("([event.data] | selectattr('digit', 'ne', 0) | length) > 0", "are never equal"),
+        ("event.data.one not in ['1', '2']", "a number and a string are never equal; `| float` converts"),
+        ("event.data.digit in [1, 2]", "a string and a number are never equal"),
+        ("event.data.one in [true]", "a number and true or false are never equal"),
+        ("1 in event.data.mapping", "a number and a string are never equal"),
+        ("event.data.one in '123'", "a number is never in a string; `| float` converts"),
+        ("1 in none", "`in` needs a list, a mapping or a string after it, not null"),
+        ("([event.data] | selectattr('digit', 'in', [0]) | length) > 0", "are never equal"),
     ],
 )
 def test_values_of_different_kinds_are_not_compared(condition, says):

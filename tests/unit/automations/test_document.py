@@ -97,6 +97,10 @@ def test_a_number_that_would_be_sent_otherwise_than_it_is_written_is_reported(wr
         pytest.param("a: 'x", 1, "a quote is not closed", id="open quote"),
         pytest.param("a: @x", 1, "a value cannot begin with this character; put it in quotes", id="at sign"),
         pytest.param("a: `x`", 1, "put it in quotes", id="backtick"),
+        pytest.param(
+            'if: "x" in aliases', 1, "put the whole value in quotes: `if: '\"x\" in aliases'`", id="text and more"
+        ),
+        pytest.param("- if: '1_0' | int > 1", 1, "`if: \"'1_0' | int > 1\"`", id="text and a filter"),
         pytest.param("a: %x", 1, "put it in quotes", id="percent"),
         pytest.param("a: - b", 1, "a list must begin on the line below its key", id="list on the key's line"),
         pytest.param("a:\n  b: 1\n c: 2", 3, "the indentation is wrong", id="indentation"),

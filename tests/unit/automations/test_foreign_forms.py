@@ -173,7 +173,7 @@ def test_an_expression_is_shown_in_upshots_form(written, form, value):
         ("always()", "write it under `on-failure`, too"),
         ("cancelled()", "no step runs after an execution is cancelled"),
         ("now()", "templates have no clock"),
-        ("alias && foo", "write `if: alias and foo`; 'foo' is unknown"),
+        ("event.data.ok && foo", "write `if: event.data.ok and foo`; 'foo' is unknown"),
         ("github.ref == 'x'", "'github' is unknown; use `event`, `actor`, `collection` and `version`"),
         ("needs.build.outputs.x", "write `if: steps.build.outputs.x`"),
         ("env.BAR == '1'", 'write `if: vars.BAR == "1"`'),
@@ -315,6 +315,7 @@ def test_an_unknown_input_with_a_template_is_reported():
         HOOK.format('json: {nested: "{{ event | tojson }}"}'),
         HOOK.format('json: {a: "x{# {{ alias }} #}y"}'),
         ON.format("alias-added: {collection: ['v1.*', '*.onnx', 'a[0-9]', 'a.b']}"),
+        ON.format("alias-added: {collection: ['a[|]b', '[{]a,b}', 'a, b', '|', '{a}', 'not', 'notable']}"),
     ],
 )
 def test_what_is_meant_here_stays_valid(text):
@@ -324,7 +325,17 @@ def test_what_is_meant_here_stays_valid(text):
 
 @pytest.mark.parametrize(
     ("regex", "globs"),
-    [("/fraud-.*/i", ("fraud-*",)), ("^a.b+$", ()), (r"a\.b", ("a.b",)), ("a|b", ("a", "b")), ("x.+", ("x?*",))],
+    [
+        ("^prod", ("prod*",)),
+        ("^prod.*", ("prod*",)),
+        ("-v2$", ("*-v2",)),
+        ("^(a|b)-", ("a-*", "b-*")),
+        ("/fraud-.*/i", ("fraud-*",)),
+        ("^a.b+$", ()),
+        (r"a\.b", ("a.b",)),
+        ("a|b", ("a", "b")),
+        ("x.+", ("x?*",)),
+    ],
 )
 def test_simple_regular_expressions_become_globs(regex, globs):
     """What a glob cannot express has no glob."""
@@ -358,3 +369,57 @@ def test_a_strange_text_is_answered_in_time(text):
     """Looking for a form takes time in proportion to the text. Otherwise these would take minutes."""
     messages(HOOK.format(f"headers: {{A: {json.dumps(text)}}}"))
     messages(HOOK.format(f"json: {json.dumps(text)}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (ON.format("alias-added: {alias: a|b}"), "write a list, `alias: [a, b]`, or `a[|]b` if a name has these"),
+        (ON.format("alias-added: {alias: 'v1*, v2* | x'}"), "`alias: ["),
+        (ON.format("alias-added: {collection: '(a|b)-c'}"), "`collection: [a-c, b-c]`"),
+        (ON.format("alias-added: {collection: 'x-{a,b}'}"), "`collection: [x-a, x-b]`"),
+        (ON.format("alias-added: {registry: not model}"), "write `registry: {not: model}`"),
+        (ON.format("alias-added: {registry: {not: not model}}"), "write `model`"),
+        ("name: a\nsteps: [{uses: emit, with: {name: x}}]\non:\n  alias-added:\n  if: alias", "beside `on`, not under"),
+        ("name: a\non: alias-added\nif:\nsteps: [{uses: emit, with: {name: x}}]", "if: is empty, so nothing is"),
+        (STEP.format("if: ~"), "if: is empty, so nothing is decided"),
+        (STEP.format("if: alias <> 'x'"), 'write `if: alias != "x"`'),
+        (STEP.format("if: previous == NULL"), "write `if: previous == none`"),
+        (STEP.format("if: alias =~ '^prod'"), 'write `if: alias is matching("prod*")`'),
+        (STEP.format("if: 1e400 > 1"), "this number is too large"),
+        (HOOK.format('json: "{{ 1 + 2e999 }}"'), "this number is too large"),
+    ],
+)
+def test_a_pattern_or_a_condition_that_does_nothing_is_reported(text, says):
+    """What would match nothing, or decide nothing, is reported once, with what to write."""
+    assert says in only_message(text)
+
+
+@pytest.mark.parametrize(
+    ("condition", "says"),
+    [
+        ("alias", '`alias` is a string, not true or false; write `alias == "true"`'),
+        ("not version.name", "`version.name` is a string"),
+        ("version.stage", "`version.stage` is a string"),
+        ("version.number and true", "`version.number` is a number"),
+        ("aliases", "write `aliases | length > 0`"),
+        ("alias == 'x' or version.metadata", "`version.metadata` is a mapping"),
+        ("previous", "`previous` is a mapping"),
+        ("event.actor", "`event.actor` is a mapping"),
+    ],
+)
+def test_a_condition_that_is_never_true_or_false_is_found_at_load(condition, says):
+    """The kinds of the registry's fields are known, so that nobody waits for the first event to learn it."""
+    assert says in only_message(STEP.format(f"if: {condition}"))
+    assert messages(STEP.format("if: version.is_stored or event.data.ok")) == []
+
+
+@pytest.mark.parametrize("path", ["version", "version.metadata", "event.data", "aliases", "version.tags", "vars"])
+def test_a_mapping_or_a_list_in_a_text_is_found_at_load(path):
+    """It has no obvious text. The message shows how to send it as data, and as JSON."""
+    message = only_message(HOOK.format(f'json: {{a: "{{{{ {path} }}}}"}}'))
+
+    assert "which cannot be part of a text" in message
+    assert f"`{{{{ {path} | tojson }}}}`" in message
+    assert f"`{{{{= {path} }}}}`" in message
+    assert messages(HOOK.format(f'json: {{a: "{{{{= {path} }}}}"}}')) == []

@@ -28,7 +28,8 @@ BEYOND_A_SCHEMA = re.compile(
     r"|and this would be a text|would be sent|is sent as it is written"  # templates
     r"|one string that contains JSON; write it without quotes"
     r"|must be from|is shorter than the first wait"  # durations are strings
-    r"|is not true or false|sends nothing to a receiver|the file is|body-file"
+    r"|not true or false|this number is too large|cannot be part of a text"
+    r"|sends nothing to a receiver|the file is|body-file"
 )
 
 

@@ -18,6 +18,15 @@ def test_a_name_is_composed():
     assert spellings(COMPOSED, "alias") == (COMPOSED,)
 
 
+@pytest.mark.parametrize("character", ["\u00a0", "\u2009", "\u202f", "\u3000", "\u2800"])
+def test_a_character_that_looks_like_a_space_is_refused(character):
+    """A new name has plain spaces only. A name that has another one already is still found."""
+    with pytest.raises(InvalidInput, match="looks like a space; write a space"):
+        check_name(f"model{character}card", "collection")
+    assert spellings(f"model{character}card", "collection")[0] == f"model{character}card"
+    assert check_name("model card", "collection") == "model card"
+
+
 @pytest.mark.parametrize(
     "character",
     [

@@ -44,6 +44,10 @@ class Diagnostics:
         elif self._raises:
             raise TooManyErrors
 
+    def concern(self, leaf: str) -> bool:
+        """Return whether there is an error about a value already. Its reason begins with the value's dotted path."""
+        return any(error.reason.startswith(f"{leaf}: ") for error in self._errors)
+
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
         """The errors in the order of lines. If there are too many, the last entry counts those left out."""

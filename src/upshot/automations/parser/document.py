@@ -19,6 +19,7 @@ import orjson
 import yaml
 
 from upshot.automations.foreign_expressions import rewrite_expression
+from upshot.automations.yaml_lines import yaml_line
 
 MAX_FILE_BYTES = 4 * 1024 * 1024  # about ten thousand automations
 MAX_DOCUMENT_CHARS = 256 * 1024
@@ -39,6 +40,7 @@ _INT64 = range(-(2**63), 2**63)
 _MARKERS = re.compile(r"^(?:---(?=[ \t\r\n]|\Z)|\.\.\.[ \t]*(?:#.*)?\r?(?:\n|\Z))", re.MULTILINE)
 _PREAMBLE = re.compile(r"(?:[ \t]*(?:[#%].*)?\r?\n)*")
 _EXPRESSION_LINE = re.compile(r"\s*(?:- )?(?P<key>if|that): +(?P<value>.*)")
+_TEXT_AND_MORE = re.compile(r"""\s*(?:- )?(?P<key>[\w-]+): +(?P<value>(?:"[^"]*"|'[^']*')\s*[^\s#,\]}].*)""")
 _GLOB_LINE = re.compile(r"[:\[,-]\s+\*")
 
 #: Messages of libyaml, and what an author can do.
@@ -208,6 +210,9 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
             form = rewrite_expression(found["value"])
             if form and form.text:
                 return f"{' and '.join(form.foreign)} cannot be used here; write `{found['key']}: {form.text}`"
+        if found := _TEXT_AND_MORE.fullmatch(line):
+            shown = yaml_line(found["key"], found["value"])
+            return f"a value that begins with a quote ends at the next one; put the whole value in quotes: `{shown}`"
         if _GLOB_LINE.search(line):
             return "a value cannot begin with `*`; put it in quotes"
     return next((remedy for message, remedy in _REMEDIES.items() if problem.startswith(message)), problem)

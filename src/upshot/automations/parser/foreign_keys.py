@@ -328,8 +328,13 @@ _KINDS: Mapping[str, Callable[[Any, str], str]] = {
 }
 
 
+_KEYS_BESIDE_ON = frozenset({"name", "description", "if", "vars", "enabled", "steps", "on-failure"})
+
+
 def kind_remedy(word: str, value: Any, automation_name: Any) -> str | None:
     """Return what to write instead of an event of another system."""
+    if word in _KEYS_BESIDE_ON:
+        return f"`{word}` is a key of the automation; write it beside `on`, not under it"
     name = automation_name if isinstance(automation_name, str) and automation_name else "nightly"
     if remedy := _KINDS.get(word.replace("-", "_")):
         return remedy(value, name)
@@ -342,11 +347,39 @@ def kind_remedy(word: str, value: Any, automation_name: Any) -> str | None:
 _REGEX = re.compile(r"/.+/[gimsuy]*|\^.*|.*\$|(.*[-_)\]])?\.[*+].*|.*\\.*")
 
 
+# Also in `json_schema`, for editors.
+ALTERNATIVES_PATTERN = (
+    r"(?![^\\^$\[]*[\\^$\[])"
+    r"(?:[^|]*[^|\s][^|]*(?:\|[^|]*[^|\s][^|]*)+|[^{}()|]*\{[^{}]+,[^{}]*\}[^{}()|]*)"
+)
+_ALTERNATIVES = re.compile(ALTERNATIVES_PATTERN)
+_CHOICE = re.compile(
+    r"(?P<before>[^{}()|]*)(?:\{(?P<braces>[^{}]+,[^{}]*)\}|\((?P<bars>[^()]+\|[^()]*)\))(?P<after>[^{}()|]*)"
+)
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """Return the patterns that `a|b`, `(a|b)-c` or `{a,b}-c` stands for elsewhere."""
+    if choice := _CHOICE.fullmatch(pattern):
+        words = choice["braces"].split(",") if choice["braces"] else choice["bars"].split("|")
+        found = [f"{choice['before']}{word.strip()}{choice['after']}" for word in words]
+    else:
+        found = [word.strip() for word in pattern.split("|")]
+    return [word for word in found if word]
+
+
 def pattern_problem(pattern: str, name: str) -> str | None:
     """Return what to write instead of an exclusion or regular expression of another system in a filter."""
     if pattern[:1] == "!" and len(pattern) > 1:
         shown = yaml_line(name, {"not": pattern[1:]}) if name != "not" else yaml_value(pattern[1:])
         return f"`!` excludes nothing here; write `{shown}`"
+    if excluded := re.fullmatch(r"not +(\S.*)", pattern):
+        shown = yaml_line(name, {"not": excluded[1]}) if name != "not" else yaml_value(excluded[1])
+        return f"`not` inside of a pattern excludes nothing; write `{shown}`"
+    if not _REGEX.fullmatch(pattern) and _ALTERNATIVES.fullmatch(pattern):
+        literal = re.sub(r"([|{])", r"[\1]", pattern)
+        shown = yaml_line(name, _alternatives(pattern))
+        return f"a filter has no alternatives; write a list, `{shown}`, or `{literal}` if a name has these characters"
     if not _REGEX.fullmatch(pattern):
         return None
     globs = regex_as_globs(pattern)

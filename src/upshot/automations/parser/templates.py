@@ -81,6 +81,8 @@ def check_template(
     if form is not None:
         diagnostics.add(problems[0].line if problems else line, f"{leaf}: {form}")
         return
+    if problems and diagnostics.concern(leaf):
+        return  # another finding says more about it, such as which kind of value it must be
     for problem in problems:
         if isinstance(problem, TemplateInvalid) and (remedy := _remedy_for_characters(text)):
             problem = TemplateInvalid(problem.path, problem.line, f"{problem.reason}; {remedy}")  # noqa: PLW2901
