@@ -22,6 +22,7 @@ from upshot.resources.version import VersionJson
 from upshot.suggestions import did_you_mean
 
 _FAILURE = "failure"
+NOT_A_TEXT = "which cannot be part of a text"  #: in the reason of a mapping or a list that is written into a text
 
 _RESOURCES: Mapping[str, Any] = {
     "registry": RegistryJson,
@@ -124,7 +125,7 @@ def _kind_problem(reference: PathReference) -> str | None:
         return str(error)
     if reference.use == "text" and isinstance(value, dict | list):
         remedy = f"`{{{{ {path} | tojson }}}}` to write it as JSON, or a string that is only `{{{{= {path} }}}}`"
-        return f"`{path}` is {describe(value)}, which cannot be part of a text; write {remedy}"
+        return f"`{path}` is {describe(value)}, {NOT_A_TEXT}; write {remedy}"
     return None
 
 

@@ -17,7 +17,7 @@ from upshot.automations.foreign_expressions import (
 from upshot.automations.parser.diagnostics import Diagnostic, Diagnostics
 from upshot.automations.parser.document import UNREADABLE, Invalid, YamlMapping, YamlSequence
 from upshot.automations.sandbox import misplaced_secret
-from upshot.automations.scope import Scope
+from upshot.automations.scope import NOT_A_TEXT, Scope
 from upshot.automations.template import compile_leaf
 from upshot.automations.yaml_lines import yaml_line
 from upshot.errors import AutomationInvalid, TemplateInvalid
@@ -81,9 +81,9 @@ def check_template(
     if form is not None:
         diagnostics.add(problems[0].line if problems else line, f"{leaf}: {form}")
         return
-    if problems and diagnostics.concern(leaf):
-        return  # another finding says more about it, such as which kind of value it must be
     for problem in problems:
+        if NOT_A_TEXT in problem.reason and diagnostics.concern(leaf):
+            continue  # the schema has reported the leaf, and says which kind of value it must be
         if isinstance(problem, TemplateInvalid) and (remedy := _remedy_for_characters(text)):
             problem = TemplateInvalid(problem.path, problem.line, f"{problem.reason}; {remedy}")  # noqa: PLW2901
         diagnostics.add_error(problem)
