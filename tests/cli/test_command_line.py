@@ -75,6 +75,39 @@ def test_a_misspelt_command_gets_a_suggestion(words, suggestion):
 
 
 @pytest.mark.parametrize(
+    ("words", "form"),
+    [
+        pytest.param(["artifacts", "log", "fraud"], "'fraud' is not a reference; write project/artifact", id="name"),
+        pytest.param(["artifacts", "list", "a/b/c/d"], "write project/artifact", id="four parts"),
+        pytest.param(["link", "fraud", "model/x"], "write project/artifact:v3", id="artifact version"),
+        pytest.param(["versions", "model"], "write registry/collection", id="collection"),
+        pytest.param(["show", "model/fraud:"], "write registry/collection:v3", id="no version after the colon"),
+    ],
+)
+def test_a_reference_of_another_form_is_answered_with_the_form_of_the_argument(words, form, tmp_path):
+    """The message names the only form that this argument takes, with a version only where one is possible."""
+    result = run("registry", *words, UPSHOT_DATA=str(tmp_path))
+
+    assert result.exit_code == 2
+    assert result.stderr.rstrip().endswith(form)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["events", "replay", "--since", "10m", "--until", "20m"],
+        ["executions", "retry", "--since", "10m", "--until", "2h"],
+    ],
+)
+def test_a_period_that_ends_before_it_begins_is_refused(words, tmp_path):
+    """`--since 10m --until 20m` selects nothing. It is a mistake, not an empty result."""
+    result = run(*words, UPSHOT_DATA=str(tmp_path), UPSHOT_URL="http://127.0.0.1:9")
+
+    assert result.exit_code == 2
+    assert "is not after --since" in result.stderr
+
+
+@pytest.mark.parametrize(
     "words", [["events", "list"], ["registry", "versions", "model/churn"], ["automations", "list"]]
 )
 def test_without_a_running_upshot_the_error_names_the_remedy(words, tmp_path):

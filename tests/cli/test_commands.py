@@ -59,6 +59,37 @@ def test_collections_are_created_updated_and_deleted(world):
     assert len(actions) == 3
 
 
+def test_a_renamed_collection_is_reported_with_both_names(world):
+    """The result of a change of the name says from what to what."""
+    world.text("registry", "collections", "create", "model/rating")
+
+    renamed = world.text("registry", "collections", "update", "model/rating", "--name", "ranking")
+    assert renamed == "renamed model/rating to model/ranking\n"
+    both = world.text("registry", "collections", "update", "model/ranking", "--name", "rating", "--description", "D.")
+    assert both == "renamed model/ranking to model/rating; updated the description of model/rating\n"
+
+
+def test_an_empty_list_with_filters_does_not_say_that_there_is_nothing(world):
+    """A filter that nothing passes is named as the reason."""
+    world.text("registry", "artifacts", "log", "filtered/nn")
+    world.text("registry", "link", "filtered/nn", "model/filtered")
+
+    listed = world.text("registry", "collections", "list", "model", "--type", "no-such-type")
+    assert listed == "no collection of registry model passes the filters\n"
+    for words in (("versions", "model/filtered"), ("artifacts", "list", "filtered/nn")):
+        assert "has no versions that pass the filters" in world.text("registry", *words, "--tag", "no-such-tag")
+
+
+def test_protecting_aliases_names_what_does_not_exist(world):
+    """A registry or an automation that does not exist can be a typing error, so a note names it."""
+    result = world.run("registry", "protect", "protecte", "prod*", "--automation", "depoly", "--automation", "deploy")
+
+    assert "there was no registry 'protecte', so it has been created" in result.stderr
+    assert "no automation 'depoly' is loaded" in result.stderr
+    assert "'deploy'" not in result.stderr
+    assert world.run("registry", "protect", "protecte").stderr == ""
+
+
 def test_tags_aliases_and_links_can_be_removed(world):
     """Removing tags, aliases and links leaves the artifact in its project."""
     world.text("registry", "artifacts", "log", "churn/nn", "--digest", "sha256:01", "--alias", "best")

@@ -53,8 +53,9 @@ def test_the_first_steps_of_readme_succeed(tmp_path):
     """Every command of README's first steps succeeds in an empty directory without settings, and so does delivery."""
     texts = [block.text for block in blocks("console") if block.page == README]
     commands = [line.removeprefix("$ ") for text in texts for line in text.splitlines() if line.startswith("$ ")]
-    init, up, receivers, enter, *others = commands
-    assert (up, receivers, enter) == ("upshot up", "upshot receivers", "cd my-models")
+    init, up, enter, receivers, enter_again, *others = commands
+    assert (up, receivers) == ("upshot up", "upshot receivers")
+    assert (enter, enter_again) == ("cd my-models", "cd my-models")
     assert init.startswith("mkdir my-models && cd my-models && upshot init")
     # Ports that are free on this machine, in place of those on the page.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("UPSHOT_")}

@@ -125,7 +125,7 @@ def list_versions(client: Client, output: Output, artifact: tuple[str, str], lim
     output.rows(
         versions,
         columns,
-        empty=f"{project}/{name} has no versions",
+        empty=f"{project}/{name} has no versions{' that pass the filters' if any(filters.values()) else ''}",
         optional=("digest", "tags", "type", "logged"),
         wrapped="aliases",
     )

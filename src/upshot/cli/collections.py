@@ -35,7 +35,9 @@ def list_collections(client: Client, output: Output, registry: str, limit: int, 
     output.rows(
         listed,
         columns,
-        empty=f"registry {registry} has no collections yet; `upshot registry link` creates one",
+        empty=f"no collection of registry {registry} passes the filters"
+        if any(filters.values())
+        else f"registry {registry} has no collections yet; `upshot registry link` creates one",
         optional=("tags", "type"),
         wrapped="aliases",
     )
@@ -122,7 +124,10 @@ def update(
     if not changes:
         raise click.UsageError("no change given; use --description, --metadata or --name")
     updated = client.patch(_path(collection), changes)
-    finish(client, output, updated, f"updated the {' and the '.join(changes)} of {'/'.join(collection)}")
+    rest = [key for key in changes if key != "name"]
+    lines = [f"renamed {'/'.join(collection)} to {updated['reference']}"] if name is not None else []
+    lines += [f"updated the {' and the '.join(rest)} of {updated['reference']}"] if rest else []
+    finish(client, output, updated, "; ".join(lines))
 
 
 @collections.command()

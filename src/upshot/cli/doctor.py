@@ -331,9 +331,9 @@ def _check_secrets_of_workers(
         for name, automations in sorted(of_worker.items()):
             if name not in worker["secrets"]:
                 is_complete = False
-                detail = (
-                    f"{name} is missing on worker {worker['id']} on {worker['host']}; {', '.join(automations)} fail"
-                )
+                noun = "automation" if len(automations) == 1 else "automations"
+                detail = f"{name} is missing on worker {worker['id']} on {worker['host']}; needed by the {noun} "
+                detail += ", ".join(automations)
                 remedy = (
                     f"set UPSHOT_SECRET_{name} in its environment and restart it, or write the file {name} into its "
                     "UPSHOT_SECRETS_DIR, or into `secrets` in its data directory"

@@ -11,7 +11,7 @@ import click
 
 from upshot.cli.api_commands import api_command, api_command_with, limit_option, poll, since_option
 from upshot.cli.ids import EVENTS
-from upshot.cli.params import OBJECT, TIME, parse_assignments
+from upshot.cli.params import OBJECT, TIME, parse_assignments, refuse_empty_period
 from upshot.cli.waiting import Finish, wait_option
 from upshot.cli.whole_number import WholeNumber
 from upshot.client.http import Client, api_path
@@ -215,6 +215,7 @@ def replay(
     """
     if bool(events) == (since is not None) or (until is not None and since is None):
         raise click.UsageError("name events, or select them with --since, and --until")
+    refuse_empty_period(since, until)
     if since is not None:
         found = client.items("/events", limit=_MAX_REPLAYED, after=f"{first_id('evt', since)}{16 * '0'}")
         end = first_id("evt", until or SystemClock().now())

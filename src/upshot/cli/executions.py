@@ -12,7 +12,7 @@ import click
 from upshot.cli.api_commands import api_command, limit_option, since_option
 from upshot.cli.ids import EVENTS, EXECUTIONS, complete_automation
 from upshot.cli.jobs import summary
-from upshot.cli.params import TIME
+from upshot.cli.params import TIME, refuse_empty_period
 from upshot.client.http import ApiError, Client, api_path
 from upshot.clock import format_time
 from upshot.console import Output, format_value, local_time
@@ -135,6 +135,7 @@ def retry(
 
     Name the executions, or select them with filters: `retry --state failed --since 2h`.
     """
+    refuse_empty_period(filters["since"], filters["until"])
     filters["event_id"] = EVENTS.find_optional(client, filters["event_id"])
     filters = {name: value for name, value in filters.items() if value is not None}
     if bool(executions) == bool(filters):
@@ -198,7 +199,8 @@ def _attempt_in_progress(execution: Mapping[str, Any]) -> Mapping[str, Any] | No
 def _print_step(client: Client, output: Output, number: int, step: Mapping[str, Any], *, all_attempts: bool) -> None:
     output.line()
     phase = "" if step["phase"] == "main" else f", {step['phase']}"
-    reason = f": {step['reason']}" if step["reason"] else ""
+    is_repeated = bool(step["attempts"]) and step["attempts"][-1]["error"] == step["reason"]
+    reason = f": {step['reason']}" if step["reason"] and not is_repeated else ""
     name = f' "{step["name"]}"' if step["name"] else ""
     output.line(f"step {number}  {step['id']}{name} ({step['uses']}{phase}) is ", output.state(step["state"]), reason)
     if step["job_id"]:

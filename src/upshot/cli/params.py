@@ -16,10 +16,12 @@ from typing_extensions import override
 
 from upshot.cli.ids import complete_reference
 from upshot.client.http import api_path
-from upshot.clock import SystemClock
+from upshot.clock import SystemClock, format_time
 from upshot.domain.reference import Reference, parse_reference
 from upshot.errors import InvalidInput
 from upshot.schema.quantities import InvalidQuantity, read_duration
+
+_SLASHES = (1, 2)  # scope and name, and W&B's entity in front
 
 
 class ReferenceType(click.ParamType[Reference]):
@@ -43,6 +45,8 @@ class ReferenceType(click.ParamType[Reference]):
 
     @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Reference:
+        if value.partition(":")[0].count("/") not in _SLASHES or value.endswith(":"):
+            self.fail(f"{value!r} is not a reference; write {self.name.lower().replace(':version', ':v3')}", param, ctx)
         try:
             return parse_reference(value, default_version=self._default_version)
         except InvalidInput as error:
@@ -112,6 +116,20 @@ class TimeType(click.ParamType[datetime]):
         except ValueError:
             self.fail(f"{value!r} is not a time; write 2026-11-30T08:00:00Z, or how long ago: 30m, 2h, 7d", param, ctx)
         return time.astimezone(UTC)  # a time without a zone is local, as in all output
+
+
+def refuse_empty_period(since: datetime | None, until: datetime | None) -> None:
+    """
+    Refuse a period that ends before it begins.
+
+    Raises:
+        UsageError: `until` is not after `since`.
+    """
+    if since is not None and until is not None and until <= since:
+        raise click.UsageError(
+            f"--until ({format_time(until)}) is not after --since ({format_time(since)}), so nothing is between them; "
+            "`--since 2h --until 1h` is from two hours ago to one hour ago"
+        )
 
 
 TIME = TimeType()

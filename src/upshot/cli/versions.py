@@ -22,6 +22,7 @@ from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
 from upshot.domain.reference import Reference
 from upshot.domain.stage import Stage, describe_stage
+from upshot.printable import escape
 from upshot.resources.history_export import export_lines
 
 _EXPORTED_ENTRIES = 10_000_000
@@ -85,7 +86,7 @@ def versions(client: Client, output: Output, collection: tuple[str, str], limit:
     output.rows(
         listed,
         columns,
-        empty=f"{registry}/{name} has no versions",
+        empty=f"{registry}/{name} has no versions{' that pass the filters' if any(filters.values()) else ''}",
         optional=("by", "linked", "tags"),
         wrapped="aliases",
     )
@@ -153,10 +154,17 @@ def protect(
     A PATTERN is a glob such as `prod*`. The earlier patterns and automations are replaced.
     """
     body = {"patterns": list(patterns), "automations": list(automations)}
+    loaded = {automation["name"] for automation in client.get("/automations")["items"]} if automations else set()
+    known = {known["name"] for known in client.get("/registries")["items"]}
     rules = client.put(api_path("registries", registry, "protected-aliases"), body)
     protected = ", ".join(rules["protected_aliases"]) or "nothing"
     also = f"; allowed automations: {', '.join(rules['allowed_automations'])}" if rules["allowed_automations"] else ""
     output.result(rules, f"protected in {registry}: {protected}{also}")
+    if registry not in known:
+        click.echo(escape(f"note: there was no registry {registry!r}, so it has been created"), err=True)
+    for name in rules["allowed_automations"]:
+        if name not in loaded:
+            click.echo(escape(f"note: no automation {name!r} is loaded; see `upshot automations list`"), err=True)
 
 
 @click.command()

@@ -20,6 +20,7 @@ from upshot.ids import first_id
 from upshot.printable import escape
 
 _POLL_SECONDS = 0.3
+_BAD_STATES = {ExecutionState.FAILED.value, ExecutionState.CANCELLED.value}
 _LOWEST_RANDOM = "0" * 16  # appended to the result of `first_id`, makes a whole id
 _MAX_EVENTS = 10_000  # number of events that are searched for consequences
 _DEFAULT_SECONDS = 600.0
@@ -92,7 +93,8 @@ def _wait(consequences: Consequences, output: Output, timeout_seconds: float) ->
         try:
             for execution in consequences.refresh():
                 if not output.as_json:
-                    reason = f": {execution['reason']}" if execution["reason"] else ""
+                    is_problem = execution["state"] in _BAD_STATES  # the error has its reason
+                    reason = f": {execution['reason']}" if execution["reason"] and not is_problem else ""
                     state = output.state(execution["state"])
                     output.line(f"{execution['automation']} ", state, f"{reason} ({execution['id']})")
             is_reported = False
@@ -170,12 +172,11 @@ class Consequences:
     def problems(self) -> list[str]:
         """Describe the problems: executions that failed or were cancelled, and warnings of events."""
         problems = [f"event {event['id']}: {event['warning']}" for event in self.events.values() if event["warning"]]
-        bad = {ExecutionState.FAILED.value, ExecutionState.CANCELLED.value}
         return problems + [
             f"{execution['automation']} {execution['state']}: {execution['reason']}; see `upshot executions show "
             f"{execution['id']}`"
             for execution in self.executions.values()
-            if execution["state"] in bad
+            if execution["state"] in _BAD_STATES
         ]
 
     def summary(self) -> str:
