@@ -10,6 +10,7 @@ from upshot.unicode_text import find_invisible, find_odd_space, to_nfc
 
 MAX_NAME_CHARS = 128  # W&B's limit for names of collections, artifacts and aliases
 LATEST = "latest"
+MODEL_REGISTRY = "model"  #: the registry that W&B's `model-registry` refers to
 # Characters that references and URLs use, control characters, line breaks, and lone surrogates, which no database
 # can store.
 _FORBIDDEN = re.compile(r"[/\\#?%:\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -119,7 +120,7 @@ def parse_reference(text: str, *, default_version: str = LATEST) -> Reference:
         check_existing_name(parts.pop(0), "entity")
     scope = parts[0]
     if scope == "model-registry":
-        scope = "model"
+        scope = MODEL_REGISTRY
     elif scope.startswith(_WANDB_REGISTRY):
         scope = scope.removeprefix(_WANDB_REGISTRY)
     if len(parts) != 2 or (colon and not version):  # noqa: PLR2004 - scope and name

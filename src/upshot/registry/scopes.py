@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from upshot.domain.reference import MODEL_REGISTRY
 from upshot.domain.registry import RegistrySettings
 from upshot.errors import Conflict
 from upshot.ids import new_id
@@ -22,7 +23,10 @@ def check_scope_is_free(view: RegistryView, name: str, what: str) -> None:
     Raises:
         Conflict: A project or a registry has this name.
     """
-    is_taken, other = (view.has_project(name), "project") if what == "registry" else (view.registry(name), "registry")
+    if what == "registry":
+        is_taken, other = view.has_project(name), "project"
+    else:  # W&B's links and MLflow's names need the registry `model`, which exists from the first link on
+        is_taken, other = name == MODEL_REGISTRY or view.registry(name) is not None, "registry"
     if is_taken:
         raise Conflict(
             f"there is a {other} {name!r}, and a {what} cannot have the same name, because references such as "

@@ -127,7 +127,9 @@ def test_references_of_wandb_are_read(registry, reference):
 
 
 def test_a_name_belongs_to_a_registry_or_to_a_project(registry):
-    """A reference never has two meanings."""
+    """A reference never has two meanings. The registry `model` has its name also before its first link."""
+    with pytest.raises(Conflict, match="there is a registry 'model', and a project cannot have the same name"):
+        registry.log_artifact("model", "churn", "model", digest="other", origin=MEMBER)
     link(registry)
     with pytest.raises(Conflict, match="there is a registry 'model', and a project cannot have the same name"):
         registry.log_artifact("model", "churn", "model", digest="other", origin=MEMBER)
