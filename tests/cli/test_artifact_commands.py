@@ -112,6 +112,12 @@ def test_a_circle_ends(run, web, graph):
     assert len(lines) < 15
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Use a cache of the test's own."""
+    monkeypatch.setenv("UPSHOT_CACHE_DIR", str(tmp_path / "cache"))
+
+
 def test_files_are_listed_compared_and_verified(run, web, tmp_path):
     """A directory is compared with the version, and the first difference names the file."""
     log_files(web, "ver_00000000000001", {"a.bin": b"1", "d/b.bin": b"22"}, metadata={"f1": 1})
@@ -139,12 +145,11 @@ def test_files_are_listed_compared_and_verified(run, web, tmp_path):
     (tmp_path / "d/b.bin").write_bytes(b"2x")
     assert "d/b.bin: its content differs" in run(*words, exit_code=1).stderr
     (tmp_path / "d/b.bin").write_bytes(b"22")
-    assert "has the 2 files of demo/net:v0" in run(*words).stdout
+    assert "has the files of demo/net:v0 (2)" in run(*words).stdout
 
 
-def test_a_version_is_downloaded(run, web, tmp_path, monkeypatch):
+def test_a_version_is_downloaded(run, web, tmp_path):
     """Also through a link; files that do not belong to it stay, and a version without bytes says so."""
-    monkeypatch.setenv("UPSHOT_CACHE_DIR", str(tmp_path / "cache"))
     log_files(web, "ver_00000000000001", {"a.bin": b"1", "d/b.bin": b"22"})
     ok_json(web.post(f"{API}/registries/model/collections/net/versions", json={"artifact": "demo/net:v0"}))
     root = tmp_path / "root"
@@ -158,6 +163,19 @@ def test_a_version_is_downloaded(run, web, tmp_path, monkeypatch):
     body = {"name": "bare", "artifact_type": "model", "digest": "sha256:1"}
     ok_json(web.post(f"{API}/projects/demo/artifacts", json=body))
     assert "nothing to download" in run("download", "demo/bare", "--root", str(root), exit_code=1).stderr
+
+
+def test_logged_files_are_uploaded(run, tmp_path):
+    """What was logged can be downloaded, and the same content makes no second version."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "w.bin").write_bytes(folder.encode())
+    words = ("artifacts", "log", "demo/new", "--file", str(tmp_path / "a/w.bin"), "--file", str(tmp_path / "b/w.bin"))
+    assert run(*words).stdout.startswith("logged demo/new:v0 (sha256:")
+    assert run(*words).stdout.startswith("no new version: demo/new:v0")
+    run("download", "demo/new", "--root", str(tmp_path / "down"))
+    assert (tmp_path / "down/b/w.bin").read_bytes() == b"b"
+    assert "leave --digest out" in run(*words, "--digest", "x", exit_code=2).stderr
 
 
 def test_a_login_is_kept_for_the_user_only(web, tmp_path):

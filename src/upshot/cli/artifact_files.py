@@ -131,7 +131,7 @@ def verify(client: Client, output: Output, reference: str, root: Path | None) ->
     if output.as_json:
         output.json({"artifact": version["artifact"], "root": str(folder), "checked": checked, "problems": problems})
     elif not problems:
-        output.line(f"{folder} has the {checked:,} files of {version['artifact']}")
+        output.line(f"{folder} has the files of {version['artifact']} ({checked:,})")
     if problems:
         shown = "; ".join(problems[:_SHOWN_PROBLEMS])
         rest = f"; and {len(problems) - _SHOWN_PROBLEMS:,} more" if len(problems) > _SHOWN_PROBLEMS else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,14 @@ from upshot.cli.api_commands import api_command, filter_options, limit_option
 from upshot.cli.artifact_files import delete, diff, files, verify
 from upshot.cli.params import ARTIFACT, ARTIFACT_VERSION, OBJECT, artifact_path, parse_assignments
 from upshot.cli.waiting import Finish, wait_option
+from upshot.client.file_digest import LocalFile, hash_file
 from upshot.client.http import Client, api_path
+from upshot.client.uploads import log_version
+from upshot.clock import SystemClock
 from upshot.console import Output, local_time
+from upshot.domain.manifest import ManifestEntry
 from upshot.domain.reference import Reference
+from upshot.ids import new_id
 
 _SHOWN_FILES = 20
 
@@ -45,7 +49,7 @@ def artifacts() -> None:
     "files",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of the artifact. Its name and digest are logged; its content is not uploaded. Can be repeated: the "
+    help="A file of the artifact, which is uploaded. Can be repeated: the "
     "names are then relative to the directory that contains all files.",
 )
 @click.option("--description", help="Description of the version.")
@@ -79,11 +83,16 @@ def log(
         "aliases": list(aliases),
         "description": description or "",
     }
-    if digest:
-        body["digest"] = digest
+    if files and digest:
+        raise click.UsageError("--digest and --file: the digest is computed from the files; leave --digest out")
     if files:
-        body["manifest"] = {path: _digest(file) for path, file in _paths_in_artifact(files).items()}
-    logged = client.post(api_path("projects", project, "artifacts"), body)
+        local = [LocalFile(_entry(path, file), file) for path, file in _paths_in_artifact(files).items()]
+        body["id"] = new_id("ver", SystemClock().now())
+        logged = log_version(client, project, body, local, what=name)
+    else:
+        if digest:
+            body["digest"] = digest
+        logged = client.post(api_path("projects", project, "artifacts"), body)
     version = f"{logged['reference']} ({logged['digest']})"
     finish(
         client,
@@ -100,9 +109,9 @@ def _paths_in_artifact(files: tuple[Path, ...]) -> dict[str, Path]:
     return {file.relative_to(directory).as_posix(): file for file in absolute}
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
+def _entry(path: str, file: Path) -> ManifestEntry:
+    digest, size = hash_file(file)
+    return ManifestEntry(path, digest, size)
 
 
 @artifacts.command("list")
