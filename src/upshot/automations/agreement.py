@@ -6,7 +6,7 @@ Decide which set of automations is in force, as pure functions.
     number   ├─ the first report of a sound set
              ├─ a running worker reloads to the set
              ├─ a worker starts in the place of one that had the highest number and has ended, in the same folder
-             └─ no live worker has a set with a number
+             └─ no live worker has a set with a number; an empty set gets none then if there are other sets
     in force: the highest number that a worker holds or has held within the last lease
 
     MATCHING ──── another set is in force ───────────────────► STANDBY
@@ -38,6 +38,9 @@ def digest_of(content: SetContent) -> str:
     """Return the digest of a set: 12 hex digits. The paths of its files do not count."""
     lines = sorted(f"{name} {member.revision_id}" for name, member in content.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+EMPTY_SET = digest_of({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,10 @@ def needs_number(known: KnownSets, holding: Holding, *, is_reload: bool, now: da
     ]
     if others and all(other.has_ended and other.source == holding.source for other in others):
         return True
-    return holding.digest not in known.numbers and not _held(known, now=now, lease=lease)
+    if holding.digest in known.numbers or _held(known, now=now, lease=lease):
+        return False
+    # An empty folder is more often one that is not mounted than one that was emptied while no worker ran.
+    return not known.numbers or holding.digest != EMPTY_SET
 
 
 def decide(known: KnownSets, holding: Holding, *, now: datetime, lease: timedelta, can_trust_leases: bool) -> Standing:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from upshot.adapters.memory.automation_sets import MemoryAutomationSets
-from upshot.automations.agreement import decide, describe_difference, needs_number, set_in_force
+from upshot.automations.agreement import EMPTY_SET, decide, describe_difference, needs_number, set_in_force
 from upshot.ids import RevisionId, WorkerId
 from upshot.ports.automation_sets import Holding, KnownSets, SetMember, SetQuality
 
@@ -166,6 +166,18 @@ def test_a_set_with_mistakes_does_not_displace_a_sound_one(workers):
     assert workers.wait(60, sound, partial) == [True, False]
     assert workers.wait(31, partial) == [True]
     assert Workers().start("v1", quality=PARTIAL).matches
+
+
+def test_an_empty_folder_of_a_starting_worker_does_not_displace_a_set(workers):
+    """A worker whose folder is not mounted does not take over when the others restart, because it would stay."""
+    sound = workers.start("v1", source="m1")
+    empty = workers.start(EMPTY_SET, source="m2", quality=PARTIAL)
+    assert workers.wait(60, sound, empty) == [True, False]
+    assert workers.wait(60, empty) == [False]
+    restarted = workers.start("v1", source="m1")
+    assert workers.wait(5, empty, restarted) == [False, True]
+
+    assert Workers().start(EMPTY_SET, quality=PARTIAL).matches, "the first folder may be empty"
 
 
 def test_events_wait_while_nothing_is_usable(workers):
