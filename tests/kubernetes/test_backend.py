@@ -371,6 +371,9 @@ async def test_documented_roles_are_exact(driver, cluster):
     async with driver.watch() as names:
         assert [await anext(names) for _ in range(2)] == [NAME, NAME]  # the Job and its pod
     await driver.remove()
+    await driver.start(image="none:1")
+    await driver.wait_for_note("none:1")  # lists events
+    await driver.remove()
     await driver.start_and_wait(IGNORES_SIGTERM, grace_seconds=600)
     await driver.stop(grace_seconds=600)  # patches the pod
     await driver.stop(grace_seconds=0)  # deletes the pod

@@ -592,7 +592,7 @@ async def test_concurrent_starts(harness: BackendHarness):
     started = await asyncio.gather(*(harness.backend.start(request) for _ in range(4)))
 
     assert len({container.handle for container in started}) == 1
-    await harness.wait_for_log(request.name, b"alias-added")
+    await harness.wait_for_log(request.name, b"\n")
     assert (await harness.read_log(request.name)).data == b'{"kind": "alias-added"}\n'
 
 
