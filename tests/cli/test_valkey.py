@@ -9,8 +9,9 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -60,6 +61,13 @@ async def serving(data_dir: DataDir) -> AsyncIterator[Server]:
         yield server
     finally:
         await server.child.stop(10, asyncio.Event())
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Return a directory whose path leaves room for a Unix socket; pytest's own can be too long."""
+    with TemporaryDirectory(prefix="up", dir="/tmp") as path:
+        yield Path(path)
 
 
 @pytest.fixture
@@ -139,14 +147,14 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-async def test_any_name_of_the_directory_works(tmp_path, name):
+async def test_any_name_of_the_directory_works(short_path, name):
     """The server reads its configuration, keeps its files in the directory, and clients find its socket."""
-    async with serving(DataDir(tmp_path / name / "data")) as server:
+    async with serving(DataDir(short_path / name / "data")) as server:
         client = server.client()
         app = make_app(server.valkey.url, "ins_1")
 
         assert client.set("kept", "yes")
-        assert client.config_get("dir")["dir"] == str(tmp_path / name / "data" / "redis")
+        assert client.config_get("dir")["dir"] == str(short_path / name / "data" / "redis")
         assert psutil.Process(server.pids[0]).net_connections() == []
         with app.connection() as broker:
             assert broker.ensure_connection(max_retries=1).connected
@@ -154,16 +162,16 @@ async def test_any_name_of_the_directory_works(tmp_path, name):
     assert server.valkey.socket.parent.exists() == (name != "x" * 200)
 
 
-async def test_the_socket_is_never_in_a_directory_of_another_user(tmp_path, monkeypatch):
+async def test_the_socket_is_never_in_a_directory_of_another_user(short_path, monkeypatch):
     """If the path is too long, the socket is in a private directory. A directory that others can use is left alone."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    data_dir = DataDir(tmp_path / ("x" * 120))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path))
+    data_dir = DataDir(short_path / ("x" * 120))
     private = Valkey(data_dir).socket.parent
     private.rmdir()
-    (tmp_path / "elsewhere").mkdir()
-    private.symlink_to(tmp_path / "elsewhere")
+    (short_path / "elsewhere").mkdir()
+    private.symlink_to(short_path / "elsewhere")
 
-    assert private.parent == tmp_path
+    assert private.parent == short_path
     assert Valkey(data_dir).socket.parent != private
 
 
