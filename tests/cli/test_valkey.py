@@ -175,6 +175,17 @@ async def test_the_socket_is_never_in_a_directory_of_another_user(short_path, mo
     assert Valkey(data_dir).socket.parent != private
 
 
+def test_a_directory_that_is_too_long_for_a_socket_is_not_created(short_path, monkeypatch):
+    """Nothing is left behind in a runtime directory that cannot be used."""
+    runtime = short_path / ("r" * 100)
+    runtime.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    valkey = Valkey(DataDir(short_path / ("x" * 120)))
+    valkey.remove_socket()
+    assert valkey.socket.parent.parent != runtime
+    assert list(runtime.iterdir()) == []
+
+
 async def test_the_password_is_sent_to_no_one_else(data_dir):
     """A stale configuration of an older release names a port, where another program may listen by now."""
     received = []

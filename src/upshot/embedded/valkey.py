@@ -90,6 +90,8 @@ def _socket_path(data_dir: DataDir) -> Path:
         return data_dir.redis / _SOCKET
     for directory in _short_directories(data_dir):
         with contextlib.suppress(OSError):
+            if not _is_short(directory):
+                continue
             make_private_directory(directory)
             if is_private_directory(directory) and _can_have_socket(directory):
                 return directory / _SOCKET
@@ -103,7 +105,7 @@ def _socket_path(data_dir: DataDir) -> Path:
 def _can_have_socket(directory: Path) -> bool:
     """Return whether a socket can be created in a directory. Some file systems, such as shared folders, have none."""
     probe = directory / "test.sock"
-    if len(os.fsencode(directory / _SOCKET)) > MAX_SOCKET_PATH_BYTES:
+    if not _is_short(directory):
         return False
     try:
         probe.unlink(missing_ok=True)
@@ -113,6 +115,10 @@ def _can_have_socket(directory: Path) -> bool:
         return False
     probe.unlink()
     return True
+
+
+def _is_short(directory: Path) -> bool:
+    return len(os.fsencode(directory / _SOCKET)) <= MAX_SOCKET_PATH_BYTES
 
 
 def _short_directories(data_dir: DataDir) -> list[Path]:
