@@ -528,6 +528,19 @@ async def test_a_shim_that_fails_ends_the_command(engine):
     assert not engine.processes()
 
 
+async def test_a_result_that_is_still_linked_to_its_draft_is_read(engine):
+    """The shim may be killed, or just be at work, between making a result visible and removing its draft."""
+    await engine.start(shell("exit 3"))
+    assert (await engine.exited()).exit_code == 3
+    directory = engine.directory / NAME
+    draft = directory / ".result.json.0123456789abcdef"
+    draft.hardlink_to(directory / "result.json")
+
+    assert (await engine.status()).exit_code == 3
+
+    assert not draft.exists()
+
+
 async def test_a_restart_of_the_machine_loses_the_job(engine):
     """A record from before the restart is not trusted, even if another process now has the shim's pid."""
     await engine.start(shell("echo up; exec sleep 50"))

@@ -206,11 +206,32 @@ class JobDirectory:
     def _read_record(self, name: str) -> dict[str, Any] | None:
         """Return a record, None if it does not exist, or an empty record if the job has tampered with it."""
         try:
+            self._remove_draft(name)
             data = read_regular_file(self.fd, name, limit_bytes=_RECORD_BYTES)
             record = None if data is None else json.loads(data)
         except (NotRegularFile, ValueError, PermissionError):
             return {}
         return record if record is None or isinstance(record, dict) else {}
+
+    def _remove_draft(self, name: str) -> None:
+        """
+        Remove the draft from which a record was made.
+
+        A record is a second link to its draft for a moment, or for good if its writer was killed then. A file with
+        several links would count as tampered with.
+        """
+        try:
+            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if status.st_nlink == 1:
+            return
+        for other in os.listdir(self.fd):  # noqa: PTH208 - a descriptor, not a path
+            with contextlib.suppress(FileNotFoundError):
+                if other.startswith(f".{name}.") and os.path.samestat(
+                    os.stat(other, dir_fd=self.fd, follow_symlinks=False), status
+                ):
+                    os.unlink(other, dir_fd=self.fd)
 
 
 class JobDirectories:

@@ -192,7 +192,8 @@ def create_record(dir_fd: int, name: str, record: dict[str, Any], *, lock: bool 
             return None
         raise
     finally:
-        os.unlink(draft, dir_fd=dir_fd)
+        with contextlib.suppress(FileNotFoundError):  # a reader may have removed it
+            os.unlink(draft, dir_fd=dir_fd)
     os.fsync(dir_fd)
     return fd
 
