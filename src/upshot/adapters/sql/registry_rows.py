@@ -75,13 +75,17 @@ def _artifact_version_values(row: Row[Any]) -> dict[str, Any]:
 
 def artifact_version_with_names_from_row(row: Row[Any]) -> ArtifactVersion:
     """Return an artifact version from a row that also has the names of its artifact and project."""
+    return _source_from_row(row, row.id, row.number)
+
+
+def _source_from_row(row: Row[Any], version_id: str, number: int) -> ArtifactVersion:
     return ArtifactVersion(
-        id=row.id,
+        id=version_id,
         artifact_id=row.artifact_id,
         project=row.project,
         artifact_name=row.artifact,
         artifact_type=row.artifact_type,
-        number=row.number,
+        number=number,
         aliases=tuple(sorted(row.aliases.split("/"))) if row.aliases else (),
         **_artifact_version_values(row),
     )
@@ -95,16 +99,7 @@ def version_from_row(row: Row[Any], collection: Collection) -> Version:
         registry=collection.registry,
         collection=collection.name,
         number=row.number,
-        artifact_version=ArtifactVersion(
-            id=row.artifact_version_id,
-            artifact_id=row.artifact_id,
-            project=row.project,
-            artifact_name=row.artifact,
-            artifact_type=row.artifact_type,
-            number=row.artifact_number,
-            aliases=tuple(sorted(row.aliases.split("/"))) if row.aliases else (),
-            **_artifact_version_values(row),
-        ),
+        artifact_version=_source_from_row(row, row.artifact_version_id, row.artifact_number),
         aliases=collection.aliases_of(f"v{row.number}"),
         stage=Stage(row.stage),
         linked_at=row.linked_at,
