@@ -22,8 +22,8 @@ from bench.measures import (
     Rate,
     measure_backlog,
     measure_beside_backlog,
+    measure_beside_hanging,
     measure_burst,
-    measure_isolation,
     measure_latency,
     measure_memory,
     measure_mutations,
@@ -51,7 +51,7 @@ class Size:
 
 
 _FULL = Size(
-    latency_seconds=30, mutation_seconds=20, isolation_seconds=20, backlog_events=20_000, growth_rows=1_000_000
+    latency_seconds=30, mutation_seconds=20, isolation_seconds=60, backlog_events=20_000, growth_rows=1_000_000
 )
 _QUICK = Size(latency_seconds=5, mutation_seconds=5, isolation_seconds=5, backlog_events=4_000, growth_rows=50_000)
 _BESIDE_EVENTS = 10_000
@@ -173,10 +173,13 @@ class _Bench:
             _log(f"{database}: one event beside a backlog of {_BESIDE_EVENTS}")
             latency = await measure_beside_backlog(load, events=_BESIDE_EVENTS)
             self.report.add_latency(database, "beside-backlog", latency)
-            _log(f"{database}: beside ten hanging destinations, {2 * self.size.isolation_seconds:g} s")
-            alone, beside = await measure_isolation(load, seconds=self.size.isolation_seconds)
-            self.report.add_latency(database, "alone", alone)
-            self.report.add_latency(database, "beside-hanging", beside)
+            seconds = self.size.isolation_seconds
+            _log(f"{database}: beside hanging destinations, {5 * seconds:g} s")
+            self.report.add_latency(database, "alone", await measure_latency(load, seconds=seconds, name="alone"))
+            for name, count, per_second in (("beside-hanging", 10, 40), ("beside-fifty-hanging", 50, 2)):
+                hanging = ports.hanging[:count]
+                latency = await measure_beside_hanging(load, hanging, per_second=per_second, seconds=seconds)
+                self.report.add_latency(database, name, latency)
 
     async def _measure_hold(self, database: str, system: BenchSystem, ports: Ports) -> None:
         write_automations(system.automations, ports)

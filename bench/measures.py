@@ -103,21 +103,29 @@ async def measure_backlog(load: Load, system: BenchSystem, *, events: int, worke
     return _rate(ports_by_tag, deliveries, start, used)
 
 
-async def measure_isolation(load: Load, *, seconds: float) -> tuple[Latency, Latency]:
-    """Measure the latency alone, then beside ten destinations that never answer and get 40 events per second each."""
-    alone = await measure_latency(load, seconds=seconds, name="alone")
+async def measure_beside_hanging(load: Load, ports: Sequence[int], *, per_second: int, seconds: float) -> Latency:
+    """
+    Measure the latency beside destinations that never answer.
+
+    Args:
+        load: Sends the events.
+        ports: The destinations. They get events from `seconds` before the measurement on.
+        per_second: Events for each of them.
+        seconds: Length of the measurement.
+    """
+    batch = max(1, per_second // 10)
 
     async def flood() -> None:
         while True:
-            for port in load.ports.hanging:
-                await load.emit([("hanging", port)] * 4, name=f"hanging-{port}")
-            await asyncio.sleep(0.1)
+            for port in ports:
+                await load.emit([("hanging", port)] * batch, name=f"hanging-{port}")
+            await asyncio.sleep(batch / per_second)
 
     flooding = asyncio.create_task(flood())
     await asyncio.sleep(seconds)
-    beside = await measure_latency(load, seconds=seconds, name="beside")
+    latency = await measure_latency(load, seconds=seconds, name=f"beside-{len(ports)}")
     flooding.cancel()
-    return alone, beside
+    return latency
 
 
 async def measure_burst(load: Load, system: BenchSystem, *, events: int) -> Rate:

@@ -26,7 +26,7 @@ FAST_PORTS = 19
 SLOW_PORTS = 1  # of twenty: 5 % of the receivers
 SLOW_SECONDS = 2.0
 STEADY_SECONDS = 0.2
-HANGING_PORTS = 10
+HANGING_PORTS = 50
 
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
 # Many small values, and an integer beyond 64 bits, which the fastest parsers cannot keep.

@@ -24,6 +24,7 @@ _TARGETS = {
     "latency": ("REST mutation → webhook received, 10/s, p50 / p95 / p99", "12 / – / 30 ms", "6 / – / 15 ms"),
     "alone": ("the same, before the next row", "", ""),
     "beside-hanging": ("beside ten destinations that never answer, 40 events/s each", "p99 ≤ 2 × alone", ""),
+    "beside-fifty-hanging": ("beside fifty destinations that never answer, 2 events/s each", "p99 ≤ 2 × alone", ""),
     "beside-backlog": ("one event beside another automation's backlog of 10,000", "1,000 ms", ""),
     "burst": ("a burst of 3,000 events to a receiver that answers in 0.2 s", "5 s", ""),
     "mutations": ("REST mutations with one delivery each, 8 writers", "200/s", "500/s"),

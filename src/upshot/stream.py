@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from upshot.automations.filters import TooCostly
+from upshot.automations.expressions.budget import TooCostly
 from upshot.automations.rendering import MAX_PROCESSES
 from upshot.clock import Clock
 from upshot.domain.event import Event

@@ -13,7 +13,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from upshot.automations.filters import RenderError
+from upshot.automations.expressions.budget import RenderError
 from upshot.automations.sandbox import Lookup
 from upshot.domain.event import SNAPSHOT_NAMES, Event, EventKind
 from upshot.domain.execution import StepRecord

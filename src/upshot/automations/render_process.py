@@ -27,7 +27,7 @@ import orjson
 from typing_extensions import override
 
 from upshot.automations.context import EmptyStrings
-from upshot.automations.filters import RenderError
+from upshot.automations.expressions.budget import RenderError
 from upshot.automations.sandbox import Lookup
 from upshot.automations.template import RenderRequest
 from upshot.errors import TemplateInvalid

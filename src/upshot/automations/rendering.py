@@ -19,14 +19,14 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-from upshot.automations.filters import BUDGET, RenderError, TooCostly
+from upshot.automations.expressions.budget import BUDGET, RenderError, TooCostly
 from upshot.automations.render_process import MAX_SECONDS, encode_request, frame, read_frame
 from upshot.automations.sandbox import Lookup
 from upshot.automations.template import CompiledExpression, CompiledText, CompiledTree, RenderRequest
 from upshot.clock import stopwatch
 from upshot.errors import TemplateInvalid, Unavailable
 
-IN_PROCESS_WORK = 2_000  #: units (see `filters.MAX_WORK`): about a millisecond at most
+IN_PROCESS_WORK = 2_000  #: units (see `expressions.budget.MAX_WORK`): about a millisecond at most
 MAX_PROCESSES = 2
 MAX_WALL_SECONDS = 10.0  # for a request; the process itself ends after a second of processor time
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from upshot.automations.render_process import main; main()"

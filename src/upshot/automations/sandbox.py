@@ -4,7 +4,7 @@ What a template can contain and what it can reach: Jinja's sandbox, emptied, beh
 Three barriers, each of which stops most attacks by itself: Jinja's immutable sandbox without its globals,
 filters and tests; an allow-list over the parsed template, without calls, macros and imports; and our own
 access to fields, which reads keys of mappings and indexes of lists, never attributes of Python objects.
-`filters` bounds the computation, the size of the output and the iterations of loops.
+`expressions` bounds the computation, the size of the output and the iterations of loops.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from typing_extensions import override
 
-from upshot.automations import filters
-from upshot.automations.filters import BUDGET, describe
+from upshot.automations.expressions.budget import BUDGET
+from upshot.automations.expressions.comparisons import check_condition, compare, contains
+from upshot.automations.expressions.filters import FILTERS
+from upshot.automations.expressions.operators import OPERATORS, check_key, concat, iterate, slice_
+from upshot.automations.expressions.slack_text import to_slack_text
+from upshot.automations.expressions.template_tests import TESTS
+from upshot.automations.expressions.values import describe, to_text
 from upshot.suggestions import did_you_mean
 
 #: The name of all secrets. A template must name it to use a secret, because receipts mask the named secrets.
@@ -225,7 +230,7 @@ def get_field(container: Any, key: Any, path: str) -> Any:
 
 def _to_text(value: Any) -> str:
     require_defined(value)
-    return filters.to_text(value)
+    return to_text(value)
 
 
 def _bounded(function: Callable[..., Any], *, takes_unknown: bool = False) -> Callable[..., Any]:
@@ -236,7 +241,7 @@ def _bounded(function: Callable[..., Any], *, takes_unknown: bool = False) -> Ca
         if takes_unknown and isinstance(value, Undefined):
             value = None
         require_defined(value, *args, *options.values())
-        BUDGET.spend(1)  # `filters` counts the rest
+        BUDGET.spend(1)  # `expressions` counts the rest
         return function(value, *args, **options)
 
     return call
@@ -249,28 +254,28 @@ _SLACK = ":slack"
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, containing only what `filters` offers."""
+    """Jinja's sandbox, containing only what `expressions` offers."""
 
-    intercepted_binops = frozenset(filters.OPERATORS)
+    intercepted_binops = frozenset(OPERATORS)
 
     def __init__(self) -> None:
         super().__init__(
             undefined=_Unknown, finalize=_to_text, keep_trailing_newline=True, optimized=False, cache_size=0
         )
         self.globals.clear()
-        self.filters = {name: _bounded(f, takes_unknown=name == "default") for name, f in filters.FILTERS.items()}
+        self.filters = {name: _bounded(f, takes_unknown=name == "default") for name, f in FILTERS.items()}
         self.filters |= {
             _FIELD: get_field,
-            _ITERATE: _bounded(filters.iterate),
-            _CONCAT: _bounded(filters.concat),
-            _COMPARE: _bounded(filters.compare),
-            _CONDITION: _bounded(filters.check_condition),
-            _SLACK: _bounded(filters.to_slack_text),
-            _CONTAINS: _bounded(filters.contains),
-            _KEY: _bounded(filters.check_key),
-            _SLICE: _bounded(filters.slice_),
+            _ITERATE: _bounded(iterate),
+            _CONCAT: _bounded(concat),
+            _COMPARE: _bounded(compare),
+            _CONDITION: _bounded(check_condition),
+            _SLACK: _bounded(to_slack_text),
+            _CONTAINS: _bounded(contains),
+            _KEY: _bounded(check_key),
+            _SLICE: _bounded(slice_),
         }
-        self.tests = {name: _bounded(f) for name, f in filters.TESTS.items()}
+        self.tests = {name: _bounded(f) for name, f in TESTS.items()}
         self.tests |= {
             "defined": lambda value: not isinstance(value, Undefined),
             "undefined": lambda value: isinstance(value, Undefined),
@@ -280,7 +285,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         require_defined(left, right)
         BUDGET.spend(1)
-        return filters.OPERATORS[operator](left, right)
+        return OPERATORS[operator](left, right)
 
     # An allowed template never calls these methods. They are a second barrier behind the allow-list.
 
@@ -319,8 +324,8 @@ def parse_text(text: str) -> nodes.Template:
 
 
 _SIGNATURES = {
-    **{("filter", name): inspect.signature(function) for name, function in filters.FILTERS.items()},
-    **{("test", name): inspect.signature(function) for name, function in filters.TESTS.items()},
+    **{("filter", name): inspect.signature(function) for name, function in FILTERS.items()},
+    **{("test", name): inspect.signature(function) for name, function in TESTS.items()},
     **{("test", name): inspect.signature(lambda value: value) for name in ("defined", "undefined")},
 }
 
@@ -461,7 +466,7 @@ def _check_chain(node: nodes.Compare) -> None:
 
 
 def _check_use(node: nodes.Filter | nodes.Test) -> None:
-    kind, known = ("filter", filters.FILTERS) if isinstance(node, nodes.Filter) else ("test", SANDBOX.tests)
+    kind, known = ("filter", FILTERS) if isinstance(node, nodes.Filter) else ("test", SANDBOX.tests)
     if node.name not in known:
         raise TemplateNotAllowed(f"unknown {kind} {node.name!r}{did_you_mean(node.name, known)}", node.lineno)
     if node.dyn_args is not None or node.dyn_kwargs is not None:

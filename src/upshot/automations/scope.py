@@ -10,7 +10,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from typing_extensions import is_typeddict
 
 from upshot.automations.context import EVENT_NAMES, STEP_NAMES
-from upshot.automations.filters import RenderError, check_condition, describe
+from upshot.automations.expressions.budget import RenderError
+from upshot.automations.expressions.comparisons import check_condition
+from upshot.automations.expressions.values import describe
 from upshot.automations.sandbox import PathReference
 from upshot.automations.template import CompiledLeaf
 from upshot.resources.artifact import ArtifactJson

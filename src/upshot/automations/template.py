@@ -27,8 +27,10 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from typing_extensions import override
 
-from upshot.automations import filters
-from upshot.automations.filters import BUDGET, RenderError, TooCostly
+from upshot.automations.expressions.budget import BUDGET, MAX_OUTPUT_BYTES, RenderError, TooCostly
+from upshot.automations.expressions.comparisons import check_condition
+from upshot.automations.expressions.slack_text import escape_slack_data, to_slack_text
+from upshot.automations.expressions.values import plain_copy, to_text
 from upshot.automations.sandbox import (
     MAX_NESTING,
     SANDBOX,
@@ -87,7 +89,7 @@ class _PlainText(_Plain):
 
     def __init__(self, segments: tuple[str | _Path, ...], paths: tuple[PathReference, ...], *, escapes: bool) -> None:
         self._segments = segments
-        self._to_text = filters.to_slack_text if escapes else filters.to_text
+        self._to_text = to_slack_text if escapes else to_text
         self.paths = paths
         self.roots = frozenset(reference.parts[0] for reference in paths)
 
@@ -102,7 +104,7 @@ class _PlainText(_Plain):
         paths = (segment for segment in self._segments if isinstance(segment, _Path))
         for path, reference in zip(paths, self.paths, strict=True):
             try:
-                filters.to_text(path.resolve(context))
+                to_text(path.resolve(context))
             except (RenderError, UndefinedError):
                 return reference.line
         return 1
@@ -121,7 +123,7 @@ class _PlainExpression(_Plain):
 
     def evaluate(self, context: Mapping[str, Any]) -> Any:
         value = self._path.resolve(context)
-        return filters.check_condition(value, ".".join(self._path.parts)) if self._is_condition else value
+        return check_condition(value, ".".join(self._path.parts)) if self._is_condition else value
 
     def failing_line(self, error: Exception, context: Mapping[str, Any]) -> int:
         return 1
@@ -164,11 +166,11 @@ class _Program:
         return scope, self._template.root_render_func(scope)
 
     def render(self, context: Mapping[str, Any]) -> str:
-        segments, remaining = [], filters.MAX_OUTPUT_BYTES
+        segments, remaining = [], MAX_OUTPUT_BYTES
         for segment in self._run(context)[1]:
             remaining -= len(segment)
             if remaining < 0:
-                BUDGET.emit(filters.MAX_OUTPUT_BYTES + 1)  # raises RenderError
+                BUDGET.emit(MAX_OUTPUT_BYTES + 1)  # raises RenderError
             segments.append(segment)
         return "".join(segments)
 
@@ -451,7 +453,7 @@ class CompiledExpression(_Compiled[_PlainExpression | _Program]):
         return self._run(self._evaluate_and_copy, context)
 
     def _evaluate_and_copy(self, context: Mapping[str, Any]) -> Any:
-        return filters.plain_copy(self._program.evaluate(context))
+        return plain_copy(self._program.evaluate(context))
 
     run = evaluate
 
@@ -465,8 +467,8 @@ class _SlackExpression(CompiledExpression):
 
     @override
     def _evaluate_and_copy(self, context: Mapping[str, Any]) -> Any:
-        value = filters.escape_slack_data(self._program.evaluate(context), is_text=self._is_text)
-        return filters.plain_copy(value)
+        value = escape_slack_data(self._program.evaluate(context), is_text=self._is_text)
+        return plain_copy(value)
 
 
 def compile_text(text: str, *, path: str, line: int | None = 1) -> CompiledText:

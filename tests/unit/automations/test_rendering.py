@@ -13,7 +13,7 @@ import pytest
 from tests.unit.automations.factories import custom_event, make_context, make_event
 from upshot.automations import rendering
 from upshot.automations.context import DeferredSecrets, SecretsView
-from upshot.automations.filters import BUDGET, MAX_WORK, TooCostly
+from upshot.automations.expressions.budget import BUDGET, MAX_WORK, TooCostly
 from upshot.automations.rendering import CheapRenderer, ProcessRenderer, render_cheaply
 from upshot.automations.template import compile_expression, compile_text, compile_tree
 from upshot.domain.secret_placeholders import SecretPlaceholders
@@ -134,10 +134,12 @@ def test_wandb_names_without_a_version_are_empty(renderer):
     assert render(renderer, tree(x=LOOP + "{{ artifact_metadata.any }}"), make_context(EVENT))["x"] == EXPECTED
 
 
-SPIN = "from upshot.automations import filters; a = (1,)\nfor _ in range(60): a = (a, a)\n"
+SPIN = "from upshot.automations.expressions import filters; a = (1,)\nfor _ in range(60): a = (a, a)\n"
 HANG = SPIN + "filters.FILTERS['upper'] = lambda value: hash(a)\n"
-EAT = "from upshot.automations import filters\nfilters.FILTERS['upper'] = lambda value: bytearray(10**9)\n"
-CRASH = "from upshot.automations import filters\nimport os\nfilters.FILTERS['upper'] = lambda value: os.abort()\n"
+EAT = "from upshot.automations.expressions import filters\nfilters.FILTERS['upper'] = lambda value: bytearray(10**9)\n"
+CRASH = (
+    "from upshot.automations.expressions import filters\nimport os\nfilters.FILTERS['upper'] = lambda _: os.abort()\n"
+)
 
 
 @pytest.mark.parametrize(

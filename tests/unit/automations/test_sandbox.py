@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.unit.automations.factories import custom_event, make_context
-from upshot.automations import filters
-from upshot.automations.filters import BUDGET, MAX_OUTPUT_BYTES, MAX_WORK
+from upshot.automations.expressions import values
+from upshot.automations.expressions.budget import BUDGET, MAX_OUTPUT_BYTES, MAX_WORK
 from upshot.automations.template import compile_text, compile_tree
 from upshot.errors import TemplateInvalid
 
@@ -239,7 +239,7 @@ def test_json_is_refused_before_it_is_written(template, monkeypatch):
         written.append(value)
         return b"[]"
 
-    monkeypatch.setattr(filters, "orjson", SimpleNamespace(dumps=dumps))
+    monkeypatch.setattr(values, "orjson", SimpleNamespace(dumps=dumps))
 
     with pytest.raises(TemplateInvalid):
         compile_tree({"x": template}, path="a.yaml", line_of=lambda leaf: 1).render(make_context(EVENT))
