@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from upshot.client.addresses import api_path
 from upshot.clock import SystemClock
-from upshot.domain.manifest import ManifestEntry, manifest_digest
+from upshot.domain.manifest import ManifestEntry
 from upshot.errors import InvalidInput
 from upshot.ids import new_id
-from upshot.sdk.connection import blob_cache, client, read_settings
-from upshot.sdk.draft import Draft, check_path, find_files
+from upshot.sdk.artifact_attributes import ArtifactAttributes
+from upshot.sdk.artifact_downloads import download_entries, verify_files
+from upshot.sdk.connection import client
+from upshot.sdk.draft import Draft
 from upshot.sdk.entries import ArtifactManifest, ArtifactManifestEntry
-from upshot.sdk.json_values import to_json_object
+from upshot.sdk.json_values import merge_patch, to_json_object
+from upshot.sdk.names import to_names
 from upshot.sdk.references import read_target
-from upshot.sdk.sdk_errors import AlreadyLogged, InvalidArgument, NotBuilt, NotLogged
+from upshot.sdk.sdk_errors import AlreadyLogged, InvalidArgument, NotBuilt
+from upshot.sdk.usage import usage_program
 
 if TYPE_CHECKING:
     from upshot.sdk.public_run import PublicRun
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-_PAGE = 200
 
-
-class Artifact:
+class Artifact(ArtifactAttributes):
     """
     An artifact: a draft that files are added to, or a version that a server has.
 
@@ -50,221 +46,7 @@ class Artifact:
         ValueError: The name or the metadata is invalid.
     """
 
-    def __init__(
-        self,
-        name: str,
-        type: str,
-        description: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        incremental: bool = False,
-        use_as: str | None = None,
-        storage_region: str | None = None,
-        digest_algorithm: str = "MD5",
-    ) -> None:
-        if not is_artifact_name(name):
-            raise InvalidArgument(
-                f"artifact name {name!r}: must be 1 to 128 letters, digits, underscores, dots and hyphens"
-            )
-        if not isinstance(type, str) or not type.strip():  # type: ignore[redundant-expr]
-            raise InvalidArgument(f"artifact {name}: the type {type!r} must be a text, such as 'model' or 'dataset'")
-        if incremental:
-            raise NotBuilt(f"artifact {name}: incremental=True is not supported; add all files")
-        self._base_name = name
-        self._type = type
-        self._description = description
-        self._metadata = to_json_object(metadata, "metadata")
-        self._draft: Draft | None = Draft()
-        self._new_files: Path | None = None  # directory of what `new_file` writes
-        self._json: dict[str, Any] | None = None
-        self._aliases: list[str] = []
-        self._tags: list[str] = []
-        self._manifest: ArtifactManifest | None = None
-        self._is_final = False
-        self._started: tuple[Any, str] | None = None  # what was sent to begin the version, and its id
-        self.use_as = use_as
-
-    def __repr__(self) -> str:
-        return f"<Artifact {self.qualified_name}>" if self._json else f"<Artifact {self._base_name} (not logged)>"
-
-    @classmethod
-    def from_version(cls, version: Mapping[str, Any]) -> Self:
-        """Return the artifact for a version as the server describes it."""
-        artifact = cls.__new__(cls)
-        artifact._base_name = version["artifact_name"]  # noqa: SLF001 - names of links are freer than those of drafts
-        artifact._become_version(version)  # noqa: SLF001
-        return artifact
-
-    def _become_version(self, version: Mapping[str, Any]) -> None:
-        self._type = version["artifact_type"]
-        self._draft = None
-        self._new_files = None
-        self._is_final = True
-        self._started = None
-        self.use_as = None
-        self._set_version(version)
-
-    def _set_version(self, version: Mapping[str, Any]) -> None:
-        self._json = dict(version)
-        self._description = version["description"] or None
-        self._metadata = deepcopy(version["metadata"])
-        self._aliases = list(version["aliases"])
-        self._tags = list(version["tags"])
-        self._manifest = None
-
-    # --- attributes -------------------------------------------------------------------------------
-
-    def _logged(self, what: str) -> dict[str, Any]:
-        if self._json is None:
-            raise NotLogged(
-                f"artifact {self._base_name}: it has no {what} yet; log it with run.log_artifact(), "
-                "and call wait() first"
-            )
-        return self._json
-
-    @property
-    def id(self) -> str:
-        """The id of the version, or of the link."""
-        return str(self._logged("id")["id"])
-
-    @property
-    def name(self) -> str:
-        """`NAME:v3`; of a draft the name alone; of a link the name of the collection."""
-        if self._json is None:
-            return self._base_name
-        return f"{self._json['collection'] or self._json['artifact_name']}:{self._json['name']}"
-
-    @property
-    def type(self) -> str:
-        """The type, such as `model`."""
-        return self._type
-
-    @property
-    def version(self) -> str:
-        """`v3`: in the project, or of a link in the collection."""
-        return str(self._logged("version")["name"])
-
-    @property
-    def aliases(self) -> list[str]:
-        """The aliases. Change the list and call `save()`."""
-        self._logged("aliases")
-        return self._aliases
-
-    @aliases.setter
-    def aliases(self, aliases: Iterable[str]) -> None:
-        self._logged("aliases")
-        self._aliases = to_names(aliases, "aliases")
-
-    @property
-    def tags(self) -> list[str]:
-        """The tags. Change the list and call `save()`."""
-        self._logged("tags")
-        return self._tags
-
-    @tags.setter
-    def tags(self, tags: Iterable[str]) -> None:
-        self._logged("tags")
-        self._tags = to_names(tags, "tags")
-
-    @property
-    def description(self) -> str | None:
-        """A text for people."""
-        return self._description
-
-    @description.setter
-    def description(self, description: str | None) -> None:
-        self._description = description
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The metadata. Change it and, if the artifact was logged, call `save()`."""
-        return self._metadata
-
-    @metadata.setter
-    def metadata(self, metadata: Mapping[str, Any]) -> None:
-        self._metadata = to_json_object(metadata, "metadata")
-
-    @property
-    def digest(self) -> str:
-        """The digest of the content: paths and bytes, without metadata."""
-        if self._json is not None:
-            return str(self._json["digest"])
-        return manifest_digest(file.entry for file in self._files().values())
-
-    @property
-    def size(self) -> int | None:
-        """Bytes of all files; None if the size of one is unknown."""
-        if self._json is not None:
-            found: int | None = self._json["size"]
-            return found
-        sizes = [file.entry.size for file in self._files().values()]
-        return None if None in sizes else sum(size or 0 for size in sizes)
-
-    @property
-    def file_count(self) -> int | None:
-        """Number of files; None if only a digest was logged."""
-        if self._json is not None:
-            count: int | None = self._json["file_count"]
-            return count
-        return len(self._files())
-
-    @property
-    def state(self) -> str:
-        """`PENDING` or `COMMITTED`."""
-        return "PENDING" if self._json is None else "COMMITTED"
-
-    @property
-    def created_at(self) -> str:
-        """When it was logged."""
-        return str(self._logged("created_at")["created_at"])
-
-    @property
-    def project(self) -> str:
-        """The project, or of a link the registry."""
-        version = self._logged("project")
-        return str(version["registry"] or version["project"])
-
-    @property
-    def entity(self) -> str | None:
-        """The entity of the installation, if UPSHOT_ENTITY says it."""
-        return read_settings().entity
-
-    @property
-    def source_name(self) -> str:
-        """`NAME:v3` in its project, also through a link."""
-        if self._json is None:
-            return self._base_name
-        return f"{self._json['artifact_name']}:{self._json['artifact_version']}"
-
-    @property
-    def source_version(self) -> str:
-        """`v3` in its project, also through a link."""
-        return str(self._logged("source_version")["artifact_version"])
-
-    @property
-    def source_project(self) -> str:
-        """The project that it was logged into, also through a link."""
-        return str(self._logged("source_project")["project"])
-
-    @property
-    def source_qualified_name(self) -> str:
-        """`[ENTITY/]PROJECT/NAME:v3`, also through a link."""
-        return _with_entity(self._logged("source_qualified_name")["artifact"])
-
-    @property
-    def qualified_name(self) -> str:
-        """`[ENTITY/]PROJECT/NAME:v3`, or of a link `[ENTITY/]REGISTRY/COLLECTION:v3`."""
-        return self._base_name if self._json is None else _with_entity(self._json["reference"])
-
-    @property
-    def is_link(self) -> bool:
-        """Whether this is a version of a collection."""
-        return self._json is not None and self._json["registry"] is not None
-
-    @property
-    def url(self) -> str | None:
-        """The address in the REST API."""
-        url: str | None = self._logged("url")["url"]
-        return url
+    # --- the version and its files ----------------------------------------------------------------
 
     @property
     def source_artifact(self) -> Artifact:
@@ -293,11 +75,6 @@ class Artifact:
             )
         return self._manifest
 
-    def _files(self) -> Mapping[str, Any]:
-        if self._draft is None:
-            raise AssertionError("unreachable: an artifact without a version is a draft")
-        return self._draft.files
-
     def _read_entries(self, version: Mapping[str, Any]) -> Iterator[ManifestEntry]:
         if version["file_count"] is None:
             raise InvalidArgument(
@@ -306,23 +83,6 @@ class Artifact:
             )
         for file in client().every_item(f"{self._source_path()}/files"):
             yield ManifestEntry(file["path"], file["digest"], file["size"], file["ref"])
-
-    def _source_path(self) -> str:
-        version = self._logged("version")
-        return api_path(
-            "projects",
-            version["project"],
-            "artifacts",
-            version["artifact_name"],
-            "versions",
-            version["artifact_version"],
-        )
-
-    def _series_path(self) -> str:
-        version = self._logged("version")
-        if version["registry"] is not None:
-            return api_path("registries", version["registry"], "collections", version["collection"])
-        return api_path("projects", version["project"], "artifacts", version["artifact_name"])
 
     # --- add --------------------------------------------------------------------------------------
 
@@ -384,17 +144,7 @@ class Artifact:
         Raises:
             ValueError: There is no such directory, a link leads out of it, or the artifact has been logged.
         """
-        from upshot.client.uploads import run_in_threads
-
-        draft = self._open_draft()
-        folder = Path(local_path)
-        if not folder.is_dir():
-            raise InvalidArgument(f"{folder}: this is not a directory; add a file with add_file()")
-        prefix = f"{check_path(name.strip('/'))}/" if name and name.strip("/") else ""
-        files = [(f"{prefix}{path}", file) for path, file in find_files(folder.absolute())]
-        for path, _ in files:
-            check_path(path)
-        run_in_threads(lambda file: draft.add(*file, overwrite=merge), files)
+        self._open_draft().add_folder(Path(local_path), name, overwrite=merge)
 
     @contextmanager
     def new_file(
@@ -412,18 +162,8 @@ class Artifact:
         Raises:
             ValueError: There is a file with this name, or the artifact has been logged.
         """
-        draft = self._open_draft()
-        check_path(name)
-        overwrite = "x" not in mode
-        if not overwrite and name in draft.files:
-            raise InvalidArgument(f"{name!r} is in the artifact already; use another name, or mode='w'")
-        if self._new_files is None:
-            self._new_files = Path(tempfile.mkdtemp(prefix="upshot-"))
-        path = self._new_files.joinpath(*name.split("/"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open(mode.replace("x", "w"), encoding=encoding or (None if "b" in mode else "utf-8")) as file:
+        with self._open_draft().new_file(name, mode, encoding) as file:
             yield file
-        draft.add(name, path, overwrite=overwrite)
 
     def add_reference(
         self,
@@ -517,8 +257,7 @@ class Artifact:
         except InvalidInput as error:
             raise InvalidArgument(str(error)) from error
         self._set_version(version)
-        if self._new_files is not None:
-            shutil.rmtree(self._new_files, ignore_errors=True)
+        self._draft.remove_new_files()
 
     def _move_aliases(self, aliases: Sequence[str]) -> None:
         version = self._logged("version")
@@ -659,43 +398,9 @@ class Artifact:
         self._logged("version")
         prefix = "" if path_prefix is None else os.fspath(path_prefix)
         entries = [entry for path, entry in self.manifest.entries.items() if path.startswith(prefix)]
-        return self.download_entries(
-            entries, root, skip_cache=skip_cache, allow_missing_references=allow_missing_references
+        return download_entries(
+            self, entries, root, skip_cache=skip_cache, allow_missing_references=allow_missing_references
         )
-
-    def download_entries(
-        self,
-        entries: Sequence[ArtifactManifestEntry],
-        root: str | os.PathLike[str] | None,
-        *,
-        skip_cache: bool | None,
-        allow_missing_references: bool = False,
-    ) -> str:
-        """Download some of the files, and return the directory. See `download`."""
-        from upshot.client.downloads import download, safe_target
-        from upshot.sdk.stored_elsewhere import fetch_reference
-
-        folder = self._default_root() if root is None else Path(root)
-        stored = [entry.to_entry() for entry in entries if entry.ref is None]
-        try:
-            download(client(), stored, folder, cache=None if skip_cache else blob_cache(), what=self.source_name)
-            for entry in entries:
-                if entry.ref is None:
-                    continue
-                target = safe_target(folder, entry.path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    fetch_reference(entry.to_entry(), target)
-                except (InvalidInput, InvalidArgument):
-                    if not allow_missing_references:
-                        raise
-        except InvalidInput as error:
-            raise InvalidArgument(str(error)) from error
-        return str(folder)
-
-    def _default_root(self) -> Path:
-        name = self.source_name
-        return read_settings().artifact_dir / (name.replace(":", "-") if os.name == "nt" else name)
 
     def verify(self, root: str | os.PathLike[str] | None = None) -> None:
         """
@@ -707,23 +412,7 @@ class Artifact:
         Raises:
             ValueError: A file is missing, has other content, or is not part of the artifact. The message names it.
         """
-        from upshot.client.file_digest import hash_file
-
-        self._logged("version")
-        folder = self._default_root() if root is None else Path(root)
-        entries = self.manifest.entries
-        for path, _ in find_files(folder.absolute()) if folder.is_dir() else ():
-            if path not in entries and not path.rpartition("/")[2].startswith(".upshot-"):
-                raise InvalidArgument(f"{folder / path} is not part of {self.name}; remove it")
-        for path, entry in entries.items():
-            file = folder.joinpath(*path.split("/"))
-            if entry.ref is not None:
-                continue
-            if not file.is_file():
-                raise InvalidArgument(f"{file} is missing; download {self.name} again")
-            digest, _ = hash_file(file)
-            if digest != entry.digest:
-                raise InvalidArgument(f"{file} has the digest {digest}, not {entry.digest}; download {self.name} again")
+        verify_files(self, root)
 
     def get_entry(self, name: str | os.PathLike[str]) -> ArtifactManifestEntry:
         """
@@ -784,62 +473,4 @@ class Artifact:
             alias: The alias that the program names. By default, the version.
             project: The project of the program's run. By default, the one that the version was logged into.
         """
-        version = self._logged("version")
-        name, path = version["name"], f"{version['project']}/{version['artifact_name']}"
-        if version["registry"] is not None:
-            registry = version["registry"]
-            scope = "model-registry" if registry == "model" else f"wandb-registry-{registry}"
-            path = f"{scope}/{version['collection']}"
-        reference = f"{_with_entity(path)}:{alias or name}"
-        return (
-            "import upshot\n\n"
-            f'run = upshot.init(project={_quoted(project or version["project"])}, job_type="inference")\n'
-            f"artifact = run.use_artifact({_quoted(reference)}, type={_quoted(version['artifact_type'])})\n"
-            "artifact_dir = artifact.download()\n"
-        )
-
-    def version_json(self) -> dict[str, Any]:
-        """Return the version as the server describes it."""
-        return self._logged("version")
-
-
-def is_artifact_name(name: object) -> bool:
-    """Return whether an artifact may have this name."""
-    return isinstance(name, str) and _NAME.fullmatch(name) is not None and name not in {".", ".."}
-
-
-def to_names(names: Iterable[str] | str | None, what: str) -> list[str]:
-    """
-    Return aliases or tags as a list: None, one text and any iterable are accepted.
-
-    Raises:
-        InvalidArgument: One is not a text.
-    """
-    found = [] if names is None else [names] if isinstance(names, str) else list(names)
-    for name in found:
-        if not isinstance(name, str) or not name:  # type: ignore[redundant-expr]
-            raise InvalidArgument(f"{what}: {name!r} is not a name; write it as a text")
-    return list(dict.fromkeys(found))
-
-
-def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the JSON merge patch that leads from one object to another. It cannot set a value to null."""
-    patch: dict[str, Any] = {key: None for key in before if key not in after}
-    for key, value in after.items():
-        if key in before and before[key] == value:
-            continue
-        if isinstance(value, Mapping) and isinstance(before.get(key), Mapping):
-            patch[key] = merge_patch(before[key], value)
-        else:
-            patch[key] = value
-    return patch
-
-
-def _quoted(text: str) -> str:
-    """Return a text as Python source."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _with_entity(reference: str) -> str:
-    entity = read_settings().entity
-    return f"{entity}/{reference}" if entity else reference
+        return usage_program(self._logged("version"), alias, project)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from upshot.client.file_digest import LocalFile, hash_file
 from upshot.domain.manifest import ManifestEntry
@@ -23,6 +27,7 @@ class Draft:
     def __init__(self) -> None:
         self.files: dict[str, LocalFile] = {}
         self._composed: dict[str, str] = {}  # path by its composed form
+        self._new_files: Path | None = None  # directory of what `new_file` writes
 
     def add(self, path: str, source: Path, *, overwrite: bool = False) -> ManifestEntry:
         """
@@ -38,6 +43,48 @@ class Draft:
         except OSError as error:
             raise InvalidArgument(f"{source}: cannot be read: {error.strerror or error}") from error
         return self.add_entry(ManifestEntry(path, digest, size), source, overwrite=overwrite)
+
+    def add_folder(self, folder: Path, name: str | None, *, overwrite: bool) -> None:
+        """
+        Add the content of a directory, under a path if there is a name.
+
+        Raises:
+            InvalidArgument: There is no such directory, a link leads out of it, or a path is invalid or used.
+        """
+        from upshot.client.uploads import run_in_threads
+
+        if not folder.is_dir():
+            raise InvalidArgument(f"{folder}: this is not a directory; add a file with add_file()")
+        prefix = f"{check_path(name.strip('/'))}/" if name and name.strip("/") else ""
+        files = [(f"{prefix}{path}", file) for path, file in find_files(folder.absolute())]
+        for path, _ in files:
+            check_path(path)
+        run_in_threads(lambda file: self.add(*file, overwrite=overwrite), files)
+
+    @contextmanager
+    def new_file(self, name: str, mode: str, encoding: str | None) -> Iterator[IO[Any]]:
+        """
+        Open a new file in a temporary directory, and add it when the block ends without an error.
+
+        Raises:
+            InvalidArgument: The path is invalid, or it is used and the mode has an `x`.
+        """
+        check_path(name)
+        overwrite = "x" not in mode
+        if not overwrite and name in self.files:
+            raise InvalidArgument(f"{name!r} is in the artifact already; use another name, or mode='w'")
+        if self._new_files is None:
+            self._new_files = Path(tempfile.mkdtemp(prefix="upshot-"))
+        path = self._new_files.joinpath(*name.split("/"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open(mode.replace("x", "w"), encoding=encoding or (None if "b" in mode else "utf-8")) as file:
+            yield file
+        self.add(name, path, overwrite=overwrite)
+
+    def remove_new_files(self) -> None:
+        """Remove the temporary directory of `new_file`."""
+        if self._new_files is not None:
+            shutil.rmtree(self._new_files, ignore_errors=True)
 
     def add_entry(self, entry: ManifestEntry, source: Path | None, *, overwrite: bool = False) -> ManifestEntry:
         """

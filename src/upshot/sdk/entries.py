@@ -45,7 +45,9 @@ class ArtifactManifestEntry:
             skip_cache: Do not use the cache of the machine.
             executor: Has no effect.
         """
-        folder = self._artifact.download_entries([self], root, skip_cache=skip_cache)
+        from upshot.sdk.artifact_downloads import download_entries
+
+        folder = download_entries(self._artifact, [self], root, skip_cache=skip_cache)
         return str(Path(folder, *self.path.split("/")))
 
     def ref_target(self) -> str:

@@ -86,3 +86,16 @@ def _key(key: Any, path: str) -> str:
 
 def _in_order(values: Any) -> Iterable[Any]:
     return sorted(values, key=repr) if isinstance(values, set | frozenset) else values
+
+
+def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON merge patch that leads from one object to another. It cannot set a value to null."""
+    patch: dict[str, Any] = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        if key in before and before[key] == value:
+            continue
+        if isinstance(value, Mapping) and isinstance(before.get(key), Mapping):
+            patch[key] = merge_patch(before[key], value)
+        else:
+            patch[key] = value
+    return patch

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from upshot.domain.reference import Reference, parse_reference
 from upshot.errors import InvalidInput
-from upshot.sdk.connection import check_entity
+from upshot.sdk.connection import check_entity, read_settings
 from upshot.sdk.sdk_errors import InvalidArgument
 
 _WANDB_REGISTRY = "wandb-registry-"
@@ -65,3 +65,9 @@ def read_target(text: str) -> LinkTarget:
         )
     reference = read_reference(text, None)
     return LinkTarget(reference.scope, reference.name)
+
+
+def with_entity(reference: str) -> str:
+    """Return a reference with the entity of the installation, if UPSHOT_ENTITY says it."""
+    entity = read_settings().entity
+    return f"{entity}/{reference}" if entity else reference

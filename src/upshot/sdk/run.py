@@ -14,9 +14,10 @@ from typing import Any, NoReturn, Self
 from upshot.client.addresses import ApiError, api_path
 from upshot.domain.reference import check_name
 from upshot.errors import InvalidInput
-from upshot.sdk.artifact import Artifact, to_names
+from upshot.sdk.artifact import Artifact
 from upshot.sdk.connection import check_entity, client, read_settings, say_once
 from upshot.sdk.json_values import to_json_object
+from upshot.sdk.names import to_names
 from upshot.sdk.references import read_reference
 from upshot.sdk.sdk_errors import InvalidArgument, NoRun, NotBuilt
 

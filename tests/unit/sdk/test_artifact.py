@@ -5,8 +5,7 @@ import pytest
 
 from upshot import Artifact
 from upshot.domain.manifest import ManifestEntry
-from upshot.sdk.artifact import merge_patch
-from upshot.sdk.json_values import to_json_object
+from upshot.sdk.json_values import merge_patch, to_json_object
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a:v1", "a b", "ä", "x" * 129, "..", None, 3])
