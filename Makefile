@@ -106,8 +106,8 @@ runtime:  # create .venv with what Upshot needs to run, and no more
 
 .PHONY: lock
 lock: setup  ## update requirements/*.lock to the newest allowed versions
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --no-emit-index-url --no-header --group dev pyproject.toml -o requirements/dev.lock
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --no-emit-index-url --no-header -c requirements/dev.lock pyproject.toml -o requirements/upshot.lock
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --no-emit-index-url --no-header --group dev --extra server pyproject.toml -o requirements/dev.lock
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --no-emit-index-url --no-header -c requirements/dev.lock --extra server pyproject.toml -o requirements/upshot.lock
 
 .PHONY: clean
 clean:  ## remove everything that make created, .venv included; your data in .upshot/ stays

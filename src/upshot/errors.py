@@ -181,3 +181,8 @@ class Busy(UpshotError):
 
 class Unavailable(UpshotError):
     """A store or the stream does not answer. Try again; nothing accepted is lost."""
+
+
+def missing_server(what: str, error: ModuleNotFoundError) -> str:
+    """Return the message for something that needs a library of the server, which is not installed."""
+    return f'{what} needs the server: pip install "upshot[server]" (the module {error.name} is not installed)'

@@ -1,9 +1,10 @@
-"""Listening sockets of the web process. The supervisor binds the port before it starts the web process."""
+"""Addresses: of the web process's socket, which the supervisor binds before it starts the process, and base URLs."""
 
 from __future__ import annotations
 
 import socket
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from upshot.errors import ConfigError
 
@@ -40,3 +41,14 @@ def url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - this compares, and does not bind
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_base_url(url: str) -> bool:
+    """Return whether a path can be appended: an HTTP URL without user, query or fragment."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises ValueError for an invalid port
+    except ValueError:
+        return False
+    is_plain = url.isprintable() and not any(character in url for character in " ?#@")
+    return is_plain and parts.scheme in {"http", "https"} and bool(parts.hostname)

@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
+from upshot.net import is_base_url
 from upshot.numerals import read_decimal, read_whole
 from upshot.suggestions import did_you_mean
 from upshot.validation import invalid
@@ -332,7 +333,7 @@ class Settings(BaseSettings):
     @field_validator("url", "public_url", "jobs_url", "github_api_url", "slack_api_url")
     @classmethod
     def _check_public_url(cls, url: str | None) -> str | None:
-        if url and not _is_base_url(url):
+        if url and not is_base_url(url):
             raise invalid(f"must be a base URL such as https://HOST:PORT/PATH, not {url!r}")
         return url
 
@@ -404,14 +405,3 @@ def _is_ipv6(host: str) -> bool:
         return bool(IPv6Address(host[1:-1] if host.startswith("[") and host.endswith("]") else host))
     except ValueError:
         return False
-
-
-def _is_base_url(url: str) -> bool:
-    """Return whether a path can be appended: an HTTP URL without user, query or fragment."""
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises ValueError for an invalid port
-    except ValueError:
-        return False
-    is_plain = url.isprintable() and not any(character in url for character in " ?#@")
-    return is_plain and parts.scheme in {"http", "https"} and bool(parts.hostname)

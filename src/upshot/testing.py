@@ -30,46 +30,51 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
-from upshot.actions.catalog import load_catalog
-from upshot.actions.protocol import ActionContext, Egress, HttpResponse
-from upshot.adapters.memory.counters import MemoryCounters
-from upshot.adapters.memory.deliveries import MemoryDeliveries
-from upshot.adapters.memory.events import MemoryEvents
-from upshot.adapters.memory.executions import MemoryExecutions
-from upshot.adapters.memory.jobs import MemoryJobs
-from upshot.adapters.memory.registry import MemoryRegistry
-from upshot.adapters.memory.revisions import MemoryRevisions
-from upshot.adapters.memory.stream import MemoryNotifier, MemoryStream
-from upshot.automations.active import names_of
-from upshot.automations.loader import load_file, load_revision, load_text
-from upshot.automations.matcher import Matcher
-from upshot.clock import FrozenClock
-from upshot.domain.automation import Automation
-from upshot.domain.event import Actor, Event, EventKind, Origin, Role
-from upshot.domain.execution import Execution, Receipt
-from upshot.domain.job import FailureKind, Job, JobState
-from upshot.domain.registry import Version
-from upshot.execution.admission import Admitter
-from upshot.execution.attempt import ExecutorContext
-from upshot.execution.compiled import RevisionCache
-from upshot.execution.delivery_meter import DeliveryMeter
-from upshot.execution.executor import Executor
-from upshot.execution.limits import AttemptLimits
-from upshot.execution.recorder import Recorder
-from upshot.execution.secret_masks import SecretMasks
-from upshot.execution.sweeper import Sweeper
-from upshot.execution.transitions import cancel_by_user
-from upshot.execution.user_requests import Replay, RevisionChoice, UserRequests
-from upshot.ids import ExecutionId, WorkerId
-from upshot.jobs.events import job_event
-from upshot.jobs.transitions import JobOutcome, finish
-from upshot.ports.events import EventQuery, StoredEvent
-from upshot.ports.executions import ExecutionQuery
-from upshot.ports.jobs import JobQuery, JobUpdate
-from upshot.ports.run_in_thread import RunInThread
-from upshot.ports.secrets import SecretSource
-from upshot.registry.service import Registry
-from upshot.stream import Consumer, Relay
+from upshot.errors import missing_server
+
+try:
+    from upshot.actions.catalog import load_catalog
+    from upshot.actions.protocol import ActionContext, Egress, HttpResponse
+    from upshot.adapters.memory.counters import MemoryCounters
+    from upshot.adapters.memory.deliveries import MemoryDeliveries
+    from upshot.adapters.memory.events import MemoryEvents
+    from upshot.adapters.memory.executions import MemoryExecutions
+    from upshot.adapters.memory.jobs import MemoryJobs
+    from upshot.adapters.memory.registry import MemoryRegistry
+    from upshot.adapters.memory.revisions import MemoryRevisions
+    from upshot.adapters.memory.stream import MemoryNotifier, MemoryStream
+    from upshot.automations.active import names_of
+    from upshot.automations.loader import load_file, load_revision, load_text
+    from upshot.automations.matcher import Matcher
+    from upshot.clock import FrozenClock
+    from upshot.domain.automation import Automation
+    from upshot.domain.event import Actor, Event, EventKind, Origin, Role
+    from upshot.domain.execution import Execution, Receipt
+    from upshot.domain.job import FailureKind, Job, JobState
+    from upshot.domain.registry import Version
+    from upshot.execution.admission import Admitter
+    from upshot.execution.attempt import ExecutorContext
+    from upshot.execution.compiled import RevisionCache
+    from upshot.execution.delivery_meter import DeliveryMeter
+    from upshot.execution.executor import Executor
+    from upshot.execution.limits import AttemptLimits
+    from upshot.execution.recorder import Recorder
+    from upshot.execution.secret_masks import SecretMasks
+    from upshot.execution.sweeper import Sweeper
+    from upshot.execution.transitions import cancel_by_user
+    from upshot.execution.user_requests import Replay, RevisionChoice, UserRequests
+    from upshot.ids import ExecutionId, WorkerId
+    from upshot.jobs.events import job_event
+    from upshot.jobs.transitions import JobOutcome, finish
+    from upshot.ports.events import EventQuery, StoredEvent
+    from upshot.ports.executions import ExecutionQuery
+    from upshot.ports.jobs import JobQuery, JobUpdate
+    from upshot.ports.run_in_thread import RunInThread
+    from upshot.ports.secrets import SecretSource
+    from upshot.registry.service import Registry
+    from upshot.stream import Consumer, Relay
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(missing_server("upshot.testing", error), name=error.name) from error
 
 T = TypeVar("T")
 

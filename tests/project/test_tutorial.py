@@ -43,7 +43,7 @@ def test_the_tutorial_can_be_followed(tmp_path):
     scripts = [block.text.replace(PORT, port) for block in blocks("sh") if block.page == PAGE]
     install, up, receiver, *commands = scripts
     (automation,) = (block.text for block in blocks("yaml") if block.page == PAGE)
-    assert "pip install ." in install
+    assert "pip install '.[server]'" in install
     (tmp_path / "automations").mkdir()
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "UPSHOT_PORT": "0"}
 

@@ -10,8 +10,8 @@ import click
 
 from upshot.cli.api_commands import api_command, limit_option
 from upshot.cli.params import artifact_path, collection_path
-from upshot.cli.settings import settings_with
 from upshot.cli.waiting import Finish, wait_option
+from upshot.client.client_settings import read_client_settings
 from upshot.client.http import ApiError, Client
 from upshot.console import Output, format_value
 from upshot.domain.reference import Reference, parse_reference
@@ -152,7 +152,9 @@ def delete(client: Client, output: Output, reference: str, finish: Finish) -> No
 
 def default_root(version: Any) -> Path:
     """Return the directory into which a version is downloaded if no other is given."""
-    return settings_with().artifact_dir / f"{version['artifact_name']}:{version['artifact_version']}"
+    return (
+        read_client_settings(with_file=True).artifact_dir / f"{version['artifact_name']}:{version['artifact_version']}"
+    )
 
 
 def _digest(path: Path) -> str:

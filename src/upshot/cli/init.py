@@ -12,7 +12,8 @@ import click
 
 from upshot.actions.catalog import load_catalog
 from upshot.automations.json_schema import json_schema
-from upshot.cli.settings import settings_file, settings_with
+from upshot.cli.settings import settings_with
+from upshot.client.client_settings import settings_file
 from upshot.client.endpoint import read_endpoint
 from upshot.console import Output
 from upshot.embedded.data_dir import DataDir

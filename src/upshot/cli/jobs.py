@@ -18,7 +18,7 @@ from upshot.client.http import Client, api_path
 from upshot.console import Output, format_value, local_time
 from upshot.domain.job import JOB_OPTIONS, JobState
 from upshot.domain.job_options import Option, ValueKind
-from upshot.schema.job_spec import show_amount
+from upshot.schema.quantities import show_amount
 
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import click
 from typing_extensions import override
 
-from upshot.errors import UpshotError
+from upshot.errors import UpshotError, missing_server
 from upshot.printable import escape
 
 
@@ -21,11 +21,15 @@ class LazyGroup(click.Group):
 
     Args:
         lazy: By command name: `module:attribute`, and the line that the help of the group shows.
+        server: The commands that need the libraries of the server.
     """
 
-    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, lazy: Mapping[str, tuple[str, str]], server: Collection[str] = (), **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._lazy = lazy
+        self._server = server
 
     @override
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -36,7 +40,14 @@ class LazyGroup(click.Group):
         if cmd_name not in self._lazy:
             return None
         module, _, attribute = self._lazy[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if cmd_name not in self._server or (error.name or "").partition(".")[0] == "upshot":
+                raise
+            if ctx.resilient_parsing:  # the shell asks for completions
+                return None
+            raise click.ClickException(missing_server(f"`upshot {cmd_name}`", error)) from error
         return command
 
     @override

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from upshot.cli.settings import settings_with
+from upshot.client.client_settings import read_client_settings
 from upshot.client.http import Client
 from upshot.client.login import Server, check_url, find_server, login_path, store_login
 from upshot.errors import ConfigError
@@ -29,7 +29,7 @@ def login(key: str | None, host: str | None, *, relogin: bool) -> None:
         key = click.prompt("Token", hide_input=True, err=True)
     if key == "":
         raise ConfigError("the token is empty; give the token of the server, which is in UPSHOT_TOKEN where it runs")
-    server = find_server(settings_with(), url=check_url(host) if host else None, token=key)
+    server = find_server(read_client_settings(with_file=True), url=check_url(host) if host else None, token=key)
     with Client(server.url, server.token, is_local=server.is_local) as client:
         client.get("/registries")
     store_login(Server(server.url, server.token))

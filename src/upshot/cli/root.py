@@ -31,11 +31,16 @@ _COMMANDS = {
     "health": ("upshot.cli.health:health", "Check the process in this container."),
     "migrate": ("upshot.cli.processes:migrate", "Upgrade the database schema."),
 }
+#: The commands that need the extra `server`. The others only talk to a server.
+_SERVER_COMMANDS = frozenset(
+    {"demo", "doctor", "health", "init", "migrate", "receivers", "schema", "serve", "up", "validate", "worker"}
+)
 
 
 @click.group(
     cls=LazyGroup,
     lazy=_COMMANDS,
+    server=_SERVER_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 means success. 1 means failure; standard error says why. 2 means that the command is "
     "invalid. Commands connect to the `upshot up` that runs on the data directory (--data, UPSHOT_DATA), or to the "

@@ -7,23 +7,19 @@ An option overrides an environment variable, and an environment variable overrid
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from dotenv import dotenv_values
 from pydantic import ValidationError
 
+from upshot.client.client_settings import read_settings_file, settings_file
 from upshot.client.endpoint import read_endpoint
 from upshot.errors import ConfigError
 from upshot.settings import CONFIDENTIAL, SECRET_PREFIX, Settings, environment_warnings
 from upshot.suggestions import did_you_mean
 from upshot.validation import validation_problems
-
-
-def settings_file(data: Path) -> Path:
-    """Return the path of the settings file in a data directory."""
-    return data / "settings.env"
 
 
 def settings_with(**options: Any) -> Settings:
@@ -37,17 +33,11 @@ def settings_with(**options: Any) -> Settings:
     try:
         settings = Settings(**given)
         file = settings_file(settings.data)
-        if not file.is_file():
+        variables = read_settings_file(settings.data)
+        if not variables:
             return settings
-        _check_names(file)
+        _check_names(file, variables)
         return Settings(_env_file=file, **{**given, "data": settings.data})
-    except PermissionError as error:
-        raise ConfigError(
-            f"{file}: {error.strerror}; run as the user to whom the data directory belongs, or choose another one with "
-            "--data"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}; save it as UTF-8 text that you can read") from error
     except ValidationError as error:
         raise ConfigError("; ".join(map(_describe, error.errors()))) from error
 
@@ -69,10 +59,10 @@ def _describe(error: Any) -> str:
     return f"UPSHOT_{name.upper()} {problem.message}{value}; {remedy}"
 
 
-def _check_names(file: Path) -> None:
+def _check_names(file: Path, variables: Mapping[str, str | None]) -> None:
     """Raise ConfigError if a line of the file has no effect."""
     known = {f"UPSHOT_{name.upper()}" for name in Settings.model_fields} - {"UPSHOT_DATA"}
-    for name, value in dotenv_values(file).items():
+    for name, value in variables.items():
         if name.startswith(SECRET_PREFIX):
             secret = name.removeprefix(SECRET_PREFIX)
             raise ConfigError(f"{file}: {name}: secrets are not settings; put it into {file.parent}/secrets/{secret}")

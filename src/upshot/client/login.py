@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from upshot.client.client_settings import ClientSettings
 from upshot.client.endpoint import endpoint_path, read_endpoint
 from upshot.errors import ConfigError, InvalidInput
 from upshot.private_files import write_private
-from upshot.settings import Settings
 
 _OF_WANDB = ("WANDB_API_KEY", "WANDB_BASE_URL")
 
@@ -55,7 +55,7 @@ def read_login() -> Server | None:
         raise ConfigError(f"{path}: this is not a login ({error}); remove it, and run `upshot login` again") from error
 
 
-def find_server(settings: Settings, *, url: str | None = None, token: str | None = None) -> Server:
+def find_server(settings: ClientSettings, *, url: str | None = None, token: str | None = None) -> Server:
     """
     Return the server to talk to: the arguments, UPSHOT_URL and UPSHOT_TOKEN, the login, this directory's `upshot up`.
 
@@ -67,7 +67,7 @@ def find_server(settings: Settings, *, url: str | None = None, token: str | None
     Raises:
         ConfigError: There is none of them.
     """
-    token = token or (settings.token.get_secret_value() if settings.token else None)
+    token = token or settings.token
     url = url or settings.url
     login = read_login()
     if url is not None:

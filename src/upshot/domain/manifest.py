@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import orjson
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,8 @@ def manifest_digest(entries: Iterable[ManifestEntry]) -> str:
         entries: In any order.
     """
     digests = dict(sorted((entry.path, entry.digest) for entry in entries))
-    return f"sha256:{hashlib.sha256(orjson.dumps(digests)).hexdigest()}"
+    text = json.dumps(digests, ensure_ascii=False, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

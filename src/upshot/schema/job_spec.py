@@ -7,27 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from upshot.domain.job import ALL_GPUS, JOB_OPTIONS, ImagePullCredentials, JobSpec
-from upshot.domain.job_options import Option, ValueKind
+from upshot.domain.job_options import ValueKind
 from upshot.domain.secret_placeholders import SecretPlaceholders
 from upshot.masking import MASK
-from upshot.schema.quantities import show_bytes, show_duration
+from upshot.schema.quantities import show_amount
 
 JobOptions = Mapping[str, Any]  #: the options that a step or a queue's `defaults` sets, by field of `JobSpec`
-
-
-def show_amount(option: Option, amount: float) -> str:
-    """Format the value of an option that is an amount, for messages."""
-    match option.kind:
-        case ValueKind.BYTES:
-            return show_bytes(int(amount))
-        case ValueKind.SECONDS:
-            return show_duration(amount)
-        case ValueKind.GPUS:
-            return "all GPUs" if amount == ALL_GPUS else f"{amount} GPUs"
-        case ValueKind.CPUS:
-            return f"{amount:g} processors"
-        case _:
-            return f"{amount} {option.unit}"
 
 
 def spec_as_inputs(spec: JobSpec) -> dict[str, Any]:

@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from upshot.domain.job import ALL_GPUS
+from upshot.domain.job_options import Option, ValueKind
+
 MAX_BYTES = 2**50  # a pebibyte: more is a mistake
 MAX_CPUS = 4096
 
@@ -127,3 +130,18 @@ def show_bytes(size: int) -> str:
     """Format a size in the shortest way that is exact: `4GiB`, `1.5GiB`, `2GB`."""
     exact = [(size, unit, name) for name, unit in _UNIT_BYTES.items() if (size * 100) % unit == 0]
     return min((f"{size // unit if size % unit == 0 else size / unit}{name}" for size, unit, name in exact), key=len)
+
+
+def show_amount(option: Option, amount: float) -> str:
+    """Format the value of an option that is an amount, for messages."""
+    match option.kind:
+        case ValueKind.BYTES:
+            return show_bytes(int(amount))
+        case ValueKind.SECONDS:
+            return show_duration(amount)
+        case ValueKind.GPUS:
+            return "all GPUs" if amount == ALL_GPUS else f"{amount} GPUs"
+        case ValueKind.CPUS:
+            return f"{amount:g} processors"
+        case _:
+            return f"{amount} {option.unit}"

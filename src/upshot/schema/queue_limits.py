@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from upshot.domain.image import image_matches
 from upshot.domain.job import ALL_GPUS, JOB_OPTIONS, JobSpec, Mount
 from upshot.domain.job_options import LimitKind, Option, ValueKind
-from upshot.schema.job_spec import JobOptions, show_amount
+from upshot.schema.job_spec import JobOptions
+from upshot.schema.quantities import show_amount
 
 ASK_TO_ALLOW = "leave it out, or ask the operator of the queue to allow it"
 ASK_TO_RAISE = "ask for less, or ask the operator of the queue to raise the limit"

@@ -9,12 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
+from upshot.client.client_settings import ClientSettings, read_client_settings
 from upshot.client.login import Server, check_url, find_server, read_login, store_login
-from upshot.errors import ConfigError
 from upshot.sdk.sdk_errors import InvalidArgument
-from upshot.settings import Settings
 
 if TYPE_CHECKING:
     from upshot.client.blob_cache import BlobCache
@@ -26,18 +23,14 @@ _given: dict[str, Server] = {}  # what `login` was called with, under one key
 _clients: dict[tuple[int, Server], Client] = {}
 
 
-def read_settings() -> Settings:
+def read_settings() -> ClientSettings:
     """
     Read the settings of the environment.
 
     Raises:
         ConfigError: One is invalid.
     """
-    try:
-        return Settings()
-    except ValidationError as error:
-        names = ", ".join(f"UPSHOT_{str(problem['loc'][0]).upper()}: {problem['msg']}" for problem in error.errors())
-        raise ConfigError(f"{names}; correct it, or unset it") from error
+    return read_client_settings()
 
 
 def client() -> Client:
