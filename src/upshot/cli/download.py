@@ -9,13 +9,12 @@ import click
 from upshot.cli.api_commands import api_command
 from upshot.cli.artifact_files import default_root, find_version, list_files
 from upshot.client.downloads import download as download_files
-from upshot.client.downloads import safe_target
 from upshot.client.http import Client
 from upshot.console import Output
 from upshot.domain.manifest import ManifestEntry
 from upshot.errors import UpshotError
 from upshot.sdk.connection import blob_cache
-from upshot.sdk.stored_elsewhere import fetch_reference
+from upshot.sdk.stored_elsewhere import download_references
 
 
 @click.command()
@@ -44,9 +43,5 @@ def download(client: Client, output: Output, reference: str, root: Path | None) 
     ]
     what = f"{version['artifact_name']}:{version['artifact_version']}"
     download_files(client, [entry for entry in entries if entry.ref is None], folder, cache=blob_cache(), what=what)
-    for entry in entries:
-        if entry.ref is not None:
-            target = safe_target(folder, entry.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fetch_reference(entry, target)
+    download_references((entry for entry in entries if entry.ref is not None), folder)
     output.result({"artifact": version["artifact"], "root": str(folder), "file_count": len(entries)}, str(folder))

@@ -10,6 +10,8 @@ from upshot.errors import InvalidInput
 
 _TIMEOUT_SECONDS = 60.0
 _CHUNK_BYTES = 1024 * 1024
+_AS_STORED = {"accept-encoding": "identity"}  # so that the size is that of the file
+_NO_HEAD = frozenset({403, 405, 501})  # answers to HEAD where GET may work; presigned addresses are for one method
 
 
 def describe(url: str) -> tuple[int | None, str | None]:
@@ -20,7 +22,10 @@ def describe(url: str) -> tuple[int | None, str | None]:
         InvalidInput: The server does not have the file, or does not answer.
     """
     try:
-        response = httpx.head(url, follow_redirects=True, timeout=_TIMEOUT_SECONDS)
+        response = httpx.head(url, follow_redirects=True, timeout=_TIMEOUT_SECONDS, headers=_AS_STORED)
+        if response.status_code in _NO_HEAD:
+            with httpx.stream("GET", url, follow_redirects=True, timeout=_TIMEOUT_SECONDS, headers=_AS_STORED) as found:
+                response = found  # its headers are read, its content is not
         response.raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise InvalidInput(f"{url}: {error}; correct the address, or use checksum=False") from error
@@ -37,7 +42,7 @@ def fetch(url: str, path: Path) -> str | None:
     """
     try:
         with (
-            httpx.stream("GET", url, follow_redirects=True, timeout=_TIMEOUT_SECONDS) as response,
+            httpx.stream("GET", url, follow_redirects=True, timeout=_TIMEOUT_SECONDS, headers=_AS_STORED) as response,
             path.open("xb") as file,
         ):
             response.raise_for_status()

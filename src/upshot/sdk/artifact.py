@@ -176,13 +176,13 @@ class Artifact(ArtifactAttributes):
         Add a reference to a file that is stored elsewhere. Its content is not uploaded.
 
         Args:
-            uri: `file:///…`, `https://…`, or another address such as `s3://…`, which is recorded as it is.
+            uri: `file:///…`, `https://…`, `s3://BUCKET/KEY`, or another address, which is recorded as it is.
             name: Its path in the artifact. By default, the last part of the address.
-            checksum: Record the checksum: of a local file its digest, of a web server its `ETag`.
-            max_objects: How many files of a local directory are added at most.
+            checksum: Look at the file, and record its size and checksum: of a local file its digest, else its `ETag`.
+            max_objects: The maximum number of files below a directory or a key. More are an error.
 
         Raises:
-            ValueError: Nothing is there, or the artifact has been logged.
+            ValueError: Nothing is there, there are too many files, or the artifact has been logged.
         """
         from upshot.sdk.stored_elsewhere import find_references
 

@@ -26,23 +26,15 @@ def download_entries(
     allow_missing_references: bool = False,
 ) -> str:
     """Download some of the files of an artifact, and return the directory. See `Artifact.download`."""
-    from upshot.client.downloads import download, safe_target
-    from upshot.sdk.stored_elsewhere import fetch_reference
+    from upshot.client.downloads import download
+    from upshot.sdk.stored_elsewhere import download_references
 
     folder = _default_root(artifact) if root is None else Path(root)
     stored = [entry.to_entry() for entry in entries if entry.ref is None]
     try:
         download(client(), stored, folder, cache=None if skip_cache else blob_cache(), what=artifact.source_name)
-        for entry in entries:
-            if entry.ref is None:
-                continue
-            target = safe_target(folder, entry.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                fetch_reference(entry.to_entry(), target)
-            except (InvalidInput, InvalidArgument):
-                if not allow_missing_references:
-                    raise
+        references = [entry.to_entry() for entry in entries if entry.ref is not None]
+        download_references(references, folder, allow_missing=allow_missing_references)
     except InvalidInput as error:
         raise InvalidArgument(str(error)) from error
     return str(folder)

@@ -73,9 +73,9 @@ assert wandb.log_artifact("model.bin", type="weights").source_name.startswith(f"
 
 reference = wandb.Artifact("elsewhere", "dataset")
 reference.add_reference(Path("model.bin").absolute().as_uri())
-reference.add_reference("s3://bucket/key.bin")
+reference.add_reference("gs://bucket/key.bin")
 wandb.log_artifact(reference)
-raises(ValueError, reference.download, "s3://")
+raises(ValueError, reference.download, "gs://")
 assert (Path(reference.download(allow_missing_references=True)) / "model.bin").read_bytes() == b"weights"
 
 empty = wandb.log_artifact(wandb.Artifact("empty", "dataset"))
