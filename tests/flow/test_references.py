@@ -179,7 +179,7 @@ class _WebServer(BaseHTTPRequestHandler):
 def web_server():
     """Start the server, and yield its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _WebServer)
-    server.handle_error = lambda *_: None
+    server.handle_error = lambda *_: None  # type: ignore[method-assign] # clients may disconnect
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
