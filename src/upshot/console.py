@@ -87,7 +87,7 @@ class Output:
             items: The items as the API returned them. As JSON, they are printed completely.
             columns: Functions that return a cell's value for an item, by heading.
             empty: The line for people if there are no items.
-            optional: Headings of columns that may be left out, in this order.
+            optional: Headings of columns that are left out first, in this order.
             wrapped: Heading of the column with sentences, which may take several lines.
         """
         if self.as_json:
@@ -171,16 +171,17 @@ def _console(width: int | None) -> Console:
 
 def fit_columns(widths: Mapping[str, int], width: int, optional: Iterable[str], wrapped: str | None) -> tuple[str, ...]:
     """
-    Return the headings of the columns that fit.
+    Return the headings of the columns that fit. The first column, such as the id, is always there.
 
     Args:
         widths: Width of each column, by heading.
         width: Width of the terminal.
-        optional: Headings of columns that may be left out, in this order.
+        optional: Headings of columns that are left out first, in this order. The others follow, from the right.
         wrapped: Heading of the column that may take several lines.
     """
     shown = dict(widths)
-    for heading in optional:
+    _, *others = widths
+    for heading in [*optional, *reversed(others)]:
         if _table_width(shown, wrapped) <= width:
             break
         shown.pop(heading, None)

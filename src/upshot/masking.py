@@ -14,10 +14,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from html.entities import html5
+from time import sleep
 from typing import Any
 
 import orjson
 
+from upshot.clock import stopwatch
 from upshot.storable import MAX_DEPTH, TOO_DEEP
 
 MASK = "***"
@@ -29,7 +31,11 @@ MAX_CUT_BYTES = 128 * 1024  #: size of data as JSON; in larger data, a cut secre
 _MIN_CLUE_CHARS = 3  # a shorter clue is in every text
 _MAX_CACHED_MASKS = 512
 _MAX_SPELLING_CHARS = 16  # length of one spelled character of a secret, in a text that is cut
-_PIECE_CHARS = 4096  # length of the text of one search, which takes at most a few milliseconds
+_SPELLINGS_BEGIN_WITH = frozenset("%&\\")
+_PIECE_CHARS = 1024  # length of the text of one search, which takes less than a millisecond
+_LONG_TEXT_CHARS = 16 * 1024  # longer texts are masked in threads, which make way for the event loop
+_SECONDS_BETWEEN_PAUSES = 0.001
+_PAUSE_SECONDS = 0.0001
 _MAX_DIGITS_BEFORE = 3  # base64 digits in front of a needle
 #: Steps of the search for cut secrets, per character of the text. After them, everything that begins like a secret is
 #: masked up to the cut.
@@ -58,11 +64,14 @@ for _name, _characters in html5.items():
     if _name.endswith(";"):
         _ENTITIES.setdefault(_characters, []).append(_name)
 
-#: What remains at the end of a text when it is cut within the spelling of a character.
+#: What remains at the end of a text when it is cut within the spelling of a character. It can have several parts, such
+#: as the octets of UTF-8 in a URL.
 _PART_OF_SPELLING = re.compile(
-    rf"(?:{_BACKSLASH}{{0,16}}(?:u[0-9A-F{{]{{0,8}}|x[0-9A-F]?)?|%[0-9A-F]{{0,9}}|{_AMPERSAND}[#A-Z0-9]{{0,12}}|�+)",
+    rf"(?:(?>{_BACKSLASH}{{1,16}}+(?:u[0-9A-F{{]{{0,8}}|x[0-9A-F]{{0,2}}|[0-7]{{1,3}})?)"
+    rf"|%[0-9A-F]{{0,9}}+|{_AMPERSAND}[#A-Z0-9]{{0,12}}+|[�\udc80-\udcff]){{0,8}}+",
     re.IGNORECASE,
 )
+_PART_OF_SPELLING_AT_END = re.compile(rf"{_PART_OF_SPELLING.pattern}\Z", re.IGNORECASE)
 
 
 def cut_text(text: str, max_chars: int) -> str:
@@ -98,19 +107,25 @@ class Mask:
             is_cut: Whether it is the beginning of a longer text, so that it may end within a secret.
         """
         lowered = text.lower()
+        pauses = _Pauses(text)
         for clue, needle in self._by_clue:
             if clue in lowered:
-                text = needle.replace_in(text)
+                text = needle.replace_in(text, pauses)
                 lowered = text.lower()
         if is_cut or "…" in text or "..." in text:
-            text = self._without_cut_secrets(text, lowered, is_cut=is_cut)
+            text = self._without_cut_secrets(text, lowered, pauses, is_cut=is_cut)
         return text
 
     def start_of_cut_secret(self, text: str) -> int:
-        """Return the position of a secret that is cut at the end of the text, or the length of the text."""
-        effort = _Effort(text)
-        starts = (needle.start_of_cut(text, 0, len(text), effort) for needle in self._needles)
-        return min((start for start in starts if start is not None), default=len(text))
+        """
+        Return where a text can be cut that goes on: before what may be the beginning of a secret.
+
+        One character is enough, because the rest of the secret would not be recognized without it.
+        """
+        effort, end = _Effort(text), len(text)
+        starts = (needle.start_of_cut(text, 0, end, effort, min_chars=1) for needle in self._needles)
+        spelling = _PART_OF_SPELLING_AT_END.search(text, max(0, end - _MAX_SPELLING_CHARS * MIN_SECRET_CHARS))
+        return min((start for start in starts if start is not None), default=spelling.start() if spelling else end)
 
     def request(self, request: Mapping[str, Any] | None) -> Any:
         """Return a request without the secrets, and without the values of headers that contain credentials."""
@@ -178,13 +193,14 @@ class Mask:
             return [self._masked(item, depth - 1, is_cut=is_cut) for item in data]
         return data
 
-    def _without_cut_secrets(self, text: str, lowered: str, *, is_cut: bool) -> str:
+    def _without_cut_secrets(self, text: str, lowered: str, pauses: _Pauses, *, is_cut: bool) -> str:
         needles = [needle for needle in self._needles if needle.start in lowered]
         if not needles:
             return text
         search = _CutSearch(needles, text)
         parts, start = [], 0
         for mark in (*_CUT.finditer(text), None):
+            pauses.pause()
             end = mark.start() if mark else len(text)
             found = search.start_of_cut(start, end) if mark or is_cut else None
             parts.append(text[start:end] if found is None else text[start:found] + MASK)
@@ -211,6 +227,25 @@ class _Effort:
     def is_spent(self) -> bool:
         """Whether the rest of the search must be quick."""
         return self.steps >= self._max_steps
+
+
+class _Pauses:
+    """
+    Pauses in the search of a long text. Without them, an event loop beside it would wait for Python's lock.
+
+    Args:
+        text: The text. In a short one there are no pauses, because it can be searched on an event loop.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._is_long = len(text) > _LONG_TEXT_CHARS
+        self._paused_at = stopwatch() if self._is_long else 0.0
+
+    def pause(self) -> None:
+        """Let other threads run if they have waited for a millisecond."""
+        if self._is_long and stopwatch() - self._paused_at > _SECONDS_BETWEEN_PAUSES:
+            sleep(_PAUSE_SECONDS)
+            self._paused_at = stopwatch()
 
 
 class _CutSearch:
@@ -261,20 +296,21 @@ class _Needle:
         #: every text with the needle contains it, ignoring case; None if there is no such text
         self.clue = clue if len(clue) >= _MIN_CLUE_CHARS else None
 
-    def replace_in(self, text: str) -> str:
+    def replace_in(self, text: str, pauses: _Pauses) -> str:
         """Return the text with the mask in place of the needle."""
         if not self.is_base64 and self.text in text:
             text = text.replace(self.text, MASK)
             if self.clue is not None and self.clue not in text.lower():
                 return text
-        return self._replace_in_pieces(text)
+        return self._replace_in_pieces(text, pauses)
 
-    def _replace_in_pieces(self, text: str) -> str:
-        """Search a few KB at a time, because other threads stand still during each call of `re`."""
+    def _replace_in_pieces(self, text: str, pauses: _Pauses) -> str:
+        """Search one KB at a time, because other threads stand still during each call of `re`."""
         reach = _MAX_SPELLING_CHARS * 4 * len(self.text)
         parts: list[str] = []
         position = 0
         for end in range(_PIECE_CHARS, len(text) + _PIECE_CHARS, _PIECE_CHARS):
+            pauses.pause()
             for match in self._pattern.finditer(text, max(position, end - _PIECE_CHARS), end + reach):
                 if match.start() >= end:
                     break  # the next piece begins with it
@@ -282,33 +318,35 @@ class _Needle:
                 position = match.end()
         return "".join((*parts, text[position:])) if parts else text
 
-    def start_of_cut(self, text: str, start: int, end: int, effort: _Effort) -> int | None:
+    def start_of_cut(
+        self, text: str, start: int, end: int, effort: _Effort, *, min_chars: int = MIN_SECRET_CHARS
+    ) -> int | None:
         """
         Return where the needle begins if the text between `start` and `end` ends within it, otherwise None.
 
-        When the effort is spent, return where something begins that may be the needle.
+        At least `min_chars` of it must be there. When the effort is spent, return where something begins that may be
+        the needle.
         """
         start = max(start, end - _MAX_SPELLING_CHARS * len(self.text))
         flags = re.NOFLAG if self.is_base64 else re.IGNORECASE
-        for beginning in self._beginning.finditer(text, start, end):
+        for beginning in _compiled("".join(self._tokens[:min_chars]), flags).finditer(text, start, end):
             if effort.is_spent:
                 return max(start, beginning.start() - self._before)
             effort.steps += 1
-            position = beginning.end()
-            for token in self._tokens[MIN_SECRET_CHARS:]:
+            position, ambiguous = beginning.end(), end
+            for token in self._tokens[min_chars:]:
                 effort.steps += 1
                 match = _compiled(token, flags).match(text, position, end)
                 if match is None:
                     break
+                if text[position] in _SPELLINGS_BEGIN_WITH:  # it may also begin a longer spelling that is cut
+                    ambiguous = position
                 position = match.end()
-            if position == end or _PART_OF_SPELLING.fullmatch(text, position, end):
+            if position == end or any(
+                _PART_OF_SPELLING.fullmatch(text, cut, end) for cut in (position, ambiguous) if cut < end
+            ):
                 return max(start, beginning.start() - self._before)
         return None
-
-    @cached_property
-    def _beginning(self) -> re.Pattern[str]:
-        pattern = "".join(self._tokens[:MIN_SECRET_CHARS])
-        return re.compile(pattern, re.NOFLAG if self.is_base64 else re.IGNORECASE)
 
     @cached_property
     def _tokens(self) -> list[str]:
@@ -367,8 +405,10 @@ def _tokens(text: str, *, is_base64: bool) -> Iterator[str]:
             continue
         if char.isspace():
             escaped, plain = _ESCAPED_SPACE, _PLAIN_SPACE
-            if text[piece.end() : piece.end() + 1] != "+":
-                plain = rf"(?:{plain}|\+)"  # in a form
+            # In a form, `+` is a space. A form does not write `+` for a plus sign that follows.
+            plain = (
+                rf"(?:{plain}|\+)" if text[piece.end() : piece.end() + 1] != "+" else rf"(?:{plain}|\+(?=\+*(?:%|\Z)))"
+            )
         elif char:
             escaped, plain = _spellings(char)
             if is_base64 and char in "+/":
@@ -376,7 +416,8 @@ def _tokens(text: str, *, is_base64: bool) -> Iterator[str]:
         if not char:
             yield f"(?>{_BACKSLASH}{{{count},{16 * count}}})"
         elif count:
-            yield f"(?>{_BACKSLASH}{{{count},{16 * count + 16}}}(?:{escaped}|{plain}))"
+            more = f"(?:{_BACKSLASHES}{escaped}|{plain}){{0,63}}" if char.isspace() else ""
+            yield f"(?>{_BACKSLASH}{{{count},{16 * count + 16}}}(?:{escaped}|{plain}){more})"
         elif char.isspace():
             yield f"(?>(?:{_BACKSLASHES}{escaped}|{plain}){{1,64}})"
         else:

@@ -27,8 +27,8 @@ def to_storable_text(text: str) -> str:
     return valid.replace("\x00", "\ufffd")
 
 
-def is_small(value: Any) -> bool:
-    """Return whether data is so small that processing it takes less than a millisecond."""
+def is_small(value: Any, *, max_chars: int = _SMALL_CHARS) -> bool:
+    """Return whether data has so few parts and characters that processing it takes less than a millisecond."""
     parts, chars = 0, 0
     rest = [value]
     while rest:
@@ -39,7 +39,7 @@ def is_small(value: Any) -> bool:
             parts += len(part)
             if parts <= _SMALL_PARTS:
                 rest += part.values() if isinstance(part, Mapping) else part
-        if parts > _SMALL_PARTS or chars > _SMALL_CHARS:
+        if parts > _SMALL_PARTS or chars > max_chars:
             return False
     return True
 

@@ -347,6 +347,28 @@ def test_wait_ends_with_the_result_of_what_was_set_off(world):
     world.receivers.reset(path="/github/repos/acme/deploy/dispatches")
 
 
+def test_a_retry_and_a_replay_wait_for_their_result(world):
+    """With `--wait`, a retry and a replay exit by what becomes of the executions."""
+    world.text("registry", "artifacts", "log", "again/nn", "--digest", "sha256:01")
+    world.text("registry", "link", "again/nn:v0", "model/again")
+    world.receivers.fail_times(1, 422, path="/github/repos/acme/deploy/dispatches")
+    moved = world.run("registry", "alias", "set", "model/again:v0", "production", "--wait", "--json", exit_code=1)
+    (failed,) = json.loads(moved.stdout)["executions"]
+
+    retried = world.text("executions", "retry", failed["id"], "--wait")
+    assert f"deploy succeeded ({failed['id']})" in retried
+    assert "1 execution ended, and none of them failed" in retried
+    event_id = json.loads(moved.stdout)["event_ids"][-1]
+    replayed = world.json("events", "replay", event_id, "--wait")
+    assert [execution["state"] for execution in replayed["executions"]] == ["succeeded"]
+
+    event_id = world.json("events", "emit", "please-fail", "why=again")["id"]
+    world.wait_for_execution(event_id, "failed")
+    again = world.run("executions", "retry", "--event", event_id, "--wait", "--json", exit_code=1)
+    assert [execution["state"] for execution in json.loads(again.stdout)["executions"]] == ["failed"]
+    assert "fail failed: " in again.stderr
+
+
 def test_a_list_of_events_says_who_answered(world):
     """`events list` and `events tail` show how many automations answered, of how many."""
     event_id = world.json("events", "emit", "please-count")["id"]

@@ -100,6 +100,27 @@ def test_a_rollback_by_restarts_and_the_death_of_the_newest_worker(make_system, 
     until(lambda: matching(system) == {"new-again", "old"}, "both have the older files")
 
 
+def test_a_set_that_was_never_sound_gives_way_to_a_sound_one(make_system, receivers, database_url):
+    """A faulty set is in force while nobody has another one. It has no number, so a sound set takes over at once."""
+    forward = forward_automation(receivers.url)
+    system = make_system(database_url=database_url, automations={"0.yaml": forward})
+    system.start_web()
+    system.start_worker("sound", UPSHOT_WORKER_ID="sound")
+    until(lambda: matching(system) == {"sound"}, "the only worker matches")
+    system.kill("sound")
+    faulty = checkout(system, "faulty", LATER, "name: broken\n")
+    system.start_worker("faulty", UPSHOT_WORKER_ID="faulty", **faulty)
+    until(lambda: "faulty" in matching(system), "nobody has another set")
+    assert loaded(system)["faulty"]["number"] is None
+
+    system.start_worker("sound", UPSHOT_WORKER_ID="sound-again")
+
+    until(lambda: matching(system) == {"sound-again"}, "the sound set is in force again")
+    assert loaded(system)["sound-again"]["number"] == 1
+    system.emit("made", {"number": 1})
+    until(lambda: answered(system) == ["forward"], "the sound set answers")
+
+
 def test_events_wait_for_a_folder(make_system, receivers, database_url):
     """While the folder of a worker is missing, events wait and are not matched against an empty set."""
     system = make_system(database_url=database_url, automations={"0.yaml": forward_automation(receivers.url)})

@@ -61,9 +61,11 @@ def test_a_file_gets_every_column(monkeypatch):
 
 
 def test_columns_are_dropped_until_the_rest_fits():
-    """The first column stays. The wrapped column counts with its least width."""
+    """The first column stays, whatever the width. The wrapped column counts with its least width."""
     widths = {"id": 30, "state": 9, "created": 29, "reason": 300}
 
     assert fit_columns(widths, 200, ("created", "state"), "reason") == ("id", "state", "created", "reason")
     assert fit_columns(widths, 80, ("created", "state"), "reason") == ("id", "state", "reason")
-    assert fit_columns(widths, 10, ("created", "state"), "reason") == ("id", "reason")
+    assert fit_columns(widths, 60, ("created", "state"), "reason") == ("id", "reason")
+    assert fit_columns(widths, 40, (), "reason") == ("id",)
+    assert fit_columns(widths, 10, ("created", "state"), "reason") == ("id",)

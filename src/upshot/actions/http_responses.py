@@ -36,7 +36,7 @@ def status_text(status: int) -> str:
 
 def excerpt(response: HttpResponse) -> str:
     """Return the beginning of the body on one line, for a message. It is empty if the body is."""
-    text = " ".join(f"{response.text}{'…' if response.truncated else ''}".split())
+    text = " ".join(f"{response.text}{'…' if response.is_text_cut else ''}".split())
     return f": {cut_text(text, MAX_EXCERPT_CHARS)}" if text else ""
 
 

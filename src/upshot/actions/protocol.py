@@ -41,6 +41,11 @@ class HttpResponse:
         """The first 16 KB of the body as text. Bytes that are not UTF-8 are replaced."""
         return self.body[:STORED_BODY_BYTES].decode("utf-8", "replace")
 
+    @property
+    def is_text_cut(self) -> bool:
+        """Whether `text` is only the beginning of the body."""
+        return self.truncated or len(self.body) > STORED_BODY_BYTES
+
     def receipt_json(self) -> dict[str, Any]:
         """Return the JSON object that receipts store."""
         headers: dict[str, str] = {}
@@ -54,7 +59,7 @@ class HttpResponse:
             "headers": headers,
             "body": self.text,
             "body_bytes": self.body_bytes,
-            "truncated": self.truncated or len(self.body) > STORED_BODY_BYTES,
+            "truncated": self.is_text_cut,
         }
         if left_out := len(self.headers) - len(headers):
             receipt["headers_left_out"] = left_out

@@ -48,6 +48,7 @@ class ActiveAutomations:
         self._revisions = revisions
         self._clock = clock
         self._active = folder.current
+        self._is_complete = folder.is_complete
         self._names = names_of(self._active.automations)
         self._in_force: AutomationSet | None = None  #: the record that was stored last
         revisions.save(self._active.automations, clock.now())
@@ -75,6 +76,7 @@ class ActiveAutomations:
             Unavailable: The revisions cannot be stored now. The previous set stays active.
         """
         self._folder.refresh()
+        self._is_complete = self._folder.is_complete
         current = self._folder.current
         if current is not self._active:
             self._revisions.save(current.automations, self._clock.now())
@@ -89,8 +91,15 @@ class ActiveAutomations:
             self._log_errors(already_logged=previous.errors)
 
     @property
+    def is_complete(self) -> bool:
+        """Whether every file was read. At the start, files with errors can take longer than the first reading."""
+        return self._is_complete
+
+    @property
     def quality(self) -> SetQuality:
-        """What loading the active set has found."""
+        """What loading the active set has found. Until every file was read, the set cannot be used."""
+        if not self._is_complete:
+            return SetQuality.UNUSABLE
         if not self._active.automations:
             return SetQuality.UNUSABLE if self._active.broken else SetQuality.PARTIAL
         return SetQuality.PARTIAL if self._active.broken else SetQuality.SOUND

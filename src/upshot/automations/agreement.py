@@ -6,11 +6,16 @@ Decide which set of automations is in force, as pure functions.
     number   ├─ the first report of a sound set
              ├─ a running worker reloads to the set
              ├─ a worker starts in the place of one that had the highest number and has ended, in the same folder
-             └─ no live worker has a set with a number; an empty set gets none then if there are other sets
+             └─ (provisional) its files have mistakes and no live worker has a set with a number; an empty set gets none
+                then if there are other sets
     in force: the highest number that a worker holds or has held within the last lease
 
     MATCHING ──── another set is in force ───────────────────► STANDBY
     STANDBY  ──── the worker's own set is in force ──────────► MATCHING
+
+A set with mistakes that no worker has reported sound, and that a worker starts with, gets a provisional number: zero or
+less, lower than all other numbers. So one bad document does not stop the documents beside it, and every sound set takes
+over.
 
 A lower number comes into force only when leases can be trusted. After an outage of the database, workers with a higher
 number first get time to report.
@@ -56,9 +61,9 @@ def set_in_force(known: KnownSets, *, now: datetime, lease: timedelta) -> str | 
     return max(_held(known, now=now, lease=lease), key=known.numbers.__getitem__, default=None)
 
 
-def needs_number(known: KnownSets, holding: Holding, *, is_reload: bool, now: datetime, lease: timedelta) -> bool:
+def next_number(known: KnownSets, holding: Holding, *, is_reload: bool, now: datetime, lease: timedelta) -> int | None:
     """
-    Return whether the set of a worker gets the next number.
+    Return the number that the set of a worker gets, or None if it keeps what it has.
 
     Args:
         known: What all workers have reported.
@@ -68,21 +73,25 @@ def needs_number(known: KnownSets, holding: Holding, *, is_reload: bool, now: da
         lease: After this time, a worker that is silent does not count.
     """
     if holding.quality is SetQuality.UNUSABLE:
-        return False
+        return None
+    following = max([0, *known.numbers.values()]) + 1
+    if holding.quality is SetQuality.SOUND and known.number_of(holding.digest) is None:
+        return following
     highest = max(known.numbers, key=known.numbers.__getitem__, default=None)
     if holding.digest == highest:
-        return False
-    if is_reload or (holding.quality is SetQuality.SOUND and holding.digest not in known.numbers):
-        return True
+        return None
+    if is_reload:
+        return following
     others = [
         other for other in known.holdings.values() if other.digest == highest and other.worker_id != holding.worker_id
     ]
     if others and all(other.has_ended and other.source == holding.source for other in others):
-        return True
+        return following
     if holding.digest in known.numbers or _held(known, now=now, lease=lease):
-        return False
+        return None
     # An empty folder is more often one that is not mounted than one that was emptied while no worker ran.
-    return not known.numbers or holding.digest != EMPTY_SET
+    is_unmounted = known.numbers and holding.digest == EMPTY_SET
+    return None if is_unmounted else min([1, *known.numbers.values()]) - 1
 
 
 def decide(known: KnownSets, holding: Holding, *, now: datetime, lease: timedelta, can_trust_leases: bool) -> Standing:

@@ -27,6 +27,7 @@ MIN_READ_CPU_SECONDS = 0.1  # a refresh parses at least this long, so that it ma
 RECHECK_SECONDS = 5.0
 
 Signature = tuple[tuple[str, int, int, int], ...]  #: of each file: path, modification time (ns), size, inode
+_UNREAD: Signature = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class AutomationFolder:
     """
     The automations of a folder that are in force. `in_force` has the rules.
 
-    Files that did not change are not read again.
+    Files that did not change are not read again. A refresh takes about a second at most, except for the first one: it
+    reads all files that contain no error.
 
     Args:
         folder: Loaded immediately. If it is missing, `current.broken` says so.
@@ -76,6 +78,7 @@ class AutomationFolder:
         self._readings: dict[str, _Reading] = {}
         self._skipped: tuple[SkippedPath, ...] = ()
         self._absent: frozenset[str] | None = None  #: None until the folder was read
+        self.is_complete = False  #: whether every file was read; at the start, this can take several refreshes
         self._recheck_at = 0.0
         self._known: dict[tuple[str, RevisionId], Automation | None] = {}
         self.current = AutomationSet((), (), frozenset(), Matcher(()))  #: as of the last refresh
@@ -90,6 +93,7 @@ class AutomationFolder:
         """
         listing = self._list()
         files = self._read(listing)
+        self.is_complete = self.is_complete or all(read.signature for read in files.values())
         is_changed = files != self._files or listing.skipped != self._skipped
         if not is_changed and not self._is_undecided():
             return False
@@ -144,8 +148,8 @@ class AutomationFolder:
             elif path in self._files:
                 files[path] = self._files[path]
             else:
-                reason = "this file has many errors, and is still being read"
-                files[path] = _ReadFile((), unreadable(self._folder, SkippedPath(printable_path(path), reason)))
+                reason = "this file has errors, and the rest of it is still being read"
+                files[path] = _ReadFile(_UNREAD, unreadable(self._folder, SkippedPath(printable_path(path), reason)))
         return {path: files[path] for path in listing.paths}
 
     def _signature_of(self, path: str) -> Signature:
@@ -155,7 +159,7 @@ class AutomationFolder:
     def _continue(
         self, path: str, signature: Signature, max_errors: int, is_late: Callable[[], bool], *, is_first: bool
     ) -> _ReadFile | None:
-        """Read a file until it is late. At the start, only a file with many errors is left to the next refresh."""
+        """Read a file until it is late. At the start, only a file with an error is left to the next refresh."""
         reading = self._readings.get(path)
         if reading is None or reading.signature != signature:
             parts = load_in_parts(self._folder, path, self.catalog, max_errors)
@@ -167,7 +171,7 @@ class AutomationFolder:
                 file: LoadedFile = end.value
                 del self._readings[path]
                 return _ReadFile(signature + _signature(file.body_files), file)
-            if is_first and must_pause and count > max_errors:
+            if is_first and must_pause and count:
                 return None
         return None
 

@@ -12,7 +12,7 @@ import click
 from upshot.cli.api_commands import api_command, api_command_with, limit_option, poll, since_option
 from upshot.cli.ids import EVENTS
 from upshot.cli.params import OBJECT, TIME, parse_assignments, refuse_empty_period
-from upshot.cli.waiting import Finish, wait_option
+from upshot.cli.waiting import Consequences, Finish, newest_event_ids, wait_option
 from upshot.cli.whole_number import WholeNumber
 from upshot.client.http import Client, api_path
 from upshot.clock import SystemClock, parse_time, stopwatch
@@ -196,6 +196,7 @@ def emit(
 @click.option("--until", type=TIME, help="Only events before then.")
 @click.option("--automation", help="Only this automation.")
 @click.option("--dry-run", is_flag=True, help="List the answers without starting them.")
+@wait_option
 @api_command
 def replay(
     client: Client,
@@ -206,6 +207,7 @@ def replay(
     until: datetime | None,
     automation: str | None,
     dry_run: bool,
+    finish: Finish,
 ) -> None:
     """
     Answer events again, with the automations that are loaded now.
@@ -222,6 +224,7 @@ def replay(
         events = tuple(event["id"] for event in found if event["id"] < end)
     else:
         events = tuple(EVENTS.find(client, text) for text in events)
+    earlier_event_ids = newest_event_ids(client) if finish.waits else frozenset()
     items: list[Any] = []
     for start in range(0, len(events), _REPLAYED_PER_REQUEST):
         body = {
@@ -233,13 +236,24 @@ def replay(
         items += replayed
         for event in () if output.as_json else replayed:
             _print_replay(output, event, dry_run=dry_run)
-    if output.as_json:
+    if output.as_json and not finish.waits:
         output.json(items)
         return
     count = sum(answer["reason"] is None for event in items for answer in event["answers"])
     executions = "1 execution" if count == 1 else f"{count} executions"
     verb = "would follow" if dry_run else "follows" if count == 1 else "follow"
-    output.line(f"{executions} for {len(items)} event{'' if len(items) == 1 else 's'} {verb}")
+    if not output.as_json:
+        output.line(f"{executions} for {len(items)} event{'' if len(items) == 1 else 's'} {verb}")
+    if finish.waits:
+        started = [
+            {"id": answer["execution_id"], "automation": answer["automation"], "state": "waiting", "reason": None}
+            for event in items
+            for answer in event["answers"]
+            if answer["execution_id"] is not None
+        ]
+        finish.wait(
+            Consequences(client, executions=started, earlier_event_ids=earlier_event_ids), output, {"items": items}
+        )
 
 
 def _print_replay(output: Output, event: dict[str, Any], *, dry_run: bool) -> None:

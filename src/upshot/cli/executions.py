@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from upshot.cli.api_commands import api_command, limit_option, since_option
 from upshot.cli.ids import EVENTS, EXECUTIONS, complete_automation
 from upshot.cli.jobs import summary
 from upshot.cli.params import TIME, refuse_empty_period
+from upshot.cli.waiting import Consequences, Data, Finish, newest_event_ids, wait_option
 from upshot.client.http import ApiError, Client, api_path
 from upshot.clock import format_time
 from upshot.console import Output, format_value, local_time
@@ -119,6 +120,7 @@ def show(client: Client, output: Output, execution: str, *, all_attempts: bool) 
 )
 @click.option("--force", is_flag=True, help="Repeat the step even if a newer execution for the alias completed it.")
 @click.option("--dry-run", is_flag=True, help="Only list the executions.")
+@wait_option
 @api_command
 def retry(
     client: Client,
@@ -128,12 +130,14 @@ def retry(
     revision: str | None,
     force: bool,
     dry_run: bool,
+    finish: Finish,
     **filters: Any,
 ) -> None:
     """
     Continue failed, cancelled or overtaken executions at the step that failed. The delivery ids stay the same.
 
-    Name the executions, or select them with filters: `retry --state failed --since 2h`.
+    Name the executions, or select them with filters: `retry --state failed --since 2h`. With --wait and --json, the
+    result is an object with `retried` and `executions`, their last states.
     """
     refuse_empty_period(filters["since"], filters["until"])
     filters["event_id"] = EVENTS.find_optional(client, filters["event_id"])
@@ -146,7 +150,26 @@ def retry(
         return
     options = {name: value for name, value in (("force", force), ("revision", revision)) if value}
     is_single = not filters and len(executions) == 1
-    retried: list[Any] = []
+    earlier_event_ids = newest_event_ids(client) if finish.waits else frozenset()
+    retried, problems = _retry(client, output, executions, options)
+    if is_single and problems:
+        raise problems[0]
+    for problem in problems:
+        click.echo(f"error: {problem}", err=True)
+    if finish.waits and retried:
+        consequences = Consequences(client, executions=retried, earlier_event_ids=earlier_event_ids)
+        finish.wait(consequences, output, {"retried": retried})
+    elif output.as_json or not executions:
+        output.result(retried[0] if is_single else retried, _NOTHING)
+    if problems:
+        sys.exit(1)
+
+
+def _retry(
+    client: Client, output: Output, executions: Iterable[str], options: Mapping[str, Any]
+) -> tuple[list[Data], list[ApiError]]:
+    """Retry executions, print a line for each, and return them and the errors."""
+    retried: list[Data] = []
     problems: list[ApiError] = []
     for execution_id in executions:
         try:
@@ -156,14 +179,7 @@ def retry(
             continue
         if not output.as_json:
             output.line(_retried(retried[-1]))
-    if is_single and problems:
-        raise problems[0]
-    if output.as_json or not executions:
-        output.result(retried[0] if is_single else retried, _NOTHING)
-    for problem in problems:
-        click.echo(f"error: {problem}", err=True)
-    if problems:
-        sys.exit(1)
+    return retried, problems
 
 
 def _select(client: Client, filters: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -22,11 +22,11 @@ from upshot.printable import escape
 _POLL_SECONDS = 0.3
 _BAD_STATES = {ExecutionState.FAILED.value, ExecutionState.CANCELLED.value}
 _LOWEST_RANDOM = "0" * 16  # appended to the result of `first_id`, makes a whole id
+_MAX_KNOWN_EVENTS = 200
 _MAX_EVENTS = 10_000  # number of events that are searched for consequences
 _DEFAULT_SECONDS = 600.0
 
 Data = dict[str, Any]
-Finish = Callable[[Client, Output, Data, str], None]  #: see `wait_option`
 
 
 def wait_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,39 +50,60 @@ def wait_option(command: Callable[..., None]) -> Callable[..., None]:
     )
     @functools.wraps(command)
     def with_waiter(*args: Any, is_waiting: bool, timeout_seconds: float, **options: Any) -> None:
-        command(
-            *args, finish=functools.partial(_finish, timeout_seconds=timeout_seconds if is_waiting else None), **options
-        )
+        command(*args, finish=Finish(timeout_seconds if is_waiting else None), **options)
 
     return with_waiter
 
 
-def _finish(client: Client, output: Output, changed: Data, line: str, *, timeout_seconds: float | None) -> None:
+class Finish:
     """
-    Print the result of a command. If the command has the option `--wait`, wait first, and exit by the result.
+    Ends a command that changes something. See `wait_option`.
 
     Args:
-        client: The server.
-        output: Where to print.
-        changed: The response to the change. Its `event_ids` are waited for.
-        line: The result for people.
-        timeout_seconds: None if the command does not wait.
+        timeout_seconds: Maximum time to wait; None if the command does not wait.
     """
-    if timeout_seconds is None:
-        output.result(changed, line)
-        return
-    if not output.as_json:
-        output.line(line)
-    consequences = Consequences(client, changed["event_ids"])
-    problems = _wait(consequences, output, timeout_seconds)
-    if output.as_json:
-        output.json({**changed, "executions": list(consequences.executions.values())})
-    elif not problems:
-        output.line(consequences.summary())
-    for problem in problems:
-        click.echo(escape(f"Error: {problem}"), err=True)
-    if problems:
-        sys.exit(1)
+
+    def __init__(self, timeout_seconds: float | None) -> None:
+        self._timeout_seconds = timeout_seconds
+
+    @property
+    def waits(self) -> bool:
+        """Whether the command has the option `--wait`."""
+        return self._timeout_seconds is not None
+
+    def __call__(self, client: Client, output: Output, changed: Data, line: str) -> None:
+        """
+        Print the result of a command. If it has the option `--wait`, wait first, and exit by the result.
+
+        Args:
+            client: The server.
+            output: Where to print.
+            changed: The response to the change. Its `event_ids` are waited for.
+            line: The result for people.
+        """
+        if not self.waits:
+            output.result(changed, line)
+            return
+        if not output.as_json:
+            output.line(line)
+        self.wait(Consequences(client, changed["event_ids"]), output, changed)
+
+    def wait(self, consequences: Consequences, output: Output, changed: Data) -> None:
+        """Wait for the consequences of a change, print them, and exit by their result."""
+        problems = _wait(consequences, output, self._timeout_seconds or 0)
+        if output.as_json:
+            output.json({**changed, "executions": list(consequences.executions.values())})
+        elif not problems:
+            output.line(consequences.summary())
+        for problem in problems:
+            click.echo(escape(f"Error: {problem}"), err=True)
+        if problems:
+            sys.exit(1)
+
+
+def newest_event_ids(client: Client) -> frozenset[str]:
+    """Return the ids of the newest events, from before executions are started by another command than a change."""
+    return frozenset(event["id"] for event in client.items("/events", limit=_MAX_KNOWN_EVENTS))
 
 
 def _wait(consequences: Consequences, output: Output, timeout_seconds: float) -> list[str]:
@@ -116,13 +137,23 @@ class Consequences:
     Args:
         client: The server.
         event_ids: The first events.
+        executions: Executions that were started or continued, as the server returned them.
+        earlier_event_ids: Events from before that. They are no consequences of these executions.
     """
 
-    def __init__(self, client: Client, event_ids: Sequence[str]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        event_ids: Sequence[str] = (),
+        *,
+        executions: Iterable[Mapping[str, Any]] = (),
+        earlier_event_ids: frozenset[str] = frozenset(),
+    ) -> None:
         self._client = client
         self._event_ids = list(event_ids)
+        self._earlier_event_ids = earlier_event_ids
         self.events: dict[str, Data] = {}  #: matched events by id
-        self.executions: dict[str, Data] = {}  #: last known state, by id
+        self.executions: dict[str, Data] = {execution["id"]: dict(execution) for execution in executions}
         self.are_complete = False
 
     def refresh(self) -> Iterator[Data]:
@@ -149,11 +180,13 @@ class Consequences:
     def _find_caused_events(self) -> None:
         if not self.executions:
             return
-        oldest = min(parse_time(event["time"]) for event in self.events.values()) - timedelta(seconds=1)
-        after = first_id("evt", oldest) + _LOWEST_RANDOM
+        after = min(self._earlier_event_ids, default=None)
+        if after is None and self.events:
+            oldest = min(parse_time(event["time"]) for event in self.events.values()) - timedelta(seconds=1)
+            after = first_id("evt", oldest) + _LOWEST_RANDOM
         for event in self._client.items("/events", limit=_MAX_EVENTS, after=after):
             is_caused = any(cause["execution_id"] in self.executions for cause in event["chain"])
-            if is_caused and event["id"] not in self._event_ids:
+            if is_caused and event["id"] not in {*self._event_ids, *self._earlier_event_ids}:
                 self._event_ids.append(event["id"])
 
     def _unfinished(self) -> Iterator[str]:
@@ -181,7 +214,7 @@ class Consequences:
 
     def summary(self) -> str:
         """Return a summary for people."""
-        if not self._event_ids:
+        if not self._event_ids and not self.executions:
             return "nothing changed, so nothing was triggered"
         count = len(self.executions)
         if not count:

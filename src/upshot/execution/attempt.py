@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from typing_extensions import override
@@ -53,8 +53,12 @@ log = structlog.get_logger("upshot.execution")
 
 GRACE_SECONDS = 5.0  # in addition to the step's timeout, for an action that ignores it
 MAX_REASON_CHARS = 2_000
+MAX_CHARS_ON_LOOP = 4_096  # the worst text of this length is masked in 5 ms
 MAX_DESTINATION_CHARS = 300  # as the database stores it
 UNAVAILABLE_PAUSE = timedelta(seconds=5)  # before a step whose store did not answer is performed again
+
+_Data = TypeVar("_Data")
+_Masked = TypeVar("_Masked")
 
 _ATTEMPT_STATES: tuple[tuple[type[ActionError], AttemptState], ...] = (
     (Unmet, AttemptState.UNMET),
@@ -143,9 +147,17 @@ class Attempt:
         record: The step to perform.
         context: Objects that every attempt uses.
         permit: Room for the attempt. Its destination needs room, too.
+        stopping: Set while the worker stops.
     """
 
-    def __init__(self, claimed: ClaimedExecution, record: StepRecord, context: ExecutorContext, permit: Permit) -> None:
+    def __init__(
+        self,
+        claimed: ClaimedExecution,
+        record: StepRecord,
+        context: ExecutorContext,
+        permit: Permit,
+        stopping: asyncio.Event,
+    ) -> None:
         self._execution = claimed.execution
         self._event = claimed.event
         self._automation = claimed.compiled.automation
@@ -160,6 +172,7 @@ class Attempt:
             DeferredSecrets(context.secrets, self._placeholders) if self._placeholders else SecretsView(context.secrets)
         )
         self._permit = permit
+        self._stopping = stopping
         self._action_context = replace(
             context.action_context,
             egress=_LimitedEgress(context.action_context.egress, permit, self._secrets, self._mask),
@@ -200,21 +213,21 @@ class Attempt:
             reason = self._mask().text(str(error))
             return ExecutionUpdate(transitions.reschedule(self._execution, reason=reason, due_at=due_at))
         except ConfigError as error:  # a template fails on this event, or a secret cannot be read
-            return self._failed(Refused(str(error)), AttemptState.INVALID)
+            return await self._failed(Refused(str(error)), AttemptState.INVALID)
         except ActionError as error:
             self._permit.finish(_result(error))
             states = (state for error_class, state in _ATTEMPT_STATES if isinstance(error, error_class))
-            return self._failed(error, next(states, AttemptState.REFUSED))
+            return await self._failed(error, next(states, AttemptState.REFUSED))
         except Exception as error:  # noqa: BLE001 - a bug of an action must not end the worker
             # A bug in the action. Nobody knows how far it got, and the next attempt may succeed.
-            trace = self._mask().text(traceback.format_exc())
+            trace = await self._off_loop(self._mask().text, traceback.format_exc())
             log.error(  # noqa: TRY400 - `exception` would log the trace with its secrets
                 "action.crashed", execution_id=self._execution.id, uses=self._record.uses, exception=trace
             )
             crash = f"{self._record.uses} crashed: {type(error).__name__}: {error}"
-            return self._failed(Ambiguous(crash), AttemptState.AMBIGUOUS)
+            return await self._failed(Ambiguous(crash), AttemptState.AMBIGUOUS)
         self._permit.finish(Result.ANSWERED)
-        return self._deferred(outcome) if isinstance(outcome, Deferred) else await self._succeeded(outcome)
+        return await (self._deferred(outcome) if isinstance(outcome, Deferred) else self._succeeded(outcome))
 
     async def _perform(self, call: ActionCall) -> Outcome | Deferred:
         limit = call.timeout_seconds + GRACE_SECONDS
@@ -229,6 +242,9 @@ class Attempt:
     def _mask(self) -> Mask:
         """Return a mask of the secrets that the execution may have used so far."""
         return self._context.masks.mask(self._secret_names, self._secrets.used)
+
+    async def _off_loop(self, mask: Callable[[_Data], _Masked], data: _Data) -> _Masked:
+        return await mask_off_loop(mask, data, self._stopping)
 
     # --- the call of the action -------------------------------------------------------------------
 
@@ -295,11 +311,11 @@ class Attempt:
         now = self._context.clock.now()
         return ExecutionUpdate(transitions.step_skipped(self._execution, self._record, reason=reason, now=now))
 
-    def _deferred(self, deferred: Deferred) -> ExecutionUpdate:
+    async def _deferred(self, deferred: Deferred) -> ExecutionUpdate:
         job_id = deferred.job.id if deferred.job else self._record.job_id
         if job_id is None:
             bug = f"{self._record.uses} is broken: it waits for a job, but has created none"
-            return self._failed(Refused(bug), AttemptState.REFUSED)
+            return await self._failed(Refused(bug), AttemptState.REFUSED)
         execution = transitions.step_deferred(
             self._execution, self._record, job_id=job_id, reason=deferred.reason, started_at=self._started_at
         )
@@ -308,16 +324,13 @@ class Attempt:
     async def _succeeded(self, outcome: Outcome) -> ExecutionUpdate:
         mask = self._mask()
 
-        def store_and_mask() -> tuple[Any, Any, Any]:
-            outputs, request, response = ensure_storable((outcome.outputs, outcome.request, outcome.response))
+        def store_and_mask(data: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+            outputs, request, response = ensure_storable(data)
             is_cut = bool(response and response.get("truncated"))
             return mask.data(outputs, is_cut=is_cut), mask.request(request), mask.response(response)
 
-        # A receiver can answer with a megabyte. Masking that must not block the event loop.
-        if is_small(outcome.outputs):
-            outputs, request, response = store_and_mask()
-        else:
-            outputs, request, response = await asyncio.to_thread(store_and_mask)
+        data = (outcome.outputs, outcome.request, outcome.response)
+        outputs, request, response = await self._off_loop(store_and_mask, data)
         execution = transitions.step_succeeded(
             self._execution,
             self._record,
@@ -333,11 +346,18 @@ class Attempt:
             timings=outcome.timings,
         )
 
-    def _failed(self, error: ActionError, state: AttemptState) -> ExecutionUpdate:
+    async def _failed(self, error: ActionError, state: AttemptState) -> ExecutionUpdate:
         step, record, now = self._compiled.step, self._record, self._context.clock.now()
         mask = self._mask()
-        reason = to_storable_text(mask.text(str(error)))[:MAX_REASON_CHARS]
-        request, response = ensure_storable((error.request, error.response))
+
+        def store_and_mask(data: tuple[str, Any, Any]) -> tuple[str, Any, Any]:
+            reason, request, response = data
+            request, response = ensure_storable((request, response))
+            reason = to_storable_text(mask.text(reason))[:MAX_REASON_CHARS]
+            return reason, mask.request(request), mask.response(response)
+
+        data = (str(error), error.request, error.response)
+        reason, request, response = await self._off_loop(store_and_mask, data)
         chance = random.random()  # noqa: S311 - jitter, not cryptography
         wait_seconds = wait_before_next(step.retry, failures=record.failures + 1, error=error, chance=chance)
         if wait_seconds is None:
@@ -362,8 +382,8 @@ class Attempt:
         return self._finish(
             execution,
             state,
-            request=mask.request(request),
-            response=mask.response(response),
+            request=request,
+            response=response,
             error=reason,
             wait_seconds=wait_seconds,
         )
@@ -411,6 +431,23 @@ class Attempt:
                 timings=timings,
             ),
         )
+
+
+async def mask_off_loop(mask: Callable[[_Data], _Masked], data: _Data, stopping: asyncio.Event) -> _Masked:
+    """
+    Mask data in a thread, unless it is small. A receiver can answer with what takes long to search.
+
+    While the worker stops, a cancellation does not end this, because the outcome is known and has to be recorded.
+    """
+    if is_small(data, max_chars=MAX_CHARS_ON_LOOP):
+        return mask(data)
+    masking = asyncio.ensure_future(asyncio.to_thread(mask, data))
+    try:
+        return await asyncio.shield(masking)
+    except asyncio.CancelledError:
+        if not stopping.is_set():
+            raise
+        return await masking
 
 
 def _result(error: ActionError) -> Result:

@@ -324,7 +324,7 @@ class Executor:
             return ExecutionUpdate(
                 transitions.wait_for_room(claimed.execution, reason=str(busy), waits_for=busy.waits_for)
             )
-        attempt = Attempt(claimed, record, self._context, permit)
+        attempt = Attempt(claimed, record, self._context, permit, self._stopping)
         try:
             update = await attempt.make()
         except asyncio.CancelledError:

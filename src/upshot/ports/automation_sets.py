@@ -48,8 +48,13 @@ class Holding:
 class KnownSets:
     """All sets with a number, and all holdings."""
 
-    numbers: Mapping[str, int] = field(default_factory=dict)  #: by digest
+    numbers: Mapping[str, int] = field(default_factory=dict)  #: by digest; zero and less are provisional
     holdings: Mapping[WorkerId, Holding] = field(default_factory=dict)  #: including workers that have ended
+
+    def number_of(self, digest: str) -> int | None:
+        """Return the number of a set, or None if it has none or a provisional one."""
+        number = self.numbers.get(digest, 0)
+        return number if number > 0 else None
 
 
 class AutomationSetStore(Protocol):
@@ -71,16 +76,18 @@ class AutomationSetStore(Protocol):
         """Record that a worker has ended for certain."""
         ...
 
-    def assign_number(self, holding: Holding, content: SetContent, is_needed: Callable[[KnownSets], bool]) -> KnownSets:
+    def assign_number(
+        self, holding: Holding, content: SetContent, next_number: Callable[[KnownSets], int | None]
+    ) -> KnownSets:
         """
-        Give the set of a holding the next number, unless that is not needed any more.
+        Give the set of a holding a number, unless that is not needed any more.
 
         Workers that do this at the same time take turns.
 
         Args:
             holding: Stored, too.
             content: The automations of the set.
-            is_needed: Decides with what is known when it is the worker's turn.
+            next_number: Returns the number for what is known when it is the worker's turn, or None.
 
         Returns:
             What is known afterwards.

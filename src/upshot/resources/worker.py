@@ -13,7 +13,7 @@ class AutomationSetJson(TypedDict):
     """The set of automations that a worker has loaded."""
 
     digest: str
-    number: int | None  #: the set with the highest number that a live worker has is in force; null without a number
+    number: int | None  #: the set with the highest number that a live worker has is in force; null without one
     matches: bool  #: whether it is in force, so that the worker answers events
     difference: str | None  #: from the set in force, and which workers have that; null if it is in force
 
@@ -58,7 +58,7 @@ def worker_json(worker: WorkerRecord, known: KnownSets) -> WorkerJson:
         if holding is None
         else {
             "digest": holding.digest,
-            "number": known.numbers.get(holding.digest),
+            "number": known.number_of(holding.digest),
             "matches": holding.matches,
             "difference": holding.difference,
         },

@@ -129,7 +129,7 @@ class DatabaseStateCollector(Collector):
         known = self._deps.automation_sets.read()
         for worker in workers:
             if holding := known.holdings.get(worker.id):
-                number = str(known.numbers.get(holding.digest, ""))
+                number = str(known.number_of(holding.digest) or "")
                 labels = [worker.id, holding.digest, number, holding.difference or ""]
                 gauge.add_metric(labels, 1 if holding.matches else 0)
         return gauge

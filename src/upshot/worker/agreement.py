@@ -10,7 +10,7 @@ from datetime import timedelta
 import structlog
 
 from upshot.automations.active import ActiveAutomations
-from upshot.automations.agreement import content_of, decide, describe_difference, digest_of, needs_number
+from upshot.automations.agreement import content_of, decide, describe_difference, digest_of, next_number
 from upshot.clock import Clock, stopwatch
 from upshot.domain.automation import AutomationNames
 from upshot.ids import WorkerId
@@ -106,11 +106,11 @@ class WorkerAgreement:
         known = self._store.read()
         is_reload = self._numbered is not None and self._numbered != self._digest
 
-        def is_needed(known: KnownSets) -> bool:
-            return needs_number(known, holding, is_reload=is_reload, now=now, lease=self._lease)
+        def number(known: KnownSets) -> int | None:
+            return next_number(known, holding, is_reload=is_reload, now=now, lease=self._lease)
 
-        if is_needed(known):
-            known = self._store.assign_number(holding, self._content, is_needed)
+        if number(known) is not None:
+            known = self._store.assign_number(holding, self._content, number)
             log.info("automations.numbered", set_digest=self._digest, number=known.numbers.get(self._digest))
         standing = decide(known, holding, now=now, lease=self._lease, can_trust_leases=self._has_heard_everyone())
         if standing.in_force != self._in_force:
@@ -121,7 +121,8 @@ class WorkerAgreement:
             self._automations.record_in_force()
         else:
             self._automations.forget_in_force()
-        self._numbered = self._digest
+        if self._automations.is_complete:  # reading the rest of the folder is not a reload
+            self._numbered = self._digest
         if standing.matches != self._matches:
             self._log_standing(matches=standing.matches)
         self._matches, self._checked_at = standing.matches, started
@@ -160,14 +161,16 @@ class WorkerAgreement:
     def _difference(self, known: KnownSets) -> str:
         if self._in_force == self._digest:
             return "the same set; it waits until the other workers have had time to report after an outage"
+        if not self._automations.is_complete:
+            return "files with errors are still being read"
         if self._in_force is None:
             return "its folder cannot be read, or nothing in it is valid, and no other worker has a set: events wait"
-        number = known.numbers[self._in_force]
         holders = sorted(holding.worker_id for holding in known.holdings.values() if holding.digest == self._in_force)
-        own = known.numbers.get(self._digest)
+        number, own = known.number_of(self._in_force), known.number_of(self._digest)
         described = describe_difference(self._content, self._in_force_content)
+        other = f"set {number} ({self._in_force})" if number else f"the set {self._in_force}"
         return (
-            f"{described}, compared with set {number} ({self._in_force}) of {', '.join(holders[:3])}; its own set "
+            f"{described}, compared with {other} of {', '.join(holders[:3])}; its own set "
             f"{'has number ' + str(own) if own else 'has mistakes and no number'}"
         )
 

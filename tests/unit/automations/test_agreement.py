@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from upshot.adapters.memory.automation_sets import MemoryAutomationSets
-from upshot.automations.agreement import EMPTY_SET, decide, describe_difference, needs_number, set_in_force
+from upshot.automations.agreement import EMPTY_SET, decide, describe_difference, next_number, set_in_force
 from upshot.ids import RevisionId, WorkerId
 from upshot.ports.automation_sets import Holding, KnownSets, SetMember, SetQuality
 
@@ -37,12 +37,12 @@ class Simulated:
         holding = Holding(self.worker_id, self.source, self.digest, self.quality, now)
         is_reload = self.numbered not in (None, self.digest)
 
-        def is_needed(known: KnownSets) -> bool:
-            return needs_number(known, holding, is_reload=is_reload, now=now, lease=LEASE)
+        def number(known: KnownSets) -> int | None:
+            return next_number(known, holding, is_reload=is_reload, now=now, lease=LEASE)
 
         known = self.store.read()
-        if is_needed(known):
-            known = self.store.assign_number(holding, {}, is_needed)
+        if number(known) is not None:
+            known = self.store.assign_number(holding, {}, number)
         standing = decide(known, holding, now=now, lease=LEASE, can_trust_leases=can_trust_leases)
         self.store.hold(replace(holding, matches=standing.matches))
         self.numbered = self.digest
@@ -168,6 +168,35 @@ def test_a_set_with_mistakes_does_not_displace_a_sound_one(workers):
     assert Workers().start("v1", quality=PARTIAL).matches
 
 
+def test_a_set_that_was_never_sound_gets_no_number_at_the_start(workers):
+    """It is in force while no live worker has another set. A sound set takes over at once, also one that is older."""
+    workers.start("v1", source="m1")
+    workers.wait(60)
+    partial = workers.start("v2 with mistakes", quality=PARTIAL, source="m2")
+    assert workers.wait(1, partial) == [True]
+    assert workers.store.read().number_of(partial.digest) is None
+
+    old = workers.start("v1", source="m1")
+
+    assert workers.wait(1, partial, old) == [False, True]
+    partial.quality = SOUND  # without the mistake, its automations are the same
+    assert workers.wait(1, partial, old) == [True, False]
+    assert workers.store.read().number_of(partial.digest) == 2
+
+
+def test_of_two_sets_that_were_never_sound_the_first_stays_in_force(workers):
+    """The second worker takes over one lease after the first has ended. An edit of a running worker gets a number."""
+    first, second = workers.start("v1", quality=PARTIAL), workers.start("v2", quality=PARTIAL)
+    assert workers.wait(60, first, second) == [True, False]
+    workers.store.end(first.worker_id)
+    assert workers.wait(32, second) == [True]
+    assert not any(number > 0 for number in workers.store.read().numbers.values())
+
+    second.digest = "v3"
+    assert workers.wait(1, second) == [True]
+    assert workers.store.read().number_of("v3") == 1
+
+
 def test_an_empty_folder_of_a_starting_worker_does_not_displace_a_set(workers):
     """A worker whose folder is not mounted does not take over when the others restart, because it would stay."""
     sound = workers.start("v1", source="m1")
@@ -216,10 +245,9 @@ def deepcopy_of(store: MemoryAutomationSets) -> MemoryAutomationSets:
     """Return a store that knows the same."""
     copied = MemoryAutomationSets()
     known = store.read()
-    for digest in sorted(known.numbers, key=known.numbers.__getitem__):
-        number = known.numbers[digest]
-        while max(copied.read().numbers.values(), default=0) < number:
-            copied.assign_number(Holding(WorkerId("none"), "", digest, SOUND, NOW), {}, lambda _: True)
+    for digest in known.numbers:
+        holding = Holding(WorkerId("none"), "", digest, SOUND, NOW)
+        copied.assign_number(holding, {}, lambda _, digest=digest: known.numbers[digest])  # type: ignore[misc]  # mypy cannot infer the default
     copied.end(WorkerId("none"))
     for holding in known.holdings.values():
         copied.hold(holding)
@@ -272,7 +300,7 @@ class AnyOrder(RuleBasedStateMachine):
         # The set in force is the highest that is alive; nobody with a higher number stands by.
         for worker in usable:
             if matching and worker.digest not in matching:
-                assert known.numbers.get(worker.digest, 0) < known.numbers[next(iter(matching))]
+                assert known.numbers.get(worker.digest, -1000) < known.numbers[next(iter(matching))]
 
     @invariant()
     def somebody_matches_after_one_lease(self):

@@ -350,6 +350,24 @@ def test_a_refresh_that_takes_long_is_continued(tmp_path, monkeypatch):
     assert len(folder.current.errors) == 100
 
 
+def test_a_start_reads_bad_files_for_a_limited_time(tmp_path, monkeypatch):
+    """Files without errors are read to their end. The rest of a bad file is left to the next refresh."""
+    now = iter(range(1_000))
+    monkeypatch.setattr(folder_module, "monotonic", lambda: next(now))
+    monkeypatch.setattr(folder_module, "MIN_READ_CPU_SECONDS", -1)
+    monkeypatch.setattr(folder_module, "MAX_READ_SECONDS", 3)
+    (tmp_path / "bad.yaml").write_text("---\n".join(["name: [\n"] * 20) + "---\n" + GOOD.format("late"))
+    (tmp_path / "good.yaml").write_text("---\n".join(GOOD.format(f"n{number}") for number in range(50)))
+
+    folder = AutomationFolder(tmp_path, CATALOG)
+
+    assert (len(answering_names(folder)), folder.is_complete) == (50, False)
+    for _ in range(10):
+        folder.refresh()
+    assert folder.is_complete
+    assert "late" in answering_names(folder)
+
+
 def test_a_changed_body_file_is_loaded(tmp_path):
     """If a body file appears, changes or disappears, its automation is read again."""
     (tmp_path / "a.yaml").write_text(HOOK)

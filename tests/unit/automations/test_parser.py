@@ -574,7 +574,10 @@ def test_at_most_a_hundred_mistakes_are_reported():
     errors = load_text("- a\n---\n" * 500, "a.yaml", CATALOG).errors
 
     assert len(errors) == 101
-    assert str(errors[-1]) == "a.yaml: and at least 400 more errors; fix those above first"
+    assert str(errors[-1]) == (
+        "a.yaml: and at least 400 more errors (what follows the first error of another document was not checked); "
+        "fix those above first"
+    )
 
 
 def test_the_number_of_templates_in_a_step_is_limited():

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.automations.factories import CATALOG
 from upshot.adapters.memory.automation_sets import MemoryAutomationSets
 from upshot.adapters.memory.revisions import MemoryRevisions
+from upshot.automations import folder as folder_module
 from upshot.automations.active import ActiveAutomations
 from upshot.automations.folder import AutomationFolder
 from upshot.clock import FrozenClock
@@ -121,3 +122,24 @@ def test_a_worker_without_a_folder_waits_and_says_so(installation):
     active.refresh()
     worker.check()
     assert worker.matches
+
+
+def test_a_worker_waits_until_its_bad_files_are_read(installation, monkeypatch):
+    """Until then it answers nothing, because automations can be missing. Reading them is not a reload."""
+    folder = installation.write("new", a="")
+    installation.worker("new")
+    installation.sets.end(WorkerId("new"))
+    monkeypatch.setattr(folder_module, "MAX_READ_SECONDS", -1)
+    monkeypatch.setattr(folder_module, "MIN_READ_CPU_SECONDS", -1)
+    broken = "---\n".join(["name: [\n"] * 20)
+    (folder / "broken.yaml").write_text(f"{broken}---\n{AUTOMATION.format(name='b')}")
+
+    active, worker = installation.worker("new")
+
+    assert not worker.matches
+    assert "still being read" in installation.sets.read().holdings["new"].difference
+    monkeypatch.setattr(folder_module, "MAX_READ_SECONDS", 10)
+    active.refresh()
+    worker.check()
+    assert worker.matches
+    assert active.names.enabled == {"a", "b"}

@@ -42,10 +42,13 @@ class MemoryAutomationSets(AutomationSetStore):
                 self._holdings[worker_id] = replace(self._holdings[worker_id], has_ended=True)
 
     @override
-    def assign_number(self, holding: Holding, content: SetContent, is_needed: Callable[[KnownSets], bool]) -> KnownSets:
+    def assign_number(
+        self, holding: Holding, content: SetContent, next_number: Callable[[KnownSets], int | None]
+    ) -> KnownSets:
         with self._lock:
-            if is_needed(self.read()):
-                self._numbers[holding.digest] = max(self._numbers.values(), default=0) + 1
+            number = next_number(self.read())
+            if number is not None:
+                self._numbers[holding.digest] = number
                 self._contents[holding.digest] = dict(content)
                 self._holdings[holding.worker_id] = holding
             return self.read()

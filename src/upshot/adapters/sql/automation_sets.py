@@ -65,21 +65,24 @@ class SqlAutomationSets(AutomationSetStore):
         self._database.write(lambda connection: connection.execute(statement))
 
     @override
-    def assign_number(self, holding: Holding, content: SetContent, is_needed: Callable[[KnownSets], bool]) -> KnownSets:
+    def assign_number(
+        self, holding: Holding, content: SetContent, next_number: Callable[[KnownSets], int | None]
+    ) -> KnownSets:
         stored = {name: [member.revision_id, member.enabled] for name, member in content.items()}
 
         def work(connection: Connection) -> KnownSets:
             if connection.dialect.name == "postgresql":  # SQLite has one writer
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             known = _read(connection)
-            if not is_needed(known):
+            number = next_number(known)
+            if number is None:
                 return known
-            number = max(known.numbers.values(), default=0) + 1
             connection.execute(self._set_number, {"digest": holding.digest, "number": number, "content": stored})
             connection.execute(self._hold, _to_row(holding))
             connection.execute(sa.delete(holdings).where(holdings.c.held_at < holding.held_at - _KEPT_HOLDINGS))
             held = sa.select(holdings.c.digest)
-            connection.execute(sa.delete(sets).where(sets.c.number <= number - _KEPT, sets.c.digest.not_in(held)))
+            last = max(0, number - _KEPT)  # provisional numbers are forgotten, too
+            connection.execute(sa.delete(sets).where(sets.c.number <= last, sets.c.digest.not_in(held)))
             return _read(connection)
 
         return self._database.write(work)

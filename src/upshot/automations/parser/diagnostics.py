@@ -53,6 +53,10 @@ class Diagnostics:
         """The errors in the order of lines. If there are too many, the last entry counts those left out."""
         errors = sorted(self._errors, key=lambda error: (error.path, error.line or 0))
         if self.count > self._limit:
-            reason = f"and {'at least ' * self._raises}{self.count - self._limit} more errors; fix those above first"
+            count = self.count - self._limit
+            reason = f"and {count} more errors; fix those above first"
+            if self._raises:
+                rest = "what follows the first error of another document was not checked"
+                reason = f"and at least {count} more errors ({rest}); fix those above first"
             errors.append(AutomationInvalid(self.path, None, reason))
         return tuple(errors)
