@@ -71,7 +71,9 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port that the web process listens on. 0 means any free port.")
     url: str | None = Field(
         None,
-        description="URL of the server that commands use. By default, the server that runs on the data directory.",
+        description="URL of the server that commands use, and at which a worker downloads the inputs of its jobs. By "
+        "default, the server that runs on the data directory. By default, a worker uses `UPSHOT_JOBS_URL`, or else the "
+        "address that the web process listens on.",
     )
     public_url: str | None = Field(
         None,
@@ -255,9 +257,16 @@ class Settings(BaseSettings):
         Path("artifacts"), description="Directory of downloads for which a script names no other."
     )
     cache_dir: Path | None = Field(
-        None, description="Directory of the cache of downloaded files. By default, `~/.cache/upshot/artifacts`."
+        None,
+        description="Directory of the cache of downloaded files, also of the inputs of jobs. By default, "
+        "`~/.cache/upshot/artifacts`.",
     )
-    cache_gb: float = Field(20.0, ge=0, description="Maximum size of the cache of downloaded files. 0 means no cache.")
+    cache_gb: float = Field(
+        20.0,
+        ge=0,
+        description="Maximum size of the cache of downloaded files. 0 means no cache. A worker keeps the inputs of its "
+        "jobs there too, up to the same size again, and those in use in any case.",
+    )
     log_level: str = Field("info", description="`debug`, `info`, `warning` or `error`.")
     log_format: str = Field(
         "text", pattern="^(text|json)$", description="Format of log lines: `text` (key=value) or `json`."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +35,7 @@ from upshot.backends.protocol import (
     Backend,
     ContainerRequest,
     ContainerStatus,
+    JobInput,
     LogRead,
     OutputUnreadable,
     Phase,
@@ -259,6 +262,56 @@ async def test_a_command_finds_its_files(engine):
     assert (await engine.exited()).exit_code == 0
     job = engine.directory / NAME
     assert (await engine.log()).data.decode() == f'{{"id": "evt_1"}} s3cr3t\n400\n{job}/work\n'
+
+
+async def test_a_command_finds_its_input(engine, tmp_path):
+    """The command gets a copy of the files, which it can read and not change. It is removed with the job."""
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "ünï code").write_bytes(b"x" * 20_000_000)
+    (tree / "empty").touch()
+    files = JobInput("project/model:v0", 2, 20_000_000, tree)
+    script = """
+        cd $UPSHOT_INPUT && ls -R && cat sub/* | sha256sum
+        touch new; echo >> empty; rm empty; true
+    """
+
+    await engine.start(replace(shell(script, name="upshot-02-1"), input=files))
+
+    assert (await engine.exited("upshot-02-1")).exit_code == 0
+    output = (await engine.log("upshot-02-1")).data.decode()
+    digest = hashlib.sha256(b"x" * 20_000_000).hexdigest()
+    assert output.startswith(f".:\nempty\nsub\n\n./sub:\nünï code\n{digest}  -\n")
+    assert output.count("ermission denied") == 3
+    await engine.remove("upshot-02-1")
+    assert (tree / "empty").read_bytes() == b""
+    assert not [path for path in engine.directory.iterdir() if path.name != ".identity"]
+
+
+@needs_root
+async def test_only_the_commands_user_can_read_its_input(engine, tmp_path):
+    """A model is not shown to other users of the machine."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "weights").write_text("secret")
+    request = replace(shell("exec sleep 50"), input=JobInput("project/model:v0", 1, 6, tmp_path / "tree"))
+
+    await engine.start(request)
+
+    path = f"{engine.directory}/{NAME}/input/weights"
+    other = await asyncio.create_subprocess_exec("cat", path, user=2, group=2, extra_groups=[])
+    assert await other.wait() != 0
+
+
+async def test_an_input_that_cannot_be_copied(engine, tmp_path):
+    """The attempt fails before the command starts, another one may succeed, and nothing is left."""
+    request = replace(shell("true"), input=JobInput("project/model:v0", 1, 6, tmp_path / "none" / "tree"))
+
+    with pytest.raises(StartRefused, match="the job's input cannot be copied") as caught:
+        await engine.start(request)
+
+    assert caught.value.failure is FailureKind.INPUT_UNAVAILABLE
+    assert not await engine.statuses()
+    assert not [path for path in engine.directory.iterdir() if path.name != ".identity"]
 
 
 async def test_secrets_do_not_outlive_the_command(engine):

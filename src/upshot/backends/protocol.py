@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 from upshot.domain.job import FailureKind, JobSpec
@@ -49,6 +50,19 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class JobInput:
+    """The files of the version that a job's event is about. The job finds them in `INPUT_DIR`."""
+
+    reference: str  #: of the artifact version: `project/artifact:v3`
+    file_count: int
+    size: int  #: bytes of all files
+    #: directory of this machine with the files; None for a backend that downloads them itself
+    directory: Path | None = None
+    #: bytes that a backend may copy to another machine; None: no limit
+    transfer_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerRequest:
     """One attempt of a job, ready to be started. It contains secrets and is never stored."""
 
@@ -59,6 +73,7 @@ class ContainerRequest:
     env: Mapping[str, str]  #: complete: the author's, and UPSHOT_URL, UPSHOT_TOKEN, UPSHOT_JOB, UPSHOT_EVENT
     event: bytes  #: content of `EVENT_FILE`
     context: Mapping[str, Any]  #: what an operator's template may name: `job` (id, name, automation, step, …)
+    input: JobInput | None = None  #: None: `INPUT_DIR` is empty
 
     @property
     def identity_labels(self) -> Mapping[str, str]:
@@ -109,6 +124,8 @@ class Backend(Protocol):
     see the same containers. It does not retry, schedule or decide. Every method may raise
     `EngineUnavailable`, within about ten seconds. No method lets an error of its client library through.
     """
+
+    downloads_input: bool = False  #: the engine downloads the files of a `JobInput` itself
 
     async def engine_id(self) -> str:
         """Return the identity of the engine, which is the same from every machine that reaches it."""

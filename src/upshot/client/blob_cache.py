@@ -15,9 +15,15 @@ from pathlib import Path
 from upshot.client.file_digest import copy_and_hash
 from upshot.clock import SystemClock
 
+_BYTES_PER_GB = 1_000_000_000
 _MAX_SHARE = 4  # a larger blob than this part of the cache would drive out everything else
 _KEPT_PART = 0.8  # of the limit, after blobs have been removed
 _STALE_SECONDS = 86_400  # after which an unfinished file was left by a crash
+
+
+def cache_location(cache_dir: Path | None, cache_gb: float) -> tuple[Path, int]:
+    """Return the directory of the cache and its maximum number of bytes, from the settings of these names."""
+    return cache_dir or Path("~/.cache/upshot/artifacts").expanduser(), int(cache_gb * _BYTES_PER_GB)
 
 
 class BlobCache:
@@ -81,7 +87,7 @@ class BlobCache:
         """Remove the blobs that were not used for the longest time, if the cache is larger than its limit."""
         now = SystemClock().now().timestamp()
         blobs = []
-        for path in self._folder.glob("*/*"):
+        for path in self._folder.glob("[0-9a-f][0-9a-f]/*"):
             with contextlib.suppress(OSError):  # another process removed it
                 status = path.stat()
                 if not path.name.startswith("."):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,13 @@ class Wanted:
 
 
 def download(
-    client: Client, entries: Iterable[ManifestEntry], root: Path, *, cache: BlobCache | None, what: str
+    client: Client,
+    entries: Iterable[ManifestEntry],
+    root: Path,
+    *,
+    cache: BlobCache | None,
+    what: str,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> None:
     """
     Download stored files into a directory. Other files in it stay.
@@ -49,6 +55,8 @@ def download(
         root: The directory, which is created if it does not exist.
         cache: The cache of the machine, or None to use none.
         what: Name of the artifact, for the progress.
+        on_bytes: Called with numbers of bytes, in any thread, instead of showing the progress. What it raises ends the
+            download.
 
     Raises:
         InvalidInput: A path leads out of the directory, or two files would be one on this disk.
@@ -57,7 +65,7 @@ def download(
         OSError: A file cannot be written.
     """
     wanted = _wanted(entries, root)
-    with Progress(f"downloading {what}", sum(blob.size for blob in wanted)) as progress:
+    with Progress(f"downloading {what}", sum(blob.size for blob in wanted), on_bytes) as progress:
         fetcher = _Fetcher(client, cache, progress)
         missing: list[Wanted] = []
         run_in_threads(partial(_place_group, fetcher, missing), groups(wanted, 100))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,10 +22,12 @@ class Progress:
     Args:
         what: What is done, such as `uploading nature`.
         total: Bytes of the whole transfer.
+        on_bytes: Called with numbers of bytes instead of showing anything. What it raises ends the transfer.
     """
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int, on_bytes: Callable[[int], None] | None = None) -> None:
         self._what = what
+        self._on_bytes = on_bytes
         self._total = total
         self._done = 0
         self._lock = threading.Lock()
@@ -43,6 +46,9 @@ class Progress:
 
     def add(self, size: int) -> None:
         """Count bytes that have been transferred."""
+        if self._on_bytes is not None:
+            self._on_bytes(size)
+            return
         with self._lock:
             self._done += size
             now = stopwatch()

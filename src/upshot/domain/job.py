@@ -36,7 +36,7 @@ ALL_GPUS = -1
 MAX_OUTPUTS_BYTES = 1024 * 1024  # size of `outputs.json`
 LOG_TAIL_BYTES = 64 * 1024  # stored with the job; the log itself is stored separately, with its own limit
 
-INPUT_DIR = "/upshot/input"  #: a version's files, read-only
+INPUT_DIR = "/upshot/input"  #: the files of the event's version, read-only
 EVENT_FILE = "/upshot/event.json"
 SECRETS_DIR = "/upshot/secrets"
 OUTPUT_DIR = "/upshot/output"
@@ -75,6 +75,7 @@ class FailureKind(StrEnum):
     OUT_OF_MEMORY = "out-of-memory"
     EVICTED = "evicted"  #: the machine reclaimed the job's resources
     ENGINE_LOST = "engine-lost"  #: the engine stopped while the job ran, or was unreachable for too long
+    INPUT_UNAVAILABLE = "input-unavailable"  #: the files for `INPUT_DIR` could not be downloaded
     IMAGE_MISSING = "image-missing"  #: the image is not on the machine, and it must not or cannot be pulled
     OUTPUT_INVALID = "output-invalid"  #: `outputs.json` is too large, not a JSON object, or not a regular file
     REFUSED = "refused"  #: the engine or the queue rejects the job, or a secret does not exist
@@ -83,7 +84,7 @@ class FailureKind(StrEnum):
     @property
     def retryable(self) -> bool:
         """Whether the same attempt can succeed later. OUT_OF_MEMORY is retried only with more memory."""
-        return self in (FailureKind.ENGINE_LOST, FailureKind.EVICTED)
+        return self in (FailureKind.ENGINE_LOST, FailureKind.EVICTED, FailureKind.INPUT_UNAVAILABLE)
 
 
 class Network(StrEnum):
@@ -92,6 +93,14 @@ class Network(StrEnum):
     NONE = "none"
     BRIDGE = "bridge"  #: what the engine's default network reaches
     HOST = "host"  #: the machine's own network
+
+
+class InputFiles(StrEnum):
+    """Whether a job gets the files of the version that its event is about."""
+
+    AUTO = "auto"  #: if they are stored
+    REQUIRED = "required"  #: the job fails if there are none
+    NONE = "none"
 
 
 class Pull(StrEnum):
@@ -160,6 +169,10 @@ class JobSpec:
         Mapping[str, str],
         Option("secret-files", ValueKind.TEXTS, check=check_file_name, can_hold_nul=True, holds_secrets=True),
     ] = field(default_factory=dict)
+    #: whether the job gets the files of the event's version in `INPUT_DIR`
+    input: Annotated[InputFiles, Option("input", ValueKind.CHOICE, choices=InputFiles, in_defaults=True)] = (
+        InputFiles.AUTO
+    )
     workdir: Annotated[str | None, Option("workdir", ValueKind.TEXT, check=check_path)] = None
     #: None: no limit
     cpus: Annotated[float | None, Option("resources.cpus", ValueKind.CPUS, in_defaults=True, limit=_MAXIMUM)] = None
@@ -350,9 +363,14 @@ class Job:
     @property
     def container_name(self) -> str:
         """Name of the current attempt's container; a DNS label, as Kubernetes requires."""
-        return f"upshot-{self.id.removeprefix('job_')}-{self.attempt}"
+        return container_name(self.id, self.attempt)
 
     @property
     def deadline(self) -> datetime | None:
         """When the current attempt times out; None before it has started."""
         return None if self.started_at is None else self.started_at + timedelta(seconds=self.spec.timeout_seconds)
+
+
+def container_name(job_id: JobId, attempt: int) -> str:
+    """Return the name of the container of a job's attempt."""
+    return f"upshot-{job_id.removeprefix('job_')}-{attempt}"

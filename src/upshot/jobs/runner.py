@@ -24,6 +24,7 @@ from upshot.domain.job import MAX_OUTPUTS_BYTES, FailureKind, Job, JobState
 from upshot.ids import JobId
 from upshot.jobs.container_request import JobEnvironment, build_container_request, secrets_mask
 from upshot.jobs.engine_monitor import EngineMonitor, EngineSnapshot, PollIntervals
+from upshot.jobs.inputs import JobInputs
 from upshot.jobs.logs import LogCollector
 from upshot.jobs.outputs import OutputsInvalid, kept_as_text_note, parse_outputs
 from upshot.jobs.recorder import JobRecorder
@@ -78,6 +79,7 @@ class RunnerContext:
     recorder: JobRecorder
     stop_requests: StopRequests
     metrics: VersionMetricsWriter
+    inputs: JobInputs
     environment: JobEnvironment
     config: JobsConfig
     clock: Clock
@@ -141,9 +143,8 @@ class JobRunner:
             return False
         if violations := self._context.config.violations(self.job.spec, self.job.queue, self.job.backend):
             raise StartRefused(FailureKind.REFUSED, "; ".join(violations))
-        request = build_container_request(self.job, self._event, self._context.environment)
         try:
-            container = await self._unless_stopped(self._backend.start(request))
+            container = await self._unless_stopped(self._provide_input_and_start())
         except EngineUnavailable as error:
             # The container may exist. If later snapshots do not show it, it is started again.
             await self._explain_start(f"{self._monitor.name} does not answer: {error}")
@@ -153,8 +154,24 @@ class JobRunner:
         await self._record(container_created(self.job, container))
         return True
 
+    async def _provide_input_and_start(self) -> StartedContainer:
+        context, job = self._context, self.job
+        files = await context.inputs.provide(
+            job,
+            self._event,
+            downloads_itself=self._backend.downloads_input,
+            limit=context.config.queues[job.queue].limits.input_bytes,
+        )
+        request = build_container_request(job, self._event, context.environment)
+        return await self._backend.start(replace(request, input=files))
+
     async def _unless_stopped(self, start: Coroutine[Any, Any, StartedContainer]) -> StartedContainer | None:
-        """Wait for a start, which may pull an image for a long time. Return None if a stop request ended it."""
+        """
+        Wait for a start, which may download files and pull an image for a long time.
+
+        Returns:
+            The container, or None if a stop request ended the wait.
+        """
         task = asyncio.ensure_future(start)
         try:
             while not (await asyncio.wait([task], timeout=self._context.intervals.job_seconds))[0]:
@@ -163,6 +180,8 @@ class JobRunner:
                     await asyncio.wait([task])
                     await self._end(outcome)
                     return None
+                if (progress := self._context.inputs.progress(self.job.id)) is not None:
+                    await self._explain_start(progress)
             return task.result()
         finally:
             task.cancel()
@@ -297,7 +316,8 @@ class JobRunner:
         )
         try:
             await self._backend.remove(job.container_name)
-        except EngineUnavailable as error:  # the supervisor removes it later
+            await self._context.inputs.release(job)
+        except EngineUnavailable as error:  # the supervisor removes it later, and releases the input
             log.info("job.container_not_removed", job_id=job.id, container=job.container_name, error=str(error))
 
     # --- records ----------------------------------------------------------------------------------

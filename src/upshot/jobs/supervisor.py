@@ -27,6 +27,7 @@ from upshot.errors import Unavailable
 from upshot.ids import JobId, WorkerId
 from upshot.jobs.container_request import JobEnvironment
 from upshot.jobs.engine_monitor import EngineMonitor, PollIntervals
+from upshot.jobs.inputs import InputPin, JobInputs
 from upshot.jobs.recorder import JobRecorder, LeaseLost
 from upshot.jobs.runner import JobRunner, RunnerContext, StopRequests
 from upshot.jobs.transitions import JobOutcome, end_attempt
@@ -41,6 +42,7 @@ log = structlog.get_logger("upshot.jobs")
 
 ORPHANED_AFTER = timedelta(seconds=60)  # until then, the job of a container may still be stored
 LOST_CHECK_INTERVAL = timedelta(seconds=5)
+INPUTS_CHECK_INTERVAL = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class JobSupervisor:
         environment: What this worker adds to a job.
         config: Queues and their limits.
         metrics: Saves metrics in the metadata of versions.
+        inputs: Provides the files of versions.
         clock: Gives the current time.
         run_in_thread: Runs the stores' blocking calls.
         may_take_over: Whether expired leases can be taken over now. They cannot while no worker can renew them.
@@ -95,6 +98,7 @@ class JobSupervisor:
         environment: JobEnvironment,
         config: JobsConfig,
         metrics: VersionMetricsWriter,
+        inputs: JobInputs,
         clock: Clock,
         run_in_thread: RunInThread,
         may_take_over: Callable[[], bool] = lambda: True,
@@ -117,6 +121,7 @@ class JobSupervisor:
             recorder=self._recorder,
             stop_requests=self._stop_requests,
             metrics=metrics,
+            inputs=inputs,
             environment=environment,
             config=config,
             clock=clock,
@@ -131,6 +136,8 @@ class JobSupervisor:
         self._reported_orphans: set[str] = set()
         self._collected: dict[str, int] = {}  #: number of the snapshot whose leftovers are collected, by backend
         self._lost_checked_at = clock.now()
+        self._inputs = inputs
+        self._inputs_checked_at: datetime | None = None
 
     # --- state ------------------------------------------------------------------------------------
 
@@ -179,6 +186,7 @@ class JobSupervisor:
             await self._fail_lost()
         for monitor in self._monitors.values():
             await self._collect_leftovers(monitor)
+        await self._release_inputs()
 
     async def renew(self) -> None:
         """Renew the leases, and stop supervising the jobs whose lease another worker has."""
@@ -210,6 +218,7 @@ class JobSupervisor:
             await self._run_in_thread(self._jobs.expire, self._settings.worker_id, self._clock.now())
         except Unavailable as error:
             log.warning("jobs.leases_not_released", error=str(error))
+        self._inputs.close()
         for monitor in self._monitors.values():
             await monitor.backend.close()
 
@@ -331,6 +340,29 @@ class JobSupervisor:
                 await self._handle_orphan(monitor, status)
             elif not job.state.is_active or job.container_name != status.name:
                 await self._remove(monitor, status, "its attempt has ended")
+
+    async def _release_inputs(self) -> None:
+        """Release the inputs of attempts that have ended without that, because their worker died."""
+        now = self._clock.now()
+        if self._inputs_checked_at is not None and now - self._inputs_checked_at < INPUTS_CHECK_INTERVAL:
+            return
+        self._inputs_checked_at = now
+        if not (pins := await self._inputs.pins()):
+            return
+        jobs = await self._run_in_thread(self._jobs.get, {pin.job_id for pin in pins})
+        needed = [pin for pin in pins if self._needs_input(pin, jobs.get(pin.job_id))]
+        await self._inputs.renew(needed)
+        await self._inputs.release_all(set(pins).difference(needed))
+
+    def _needs_input(self, pin: InputPin, job: Job | None) -> bool:
+        """Return whether an attempt is not over, or its container may still exist."""
+        if job is not None and job.state.is_active and job.attempt == pin.attempt:
+            return True
+        monitors = [monitor for name, monitor in self._monitors.items() if job is None or name == job.backend]
+        return any(
+            pin.container in monitor.last.statuses or (job is not None and not monitor.is_reachable)
+            for monitor in monitors
+        )
 
     async def _handle_orphan(self, monitor: EngineMonitor, status: ContainerStatus) -> None:
         now = self._clock.now()

@@ -101,6 +101,18 @@ class RegistryChanges(Protocol):
         ...
 
 
+class VersionFiles(Protocol):
+    """Reads the files of artifact versions. `registry.service.Registry` implements it."""
+
+    def find_artifact_version(self, artifact_version_id: str) -> ArtifactVersion | None:
+        """Return an artifact version, whatever its name is now, or None if it was deleted."""
+        ...
+
+    def files_of(self, version: ArtifactVersion) -> tuple[ManifestEntry, ...]:
+        """Return all files of an artifact version that was logged with them, by path."""
+        ...
+
+
 NameKind = Literal["registry", "collection", "project", "artifact"]
 
 

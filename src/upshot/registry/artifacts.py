@@ -25,6 +25,7 @@ from upshot.registry.lookup import (
     find_project,
     find_registry,
     project_or_none,
+    read_files,
 )
 from upshot.registry.mutation import Mutation
 from upshot.registry.protection import is_protected, require_admin
@@ -143,6 +144,20 @@ class Artifacts(RegistryTransactions):
     def artifact_version(self, reference: str) -> ArtifactVersion:
         """Return the artifact version that `project/artifact:v3`, an alias or a link refers to."""
         return self._store.read(lambda view: find_artifact_version(view, reference))
+
+    def find_artifact_version(self, artifact_version_id: str) -> ArtifactVersion | None:
+        """Return the artifact version with this id, or None if it was deleted."""
+        return self._store.read(lambda view: view.artifact_version_by_id(artifact_version_id))
+
+    def files_of(self, version: ArtifactVersion) -> tuple[ManifestEntry, ...]:
+        """
+        Return all files of an artifact version, by path.
+
+        Raises:
+            Conflict: The version was logged with a digest only.
+        """
+        manifest = _manifest_of(version)
+        return self._store.read(lambda view: tuple(read_files(view, manifest.id)))
 
     def files(self, reference: str, *, cursor: str | None, limit: int) -> Page[ManifestEntry]:
         """

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from upshot.domain.manifest import ChangedFile, FileDiff, ManifestEntry
 from upshot.domain.registry import ArtifactVersion
 from upshot.ports.registry import RegistryView
-from upshot.registry.lookup import find_artifact, find_in_project, find_version_anywhere, is_version_id
+from upshot.registry.lookup import find_artifact, find_in_project, find_version_anywhere, is_version_id, read_files
 from upshot.registry.transaction import RegistryTransactions
 
 MAX_LISTED = 1_000  #: files of each kind that one answer lists; all are counted
-_READ_FILES = 5_000  # at a time
 
 
 class Diffs(RegistryTransactions):
@@ -46,20 +45,9 @@ class Diffs(RegistryTransactions):
                 return before, after, None
             if before.manifest.id == after.manifest.id or before.digest == after.digest:
                 return before, after, FileDiff()
-            return before, after, _compare(_entries(view, before.manifest.id), _entries(view, after.manifest.id))
+            return before, after, _compare(read_files(view, before.manifest.id), read_files(view, after.manifest.id))
 
         return self._store.read(work)
-
-
-def _entries(view: RegistryView, manifest_id: str) -> Iterator[ManifestEntry]:
-    """Yield the entries of a manifest by path, reading a part of them at a time."""
-    cursor = None
-    while True:
-        page = view.page_files(manifest_id, cursor=cursor, limit=_READ_FILES)
-        yield from page.items
-        cursor = page.next
-        if cursor is None:
-            return
 
 
 def _compare(before: Iterator[ManifestEntry], after: Iterator[ManifestEntry]) -> FileDiff:

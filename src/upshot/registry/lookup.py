@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import product
 
+from upshot.domain.manifest import ManifestEntry
 from upshot.domain.reference import parse_reference, spellings, version_number
 from upshot.domain.registry import Artifact, ArtifactVersion, Collection, RegistrySettings, Series, Version
 from upshot.errors import NotFound
 from upshot.ports.registry import RegistryView
 from upshot.suggestions import did_you_mean
 
+_READ_FILES = 5_000  # at a time
 _ID = re.compile(r"(ver|lnk)_[0-9a-z]{10,36}")
 
 
@@ -133,6 +136,17 @@ def find_artifact_version(view: RegistryView, reference: str) -> ArtifactVersion
         NotFound: The artifact, the collection, the version or the alias does not exist.
     """
     return find_version_anywhere(view, reference).artifact_version
+
+
+def read_files(view: RegistryView, manifest_id: str) -> Iterator[ManifestEntry]:
+    """Yield the entries of a manifest by path, reading a part of them at a time."""
+    cursor = None
+    while True:
+        page = view.page_files(manifest_id, cursor=cursor, limit=_READ_FILES)
+        yield from page.items
+        cursor = page.next
+        if cursor is None:
+            return
 
 
 def find_version_anywhere(

@@ -32,6 +32,7 @@ from upshot.registry.inputs import (
     check_metadata,
     check_tags,
 )
+from upshot.registry.lookup import read_files
 from upshot.registry.mutation import Mutation
 from upshot.registry.runs import add_output, run_of_request
 from upshot.registry.scopes import make_project
@@ -40,7 +41,6 @@ from upshot.registry.transaction import RegistryTransactions, artifact_lock
 from upshot.unicode_text import to_nfc
 
 PENDING_AGE = timedelta(hours=24)  #: a pending version without progress is removed after this time
-_READ_FILES = 5_000  # at a time
 _MAX_MISSING = 5_000  # digests that one answer names
 
 
@@ -286,14 +286,7 @@ def _find_pending(view: RegistryView, version_id: str) -> PendingVersion:
 
 
 def _check_complete(view: RegistryView, pending: PendingVersion) -> None:
-    entries: list[ManifestEntry] = []
-    cursor = None
-    while True:
-        page = view.page_files(pending.manifest_id, cursor=cursor, limit=_READ_FILES)
-        entries.extend(page.items)
-        cursor = page.next
-        if cursor is None:
-            break
+    entries = tuple(read_files(view, pending.manifest_id))
     announced = pending.request.file_count
     if len(entries) != announced:
         raise Conflict(f"{pending.id} has {len(entries):,} of {announced:,} announced files; add the others first")

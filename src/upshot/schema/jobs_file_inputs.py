@@ -16,13 +16,14 @@ from upshot.schema.launch_inputs import (
     JobDefaultsInputs,
     Name,
     Priority,
+    Size,
     choice_schema,
     refuse_string,
     value_at,
     value_schema,
     with_keys,
 )
-from upshot.schema.queue_limits import MountRule, QueueLimits
+from upshot.schema.queue_limits import DEFAULT_INPUT_BYTES, MountRule, QueueLimits
 from upshot.schema.queues import DOCKER
 from upshot.schema.yaml_model import NonBlank, YamlModel, rule
 from upshot.validation import describe_value, invalid
@@ -85,6 +86,7 @@ class LimitsInputs(YamlModel):
     """What no step can exceed."""
 
     priority: Priority | None = None
+    input_size: Size | None = None
     backends: Annotated[list[Name], _List] = Field(default_factory=list)
     label_prefixes: Annotated[list[NonBlank], _List] | None = None
     annotation_prefixes: Annotated[list[NonBlank], _List] = Field(default_factory=list)
@@ -108,7 +110,8 @@ class LimitsInputs(YamlModel):
         return QueueLimits(
             options,
             self.priority,
-            frozenset(self.backends),
+            input_bytes=DEFAULT_INPUT_BYTES if self.input_size is None else self.input_size,
+            backends=frozenset(self.backends),
             label_prefixes=None if self.label_prefixes is None else _prefixes(self.label_prefixes),
             annotation_prefixes=_prefixes(self.annotation_prefixes),
         )

@@ -25,6 +25,9 @@ ASK_TO_RAISE = "ask for less, or ask the operator of the queue to raise the limi
 _ENGINE_SOCKETS = frozenset({"docker.sock", "podman.sock", "containerd.sock", "crio.sock"})
 
 
+DEFAULT_INPUT_BYTES = 10 * 1024**3
+
+
 class Violation(NamedTuple):
     """Something that a queue forbids."""
 
@@ -77,6 +80,8 @@ class QueueLimits:
         default_factory=dict
     )  #: by field of `JobSpec`; an option that is missing has its declared default
     priority: int | None = None  #: the highest priority; None: no limit
+    #: bytes of an input that is copied to another machine: uploaded to its engine, or downloaded into a pod
+    input_bytes: int = DEFAULT_INPUT_BYTES
     backends: frozenset[str] = frozenset()  #: backends that a step can choose instead of the queue's own
     #: prefixes of labels that a step can set; None allows all, but none on Kubernetes
     label_prefixes: tuple[str, ...] | None = None

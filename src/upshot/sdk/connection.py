@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from upshot.client.client_settings import ClientSettings, read_client_settings
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from upshot.client.blob_cache import BlobCache
     from upshot.client.http import Client
 
-_BYTES_PER_GB = 1_000_000_000
 _lock = threading.Lock()
 _given: dict[str, Server] = {}  # what `login` was called with, under one key
 _clients: dict[tuple[int, Server], Client] = {}
@@ -99,13 +97,12 @@ def login(
 
 def blob_cache() -> BlobCache | None:
     """Return the cache of downloaded files, or None if the settings say that there is none."""
-    from upshot.client.blob_cache import BlobCache
+    from upshot.client.blob_cache import BlobCache, cache_location
 
     settings = read_settings()
     if not settings.cache_gb:
         return None
-    folder = settings.cache_dir or Path("~/.cache/upshot/artifacts").expanduser()
-    return BlobCache(folder, int(settings.cache_gb * _BYTES_PER_GB))
+    return BlobCache(*cache_location(settings.cache_dir, settings.cache_gb))
 
 
 def check_entity(entity: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from socket import gethostname
+from urllib.parse import urlsplit
 
 from upshot.adapters.blobs.local import LocalBlobs
 from upshot.adapters.blobs.s3 import S3Blobs, S3Options
@@ -14,9 +15,11 @@ from upshot.adapters.sql.database import Database, DatabaseUrl, sqlite_url
 from upshot.adapters.sql.migrate import migrate
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.blobs.service import Blobs
+from upshot.client.http import Client
 from upshot.clock import Clock
 from upshot.errors import ConfigError
 from upshot.ids import new_id, new_key
+from upshot.net import is_loopback
 from upshot.ports.blobs import BlobFiles
 from upshot.ports.jobs import Installation, InstallationStore
 from upshot.ports.secrets import SecretSource
@@ -24,6 +27,7 @@ from upshot.private_files import make_data_directory
 from upshot.registry.service import Registry
 from upshot.settings import Settings
 
+_ENGINE_MACHINE_NAMES = frozenset({"host.docker.internal", "host.containers.internal"})
 _ALL_ADDRESSES = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 
 
@@ -101,6 +105,24 @@ def base_url(settings: Settings) -> str:
 def jobs_url(settings: Settings) -> str:
     """Return the URL at which jobs reach the REST API."""
     return (settings.jobs_url or base_url(settings)).rstrip("/")
+
+
+def worker_url(settings: Settings) -> str:
+    """
+    Return the URL at which a worker reaches the REST API.
+
+    The URL for jobs also works on the worker's machine, unless it has a name that engines make for their containers.
+    """
+    if settings.url:
+        return settings.url
+    is_for_containers = urlsplit(settings.jobs_url or "").hostname in _ENGINE_MACHINE_NAMES
+    return base_url(settings) if is_for_containers else jobs_url(settings)
+
+
+def make_job_client(settings: Settings, token: str) -> Client:
+    """Return a client with which a worker reads what a job may read."""
+    url = worker_url(settings)
+    return Client(url, token, is_local=is_loopback(urlsplit(url).hostname or ""))
 
 
 def load_installation(store: InstallationStore, clock: Clock) -> Installation:

@@ -34,6 +34,8 @@ from upshot.automations.rendering import ProcessRenderer
 from upshot.backends.catalog import make_backends
 from upshot.backends.protocol import Backend
 from upshot.blobs.service import Blobs
+from upshot.client.blob_cache import cache_location
+from upshot.client.file_trees import FileTrees
 from upshot.domain.automation import AutomationNames
 from upshot.errors import ConfigError
 from upshot.execution.admission import Admitter
@@ -48,6 +50,7 @@ from upshot.execution.retention import Retention
 from upshot.execution.secret_masks import SecretMasks
 from upshot.ids import WorkerId
 from upshot.jobs.container_request import JobEnvironment
+from upshot.jobs.inputs import JobInputs
 from upshot.jobs.supervisor import JobSupervisor, SupervisorSettings
 from upshot.jobs.version_metrics import VersionMetricsWriter
 from upshot.ports.jobs import Installation
@@ -64,6 +67,7 @@ from upshot.wiring.parts import (
     jobs_url,
     load_installation,
     make_blobs,
+    make_job_client,
     make_registry,
     make_secrets,
     open_database,
@@ -197,6 +201,13 @@ class WorkerDependencies:
             environment=JobEnvironment(self.installation, self.secrets, jobs_url(settings)),
             config=self.jobs_config,
             metrics=VersionMetricsWriter(self.registry, run_in_thread),
+            inputs=JobInputs(
+                self.registry,
+                FileTrees(*cache_location(settings.cache_dir, settings.cache_gb)),
+                partial(make_job_client, settings),
+                self.installation,
+                run_in_thread,
+            ),
             clock=self.clock,
             run_in_thread=run_in_thread,
             may_take_over=may_take_over,

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -14,7 +15,7 @@ from uuid import uuid4
 
 from tests.container_requests import container_request
 from tests.waiting import TIMEOUT_SECONDS
-from upshot.backends.protocol import Backend, ContainerRequest, ContainerStatus, LogRead, Phase
+from upshot.backends.protocol import Backend, ContainerRequest, ContainerStatus, JobInput, LogRead, Phase
 from upshot.domain.job import EVENT_FILE, INPUT_DIR, OUTPUT_DIR, SECRETS_DIR, Pull
 
 OUTPUTS_LIMIT = 64 * 1024
@@ -39,6 +40,7 @@ class Capability(StrEnum):
     SHORTER_GRACE = "shorter grace"  #: keep exit code and log of a job whose grace period is shortened
     LINKS = "links"  #: let a job replace its output directory with a link
     DETECTS_LINKS = "detects links"  #: report a link as a link; otherwise a link leads nowhere
+    INPUT = "input"  #: give a job the files of a directory of this machine as its input
     RAW_TEXT = "raw text"  #: return very long lines, and lines without an end, as they were written
 
 
@@ -119,6 +121,7 @@ class BackendHarness:
         name: str | None = None,
         env: Mapping[str, str] | None = None,
         event: Mapping[str, Any] = EVENT,
+        input_: JobInput | None = None,
         **spec: Any,
     ) -> ContainerRequest:
         """Return a request that runs a shell script as a job of this installation, by default under a new name."""
@@ -129,7 +132,7 @@ class BackendHarness:
             "UPSHOT_OUTPUT": OUTPUT_DIR,
             "UPSHOT_SECRETS": SECRETS_DIR,
         }
-        return container_request(
+        request = container_request(
             script,
             name=name or f"upshot-{uuid4().hex[:16]}-1",
             installation_id=self.installation_id,
@@ -137,6 +140,7 @@ class BackendHarness:
             event=json.dumps(event).encode(),
             **{"image": self.engine.image, "pull": Pull.NEVER, **spec},
         )
+        return replace(request, input=input_)
 
     async def start(self, script: str, **options: Any) -> str:
         """Start a script, and return the name of its container. The options are those of `request`."""

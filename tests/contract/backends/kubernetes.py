@@ -99,6 +99,7 @@ class FakeKubernetesEngine(KubernetesEngine):
 
 
 _LACKED_BY_ALL_CLUSTERS = {
+    Capability.INPUT: "a pod downloads its input itself; see tests/kubernetes/test_backend.py",
     Capability.IMAGES: "a node finds out after the start that an image is missing; "
     "see tests/unit/backends/kubernetes/test_status.py",
     Capability.OWN_ROOT: "a pod has a network unless the operator's policy isolates it",

@@ -59,7 +59,7 @@ class ProcessEngine:
             options = read_options(self.options)
             directories = JobDirectories(options.directory, options.account)
             directories.prepare()
-            directories.create(request)
+            directories.create(request, directories.copy_input(request, lambda: None))
 
         await asyncio.to_thread(create)
 

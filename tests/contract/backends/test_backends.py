@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import os
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.contract.backends.harness import BackendHarness, Capability
+from tests.contract.backends.harness import BackendHarness, Capability, EngineUnderTest
 from tests.waiting import eventually
-from upshot.backends.protocol import EngineUnavailable, OutputUnreadable, Phase, StartRefused
+from upshot.backends.protocol import EngineUnavailable, JobInput, OutputUnreadable, Phase, StartRefused
 from upshot.domain.job import FailureKind, Network, Pull
 
 LONG_RUNNING = "echo started; sleep 600"
@@ -103,6 +107,62 @@ async def test_input_directory_exists(harness: BackendHarness):
     status = await harness.run('cd "$UPSHOT_INPUT" && ls -A | wc -l')
 
     assert (status.exit_code, (await harness.read_log(status.name)).data.strip()) == (0, b"0")
+
+
+@pytest.fixture
+def input_tree(tmp_path: Path) -> Path:
+    """Return a directory with files of an input."""
+    tree = tmp_path / "tree"
+    long_name = "n" * 90
+    (tree / long_name / long_name).mkdir(parents=True)
+    (tree / long_name / long_name / "ünï code").write_bytes(b"deep")
+    (tree / "model.bin").write_bytes(os.urandom(2_500_000))
+    for path in tree.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o444)
+    return tree
+
+
+READ_INPUT = """
+    cd "$UPSHOT_INPUT" && sha256sum < model.bin && cat */*/* && ls && echo {} > $UPSHOT_OUTPUT/outputs.json
+    touch new 2> /dev/null || echo read-only
+"""
+
+
+def read_input_log(tree: Path) -> bytes:
+    """Return what `READ_INPUT` writes."""
+    digest = hashlib.sha256((tree / "model.bin").read_bytes()).hexdigest()
+    return f"{digest}  -\ndeepmodel.bin\n{'n' * 90}\n".encode()
+
+
+@pytest.mark.needs(Capability.INPUT)
+@pytest.mark.parametrize("spec", [{}, {"user": "1234", "read_only": True}], ids=["as it is", "restricted"])
+async def test_input_files(harness: BackendHarness, engine: EngineUnderTest, input_tree: Path, spec: dict[str, Any]):
+    """The input directory contains the files of the input, and every user of the image can read them."""
+    if not engine.image:
+        spec = {}
+    files = JobInput("project/model:v0", 2, 2_500_004, input_tree)
+
+    status = await harness.run(READ_INPUT, input_=files, **spec)
+
+    log = (await harness.read_log(status.name)).data
+    assert (status.exit_code, log.removesuffix(b"read-only\n")) == (0, read_input_log(input_tree))
+    assert await harness.read_outputs(status.name) == b"{}\n"
+    await harness.backend.remove(status.name)
+    assert (input_tree / "model.bin").exists()
+
+
+@pytest.mark.needs(Capability.INPUT)
+async def test_input_of_a_container_that_was_not_started(
+    harness: BackendHarness, engine: EngineUnderTest, input_tree: Path
+):
+    """A worker that takes over a container which was created only gives it its files."""
+    request = harness.request(READ_INPUT, input_=JobInput("project/model:v0", 2, 2_500_004, input_tree))
+    await engine.create_without_starting(request)
+
+    await harness.backend.start(request)
+
+    await harness.wait_for_exit(request.name)
+    assert (await harness.read_log(request.name)).data.startswith(read_input_log(input_tree))
 
 
 @pytest.mark.needs(Capability.USERS)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -18,7 +19,7 @@ from tests.fakes.image_registry import FakeImageRegistry
 from tests.waiting import eventually
 from upshot.backends.docker import make
 from upshot.backends.docker.backend import DockerBackend
-from upshot.backends.protocol import INSTALLATION_LABEL, EngineUnavailable, Phase, StartRefused
+from upshot.backends.protocol import INSTALLATION_LABEL, EngineUnavailable, JobInput, Phase, StartRefused
 from upshot.domain.job import FailureKind, ImagePullCredentials, Mount, Pull
 
 pytestmark = pytest.mark.only("docker")
@@ -35,6 +36,60 @@ def backend(harness: BackendHarness) -> DockerBackend:
 def api(engine: DockerEngine) -> EngineApi:
     """Return a client of the engine that is independent of the backend."""
     return engine.api
+
+
+# --- input ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unseen(tmp_path: Path) -> Iterator[Path]:
+    """Yield a path at which this process sees a directory with files, and the engine does not."""
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "model.bin").write_bytes(b"x" * 3_000_000)
+    (tree / "empty").touch()
+    opened = os.open(tree, os.O_RDONLY)
+    number = fcntl.fcntl(opened, fcntl.F_DUPFD, 900)
+    yield Path(f"/proc/self/fd/{number}")
+    os.close(opened)
+    os.close(number)
+
+
+async def test_input_is_mounted_read_only(harness: BackendHarness, api: EngineApi, tmp_path: Path):
+    """An engine that sees the directory gets a mount of it, which even root in the container cannot change."""
+    (tmp_path / "model.bin").write_text("weights")
+    files = JobInput("project/model:v0", 1, 7, tmp_path, transfer_limit=1)
+
+    status = await harness.run("cd $UPSHOT_INPUT; rm -f model.bin; echo x > new", input_=files)
+
+    mounts = {mount["Destination"]: mount for mount in api.inspect(status.name)["Mounts"]}
+    assert (mounts["/upshot/input"]["Source"], mounts["/upshot/input"]["RW"]) == (str(tmp_path), False)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
+
+
+async def test_input_is_uploaded_to_another_machine(harness: BackendHarness, api: EngineApi, unseen: Path):
+    """An engine that does not see the directory gets the files, even with a read-only root file system."""
+    files = JobInput("project/model:v0", 2, 3_000_000, unseen, transfer_limit=3_000_000)
+    script = "cd $UPSHOT_INPUT; cat sub/model.bin | wc -c; ls -A; touch sub/new"
+
+    status = await harness.run(script, input_=files, user="1234", read_only=True)
+
+    log = (await harness.read_log(status.name)).data.decode()
+    assert log.startswith("3000000\nempty\nsub\n")
+    assert "Permission denied" in log
+
+
+async def test_input_that_is_too_large_to_be_uploaded(harness: BackendHarness, unseen: Path):
+    """The refusal names the limit, and no container is left."""
+    files = JobInput("project/model:v0", 2, 3_000_000, unseen, transfer_limit=2_999_999)
+
+    with pytest.raises(
+        StartRefused, match="has 3,000,000 bytes, and the queue's `input-size` allows 2,999,999"
+    ) as caught:
+        await harness.start("true", input_=files)
+
+    assert caught.value.failure is FailureKind.REFUSED
+    assert not await harness.backend.list_containers(harness.installation_id)
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.job_records import make_job
 from tests.run_in_place import run_in_place
@@ -17,6 +20,7 @@ from upshot.adapters.memory.executions import MemoryExecutions
 from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
 from upshot.adapters.memory.stream import MemoryNotifier, MemoryStream
+from upshot.client.file_trees import FileTrees
 from upshot.clock import FrozenClock
 from upshot.domain.automation import Automation, Step
 from upshot.domain.event import Actor, Event, EventKind, Origin, Role
@@ -26,11 +30,13 @@ from upshot.execution import transitions
 from upshot.ids import DeliveryId, EventId, RevisionId, WorkerId, derive_execution_id, derive_job_id
 from upshot.jobs.container_request import JobEnvironment
 from upshot.jobs.engine_monitor import PollIntervals
+from upshot.jobs.inputs import JobInputs
 from upshot.jobs.supervisor import JobSupervisor, SupervisorSettings
 from upshot.jobs.version_metrics import VersionMetricsWriter
 from upshot.ports.events import EventQuery
 from upshot.ports.executions import Admission, ExecutionUpdate
 from upshot.ports.jobs import Installation
+from upshot.ports.registry import VersionFiles
 from upshot.registry.service import Registry
 from upshot.schema.queues import JobsConfig
 from upshot.testing import Secrets
@@ -54,10 +60,11 @@ class SupervisorHarness:
 
     Args:
         config: Queues and their limits.
+        cache: Directory of the workers' cache.
         secrets: What the workers know.
     """
 
-    def __init__(self, config: JobsConfig, secrets: Mapping[str, str] | None = None) -> None:
+    def __init__(self, config: JobsConfig, cache: Path, secrets: Mapping[str, str] | None = None) -> None:
         self.clock = FrozenClock()
         self.events = MemoryEvents()
         self.executions = MemoryExecutions(self.events)
@@ -66,6 +73,10 @@ class SupervisorHarness:
         self.notifier = MemoryNotifier()
         self.registry = Registry(MemoryRegistry(self.events), self.stream, self.clock)
         self.engine = MemoryBackend(self.clock)
+        self.trees = FileTrees(cache, limit=0)
+        self.versions: VersionFiles = self.registry
+        self.make_client: Callable[[str], Any] = lambda _token: pytest.fail("no file is needed")
+        self.retry = JobRetryPolicy(max_attempts=3, first_seconds=1)
         self.config = config
         self.secrets = Secrets(secrets or {})
         self._running: list[tuple[JobSupervisor, list[asyncio.Task[None]]]] = []
@@ -97,7 +108,7 @@ class SupervisorHarness:
             execution_id=execution_id,
             event_id=event.id,
             spec=spec or JobSpec(image="evaluate:1"),
-            retry=JobRetryPolicy(max_attempts=3, first_seconds=1),
+            retry=self.retry,
         )
         job = replace(job, **fields)
         waiting = transitions.step_deferred(
@@ -134,6 +145,7 @@ class SupervisorHarness:
             environment=JobEnvironment(INSTALLATION, self.secrets, "http://upshot.test"),
             config=self.config,
             metrics=VersionMetricsWriter(self.registry, run_in_place),
+            inputs=JobInputs(self.versions, self.trees, self.make_client, INSTALLATION, run_in_place),
             clock=self.clock,
             run_in_thread=run_in_place,
         )

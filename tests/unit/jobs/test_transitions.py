@@ -83,10 +83,11 @@ def test_a_stopped_job_ends_for_the_reason_it_was_stopped_for():
 
 @pytest.mark.parametrize("failure", list(FailureKind))
 def test_only_retryable_failures_are_attempted_again(failure):
-    """A lost engine and an eviction are retryable. The job's own failures are not."""
+    """A lost engine, an eviction and a failed download are retryable. The job's own failures are not."""
+    retryable = {FailureKind.ENGINE_LOST, FailureKind.EVICTED, FailureKind.INPUT_UNAVAILABLE}
     after = end_attempt(JOB, JobOutcome(failure, "reason"), larger_spec=None, now=START)
 
-    assert (after.state is JobState.QUEUED) == (failure in (FailureKind.ENGINE_LOST, FailureKind.EVICTED))
+    assert (after.state is JobState.QUEUED) == (failure in retryable)
 
 
 def test_the_next_attempt_is_another_container_after_a_wait():

@@ -6,7 +6,16 @@ import pytest
 from pydantic import ValidationError
 
 from upshot.backends.kubernetes.options import AuthorOptions
-from upshot.domain.job import ALL_GPUS, JOB_OPTIONS, ImagePullCredentials, MemoryGrowth, Mount, Network, Pull
+from upshot.domain.job import (
+    ALL_GPUS,
+    JOB_OPTIONS,
+    ImagePullCredentials,
+    InputFiles,
+    MemoryGrowth,
+    Mount,
+    Network,
+    Pull,
+)
 from upshot.schema.launch_inputs import KubernetesInputs, LaunchInputs
 from upshot.schema.yaml_model import RENDERED
 from upshot.validation import validation_problems
@@ -18,6 +27,7 @@ COMPLETE = {
     "args": [],
     "env": {"LEVEL": "1", "lower.case-too": ""},
     "secret-files": {"token": "s"},
+    "input": "required",
     "workdir": "/work",
     "resources": {"cpus": 0.5, "memory": "4GiB", "gpus": "all", "shm": "1GiB", "pids": 100},
     "timeout": "30m",
@@ -62,6 +72,7 @@ def test_every_key_sets_its_option():
         "args": (),
         "env": {"LEVEL": "1", "lower.case-too": ""},
         "secret_files": {"token": "s"},
+        "input": InputFiles.REQUIRED,
         "workdir": "/work",
         "cpus": 0.5,
         "memory_bytes": 4 * 2**30,

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from upshot.backends.docker.client import DockerApiError, DockerClient, DockerServerError, ignore_result
 from upshot.backends.docker.containers import UPSHOT, container_config
-from upshot.backends.docker.files import TAR_BYTES, read_regular_file, upshot_files, user_id
+from upshot.backends.docker.files import TAR_BYTES, input_tar, read_regular_file, upshot_files, user_id
 from upshot.backends.docker.images import Images
 from upshot.backends.docker.logs import START, read_by_count, read_by_time
 from upshot.backends.docker.options import DockerOptions
@@ -37,7 +37,7 @@ from upshot.backends.protocol import (
     StartRefused,
 )
 from upshot.domain.image import check_image
-from upshot.domain.job import OUTPUT_DIR, OUTPUTS_FILE, FailureKind, JobSpec
+from upshot.domain.job import INPUT_DIR, OUTPUT_DIR, OUTPUTS_FILE, FailureKind, JobSpec
 
 log = structlog.get_logger("upshot.jobs")
 
@@ -48,6 +48,7 @@ _STOP_EXTRA_SECONDS = 60.0  # time for the kill, after the grace period
 _CONCURRENT_INSPECTS = 8
 _NAME_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # while another worker creates or removes the container
 _OOM_EVENT_SECONDS = 1.0  # an out-of-memory event can arrive this long after the container's exit
+_SLOWEST_BYTES_PER_SECOND = 1024 * 1024  # of an upload to an engine; a slower one counts as stuck
 _MAX_PASSWD_BYTES = 1024 * 1024
 _DIRECTORY, _LINK = 1 << 31, 1 << 27  # bits of Go's os.FileMode, which the engine's API uses
 _EVENTS = frozenset({"create", "start", "die", "died", "oom", "stop", "kill", "destroy", "remove", "pause", "unpause"})
@@ -210,9 +211,16 @@ class DockerBackend(Backend):
         digest = await self._images.find_digest(container["Image"], container["Config"]["Image"])
         return StartedContainer(container["Id"], digest)
 
-    async def _create(self, request: ContainerRequest) -> str | None:
-        """Create the container and return its id; None if another container has just taken the name."""
-        config = container_config(request, self._options, is_podman=await self._client.is_podman())
+    async def _create(self, request: ContainerRequest, *, mounts_input: bool = True) -> str | None:
+        """
+        Create the container and return its id; None if another container has just taken the name.
+
+        The directory of an input is mounted if the engine's machine has it: its name is random, so no other directory
+        has the same path.
+        """
+        directory = request.input.directory if request.input and mounts_input else None
+        is_podman = await self._client.is_podman()
+        config = container_config(request, self._options, is_podman=is_podman, input_directory=directory)
         try:
             created = await self._client.request_json(
                 "containers/create", "POST", params={"name": request.name}, body=config, seconds=_DISK_SECONDS
@@ -221,6 +229,9 @@ class DockerBackend(Backend):
             # Podman has no error code for a taken name, only this text.
             if (isinstance(error, DockerApiError) and error.is_conflict) or "is already in use" in str(error):
                 return None
+            if directory is not None and str(directory) in str(error):
+                _check_input_size(request)
+                return await self._create(request, mounts_input=False)
             await self._client.check_alive(error)
             raise StartRefused(
                 FailureKind.REFUSED, f"the engine cannot create the container: {_explain(error)}"
@@ -252,15 +263,34 @@ class DockerBackend(Backend):
                 owner_uid = user_id(user, read_regular_file(tar, limit_bytes=_MAX_PASSWD_BYTES))
             except (DockerApiError, OutputUnreadable):
                 pass  # The user's id stays unknown.
+        has_mount = request.input is not None and await self._has_mounted_input(handle)
+        files = upshot_files(request.event, request.spec.secret_files, owner_uid, with_input=not has_mount)
+        await self._upload(handle, files, seconds=_DISK_SECONDS)
+        if request.input is not None and request.input.directory is not None and not has_mount:
+            try:
+                seconds = _DISK_SECONDS + request.input.size / _SLOWEST_BYTES_PER_SECOND
+                await self._upload(handle, input_tar(request.input.directory), seconds=seconds)
+            except (DockerApiError, DockerServerError) as error:
+                await self._client.check_alive(error)
+                await self.remove(handle)
+                reason = f"the engine does not take the files of {request.input.reference}: {error}"
+                raise StartRefused(FailureKind.INPUT_UNAVAILABLE, reason) from error
+
+    async def _upload(self, handle: str, tar: bytes | AsyncIterator[bytes], *, seconds: float) -> None:
         async with self._client.request(
             f"containers/{handle}/archive",
             "PUT",
             params={"path": UPSHOT},
-            data=upshot_files(request.event, request.spec.secret_files, owner_uid),
+            data=tar,
             headers={"Content-Type": "application/x-tar"},
-            seconds=_DISK_SECONDS,
+            seconds=seconds,
         ):
             pass
+
+    async def _has_mounted_input(self, handle: str) -> bool:
+        container = await self._inspect(handle)
+        mounts = container["Mounts"] if container else ()
+        return any(mount["Destination"] == INPUT_DIR for mount in mounts)
 
     # --- read -------------------------------------------------------------------------------------
 
@@ -355,6 +385,18 @@ def _check_spec(spec: JobSpec) -> None:
     if finding := check_image(spec.image):
         raise StartRefused(
             FailureKind.REFUSED, f"image {finding}" if spec.image else "a job on Docker needs an image; write `image`"
+        )
+
+
+def _check_input_size(request: ContainerRequest) -> None:
+    """Raise StartRefused if the input is too large to be uploaded."""
+    files = request.input
+    if files is not None and files.transfer_limit is not None and files.size > files.transfer_limit:
+        raise StartRefused(
+            FailureKind.REFUSED,
+            f"input: {files.reference} has {files.size:,} bytes, and the queue's `input-size` allows "
+            f"{files.transfer_limit:,} for an engine on another machine; raise it, or choose a queue whose engine is "
+            "on the worker's machine",
         )
 
 

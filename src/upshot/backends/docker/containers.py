@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from upshot.backends.docker.options import DockerOptions
 from upshot.backends.protocol import ContainerRequest
-from upshot.domain.job import JobSpec, Mount, Network
+from upshot.domain.job import INPUT_DIR, JobSpec, Mount, Network
 
 UPSHOT = "/upshot"  #: an anonymous volume of each container, filled before the start and read after the exit
 LOG_FILES = 4  # the log rotates over them, so at least three quarters of its maximum size are kept
@@ -20,7 +21,9 @@ _NETWORKS = {Network.NONE: "none", Network.BRIDGE: "default", Network.HOST: "hos
 _HOST_ENTRY = "host.docker.internal:host-gateway"
 
 
-def container_config(request: ContainerRequest, options: DockerOptions, *, is_podman: bool = False) -> dict[str, Any]:
+def container_config(
+    request: ContainerRequest, options: DockerOptions, *, is_podman: bool = False, input_directory: Path | None = None
+) -> dict[str, Any]:
     """
     Build the request body for creating a container.
 
@@ -28,6 +31,7 @@ def container_config(request: ContainerRequest, options: DockerOptions, *, is_po
         request: What is to run.
         options: What the operator gives to every container.
         is_podman: The engine is Podman, which differs in a few fields.
+        input_directory: A directory of the engine's machine that is mounted as the input; None: nothing is mounted.
     """
     spec = request.spec
     config: dict[str, Any] = {
@@ -38,6 +42,8 @@ def container_config(request: ContainerRequest, options: DockerOptions, *, is_po
         "Healthcheck": {"Test": ["NONE"]},  # nothing reads its result, and each check starts a process
         "HostConfig": _host_config(request, options, is_podman=is_podman),
     }
+    if input_directory is not None:
+        config["HostConfig"]["Mounts"].append(_mount(Mount(str(input_directory), INPUT_DIR)))
     if spec.command is not None:
         config["Entrypoint"] = list(spec.command)
     if spec.args is not None:

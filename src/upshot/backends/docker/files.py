@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
 import tarfile
-from collections.abc import Mapping
-from pathlib import PurePosixPath
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 from upshot.backends.docker.containers import UPSHOT
 from upshot.backends.protocol import OutputUnreadable
@@ -13,6 +15,8 @@ from upshot.domain.job import EVENT_FILE, INPUT_DIR, OUTPUT_DIR, OUTPUTS_FILE, S
 
 #: Room for a tar's headers beyond the content limit, extended headers included.
 TAR_BYTES = 128 * 1024
+
+_CHUNK_BYTES = 1024 * 1024
 
 _READABLE_BY_ALL = 0o444
 _READABLE_BY_OWNER = 0o400
@@ -29,19 +33,22 @@ _KINDS: Mapping[bytes, str] = {
 }
 
 
-def upshot_files(event: bytes, secrets: Mapping[str, str], owner_uid: int | None) -> bytes:
+def upshot_files(event: bytes, secrets: Mapping[str, str], owner_uid: int | None, *, with_input: bool = True) -> bytes:
     """
-    Return a tar with the initial content of `/upshot`.
+    Return a tar with the initial content of `/upshot`, without the files of the input.
 
     Args:
         event: Content of the event file.
         secrets: Content of the secret files, by file name.
         owner_uid: User id that the job runs as; only this user can read the secrets. None if it is unknown:
             then every user of the container can read them.
+        with_input: Whether to create the directory of the input. It exists if it is a mount.
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path, mode in ((INPUT_DIR, 0o755), (OUTPUT_DIR, 0o777), (SECRETS_DIR, 0o755)):
+            if path == INPUT_DIR and not with_input:
+                continue
             directory = tarfile.TarInfo(_relative(path))
             directory.type, directory.mode = tarfile.DIRTYPE, mode
             tar.addfile(directory)
@@ -52,6 +59,43 @@ def upshot_files(event: bytes, secrets: Mapping[str, str], owner_uid: int | None
         end = tar.offset + 2 * tarfile.BLOCKSIZE
     # Leave out the padding to a full record: Podman closes the connection after the two blocks that end a tar.
     return buffer.getvalue()[:end]
+
+
+async def input_tar(directory: Path) -> AsyncIterator[bytes]:
+    """
+    Yield a tar with the files of an input, in chunks of about `_CHUNK_BYTES`.
+
+    Args:
+        directory: Contains directories and regular files that do not change.
+    """
+    chunks = _chunks_of_tar(directory)
+    while chunk := await asyncio.to_thread(next, chunks, b""):
+        yield chunk
+
+
+def _chunks_of_tar(directory: Path) -> Iterator[bytes]:
+    chunk = bytearray()
+    for folder, folders, names in os.walk(directory, onerror=_raise):
+        folders.sort()
+        entry = tarfile.TarInfo(_relative(INPUT_DIR) + folder.removeprefix(str(directory)))
+        entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+        chunk += entry.tobuf()
+        for name in sorted(names):
+            with open(f"{folder}/{name}", "rb") as file:  # noqa: PTH123 - there may be many
+                header = tarfile.TarInfo(f"{entry.name}/{name}")
+                header.size, header.mode = os.fstat(file.fileno()).st_size, _READABLE_BY_ALL
+                chunk += header.tobuf()
+                while content := file.read(_CHUNK_BYTES):
+                    chunk += content
+                    if len(chunk) >= _CHUNK_BYTES:
+                        yield bytes(chunk)
+                        chunk.clear()
+                chunk += bytes(-header.size % tarfile.BLOCKSIZE)
+    yield bytes(chunk) + bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _add_file(tar: tarfile.TarFile, path: str, content: bytes, mode: int, uid: int = 0) -> None:

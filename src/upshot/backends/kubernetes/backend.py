@@ -58,6 +58,8 @@ class KubernetesBackend(Backend):
         options: The operator's options.
     """
 
+    downloads_input = True
+
     def __init__(self, api: KubernetesClient, options: KubernetesOptions) -> None:
         self._cluster = NamespaceClient(api)
         self._api = api

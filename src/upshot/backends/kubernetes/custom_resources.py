@@ -27,7 +27,7 @@ from upshot.backends.protocol import (
     StartedContainer,
     StartRefused,
 )
-from upshot.domain.job import FailureKind
+from upshot.domain.job import FailureKind, InputFiles
 from upshot.ids import JobId
 
 
@@ -43,6 +43,8 @@ class CustomResourceBackend(Backend):
         options: The operator's options.
         template: Template of the objects.
     """
+
+    downloads_input = True  # or rather its command does
 
     def __init__(self, api: KubernetesClient, options: KubernetesOptions, template: Template) -> None:
         self._cluster = NamespaceClient(api)
@@ -62,6 +64,12 @@ class CustomResourceBackend(Backend):
 
     @override
     async def start(self, request: ContainerRequest) -> StartedContainer:
+        if request.spec.input is InputFiles.REQUIRED:
+            raise StartRefused(
+                FailureKind.REFUSED,
+                "input: a custom resource gets none; leave `input: required` out, and let its command download the "
+                "files with `upshot download`",
+            )
         # An object of an unknown kind cannot wait for its Secrets. So create the Secrets, then the object, then make
         # the object their owner. If this stops in between, the Secrets are found again by their names.
         labels = labels_of(request, self._options, author_options(request))

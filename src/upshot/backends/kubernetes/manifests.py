@@ -21,6 +21,7 @@ from upshot.domain.job import (
     SECRETS_DIR,
     FailureKind,
     ImagePullCredentials,
+    InputFiles,
     JobSpec,
     Mount,
     Network,
@@ -161,6 +162,8 @@ def _docker_config(image: str, credentials: ImagePullCredentials) -> bytes:
 def _check_spec(spec: JobSpec, options: KubernetesOptions) -> None:
     if not spec.image:
         raise _refused("a job on Kubernetes needs an image; write `image`")
+    if spec.input is InputFiles.REQUIRED:
+        raise _refused("a pod gets no input; leave `input: required` out, and download the files in the job")
     if spec.network is Network.NONE and not options.network_policy:
         raise _refused(
             "a pod cannot turn off its own network; the operator can do it with a NetworkPolicy "

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from threading import Event as Flag
 from typing import Any, TypeVar
 
 import structlog
@@ -56,6 +57,7 @@ _END_SECONDS = 5.0  # for a shim to end the command, before the shim itself is k
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 0.5
 _CLEANUP_INTERVAL = timedelta(minutes=1)
+_COPIES = 2  # of inputs at the same time, in threads of their own, because a copy can take minutes
 _THREADS = 8  # a removal can block a thread for seconds if a shim hangs
 
 
@@ -73,6 +75,7 @@ class ProcessBackend(Backend):
         self._clock = clock or SystemClock()
         self._directories = JobDirectories(options.directory, options.account)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="upshot-process")
+        self._copies = ThreadPoolExecutor(_COPIES, thread_name_prefix="upshot-copy")
         self._last_call: dict[str, asyncio.Future[Any]] = {}
         self._cleaned_up_at: datetime | None = None
 
@@ -86,7 +89,12 @@ class ProcessBackend(Backend):
     @override
     async def start(self, request: ContainerRequest) -> StartedContainer:
         validate(request, self._options)
-        return await self._in_sequence(request.name, partial(self._start, request))
+        copied_input = await self._copy_input(request)
+        try:
+            return await self._in_sequence(request.name, partial(self._start, request, copied_input))
+        finally:
+            if copied_input is not None:
+                await self._in_sequence(request.name, partial(self._directories.discard, copied_input))
 
     @override
     async def list_containers(self, installation_id: str) -> Mapping[str, ContainerStatus]:
@@ -121,10 +129,11 @@ class ProcessBackend(Backend):
     @override
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._copies.shutdown(wait=False, cancel_futures=True)
 
     # --- threads ----------------------------------------------------------------------------------
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
+    async def _in_thread(self, call: Callable[[], T], threads: ThreadPoolExecutor | None = None) -> T:
         """Run a blocking call in a thread. Raise EngineUnavailable in place of an OSError."""
 
         def prepare_and_call() -> T:
@@ -132,7 +141,7 @@ class ProcessBackend(Backend):
             return call()
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, prepare_and_call)
+            return await asyncio.get_running_loop().run_in_executor(threads or self._threads, prepare_and_call)
         except OSError as error:
             raise EngineUnavailable(f"{self._options.directory}: {error}") from error
 
@@ -157,10 +166,32 @@ class ProcessBackend(Backend):
 
     # --- start ------------------------------------------------------------------------------------
 
-    def _start(self, request: ContainerRequest) -> StartedContainer:
+    async def _copy_input(self, request: ContainerRequest) -> Path | None:
+        """Copy the input of a job. If nobody waits for it any more, the copy ends."""
+        cancelled = Flag()
+
+        def check() -> None:
+            if cancelled.is_set():
+                raise OSError("the start of the job was cancelled")
+
+        def copy() -> Path | None:
+            try:
+                return self._directories.copy_input(request, check)
+            except OSError as error:
+                reason = f"the job's input cannot be copied to {self._options.directory}: {error}"
+                raise StartRefused(FailureKind.INPUT_UNAVAILABLE, reason) from error
+
+        if request.input is None:
+            return None
+        try:
+            return await self._in_thread(copy, self._copies)
+        finally:
+            cancelled.set()
+
+    def _start(self, request: ContainerRequest, copied_input: Path | None) -> StartedContainer:
         directory = self._options.directory / request.name
         for _ in range(_START_ATTEMPTS):
-            self._directories.create(request)
+            self._directories.create(request, copied_input)
             with self._directories.open(request.name) as job:
                 record = _record_of_own_job(job, request) if job else None
             if record:

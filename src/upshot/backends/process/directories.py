@@ -11,12 +11,13 @@ import re
 import signal
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from upshot.backends.process.input_copy import copy_tree
 from upshot.backends.process.options import Account
 from upshot.backends.process.request import EVENT, INPUT, WORK
 from upshot.backends.process.safe_files import (
@@ -41,6 +42,7 @@ from upshot.backends.process.shim import (
     read_process,
 )
 from upshot.backends.protocol import ContainerRequest, EngineUnavailable
+from upshot.clock import stopwatch
 from upshot.domain.job import FailureKind
 
 OUTPUTS = "outputs.json"
@@ -52,6 +54,7 @@ _MAX_NAME_CHARS = 200  # a file name has at most 255
 _RECORD_BYTES = 64 * 1024
 _DRAFT_PREFIX, _REMOVED_PREFIX = ".new-", ".gone-"
 _STALE_AFTER = timedelta(minutes=10)  # creating or removing a directory takes milliseconds
+_RENEW_SECONDS = 60.0  # copying an input can take long
 _WRITABLE_FOR_OTHERS = 0o022
 _ENTERED_BY_OTHERS = 0o001
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -297,16 +300,63 @@ class JobDirectories:
                     job = JobDirectory(path, stack.enter_context(open_dir(str(path))))
             yield job
 
-    def create(self, request: ContainerRequest) -> None:
-        """Create a job directory with everything that the command needs, atomically. Keep one that exists."""
+    def copy_input(self, request: ContainerRequest, check: Callable[[], None]) -> Path | None:
+        """
+        Copy the files of a job's input into a directory, which `create` moves into the job directory.
+
+        Args:
+            request: The request.
+            check: Called again and again. What it raises ends the copy.
+
+        Returns:
+            The directory, or None if nothing is to be copied. The caller removes it with `discard`.
+
+        Raises:
+            OSError: The files cannot be copied. Nothing of them is left.
+        """
+        if request.input is None or request.input.directory is None or (self.root / request.name).is_dir():
+            return None
+        draft = Path(tempfile.mkdtemp(prefix=f"{_DRAFT_PREFIX}input-{request.name}-", dir=self.root))
+        renewed_at = stopwatch()
+
+        def check_and_renew() -> None:
+            nonlocal renewed_at
+            check()
+            if stopwatch() - renewed_at > _RENEW_SECONDS:
+                os.utime(draft)  # so that it does not become stale
+                renewed_at = stopwatch()
+
+        try:
+            copy_tree(request.input.directory, draft / INPUT, check_and_renew)
+        except BaseException:
+            self._delete(draft)
+            raise
+        return draft
+
+    def discard(self, draft: Path) -> None:
+        """Remove what `copy_input` has made, if it is not part of a job directory."""
+        self._delete(draft)
+
+    def create(self, request: ContainerRequest, copied_input: Path | None = None) -> None:
+        """
+        Create a job directory with everything that the command needs, atomically. Keep one that exists.
+
+        Args:
+            request: The request.
+            copied_input: The result of `copy_input`.
+        """
         owner = self._account.owner
         draft = Path(tempfile.mkdtemp(prefix=f"{_DRAFT_PREFIX}{request.name}-", dir=self.root))
         try:
             with open_dir(str(draft)) as fd:
                 os.close(create_file(fd, LABELS, json.dumps(dict(request.identity_labels)).encode()))
                 os.mkdir(LOG, 0o700, dir_fd=fd)
-                for name in (OUTPUT, INPUT, WORK, SECRETS):
+                for name in (OUTPUT, WORK, SECRETS):
                     create_private_dir(fd, name, owner=owner)
+                if request.input is None or request.input.directory is None:
+                    create_private_dir(fd, INPUT, owner=owner)
+                else:
+                    self._move_input(copied_input, fd)
                 with open_dir(SECRETS, fd) as secrets_fd:
                     for name, text in request.spec.secret_files.items():
                         create_private_file(secrets_fd, name, text.encode("utf-8", "surrogatepass"), owner=owner)
@@ -318,6 +368,16 @@ class JobDirectories:
             self._delete(draft)
             if not (self.root / request.name).is_dir():
                 raise
+
+    def _move_input(self, copied_input: Path | None, job_fd: int) -> None:
+        """Move the copy of an input into a job directory. Only the job's user can enter it."""
+        if copied_input is None or not (copied_input / INPUT).is_dir():
+            raise FileNotFoundError("the job directory was removed while the job was started; start it again")
+        os.rename(copied_input / INPUT, INPUT, dst_dir_fd=job_fd)
+        with open_dir(INPUT, job_fd) as fd:
+            os.fchmod(fd, 0o500)
+            if self._account.owner is not None:
+                os.fchown(fd, *self._account.owner)
 
     def remove(self, name: str) -> str | None:
         """
