@@ -67,12 +67,13 @@ def test_a_run_ends_once(web, body, state):
     assert again["finished_at"] is not None
 
 
-def test_a_run_whose_heartbeats_stop_has_failed(web, clock):
+def test_a_run_whose_heartbeats_stop_has_failed(web, deps, clock):
     """A run without heartbeats keeps running; one that sends them again runs again."""
     for run_id in ("silent", "alive"):
         ok_json(web.put(f"{RUNS}/{run_id}", json={}))
     ok_json(web.post(f"{RUNS}/alive/heartbeat"))
     clock.advance(61)
+    assert deps.registry.end_silent_runs() == 1
     states = {run["id"]: run["state"] for run in ok_json(web.get(RUNS))["items"]}
     assert states == {"silent": "running", "alive": "failed"}
     assert ok_json(web.post(f"{RUNS}/alive/heartbeat"))["state"] == "running"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -44,10 +44,23 @@ class RunSummary:
         """`project/run`."""
         return f"{self.project}/{self.run_id}"
 
-    def state_at(self, now: datetime) -> RunState:
-        """Return the state; a running run whose heartbeats have stopped has failed."""
-        is_lost = self.heartbeat_at is not None and now - self.heartbeat_at > HEARTBEAT_TIMEOUT
-        return RunState.FAILED if self.state is RunState.RUNNING and is_lost else self.state
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far the process of a run has logged, and what of it is packed."""
+
+    session: str | None = None  #: made by the process that writes the run; None for a client without one
+    next_sequence: int = 0  #: number of the session's next request
+    last_step: int | None = None  #: the highest step that was logged
+    next_entry: int = 0  #: number of the next log entry
+    unpacked_entries: int = 0  #: log entries that are not packed
+    unpacked_points: int = 0
+    unpacked_keys: int = 0  #: keys of the unpacked entry with the most keys
+
+    @property
+    def next_step(self) -> int:
+        """The step at which a resumed run continues."""
+        return 0 if self.last_step is None else self.last_step + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,31 @@ class Run:
     entity: str | None = None  #: as the client gave it
     info: Mapping[str, Any] = field(default_factory=dict)  #: where and what it ran: host, commit, packages, …
     finished_at: datetime | None = None
+    exit_code: int | None = None  #: of the program; None if it ended otherwise, or runs
+    reason: str | None = None  #: why it ended, if its program did not say so itself
+    is_lost: bool = False  #: it counts as ended because its heartbeats stopped; the next one lets it run again
+    stop_requested_at: datetime | None = None
+    stop_requested_by: str | None = None
+    progress: RunProgress = field(default_factory=RunProgress)
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether its process is asked to stop."""
+        return self.stop_requested_at is not None
+
+    def with_state(self, state: RunState) -> Run:
+        """Return the run in another state."""
+        return replace(self, summary=replace(self.summary, state=state))
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """A file of a run."""
+
+    path: str
+    digest: str  #: of its blob
+    size: int  #: bytes
+    updated_at: datetime
 
 
 class EdgeKind(StrEnum):

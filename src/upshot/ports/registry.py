@@ -24,6 +24,7 @@ from upshot.domain.run import Edge, EdgeKind, Run, RunSummary, VersionSummary
 from upshot.domain.stage import Stage
 from upshot.ids import EventId
 from upshot.ports.paging import Page
+from upshot.ports.run_history import RunHistoryTransaction, RunHistoryView
 
 T = TypeVar("T")
 
@@ -131,7 +132,7 @@ class RegistryFilter:
 EVERYTHING = RegistryFilter()
 
 
-class RegistryView(Protocol):
+class RegistryView(RunHistoryView, Protocol):
     """Reads the registry. All reads of one transaction see the same state."""
 
     def has_project(self, name: str) -> bool:
@@ -275,7 +276,7 @@ class RegistryView(Protocol):
         ...
 
 
-class RegistryTransaction(RegistryView, Protocol):
+class RegistryTransaction(RegistryView, RunHistoryTransaction, Protocol):
     """Reads and writes within one transaction."""
 
     def lock(self, keys: Iterable[str]) -> None:

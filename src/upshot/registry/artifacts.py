@@ -29,7 +29,8 @@ from upshot.registry.lookup import (
 )
 from upshot.registry.mutation import Mutation
 from upshot.registry.protection import is_protected, require_admin
-from upshot.registry.runs import add_output, run_of_request
+from upshot.registry.run_lookup import run_of_request
+from upshot.registry.runs import add_output
 from upshot.registry.scopes import make_project
 from upshot.registry.snapshots import same_json, version_context
 from upshot.registry.transaction import RegistryTransactions, artifact_lock, collection_lock

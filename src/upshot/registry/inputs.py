@@ -18,6 +18,7 @@ from upshot.unicode_text import to_nfc
 
 MAX_JSON_BYTES = 65_536  #: of the data of a custom event; a CloudEvent should stay within 64 KB
 MAX_METADATA_BYTES = 262_144  #: of a version, or of a collection
+MAX_RUN_JSON_BYTES = 2_097_152  #: of the config of a run, or of its summary
 MAX_JSON_DEPTH = 32
 MAX_DESCRIPTION_CHARS = 32_768
 MAX_ALIASES_PER_REQUEST = 100
@@ -65,6 +66,18 @@ def check_json(value: object, what: str, *, max_bytes: int = MAX_JSON_BYTES) -> 
         raise InvalidInput(f"{what}: {len(text):,} bytes of JSON; at most {max_bytes:,} are allowed")
     copy: dict[str, Any] = orjson.loads(text)
     return copy
+
+
+def check_value(value: Any, what: str, *, max_bytes: int) -> None:
+    """
+    Validate a JSON value of any kind.
+
+    Raises:
+        InvalidInput: As `check_json` raises it.
+    """
+    _check_json(value, what, depth=1)
+    if (size := len(orjson.dumps(value))) > max_bytes:
+        raise InvalidInput(f"{what}: {size:,} bytes of JSON; at most {max_bytes:,} are allowed")
 
 
 def _check_json(value: Any, path: str, depth: int) -> None:

@@ -34,7 +34,8 @@ from upshot.registry.inputs import (
 )
 from upshot.registry.lookup import read_files
 from upshot.registry.mutation import Mutation
-from upshot.registry.runs import add_output, run_of_request
+from upshot.registry.run_lookup import run_of_request
+from upshot.registry.runs import add_output
 from upshot.registry.scopes import make_project
 from upshot.registry.snapshots import same_json
 from upshot.registry.transaction import RegistryTransactions, artifact_lock

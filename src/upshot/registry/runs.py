@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
+from upshot.clock import format_time
 from upshot.domain.event import Origin
 from upshot.domain.reference import check_name
 from upshot.domain.registry import ArtifactVersion, Change, Version
-from upshot.domain.run import Edge, EdgeKind, Run, RunState, RunSummary
+from upshot.domain.run import Edge, EdgeKind, Run, RunProgress, RunState, RunSummary
 from upshot.errors import Conflict, InvalidInput, NotFound
 from upshot.ids import new_id
 from upshot.ports.paging import Page
 from upshot.ports.registry import RegistryTransaction, RegistryView
-from upshot.registry.inputs import check_description, check_metadata, check_tags, check_text_of_run
+from upshot.registry.inputs import (
+    MAX_RUN_JSON_BYTES,
+    check_description,
+    check_json,
+    check_tags,
+    check_text_of_run,
+)
 from upshot.registry.lookup import find_artifact, find_in_project, find_project, find_version_anywhere, project_or_none
 from upshot.registry.mutation import Mutation
+from upshot.registry.run_lookup import find_run
+from upshot.registry.run_states import continue_run, record_state
 from upshot.registry.scopes import make_project
 from upshot.registry.transaction import RegistryTransactions, artifact_lock, run_lock
 from upshot.suggestions import did_you_mean
 from upshot.unicode_text import to_nfc
 
+_RESUME = ("allow", "must", "never")
 MAX_EDGES = 1_000  #: inputs or outputs of a run, or runs of a version, that one answer lists
 
 
@@ -38,6 +49,9 @@ class RunChange:
     group: str | None = None
     entity: str | None = None
     info: Mapping[str, Any] | None = None
+    session: str | None = None  #: made by the process that starts the run; not set by other clients
+    resume: str | None = None  #: `allow`, `must` or `never`: whether the run may exist already, with another session
+    created_at: datetime | None = None  #: of a new run that began earlier
 
 
 class Runs(RegistryTransactions):
@@ -52,6 +66,10 @@ class Runs(RegistryTransactions):
             run_id: Id of the run, made by the client and unique in the project.
             change: The values to set.
             origin: Who makes the change.
+
+        Raises:
+            Conflict: The run has another session and is not to be resumed, or it was deleted.
+            NotFound: The run does not exist, and `resume` is `must`.
         """
         run_id = check_name(run_id, "run")
         values = _checked(change)
@@ -61,52 +79,49 @@ class Runs(RegistryTransactions):
             holder = project_or_none(tx, project) or check_name(project, "project")
             before = tx.run(holder, run_id)
             if before is None:
-                make_project(mutation, holder)
-                mutation.created = True
-                summary = RunSummary(
-                    new_id("run", mutation.now), holder, run_id, run_id, None, RunState.RUNNING, mutation.now
-                )
-                before = Run(summary, created_by=origin.actor.name)
+                return _start(mutation, holder, run_id, values)
             after = _apply(before, values)
-            if mutation.created or after != before:
-                tx.save_run(after)
-            return after
+            if values.session is None or values.session == before.progress.session:
+                if after != before:
+                    tx.save_run(after)
+                return after
+            return _resume(mutation, after, values)
 
         return self._change(work, locks=[run_lock(project, run_id)], origin=origin)
 
-    def finish_run(self, project: str, run_id: str, state: RunState, *, origin: Origin) -> Change[Run]:
+    def delete_run(self, project: str, run_id: str, *, origin: Origin) -> Change[None]:
         """
-        End a run. A run that has ended stays as it is.
+        Delete a run with everything that it logged, except its artifact versions. Its id is not used again.
 
         Raises:
             NotFound: The run does not exist.
         """
 
-        def work(mutation: Mutation) -> Run:
+        def work(mutation: Mutation) -> None:
             run = find_run(mutation.tx, project, run_id)
-            if run.summary.state.is_final:
-                return run
-            ended = replace(run, summary=replace(run.summary, state=state), finished_at=mutation.now)
-            mutation.tx.save_run(ended)
-            return ended
+            mutation.tx.remove_run(run)
+            mutation.add_history("delete-run", run.summary.reference, before=_described(run))
 
         return self._change(work, locks=[run_lock(project, run_id)], origin=origin)
 
-    def record_heartbeat(self, project: str, run_id: str, *, origin: Origin) -> Change[Run]:
+    def tag_run(self, project: str, run_id: str, tag: str, *, present: bool, origin: Origin) -> Change[Run]:
         """
-        Record that a run is alive. After its first heartbeat, a run has failed when they stop for 60 seconds.
+        Add a tag to a run, or remove it.
 
         Raises:
-            NotFound: The run does not exist.
+            NotFound: The run does not exist, or a tag that is to be removed.
         """
 
         def work(mutation: Mutation) -> Run:
             run = find_run(mutation.tx, project, run_id)
-            if run.summary.state.is_final:
-                return run
-            alive = replace(run, summary=replace(run.summary, heartbeat_at=mutation.now))
-            mutation.tx.save_run(alive)
-            return alive
+            name = to_nfc(tag)
+            if not present and name not in run.tags:
+                raise NotFound(f"run {run.summary.reference} has no tag {tag[:128]!r}{did_you_mean(tag, run.tags)}")
+            tags = check_tags([*run.tags, tag] if present else [each for each in run.tags if each != name])
+            changed = replace(run, tags=tags)
+            if changed != run:
+                mutation.tx.save_run(changed)
+            return changed
 
         return self._change(work, locks=[run_lock(project, run_id)], origin=origin)
 
@@ -181,57 +196,60 @@ class Runs(RegistryTransactions):
         return self._store.read(work)
 
 
-def find_run(view: RegistryView, project: str, run_id: str) -> Run:
-    """
-    Return a run.
-
-    Raises:
-        InvalidInput: A name is invalid.
-        NotFound: The project or the run does not exist.
-    """
-    holder = find_project(view, project)
-    if run := view.run(holder, to_nfc(run_id)):
-        return run
-    newest = view.page_runs(holder, cursor=None, limit=200).items
-    suggestion = did_you_mean(run_id, [run.summary.run_id for run in newest])
-    raise NotFound(f"project {holder!r} has no run {run_id[:128]!r}{suggestion}")
-
-
 def add_output(tx: RegistryTransaction, run: RunSummary | None, version: ArtifactVersion) -> None:
     """Record that a run logged an artifact version, or content that the version has."""
     if run is not None:
         tx.add_edge(Edge(EdgeKind.LOGGED, run.id, version.id))
 
 
-def run_of_request(view: RegistryView, project: str, run_id: str | None) -> RunSummary | None:
-    """
-    Return the run that logs an artifact version; None if no run does.
+def _start(mutation: Mutation, project: str, run_id: str, values: RunChange) -> Run:
+    tx = mutation.tx
+    if values.resume == "must":
+        raise NotFound(f"project {project!r} has no run {run_id!r} to resume; start it without resume")
+    if tx.is_deleted_run(project, run_id):
+        raise Conflict(f"run {project}/{run_id} was deleted; start a run with another id")
+    make_project(mutation, project)
+    mutation.created = True
+    created_at = min(values.created_at or mutation.now, mutation.now)
+    is_alive = values.session is not None
+    summary = RunSummary(
+        new_id("run", created_at),
+        project,
+        run_id,
+        run_id,
+        None,
+        RunState.RUNNING,
+        created_at,
+        mutation.now if is_alive else None,
+    )
+    run = Run(summary, created_by=mutation.actor.name, progress=RunProgress(values.session))
+    return record_state(mutation, None, _apply(run, values))
 
-    Raises:
-        NotFound: The run does not exist.
-    """
-    return None if run_id is None else find_run(view, project, run_id).summary
+
+def _resume(mutation: Mutation, run: Run, values: RunChange) -> Run:
+    """Let another process continue a run."""
+    if values.resume not in ("allow", "must"):
+        raise Conflict(
+            f'run {run.summary.reference} exists already; continue it with resume="allow", or start a run with '
+            "another id"
+        )
+    resumed = replace(
+        run,
+        summary=replace(run.summary, heartbeat_at=mutation.now),
+        progress=replace(run.progress, session=values.session, next_sequence=0),
+    )
+    return continue_run(mutation, resumed)
 
 
-def state_of_exit(exit_code: int | None, state: str | None) -> RunState:
-    """
-    Return the state in which a run ends.
-
-    Args:
-        exit_code: Of the program; None counts as 0.
-        state: `finished`, `failed` or `killed`, instead of an exit code.
-
-    Raises:
-        InvalidInput: The state is not one of these, or both are given.
-    """
-    if state is None:
-        return RunState.FINISHED if not exit_code else RunState.FAILED
-    if exit_code is not None:
-        raise InvalidInput("state and exit_code: give one of them")
-    final = [each.value for each in RunState if each.is_final]
-    if state not in final:
-        raise InvalidInput(f"state {state[:40]!r}: must be {', '.join(final)}{did_you_mean(state, final)}")
-    return RunState(state)
+def _described(run: Run) -> dict[str, Any]:
+    """Return what the history keeps of a deleted run."""
+    return {
+        "name": run.summary.name,
+        "job_type": run.summary.job_type,
+        "state": run.summary.state.value,
+        "created_at": format_time(run.summary.created_at),
+        "created_by": run.created_by,
+    }
 
 
 def _checked(change: RunChange) -> RunChange:
@@ -240,8 +258,12 @@ def _checked(change: RunChange) -> RunChange:
     for what in ("name", "job_type", "group", "entity"):
         if (text := getattr(change, what)) is not None:
             check_text_of_run(text, what)
+    if change.session is not None:
+        check_text_of_run(change.session, "session")
+    if change.resume not in (None, *_RESUME):
+        raise InvalidInput(f"resume {change.resume[:40]!r}: must be {', '.join(_RESUME)}")
     checked: dict[str, Any] = {
-        what: check_metadata(value, what)
+        what: check_json(value, what, max_bytes=MAX_RUN_JSON_BYTES)
         for what in ("config", "summary", "info")
         if (value := getattr(change, what)) is not None
     }

@@ -23,6 +23,11 @@ from upshot.registry.mutation import Mutation
 from upshot.registry.pending_versions import PendingVersions
 from upshot.registry.projects import Projects
 from upshot.registry.protection import require_admin
+from upshot.registry.run_files import RunFiles
+from upshot.registry.run_log import RunLog
+from upshot.registry.run_metrics import RunMetrics
+from upshot.registry.run_packing import RunPacking
+from upshot.registry.run_rows import RunRows
 from upshot.registry.runs import Runs
 from upshot.registry.scopes import check_scope_is_free
 from upshot.registry.stages import Stages
@@ -41,6 +46,11 @@ class Registry(
     Artifacts,
     PendingVersions,
     Runs,
+    RunLog,
+    RunMetrics,
+    RunRows,
+    RunFiles,
+    RunPacking,
     LineageQueries,
     Diffs,
     Versions,

@@ -8,7 +8,7 @@ from typing import Any
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from upshot.clock import format_optional_time, format_time
-from upshot.domain.run import EdgeKind, Lineage, LinkSummary, Run, RunSummary, VersionSummary
+from upshot.domain.run import EdgeKind, Lineage, LinkSummary, Run, RunFile, RunSummary, VersionSummary
 from upshot.resources.urls import api_url
 
 
@@ -37,6 +37,44 @@ class RunJson(RunReference):
     created_by: str
     heartbeat_at: str | None
     finished_at: str | None
+    duration: float  #: seconds until its end, or until now
+    exit_code: int | None
+    reason: str | None  #: why it ended, if its program did not say so itself
+    stop_requested_at: str | None
+    stop_requested_by: str | None
+    next_step: int  #: at which a program that resumes the run continues
+
+
+class RunFileJson(TypedDict):
+    """A file of a run."""
+
+    path: str
+    digest: str  #: of its blob
+    size: int
+    updated_at: str
+
+
+class MetricJson(TypedDict):
+    """What is known of a key that a run has logged."""
+
+    key: str
+    count: int  #: points
+    nan_count: int
+    min: float | str | None  #: of the numbers that are not NaN; infinities are texts
+    max: float | str | None
+    last: Any
+    first_step: int
+    last_step: int
+
+
+class SeriesJson(TypedDict):
+    """Points of a key. The three lists have the same length. NaN and the infinities are texts."""
+
+    key: str
+    count: int  #: points of the key, whatever was asked for
+    steps: list[int]
+    times: list[float]  #: seconds since 1970
+    values: list[Any]
 
 
 class LineageLink(TypedDict):
@@ -96,10 +134,10 @@ def run_reference(run: RunSummary, base_url: str | None) -> RunReference:
 
 
 def run_json(run: Run, base_url: str | None, now: datetime) -> RunJson:
-    """Return the JSON object of a run. Its state depends on the time: heartbeats may have stopped."""
+    """Return the JSON object of a run. Its duration depends on the time."""
     return {
         **run_reference(run.summary, base_url),
-        "state": run.summary.state_at(now).value,
+        "state": run.summary.state.value,
         "config": dict(run.config),
         "summary": dict(run.results),
         "tags": list(run.tags),
@@ -111,13 +149,29 @@ def run_json(run: Run, base_url: str | None, now: datetime) -> RunJson:
         "created_by": run.created_by,
         "heartbeat_at": format_optional_time(run.summary.heartbeat_at),
         "finished_at": format_optional_time(run.finished_at),
+        "duration": max(0.0, ((run.finished_at or now) - run.summary.created_at).total_seconds()),
+        "exit_code": run.exit_code,
+        "reason": run.reason,
+        "stop_requested_at": format_optional_time(run.stop_requested_at),
+        "stop_requested_by": run.stop_requested_by,
+        "next_step": run.progress.next_step,
     }
 
 
-def lineage_json(lineage: Lineage, base_url: str | None, now: datetime) -> LineageJson:
-    """Return the JSON object of a lineage, nearest nodes first. The states of runs depend on the time."""
+def run_file_json(file: RunFile) -> RunFileJson:
+    """Return the JSON object of a file of a run."""
+    return {
+        "path": file.path,
+        "digest": file.digest,
+        "size": file.size,
+        "updated_at": format_time(file.updated_at),
+    }
+
+
+def lineage_json(lineage: Lineage, base_url: str | None) -> LineageJson:
+    """Return the JSON object of a lineage, nearest nodes first."""
     nodes = {version.id: _version_node(version, lineage.depths[version.id], base_url) for version in lineage.versions}
-    nodes |= {run.id: _run_node(run, lineage.depths[run.id], base_url, now) for run in lineage.runs}
+    nodes |= {run.id: _run_node(run, lineage.depths[run.id], base_url) for run in lineage.runs}
     return {
         "root": lineage.root_id,
         "nodes": sorted(nodes.values(), key=lambda node: (node["depth"], node["reference"])),
@@ -162,7 +216,7 @@ def _link(link: LinkSummary) -> LineageLink:
     }
 
 
-def _run_node(run: RunSummary, depth: int, base_url: str | None, now: datetime) -> LineageNode:
+def _run_node(run: RunSummary, depth: int, base_url: str | None) -> LineageNode:
     return {
         "id": run.id,
         "kind": "run",
@@ -174,7 +228,7 @@ def _run_node(run: RunSummary, depth: int, base_url: str | None, now: datetime) 
         "aliases": [],
         "links": [],
         "job_type": run.job_type,
-        "state": run.state_at(now).value,
+        "state": run.state.value,
         "created_at": format_time(run.created_at),
         "url": api_url(base_url, "projects", run.project, "runs", run.run_id),
     }

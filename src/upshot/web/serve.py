@@ -23,6 +23,7 @@ from upshot.web.auth import check_exposure
 from upshot.web.dependencies import WebDependencies
 from upshot.web.http_protocol import MAX_CONNECTIONS, limited_protocol
 from upshot.web.idempotency import RETENTION_HOURS
+from upshot.web.silent_runs import SILENT_RUNS_SECONDS, SilentRuns
 
 log = structlog.get_logger("upshot.web")
 
@@ -60,11 +61,13 @@ def serve(deps: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable[
     def prune_keys() -> None:
         deps.idempotency.prune(expired_before=deps.clock.now() - timedelta(hours=RETENTION_HOURS))
 
+    silent_runs = SilentRuns(deps.registry, deps.clock)
     stopped = threading.Event()
     threads = [
         PeriodicThread("refresh", deps.automations.refresh, _REFRESH_SECONDS, stopped),
         PeriodicThread("clock", deps.synchronize_clock, _CLOCK_SECONDS, stopped),
         PeriodicThread("prune", prune_keys, _PRUNE_SECONDS, stopped),
+        PeriodicThread("silent-runs", silent_runs.end, SILENT_RUNS_SECONDS, stopped),
     ]
     for thread in threads:
         thread.start()

@@ -47,6 +47,7 @@ from upshot.execution.file_cleanup import FileCleanup
 from upshot.execution.limits import AttemptLimits
 from upshot.execution.recorder import Recorder
 from upshot.execution.retention import Retention
+from upshot.execution.run_upkeep import RunUpkeep
 from upshot.execution.secret_masks import SecretMasks
 from upshot.ids import WorkerId
 from upshot.jobs.container_request import JobEnvironment
@@ -231,6 +232,10 @@ class WorkerDependencies:
     def make_file_cleanup(self, run_in_thread: RunInThread, stopping: asyncio.Event) -> FileCleanup:
         """Create what removes files that nothing needs, on the running event loop."""
         return FileCleanup(self.registry, self.blobs, run_in_thread, stopping)
+
+    def make_run_upkeep(self, run_in_thread: RunInThread, stopping: asyncio.Event) -> RunUpkeep:
+        """Create what packs the logs of runs, on the running event loop."""
+        return RunUpkeep(self.registry, run_in_thread, stopping)
 
     async def close(self) -> None:
         """Close all connections to other machines."""

@@ -41,6 +41,7 @@ CHANGES_SECONDS = 1.0  # between two checks which destinations have gone down or
 DELIVERIES_SECONDS = 5.0  # between two updates of the stored counts of attempts
 TAKE_OVER_SECONDS = 15.0
 PRUNE_SECONDS = 3600.0
+RUN_LOGS_SECONDS = 2.0  # between two searches for runs whose logs are to be packed
 ORPHANS_SECONDS = 24 * 3600.0  # between two looks at all files
 ALIVE_SECONDS = 2.0  # between two signs that the event loop runs
 MAX_HEARTBEAT_SECONDS = 5.0
@@ -132,6 +133,7 @@ class WorkerLoop:
         self._started_at = deps.clock.now()
         self._stopping = asyncio.Event()
         self._file_cleanup = deps.make_file_cleanup(self._run_in_thread, self._stopping)
+        self._run_upkeep = deps.make_run_upkeep(self._run_in_thread, self._stopping)
         self._retention = deps.make_retention(self._run_in_thread, self._stopping)
 
     async def _run_in_thread(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
@@ -203,6 +205,7 @@ class WorkerLoop:
             start("jobs", MIN_PAUSE_SECONDS, self._supervise_jobs),
             start("prune", PRUNE_SECONDS, self._prune),
             start("files", PRUNE_SECONDS, self._file_cleanup.remove_unneeded),
+            start("run-logs", RUN_LOGS_SECONDS, self._run_upkeep.pack),
             start("orphans", ORPHANS_SECONDS, self._file_cleanup.remove_orphans),
         ]
         if self._deps.answers_events:

@@ -12,6 +12,7 @@ from typing_extensions import override
 from upshot.adapters.cursor import decode_cursor, decode_number_cursor, make_cursor
 from upshot.adapters.memory.blobs import MemoryBlobs
 from upshot.adapters.memory.events import MemoryEvents
+from upshot.adapters.memory.run_history import MemoryRunHistory, RunTables
 from upshot.domain.event import Event
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.pending_version import PendingVersion
@@ -65,7 +66,8 @@ class _Tables:
         self.manifests: dict[str, ManifestSummary] = {}
         self.files: dict[str, dict[str, ManifestEntry]] = {}  # by id of the manifest, then by path
         self.pending: dict[str, PendingVersion] = {}
-        self.runs: dict[str, Run] = {}  # by internal id; `project` is the id of the project
+        self.of_runs = RunTables()
+        self.runs = self.of_runs.runs
         self.edges: dict[Edge, None] = {}
 
 
@@ -102,7 +104,10 @@ class MemoryRegistry(RegistryStore):
 
     def _is_reachable(self, digest: str) -> bool:
         with self._lock:
-            return any(entry.digest == digest for files in self._tables.files.values() for entry in files.values())
+            in_manifest = any(
+                entry.digest == digest for files in self._tables.files.values() for entry in files.values()
+            )
+            return in_manifest or any(file.digest == digest for file in self._tables.of_runs.files.values())
 
     @override
     def add_warning(self, root_event_id: EventId, warning: str) -> bool:
@@ -110,29 +115,11 @@ class MemoryRegistry(RegistryStore):
             return self._events.set_warning(root_event_id, warning)
 
 
-class _Transaction(RegistryTransaction):
+class _Transaction(MemoryRunHistory, RegistryTransaction):
     def __init__(self, tables: _Tables, events: MemoryEvents, blobs: MemoryBlobs) -> None:
+        super().__init__(tables.of_runs, blobs)
         self._tables = tables
-        self._blobs = blobs
         self._events = events
-        self._undo_steps: list[Callable[[], object]] = []
-
-    def undo(self) -> None:
-        """Restore the earlier state, starting with the last change."""
-        while self._undo_steps:
-            self._undo_steps.pop()()
-
-    def _put(self, table: dict[Any, Any], key: Any, value: Any) -> None:
-        if key in table:
-            before = table[key]
-            self._undo_steps.append(lambda: table.__setitem__(key, before))
-        else:
-            self._undo_steps.append(lambda: table.pop(key))
-        table[key] = value
-
-    def _delete(self, table: dict[Any, Any], key: Any) -> None:
-        before = table.pop(key)
-        self._undo_steps.append(lambda: table.__setitem__(key, before))
 
     @override
     def lock(self, keys: Iterable[str]) -> None:
@@ -286,6 +273,11 @@ class _Transaction(RegistryTransaction):
                 return self._run(run.summary.id)
         return None
 
+    @override
+    def _project_id(self, name: str) -> str | None:
+        return self._tables.projects.get(name)
+
+    @override
     def _run(self, id_: str) -> Run:
         stored = self._tables.runs[id_]
         return replace(stored, summary=replace(stored.summary, project=self._project(stored.summary.project)))
@@ -521,6 +513,16 @@ class _Transaction(RegistryTransaction):
     def save_run(self, run: Run) -> None:
         summary = replace(run.summary, project=self._tables.projects[run.summary.project])
         self._put(self._tables.runs, summary.id, replace(run, summary=summary))
+
+    @override
+    def remove_run(self, run: Run) -> None:
+        self._remove_run_history(run)
+        id_ = run.summary.id
+        for edge in [edge for edge in self._tables.edges if edge.run_id == id_]:
+            self._delete(self._tables.edges, edge)
+        for key, version in list(self._tables.artifact_versions.items()):
+            if version.run and version.run.id == id_:
+                self._put(self._tables.artifact_versions, key, replace(version, run=None))
 
     @override
     def add_edge(self, edge: Edge) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 from typing_extensions import override
 
 from upshot.adapters.sql.database import Database
-from upshot.adapters.sql.schema import blob_parts, blob_uploads, blobs, manifest_entries
+from upshot.adapters.sql.schema import blob_parts, blob_uploads, blobs, manifest_entries, run_files
 from upshot.ports.blobs import BlobIndex, BlobUpload, StoredBlob
 
 # A blob that was used later than this is not touched again; it is kept for longer than that anyway.
@@ -33,7 +33,10 @@ _KEEP = (
     .where(blobs.c.digest.in_(sa.bindparam("digests", expanding=True)), blobs.c.used_at < sa.bindparam("before"))
     .values(used_at=sa.bindparam("now"))
 )
-_is_unreachable = ~sa.exists().where(manifest_entries.c.digest == blobs.c.digest)
+_is_unreachable = sa.and_(
+    ~sa.exists().where(manifest_entries.c.digest == blobs.c.digest),
+    ~sa.exists().where(run_files.c.digest == blobs.c.digest),
+)
 _UNREACHABLE = (
     sa.select(blobs.c.digest)
     .where(blobs.c.used_at < sa.bindparam("before"), _is_unreachable)

@@ -18,6 +18,7 @@ from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
 from upshot.adapters.sql.registry_reads import PROJECT_ID, SqlRegistryView, matches
 from upshot.adapters.sql.root_events import count_events, set_warning
+from upshot.adapters.sql.run_history import SqlRunHistoryTransaction
 from upshot.adapters.sql.schema import (
     artifact_aliases,
     artifact_versions,
@@ -147,7 +148,7 @@ class SqlRegistry(RegistryStore):
         return self._database.write(lambda connection: set_warning(connection, root_event_id, warning))
 
 
-class _Transaction(SqlRegistryView, RegistryTransaction):
+class _Transaction(SqlRegistryView, SqlRunHistoryTransaction, RegistryTransaction):
     @override
     def lock(self, keys: Iterable[str]) -> None:
         if self._dialect == "postgresql":

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Row
 from typing_extensions import override
 
 from upshot.adapters.cursor import decode_cursor, decode_number_cursor, make_cursor
@@ -27,6 +27,7 @@ from upshot.adapters.sql.registry_rows import (
     registry_from_row,
     version_from_row,
 )
+from upshot.adapters.sql.run_history import SqlRunHistoryView
 from upshot.adapters.sql.schema import (
     artifact_aliases,
     artifact_versions,
@@ -218,12 +219,8 @@ _NAMES = {
 }
 
 
-class SqlRegistryView(RegistryView):
+class SqlRegistryView(SqlRunHistoryView, RegistryView):
     """`RegistryView` on one connection."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._dialect = connection.dialect.name
 
     def _rows(self, statement: sa.Select[Any], **values: Any) -> Sequence[Row[Any]]:
         return self._connection.execute(statement, values).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,13 +17,17 @@ from upshot.adapters.sql.schema import (
     artifacts,
     collection_aliases,
     collections,
+    deleted_runs,
+    metric_chunks,
     projects,
+    run_files,
     run_inputs,
+    run_log_entries,
     run_outputs,
     runs,
     versions,
 )
-from upshot.domain.run import Edge, EdgeKind, LinkSummary, Run, RunState, RunSummary, VersionSummary
+from upshot.domain.run import Edge, EdgeKind, LinkSummary, Run, RunProgress, RunState, RunSummary, VersionSummary
 
 _MAX_IDS = 500  # in one statement
 
@@ -51,11 +56,10 @@ _PAGE = (
     .limit(sa.bindparam("limit"))
 )
 _SUMMARY_NAMES = ("id", "run_id", "name", "job_type", "state", "created_at", "heartbeat_at")
-_SUMMARIES = (
-    sa.select(*(runs.c[name] for name in _SUMMARY_NAMES), projects.c.name.label("project"))
-    .join(projects, projects.c.id == runs.c.project_id)
-    .where(runs.c.id.in_(_ids))
-)
+RUN_SUMMARIES: sa.Select[Any] = sa.select(
+    *(runs.c[name] for name in _SUMMARY_NAMES), projects.c.name.label("project")
+).join(projects, projects.c.id == runs.c.project_id)
+_SUMMARIES = RUN_SUMMARIES.where(runs.c.id.in_(_ids))
 _PROJECT_ID = sa.select(projects.c.id).where(projects.c.name == sa.bindparam("project"))
 _CHANGED = (
     "name",
@@ -70,7 +74,22 @@ _CHANGED = (
     "info",
     "heartbeat_at",
     "finished_at",
+    "exit_code",
+    "reason",
+    "is_lost",
+    "stop_requested_at",
+    "stop_requested_by",
+    "session",
+    "next_sequence",
+    "last_step",
+    "next_entry",
+    "unpacked_entries",
+    "unpacked_points",
+    "unpacked_keys",
 )
+
+
+_PROGRESS = tuple(field.name for field in fields(RunProgress))  # columns have the names of the fields
 
 
 def _save(insert: Any) -> Any:
@@ -85,6 +104,18 @@ _ADD_EDGE = {
 }
 REMOVE_EDGES = tuple(
     sa.delete(table).where(table.c.artifact_version_id == sa.bindparam("id")) for table in _EDGES.values()
+)
+#: Statements that remove a run and what it logged. Its artifact versions stay.
+REMOVE_RUN = (
+    sa.insert(deleted_runs).from_select(
+        ["project_id", "run_id"], sa.select(runs.c.project_id, runs.c.run_id).where(runs.c.id == sa.bindparam("key_id"))
+    ),
+    sa.update(artifact_versions).where(artifact_versions.c.run_id == sa.bindparam("key_id")).values(run_id=None),
+    *(
+        sa.delete(table).where(table.c.run_id == sa.bindparam("key_id"))
+        for table in (run_inputs, run_outputs, run_log_entries, metric_chunks, run_files)
+    ),
+    sa.delete(runs).where(runs.c.id == sa.bindparam("key_id")),
 )
 _AT = {
     (kind, column): sa.select(table)
@@ -199,6 +230,12 @@ def save_run(connection: Connection, run: Run) -> None:
         "created_by": run.created_by,
         "heartbeat_at": summary.heartbeat_at,
         "finished_at": run.finished_at,
+        "exit_code": run.exit_code,
+        "reason": run.reason,
+        "is_lost": run.is_lost,
+        "stop_requested_at": run.stop_requested_at,
+        "stop_requested_by": run.stop_requested_by,
+        **progress_values(run.progress),
     }
     connection.execute(_SAVE[connection.dialect.name], row)
 
@@ -222,7 +259,7 @@ def find_edges(connection: Connection, kind: EdgeKind, column: str, ids: Iterabl
 
 def run_summaries(connection: Connection, ids: Iterable[str]) -> dict[str, RunSummary]:
     """Return what the lineage says about runs."""
-    return {row.id: _summary(row) for row in _rows(connection, _SUMMARIES, ids)}
+    return {row.id: summary_from_row(row) for row in _rows(connection, _SUMMARIES, ids)}
 
 
 def version_summaries(connection: Connection, ids: Sequence[str]) -> dict[str, VersionSummary]:
@@ -261,7 +298,8 @@ def _rows(connection: Connection, statement: sa.Select[Any], ids: Iterable[str])
         yield from connection.execute(statement, {"ids": some})
 
 
-def _summary(row: Row[Any]) -> RunSummary:
+def summary_from_row(row: Row[Any]) -> RunSummary:
+    """Return the summary of a row that `RUN_SUMMARIES` selects."""
     return RunSummary(
         row.id,
         row.project,
@@ -276,7 +314,7 @@ def _summary(row: Row[Any]) -> RunSummary:
 
 def _run(row: Row[Any]) -> Run:
     return Run(
-        summary=_summary(row),
+        summary=summary_from_row(row),
         created_by=row.created_by,
         config=row.config,
         results=row.summary,
@@ -286,4 +324,15 @@ def _run(row: Row[Any]) -> Run:
         entity=row.entity,
         info=row.info,
         finished_at=row.finished_at,
+        exit_code=row.exit_code,
+        reason=row.reason,
+        is_lost=row.is_lost,
+        stop_requested_at=row.stop_requested_at,
+        stop_requested_by=row.stop_requested_by,
+        progress=RunProgress(*(getattr(row, name) for name in _PROGRESS)),
     )
+
+
+def progress_values(progress: RunProgress) -> dict[str, Any]:
+    """Return the columns of a run's progress."""
+    return {name: getattr(progress, name) for name in _PROGRESS}

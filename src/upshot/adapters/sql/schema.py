@@ -432,8 +432,69 @@ runs = sa.Table(
     sa.Column("created_by", sa.Text, nullable=False),
     sa.Column("heartbeat_at", UtcTimestamp),  # null before the first one
     sa.Column("finished_at", UtcTimestamp),  # null while it runs
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("reason", sa.Text),
+    sa.Column("is_lost", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("stop_requested_at", UtcTimestamp),
+    sa.Column("stop_requested_by", sa.Text),
+    sa.Column("session", sa.String(80)),
+    sa.Column("next_sequence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("last_step", sa.BigInteger),
+    sa.Column("next_entry", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("unpacked_entries", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("unpacked_points", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("unpacked_keys", sa.BigInteger, nullable=False, server_default="0"),
     sa.UniqueConstraint("project_id", "run_id"),
     sa.Index("ix_runs_project_id_id", "project_id", "id"),
+)
+_partial_index("ix_runs_running", (runs.c.id,), runs.c.state == sa.literal_column("'running'"))
+_partial_index("ix_runs_unpacked", (runs.c.id,), runs.c.unpacked_entries > sa.literal_column("0"))
+
+deleted_runs = sa.Table(  # so that an id is not used again by a program that still runs, or by a second sync
+    "deleted_runs",
+    metadata,
+    sa.Column("project_id", _Id, sa.ForeignKey("projects.id"), primary_key=True),
+    sa.Column("run_id", _Name, primary_key=True),
+)
+
+run_log_entries = sa.Table(  # the points of one request; they are packed later
+    "run_log_entries",
+    metadata,
+    sa.Column("run_id", _Id, sa.ForeignKey("runs.id"), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("points", sa.Integer, nullable=False),
+    sa.Column("keys", sa.Integer, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+metric_chunks = sa.Table(  # packed points of one metric; a row is never changed
+    "metric_chunks",
+    metadata,
+    sa.Column("run_id", _Id, sa.ForeignKey("runs.id"), primary_key=True),
+    sa.Column("key", _sorted_text(512), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("kind", sa.String(8), nullable=False),
+    sa.Column("first_step", sa.BigInteger, nullable=False),
+    sa.Column("last_step", sa.BigInteger, nullable=False),
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("nan_count", sa.Integer, nullable=False),
+    sa.Column("minimum", sa.Double),
+    sa.Column("maximum", sa.Double),
+    sa.Column("last", Json),
+    sa.Column("steps", sa.LargeBinary, nullable=False),
+    sa.Column("times", sa.LargeBinary, nullable=False),
+    sa.Column("values", sa.LargeBinary, nullable=False),
+)
+
+run_files = sa.Table(
+    "run_files",
+    metadata,
+    sa.Column("run_id", _Id, sa.ForeignKey("runs.id"), primary_key=True),
+    sa.Column("path", _sorted_text(1_024), primary_key=True),
+    sa.Column("digest", sa.String(80), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", UtcTimestamp, nullable=False),
+    sa.Index("ix_run_files_digest", "digest"),
 )
 
 # Entries have a table of their own, because every mutation reads versions but not their files.
@@ -473,6 +534,7 @@ artifact_versions = sa.Table(
     sa.Column("run_id", _Id, sa.ForeignKey("runs.id")),  # that logged it; null if no run did
     sa.UniqueConstraint("artifact_id", "number"),
     sa.Index("ix_artifact_versions_manifest_id", "manifest_id"),
+    sa.Index("ix_artifact_versions_run_id", "run_id"),
 )
 
 

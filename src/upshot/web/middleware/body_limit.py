@@ -15,6 +15,8 @@ from upshot.web.transfer import MAX_TRANSFER_BYTES, too_large
 _TRANSFER = re.compile(
     f"POST {API_PREFIX}/blobs|PUT {API_PREFIX}/blobs/[^/]+|PUT {API_PREFIX}/blob-uploads/.+/parts/.+"
 )
+_LOG = re.compile(f"POST {API_PREFIX}/projects/[^/]+/runs/[^/]+/log")
+MAX_LOG_BYTES = 4 * 1024 * 1024  #: of one request of a run
 
 
 class BodyLimitMiddleware:
@@ -57,4 +59,7 @@ class BodyLimitMiddleware:
 
 def limit_of(method: str, path: str) -> int:
     """Return the limit of a request: bodies of JSON are small, and those with blobs may be large."""
-    return MAX_TRANSFER_BYTES if _TRANSFER.fullmatch(f"{method} {path}") else MAX_BODY_BYTES
+    request = f"{method} {path}"
+    if _TRANSFER.fullmatch(request):
+        return MAX_TRANSFER_BYTES
+    return MAX_LOG_BYTES if _LOG.fullmatch(request) else MAX_BODY_BYTES

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from upshot.domain.registry import ArtifactVersion
 from upshot.domain.run import Direction, EdgeKind, Run
 from upshot.ports.paging import Page
-from upshot.registry.runs import RunChange, state_of_exit
+from upshot.registry.runs import RunChange
 from upshot.resources.run import LineageJson, RunJson, lineage_json, run_json
 from upshot.resources.urls import api_path
 from upshot.resources.version import VersionJson, version_json
@@ -18,15 +18,15 @@ from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
 from upshot.web.schemas.requests import PageQuery
-from upshot.web.schemas.responses import json_response, page_json
+from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
 from upshot.web.schemas.runs import (
     LineageQuery,
     RunArtifactsPage,
-    RunEnd,
     RunPage,
     RunValues,
     UsedArtifact,
     VersionRuns,
+    parse_moment,
 )
 
 router = make_router("runs")
@@ -46,10 +46,18 @@ def list_runs(project: str, deps: Deps, query: Annotated[PageQuery, Query()]) ->
     return json_response(page_json(page, lambda run: _json(deps, run)))
 
 
-@router.put(_RUN, status_code=201, responses={200: {"model": RunJson}, 201: {"model": RunJson}, **problem_responses()})
+@router.put(
+    _RUN, status_code=201, responses={200: {"model": RunJson}, 201: {"model": RunJson}, **problem_responses(404, 409)}
+)
 def save_run(project: str, run_id: str, body: RunValues, deps: Deps, origin: OriginDep) -> Response:
-    """Create a run, or change it. Creates the project if it does not exist."""
-    change = deps.registry.save_run(project, run_id, RunChange(**dict(body)), origin=origin)
+    """
+    Create a run, or change it. Creates the project if it does not exist.
+
+    The process that runs sends a `session`. A run that exists with another session is refused, unless `resume` is
+    `allow` or `must`: then the run continues at its `next_step`, and its earlier session can log no more.
+    """
+    values = {**dict(body), "created_at": parse_moment(body.created_at, "created_at")}
+    change = deps.registry.save_run(project, run_id, RunChange(**values), origin=origin)
     location = api_path("projects", project, "runs", run_id) if change.created else None
     return json_response(_json(deps, change.value), 201 if change.created else 200, location=location)
 
@@ -60,17 +68,22 @@ def get_run(project: str, run_id: str, deps: Deps) -> Response:
     return json_response(_json(deps, deps.registry.run(project, run_id)))
 
 
-@router.post(_RUN + "/finish", responses={200: {"model": RunJson}, **problem_responses(404)})
-def finish_run(project: str, run_id: str, body: RunEnd, deps: Deps, origin: OriginDep) -> Response:
-    """End a run. A run that has ended stays as it is."""
-    state = state_of_exit(body.exit_code, body.state)
-    return json_response(_json(deps, deps.registry.finish_run(project, run_id, state, origin=origin).value))
+@router.delete(_RUN, responses={200: {"model": MutationResult}, **problem_responses(404)})
+def delete_run(project: str, run_id: str, deps: Deps, origin: OriginDep) -> Response:
+    """Delete a run with its metrics and files. The artifact versions that it logged stay. Its id is not used again."""
+    return json_response(mutation_result(deps.registry.delete_run(project, run_id, origin=origin)))
 
 
-@router.post(_RUN + "/heartbeat", responses={200: {"model": RunJson}, **problem_responses(404)})
-def record_heartbeat(project: str, run_id: str, deps: Deps, origin: OriginDep) -> Response:
-    """Record that a run is alive. After its first heartbeat, it counts as failed when they stop for 60 seconds."""
-    return json_response(_json(deps, deps.registry.record_heartbeat(project, run_id, origin=origin).value))
+@router.put(_RUN + "/tags/{tag}", responses={200: {"model": RunJson}, **problem_responses(404)})
+def add_run_tag(project: str, run_id: str, tag: str, deps: Deps, origin: OriginDep) -> Response:
+    """Add a tag to a run."""
+    return json_response(_json(deps, deps.registry.tag_run(project, run_id, tag, present=True, origin=origin).value))
+
+
+@router.delete(_RUN + "/tags/{tag}", responses={200: {"model": RunJson}, **problem_responses(404)})
+def remove_run_tag(project: str, run_id: str, tag: str, deps: Deps, origin: OriginDep) -> Response:
+    """Remove a tag from a run."""
+    return json_response(_json(deps, deps.registry.tag_run(project, run_id, tag, present=False, origin=origin).value))
 
 
 @router.post(_RUN + "/inputs", responses={200: {"model": VersionJson}, **problem_responses(404, 409)})
@@ -118,4 +131,4 @@ def get_lineage(deps: Deps, query: Annotated[LineageQuery, Query()]) -> Response
     An edge `used` leads from a version to the run that used it, and an edge `logged` from a run to its version.
     """
     lineage = deps.registry.lineage(query.reference, Direction(query.direction), depth=query.depth)
-    return json_response(lineage_json(lineage, deps.base_url, deps.clock.now()))
+    return json_response(lineage_json(lineage, deps.base_url))
