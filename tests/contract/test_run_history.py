@@ -21,7 +21,8 @@ from upshot.domain.manifest import ManifestEntry
 from upshot.domain.metric_history import LogRow, Point, decode_chunk, encode_chunk
 from upshot.domain.run import RunState
 from upshot.errors import Conflict, NotFound
-from upshot.ports.blobs import StoredBlob
+from upshot.ports.blobs import BlobIndex, StoredBlob
+from upshot.ports.registry import RegistryStore
 from upshot.registry.run_log import LogRequest
 from upshot.registry.run_metrics import SeriesQuery
 from upshot.registry.runs import RunChange
@@ -34,9 +35,11 @@ DIGEST = f"sha256:{'1' * 64}"
 class System:
     def __init__(self, kind, request):
         self.clock = FrozenClock()
+        self.blobs: BlobIndex
+        store: RegistryStore
         if kind == "memory":
-            self.blobs = MemoryBlobs()
-            store = MemoryRegistry(MemoryEvents(), self.blobs)
+            self.blobs = blobs = MemoryBlobs()
+            store = MemoryRegistry(MemoryEvents(), blobs)
         else:
             database = open_database(kind, request)
             self.blobs = SqlBlobs(database)

@@ -26,6 +26,8 @@ ARTIFACTS = f"{API}/projects/demo/artifacts"
 VERSION = f"{ARTIFACTS}/churn/versions/v0"
 #: Objects whose keys are the user's own.
 FREE_FORM = {
+    "values",
+    "last",
     "metadata",
     "data",
     "outputs",
@@ -122,7 +124,7 @@ def test_every_property_is_typed(document):
         for field, field_schema in schema.get("properties", {}).items():
             for alternative in field_schema.get("anyOf", [field_schema]):
                 item = alternative.get("items", alternative)
-                assert item.keys() & {"$ref", "type", "const"}, (name, field)
+                assert field in FREE_FORM or item.keys() & {"$ref", "type", "const"}, (name, field)
                 if item.get("type") == "object":
                     assert field in FREE_FORM or item["additionalProperties"] not in (True, {}), (name, field)
 
@@ -305,10 +307,32 @@ def _record_runs(contract: Contract) -> None:
     contract.request("POST", f"{run}/inputs", json={"artifact": "demo/churn:v0"})
     contract.request("POST", f"{run}/inputs", json={"artifact": "churn", "artifact_type": "dataset"})  # 409
     contract.request("POST", f"{run}/heartbeat")
+    _log_metrics(contract, run)
     contract.request("POST", f"{run}/finish", json={"exit_code": 0})
     for path in (runs, run, f"{run}/inputs", f"{run}/outputs", f"{VERSION}/runs", f"{ARTIFACTS}/net/versions/v0/runs"):
         contract.request("GET", path)
     assert contract.request("GET", f"{API}/lineage", params={"reference": "demo/net"})["edges"]
+
+
+def _log_metrics(contract: Contract, run: str) -> None:
+    contract.request("PUT", run, json={"session": "s"})  # 409
+    contract.request("PUT", run, json={"session": "s", "resume": "allow"})
+    row = {"step": 0, "time": 1.5, "values": {"loss": 0.5, "note": "x"}}
+    contract.request("POST", f"{run}/log", json={"session": "s", "sequence": 0, "rows": [row]})
+    contract.request("POST", f"{run}/log", json={"session": "s", "sequence": 5})  # 409
+    contract.request("POST", f"{run}/stop")
+    content = b"code"
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    contract.request("POST", f"{run}/files", json={"files": [{"path": "a.py", "digest": digest, "size": 4}]})
+    contract.request("PUT", f"{API}/blobs/{digest}", content=content)
+    contract.request("PUT", f"{run}/tags/best")
+    contract.request("DELETE", f"{run}/tags/best")
+    for path in ("metrics", "history", "files"):
+        contract.request("GET", f"{run}/{path}")
+    contract.request("GET", f"{run}/history", params={"samples": 5})
+    for points in ({}, {"points": 10}):
+        contract.request("GET", f"{run}/series", params={"key": "loss", **points})
+    assert contract.request("GET", f"{run}/files/a.py") == content
 
 
 def _read_the_registry(contract: Contract) -> None:
@@ -405,6 +429,7 @@ def _remove_everything(contract: Contract) -> None:
     contract.request("PATCH", f"{API}/projects/demo", json={"name": "renamed"})
     contract.request("PATCH", f"{API}/projects/renamed", json={"name": "demo"})
     for path in (
+        f"{API}/projects/demo/runs/ab12cd34",
         f"{CHURN}/tags/reviewed",
         f"{CHURN}/versions/v0/tags/seen",
         f"{VERSION}/tags/checked",

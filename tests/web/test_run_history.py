@@ -3,6 +3,7 @@
 import hashlib
 import math
 import struct
+from typing import Any
 
 import pytest
 
@@ -156,6 +157,17 @@ def test_a_run_is_resumed_only_if_that_is_asked_for(web, client):
     assert series(web, "loss")["values"] == [1.0, 0.5]
 
 
+def test_a_run_is_taken_over_while_it_runs(web, client):
+    """Two processes with one id: the second is refused, or takes the run over if it asks for that."""
+    client.log(row(0, loss=1.0))
+    problem(web.put(RUN, json={"session": "s2"}), 409, "conflict")
+    client.log(row(1, loss=0.5))
+    second = Client(web, "s2", resume="allow")
+    second.log(row(2, loss=0.25))
+    problem(client.send(row(2, loss=9.0)), 409, "conflict")
+    assert series(web, "loss")["values"] == [1.0, 0.5, 0.25]
+
+
 def test_starting_a_run_again_with_its_session_changes_nothing(web, client):
     """A client may repeat the request when it got no answer, even after the run has logged."""
     client.log(row(0, loss=1.0))
@@ -276,7 +288,8 @@ def test_pages_have_every_point_once_while_points_are_packed(web, deps, clock, c
 def test_rows_with_keys_of_different_density(web, client):
     """A page ends where all its rows are complete, and samples are rows that have all keys."""
     client.log(*(row(step, often=step, **({"rare": step} if step % 10 == 0 else {})) for step in range(100)))
-    found, cursor = [], None
+    found: list[Any] = []
+    cursor = None
     while cursor or not found:
         page = history(web, limit=7, **({"cursor": cursor} if cursor else {}))
         found, cursor = found + page["items"], page["next"]
@@ -314,7 +327,7 @@ def test_ten_thousand_keys(web, deps, clock, client):
     ],
 )
 def test_invalid_rows_are_refused_with_their_place(web, client, rows, detail):
-    """Nothing of the request is stored, and the session goes on with the same sequence."""
+    """Nothing of the request is stored, and the session continues with the same sequence."""
     assert detail in problem(client.send(*rows), 422, "invalid-input")["detail"]
     assert ok_json(web.get(f"{RUN}/metrics"))["items"] == []
     client.log(row(0, loss=1.0))

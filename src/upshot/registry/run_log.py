@@ -115,7 +115,7 @@ class RunLog(RegistryTransactions):
                 return run
             alive = replace(run, summary=replace(run.summary, heartbeat_at=mutation.now))
             if run.is_lost:
-                return continue_run(mutation, alive)
+                return continue_run(mutation, run, alive)
             mutation.tx.save_run_progress(alive)
             return alive
 
@@ -219,9 +219,10 @@ def _wake(mutation: Mutation, run: Run, request: LogRequest) -> Run:
             return run
         raise Conflict(f"run {run.summary.reference} has ended; resume it, and log then")
     heartbeat_at = run.summary.heartbeat_at
-    if run.is_lost or heartbeat_at is None or mutation.now - heartbeat_at > _HEARTBEAT_AFTER:
-        run = replace(run, summary=replace(run.summary, heartbeat_at=mutation.now))
-    return continue_run(mutation, run) if run.is_lost else run
+    if not run.is_lost and heartbeat_at is not None and mutation.now - heartbeat_at <= _HEARTBEAT_AFTER:
+        return run
+    alive = replace(run, summary=replace(run.summary, heartbeat_at=mutation.now))
+    return continue_run(mutation, run, alive) if run.is_lost else alive
 
 
 def _add_rows(mutation: Mutation, run: Run, rows: Sequence[LogRow]) -> Run:

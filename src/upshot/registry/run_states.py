@@ -55,8 +55,15 @@ def end_run(
     return record_state(mutation, run, ended)
 
 
-def continue_run(mutation: Mutation, run: Run) -> Run:
-    """Record that a run is running again."""
+def continue_run(mutation: Mutation, before: Run, run: Run) -> Run:
+    """
+    Record that a run is running again, or goes on.
+
+    Args:
+        mutation: The mutation that makes the change.
+        before: The run as it is stored.
+        run: The run with other changes.
+    """
     running = replace(
         run.with_state(RunState.RUNNING),
         finished_at=None,
@@ -66,7 +73,7 @@ def continue_run(mutation: Mutation, run: Run) -> Run:
         stop_requested_at=None,
         stop_requested_by=None,
     )
-    return record_state(mutation, run, running)
+    return record_state(mutation, before, running)
 
 
 def state_of_exit(exit_code: int | None, state: str | None) -> RunState:

@@ -85,7 +85,7 @@ class Runs(RegistryTransactions):
                 if after != before:
                     tx.save_run(after)
                 return after
-            return _resume(mutation, after, values)
+            return _resume(mutation, before, after, values)
 
         return self._change(work, locks=[run_lock(project, run_id)], origin=origin)
 
@@ -226,7 +226,7 @@ def _start(mutation: Mutation, project: str, run_id: str, values: RunChange) -> 
     return record_state(mutation, None, _apply(run, values))
 
 
-def _resume(mutation: Mutation, run: Run, values: RunChange) -> Run:
+def _resume(mutation: Mutation, before: Run, run: Run, values: RunChange) -> Run:
     """Let another process continue a run."""
     if values.resume not in ("allow", "must"):
         raise Conflict(
@@ -238,7 +238,7 @@ def _resume(mutation: Mutation, run: Run, values: RunChange) -> Run:
         summary=replace(run.summary, heartbeat_at=mutation.now),
         progress=replace(run.progress, session=values.session, next_sequence=0),
     )
-    return continue_run(mutation, resumed)
+    return continue_run(mutation, before, resumed)
 
 
 def _described(run: Run) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class ProblemDetails(BaseModel):
     status: int = Field(description="The HTTP status.")
     detail: str = Field(description="What happened, and what you can do.")
     errors: list[FieldError] | None = Field(None, description="Every mistake in the request.")
+    next_sequence: int | None = Field(None, description="The request of a run's session that is expected.")
 
 
 class Problem(HTTPException):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Body, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,7 +24,6 @@ from upshot.web.schemas.artifacts import MissingBlobs
 from upshot.web.schemas.requests import PageQuery
 from upshot.web.schemas.responses import json_response, page_json
 from upshot.web.schemas.runs import (
-    HistoryPage,
     HistoryParameters,
     LifeJson,
     LoggedValues,
@@ -33,6 +32,7 @@ from upshot.web.schemas.runs import (
     NewRunFiles,
     RunEnd,
     RunFilesPage,
+    RunHistoryPage,
     SeriesPage,
     SeriesParameters,
     SignOfLife,
@@ -44,6 +44,7 @@ router = make_router("runs")
 transfers = make_transfer_router("runs")
 
 _RUN = "/projects/{project}/runs/{run_id}"
+_ALIVE = SignOfLife(session=None)
 _MAX_KEYS = 1_000  # that a query names
 
 
@@ -71,11 +72,10 @@ def log_values(project: str, run_id: str, body: LoggedValues, deps: Deps, origin
 
 @router.post(_RUN + "/heartbeat", responses={200: {"model": LifeJson}, **problem_responses(404, 409)})
 def record_heartbeat(
-    *, project: str, run_id: str, body: SignOfLife | None = None, deps: Deps, origin: OriginDep
+    *, project: str, run_id: str, body: Annotated[SignOfLife, Body()] = _ALIVE, deps: Deps, origin: OriginDep
 ) -> Response:
     """Record that a run is alive. After its first heartbeat, it has failed when they stop for 60 seconds."""
-    session = body.session if body else None
-    run = deps.registry.record_heartbeat(project, run_id, session=session, origin=origin).value
+    run = deps.registry.record_heartbeat(project, run_id, session=body.session, origin=origin).value
     life: LifeJson = {"state": run.summary.state.value, "stop": run.must_stop}
     return json_response(life)
 
@@ -149,7 +149,7 @@ def get_series(project: str, run_id: str, deps: Deps, query: Annotated[SeriesPar
     return json_response(page)
 
 
-@router.get(_RUN + "/history", responses={200: {"model": HistoryPage}, **problem_responses(404)})
+@router.get(_RUN + "/history", responses={200: {"model": RunHistoryPage}, **problem_responses(404)})
 def get_history(project: str, run_id: str, deps: Deps, query: Annotated[HistoryParameters, Query()]) -> Response:
     """
     Return rows of a run's history, in the order of their steps: `_step`, `_timestamp` and the values by key.

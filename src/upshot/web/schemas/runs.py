@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from upshot.errors import InvalidInput
@@ -163,10 +163,16 @@ class HistoryParameters(QueryParameters):
     cursor: str | None = Field(None, max_length=100, description="`next` of the previous page.")
 
 
-class HistoryPage(NextPage):
-    """Rows of a history: `_step`, `_timestamp` and the values by key."""
+class HistoryRow(TypedDict("HistoryRow", {"_step": int, "_timestamp": float})):
+    """The values that a run has logged at one step, by key."""
 
-    items: list[JsonObject]
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc] # pydantic reads it
+
+
+class RunHistoryPage(NextPage):
+    """Rows of a history, in the order of their steps."""
+
+    items: list[HistoryRow]
 
 
 def parse_moment(value: str | float | None, what: str) -> datetime | None:
