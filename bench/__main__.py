@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvloop
 
+from bench.artifacts import measure_artifacts
 from bench.growth import Growth, fill, measure_growth
 from bench.hold import measure_hold, write_automations
 from bench.load import Load
@@ -34,7 +35,7 @@ from tests.servers import Postgres, Redis, find_postgres
 
 _RESULTS = Path("bench-results")
 _IDLE_SECONDS = 5.0
-_PARTS = ("latency", "mutations", "isolation", "burst", "backlog", "hold", "memory", "matching")
+_PARTS = ("latency", "mutations", "isolation", "burst", "backlog", "hold", "memory", "matching", "artifacts")
 _LONG_PARTS = ("growth",)  # measured only on request, because they take minutes
 _DATABASES = ("sqlite", "postgresql")
 
@@ -48,12 +49,31 @@ class Size:
     isolation_seconds: float
     backlog_events: int
     growth_rows: int
+    large_bytes: int
+    small_files: int
+    lineage_edges: int
 
 
 _FULL = Size(
-    latency_seconds=30, mutation_seconds=20, isolation_seconds=60, backlog_events=20_000, growth_rows=1_000_000
+    latency_seconds=30,
+    mutation_seconds=20,
+    isolation_seconds=60,
+    backlog_events=20_000,
+    growth_rows=1_000_000,
+    large_bytes=2_000_000_000,
+    small_files=10_000,
+    lineage_edges=100_000,
 )
-_QUICK = Size(latency_seconds=5, mutation_seconds=5, isolation_seconds=5, backlog_events=4_000, growth_rows=50_000)
+_QUICK = Size(
+    latency_seconds=5,
+    mutation_seconds=5,
+    isolation_seconds=5,
+    backlog_events=4_000,
+    growth_rows=50_000,
+    large_bytes=300_000_000,
+    small_files=1_000,
+    lineage_edges=20_000,
+)
 _BESIDE_EVENTS = 10_000
 _BURST_EVENTS = 3_000
 
@@ -134,6 +154,15 @@ class _Bench:
                     with _system(directory / "hold", new_database(), ports, watch=True) as system:
                         _log(f"{database}: hostile events, conditions, templates and responses")
                         uvloop.run(self._measure_hold(database, system, ports))
+                if "artifacts" in self.only:
+                    with _system(directory / "artifacts", new_database(), ports) as system:
+                        _log(f"{database}: artifacts, one of {self.size.large_bytes / 1e6:,.0f} MB")
+                        self.report.artifacts[database] = measure_artifacts(
+                            system,
+                            large_bytes=self.size.large_bytes,
+                            small_files=self.size.small_files,
+                            edges=self.size.lineage_edges,
+                        )
                 if "growth" in self.only:
                     with _system(directory / "growth", new_database(), ports) as system:
                         _log(f"{database}: insert {self.size.growth_rows:,} events and executions")

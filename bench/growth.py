@@ -112,7 +112,7 @@ class Growth:
 def fill(system: BenchSystem, rows: int) -> float:
     """Insert the rows into the database of a stopped system, and return the seconds that it took."""
     started = time.monotonic()
-    database = Database(_database_url(system))
+    database = Database(database_url(system))
     dialect = database.engine.dialect.name
     now = datetime.now(UTC)
     texts = {"numbers": _NUMBERS[dialect], "padded": _PADDED[dialect]}
@@ -152,7 +152,8 @@ def fill(system: BenchSystem, rows: int) -> float:
     return time.monotonic() - started
 
 
-def _database_url(system: BenchSystem) -> DatabaseUrl:
+def database_url(system: BenchSystem) -> DatabaseUrl:
+    """Return the address of the database of a system."""
     return system.environment.get("UPSHOT_DATABASE_URL") or sqlite_url(system.folder / "data" / "upshot.db")
 
 
@@ -272,7 +273,7 @@ async def _sample(load: Load, url: str) -> tuple[float, float]:
 
 def _count(system: BenchSystem) -> int:
     """Return the number of events and executions."""
-    database = Database(_database_url(system))
+    database = Database(database_url(system))
     counts = [sa.select(sa.func.count()).select_from(table) for table in (events, executions)]
     number: int = database.read(lambda connection: sum(connection.execute(count).scalar_one() for count in counts))
     database.close()

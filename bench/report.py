@@ -15,6 +15,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from bench.artifacts import Artifacts, Transfer
 from bench.growth import Growth
 from bench.hold import Hold
 from bench.measures import Latency, Rate
@@ -46,6 +47,7 @@ class Report:
     memory: dict[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)  #: by database and process
     growth: dict[str, Growth] = field(default_factory=dict)  #: by database
     holds: dict[str, Hold] = field(default_factory=dict)  #: by database
+    artifacts: dict[str, Artifacts] = field(default_factory=dict)  #: by database
     matching: Mapping[int, float] = field(default_factory=dict)  #: microseconds per event, by number of automations
     notes: list[str] = field(default_factory=list)
 
@@ -67,7 +69,8 @@ class Report:
     def print(self) -> None:
         """Print the table."""
         console = Console(width=150 if not os.isatty(1) else None)
-        databases = list(dict.fromkeys([*self.latencies, *self.rates, *self.memory, *self.growth, *self.holds]))
+        measured = (self.latencies, self.rates, self.memory, self.growth, self.holds, self.artifacts)
+        databases = list(dict.fromkeys(name for results in measured for name in results))
         table = Table(title=", ".join(str(value) for value in self.machine.values()))
         for title in ("what", *databases, "required", "goal"):
             table.add_column(title, overflow="fold")
@@ -75,13 +78,14 @@ class Report:
             cells = [self._cell(row, database) for database in databases]
             if any(cells):
                 table.add_row(title, *cells, required, goal)
-        for title, goal in _GROWTH_ROWS.items():
-            if self.growth:
-                cells = [_growth_cells(self.growth[name])[title] if name in self.growth else "" for name in databases]
-                table.add_row(title, *cells, goal, goal)
-        for title, goal in _HOLD_ROWS.items():
-            if self.holds:
-                cells = [_hold_cells(self.holds[name])[title] if name in self.holds else "" for name in databases]
+        for goals, cells_of, results in (
+            (_GROWTH_ROWS, _growth_cells, self.growth),
+            (_HOLD_ROWS, _hold_cells, self.holds),
+            (_ARTIFACT_ROWS, _artifact_cells, self.artifacts),
+        ):
+            found: Mapping[str, Any] = results
+            for title, goal in goals.items() if found else ():
+                cells = [cells_of(found[name])[title] if name in found else "" for name in databases]
                 table.add_row(title, *cells, goal, goal)
         for count, microseconds in self.matching.items():
             required, goal = _MATCHING_TARGETS.get(count, ("", ""))
@@ -160,6 +164,37 @@ def _hold_cells(hold: Hold) -> Mapping[str, str]:
         f"{hold.beside_explanation_ms:.1f} ms; {hold.without_explanation_ms:.1f} ms",
     )
     return dict(zip(_HOLD_ROWS, cells, strict=True))
+
+
+#: By title: the goal.
+_ARTIFACT_ROWS = {
+    "upload a large file; a bare script; speed relative to it": "15 s; ≥ 0.7",
+    "download it; a bare script; speed relative to it": "15 s; ≥ 0.7",
+    "upload small files; the same again; download": "15 s; 2 s; –",
+    "the highest memory of the client: large files; small files": "150 MB",
+    "import upshot": "50 ms",
+    "lineage of depth 5, median / worst": "100 ms",
+}
+
+
+def _artifact_cells(found: Artifacts) -> Mapping[str, str]:
+    def transfer(taken: Transfer) -> str:
+        speed = f"{taken.seconds:.1f} s; {taken.script_seconds:.1f} s; {taken.relative_speed:.2f}"
+        return f"{speed} ({taken.megabytes:,.0f} MB)"
+
+    small = " s; ".join(
+        f"{seconds:.1f}" for seconds in (found.small_seconds, found.small_again_seconds, found.small_download_seconds)
+    )
+    large_mb = max(found.upload.memory_mb, found.download.memory_mb)
+    cells = (
+        transfer(found.upload),
+        transfer(found.download),
+        f"{small} s ({found.small_files:,} files)",
+        f"{large_mb:.0f} MB; {found.small_memory_mb:.0f} MB",
+        f"{found.import_ms:.0f} ms",
+        "{:.0f} / {:.0f} ms".format(*found.lineage_ms) + f" ({found.edges:,} edges)",
+    )
+    return dict(zip(_ARTIFACT_ROWS, cells, strict=True))
 
 
 def _memory_cell(processes: Mapping[str, Mapping[str, float]]) -> str:

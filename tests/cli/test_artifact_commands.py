@@ -178,6 +178,26 @@ def test_logged_files_are_uploaded(run, tmp_path):
     assert "leave --digest out" in run(*words, "--digest", "x", exit_code=2).stderr
 
 
+def test_a_damaged_file_on_the_server_is_stored_again(run, deps, tmp_path):
+    """A verification and a download find it. Logging the same content repairs the version, and makes no other one."""
+    (tmp_path / "w.bin").write_bytes(b"weights")
+    log = ("artifacts", "log", "demo/new", "--file", str(tmp_path / "w.bin"))
+    verify = ("artifacts", "verify", "demo/new", "--server")
+    download = ("download", "demo/new", "--root", str(tmp_path / "down"))
+    for find in (download, verify):  # the first one fetches nothing from the cache
+        run(*log)
+        assert run(*verify).stdout == "the server has the files of demo/new:v0 (1)\n"
+        for key in deps.blobs._files._files:
+            deps.blobs._files._files[key] = b"damaged"
+
+        assert "log an artifact with the same content again" in run(*find, exit_code=1).stderr
+
+        assert run(*log).stdout.startswith("no new version: demo/new:v0")
+        run(*download)
+        assert (tmp_path / "down/w.bin").read_bytes() == b"weights"
+        (tmp_path / "down/w.bin").unlink()
+
+
 def test_a_login_is_kept_for_the_user_only(web, tmp_path):
     """Later commands use it when UPSHOT_URL is not set, and a server that does not answer is not kept."""
     environment = {"HOME": str(tmp_path), "UPSHOT_URL": None, "UPSHOT_TOKEN": None}

@@ -463,6 +463,67 @@ def test_a_damaged_file_is_reported(local_store, tmp_path):
         local_store.blobs.local_path(blob)
 
 
+def path_of(store: FileStore, content: bytes) -> Path:
+    """Return the file of a stored blob in a directory."""
+    return Path(str(store.blobs.local_path(store.blobs.stored(digest_of(content)))))
+
+
+def change(path: Path) -> None:
+    path.chmod(0o600)
+    path.write_bytes(b"ABCDEF")
+
+
+def truncate(path: Path) -> None:
+    path.chmod(0o600)
+    path.write_bytes(b"abc")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", [change, truncate, Path.unlink])
+def test_a_damaged_blob_is_stored_again(request, tmp_path, kind, damage):
+    """A verification finds it. Logging the same content sends only this blob, and the version stays what it was."""
+    store = open_file_store(kind, request, tmp_path / "blobs")
+    files = {"a": b"abcdef", "b": b"other"}
+    version = store.log(files)
+    digest = digest_of(b"abcdef")
+    damage(path_of(store, b"abcdef"))
+
+    assert store.blobs.find_damaged([digest_of(b"other"), digest]) == [digest]
+    with pytest.raises(NotFound, match="log an artifact with the same content again"):
+        store.blobs.stored(digest)
+    again = store.begin(files)
+    assert store.add_files(again, files) == (digest,)
+    store.put(b"abcdef")
+
+    assert store.commit(again) == version
+    assert store.read(b"abcdef") == b"abcdef"
+    assert store.blobs.find_damaged([digest]) == []
+    assert store.begin(files).logged.value == version
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_comes_back_is_used_again(request, tmp_path, kind):
+    """A file that was missing, such as on a disk that was not mounted, is kept if its content is right and needed."""
+    store = open_file_store(kind, request, tmp_path / "blobs")
+    contents = {"a": b"abcdef", "b": b"ghijkl"}
+    store.log(contents)
+    paths = [path_of(store, content) for content in contents.values()]
+    for path in paths:
+        path.rename(f"{path}.away")
+    digests = [digest_of(content) for content in contents.values()]
+    assert store.blobs.find_damaged(digests) == digests
+    for path in paths:
+        Path(f"{path}.away").rename(path)
+    change(paths[1])
+    age_files(tmp_path / "blobs", store.clock, hours=25)
+
+    store.remove_garbage()
+
+    assert store.read(b"abcdef") == b"abcdef"
+    assert store.blobs.missing(digests) == [digest_of(b"ghijkl")]
+    assert not paths[1].exists()
+
+
 def test_unreachable_blobs_are_removed_after_a_day(store, tmp_path):
     """A blob that no manifest names goes after 24 hours; one that a version or a pending version names stays."""
     store.log({"a": b"kept"})

@@ -286,6 +286,8 @@ def _log_files(contract: Contract) -> None:
     read = contract.request("POST", f"{API}/blobs/read", json={"digests": [digests["a.bin"]]})
     assert read == f"{digests['a.bin']} 1\na".encode()
     contract.request("POST", f"{API}/blobs/missing", json={"digests": [digests["a.bin"]]})
+    verified = contract.request("POST", f"{API}/blobs/verify", json={"digests": [digests["a.bin"]]})
+    assert verified == {"missing": []}
     listed = f"{ARTIFACTS}/files/versions/v0/files"
     contract.request("GET", listed)
     assert contract.request("GET", f"{listed}/c.bin") == b"c"

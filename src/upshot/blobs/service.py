@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from upshot.clock import Clock
 from upshot.errors import Conflict, InvalidInput, NotFound
 from upshot.ids import new_id, new_nonce
-from upshot.ports.blobs import PART_BYTES, BlobFiles, BlobIndex, BlobUpload, BlobWriter, StoredBlob, upload_of
+from upshot.ports.blobs import (
+    LOST_REMEDY,
+    PART_BYTES,
+    BlobFiles,
+    BlobIndex,
+    BlobUpload,
+    BlobWriter,
+    StoredBlob,
+    upload_of,
+)
 
 MAX_PARTS = 10_000  # S3's limit for one object
 MAX_BLOB_BYTES = MAX_PARTS * PART_BYTES
@@ -230,7 +239,7 @@ class Blobs:
         """
         found = self._index.find([check_blob_digest(digest)])
         if digest not in found:
-            raise NotFound(f"blob {digest} is not stored here")
+            raise _not_stored(digest)
         return found[digest]
 
     def stored_many(self, digests: Sequence[str]) -> list[StoredBlob]:
@@ -241,9 +250,39 @@ class Blobs:
             NotFound: One is not stored.
         """
         if missing := self.missing(digests):
-            raise NotFound(f"blob {missing[0]} is not stored here")
+            raise _not_stored(missing[0])
         found = self._index.find(digests)
         return [found[digest] for digest in digests if digest in found]
+
+    def find_damaged(self, digests: Sequence[str]) -> list[str]:
+        """
+        Read blobs back, and compare their digests.
+
+        A damaged or missing blob is not stored any more, so that a client that has its content can send it again.
+
+        Returns:
+            The digests of the blobs that are not stored, in the given order.
+
+        Raises:
+            InvalidInput: A digest is invalid, or there are too many.
+        """
+        damaged = set(self.missing(digests))
+        for digest, blob in self._index.find(digests).items():
+            if self._hash(blob.key) != (digest, blob.size):
+                self._index.remove(blob)
+                damaged.add(digest)
+        return [digest for digest in dict.fromkeys(digests) if digest in damaged]
+
+    def _hash(self, key: str) -> tuple[str | None, int]:
+        """Return digest and number of the bytes under a key; the digest is None if there is no file."""
+        digest, size = hashlib.sha256(), 0
+        try:
+            for chunk in self._files.read(key):
+                digest.update(chunk)
+                size += len(chunk)
+        except NotFound:
+            return None, 0
+        return f"sha256:{digest.hexdigest()}", size
 
     def read(self, blob: StoredBlob, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Yield the bytes of a blob from `start` up to and without `end`."""
@@ -263,7 +302,7 @@ class Blobs:
         size = file.stat().st_size if file.exists() else None
         if size != blob.size:
             found = "is missing" if size is None else f"has {size:,} of {blob.size:,} bytes"
-            raise NotFound(f"the file of blob {blob.digest} {found}; restore it from a backup")
+            raise NotFound(f"the file of blob {blob.digest} {found}; {LOST_REMEDY}")
         return path
 
     def sign_download(self, blob: StoredBlob) -> str | None:
@@ -298,6 +337,9 @@ class Blobs:
         """
         Remove old files that the index does not have: a process died before it could add or delete them.
 
+        A file that a manifest needs, and whose content is right, is added to the index instead: it was missing for a
+        while, such as on a disk that was not mounted.
+
         Args:
             after: The last key that was looked at; empty to begin.
             limit: How many files to look at.
@@ -310,6 +352,7 @@ class Blobs:
         old = [key for key, written_at in page if written_at < before]
         digests = {key: digest_of(key) for key in old if upload_of(key) is None}
         found = self._index.find(set(digests.values()))
+        needed = self._index.needed(set(digests.values()) - found.keys())
         removed = 0
         for key in old:
             upload_id = upload_of(key)
@@ -319,6 +362,11 @@ class Blobs:
                     removed += 1
                 continue
             blob = found.get(digests[key])
+            if blob is None and digests[key] in needed:
+                digest, size = self._hash(key)
+                if digest == digests[key]:
+                    self._add([StoredBlob(digest, size, key)])
+                    continue
             # An upload that crashed while it was completed can be completed again, with the same file.
             if (blob is None or blob.key != key) and self._index.find_upload_of(digests[key]) is None:
                 self._files.delete([key])
@@ -369,6 +417,11 @@ class BlobReceiver:
         self._writer = writer
         self._record = record
 
+    def write_all(self, chunks: Iterable[bytes]) -> None:
+        """Append bytes."""
+        for chunk in chunks:
+            self.write(chunk)
+
     def write(self, chunk: bytes) -> None:
         """Append bytes."""
         self._actual.update(chunk)
@@ -398,6 +451,10 @@ class BlobReceiver:
         """Give up, because the rest does not arrive."""
         if self._writer:
             self._writer.abort()
+
+
+def _not_stored(digest: str) -> NotFound:
+    return NotFound(f"blob {digest} is not stored here; {LOST_REMEDY}")
 
 
 def new_key(digest: str) -> str:

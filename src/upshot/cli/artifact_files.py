@@ -13,6 +13,7 @@ from upshot.cli.params import artifact_path, collection_path
 from upshot.cli.waiting import Finish, wait_option
 from upshot.client.client_settings import read_client_settings
 from upshot.client.http import ApiError, Client
+from upshot.client.uploads import groups
 from upshot.console import Output, format_value
 from upshot.domain.reference import Reference, parse_reference
 from upshot.errors import UpshotError
@@ -20,6 +21,7 @@ from upshot.errors import UpshotError
 _NOT_FOUND = 404
 _ALL_FILES = 100_000  # the server's limit for one version
 _SHOWN_PROBLEMS = 20
+_BLOBS_PER_REQUEST = 100  # that the server reads back before it answers
 
 
 def find_version(client: Client, text: str) -> Any:
@@ -112,10 +114,18 @@ def diff(client: Client, output: Output, reference: str, other: str) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="The directory that was downloaded. By default, artifacts/NAME:VERSION.",
 )
+@click.option("--server", "on_server", is_flag=True, help="Let the server read its own files back instead.")
 @api_command
-def verify(client: Client, output: Output, reference: str, root: Path | None) -> None:
-    """Compare the files in a directory with those of REF. Other files in the directory do not matter."""
+def verify(client: Client, output: Output, reference: str, root: Path | None, *, on_server: bool) -> None:
+    """
+    Compare the files in a directory with those of REF. Other files in the directory do not matter.
+
+    With --server, the server reads the files that it has of REF, and compares their digests.
+    """
     version = find_version(client, reference)
+    if on_server:
+        _verify_on_server(client, output, version)
+        return
     folder = root or default_root(version)
     problems = []
     checked = 0
@@ -133,9 +143,29 @@ def verify(client: Client, output: Output, reference: str, root: Path | None) ->
     elif not problems:
         output.line(f"{folder} has the files of {version['artifact']} ({checked:,})")
     if problems:
-        shown = "; ".join(problems[:_SHOWN_PROBLEMS])
-        rest = f"; and {len(problems) - _SHOWN_PROBLEMS:,} more" if len(problems) > _SHOWN_PROBLEMS else ""
-        raise UpshotError(f"{folder} differs from {version['artifact']}: {shown}{rest}; download it again")
+        raise UpshotError(f"{folder} differs from {version['artifact']}: {_shown(problems)}; download it again")
+
+
+def _verify_on_server(client: Client, output: Output, version: Any) -> None:
+    paths = {file["digest"]: file["path"] for file in list_files(client, version) if file["ref"] is None}
+    missing: list[str] = []
+    for digests in groups(paths, _BLOBS_PER_REQUEST):
+        missing += client.post("/blobs/verify", {"digests": digests}, takes_long=True)["missing"]
+    problems = [f"{paths[digest]}: damaged or lost" for digest in missing]
+    if output.as_json:
+        output.json({"artifact": version["artifact"], "checked": len(paths), "problems": problems})
+    elif not problems:
+        output.line(f"the server has the files of {version['artifact']} ({len(paths):,})")
+    if problems:
+        raise UpshotError(
+            f"the server's files of {version['artifact']}: {_shown(problems)}; log an artifact with the same content "
+            "again, or restore the server's disk from a backup"
+        )
+
+
+def _shown(problems: list[str]) -> str:
+    shown = "; ".join(problems[:_SHOWN_PROBLEMS])
+    return shown + (f"; and {len(problems) - _SHOWN_PROBLEMS:,} more" if len(problems) > _SHOWN_PROBLEMS else "")
 
 
 @click.command()

@@ -6,6 +6,8 @@ from urllib.parse import quote
 
 from upshot.errors import UpshotError
 
+FILES_PER_REQUEST = 5_000  #: of a manifest; the API's maximum in both directions
+
 
 class ApiError(UpshotError):
     """The server rejected the request. The text is the server's own message."""

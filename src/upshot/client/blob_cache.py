@@ -2,7 +2,7 @@
 A cache of blobs on this machine, shared by all processes of a user.
 
 A blob is written under another name first, so that no reader gets half of it. Its digest is compared whenever it is
-read, so that a damaged one is fetched again.
+read, so that a damaged one is fetched again: a blob may be the same file as a download, which programs may change.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from upshot.client.file_digest import copy_and_hash
@@ -62,13 +63,13 @@ class BlobCache:
                 new_path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             if is_equal:
-                os.utime(path)  # `trim` removes what was not used for the longest time
+                _mark_used(path)
             else:
                 path.unlink()
         return is_equal
 
     def add(self, digest: str, source: Path) -> None:
-        """Keep a copy of a file whose digest was just compared. A cache that cannot be written keeps nothing."""
+        """Keep a file whose digest was just compared. A cache that cannot be written keeps nothing."""
         path = self._path(digest)
         with contextlib.suppress(OSError):
             if path.exists() or source.stat().st_size * _MAX_SHARE > self._limit:
@@ -76,10 +77,12 @@ class BlobCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             new_path = new_file_beside(path)
             try:
-                with source.open("rb") as original, new_path.open("xb") as copy:
-                    copied = copy_and_hash(original, copy)
-                if copied == digest:  # the user's program may write to the file already
-                    new_path.replace(path)
+                try:
+                    os.link(source, new_path)
+                except OSError:  # another file system, or one without hard links
+                    shutil.copyfile(source, new_path)
+                _mark_used(new_path)
+                new_path.replace(path)
             finally:
                 new_path.unlink(missing_ok=True)
 
@@ -91,8 +94,8 @@ class BlobCache:
             with contextlib.suppress(OSError):  # another process removed it
                 status = path.stat()
                 if not path.name.startswith("."):
-                    blobs.append((status.st_mtime, status.st_size, path))
-                elif now - status.st_mtime > _STALE_SECONDS:
+                    blobs.append((status.st_atime, status.st_size, path))
+                elif now - status.st_ctime > _STALE_SECONDS:
                     path.unlink()
         total = sum(size for _, size, _ in blobs)
         if total <= self._limit:
@@ -107,6 +110,12 @@ class BlobCache:
     def _path(self, digest: str) -> Path:
         name = digest.removeprefix("sha256:")
         return self._folder / name[:2] / name
+
+
+def _mark_used(path: Path) -> None:
+    """Set the time of the last access, by which `trim` sorts. The time of the last change is the user's."""
+    now = SystemClock().now().timestamp()
+    os.utime(path, (now, path.stat().st_mtime))
 
 
 def new_file_beside(path: Path) -> Path:

@@ -18,14 +18,15 @@ from typing import BinaryIO
 
 from upshot.client.blob_cache import BlobCache, new_file_beside
 from upshot.client.file_digest import CHUNK_BYTES, copy_and_hash, digest_of, hash_file
-from upshot.client.http import Client, api_path
+from upshot.client.http import ApiError, Client, api_path
 from upshot.client.progress import Progress
 from upshot.client.uploads import BATCH_BLOBS, BATCH_BYTES, SMALL_BYTES, groups, run_in_threads
 from upshot.domain.blob_frames import parse_frames
 from upshot.domain.manifest import ManifestEntry
-from upshot.errors import InvalidInput, Unavailable
+from upshot.errors import InvalidInput, Unavailable, UpshotError
 
 _TRIES = 3  # for a connection that breaks
+_NOT_FOUND = 404
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +165,17 @@ class _Fetcher:
 
     def fetch_batch(self, blobs: Sequence[Wanted]) -> None:
         """Fetch many small blobs in one request."""
-        body = self._client.read_bytes("/blobs/read", {"digests": [blob.digest for blob in blobs]})
+        try:
+            body = self._client.read_bytes("/blobs/read", {"digests": [blob.digest for blob in blobs]})
+        except ApiError as error:
+            if error.status == _NOT_FOUND:
+                raise self._explain(blobs, error) from error
+            raise
         contents = dict(parse_frames(body))
         for blob in blobs:
             content = contents.get(blob.digest, b"")
             if digest_of(content) != blob.digest:
-                raise _damaged(blob)
+                raise self._explain(blobs)
             for target in blob.targets:
                 new_path = new_file_beside(target)
                 try:
@@ -186,7 +192,12 @@ class _Fetcher:
         first, *others = blob.targets
         part_path, part = _open_part(first, blob.digest)
         with part:
-            self._fetch_into(part, blob)
+            try:
+                self._fetch_into(part, blob)
+            except ApiError as error:
+                if error.status == _NOT_FOUND:
+                    raise self._explain([blob], error) from error
+                raise
         part_path.replace(first)
         for other in others:
             new_path = new_file_beside(other)
@@ -222,7 +233,29 @@ class _Fetcher:
                     raise
         if f"sha256:{digest.hexdigest()}" != blob.digest:
             part.truncate(0)
-            raise _damaged(blob)
+            raise self._explain([blob])
+
+    def _explain(self, blobs: Sequence[Wanted], error: Exception | None = None) -> Exception:
+        """
+        Return the error for blobs that did not arrive as they should.
+
+        The server reads them back. If one is damaged there, it accepts it again from anyone who has its content.
+        """
+        by_digest = {blob.digest: blob for blob in blobs}
+        try:
+            damaged = self._client.post("/blobs/verify", {"digests": list(by_digest)}, takes_long=True)["missing"]
+        except UpshotError:
+            damaged = []
+        if damaged:
+            return InvalidInput(
+                f"{by_digest[damaged[0]].targets[0]}: the server's copy of {damaged[0]} is damaged or lost; log an "
+                "artifact with the same content again, which stores it again, or restore the server's disk from a "
+                "backup"
+            )
+        return error or InvalidInput(
+            f"{blobs[0].targets[0]}: what the server sent does not have the digest of the file; try again, and check "
+            "the network if it happens again"
+        )
 
 
 def _open_part(target: Path, digest: str) -> tuple[Path, BinaryIO]:
@@ -242,10 +275,3 @@ def _is_there(path: Path, blob: Wanted) -> bool:
     with contextlib.suppress(OSError, InvalidInput):
         return path.is_file() and path.stat().st_size == blob.size and hash_file(path)[0] == blob.digest
     return False
-
-
-def _damaged(blob: Wanted) -> InvalidInput:
-    return InvalidInput(
-        f"{blob.targets[0]}: what the server sent does not have the digest {blob.digest}; try again, and check the "
-        "server's disk if it happens again"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 from collections.abc import Iterator
@@ -73,6 +74,14 @@ def hash_range(path: Path, start: int, size: int) -> str:
     for chunk in read_range(path, start, size):
         digest.update(chunk)
     return f"sha256:{digest.hexdigest()}"
+
+
+def md5_of_range(path: Path, start: int, size: int) -> str:
+    """Return the value of the header `Content-MD5` for a part of a file. S3 compares it with what arrives."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for chunk in read_range(path, start, size):
+        digest.update(chunk)
+    return base64.b64encode(digest.digest()).decode()
 
 
 def copy_and_hash(source: BinaryIO, target: BinaryIO) -> str:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from upshot.client.addresses import ApiError, api_path
+from upshot.client.addresses import FILES_PER_REQUEST, ApiError, api_path
 from upshot.clock import SystemClock
 from upshot.domain import job_token
 from upshot.domain.reference import check_name
@@ -29,10 +30,11 @@ __all__ = ["ApiError", "Client", "api_path"]
 
 _TIMEOUT_SECONDS = 30.0
 _MAX_ATTEMPTS = 3  # per request, if the connection breaks: the web process may be restarting
-_PAGE_ITEMS = 200  # the API's maximum
+_PAGE_ITEMS = 200  # the API's maximum for most lists
 _TRANSFER_SECONDS = 600.0  # the server may read a large blob back before it answers
 _CHUNK_BYTES = 1024 * 1024
 _PARTIAL_CONTENT = 206
+_SHOWN_CHARS = 300  # of what a store says
 
 
 class Client:
@@ -57,6 +59,8 @@ class Client:
             timeout=_TIMEOUT_SECONDS,
             trust_env=not is_local,
         )
+        self._stores: httpx.Client | None = None  # made when it is needed, because it takes a while
+        self._lock = Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -65,16 +69,26 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._http.close()
+        if self._stores is not None:
+            self._stores.close()
 
     def get(self, path: str, **query: Any) -> Any:
         """Send a GET request and return its data. Query values that are None are left out."""
         params = {name: value for name, value in query.items() if value is not None}
         return self._request("GET", path, params=params)
 
-    def post(self, path: str, body: Any = None) -> Any:
-        """Send a POST request and return its data."""
+    def post(self, path: str, body: Any = None, *, takes_long: bool = False) -> Any:
+        """
+        Send a POST request and return its data.
+
+        Args:
+            path: Path of the API.
+            body: JSON.
+            takes_long: The server reads large files before it answers.
+        """
         key = new_id("key", SystemClock().now())
-        return self._request("POST", path, json=body, headers={"Idempotency-Key": key})
+        timeout = _TRANSFER_SECONDS if takes_long else _TIMEOUT_SECONDS
+        return self._request("POST", path, json=body, headers={"Idempotency-Key": key}, timeout=timeout)
 
     def put(self, path: str, body: Any = None) -> Any:
         """Send a PUT request and return its data."""
@@ -93,7 +107,7 @@ class Client:
         items: list[Any] = []
         cursor = None
         while len(items) < limit:
-            page = self.get(path, **query, cursor=cursor, limit=min(_PAGE_ITEMS, limit - len(items)))
+            page = self.get(path, **query, cursor=cursor, limit=min(_page_items(path), limit - len(items)))
             if not isinstance(page, dict) or not {"items", "next"} <= page.keys():
                 raise self._not_upshot(path)
             items += page["items"]
@@ -106,7 +120,7 @@ class Client:
         """Yield all items of a list, page by page."""
         cursor = None
         while True:
-            page = self.get(path, **query, cursor=cursor, limit=_PAGE_ITEMS)
+            page = self.get(path, **query, cursor=cursor, limit=_page_items(path))
             yield from page["items"]
             cursor = page["next"]
             if cursor is None:
@@ -137,6 +151,35 @@ class Client:
             **(headers or {}),
         }
         return self._parse(self._send(method, path, body=content, headers=all_headers, timeout=_TRANSFER_SECONDS))
+
+    def put_elsewhere(
+        self, url: str, content: Callable[[], Iterable[bytes]], *, size: int, headers: Mapping[str, str]
+    ) -> None:
+        """
+        Send bytes to a presigned address of a store, without this server's token.
+
+        Args:
+            url: The address.
+            content: Returns the bytes from their beginning. It is called again if the connection breaks.
+            size: Number of bytes.
+            headers: More headers.
+
+        Raises:
+            ApiError: The store rejected them.
+            Unavailable: No store answers at the address.
+        """
+        all_headers = {"Content-Length": str(size), **headers}
+        with self._lock:
+            stores = self._stores = self._stores or httpx.Client(timeout=_TRANSFER_SECONDS)
+        for attempts_left in reversed(range(_MAX_ATTEMPTS)):
+            try:
+                response = stores.put(url, content=content(), headers=all_headers)
+                break
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                if not attempts_left or not _is_broken_connection(error):
+                    raise Unavailable(f"no store answers at {url.partition('?')[0]} ({error})") from error
+        if not response.is_success:
+            raise ApiError(response.status_code, f"{url.partition('?')[0]}: {response.text[:_SHOWN_CHARS]}")
 
     def read_bytes(self, path: str, body: Any) -> bytes:
         """Send a POST request that changes nothing, and return the bytes of the answer."""
@@ -180,8 +223,7 @@ class Client:
                 response = self._http.request(method, path, content=content, **options)
                 break
             except (httpx.TransportError, httpx.InvalidURL) as error:
-                is_broken_connection = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError)
-                if is_broken_connection and attempts_left:
+                if _is_broken_connection(error) and attempts_left:
                     continue
                 raise Unavailable(
                     f"no Upshot answers at {self.url} ({error}): start `upshot up` here, or set UPSHOT_URL to the URL "
@@ -203,6 +245,14 @@ class Client:
 
     def _not_upshot(self, path: str) -> Unavailable:
         return Unavailable(f"the server at {self.url} ({path}) is not Upshot; check UPSHOT_URL")
+
+
+def _page_items(path: str) -> int:
+    return FILES_PER_REQUEST if path.endswith("/files") else _PAGE_ITEMS
+
+
+def _is_broken_connection(error: Exception) -> bool:
+    return isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError)
 
 
 def _headers(token: str | None) -> dict[bytes, bytes]:

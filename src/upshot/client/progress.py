@@ -63,6 +63,11 @@ class Progress:
                     f"upshot: {self._what}: {format_size(self._done)} of {format_size(self._total)}", file=sys.stderr
                 )
 
+    def note(self, text: str) -> None:
+        """Say something about the transfer."""
+        with self._lock:
+            print(f"upshot: {self._what}: {text}", file=sys.stderr)  # noqa: T201 - as above
+
     def _start_bar(self) -> Any:
         from rich.console import Console  # noqa: PLC0415 - most transfers need no bar
         from rich.progress import Progress as Bar  # noqa: PLC0415

@@ -8,24 +8,24 @@ have is sent, so a second try after an interruption sends the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
-from upshot.client.file_digest import LocalFile, digest_of, hash_file, hash_range, read_range
+from upshot.client.addresses import FILES_PER_REQUEST
+from upshot.client.file_digest import LocalFile, digest_of, hash_file, hash_range, md5_of_range, read_range
 from upshot.client.http import ApiError, Client, api_path
 from upshot.client.progress import Progress
 from upshot.domain.blob_frames import frame
 from upshot.domain.manifest import ManifestEntry, manifest_digest
-from upshot.errors import InvalidInput
+from upshot.errors import InvalidInput, Unavailable
 
 THREADS = 4  #: requests at a time, of one transfer
 SMALL_BYTES = 1024 * 1024  #: smaller blobs travel many to a request
 BATCH_BYTES = 4 * 1024 * 1024  #: of small blobs in a request; each thread holds one such request in memory
 BATCH_BLOBS = 1_000
 _SINGLE_BYTES = 64 * 1024 * 1024  # a larger blob is sent in parts
-_FILES_PER_REQUEST = 5_000
 _TRIES = 3  # to commit: a blob may be removed between its check and the commit
 _CONFLICT, _INVALID = 409, 422
 
@@ -58,7 +58,7 @@ def log_version(
         return begun["version"]
     version_path = api_path("pending-versions", request["id"])
     missing: dict[str, LocalFile] = {}
-    for group in groups(files, _FILES_PER_REQUEST):
+    for group in groups(files, FILES_PER_REQUEST):
         by_digest = {file.entry.digest: file for file in group}
         body = {"files": [_file_json(file.entry) for file in group]}
         missing.update((found, by_digest[found]) for found in client.post(f"{version_path}/files", body)["missing"])
@@ -101,16 +101,38 @@ def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def run_in_threads(work: Callable[[Item], object], items: Iterable[Item]) -> None:
-    """Do work for each item, in several threads. The first error ends it: work that has not begun is left out."""
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="upshot-transfer") as threads:
-        pending = {threads.submit(work, item) for item in items}
+    """
+    Do work for each item, in several threads. The first error ends it: work that has not begun is left out.
+
+    The threads are not of a pool: a pool refuses work when the main thread has ended, and uploads are waited for then.
+    """
+    rest = iter(items)
+    lock = Lock()
+    errors: list[BaseException] = []
+
+    def work_on_items() -> None:
         try:
-            done, _ = wait(pending, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-        except BaseException:
-            threads.shutdown(wait=True, cancel_futures=True)
-            raise
+            while not errors:
+                with lock:
+                    item = next(rest, done)
+                if item is done:
+                    return
+                work(item)
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
+            errors.append(error)
+
+    done: Any = object()
+    threads = [Thread(target=work_on_items, name="upshot-transfer", daemon=True) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as error:  # such as Ctrl-C
+        errors.append(error)
+        raise
+    if errors:
+        raise errors[0]
 
 
 class _Sender:
@@ -119,6 +141,7 @@ class _Sender:
     def __init__(self, client: Client, progress: Progress) -> None:
         self._client = client
         self._progress = progress
+        self._asks_for_addresses = True
 
     def send_batch(self, files: Sequence[LocalFile]) -> None:
         """Send many small blobs in one request."""
@@ -158,14 +181,7 @@ class _Sender:
             start = (number - 1) * part_size
             part = min(part_size, size - start)
             if number not in received:
-                checksum = hash_range(path, start, part)
-                self._client.send_bytes(
-                    "PUT",
-                    f"{upload_path}/parts/{number}",
-                    lambda: read_range(path, start, part),
-                    size=part,
-                    headers={"Upshot-Checksum": checksum},
-                )
+                self._send_part(f"{upload_path}/parts/{number}", path, start, part)
             self._progress.add(part)
 
         try:
@@ -173,6 +189,36 @@ class _Sender:
             self._client.send_bytes("POST", f"{upload_path}/complete", list, size=0)
         except ApiError as error:
             raise _explain(file, error) from error
+
+    def _send_part(self, part_path: str, path: Path, start: int, size: int) -> None:
+        checksum = hash_range(path, start, size)
+        if self._asks_for_addresses and self._send_to_store(part_path, checksum, path, start, size):
+            return
+        self._client.send_bytes(
+            "PUT", part_path, lambda: read_range(path, start, size), size=size, headers={"Upshot-Checksum": checksum}
+        )
+
+    def _send_to_store(self, part_path: str, checksum: str, path: Path, start: int, size: int) -> bool:
+        """
+        Send a part to its presigned address.
+
+        Returns:
+            Whether the store has it. If not, this part and those after it go through the server.
+        """
+        url = self._client.post(f"{part_path}/address", {"digest": checksum})["url"]
+        if url is None:
+            self._asks_for_addresses = False
+            return False
+        headers = {"Content-MD5": md5_of_range(path, start, size)}
+        try:
+            self._client.put_elsewhere(url, lambda: read_range(path, start, size), size=size, headers=headers)
+        except (ApiError, Unavailable) as error:
+            if self._asks_for_addresses:
+                self._asks_for_addresses = False
+                self._progress.note(f"{error}; the bytes go through {self._client.url}")
+            return False
+        self._client.post(part_path, {"digest": checksum})
+        return True
 
 
 def _batches(files: Iterable[LocalFile]) -> Iterator[list[LocalFile]]:

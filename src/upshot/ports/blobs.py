@@ -17,6 +17,10 @@ UPLOADS = "uploads/"  #: keys of the parts of uploads begin with this, followed 
 PART_BYTES = 64 * 1024 * 1024  #: of every part of a large blob but the last; the largest blob of one request
 
 
+#: What to do about a blob whose bytes are lost.
+LOST_REMEDY = "restore it from a backup, or log an artifact with the same content again"
+
+
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
     """A blob whose bytes are stored and were verified."""
@@ -68,6 +72,14 @@ class BlobIndex(Protocol):
         Returns:
             Those that are not added, because their content is stored under another key already.
         """
+        ...
+
+    def remove(self, blob: StoredBlob) -> None:
+        """Remove a blob whose bytes are lost, unless it is stored under another key meanwhile."""
+        ...
+
+    def needed(self, digests: Collection[str]) -> Collection[str]:
+        """Return the digests that a manifest names."""
         ...
 
     def remove_unreachable(self, *, before: datetime, limit: int) -> Sequence[StoredBlob]:

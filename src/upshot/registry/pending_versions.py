@@ -60,7 +60,8 @@ class PendingVersions(RegistryTransactions):
         """
         Begin to log an artifact version with files, or find out that nothing has to be uploaded.
 
-        That is so if there is a version with this id, or if the newest version has the same content.
+        That is so if there is a version with this id, or if the newest version has the same content. If blobs of that
+        version are lost, they are awaited, and the version stays.
 
         Args:
             version_id: Id of the version (`ver_…`), made by the client.
@@ -73,6 +74,9 @@ class PendingVersions(RegistryTransactions):
         check_client_id(version_id, "ver")
         checked = _check_request(request)
 
+        # Outside of the transaction, which would hold others up.
+        has_lost_blobs = self._store.read(lambda view: _has_lost_blobs(view, checked))
+
         def work(mutation: Mutation) -> PendingVersion | ArtifactVersion:
             tx = mutation.tx
             run = run_of_request(tx, checked.project, checked.run_id)
@@ -83,7 +87,7 @@ class PendingVersions(RegistryTransactions):
                 if artifact is None or known.artifact_id != artifact.id or known.digest != request.digest:
                     raise Conflict(f"{version_id} is another version, {known.reference}; use a new id")
                 return known
-            if artifact is not None and (equal := _find_equal(mutation, artifact, request)):
+            if artifact is not None and not has_lost_blobs and (equal := _find_equal(mutation, artifact, request)):
                 return equal
             if pending := tx.pending_version(version_id):
                 if pending.request != request:
@@ -274,6 +278,15 @@ def _find_equal(mutation: Mutation, artifact: Artifact, request: VersionRequest)
     mutation.metadata_ignored = bool(request.metadata) and not same_json(request.metadata, newest[0].metadata)
     add_output(mutation.tx, _stored_run(mutation.tx, request), newest[0])
     return move_aliases(mutation, artifact, newest[0], request.aliases)
+
+
+def _has_lost_blobs(view: RegistryView, request: VersionRequest) -> bool:
+    """Return whether the newest version has the requested content, and blobs of it were found to be damaged."""
+    artifact = view.artifact(request.project, request.name)
+    newest = view.page_artifact_versions(artifact, cursor=None, limit=1).items if artifact else ()
+    if not newest or newest[0].digest != request.digest or newest[0].manifest is None:
+        return False
+    return bool(view.missing_blobs(newest[0].manifest.id, 1))
 
 
 def _stored_run(view: RegistryView, request: VersionRequest) -> RunSummary | None:

@@ -13,6 +13,10 @@ class NotLogged(UpshotError, AttributeError):
     """The artifact has no version yet. Wait for it, or log it first."""
 
 
+class WaitTimeout(UpshotError, TimeoutError):
+    """The artifact is not uploaded yet. Wait for it again."""
+
+
 class AlreadyLogged(UpshotError, ValueError):
     """The artifact has been logged, so nothing can be added to it."""
 

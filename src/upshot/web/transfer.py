@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -50,7 +50,7 @@ async def read_all(request: Request, *, limit: int) -> bytes:
 class Receiver(Protocol):
     """What the body of a request is passed to. Its methods block."""
 
-    def write(self, chunk: bytes) -> None:
+    def write_all(self, chunks: Sequence[bytes]) -> None:
         """Append bytes."""
         ...
 
@@ -101,24 +101,26 @@ async def receive(request: Request, receiver: Receiver, *, limit: int, size: int
         Problem: 413 if the body has more bytes than the limit, 400 if it has another size.
     """
     threads = request.app.state.transfer_threads
-    received, buffer = 0, bytearray()
+    received, waiting_bytes = 0, 0
+    chunks: list[bytes] = []
     try:
         async for chunk in request.stream():
             received += len(chunk)
             if received > limit:
                 raise too_large(limit)
-            buffer += chunk
-            if len(buffer) >= _CHUNK_BYTES:
-                await anyio.to_thread.run_sync(receiver.write, bytes(buffer), limiter=threads)
-                buffer.clear()
+            waiting_bytes += len(chunk)
+            chunks.append(chunk)
+            if waiting_bytes >= _CHUNK_BYTES:
+                await anyio.to_thread.run_sync(receiver.write_all, chunks, limiter=threads)
+                waiting_bytes, chunks = 0, []
         if size is not None and received != size:
             raise Problem(
                 400,
                 "malformed-body",
                 f"body: {received:,} bytes have arrived, and {size:,} are expected; send it again",
             )
-        if buffer:
-            await anyio.to_thread.run_sync(receiver.write, bytes(buffer), limiter=threads)
+        if chunks:
+            await anyio.to_thread.run_sync(receiver.write_all, chunks, limiter=threads)
     except BaseException:
         receiver.abort()
         raise

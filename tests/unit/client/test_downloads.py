@@ -26,10 +26,16 @@ class Server:
         self.sent: list[str] = []
         self.broken_after: int | None = None  #: bytes after which the connection breaks, once
         self.starts: list[int] = []
+        self.verified: list[str] = []
 
     def read_bytes(self, _path: str, body: Any) -> bytes:
         self.sent += body["digests"]
         return b"".join(frame(digest, self.blobs[digest]) for digest in body["digests"])
+
+    def post(self, path: str, body: Any, *, takes_long: bool) -> Any:
+        assert (path, takes_long) == ("/blobs/verify", True)
+        self.verified += body["digests"]
+        return {"missing": [digest for digest in body["digests"] if digest_of(self.blobs[digest]) != digest]}
 
     @contextmanager
     def stream(self, path: str, *, start: int = 0) -> Any:
@@ -94,10 +100,26 @@ def test_wrong_bytes_are_refused(tmp_path):
     server.blobs = {digest_of(b"small"): b"wrong", digest_of(LARGE): LARGE[:-1] + b"x"}
 
     for name, content in (("small", b"small"), ("large", LARGE)):
-        with pytest.raises(InvalidInput, match=name):
+        with pytest.raises(InvalidInput, match=f"{name}: the server's copy of .* is damaged or lost; log an artifact"):
             fetch(server, tmp_path, entry(name, content))
+    assert server.verified == [digest_of(b"small"), digest_of(LARGE)]
 
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".upshot-")]
+
+
+def test_a_download_that_is_changed_changes_no_other(tmp_path):
+    """A program may write to a file that it has downloaded: the next download gets the right content."""
+    server, cache = Server(b"model"), BlobCache(tmp_path / "cache", 1_000)
+    fetch(server, tmp_path / "a", entry("x", b"model"), cache=cache)
+    fetch(server, tmp_path / "b", entry("x", b"model"), cache=cache)
+    assert len(server.sent) == 1
+    for name in ("a", "b"):
+        (tmp_path / name / "x").write_bytes(b"OTHER")
+
+        fetch(server, tmp_path / f"after {name}", entry("x", b"model"), cache=cache)
+
+        assert (tmp_path / f"after {name}" / "x").read_bytes() == b"model"
+    assert (tmp_path / "b" / "x").read_bytes() == b"OTHER"
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "a\\b", "a\x00"])
@@ -139,8 +161,8 @@ def test_the_cache_keeps_to_its_limit(tmp_path):
     cache = BlobCache(tmp_path / "cache", 1_000)
     for number in range(6):
         content = bytes([number]) * 200
-        (tmp_path / "file").write_bytes(content)
-        cache.add(digest_of(content), tmp_path / "file")
+        (tmp_path / f"file {number}").write_bytes(content)
+        cache.add(digest_of(content), tmp_path / f"file {number}")
         (kept,) = (tmp_path / "cache").glob(f"*/{digest_of(content)[7:]}")
         os.utime(kept, (number, number))
     (tmp_path / "file").write_bytes(b"x" * 500)
@@ -148,5 +170,5 @@ def test_the_cache_keeps_to_its_limit(tmp_path):
 
     cache.trim()
 
-    kept_times = sorted(path.stat().st_mtime for path in (tmp_path / "cache").glob("*/*"))
+    kept_times = sorted(path.stat().st_atime for path in (tmp_path / "cache").glob("*/*"))
     assert kept_times == [2, 3, 4, 5]

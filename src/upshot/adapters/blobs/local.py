@@ -18,7 +18,7 @@ from typing import TypeVar
 from typing_extensions import override
 
 from upshot.errors import NotFound, Unavailable
-from upshot.ports.blobs import UPLOADS, BlobFiles, BlobUpload, BlobWriter
+from upshot.ports.blobs import LOST_REMEDY, UPLOADS, BlobFiles, BlobUpload, BlobWriter
 
 T = TypeVar("T")
 
@@ -253,7 +253,7 @@ def _reporting(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise NotFound(f"{path.name}: the file of a blob is missing; restore it from a backup") from error
+        raise NotFound(f"{path.name}: the file of a blob is missing; {LOST_REMEDY}") from error
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror or error}; the store of blobs cannot be used now") from error
 

@@ -17,7 +17,7 @@ from obstore.store import S3Store
 from typing_extensions import override
 
 from upshot.errors import ConfigError, NotFound, Unavailable
-from upshot.ports.blobs import UPLOADS, BlobFiles, BlobUpload, BlobWriter
+from upshot.ports.blobs import LOST_REMEDY, UPLOADS, BlobFiles, BlobUpload, BlobWriter
 
 if TYPE_CHECKING:  # these types exist for type checkers only
     from obstore import GetOptions
@@ -240,6 +240,6 @@ def _reporting(key: str) -> Iterator[None]:
     try:
         yield
     except (NotFoundError, FileNotFoundError) as error:
-        raise NotFound(f"{key}: the file of a blob is missing in the bucket; restore it from a backup") from error
+        raise NotFound(f"{key}: the file of a blob is missing in the bucket; {LOST_REMEDY}") from error
     except BaseError as error:
         raise Unavailable(f"{key}: S3: {str(error)[:500]}; the store of blobs cannot be used now") from error

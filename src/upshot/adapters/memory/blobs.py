@@ -42,6 +42,15 @@ class MemoryBlobs(BlobIndex):
         return [blob for blob in blobs if self._blobs.setdefault(blob.digest, blob).key != blob.key]
 
     @override
+    def remove(self, blob: StoredBlob) -> None:
+        if self._blobs.get(blob.digest) == blob:
+            del self._blobs[blob.digest], self._used_at[blob.digest]
+
+    @override
+    def needed(self, digests: Collection[str]) -> Collection[str]:
+        return {digest for digest in digests if self.is_reachable(digest)}
+
+    @override
     def remove_unreachable(self, *, before: datetime, limit: int) -> Sequence[StoredBlob]:
         old = sorted((used_at, digest) for digest, used_at in self._used_at.items() if used_at < before)
         unreachable = [digest for _, digest in old if not self.is_reachable(digest)][:limit]

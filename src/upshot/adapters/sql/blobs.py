@@ -53,6 +53,12 @@ _REMOVE_UNREACHABLE = (
     )
     .returning(blobs.c.digest, blobs.c.size, blobs.c.key)
 )
+_REMOVE = sa.delete(blobs).where(blobs.c.digest == sa.bindparam("of"), blobs.c.key == sa.bindparam("under"))
+_NEEDED = (
+    sa.select(manifest_entries.c.digest)
+    .distinct()
+    .where(manifest_entries.c.digest.in_(sa.bindparam("digests", expanding=True)), manifest_entries.c.ref.is_(None))
+)
 _ADD_UPLOAD = sa.insert(blob_uploads)
 _UPLOAD = sa.select(blob_uploads).where(blob_uploads.c.id == sa.bindparam("id"))
 _UPLOAD_OF = (
@@ -133,6 +139,23 @@ class SqlBlobs(BlobIndex):
             return [blob for blob in blobs if keys[blob.digest] != blob.key]
 
         return self._database.write(work)
+
+    @override
+    def remove(self, blob: StoredBlob) -> None:
+        row = {"of": blob.digest, "under": blob.key}
+        self._database.write(lambda connection: connection.execute(_REMOVE, row))
+
+    @override
+    def needed(self, digests: Collection[str]) -> Collection[str]:
+        listed = list(digests)
+
+        def work(connection: Connection) -> set[str]:
+            found: set[str] = set()
+            for start in range(0, len(listed), _FIND_BATCH):
+                found.update(connection.execute(_NEEDED, {"digests": listed[start : start + _FIND_BATCH]}).scalars())
+            return found
+
+        return self._database.read(work)
 
     @override
     def remove_unreachable(self, *, before: datetime, limit: int) -> Sequence[StoredBlob]:

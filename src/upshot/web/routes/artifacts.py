@@ -23,6 +23,7 @@ from upshot.web.schemas.artifacts import (
     ArtifactPage,
     ChangedArtifactVersion,
     FilePage,
+    FileQuery,
     LinksPage,
     LoggedArtifactVersion,
     NewArtifactVersion,
@@ -161,7 +162,7 @@ def delete_artifact_version(project: str, artifact: str, version: str, deps: Dep
 
 
 @router.get(_VERSION + "/files", responses={200: {"model": FilePage}, **problem_responses(404, 409)})
-def list_files(project: str, artifact: str, version: str, deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+def list_files(project: str, artifact: str, version: str, deps: Deps, query: Annotated[FileQuery, Query()]) -> Response:
     """Return the files of an artifact version, by path."""
     page = deps.registry.files(_reference(project, artifact, version), cursor=query.cursor, limit=query.limit)
     return json_response(page_json(page, file_json))

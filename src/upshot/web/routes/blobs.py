@@ -70,6 +70,16 @@ async def put_blob(digest: str, request: Request, deps: Deps) -> Response:
     return json_response({"digest": digest, "size": size})
 
 
+@router.post("/blobs/verify", responses={200: {"model": MissingBlobs}, **problem_responses()})
+def verify_blobs(body: BlobDigests, deps: Deps) -> Response:
+    """
+    Read blobs back, compare their digests, and return those that are damaged or not stored.
+
+    A damaged blob is not stored any more: to log an artifact with its content again stores it again.
+    """
+    return json_response({"missing": deps.blobs.find_damaged(body.digests)})
+
+
 @router.post("/blobs/read", responses=_READ_BYTES, response_class=Response)
 def read_blobs(body: BlobDigests, deps: Deps) -> Response:
     """Return many small blobs, up to 16 MiB in all, in the frames of `POST /blobs`."""

@@ -7,11 +7,12 @@ from typing import Any
 from pydantic import Field, model_validator
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from upshot.registry.inputs import MAX_FILES_PER_REQUEST
 from upshot.resources.artifact import ArtifactDetail
 from upshot.resources.file import FileJson
 from upshot.resources.version import VersionJson
 from upshot.validation import invalid
-from upshot.web.schemas.requests import JsonObject, RequestBody
+from upshot.web.schemas.requests import DEFAULT_LIMIT, JsonObject, PageQuery, RequestBody
 from upshot.web.schemas.responses import MutationResult, NextPage
 
 
@@ -54,6 +55,12 @@ class LoggedArtifactVersion(ChangedArtifactVersion):
     """An artifact version that was logged, or the one with equal content."""
 
     metadata_ignored: bool  #: a version with equal content exists, and it keeps its own metadata
+
+
+class FileQuery(PageQuery):
+    """Query parameters of the list of files, whose pages may be as long as those that are sent."""
+
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_FILES_PER_REQUEST, description="Maximum number of files.")
 
 
 class FilePage(NextPage):
