@@ -51,12 +51,22 @@ _WANDB_EVENT_TYPES = {
     EventKind.VERSION_UNLINKED: "UNLINK_ARTIFACT",
     EventKind.ALIAS_ADDED: "ADD_ARTIFACT_ALIAS",
     EventKind.ARTIFACT_CREATED: "CREATE_ARTIFACT",
+    EventKind.RUN_STARTED: "RUN_STATE",
+    EventKind.RUN_FINISHED: "RUN_STATE",
+    EventKind.RUN_FAILED: "RUN_STATE",
 }
 _WANDB_TAG_EVENT_TYPES = {
     (EventKind.TAG_ADDED, "version"): "ADD_ARTIFACT_TAG",
     (EventKind.TAG_REMOVED, "version"): "REMOVE_ARTIFACT_TAG",
     (EventKind.TAG_ADDED, "collection"): "ADD_COLLECTION_TAG",
     (EventKind.TAG_REMOVED, "collection"): "REMOVE_COLLECTION_TAG",
+}
+
+
+_WANDB_METRIC_EVENT_TYPES = {
+    "threshold": "RUN_METRIC",
+    "change": "RUN_METRIC_CHANGE",
+    "z-score": "RUN_METRIC_ZSCORE",
 }
 
 
@@ -137,7 +147,9 @@ def _wandb_context(event: Event, context: Mapping[str, Any]) -> dict[str, Any]:
     metric = context["metric"] or {}
     on = event.data.get("on") if event.kind is not EventKind.CUSTOM else None
     return {
-        "event_type": _WANDB_EVENT_TYPES.get(event.kind) or _WANDB_TAG_EVENT_TYPES.get((event.kind, str(on)), ""),
+        "event_type": _WANDB_EVENT_TYPES.get(event.kind)
+        or _WANDB_TAG_EVENT_TYPES.get((event.kind, str(on)))
+        or _WANDB_METRIC_EVENT_TYPES.get(metric.get("kind", ""), ""),
         "event_author": event.actor.name,
         "entity_name": "",  # a team in W&B; Upshot has no teams
         "project_name": (context["project"] or {}).get("name", ""),

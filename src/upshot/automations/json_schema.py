@@ -14,8 +14,10 @@ from typing import Any
 
 from upshot.automations.parser.foreign_keys import ALTERNATIVES_PATTERN
 from upshot.automations.triggers import FILTERS_BY_KIND
+from upshot.domain.event import EventKind
 from upshot.schema.action_inputs import ActionSpec
 from upshot.schema.automation_file import AutomationSchema, RetrySchema, StepSchema
+from upshot.schema.metric_watch import CONDITIONS, MetricWatchSchema, ThresholdSchema
 from upshot.schema.yaml_model import (
     ANY_TEMPLATE,
     DEFINED_AS,
@@ -78,6 +80,7 @@ def json_schema(catalog: Mapping[str, ActionSpec]) -> Schema:
     automation, step = _schema(AutomationSchema), _schema(StepSchema)
     definitions = {
         "on": _triggers(),
+        **_metric_conditions(),
         "filters": {"anyOf": [_filter(), {"type": "array", "minItems": 1, "items": _filter()}]},
         "plain": _plain_data(),
         "step": _step(step, catalog),
@@ -128,8 +131,8 @@ def _describe(schema: Schema, descriptions: Mapping[str, str]) -> None:
 
 
 def _triggers() -> Schema:
-    kinds: Schema = {"enum": [kind.value for kind in FILTERS_BY_KIND]}
-    filters = {
+    kinds: Schema = {"enum": [kind.value for kind in FILTERS_BY_KIND if kind is not EventKind.RUN_METRIC]}
+    filters: Schema = {
         kind.value: {
             "type": ["object", "null"],
             "additionalProperties": False,
@@ -137,8 +140,26 @@ def _triggers() -> Schema:
         }
         for kind, names in FILTERS_BY_KIND.items()
     }
+    watch = _schema(MetricWatchSchema)
+    filters[EventKind.RUN_METRIC.value]["properties"] |= watch["properties"]
+    filters[EventKind.RUN_METRIC.value] |= {
+        "type": "object",
+        "required": watch["required"],
+        "oneOf": [{"required": [name], "properties": {name: {"type": "object"}}} for name in CONDITIONS],
+    }
     mapping: Schema = {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": filters}
     return {"anyOf": [kinds, mapping, {"type": "array", "minItems": 1, "items": {"anyOf": [kinds, mapping]}}]}
+
+
+def _metric_conditions() -> Schema:
+    """Return the definitions that the schema of `run-metric` refers to."""
+    schema = MetricWatchSchema.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
+    definitions: Schema = {name: _without_noise(part) for name, part in schema["$defs"].items()}
+    limits = definitions[ThresholdSchema.__name__]
+    limits["anyOf"] = [
+        {"required": [word], "properties": {word: {"type": "number"}}} for word in sorted(limits["properties"])
+    ]
+    return definitions
 
 
 def _filter() -> Schema:

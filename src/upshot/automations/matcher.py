@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from upshot.automations.context import condition_context, event_context
 from upshot.automations.rendering import Renderer
 from upshot.automations.template import CompiledCondition, compile_condition
-from upshot.automations.triggers import FILTER_VALUES, Filter, is_automatic, is_glob
+from upshot.automations.triggers import FILTER_VALUES, Filter, is_automatic, is_for_watch, is_glob
 from upshot.domain.automation import Automation, Trigger
 from upshot.domain.event import MAX_CHAIN_DEPTH, Event, EventKind
 from upshot.errors import TemplateInvalid
@@ -128,6 +128,8 @@ class _Entry:
         """Return whether an event of the trigger's kind passes all filters."""
         if automatic and "alias" not in self.trigger.filters:
             return False
+        if self.trigger.watch is not None and not is_for_watch(event, self.candidate.automation.name, self.trigger):
+            return False
         return all(
             filter_.accepts(FILTER_VALUES[filter_.name](event), exactly=automatic and filter_.name == "alias")
             for filter_ in self.filters
@@ -148,7 +150,10 @@ class _Entry:
                     return _AUTOMATIC
                 if value is None:
                     return f"the event has no {filter_.name}, wanted {filter_.describe()}"
-                return f"{filter_.name} is {value!r}, wanted {filter_.describe()}"
+                shown = " and ".join(map(repr, value)) or "empty" if isinstance(value, tuple) else repr(value)
+                return f"{filter_.name} is {shown}, wanted {filter_.describe()}"
+        if self.trigger.watch is not None and not is_for_watch(event, self.candidate.automation.name, self.trigger):
+            return "this is about the condition of another automation or trigger"
         return ""
 
 
@@ -207,12 +212,12 @@ class _FilterIndex:
         value = self._value_of(event)
         if value is None:
             return
-        value = to_nfc(value)
-        yield from self._whole.get(value, ())
-        for length in self._start_lengths:
-            yield from self._start.get(value[:length], ())
-        for length in self._end_lengths:
-            yield from self._end.get(value[-length:], ())
+        for name in map(to_nfc, value if isinstance(value, tuple) else (value,)):
+            yield from self._whole.get(name, ())
+            for length in self._start_lengths:
+                yield from self._start.get(name[:length], ())
+            for length in self._end_lengths:
+                yield from self._end.get(name[-length:], ())
 
 
 class _Index:

@@ -15,10 +15,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from upshot.domain.automation import Pattern
+from upshot.domain.automation import Pattern, Trigger
 from upshot.domain.event import Event, EventKind
 from upshot.domain.reference import LATEST
 from upshot.unicode_text import to_nfc
+
+#: What a filter compares: a value, all tags of a run, or None if the event has no such value.
+Values = str | tuple[str, ...] | None
 
 
 def _name_of(resource: str) -> Callable[[Event], str | None]:
@@ -51,15 +54,32 @@ def _stage_at(key: str) -> Callable[[Event], str | None]:
     return find
 
 
+def _job_type(event: Event) -> str | None:
+    run = event.data.get("run")
+    value = run.get("job_type") if isinstance(run, Mapping) else None
+    return value if isinstance(value, str) else None
+
+
+def _tags(event: Event) -> Values:
+    if event.kind not in RUN_KINDS:
+        return _string_at("tag")(event)
+    run = event.data.get("run")
+    tags = run.get("tags") if isinstance(run, Mapping) else None
+    return tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list | tuple) else None
+
+
+#: Kinds of event about runs.
+RUN_KINDS = frozenset({EventKind.RUN_STARTED, EventKind.RUN_FINISHED, EventKind.RUN_FAILED, EventKind.RUN_METRIC})
+
 #: How to find the value of each filter in an event.
-FILTER_VALUES: Mapping[str, Callable[[Event], str | None]] = {
+FILTER_VALUES: Mapping[str, Callable[[Event], Values]] = {
     "registry": _name_of("registry"),
     "collection": _name_of("collection"),
     "artifact-type": _artifact_type,
     "project": _name_of("project"),
     "artifact": _name_of("artifact"),
     "alias": _string_at("alias"),
-    "tag": _string_at("tag"),
+    "tag": _tags,
     "on": _string_at("on"),
     "from": _stage_at("from"),
     "to": _stage_at("to"),
@@ -67,7 +87,8 @@ FILTER_VALUES: Mapping[str, Callable[[Event], str | None]] = {
     "job": _name_of("job"),
     "queue": _string_at("queue"),
     "destination": _name_of("destination"),
-    "name": lambda event: event.name,
+    "name": lambda event: event.name if event.kind not in RUN_KINDS else _name_of("run")(event),
+    "job-type": _job_type,
     "actor": lambda event: event.actor.name,
 }
 
@@ -75,6 +96,7 @@ STAGE_FILTERS = frozenset({"from", "to"})  #: their patterns are names of stages
 
 _COLLECTION_FILTERS = ("registry", "collection", "artifact-type", "actor")
 _VERSION_FILTERS = ("registry", "collection", "artifact-type", "project", "artifact", "actor")
+_RUN_FILTERS = ("project", "job-type", "name", "tag", "actor")
 _JOB_FILTERS = ("job", "automation", "queue", *_VERSION_FILTERS)
 
 FILTERS_BY_KIND: Mapping[EventKind, tuple[str, ...]] = {
@@ -95,6 +117,10 @@ FILTERS_BY_KIND: Mapping[EventKind, tuple[str, ...]] = {
     EventKind.JOB_STARTED: _JOB_FILTERS,
     EventKind.JOB_SUCCEEDED: _JOB_FILTERS,
     EventKind.JOB_FAILED: _JOB_FILTERS,
+    EventKind.RUN_STARTED: _RUN_FILTERS,
+    EventKind.RUN_FINISHED: _RUN_FILTERS,
+    EventKind.RUN_FAILED: _RUN_FILTERS,
+    EventKind.RUN_METRIC: _RUN_FILTERS,
     EventKind.DESTINATION_DOWN: ("destination",),
     EventKind.DESTINATION_UP: ("destination",),
     EventKind.CUSTOM: ("name", "actor"),
@@ -103,10 +129,6 @@ FILTERS_BY_KIND: Mapping[EventKind, tuple[str, ...]] = {
 #: Kinds of event that a later release supports.
 PLANNED_KINDS = frozenset(
     {
-        "run-started",
-        "run-finished",
-        "run-failed",
-        "run-metric",
         "approval-requested",
         "approval-granted",
         "approval-rejected",
@@ -133,9 +155,9 @@ class Filter:
         self._any_exact, self._any_globs = _compile(pattern.any_of)
         self._none_exact, self._none_globs = _compile(pattern.none_of)
 
-    def accepts(self, value: str | None, *, exactly: bool = False) -> bool:
+    def accepts(self, value: Values, *, exactly: bool = False) -> bool:
         """
-        Return whether a value passes.
+        Return whether a value passes. Of several values, one must be accepted and none excluded.
 
         Args:
             value: From the event; None if it has no such value.
@@ -143,12 +165,19 @@ class Filter:
         """
         if value is None:
             return False
+        if isinstance(value, tuple):
+            names = [to_nfc(name) for name in value]
+            return not any(map(self._excludes, names)) and (not self.pattern.any_of or any(map(self._includes, names)))
         value = to_nfc(value)
         if exactly:
             return value in self._any_exact
-        if value in self._none_exact or any(glob(value) for glob in self._none_globs):
-            return False
-        return not self.pattern.any_of or value in self._any_exact or any(glob(value) for glob in self._any_globs)
+        return not self._excludes(value) and (not self.pattern.any_of or self._includes(value))
+
+    def _includes(self, value: str) -> bool:
+        return value in self._any_exact or any(glob(value) for glob in self._any_globs)
+
+    def _excludes(self, value: str) -> bool:
+        return value in self._none_exact or any(glob(value) for glob in self._none_globs)
 
     def describe(self) -> str:
         """Return what the filter accepts, for messages: `'staging' or 's-*', not 's-old'`."""
@@ -169,4 +198,15 @@ def is_automatic(event: Event) -> bool:
         event.kind in (EventKind.ALIAS_ADDED, EventKind.ALIAS_REMOVED)
         and event.data.get("automatic") is True
         and event.data.get("alias") == LATEST
+    )
+
+
+def is_for_watch(event: Event, automation_name: str, trigger: Trigger) -> bool:
+    """Return whether a run-metric event is about the condition of this trigger: each has events of its own."""
+    metric = event.data.get("metric")
+    return (
+        trigger.watch is not None
+        and event.data.get("automation") == automation_name
+        and isinstance(metric, Mapping)
+        and metric.get("condition_id") == trigger.watch.key
     )

@@ -20,6 +20,7 @@ _COMMANDS = {
     "artifacts": ("upshot.cli.artifacts:artifacts", "Log, list, show, compare, verify and delete artifact versions."),
     "download": ("upshot.cli.download:download", "Download the files of a version."),
     "lineage": ("upshot.cli.lineage:lineage", "Show what a version was made from, and what was made from it."),
+    "runs": ("upshot.cli.runs:runs", "List, show, compare, tag, stop and delete runs; print their metrics."),
     "events": ("upshot.cli.events:events", "List, show and follow events; emit custom events."),
     "executions": ("upshot.cli.executions:executions", "List, show, retry and cancel executions."),
     "destinations": ("upshot.cli.destinations:destinations", "List, show and release destinations of requests."),

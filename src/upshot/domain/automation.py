@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from upshot.domain.event import EventKind
+from upshot.domain.metric_watch import MetricWatch
 from upshot.ids import RevisionId
 
 DEFAULT_ATTEMPTS = 15  #: with the waits below, about three hours from the first to the last attempt
@@ -40,6 +41,7 @@ class Trigger:
     kind: EventKind
     filters: Mapping[str, Pattern] = field(default_factory=dict)  #: by name: registry, collection, alias, …
     line: int = 0
+    watch: MetricWatch | None = None  #: of a run-metric trigger; None for other kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,25 @@ class Automation:
     enabled: bool = True
     source: Mapping[str, Any] = field(default_factory=dict)  #: the document as plain data, stored for each revision
     body_files: Mapping[str, str] = field(default_factory=dict)  #: content of each `body-file`, by the path in the file
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveWatch:
+    """What an automation in force watches a metric of runs for."""
+
+    automation: str
+    filters: Mapping[str, Pattern]  #: of the trigger; they apply to the run
+    watch: MetricWatch
+    since: datetime | None = None  #: when the automation came into force
+
+
+def watches_of(automation: Automation, since: datetime) -> tuple[ActiveWatch, ...]:
+    """Return what an automation watches that comes into force. A disabled automation watches nothing."""
+    return tuple(
+        ActiveWatch(automation.name, trigger.filters, trigger.watch, since)
+        for trigger in automation.triggers
+        if automation.enabled and trigger.watch is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,10 @@ class EventKind(StrEnum):
     JOB_STARTED = "job-started"
     JOB_SUCCEEDED = "job-succeeded"
     JOB_FAILED = "job-failed"  #: the last attempt failed
+    RUN_STARTED = "run-started"  #: also when a run that had ended is resumed
+    RUN_FINISHED = "run-finished"
+    RUN_FAILED = "run-failed"  #: it failed, was killed, or is silent
+    RUN_METRIC = "run-metric"  #: a condition on a metric that an automation watches became true
     DESTINATION_DOWN = "destination-down"  #: its attempts fail; executions wait for it
     DESTINATION_UP = "destination-up"  #: an attempt was answered again
     CUSTOM = "custom"  #: emitted by a user, with a name and data of any shape

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from upshot.domain.automation import ActiveRevision, Automation, FileFault
+from upshot.domain.automation import ActiveRevision, ActiveWatch, Automation, FileFault
 from upshot.domain.event import Event
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.domain.job import Job
@@ -248,6 +248,10 @@ class RevisionStore(Protocol):
 
     def active(self) -> tuple[ActiveRevision, ...]:
         """Return the automations of the last `activate`, by any worker, in the order of names."""
+        ...
+
+    def watches(self) -> tuple[ActiveWatch, ...]:
+        """Return what the automations of the last `activate` watch metrics for, in the order of names."""
         ...
 
     def faults_at(self, time: datetime) -> tuple[FileFault, ...]:

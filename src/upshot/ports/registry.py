@@ -23,6 +23,7 @@ from upshot.domain.registry import (
 from upshot.domain.run import Edge, EdgeKind, Run, RunSummary, VersionSummary
 from upshot.domain.stage import Stage
 from upshot.ids import EventId
+from upshot.ports.metric_watches import ConditionStates
 from upshot.ports.paging import Page
 from upshot.ports.run_history import RunHistoryTransaction, RunHistoryView
 
@@ -276,7 +277,7 @@ class RegistryView(RunHistoryView, Protocol):
         ...
 
 
-class RegistryTransaction(RegistryView, RunHistoryTransaction, Protocol):
+class RegistryTransaction(RegistryView, RunHistoryTransaction, ConditionStates, Protocol):
     """Reads and writes within one transaction."""
 
     def lock(self, keys: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from upshot.domain.run import HEARTBEAT_TIMEOUT, Run, RunState
 from upshot.errors import Conflict, InvalidInput
 from upshot.ports.registry import RegistryView
 from upshot.registry.inputs import MAX_RUN_JSON_BYTES, check_json, check_value
+from upshot.registry.metric_conditions import evaluate_conditions, read_earlier_points
 from upshot.registry.mutation import Mutation
 from upshot.registry.run_lookup import find_run
 from upshot.registry.run_states import SILENT, continue_run, end_run
@@ -79,6 +80,7 @@ class RunLog(RegistryTransactions):
             NotFound: The run does not exist.
         """
         request = _checked(request)
+        self._metric_watches.refresh()
 
         def work(mutation: Mutation) -> LogAnswer:
             run = find_run(mutation.tx, project, run_id)
@@ -90,11 +92,17 @@ class RunLog(RegistryTransactions):
                 raise OutOfSequence(progress.next_sequence, request.sequence)
             run = _wake(mutation, run, request)
             rows, dropped = _without_earlier_steps(mutation.tx, run, request.rows)
+            metrics = {key for row in rows for key in row.values}
+            watches = self._metric_watches.find(run, origin.actor.name, metrics)
+            earlier = read_earlier_points(mutation.tx, run, watches)
             run = _add_rows(mutation, run, rows)
             if request.summary is None and request.config is None:
                 mutation.tx.save_run_progress(run)
             else:
-                mutation.tx.save_run_values(_merge(run, request))
+                run = _merge(run, request)
+                mutation.tx.save_run_values(run)
+            if watches:
+                evaluate_conditions(mutation, run, rows, watches, earlier)
             return LogAnswer(run.progress.next_sequence, run.must_stop, dropped)
 
         return self._change(work, locks=[run_lock(project, run_id)], origin=origin).value

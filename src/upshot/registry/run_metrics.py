@@ -119,6 +119,19 @@ class PointReader:
         """Yield the points of these chunks of a key."""
         yield from map(decode_chunk, self._view.chunks(self._id, key, [info.number for info in infos]))
 
+    def newest_numbers(self, key: str, count: int) -> Sequence[float]:
+        """Return the newest points of a key that are numbers, oldest first, at most so many."""
+        if count <= 0:
+            return ()
+        values = (number_of(point.value) for point in self.unpacked.get(key, ()))
+        found = [number for number in values if number is not None]
+        for info in reversed(self.infos([key]).get(key, ())):
+            if len(found) >= count:
+                break
+            (columns,) = self.columns(key, [info])
+            found[:0] = only_numbers(columns).values
+        return found[-count:]
+
     def keys(self) -> list[str]:
         """Return all keys, sorted."""
         return sorted({*self.infos(), *self.unpacked})

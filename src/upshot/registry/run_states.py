@@ -15,10 +15,19 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from upshot.domain.event import EventKind
 from upshot.domain.run import Run, RunState
 from upshot.errors import InvalidInput
 from upshot.registry.mutation import Mutation
+from upshot.registry.snapshots import run_context
 from upshot.suggestions import did_you_mean
+
+_KINDS = {
+    RunState.RUNNING: EventKind.RUN_STARTED,
+    RunState.FINISHED: EventKind.RUN_FINISHED,
+    RunState.FAILED: EventKind.RUN_FAILED,
+    RunState.KILLED: EventKind.RUN_FAILED,
+}
 
 SILENT = "its heartbeats stopped for 60 seconds"
 
@@ -36,6 +45,10 @@ def record_state(mutation: Mutation, before: Run | None, after: Run) -> Run:
     """
     if after != before:
         mutation.tx.save_run(after)
+    if before is None or after.summary.state is not before.summary.state:
+        mutation.add_event(
+            _KINDS[after.summary.state], after.summary.reference, run_context(after, mutation.base_url, mutation.now)
+        )
     return after
 
 

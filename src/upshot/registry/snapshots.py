@@ -24,21 +24,27 @@ The data of registry events: a snapshot of the state after the whole mutation.
 | version-updated in a project | `project/name:v0` | project, artifact, `version`, `aliases`, `changes` |
 | tag-added, -removed in a project | `project/name:v0` | project, artifact, `version`, `aliases`, `tag`, `on` |
 
+| run-started, -finished, -failed | `project/run` | project, `run` with its config, summary and tags |
+| run-metric | `project/run` | the same; `automation`: the only one that the event is for, `metric`: see
+                `metric_conditions` |
+
 An event in a project has no `registry` and no `collection`. Its `version` is the artifact version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import orjson
 
 from upshot.domain.registry import ArtifactVersion, Collection, Series, Version
+from upshot.domain.run import Run
 from upshot.resources.artifact import artifact_json
 from upshot.resources.collection import collection_json
 from upshot.resources.registry import registry_json
-from upshot.resources.run import run_reference
+from upshot.resources.run import run_json, run_reference
 from upshot.resources.version import version_json
 
 
@@ -57,6 +63,11 @@ def version_context(series: Series, version: Version | ArtifactVersion, base_url
         "artifact": artifact_json(version.artifact_version, base_url),
         **({"run": run_reference(run, base_url)} if (run := version.artifact_version.run) else {}),
     }
+
+
+def run_context(run: Run, base_url: str | None, now: datetime) -> dict[str, Any]:
+    """Return the data that every event about a run carries."""
+    return {"project": {"name": run.summary.project}, "run": run_json(run, base_url, now)}
 
 
 def metadata_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

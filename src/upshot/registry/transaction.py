@@ -13,6 +13,7 @@ from upshot.domain.registry import Change
 from upshot.errors import BudgetExhausted, Forbidden
 from upshot.ids import EventId
 from upshot.ports.messaging import EventPublisher
+from upshot.ports.metric_watches import MetricWatches, NoMetricWatches
 from upshot.ports.registry import RegistryStore, RegistryTransaction
 from upshot.registry.mutation import Mutation
 from upshot.unicode_text import to_nfc
@@ -63,6 +64,7 @@ class RegistryTransactions:
         clock: Provides the time of a mutation.
         base_url: Public address of the server, for links in events.
         max_root_events: Number of events that automations and jobs may add because of one event.
+        metric_watches: Finds the automations that watch metrics of runs; None means that none does.
     """
 
     def __init__(
@@ -73,12 +75,14 @@ class RegistryTransactions:
         *,
         base_url: str | None = None,
         max_root_events: int = DEFAULT_MAX_ROOT_EVENTS,
+        metric_watches: MetricWatches | None = None,
     ) -> None:
         self._store = store
         self._publisher = publisher
         self._clock = clock
         self._base_url = base_url
         self._max_root_events = max_root_events
+        self._metric_watches = metric_watches or NoMetricWatches()
 
     def _change(self, work: Callable[[Mutation], T], *, origin: Origin, locks: Iterable[str] = ()) -> Change[T]:
         actor = origin.actor

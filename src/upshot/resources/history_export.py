@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
+from upshot.csv_text import csv_line
 from upshot.resources.registry import HistoryEntryJson
 
 ExportFormat = Literal["csv", "jsonl"]
@@ -21,24 +20,9 @@ def export_lines(entries: Iterable[HistoryEntryJson], export_format: ExportForma
         for entry in entries:
             yield f"{json.dumps(entry, ensure_ascii=False)}\n"
         return
-    yield _csv_line(_FIELDS)
+    yield csv_line(_FIELDS)
     for entry in entries:
         row = dict(entry)
-        yield _csv_line(
-            [
-                json.dumps(row[name], ensure_ascii=False) if name in {"before", "after"} else _plain(row[name])
-                for name in _FIELDS
-            ]
+        yield csv_line(
+            json.dumps(row[name], ensure_ascii=False) if name in {"before", "after"} else row[name] for name in _FIELDS
         )
-
-
-def _csv_line(values: Sequence[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(values)
-    return line.getvalue()
-
-
-def _plain(value: object) -> str:
-    """Return a value as text that a spreadsheet does not take for a formula (CSV injection, OWASP)."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

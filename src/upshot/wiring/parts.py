@@ -14,6 +14,8 @@ from upshot.adapters.sql.blobs import SqlBlobs
 from upshot.adapters.sql.database import Database, DatabaseUrl, sqlite_url
 from upshot.adapters.sql.migrate import migrate
 from upshot.adapters.sql.registry import SqlRegistry
+from upshot.adapters.sql.revisions import SqlRevisions
+from upshot.automations.metric_watches import StoredMetricWatches
 from upshot.blobs.service import Blobs
 from upshot.client.http import Client
 from upshot.clock import Clock
@@ -167,4 +169,5 @@ def make_registry(settings: Settings, database: Database, publisher: RedisPublis
         clock,
         base_url=base_url(settings),
         max_root_events=settings.root_events,
+        metric_watches=StoredMetricWatches(SqlRevisions(database), clock),
     )

@@ -10,7 +10,13 @@ import jsonschema
 import pytest
 
 from tests.project.repository import ROOT, blocks
-from tests.unit.automations import test_foreign_forms, test_loader, test_matcher, test_parser
+from tests.unit.automations import (
+    test_foreign_forms,
+    test_loader,
+    test_matcher,
+    test_parser,
+    test_run_triggers,
+)
 from tests.unit.automations.factories import CATALOG
 from upshot.automations.json_schema import json_schema
 from upshot.automations.loader import load_text
@@ -45,10 +51,11 @@ def mistakes_of_schema(text):
 
 def cases() -> Iterator[tuple[str, str]]:
     """Yield the texts of automations in the parametrized tests and constants of the parser's tests."""
-    for module in (test_parser, test_foreign_forms, test_loader, test_matcher):
+    for module in (test_parser, test_foreign_forms, test_loader, test_matcher, test_run_triggers):
         for name, value in vars(module).items():
-            if isinstance(value, str):
-                yield f"{module.__name__}.{name}", value
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str):
+                    yield f"{module.__name__}.{name}", text
             for mark in getattr(value, "pytestmark", ()):
                 rows = mark.args[1] if mark.name == "parametrize" else ()
                 for row in rows:

@@ -242,7 +242,9 @@ ON = "name: a\nsteps: [{{uses: emit, with: {{name: x}}}}]\non:\n  {}\n"
             id="misspelled kind",
         ),
         pytest.param(ON.format("zzz"), 4, "unknown event kind 'zzz'; choose from 'alias-added'", id="far kind"),
-        pytest.param(ON.format("run-started"), 4, "event kind 'run-started' is not supported yet", id="planned kind"),
+        pytest.param(
+            ON.format("approval-granted"), 4, "event kind 'approval-granted' is not supported yet", id="planned kind"
+        ),
         pytest.param(ON.format("[]"), 4, "`on` is an empty list, so nothing triggers this automation", id="empty on"),
         pytest.param(ON.format("{}"), 4, "`on` cannot be a mapping; write a kind of event", id="empty mapping"),
         pytest.param(ON.format("7"), 4, "`on` cannot be the number 7", id="number as a kind"),

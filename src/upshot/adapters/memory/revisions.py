@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from upshot.domain.automation import ActiveRevision, Automation, FileFault
+from upshot.domain.automation import ActiveRevision, ActiveWatch, Automation, FileFault, watches_of
 from upshot.ids import RevisionId
 from upshot.ports.executions import RevisionStore
 
@@ -20,6 +20,7 @@ class MemoryRevisions(RevisionStore):
     def __init__(self) -> None:
         self._revisions: dict[tuple[str, RevisionId], tuple[Mapping[str, Any], Mapping[str, str], str]] = {}
         self._active: tuple[ActiveRevision, ...] = ()
+        self._watches: tuple[ActiveWatch, ...] = ()
         self._faults: list[FileFault] = []
 
     @override
@@ -38,6 +39,12 @@ class MemoryRevisions(RevisionStore):
         self.save(automations, now)
         active = (ActiveRevision(item.name, item.revision_id, item.path) for item in automations)
         self._active = tuple(sorted(active, key=lambda revision: revision.name))
+        by_name = sorted(automations, key=lambda automation: automation.name)
+        before = {(watch.automation, watch.watch): watch for watch in self._watches}
+        found_watches = (watch for automation in by_name for watch in watches_of(automation, now))
+        self._watches = tuple(
+            replace(watch, since=before.get((watch.automation, watch.watch), watch).since) for watch in found_watches
+        )
         found = {fault.content: fault for fault in faults}
         ended = [fault for fault in self._faults if fault.until is None and found.pop(fault.content, None) is None]
         self._faults = [replace(fault, until=now) if fault in ended else fault for fault in self._faults]
@@ -46,6 +53,10 @@ class MemoryRevisions(RevisionStore):
     @override
     def active(self) -> tuple[ActiveRevision, ...]:
         return self._active
+
+    @override
+    def watches(self) -> tuple[ActiveWatch, ...]:
+        return self._watches
 
     @override
     def faults_at(self, time: datetime) -> tuple[FileFault, ...]:

@@ -14,6 +14,7 @@ from upshot.adapters.memory.blobs import MemoryBlobs
 from upshot.adapters.memory.undo import UndoSteps
 from upshot.domain.metric_history import Chunk, ChunkInfo, LogEntry
 from upshot.domain.run import Run, RunFile, RunState, RunSummary
+from upshot.ports.metric_watches import ConditionState, ConditionStates
 from upshot.ports.paging import Page
 from upshot.ports.run_history import PackRules, RunHistoryTransaction
 
@@ -26,10 +27,11 @@ class RunTables:
         self.entries: dict[tuple[str, int], LogEntry] = {}
         self.chunks: dict[tuple[str, str, int], Chunk] = {}
         self.files: dict[tuple[str, str], RunFile] = {}
+        self.conditions: dict[tuple[str, str, str], ConditionState] = {}
         self.deleted: dict[tuple[str, str], None] = {}  # id of the project, and the client's id of the run
 
 
-class MemoryRunHistory(UndoSteps, RunHistoryTransaction):
+class MemoryRunHistory(UndoSteps, RunHistoryTransaction, ConditionStates):
     """
     `RunHistoryTransaction` in memory.
 
@@ -131,6 +133,15 @@ class MemoryRunHistory(UndoSteps, RunHistoryTransaction):
         for file in files:
             self._put(self._run_tables.files, (run, file.path), file)
 
+    @override
+    def condition_states(self, run: str) -> tuple[ConditionState, ...]:
+        return tuple(state for key, state in self._run_tables.conditions.items() if key[0] == run)
+
+    @override
+    def save_condition_states(self, run: str, states: Iterable[ConditionState]) -> None:
+        for state in states:
+            self._put(self._run_tables.conditions, (run, state.automation, state.condition_id), state)
+
     def _remove_run_history(self, run: Run) -> None:
         """Remove a run and what it logged."""
         id_ = run.summary.id
@@ -140,6 +151,8 @@ class MemoryRunHistory(UndoSteps, RunHistoryTransaction):
             self._delete(tables.entries, entry)
         for chunk in [key for key in tables.chunks if key[0] == id_]:
             self._delete(tables.chunks, chunk)
+        for condition in [key for key in tables.conditions if key[0] == id_]:
+            self._delete(tables.conditions, condition)
         for file in [key for key in tables.files if key[0] == id_]:
             self._delete(tables.files, file)
         self._delete(tables.runs, id_)

@@ -16,6 +16,7 @@ from upshot.adapters.sql import manifests as manifests_sql
 from upshot.adapters.sql import runs as runs_sql
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.events import insert_events
+from upshot.adapters.sql.metric_conditions import SqlConditionStates
 from upshot.adapters.sql.registry_reads import PROJECT_ID, SqlRegistryView, matches
 from upshot.adapters.sql.root_events import count_events, set_warning
 from upshot.adapters.sql.run_history import SqlRunHistoryTransaction
@@ -148,7 +149,7 @@ class SqlRegistry(RegistryStore):
         return self._database.write(lambda connection: set_warning(connection, root_event_id, warning))
 
 
-class _Transaction(SqlRegistryView, SqlRunHistoryTransaction, RegistryTransaction):
+class _Transaction(SqlRegistryView, SqlRunHistoryTransaction, SqlConditionStates, RegistryTransaction):
     @override
     def lock(self, keys: Iterable[str]) -> None:
         if self._dialect == "postgresql":

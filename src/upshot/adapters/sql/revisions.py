@@ -12,9 +12,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 from typing_extensions import override
 
+from upshot.adapters.serialization.watches import watches_from_data, watches_to_data
 from upshot.adapters.sql.database import Database
 from upshot.adapters.sql.schema import active_automations, file_faults, revisions
-from upshot.domain.automation import ActiveRevision, Automation, FileFault
+from upshot.domain.automation import ActiveRevision, ActiveWatch, Automation, FileFault, watches_of
 from upshot.ids import RevisionId, new_id
 from upshot.ports.executions import RevisionStore
 
@@ -29,7 +30,7 @@ class SqlRevisions(RevisionStore):
         activate = insert(active_automations)
         self._activate = activate.on_conflict_do_update(
             index_elements=["name"],
-            set_={"revision_id": activate.excluded.revision_id, "path": activate.excluded.path},
+            set_={name: activate.excluded[name] for name in ("revision_id", "path", "watches")},
         )
 
     @override
@@ -67,6 +68,7 @@ class SqlRevisions(RevisionStore):
         automations = list(automations)
         self.save(automations, now)
         active = {ActiveRevision(item.name, item.revision_id, item.path) for item in automations}
+        watches = {item.name: watches_to_data(watches_of(item, now)) or None for item in automations}
         found = {fault.content: fault for fault in faults}
 
         def change(connection: Connection) -> None:
@@ -74,7 +76,10 @@ class SqlRevisions(RevisionStore):
             if gone := {revision.name for revision in stored} - {revision.name for revision in active}:
                 connection.execute(_DEACTIVATE, [{"gone": name} for name in sorted(gone)])
             if new := active - stored:
-                connection.execute(self._activate, [asdict(revision) for revision in sorted(new, key=_name_of)])
+                rows = [
+                    asdict(revision) | {"watches": watches[revision.name]} for revision in sorted(new, key=_name_of)
+                ]
+                connection.execute(self._activate, rows)
             open_faults = _read_open_faults(connection)
             ended = [fault_id for fault_id, content in open_faults.items() if content not in found]
             if ended:
@@ -96,6 +101,11 @@ class SqlRevisions(RevisionStore):
         return tuple(sorted(self._database.read(_read_active), key=_name_of))
 
     @override
+    def watches(self) -> tuple[ActiveWatch, ...]:
+        rows = self._database.read(lambda connection: connection.execute(_WATCHES).all())
+        return tuple(watch for row in rows for watch in watches_from_data(row.watches))
+
+    @override
     def faults_at(self, time: datetime) -> tuple[FileFault, ...]:
         select = (
             sa.select(file_faults)
@@ -110,6 +120,11 @@ class SqlRevisions(RevisionStore):
         return tuple({fault.content: fault for fault in map(_fault, rows)}.values())
 
 
+_WATCHES = (
+    sa.select(active_automations.c.watches)
+    .where(active_automations.c.watches.is_not(None))
+    .order_by(active_automations.c.name)
+)
 _DEACTIVATE = sa.delete(active_automations).where(active_automations.c.name == sa.bindparam("gone"))
 
 

@@ -19,6 +19,7 @@ from upshot.adapters.sql.schema import (
     collections,
     deleted_runs,
     metric_chunks,
+    metric_conditions,
     projects,
     run_files,
     run_inputs,
@@ -113,7 +114,7 @@ REMOVE_RUN = (
     sa.update(artifact_versions).where(artifact_versions.c.run_id == sa.bindparam("key_id")).values(run_id=None),
     *(
         sa.delete(table).where(table.c.run_id == sa.bindparam("key_id"))
-        for table in (run_inputs, run_outputs, run_log_entries, metric_chunks, run_files)
+        for table in (run_inputs, run_outputs, run_log_entries, metric_chunks, metric_conditions, run_files)
     ),
     sa.delete(runs).where(runs.c.id == sa.bindparam("key_id")),
 )

@@ -194,6 +194,7 @@ active_automations = sa.Table(  # the automations that answer events
     sa.Column("name", sa.String(128), primary_key=True),
     sa.Column("revision_id", sa.String(16), nullable=False),
     sa.Column("path", sa.Text, nullable=False),
+    sa.Column("watches", Json),  # metrics of runs that it watches; null if there are none
 )
 
 file_faults = sa.Table(  # automation files that have or had errors
@@ -551,6 +552,17 @@ def _edges(name: str) -> sa.Table:
 
 run_inputs = _edges("run_inputs")
 run_outputs = _edges("run_outputs")  # also versions whose content a run logged again
+
+metric_conditions = sa.Table(  # whether a condition that an automation watches holds for a run
+    "metric_conditions",
+    metadata,
+    sa.Column("run_id", _Id, sa.ForeignKey("runs.id"), primary_key=True),
+    sa.Column("automation", sa.String(128), primary_key=True),
+    sa.Column("condition_id", sa.String(16), primary_key=True),  # `MetricWatch.key`
+    sa.Column("is_true", sa.Boolean, nullable=False),
+    sa.Column("recent", sa.LargeBinary, nullable=False),  # the newest points, as float64, oldest first
+    sa.Column("updated_at", UtcTimestamp, nullable=False),
+)
 
 pending_versions = sa.Table(
     "pending_versions",

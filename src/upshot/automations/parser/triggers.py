@@ -17,6 +17,7 @@ from upshot.domain.automation import Pattern, Trigger
 from upshot.domain.event import EventKind
 from upshot.domain.stage import parse_stage
 from upshot.errors import InvalidInput
+from upshot.schema.metric_watch import EXAMPLE, MetricWatchSchema
 from upshot.schema.yaml_model import YamlModel, is_template, rule
 from upshot.suggestions import did_you_mean
 from upshot.unicode_text import find_invisible
@@ -65,7 +66,8 @@ def _filters_schema(kind: EventKind) -> type[YamlModel]:
     fields: dict[str, Any] = {
         f"{name.replace('-', '_')}_": (_filter(name), Field(default_factory=list)) for name in FILTERS_BY_KIND[kind]
     }
-    return create_model(kind.value, __base__=YamlModel, **fields)
+    base = MetricWatchSchema if kind is EventKind.RUN_METRIC else YamlModel
+    return create_model(kind.value, __base__=base, **fields)
 
 
 def parse_triggers(automation: YamlMapping, diagnostics: Diagnostics) -> tuple[Trigger, ...]:
@@ -102,6 +104,9 @@ def _parse_trigger(
         remedy = f"; {foreign}" if foreign else did_you_mean(word, _KINDS)
         diagnostics.add(line, f"unknown event kind {word!r}{remedy}")
         return None
+    if filters is None and kind is EventKind.RUN_METRIC:
+        diagnostics.add(line, f"run-metric: needs a metric and a condition; {EXAMPLE}")
+        return None
     if filters is None:
         return Trigger(kind, {}, line)
     if not isinstance(filters, YamlMapping):
@@ -111,14 +116,18 @@ def _parse_trigger(
     schema = parse_model(_filters_schema(kind), filters, diagnostics, line=line, root=word)
     if schema is None:
         return None
-    patterns = {name: _pattern(getattr(schema, f"{name.replace('-', '_')}_")) for name in filters}
+    patterns = {
+        name: _pattern(getattr(schema, f"{name.replace('-', '_')}_"))
+        for name in filters
+        if name in FILTERS_BY_KIND[kind]
+    }
     for name in STAGE_FILTERS.intersection(patterns):
         try:
             patterns[name] = _stage_pattern(patterns[name])
         except InvalidInput as error:
             diagnostics.add(filters.key_lines[name], f"{word}.{name}: {error}")
             return None
-    return Trigger(kind, patterns, line)
+    return Trigger(kind, patterns, line, schema.to_watch() if isinstance(schema, MetricWatchSchema) else None)
 
 
 def _stage_pattern(pattern: Pattern) -> Pattern:
