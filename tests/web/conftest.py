@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from upshot.actions.catalog import load_catalog
+from upshot.adapters.memory.access import MemorySessions, MemoryTokens
 from upshot.adapters.memory.automation_sets import MemoryAutomationSets
 from upshot.adapters.memory.blobs import MemoryBlobFiles, MemoryBlobs
 from upshot.adapters.memory.counters import MemoryCounters
@@ -30,6 +31,7 @@ from upshot.adapters.memory.jobs import MemoryJobs
 from upshot.adapters.memory.registry import MemoryRegistry
 from upshot.adapters.memory.revisions import MemoryRevisions
 from upshot.adapters.memory.workers import MemoryWorkers
+from upshot.adapters.sql.access import SqlSessions, SqlTokens
 from upshot.adapters.sql.blobs import SqlBlobs
 from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.destinations import SqlDestinations
@@ -48,6 +50,7 @@ from upshot.domain.event import Event
 from upshot.errors import Unavailable
 from upshot.logs import configure
 from upshot.net import listen, url_of
+from upshot.ports.access import SessionStore, TokenStore
 from upshot.ports.blobs import BlobIndex
 from upshot.ports.destinations import DestinationStore
 from upshot.ports.events import EventStore
@@ -127,6 +130,8 @@ class Stores:
     backlog: BacklogStore
     idempotency: IdempotencyStore
     blobs: BlobIndex
+    tokens: TokenStore
+    sessions: SessionStore
 
 
 def memory_stores() -> Stores:
@@ -135,7 +140,10 @@ def memory_stores() -> Stores:
     executions = MemoryExecutions(events)
     jobs = MemoryJobs(executions)
     blobs = MemoryBlobs()
+    tokens = MemoryTokens()
     return Stores(
+        tokens=tokens,
+        sessions=MemorySessions(tokens),
         blobs=blobs,
         registry=MemoryRegistry(events, blobs),
         events=events,
@@ -152,6 +160,8 @@ def memory_stores() -> Stores:
 def sql_stores(database: Database) -> Stores:
     """Return stores in one database."""
     return Stores(
+        tokens=SqlTokens(database),
+        sessions=SqlSessions(database),
         blobs=SqlBlobs(database),
         registry=SqlRegistry(database),
         events=SqlEvents(database),
@@ -245,6 +255,8 @@ def make_deps(stores: Stores, clock: FrozenClock, automations: AutomationFolder,
         workers=stores.workers,
         destinations=stores.destinations,
         idempotency=stores.idempotency,
+        tokens=stores.tokens,
+        sessions=stores.sessions,
         ping_database=lambda: True,
         ping_redis=lambda: True,
     )

@@ -230,6 +230,7 @@ def test_every_response_matches_the_document(web, stores, clock, document, contr
         contract.request(method, url)
     for path in ("/healthz", "/readyz", "/metrics"):
         contract.request("GET", path)
+    _use_tokens(contract)
     _remove_everything(contract)
 
     assert contract.covered == {(method, path) for method, path, _ in operations(document)}
@@ -423,6 +424,18 @@ def _fail_with_a_receipt(jobs: JobsApiHarness, execution_id: Any) -> None:
         steps=(replace(execution.steps[0], state=ExecutionState.FAILED, outputs={"accuracy": 1}, attempt_count=1),),
     )
     assert not jobs.stores.executions.record([ExecutionUpdate(failed, (receipt,))])
+
+
+def _use_tokens(contract: Contract) -> None:
+    """Make a token. From then on, the server needs one, until it is revoked."""
+    contract.request("GET", f"{API}/caller")
+    contract.request("POST", f"{API}/sign-in-codes")
+    text = contract.request("POST", f"{API}/tokens", json={"name": "ann", "role": "admin"})["token"]
+    contract.request("POST", f"{API}/tokens", json={"name": "ann", "role": "admin"})  # 401
+    headers = {"Authorization": f"Bearer {text}"}
+    contract.request("POST", f"{API}/tokens", json={"name": "ann", "role": "admin"}, headers=headers)  # 409
+    contract.request("GET", f"{API}/tokens", headers=headers)
+    contract.request("DELETE", f"{API}/tokens/ann", headers=headers)
 
 
 def _remove_everything(contract: Contract) -> None:

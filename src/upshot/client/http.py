@@ -21,7 +21,7 @@ import httpx
 
 from upshot.client.addresses import FILES_PER_REQUEST, ApiError, api_path
 from upshot.clock import SystemClock
-from upshot.domain import job_token
+from upshot.domain import access, job_token
 from upshot.domain.reference import check_name
 from upshot.errors import InvalidInput, Unavailable
 from upshot.ids import new_id
@@ -257,7 +257,7 @@ def _is_broken_connection(error: Exception) -> bool:
 
 def _headers(token: str | None) -> dict[bytes, bytes]:
     headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
-    if token and token.startswith(job_token.PREFIX):  # a job acts as itself, not as a user
+    if token and token.startswith((job_token.PREFIX, access.PREFIX)):  # a job or a named token acts as itself
         return headers
     try:
         user = check_name(getpass.getuser(), "user")

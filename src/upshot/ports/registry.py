@@ -176,6 +176,14 @@ class RegistryView(RunHistoryView, Protocol):
         """Return all links to the artifact version as registry, collection and number, sorted."""
         ...
 
+    def linked_projects(self, registry: str) -> frozenset[str]:
+        """Return the projects with artifact versions that are linked into a registry."""
+        ...
+
+    def digests_in(self, projects: Iterable[str], digests: Iterable[str]) -> frozenset[str]:
+        """Return which of the digests belong to files of artifact versions in the projects."""
+        ...
+
     def artifact(self, project: str, name: str) -> Artifact | None:
         """Return an artifact with its aliases in the project, or None if it does not exist."""
         ...

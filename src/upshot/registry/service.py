@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any
 
-from upshot.domain.event import Event, EventKind, Origin
+from upshot.domain.event import Actor, Event, EventKind, Origin
 from upshot.domain.reference import check_name, spellings
 from upshot.domain.registry import CardRevision, HistoryEntry, RegistrySettings
-from upshot.ids import EventId
+from upshot.ids import EventId, new_id
 from upshot.ports.paging import Page
 from upshot.ports.registry import RegistryView
 from upshot.registry.aliases import Aliases
@@ -18,6 +18,7 @@ from upshot.registry.collections import Collections
 from upshot.registry.diffs import Diffs
 from upshot.registry.inputs import check_automations, check_emitted, check_patterns
 from upshot.registry.lineage import LineageQueries
+from upshot.registry.lookup import find_version_anywhere
 from upshot.registry.metadata import Metadata
 from upshot.registry.mutation import Mutation
 from upshot.registry.pending_versions import PendingVersions
@@ -142,6 +143,66 @@ class Registry(
                     mutation.add_event(EventKind.CUSTOM, name, data, name=name, event_id=event_id)
 
         return self._change(work, origin=origin).events
+
+    def linked_projects(self, registry: str) -> frozenset[str]:
+        """Return the projects with artifact versions that are linked into a registry."""
+        return self._store.read(lambda view: view.linked_projects(registry))
+
+    def digests_in(self, projects: Iterable[str], digests: Iterable[str]) -> frozenset[str]:
+        """Return which of the digests belong to files of artifact versions in the projects."""
+        return self._store.read(lambda view: view.digests_in(projects, digests))
+
+    def project_of_version(self, reference: str, default_scope: str | None = None) -> str:
+        """
+        Return the project of the artifact version that a reference or an id leads to, through a link or directly.
+
+        Args:
+            reference: See `find_version_anywhere`.
+            default_scope: The project of a name without a scope.
+
+        Raises:
+            NotFound: The version does not exist.
+        """
+
+        def work(view: RegistryView) -> str:
+            return find_version_anywhere(view, reference, default_scope=default_scope).artifact_version.project
+
+        return self._store.read(work)
+
+    def record_access(
+        self,
+        actor: Actor,
+        action: str,
+        subject: str,
+        *,
+        registry: str | None = None,
+        collection: str | None = None,
+        after: Mapping[str, Any],
+    ) -> None:
+        """
+        Record something about access in the history: a token that was made or revoked, or a change that was refused.
+
+        Args:
+            actor: Who did it.
+            action: `create-token`, `revoke-token` or `refused`.
+            subject: The token, or what somebody tried to change.
+            registry: Registry of the subject, if it has one.
+            collection: Collection of the subject, if it has one.
+            after: Details.
+        """
+        now = self._clock.now()
+        entry = HistoryEntry(
+            id=new_id("his", now),
+            time=now,
+            actor=actor.name,
+            action=action,
+            subject=subject,
+            mutation_id=new_id("mut", now),
+            registry=registry,
+            collection=collection,
+            after=after,
+        )
+        self._store.transact(lambda tx: tx.add_history([entry]), locks=())
 
     def history(
         self, registry: str | None, collection: str | None, *, cursor: str | None, limit: int

@@ -7,10 +7,14 @@ from fastapi import FastAPI
 
 from upshot.resources.urls import API_PREFIX
 from upshot.web import openapi, problems
+from upshot.web.auth import TokenAuth, configured_token
 from upshot.web.dependencies import WebDependencies
 from upshot.web.docs import router as docs
+from upshot.web.failed_attempts import FailedAttempts
+from upshot.web.known_tokens import KnownTokens
 from upshot.web.metrics import make_metrics
 from upshot.web.middleware import build_middleware
+from upshot.web.refusals import Refusals
 from upshot.web.routes import (
     artifacts,
     automations,
@@ -25,10 +29,12 @@ from upshot.web.routes import (
     registries,
     run_history,
     runs,
+    tokens,
     versions,
     workers,
 )
 from upshot.web.routing import MutationSlots
+from upshot.web.sessions import Sessions
 from upshot.web.transfer import TRANSFER_THREADS
 
 ROUTERS = (
@@ -49,6 +55,7 @@ ROUTERS = (
     jobs.router,
     automations.router,
     workers.router,
+    tokens.router,
     health.router,
     docs,
 )
@@ -62,16 +69,27 @@ def create_app(deps: WebDependencies) -> FastAPI:
         ConfigError: The settings would serve other machines without a token.
     """
     metrics = make_metrics(deps)
+    token_auth = TokenAuth(deps.settings, deps.installation.key)
+    known_tokens = KnownTokens(deps.tokens, deps.clock)
+    sessions = Sessions(deps.sessions, deps.clock, deps.installation.key, configured_token(deps.settings))
+    failures = FailedAttempts()
     app = FastAPI(
         title="Upshot",
         openapi_url=f"{API_PREFIX}/openapi.json",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=build_middleware(deps, metrics),
+        middleware=build_middleware(
+            deps, metrics, token_auth=token_auth, tokens=known_tokens, sessions=sessions, failures=failures
+        ),
     )
     app.state.deps = deps
     app.state.metrics = metrics
+    app.state.token_auth = token_auth
+    app.state.known_tokens = known_tokens
+    app.state.sessions = sessions
+    app.state.failures = failures
+    app.state.refusals = Refusals(deps)
     app.state.mutation_slots = MutationSlots()
     app.state.transfer_threads = anyio.CapacityLimiter(TRANSFER_THREADS)
     app.state.probe_threads = anyio.CapacityLimiter(health.PROBE_THREADS)

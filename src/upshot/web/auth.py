@@ -1,5 +1,5 @@
 """
-Authentication of requests: the server's token, job tokens, and servers without a token.
+Authentication of requests: the server's token, named tokens, job tokens, sessions, and servers without a token.
 
 A server without a token listens on loopback only and answers any program of the machine. A web page must not use that.
 It can reach the server through a cross-origin request, or through a name that resolves to the machine (DNS rebinding).
@@ -7,18 +7,23 @@ So if an answer needs no token, the `Host` must be a name of this server. Withou
 server's own. Changes from pages of other sites are refused even with a token, because a proxy in front of the server
 may add it. Probes may send any host name, because they do not know it.
 
-A job's token gives access only to what the job works on (see `JOB_SCOPE`).
+A server needs a token as soon as UPSHOT_TOKEN is set or there is a named token. What a caller may do is the subject of
+`upshot.web.permissions`.
 """
 
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from upshot.domain import job_token
+from upshot.clock import format_optional_time, format_time
+from upshot.domain import access, job_token
+from upshot.domain.access import AccessToken, Caller
+from upshot.domain.event import Actor, ActorKind, Role
 from upshot.domain.job import Job
 from upshot.errors import ConfigError
 from upshot.ids import JobId
@@ -29,32 +34,37 @@ from upshot.settings import Settings, split_list
 from upshot.web.problems import Problem
 
 MIN_TOKEN_CHARS = 16  #: minimum length of a token if other machines can reach the server
-ACTOR_HEADER = "X-Upshot-Actor"
+STRONG_TOKEN_CHARS = 32  #: a shorter token of the settings might be guessed
+DEFAULT_ACTOR = "admin"  #: the actor of requests with the server's token, which names nobody
 _METRICS = "/metrics"
 # The document and its page only repeat what the source code says, and a browser sends no token for them.
 _OPEN_API_PATHS = frozenset({f"{API_PREFIX}/openapi.json", f"{API_PREFIX}/docs"})
 _PROBE_PATHS = frozenset({"/healthz", "/readyz"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARD_ADDRESSES = frozenset({"0.0.0.0", "::"})  # noqa: S104 - names no host
-_MAX_SHOWN_CHARS = 200  # of a path in a message
 
-_ALL_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
-_READ = frozenset({"GET"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-#: Paths, and everything below them, that a job may request with its token. `{event_id}` and `{job_id}` are its own.
-#: The registry treats a job as a member: it refuses what only an admin may do, such as moving a protected alias.
-JOB_SCOPE = (
-    ("/registries", _ALL_METHODS),
-    ("/projects", _ALL_METHODS),
-    ("/pending-versions", _ALL_METHODS),
-    ("/blobs", _ALL_METHODS),
-    ("/blob-uploads", _ALL_METHODS),
-    ("/history", _READ),
-    ("/lineage", _READ),
-    ("/events", frozenset({"POST"})),
-    ("/events/{event_id}", _READ),
-    ("/jobs/{job_id}", _READ),
-)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedToken:
+    """The text of a named token that a request has, and that is not checked yet."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCookie:
+    """The text of a session that a request has, and that is not checked yet."""
+
+    text: str
+    is_required: bool  #: whether the answer needs a caller; a page leads to the sign-in page instead
+
+
+#: What a request shows to be let in. None means that no caller is needed, or that there is none.
+Credentials = Caller | NamedToken | SessionCookie | JobId | None
+
+SERVER = Caller(Actor(DEFAULT_ACTOR, role=Role.ADMIN), may_name_actor=True)  #: a request with the server's token
 
 
 def configured_token(settings: Settings) -> str | None:
@@ -86,7 +96,7 @@ def check_exposure(settings: Settings) -> None:
 
 class TokenAuth:
     """
-    Checks the token of every request, or its host and origin if the server has no token.
+    Checks the credentials of every request, or its host and origin if the server has no token.
 
     Args:
         settings: Token, host and public URL of the server.
@@ -107,18 +117,29 @@ class TokenAuth:
         self._host_names |= {name for name in allowed if not name.startswith("*.")}
         self._host_suffixes = tuple(name[1:] for name in allowed if name.startswith("*."))
 
-    def check(self, method: str, path: str, headers: Headers, local_address: str) -> JobId | None:
+    def check(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        local_address: str,
+        *,
+        session: str | None = None,
+        has_named_tokens: bool = False,
+    ) -> Credentials:
         """
-        Check the credentials of a request.
+        Check the credentials of a request, as far as that needs no store.
 
         Args:
             method: The request's method.
             path: The decoded path.
             headers: The request's headers.
             local_address: The server's address that the request reached. `upshot up` also listens for containers.
+            session: The session's cookie, if the request has one.
+            has_named_tokens: Whether there are named tokens, so that the server needs a token.
 
         Returns:
-            Id of the job whose token the request has, for `JobTokenAuth` to check. None if no check is left.
+            The caller, or what is left to check.
 
         Raises:
             Problem: 401 without the right token; 403 from another host or origin.
@@ -127,43 +148,59 @@ class TokenAuth:
             self._refuse_other_sites(headers)
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         token = credentials.strip() if scheme.lower() == "bearer" else ""
-        needs_token = path == _METRICS or (path.startswith("/api/") and path not in _OPEN_API_PATHS)
-        if self._is_server_token(token):
-            return None
+        is_api = path.startswith("/api/")
+        needs_token = path == _METRICS or (is_api and path not in _OPEN_API_PATHS)
+        if self.is_server_token(token):
+            return SERVER
         if token.startswith(job_token.PREFIX):
             # A page on another site cannot know such a token, so host and origin do not matter.
             job_id = job_token.verify(self._key, token)
             if job_id is None:
-                raise _wrong_token(
+                raise wrong_token(
                     "this token belongs to no job of this server; "
                     "a job finds its own token in UPSHOT_TOKEN, and its server in UPSHOT_URL"
                 )
             return job_id if needs_token else None
         if path in _PROBE_PATHS:
             return None
-        if self._token is None:
+        if token.startswith(access.PREFIX):
+            return NamedToken(token)
+        if session and not token and (not is_api or method in _SAFE_METHODS):
+            return SessionCookie(session, is_required=needs_token)
+        if self._token is None and not has_named_tokens:
             self._check_host(headers)
             self._check_origin(headers)
-        elif needs_token and not (path == _METRICS and self._metrics_open and is_loopback(local_address)):
+            return SERVER
+        if needs_token and not (path == _METRICS and self._metrics_open and is_loopback(local_address)):
             self._refuse_token(token)
-        else:
-            self._check_host(headers)
-        return None
+        self._check_host(headers)
+        return SERVER if path == _METRICS else None
 
-    def _is_server_token(self, token: str) -> bool:
+    def is_server_token(self, token: str) -> bool:
+        """Return whether a text is the token in the settings."""
         return self._token is not None and hmac.compare_digest(token.encode(), self._token)
+
+    @property
+    def has_server_token(self) -> bool:
+        """Whether the settings have a token."""
+        return self._token is not None
+
+    @property
+    def is_guessable(self) -> bool:
+        """Whether the token in the settings is so short that it might be guessed."""
+        return self._token is not None and len(self._token) < STRONG_TOKEN_CHARS
 
     def _refuse_token(self, token: str) -> NoReturn:
         if not token:
             raise Problem(
                 401,
                 "unauthorized",
-                "header.authorization: no token; send `Authorization: Bearer TOKEN` with the server's token",
+                "header.authorization: no token; send `Authorization: Bearer TOKEN` with a token of this server",
                 headers={"WWW-Authenticate": 'Bearer realm="upshot"'},
             )
-        raise _wrong_token(
-            "this is not the server's token; find it in UPSHOT_TOKEN where the server runs, "
-            "or in endpoint.json in its data directory"
+        raise wrong_token(
+            "this is no token of this server; an admin can make one with `upshot tokens create`, and the server's own "
+            "token is in UPSHOT_TOKEN where the server runs, or in endpoint.json in its data directory"
         )
 
     def _is_own_name(self, name: str | None) -> bool:
@@ -217,7 +254,7 @@ class TokenAuth:
 
 class JobTokenAuth:
     """
-    Checks what a job may do: it acts as itself, while it is active, and within `JOB_SCOPE`.
+    Finds the job that makes a request: it acts as itself, as a member, while it is active.
 
     Args:
         jobs: Finds the job.
@@ -226,29 +263,32 @@ class JobTokenAuth:
     def __init__(self, jobs: JobAdmin) -> None:
         self._jobs = jobs
 
-    def check(self, job_id: JobId, method: str, path: str, headers: Headers) -> Job:
+    def check(self, job_id: JobId) -> Caller:
         """
-        Return the job that makes a request, if it may make it.
+        Return the caller.
 
         Raises:
-            Problem: 401 if the job is not active; 403 if a job may not do this.
+            Problem: 401 if the job is not active.
         """
         job = self._jobs.find(job_id)
         if job is None or not job.state.is_active:
             state = "removed" if job is None else job.state.value
-            raise _wrong_token(f"job {job_id} is {state}; its token is valid only while it runs")
-        if ACTOR_HEADER in headers:
-            raise Problem(403, "forbidden", f"header.{ACTOR_HEADER}: a job acts as itself; leave the header out")
-        for prefix, methods in JOB_SCOPE:
-            allowed = API_PREFIX + prefix.format(event_id=job.event_id, job_id=job.id)
-            if method in methods and (path == allowed or path.startswith(f"{allowed}/")):
-                return job
-        raise Problem(
-            403,
-            "forbidden",
-            f"{method} {path[:_MAX_SHOWN_CHARS]}: a job may read and change registries and projects, emit events, and "
-            "read itself and its own event; use the server's token for anything else",
-        )
+            raise wrong_token(f"job {job_id} is {state}; its token is valid only while it runs")
+        return caller_of_job(job)
+
+
+def caller_of_job(job: Job) -> Caller:
+    """Return the caller of a request with a job's token."""
+    return Caller(Actor(f"{job.automation}/{job.step_id}", ActorKind.JOB, Role.MEMBER), job=job)
+
+
+def ended_token(token: AccessToken) -> Problem:
+    """Return the problem of a request with a named token that is revoked or has expired."""
+    if token.revoked_at is not None:
+        reason = f"was revoked by {token.revoked_by} at {format_time(token.revoked_at)}"
+    else:
+        reason = f"expired at {format_optional_time(token.expires_at)}"
+    return wrong_token(f"the token {token.name!r} {reason}; ask an admin for a new one")
 
 
 def _own_names(settings: Settings) -> frozenset[str]:
@@ -274,7 +314,8 @@ def _is_same_host(origin: str, host: str) -> bool:
     return bool(scheme and separator) and netloc.lower() == host.lower()
 
 
-def _wrong_token(detail: str) -> Problem:
+def wrong_token(detail: str) -> Problem:
+    """Return the problem of a request with a token that is not valid."""
     return Problem(
         401,
         "unauthorized",

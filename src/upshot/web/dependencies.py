@@ -12,6 +12,7 @@ from upshot.automations.loader import load_revision
 from upshot.blobs.service import Blobs
 from upshot.clock import Clock
 from upshot.execution.user_requests import UserRequests
+from upshot.ports.access import SessionStore, TokenStore
 from upshot.ports.automation_sets import AutomationSetStore
 from upshot.ports.counters import CounterStore
 from upshot.ports.deliveries import DeliveryStore
@@ -53,6 +54,8 @@ class WebDependencies:
     workers: WorkerStore
     destinations: DestinationStore
     idempotency: IdempotencyStore
+    tokens: TokenStore
+    sessions: SessionStore
     ping_database: Callable[[], bool]
     ping_redis: Callable[[], bool]
     synchronize_clock: Callable[[], None] = lambda: None  #: with the database's clock

@@ -22,12 +22,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from upshot.domain.job import Job
+from upshot.domain.access import Caller
 from upshot.errors import RegistryError, Unavailable
 from upshot.ids import EventId, derive_event_id, new_id
 from upshot.ports.idempotency import IdempotencyRecord, StoredResponse
-from upshot.web.auth import ACTOR_HEADER
 from upshot.web.dependencies import WebDependencies
+from upshot.web.permissions import ACTOR_HEADER
 from upshot.web.problems import RETRY_AFTER_SECONDS, Problem
 
 HEADER = "Idempotency-Key"
@@ -121,9 +121,10 @@ def _replay(record: IdempotencyRecord, fingerprint: str, client_key: str) -> Res
 
 
 def _stored_key(client_key: str, request: Request) -> str:
-    """Return the key for the store. A job's key contains a line break, so it never equals the key of anybody else."""
-    job: Job | None = getattr(request.state, "job", None)
-    return client_key if job is None else f"{job.id}\n{hashlib.sha256(client_key.encode()).hexdigest()}"
+    """Return the key for the store. Keys of a job or a named token have a line break, so no two callers share a key."""
+    caller: Caller = request.state.caller
+    owner = caller.job.id if caller.job else caller.token_id
+    return client_key if owner is None else f"{owner}\n{hashlib.sha256(client_key.encode()).hexdigest()}"
 
 
 async def _fingerprint(request: Request) -> str:

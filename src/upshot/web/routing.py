@@ -1,4 +1,4 @@
-"""The route class of the API, and what its handlers depend on: `Deps`, `OriginDep` and `IdempotencyKeyDep`."""
+"""The route classes, and what handlers depend on: `Deps`, `CallerDep`, `OriginDep` and `IdempotencyKeyDep`."""
 
 from __future__ import annotations
 
@@ -12,35 +12,90 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
+from upshot.domain.access import Caller
 from upshot.domain.event import Actor, Origin, Role
 from upshot.domain.job import Job
 from upshot.domain.reference import check_name
-from upshot.errors import NotFound, Unavailable
+from upshot.errors import Forbidden, NotFound, Unavailable
 from upshot.jobs.events import job_origin
 from upshot.resources.urls import API_PREFIX
-from upshot.web.auth import ACTOR_HEADER
 from upshot.web.body import JsonRequest
 from upshot.web.dependencies import WebDependencies
 from upshot.web.idempotency import HEADER, ReservedKey, run_idempotently
+from upshot.web.permissions import ACTOR_HEADER, check_permission, refused, rule_of
 from upshot.web.problems import FieldError, Problem, invalid_input
+from upshot.web.visibility import check_reach
 
 #: Mutations that are in threads at the same time. The other threads of the process are left to reads.
 MUTATION_THREADS = 24
 MUTATION_TURN_SECONDS = 5.0  #: a mutation that has no thread after this time is refused
 
-DEFAULT_ACTOR = "admin"  #: the actor of requests with the server's token, which names nobody
 MUTATING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
+_ACTOR_HEADER = ACTOR_HEADER.lower().encode()
 _REPEATABLE = frozenset({"metadata", "state"})  # query parameters that are lists
 _MAX_SHOWN = 5  # parameters that a message names
 _MAX_SHOWN_CHARS = 100  # of each
 
+#: Their responses have secrets, which are never stored, so these requests are not idempotent.
+_SECRET = frozenset({f"{API_PREFIX}/tokens", f"{API_PREFIX}/sign-in-codes"})
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class ApiRoute(APIRoute):
+class CheckedRoute(APIRoute):
+    """A route that checks whether its caller may use it, before the request is read, and records refusals."""
+
+    @override
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope["method"]
+        rule = rule_of(method, self.path_format)
+        if method in (self.methods or ()) and rule.role is not None:
+            caller = await self.caller(scope)
+            try:
+                if not caller.may_name_actor and any(name == _ACTOR_HEADER for name, _ in scope["headers"]):
+                    who = "a job acts as itself" if caller.job else "only an admin's token may name another actor"
+                    raise refused(f"header.{ACTOR_HEADER}: {who}; leave the header out")
+                check_permission(caller, rule, method, self.path_format, scope["path_params"])
+                await check_reach(scope, caller, rule)
+            except Problem as problem:
+                await scope["app"].state.refusals.record(caller, scope, self.path_format, problem.detail)
+                raise
+        await super().handle(scope, receive, send)
+
+    async def caller(self, scope: Scope) -> Caller:
+        """
+        Return who makes the request.
+
+        Raises:
+            Problem: 401 if nobody is known.
+        """
+        caller: Caller | None = scope["state"].get("caller")
+        if caller is None:
+            detail = "no token; send `Authorization: Bearer TOKEN` with a token of this server"
+            raise Problem(401, "unauthorized", detail)
+        return caller
+
+    @override
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+
+        async def handle_and_record(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except Forbidden as error:
+                await request.app.state.refusals.record(
+                    request.state.caller, request.scope, self.path_format, str(error)
+                )
+                raise
+
+        return handle_and_record
+
+
+class ApiRoute(CheckedRoute):
     """A route that reads its body as strict JSON and supports `Idempotency-Key` on mutations."""
 
     @override
@@ -60,7 +115,7 @@ class ApiRoute(APIRoute):
             if has_body:
                 _check_content_type(request)
             key = request.headers.get(HEADER) if request.method in MUTATING_METHODS else None
-            if key is None:
+            if key is None or self.path_format in _SECRET:
                 return await handle(request)
             return await run_idempotently(request.app.state.deps, key, request, handle)
 
@@ -130,19 +185,28 @@ async def _deps(request: Request) -> WebDependencies:
     return deps
 
 
+async def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
 async def _origin(
     request: Request,
     deps: Annotated[WebDependencies, Depends(_deps)],
     name: Annotated[
         str | None,
-        Header(alias=ACTOR_HEADER, description="Who makes the change, for events and history; `admin` by default."),
+        Header(
+            alias=ACTOR_HEADER,
+            description="Who makes the change, for events and history: by default the name of the token. Only an "
+            "admin's token may name somebody else.",
+        ),
     ] = None,
 ) -> Origin:
-    job: Job | None = getattr(request.state, "job", None)
-    if job is not None:
-        return await run_in_threadpool(_origin_of_job, deps, job)
+    caller: Caller = request.state.caller
+    if caller.job is not None:
+        return await run_in_threadpool(_origin_of_job, deps, caller.job)
     if name is None:
-        return Origin(Actor(DEFAULT_ACTOR, role=Role.ADMIN))
+        return Origin(caller.actor)
     try:
         name = name.encode("latin-1").decode()  # servers read headers as Latin-1, and names are UTF-8
     except UnicodeError as error:
@@ -162,5 +226,6 @@ async def _reserved_key(request: Request) -> ReservedKey | None:
 
 
 Deps = Annotated[WebDependencies, Depends(_deps)]
+CallerDep = Annotated[Caller, Depends(_caller)]
 OriginDep = Annotated[Origin, Depends(_origin)]
 IdempotencyKeyDep = Annotated[ReservedKey | None, Depends(_reserved_key)]

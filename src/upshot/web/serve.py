@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
 
@@ -23,6 +24,7 @@ from upshot.web.auth import check_exposure
 from upshot.web.dependencies import WebDependencies
 from upshot.web.http_protocol import MAX_CONNECTIONS, limited_protocol
 from upshot.web.idempotency import RETENTION_HOURS
+from upshot.web.known_tokens import FLUSH_SECONDS, REFRESH_SECONDS, KnownTokens
 from upshot.web.silent_runs import SILENT_RUNS_SECONDS, SilentRuns
 
 log = structlog.get_logger("upshot.web")
@@ -30,6 +32,7 @@ log = structlog.get_logger("upshot.web")
 _REFRESH_SECONDS = 1.0  #: how soon a changed automation file is read
 _CLOCK_SECONDS = 5.0
 _PRUNE_SECONDS = 3600.0
+TOKEN_DAYS = 90  #: how long tokens are kept after they were revoked or have expired
 _KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep connections, so that they close first
 _OTHER_OPEN_FILES = 1000  # other open files: the database, Redis, and connections that are being refused
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -55,19 +58,27 @@ def serve(deps: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable[
         if on_ready:
             on_ready(url_of(sockets[0]))
 
-    config = server_config(create_app(deps), deps.settings)
+    app = create_app(deps)
+    config = server_config(app, deps.settings)
     _allow_open_files(MAX_CONNECTIONS + _OTHER_OPEN_FILES)
 
-    def prune_keys() -> None:
-        deps.idempotency.prune(expired_before=deps.clock.now() - timedelta(hours=RETENTION_HOURS))
+    known_tokens: KnownTokens = app.state.known_tokens
+
+    def prune() -> None:
+        now = deps.clock.now()
+        deps.idempotency.prune(expired_before=now - timedelta(hours=RETENTION_HOURS))
+        deps.sessions.prune(now)
+        deps.tokens.prune(now - timedelta(days=TOKEN_DAYS))
 
     silent_runs = SilentRuns(deps.registry, deps.clock)
     stopped = threading.Event()
     threads = [
         PeriodicThread("refresh", deps.automations.refresh, _REFRESH_SECONDS, stopped),
         PeriodicThread("clock", deps.synchronize_clock, _CLOCK_SECONDS, stopped),
-        PeriodicThread("prune", prune_keys, _PRUNE_SECONDS, stopped),
+        PeriodicThread("prune", prune, _PRUNE_SECONDS, stopped),
         PeriodicThread("silent-runs", silent_runs.end, SILENT_RUNS_SECONDS, stopped),
+        PeriodicThread("tokens", known_tokens.refresh, REFRESH_SECONDS, stopped),
+        PeriodicThread("token-uses", known_tokens.flush_uses, FLUSH_SECONDS, stopped),
     ]
     for thread in threads:
         thread.start()
@@ -78,6 +89,8 @@ def serve(deps: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable[
         stopped.set()
         for thread in threads:
             thread.join()
+        with suppress(Unavailable):
+            known_tokens.flush_uses()
 
 
 def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:

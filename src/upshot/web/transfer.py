@@ -17,6 +17,7 @@ from upshot.blobs.service import Blobs
 from upshot.ports.blobs import PART_BYTES, StoredBlob
 from upshot.resources.urls import API_PREFIX
 from upshot.web.problems import Problem
+from upshot.web.routing import CheckedRoute
 
 MAX_TRANSFER_BYTES = PART_BYTES  #: of the largest body with blobs
 TRANSFER_THREADS = 16  #: requests whose bodies are written at the same time; the others wait
@@ -29,7 +30,9 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 def make_transfer_router(tag: str) -> APIRouter:
     """Return a router for routes whose bodies are bytes."""
-    return APIRouter(prefix=API_PREFIX, tags=[tag], generate_unique_id_function=lambda route: route.name)
+    return APIRouter(
+        prefix=API_PREFIX, route_class=CheckedRoute, tags=[tag], generate_unique_id_function=lambda route: route.name
+    )
 
 
 async def read_all(request: Request, *, limit: int) -> bytes:

@@ -6,6 +6,7 @@ from functools import partial
 
 from upshot.actions.catalog import load_catalog
 from upshot.adapters.redis import RedisPublisher, ping
+from upshot.adapters.sql.access import SqlSessions, SqlTokens
 from upshot.adapters.sql.automation_sets import SqlAutomationSets
 from upshot.adapters.sql.clock import DatabaseClock
 from upshot.adapters.sql.counters import SqlCounters
@@ -61,6 +62,8 @@ def build_web(settings: Settings) -> WebDependencies:
         workers=SqlWorkers(database),
         destinations=SqlDestinations(database),
         idempotency=SqlIdempotency(database),
+        tokens=SqlTokens(database),
+        sessions=SqlSessions(database),
         ping_database=database.ping,
         ping_redis=partial(ping, url),
         synchronize_clock=clock.synchronize,

@@ -203,6 +203,30 @@ class _Transaction(MemoryRunHistory, RegistryTransaction):
         return tuple(sorted((collection.registry, collection.name, number) for collection, number in links))
 
     @override
+    def linked_projects(self, registry: str) -> frozenset[str]:
+        linked = {
+            version.artifact_version.id
+            for version in self._tables.versions.values()
+            if self._tables.collections[version.collection_id].registry == registry
+        }
+        return frozenset(
+            self._artifact(artifact_id).project
+            for (artifact_id, _), version in self._tables.artifact_versions.items()
+            if version.id in linked
+        )
+
+    @override
+    def digests_in(self, projects: Iterable[str], digests: Iterable[str]) -> frozenset[str]:
+        wanted, names = set(digests), set(projects)
+        return frozenset(
+            entry.digest
+            for (artifact_id, _), version in self._tables.artifact_versions.items()
+            if version.manifest and self._artifact(artifact_id).project in names
+            for entry in self._tables.files.get(version.manifest.id, {}).values()
+            if entry.digest in wanted
+        )
+
+    @override
     def artifact(self, project: str, name: str) -> Artifact | None:
         artifact_id = self._tables.artifact_ids.get((self._tables.projects.get(project, ""), name))
         return self._artifact(artifact_id) if artifact_id else None

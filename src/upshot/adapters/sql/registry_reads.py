@@ -35,6 +35,7 @@ from upshot.adapters.sql.schema import (
     collection_aliases,
     collections,
     history,
+    manifest_entries,
     manifests,
     projects,
     registries,
@@ -209,6 +210,25 @@ _LINKS_TO = (
     .where(matches(versions, artifact_version_id="id"))
 )
 
+_LINKED_PROJECTS = (
+    sa.select(projects.c.name)
+    .distinct()
+    .join(artifacts, artifacts.c.project_id == projects.c.id)
+    .join(artifact_versions, artifact_versions.c.artifact_id == artifacts.c.id)
+    .join(versions, versions.c.artifact_version_id == artifact_versions.c.id)
+    .join(collections, collections.c.id == versions.c.collection_id)
+    .where(matches(collections, registry="registry"))
+)
+_DIGESTS_IN = (
+    sa.select(manifest_entries.c.digest)
+    .distinct()
+    .join(artifact_versions, artifact_versions.c.manifest_id == manifest_entries.c.manifest_id)
+    .join(artifacts, artifacts.c.id == artifact_versions.c.artifact_id)
+    .join(projects, projects.c.id == artifacts.c.project_id)
+    .where(manifest_entries.c.digest.in_(sa.bindparam("digests", expanding=True)))
+    .where(projects.c.name.in_(sa.bindparam("projects", expanding=True)))
+)
+
 _NAMES = {
     "registry": sa.select(registries.c.name),
     "collection": sa.select(collections.c.name).where(collections.c.registry == sa.bindparam("within")),
@@ -279,6 +299,15 @@ class SqlRegistryView(SqlRunHistoryView, RegistryView):
     def links_to(self, artifact_version: ArtifactVersion) -> tuple[tuple[str, str, int], ...]:
         rows = self._rows(_LINKS_TO, id=artifact_version.id)
         return tuple(sorted((row.registry, row.name, row.number) for row in rows))
+
+    @override
+    def linked_projects(self, registry: str) -> frozenset[str]:
+        return frozenset(row.name for row in self._rows(_LINKED_PROJECTS, registry=registry))
+
+    @override
+    def digests_in(self, projects: Iterable[str], digests: Iterable[str]) -> frozenset[str]:
+        rows = self._rows(_DIGESTS_IN, projects=list(projects), digests=list(digests))
+        return frozenset(row.digest for row in rows)
 
     @override
     def artifact(self, project: str, name: str) -> Artifact | None:

@@ -653,3 +653,43 @@ history = sa.Table(
     sa.Index("ix_history_registry_collection_id", "registry", "collection", "id"),
     sa.Index("ix_history_registry_id", "registry", "id"),
 )
+
+access_tokens = sa.Table(
+    "access_tokens",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("name", _Name, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("role", sa.String(20), nullable=False),
+    sa.Column("registry", _Name),  # no foreign key, because a token can be made before its registry
+    sa.Column("created_at", UtcTimestamp, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("expires_at", UtcTimestamp),
+    sa.Column("last_used_at", UtcTimestamp),
+    sa.Column("revoked_at", UtcTimestamp),
+    sa.Column("revoked_by", sa.Text),
+)
+sa.Index(
+    "uq_access_tokens_name",
+    access_tokens.c.name,
+    unique=True,
+    sqlite_where=access_tokens.c.revoked_at.is_(None),
+    postgresql_where=access_tokens.c.revoked_at.is_(None),
+)
+
+
+def _opened_with_a_token(name: str) -> sa.Table:
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("digest", sa.String(64), primary_key=True),
+        sa.Column("token_id", _Id, sa.ForeignKey("access_tokens.id")),
+        sa.Column("server_mark", sa.String(64), nullable=False),
+        sa.Column("expires_at", UtcTimestamp, nullable=False),
+        sa.Index(f"ix_{name}_token_id", "token_id"),
+        sa.Index(f"ix_{name}_expires_at", "expires_at"),
+    )
+
+
+sessions = _opened_with_a_token("sessions")
+sign_in_codes = _opened_with_a_token("sign_in_codes")

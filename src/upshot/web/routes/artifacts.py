@@ -36,6 +36,7 @@ from upshot.web.schemas.requests import PageQuery
 from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
 from upshot.web.schemas.versions import AliasTarget, VersionChange, VersionPage
 from upshot.web.transfer import BYTES, blob_response, make_transfer_router
+from upshot.web.visibility import VisibilityDep
 
 router = make_router("artifacts")
 transfers = make_transfer_router("artifacts")
@@ -61,9 +62,11 @@ def _reference(project: str, artifact: str, version: str) -> str:
 
 
 @router.get("/projects", responses={200: {"model": ProjectPage}, **problem_responses()})
-def list_projects(deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
+def list_projects(deps: Deps, query: Annotated[PageQuery, Query()], visibility: VisibilityDep) -> Response:
     """Return the projects, by name."""
-    return json_response(page_json(deps.registry.projects(cursor=query.cursor, limit=query.limit), _project_json))
+    page = deps.registry.projects(cursor=query.cursor, limit=query.limit)
+    visible = tuple(name for name in page.items if visibility.sees_project(name))
+    return json_response(page_json(Page(visible, page.next), _project_json))
 
 
 @router.patch("/projects/{project}", responses={200: {"model": ProjectJson}, **problem_responses(403, 404, 409)})
@@ -182,6 +185,7 @@ async def get_file(project: str, artifact: str, version: str, path: str, deps: D
 
 @router.get(_VERSION + "/diff", responses={200: {"model": DiffJson}, **problem_responses(404)})
 def compare_versions(
+    *,
     project: str,
     artifact: str,
     version: str,
@@ -190,18 +194,21 @@ def compare_versions(
         str,
         Query(alias="with", description="Another version of the artifact, or a reference or an id of any version."),
     ],
+    visibility: VisibilityDep,
 ) -> Response:
     """Return how another version differs from this one: files that it adds, lacks or changes, and its metadata."""
     before, after, files = deps.registry.diff(project, artifact, version, other)
+    visibility.check_project(after.project)
     changes = metadata_changes(before.metadata, after.metadata)
     return json_response(diff_json(before.reference, after.reference, files, changes))
 
 
 @router.get(_VERSION + "/links", responses={200: {"model": LinksPage}, **problem_responses(404)})
-def list_links(project: str, artifact: str, version: str, deps: Deps) -> Response:
+def list_links(project: str, artifact: str, version: str, deps: Deps, visibility: VisibilityDep) -> Response:
     """Return the versions of collections that are links to the artifact version."""
     links = deps.registry.links(project, artifact, version)
-    return json_response(page_json(Page(links, None), lambda link: version_json(link, deps.base_url)))
+    visible = tuple(link for link in links if visibility.sees_registry(link.registry))
+    return json_response(page_json(Page(visible, None), lambda link: version_json(link, deps.base_url)))
 
 
 @router.put(_VERSION + "/tags/{tag}", responses={200: {"model": ChangedArtifactVersion}, **problem_responses(404)})

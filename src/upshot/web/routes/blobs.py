@@ -29,6 +29,7 @@ from upshot.web.schemas.blobs import (
 )
 from upshot.web.schemas.responses import json_response
 from upshot.web.transfer import BYTES, blob_response, make_transfer_router, read_all, receive
+from upshot.web.visibility import VisibilityDep, check_blobs
 
 CHECKSUM_HEADER = "Upshot-Checksum"  #: `sha256:…` of the body of a part
 _MAX_BATCH_BODY_BYTES = MAX_BATCH_BYTES + 1024 * 1024  # the frames of many small blobs take space, too
@@ -81,8 +82,9 @@ def verify_blobs(body: BlobDigests, deps: Deps) -> Response:
 
 
 @router.post("/blobs/read", responses=_READ_BYTES, response_class=Response)
-def read_blobs(body: BlobDigests, deps: Deps) -> Response:
+def read_blobs(body: BlobDigests, deps: Deps, visibility: VisibilityDep) -> Response:
     """Return many small blobs, up to 16 MiB in all, in the frames of `POST /blobs`."""
+    check_blobs(deps, visibility, body.digests)
     blobs = deps.blobs.stored_many(body.digests)
     if (size := sum(blob.size for blob in blobs)) > MAX_BATCH_BYTES:
         raise InvalidInput(f"the blobs have {size:,} bytes; at most {MAX_BATCH_BYTES:,} are allowed in one request")
@@ -92,8 +94,10 @@ def read_blobs(body: BlobDigests, deps: Deps) -> Response:
 
 
 @transfers.get(_BLOB, responses=_READ_BYTES, response_class=Response)
-async def get_blob(digest: str, request: Request, deps: Deps) -> Response:
+async def get_blob(digest: str, request: Request, deps: Deps, visibility: VisibilityDep) -> Response:
     """Return the bytes of a blob, or redirect to where they are. `Range` is supported."""
+    if visibility.registry is not None:
+        await run_in_threadpool(check_blobs, deps, visibility, [digest])
     blob = await run_in_threadpool(deps.blobs.stored, digest)
     return await blob_response(deps.blobs, blob, requested=request.headers.get("range"))
 

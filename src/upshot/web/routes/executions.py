@@ -8,6 +8,8 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
+from upshot.domain.access import includes
+from upshot.domain.event import Role
 from upshot.domain.execution import Execution, ExecutionState
 from upshot.errors import NotFound
 from upshot.execution.executor import held_reason
@@ -19,7 +21,7 @@ from upshot.resources.execution import ExecutionDetail, ExecutionJson, execution
 from upshot.resources.urls import API_PREFIX
 from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import problem_responses
-from upshot.web.routing import Deps, OriginDep, make_router
+from upshot.web.routing import CallerDep, Deps, OriginDep, make_router
 from upshot.web.schemas.executions import ExecutionPage, ExecutionsQuery, RetryOptions
 from upshot.web.schemas.responses import json_response, page_json
 
@@ -46,12 +48,13 @@ def list_executions(deps: Deps, query: Annotated[ExecutionsQuery, Query()]) -> R
 
 
 @router.get(_EXECUTION, responses={200: {"model": ExecutionDetail}, **problem_responses(404)})
-def get_execution(execution_id: ExecutionId, deps: Deps) -> Response:
-    """Return an execution with the receipt of every attempt."""
+def get_execution(execution_id: ExecutionId, deps: Deps, caller: CallerDep) -> Response:
+    """Return an execution with the receipt of every attempt. A restricted viewer sees no receipts."""
     found = deps.executions.find(execution_id)
     if found is None:
         raise NotFound(f"there is no execution {execution_id!r}; GET {API_PREFIX}/executions lists executions")
     execution, receipts = found
+    receipts = receipts if includes(caller.role, Role.VIEWER) else ()
     return json_response(execution_detail(_with_hold(execution, _disabled(deps)), receipts))
 
 

@@ -10,11 +10,11 @@ from starlette.responses import PlainTextResponse, Response
 from upshot.errors import Unavailable
 from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import Problem, problem_responses
-from upshot.web.routing import Deps
+from upshot.web.routing import CheckedRoute, Deps
 from upshot.web.schemas.health import Health, Readiness
 from upshot.web.schemas.responses import json_response
 
-router = APIRouter(tags=["health"], generate_unique_id_function=lambda route: route.name)
+router = APIRouter(tags=["health"], route_class=CheckedRoute, generate_unique_id_function=lambda route: route.name)
 
 #: Threads of their own for the probes, which must not wait behind requests that wait for the database.
 PROBE_THREADS = 4

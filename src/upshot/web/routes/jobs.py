@@ -8,6 +8,8 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from upshot.domain.access import includes
+from upshot.domain.event import Role
 from upshot.domain.job import Job
 from upshot.errors import NotFound
 from upshot.ids import JobId
@@ -16,7 +18,7 @@ from upshot.resources.job import JobDetail, job_detail, job_summary
 from upshot.resources.urls import API_PREFIX
 from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import problem_responses
-from upshot.web.routing import Deps, OriginDep, make_router
+from upshot.web.routing import CallerDep, Deps, OriginDep, make_router
 from upshot.web.schemas.jobs import JobLog, JobPage, JobsQuery, LogQuery
 from upshot.web.schemas.responses import json_response, page_json
 from upshot.web.wait_reason import explain_wait
@@ -42,9 +44,14 @@ def list_jobs(deps: Deps, query: Annotated[JobsQuery, Query()]) -> Response:
 
 
 @router.get("/jobs/{job_id}", responses={200: {"model": JobDetail}, **problem_responses(404)})
-def get_job(job_id: JobId, deps: Deps) -> Response:
-    """Return a job: its options, its state and why it waits, its outputs, and the end of its log."""
-    return json_response(_job_detail(deps, _find(deps, job_id)))
+def get_job(job_id: JobId, deps: Deps, caller: CallerDep) -> Response:
+    """
+    Return a job: its options, its state and why it waits, its outputs, and the end of its log.
+
+    A restricted viewer sees no log.
+    """
+    job = _job_detail(deps, _find(deps, job_id))
+    return json_response(job if includes(caller.role, Role.VIEWER) else {**job, "log_tail": ""})
 
 
 @router.get("/jobs/{job_id}/log", responses={200: {"model": JobLog}, **problem_responses(404)})

@@ -18,21 +18,24 @@ from upshot.web.routing import Deps, OriginDep, make_router
 from upshot.web.schemas.registries import HistoryExport, HistoryPage, ProtectedAliases, RegistryPage
 from upshot.web.schemas.requests import PageQuery
 from upshot.web.schemas.responses import json_response, page_json
+from upshot.web.visibility import VisibilityDep
 
 router = make_router("registries")
 
 
 @router.get("/registries", responses={200: {"model": RegistryPage}, **problem_responses()})
-def list_registries(deps: Deps) -> Response:
+def list_registries(deps: Deps, visibility: VisibilityDep) -> Response:
     """Return all registries, by name, on one page."""
-    return json_response(page_json(Page(deps.registry.registries(), None), registry_detail))
+    visible = tuple(found for found in deps.registry.registries() if visibility.sees_registry(found.name))
+    return json_response(page_json(Page(visible, None), registry_detail))
 
 
 @router.get("/registries/{registry}", responses={200: {"model": RegistryDetail}, **problem_responses(404)})
-def get_registry(registry: str, deps: Deps) -> Response:
+def get_registry(registry: str, deps: Deps, visibility: VisibilityDep) -> Response:
     """Return a registry with its rules."""
     names = spellings(registry, "registry")
-    registries = {settings.name: settings for settings in deps.registry.registries()}
+    visible = (found for found in deps.registry.registries() if visibility.sees_registry(found.name))
+    registries = {settings.name: settings for settings in visible}
     for name in names:
         if name in registries:
             return json_response(registry_detail(registries[name]))

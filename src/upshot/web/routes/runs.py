@@ -28,6 +28,7 @@ from upshot.web.schemas.runs import (
     VersionRuns,
     parse_moment,
 )
+from upshot.web.visibility import VisibilityDep, check_source
 
 router = make_router("runs")
 
@@ -87,16 +88,20 @@ def remove_run_tag(project: str, run_id: str, tag: str, deps: Deps, origin: Orig
 
 
 @router.post(_RUN + "/inputs", responses={200: {"model": VersionJson}, **problem_responses(404, 409)})
-def use_artifact(project: str, run_id: str, body: UsedArtifact, deps: Deps, origin: OriginDep) -> Response:
+def use_artifact(
+    *, project: str, run_id: str, body: UsedArtifact, deps: Deps, origin: OriginDep, visibility: VisibilityDep
+) -> Response:
     """Record that a run uses an artifact version, and return the version: the link, if the reference is one."""
+    check_source(deps, visibility, body.artifact, default_scope=project)
     change = deps.registry.use_artifact(project, run_id, body.artifact, artifact_type=body.artifact_type, origin=origin)
     return json_response(version_json(change.value, deps.base_url))
 
 
 @router.get(_RUN + "/inputs", responses={200: {"model": RunArtifactsPage}, **problem_responses(404)})
-def list_inputs(project: str, run_id: str, deps: Deps) -> Response:
+def list_inputs(project: str, run_id: str, deps: Deps, visibility: VisibilityDep) -> Response:
     """Return the artifact versions that a run used, sorted by artifact."""
-    return _artifacts(deps, deps.registry.run_artifacts(project, run_id, EdgeKind.USED))
+    used = deps.registry.run_artifacts(project, run_id, EdgeKind.USED)
+    return _artifacts(deps, tuple(version for version in used if visibility.sees_project(version.project)))
 
 
 @router.get(_RUN + "/outputs", responses={200: {"model": RunArtifactsPage}, **problem_responses(404)})
@@ -113,22 +118,25 @@ def _artifacts(deps: WebDependencies, found: tuple[ArtifactVersion, ...]) -> Res
     "/projects/{project}/artifacts/{artifact}/versions/{version}/runs",
     responses={200: {"model": VersionRuns}, **problem_responses(404)},
 )
-def get_version_runs(project: str, artifact: str, version: str, deps: Deps) -> Response:
+def get_version_runs(project: str, artifact: str, version: str, deps: Deps, visibility: VisibilityDep) -> Response:
     """Return the run that logged an artifact version, and the runs that used it."""
     logged_by, used_by = deps.registry.runs_of_version(project, artifact, version)
+    if logged_by and not visibility.sees_project(logged_by.summary.project):
+        logged_by = None
     runs: VersionRuns = {
         "logged_by": _json(deps, logged_by) if logged_by else None,
-        "used_by": [_json(deps, run) for run in used_by],
+        "used_by": [_json(deps, run) for run in used_by if visibility.sees_project(run.summary.project)],
     }
     return json_response(runs)
 
 
 @router.get("/lineage", responses={200: {"model": LineageJson}, **problem_responses(404)})
-def get_lineage(deps: Deps, query: Annotated[LineageQuery, Query()]) -> Response:
+def get_lineage(deps: Deps, query: Annotated[LineageQuery, Query()], visibility: VisibilityDep) -> Response:
     """
     Return what a version was made from, and what was made from it: up to 1,000 runs and artifact versions.
 
     An edge `used` leads from a version to the run that used it, and an edge `logged` from a run to its version.
     """
+    check_source(deps, visibility, query.reference)
     lineage = deps.registry.lineage(query.reference, Direction(query.direction), depth=query.depth)
-    return json_response(lineage_json(lineage, deps.base_url))
+    return json_response(lineage_json(visibility.filter(lineage), deps.base_url))

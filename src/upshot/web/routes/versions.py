@@ -24,6 +24,7 @@ from upshot.web.schemas.versions import (
     VersionChange,
     VersionPage,
 )
+from upshot.web.visibility import VisibilityDep, check_source
 
 router = make_router("versions")
 
@@ -46,12 +47,15 @@ def _changed(deps: WebDependencies, change: Change[Version]) -> ChangedVersion:
         **problem_responses(403, 404, 409),
     },
 )
-def link_version(registry: str, collection: str, body: NewLink, deps: Deps, origin: OriginDep) -> Response:
+def link_version(
+    *, registry: str, collection: str, body: NewLink, deps: Deps, origin: OriginDep, visibility: VisibilityDep
+) -> Response:
     """
     Link an artifact version into a collection, and move `latest` and the given aliases to it.
 
     Creates the collection if it does not exist.
     """
+    check_source(deps, visibility, body.artifact)
     change = deps.registry.link(
         registry, collection, body.artifact, aliases=body.aliases, link_id=body.id, origin=origin
     )
