@@ -70,7 +70,7 @@ def test_a_name_belongs_to_one_token_that_is_not_revoked(stores):
 
 
 def test_one_of_many_concurrent_tokens_gets_the_name(stores):
-    """Eight threads add a token of the same name, and seven are told that it exists."""
+    """Eight threads add a token of the same name, and for the other seven it exists."""
     results: list[str] = []
     barrier = threading.Barrier(8)
 

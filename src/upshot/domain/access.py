@@ -36,7 +36,7 @@ class AccessToken:
     created_at: datetime
     created_by: str
     expires_at: datetime | None
-    last_used_at: datetime | None = None  #: up to a minute late
+    last_used_at: datetime | None = None  #: up to half a minute late
     revoked_at: datetime | None = None
     revoked_by: str | None = None
 

@@ -21,7 +21,7 @@ class TokenJson(TypedDict):
     created_at: str
     created_by: str
     expires_at: str | None
-    last_used_at: str | None  #: up to a minute late
+    last_used_at: str | None  #: up to half a minute late
     revoked_at: str | None
     revoked_by: str | None
 

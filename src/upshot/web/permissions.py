@@ -117,7 +117,7 @@ RULES: Mapping[str, Rule] = {
         "GET /destinations/{destination_id}",
         "GET /workers",
     ),
-    **_allow(Role.RESTRICTED_VIEWER, "GET /caller", "POST /sign-in-codes", reach=Reach.FILTERED),
+    **_allow(Role.RESTRICTED_VIEWER, "GET /caller", reach=Reach.FILTERED),
     **_allow(Role.RESTRICTED_VIEWER, "GET /metrics", prefix=""),
     # A viewer: files and logs, too.
     **_allow(

@@ -1,4 +1,4 @@
-"""Requests and responses about named tokens, callers and sign-in codes."""
+"""Requests and responses about named tokens and callers."""
 
 from __future__ import annotations
 
@@ -44,10 +44,3 @@ class CallerJson(TypedDict):
     kind: str  #: user or job
     role: str
     registry: str | None  #: the only registry that the caller can access; null for all
-
-
-class SignInCode(TypedDict):
-    """An address that signs a browser in, once."""
-
-    url: str
-    expires_at: str
