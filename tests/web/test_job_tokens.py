@@ -159,7 +159,13 @@ def test_the_list_of_changes_is_complete():
         ("DELETE", f"{API}/registries/{{registry}}/collections/{{collection}}"),
     }
     run = f"{API}/projects/{{project}}/runs/{{run_id}}"
-    without_events = {("PUT", run), *(("POST", f"{run}/{part}") for part in ("finish", "heartbeat", "inputs"))}
+    posts = ("finish", "files", "heartbeat", "inputs", "log", "stop")
+    without_events = {
+        ("PUT", run),
+        ("DELETE", run),  # only for admins
+        *((method, f"{run}/tags/{{tag}}") for method in ("PUT", "DELETE")),
+        *(("POST", f"{run}/{part}") for part in posts),
+    }
 
     assert tested | only_for_admins | without_events == {
         (method, route.path)
@@ -246,6 +252,7 @@ ONLY_FOR_ADMINS = {
     f"PATCH {API}/projects/{{project}}",
     f"PATCH {API}/projects/{{project}}/artifacts/{{artifact}}",
     f"DELETE {API}/projects/{{project}}/artifacts/{{artifact}}/versions/{{version}}",
+    f"DELETE {API}/projects/{{project}}/runs/{{run_id}}",
     f"POST {API}/destinations/{{destination_id}}/release",
     f"GET {API}/tokens",
     f"POST {API}/tokens",
