@@ -187,6 +187,7 @@ RULES: Mapping[str, Rule] = {
     **_allow(
         Role.MEMBER,
         "POST /blobs/missing",
+        "POST /blobs/verify",
         "POST /blobs",
         "PUT /blobs/{digest}",
         "POST /blob-uploads",

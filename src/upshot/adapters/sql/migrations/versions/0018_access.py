@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "17"
-down_revision = "16"
+revision = "18"
+down_revision = "17"
 
 _ID = sa.String(40)
 _NAME = sa.String(128).with_variant(sa.String(128, collation="C"), "postgresql")
