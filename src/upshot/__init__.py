@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from typing import Any
 
     from upshot.errors import UpshotError as Error
+    from upshot.sdk.alerts import AlertLevel
     from upshot.sdk.api import Api
     from upshot.sdk.artifact import Artifact
+    from upshot.sdk.config import Config
     from upshot.sdk.connection import login
+    from upshot.sdk.media import plot
+    from upshot.sdk.media.image import Image
+    from upshot.sdk.media.table import Table
     from upshot.sdk.run import Run
     from upshot.sdk.session import (
+        alert,
+        define_metric,
         finish,
         init,
         link_artifact,
@@ -25,20 +32,32 @@ if TYPE_CHECKING:
         log,
         log_artifact,
         log_model,
+        save,
+        unwatch,
         use_artifact,
         use_model,
+        watch,
     )
+    from upshot.sdk.summary import Summary
 
     run: Run | None
+    config: Config
+    summary: Summary
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlertLevel",
     "Api",
     "Artifact",
     "Error",
+    "Image",
     "Run",
+    "Table",
     "__version__",
+    "alert",
+    "config",
+    "define_metric",
     "finish",
     "init",
     "link_artifact",
@@ -47,17 +66,27 @@ __all__ = [
     "log_artifact",
     "log_model",
     "login",
+    "plot",
     "run",
+    "save",
+    "summary",
+    "unwatch",
     "use_artifact",
     "use_model",
+    "watch",
 ]
 
 _SESSION = "upshot.sdk.session"
 _HOMES = {
+    "AlertLevel": "upshot.sdk.alerts",
     "Api": "upshot.sdk.api",
     "Artifact": "upshot.sdk.artifact",
     "Error": "upshot.errors",
+    "Image": "upshot.sdk.media.image",
     "Run": "upshot.sdk.run",
+    "Table": "upshot.sdk.media.table",
+    "alert": _SESSION,
+    "define_metric": _SESSION,
     "finish": _SESSION,
     "init": _SESSION,
     "link_artifact": _SESSION,
@@ -66,22 +95,39 @@ _HOMES = {
     "log_artifact": _SESSION,
     "log_model": _SESSION,
     "login": "upshot.sdk.connection",
+    "save": _SESSION,
+    "unwatch": _SESSION,
     "use_artifact": _SESSION,
     "use_model": _SESSION,
+    "watch": _SESSION,
 }
 #: What W&B's SDK has and this one does not, with the remedy.
+_FILE = "add the file to an artifact, or keep it with save()"
+_FIGURE = "log a figure of matplotlib, or the numbers as a Table"
+_SWEEP = "start the runs of a sweep yourself, with group= in init()"
 _MISSING = {
-    "Audio": "add the file to an artifact",
-    "Html": "add the file to an artifact",
-    "Image": "add the file to an artifact",
-    "Molecule": "add the file to an artifact",
-    "Object3D": "add the file to an artifact",
-    "Table": "write the rows to a file, and add it to an artifact",
-    "Video": "add the file to an artifact",
-    "agent": "start the runs of a sweep yourself, with group= in init()",
-    "controller": "start the runs of a sweep yourself, with group= in init()",
-    "summary": "put values into the metadata of an artifact",
-    "sweep": "start the runs of a sweep yourself, with group= in init()",
+    "ArtifactTTL": "delete old versions with artifact.delete()",
+    "Audio": _FILE,
+    "EvalTable": "log a Table",
+    "Graph": _FILE,
+    "Histogram": _FIGURE,
+    "Html": _FILE,
+    "Molecule": _FILE,
+    "Object3D": _FILE,
+    "Plotly": _FIGURE,
+    "Settings": "leave settings= out of init()",
+    "Video": _FILE,
+    "agent": _SWEEP,
+    "box3d": _FILE,
+    "controller": _SWEEP,
+    "integration": "log the metrics in a callback of the framework",
+    "join": "use finish()",
+    "log_code": "use init(save_code=True) or save()",
+    "plot_table": _FIGURE,
+    "restore": "use Api().run(path).file(name).download()",
+    "setup": "leave it out: init() is enough",
+    "sweep": _SWEEP,
+    "teardown": "use finish()",
 }
 
 
@@ -90,11 +136,13 @@ def __getattr__(name: str) -> Any:
 
     if name == "run":
         return import_module(_SESSION).current_run()
-    if name == "config":
+    if name in {"config", "summary"}:
         run = import_module(_SESSION).current_run()
         if run is None:
-            raise AttributeError("You must call upshot.init() before upshot.config")
-        return run.config
+            raise import_module("upshot.sdk.sdk_errors").NoRunValue(f"You must call upshot.init() before upshot.{name}")
+        return getattr(run, name)
+    if name == "plot":
+        return import_module("upshot.sdk.media.plot")
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), "UpshotError" if name == "Error" else name)
         globals()[name] = value

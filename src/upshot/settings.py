@@ -253,6 +253,11 @@ class Settings(BaseSettings):
     )
     run_id: str | None = Field(None, description="Id of a run whose script names none. By default, a new id.")
     job_type: str | None = Field(None, description="Job type of a run whose script names none.")
+    dir: Path | None = Field(
+        None,
+        description="Directory in which a run keeps what no server has received yet. By default, `.upshot-runs` in the "
+        "working directory.",
+    )
     artifact_dir: Path = Field(
         Path("artifacts"), description="Directory of downloads for which a script names no other."
     )

@@ -126,6 +126,22 @@ class Client:
             if cursor is None:
                 return
 
+    def send_json(self, method: str, path: str, text: str, *, key: str | None = None) -> Any:
+        """
+        Send a body that is JSON already, and return the data of the answer.
+
+        Args:
+            method: POST, PUT or PATCH.
+            path: Path of the API.
+            text: The body.
+            key: The idempotency key. Without one, the request must be safe to repeat.
+        """
+        content = text.encode()
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        return self._parse(self._send(method, path, body=lambda: [content], headers=headers))
+
     def send_bytes(
         self,
         method: str,

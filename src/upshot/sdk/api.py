@@ -10,8 +10,9 @@ from upshot.client.addresses import ApiError, api_path
 from upshot.sdk.artifact import Artifact
 from upshot.sdk.connection import client, read_settings
 from upshot.sdk.public_run import PublicRun
+from upshot.sdk.recording import DEFAULT_PROJECT
 from upshot.sdk.references import read_reference
-from upshot.sdk.run import DEFAULT_PROJECT, check_type, find_artifact
+from upshot.sdk.run import check_type, find_artifact
 from upshot.sdk.sdk_errors import InvalidArgument, NotBuilt
 
 _NOT_FOUND = 404

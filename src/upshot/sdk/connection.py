@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -41,11 +42,28 @@ def client() -> Client:
     from upshot.client.http import Client
 
     with _lock:
-        server = _given.get("login") or find_server(read_settings())
+        server = _find_server()
         key = (os.getpid(), server)  # a forked process must not use its parent's connections
         if key not in _clients:
             _clients[key] = Client(server.url, server.token, is_local=server.is_local)
         return _clients[key]
+
+
+def new_client() -> Client:
+    """
+    Return a client with connections of its own, for a thread.
+
+    Raises:
+        ConfigError: Nothing says where the server is.
+    """
+    from upshot.client.http import Client
+
+    server = _find_server()
+    return Client(server.url, server.token, is_local=server.is_local)
+
+
+def _find_server() -> Server:
+    return _given.get("login") or find_server(read_settings())
 
 
 def login(
@@ -117,7 +135,13 @@ def check_entity(entity: str | None) -> None:
         raise InvalidArgument(f"entity {entity!r}: this installation is {own!r} (UPSHOT_ENTITY); leave the entity out")
 
 
+def say(text: str) -> None:
+    """Print a note on standard error. A program without one does not notice."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+        print(f"upshot: {text}", file=sys.stderr)  # noqa: T201 - a note to the user of a program
+
+
 @cache
 def say_once(text: str) -> None:
     """Print a note on standard error, the first time only."""
-    print(f"upshot: {text}", file=sys.stderr)  # noqa: T201 - a note to the user of a program
+    say(text)

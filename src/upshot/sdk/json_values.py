@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from upshot.sdk.sdk_errors import InvalidArgument
@@ -30,15 +30,39 @@ def to_json_object(value: object, what: str, *, max_bytes: int = MAX_METADATA_BY
     if not isinstance(value, Mapping):
         raise InvalidArgument(f"{what}: must be a mapping, not a {type(value).__name__}")
     converted: dict[str, Any] = _to_json(value, what, 1)
-    size = len(json.dumps(converted, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
+    check_size(converted, what, max_bytes=max_bytes)
+    return converted
+
+
+def check_size(value: Mapping[str, Any], what: str, *, max_bytes: int = MAX_METADATA_BYTES) -> None:
+    """
+    Check the size of a mapping that is JSON.
+
+    Raises:
+        InvalidArgument: It is too large.
+    """
+    size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
     if size > max_bytes:
         raise InvalidArgument(
             f"{what}: {size:,} bytes of JSON; at most {max_bytes:,} are allowed; put large values into a file"
         )
-    return converted
 
 
-def _to_json(value: Any, path: str, depth: int) -> Any:
+def to_json_value(value: object, what: str) -> Any:
+    """
+    Return a value of a configuration as JSON. Unlike metadata, it may have objects of any kind: they become text.
+
+    Args:
+        value: Any value.
+        what: What it is, for the message.
+
+    Raises:
+        InvalidArgument: It is infinite, or nested too deeply.
+    """
+    return _to_json(value, what, 1, other=str)
+
+
+def _to_json(value: Any, path: str, depth: int, other: Callable[[Any], str] | None = None) -> Any:
     if depth > _MAX_DEPTH:
         raise InvalidArgument(f"{path}: nested deeper than {_MAX_DEPTH} levels")
     if value is None or isinstance(value, bool | str | int):
@@ -46,15 +70,17 @@ def _to_json(value: Any, path: str, depth: int) -> Any:
     if isinstance(value, float):
         return _finite(float(value), path)
     if isinstance(value, Mapping):
-        return {_key(key, path): _to_json(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
+        return {_key(key, path): _to_json(item, f"{path}.{key}", depth + 1, other) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_to_json(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(_in_order(value))]
+        return [_to_json(item, f"{path}[{index}]", depth + 1, other) for index, item in enumerate(_in_order(value))]
     if callable(getattr(value, "tolist", None)):  # NumPy's arrays and scalars
-        return _to_json(value.tolist(), path, depth + 1)
+        return _to_json(value.tolist(), path, depth + 1, other)
     if callable(getattr(value, "item", None)):  # a tensor without dimensions
-        return _to_json(value.item(), path, depth + 1)
+        return _to_json(value.item(), path, depth + 1, other)
     if callable(getattr(value, "isoformat", None)):
         return value.isoformat()
+    if other is not None:
+        return other(value)
     raise InvalidArgument(f"{path}: a {type(value).__name__} is not JSON; write it as a text or a number")
 
 

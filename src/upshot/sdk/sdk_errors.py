@@ -25,5 +25,9 @@ class NoRun(UpshotError):
     """There is no run: `upshot.init()` was not called, or the run has finished."""
 
 
+class NoRunValue(NoRun, AttributeError):
+    """There is no run, so there is no `upshot.config` and no `upshot.summary`."""
+
+
 class NotBuilt(UpshotError, NotImplementedError):
     """This release does not have this function."""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from upshot.errors import UpshotError
 from upshot.sdk.artifact import Artifact
-from upshot.sdk.connection import read_settings, say_once
-from upshot.sdk.run import DEFAULT_PROJECT, Run
+from upshot.sdk.config import read_mapping
+from upshot.sdk.connection import read_settings, say, say_once
+from upshot.sdk.metrics import Metric
+from upshot.sdk.program_end import ProgramEnd
+from upshot.sdk.recording import DEFAULT_PROJECT, RecordedRun
+from upshot.sdk.run import Run
 from upshot.sdk.sdk_errors import InvalidArgument, NoRun, NotBuilt
 
 _current: list[Run] = []  # the run of the program, last
-_failure: list[str] = []  # the state that an uncaught exception gives the run
 _hooked: list[bool] = []
+_RESUME = ("allow", "must", "never")
 
 
 def current_run() -> Run | None:
@@ -38,10 +40,9 @@ def require_run(name: str) -> Run:
     return run
 
 
-def forget_run(run: Run) -> None:
+def forget_run(run: RecordedRun) -> None:
     """Remove a run that has ended."""
-    if run in _current:
-        _current.remove(run)
+    _current[:] = [other for other in _current if other is not run]
 
 
 def init(
@@ -52,7 +53,7 @@ def init(
     name: str | None = None,
     notes: str | None = None,
     tags: Sequence[str] | None = None,
-    config: Mapping[str, Any] | str | None = None,
+    config: Mapping[str, Any] | object | None = None,
     config_exclude_keys: list[str] | None = None,
     config_include_keys: list[str] | None = None,
     allow_val_change: bool | None = None,
@@ -77,25 +78,26 @@ def init(
     Args:
         entity: Recorded with the run. If UPSHOT_ENTITY is set, another entity is refused.
         project: Name of the project. By default, UPSHOT_PROJECT, or `uncategorized`.
-        dir: Has no effect.
+        dir: Directory for what cannot be sent at once. By default, UPSHOT_DIR, or `.upshot-runs`.
         id: Id of the run. By default, UPSHOT_RUN_ID, or 8 random characters.
         name: Name of the run. By default, two words.
         notes: A text for people.
         tags: Tags of the run.
-        config: The configuration: a mapping.
+        config: The configuration: a mapping or a namespace.
         config_exclude_keys: Keys of the configuration to leave out.
         config_include_keys: Keys of the configuration to keep.
-        allow_val_change: Has no effect.
+        allow_val_change: Whether values of the config may be changed later.
         group: The group that the run belongs to.
         job_type: What kind of run this is, such as `training`. By default, UPSHOT_JOB_TYPE.
         mode: `online`, the default.
         force: Has no effect.
         reinit: What happens to a run that has not finished: it is finished, or returned if this is
             `return_previous`, or left running if this is `create_new`.
-        resume: Not supported.
+        resume: `allow`: continue the run of this id, or start it; `must`: continue it. Otherwise, an id that exists is
+            refused.
         resume_from: Not supported.
         fork_from: Not supported.
-        save_code: Has no effect.
+        save_code: Whether to keep the file of the program. What Git has of it is recorded in any case.
         tensorboard: Has no effect, but a note says so.
         sync_tensorboard: Has no effect, but a note says so.
         monitor_gym: Has no effect, but a note says so.
@@ -106,7 +108,8 @@ def init(
         ValueError: An argument is invalid.
         UpshotError: No server answers, or the server rejected the run.
     """
-    _refuse_unsupported(mode=mode, resume=resume, resume_from=resume_from, fork_from=fork_from)
+    _refuse_unsupported(mode=mode, resume_from=resume_from, fork_from=fork_from)
+    continued = _read_resume(resume)
     notes_for = {"tensorboard": tensorboard, "sync_tensorboard": sync_tensorboard, "monitor_gym": monitor_gym}
     for argument in [*(key for key, value in notes_for.items() if value), *ignored]:
         say_once(f"init({argument}=…) has no effect here")
@@ -115,16 +118,12 @@ def init(
         if reinit == "return_previous":
             return previous
         previous.finish()
-    if config is not None and not isinstance(config, Mapping):
-        config = vars(config) if hasattr(config, "__dict__") else config  # an argparse.Namespace
-    if isinstance(config, Mapping):
+    if config is not None:
         config = {
             key: value
-            for key, value in config.items()
+            for key, value in read_mapping(config).items()
             if key not in (config_exclude_keys or ()) and (not config_include_keys or key in config_include_keys)
         }
-    elif config is not None:
-        raise InvalidArgument(f"config: must be a mapping, not a {config.__class__.__name__}")
     run = Run(
         project=project,
         entity=entity,
@@ -135,20 +134,36 @@ def init(
         notes=notes,
         group=group,
         run_id=id,
+        resume=continued,
+        allow_val_change=allow_val_change,
+        folder=dir,
+        save_code=save_code,
     )
+    if not _hooked:
+        _hooked.append(True)
+        _program_end.install()
     run.start()
     _current.append(run)
-    _install_hooks()
-    print(f"upshot: run {run.name} ({run.path}){f': {run.url}' if run.url else ''}", file=sys.stderr)  # noqa: T201
+    say(f"run {run.name} ({run.path}){f': {run.url}' if run.url else ''}")
     return run
 
 
-def _refuse_unsupported(*, mode: str | None, resume: object, resume_from: object, fork_from: object) -> None:
+def _refuse_unsupported(*, mode: str | None, **arguments: object) -> None:
     if mode not in (None, "online"):
         raise NotBuilt(f"init(mode={mode!r}) is not available in this release; leave it out, and start a server first")
-    for name, value in {"resume": resume, "resume_from": resume_from, "fork_from": fork_from}.items():
-        if value not in (None, False, "never"):
-            raise NotBuilt(f"init({name}={value!r}) is not available in this release; leave it out to start a new run")
+    for name, value in arguments.items():
+        if value is not None:
+            raise NotBuilt(f"init({name}={value!r}) is not supported; leave it out to start a new run")
+
+
+def _read_resume(resume: bool | str | None) -> str | None:
+    if resume is None or resume is False:
+        return None
+    if resume is True or resume == "auto":
+        return "allow"
+    if resume not in _RESUME:
+        raise InvalidArgument(f"init(resume={resume!r}): write one of {', '.join(_RESUME)}")
+    return str(resume)
 
 
 def finish(exit_code: int | None = None, quiet: bool | None = None) -> None:
@@ -213,8 +228,52 @@ def link_model(
 
 
 def log(data: Mapping[str, Any], step: int | None = None, commit: bool | None = None) -> None:
-    """Refuse: metrics are not recorded yet."""
+    """Log values. See `Run.log`."""
     require_run("log").log(data, step, commit)
+
+
+def define_metric(
+    name: str,
+    step_metric: str | Metric | None = None,
+    step_sync: bool | None = None,
+    hidden: bool | None = None,
+    summary: str | None = None,
+    overwrite: bool | None = None,
+) -> Metric:
+    """Set the axis of a metric, and which of its values the summary has. See `Run.define_metric`."""
+    return require_run("define_metric").define_metric(name, step_metric, step_sync, hidden, summary, overwrite)
+
+
+def save(
+    glob_str: str | os.PathLike[str],
+    base_path: str | os.PathLike[str] | None = None,
+    policy: str = "live",
+    glob: bool = True,
+) -> list[str]:
+    """Copy files into the run. See `Run.save`."""
+    return require_run("save").save(glob_str, base_path, policy, glob)
+
+
+def alert(title: str, text: str, level: str | None = None, wait_duration: float | timedelta | None = None) -> None:
+    """Make a custom event named `alert`. See `Run.alert`."""
+    require_run("alert").alert(title, text, level, wait_duration)
+
+
+def watch(
+    models: Any,
+    criterion: Any = None,
+    log: str | None = "gradients",
+    log_freq: int = 1000,
+    idx: int | None = None,
+    log_graph: bool = False,
+) -> None:
+    """Say once that gradients are not kept. See `Run.watch`."""
+    require_run("watch").watch(models, criterion, log, log_freq, idx, log_graph)
+
+
+def unwatch(models: Any = None) -> None:
+    """Do nothing: see `watch`."""
+    require_run("unwatch").unwatch(models)
 
 
 def log_draft(artifact: Artifact, project: str | None) -> None:
@@ -229,26 +288,22 @@ def log_draft(artifact: Artifact, project: str | None) -> None:
 # --- the end of the program --------------------------------------------------------------------------
 
 
-def _install_hooks() -> None:
-    """Notice how the program ends."""
-    if _hooked:
-        return
-    _hooked.append(True)
-    atexit.register(_end_runs)
-    sys.excepthook = _noticing(sys.excepthook)
-
-
-def _noticing(hook: Callable[..., Any]) -> Callable[..., Any]:
-    def notice(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        _failure.append("killed" if issubclass(kind, KeyboardInterrupt) else "failed")
-        hook(kind, error, traceback)
-
-    return notice
-
-
-def _end_runs() -> None:
+def _end_runs(state: str, exit_code: int | None, patience_seconds: float) -> None:
     for run in tuple(_current):
         try:
-            run.end(state=_failure[-1] if _failure else "finished", exit_code=1 if _failure else 0)
+            run.end(state=state, exit_code=exit_code, patience_seconds=patience_seconds)
         except UpshotError as error:
-            print(f"upshot: run {run.path}: its end was not recorded: {error}", file=sys.stderr)  # noqa: T201
+            say(f"run {run.path}: its end was not recorded: {error}")
+
+
+def _become_foreign() -> None:
+    for run in _current:
+        run.become_foreign()
+
+
+def was_terminated() -> bool:
+    """Return whether the program got a SIGTERM."""
+    return _program_end.was_terminated
+
+
+_program_end = ProgramEnd(_end_runs, _become_foreign)

@@ -1,0 +1,1 @@
+"""What `log` takes besides plain values: tables, images, confusion matrices."""

@@ -1,0 +1,147 @@
+"""
+Notice how the program ends, and end its runs.
+
+A run is `finished` if the program ends by itself, `failed` after an exception or an exit code other than 0, and
+`killed` after Ctrl-C, SIGTERM or a request to stop it. A program that ends without notice (`os._exit`, `kill -9`, a
+crash) sends no more heartbeats, and the server considers its run failed.
+
+A forked process, such as a worker of a data loader, does not own the runs of its parent: it does not end them, and its
+SIGTERM is an ordinary one.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+EndRuns = Callable[[str, int | None, float], None]
+
+_PATIENCE_SECONDS = 30.0  #: how long the end of a program waits for a server that does not answer
+_SIGTERM_SECONDS = 10.0  #: the same after SIGTERM: something kills the program soon
+
+
+class ProgramEnd:
+    """
+    What is known about the end of this program.
+
+    Args:
+        end_runs: Ends all runs: with a state, an exit code, and how long to wait for a server that does not answer.
+        on_fork: Called in a forked process.
+    """
+
+    def __init__(self, end_runs: EndRuns, on_fork: Callable[[], None]) -> None:
+        self._end_runs = end_runs
+        self._on_fork = on_fork
+        self._failure: tuple[str, int | None] | None = None
+        self._exit: SystemExit | None = None
+        self._terminated = False
+        self._process_id = os.getpid()
+        self._previous_handler: Any = signal.SIG_DFL
+
+    def install(self) -> None:
+        """Install the hooks."""
+        atexit.register(self._at_exit)
+        self._wrap_excepthook()
+        self._wrap_exit()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._in_child)
+        if threading.current_thread() is threading.main_thread():
+            with contextlib.suppress(ValueError, OSError):
+                found = signal.getsignal(signal.SIGTERM)
+                if found is not None and found != signal.SIG_IGN:
+                    self._previous_handler = found
+                    signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    @property
+    def was_terminated(self) -> bool:
+        """Whether the program got a SIGTERM."""
+        return self._terminated
+
+    def _wrap_excepthook(self) -> None:
+        hook = sys.excepthook
+
+        def notice(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+            if os.getpid() == self._process_id:
+                self._failure = ("killed", None) if issubclass(kind, KeyboardInterrupt) else ("failed", 1)
+            hook(kind, error, traceback)
+
+        sys.excepthook = notice
+
+    def _wrap_exit(self) -> None:
+        leave = sys.exit
+
+        def notice(status: Any = None, /) -> Any:
+            try:
+                leave(status)
+            except SystemExit as error:
+                if threading.current_thread() is threading.main_thread():
+                    self._exit = error
+                raise
+
+        sys.exit = notice
+
+    def _exit_code(self) -> int:
+        """Return the code of a `sys.exit()` that ended the program; 0 if it was caught, or there was none."""
+        error = self._exit
+        if error is None or error.__traceback__ is None:
+            return 0
+        if error.__traceback__.tb_frame.f_back is not None:  # it did not reach the outermost frame
+            return 0
+        return to_exit_code(error)
+
+    def _at_exit(self) -> None:
+        if os.getpid() != self._process_id:
+            return
+        code = self._exit_code()
+        state, exit_code = self._failure or ("failed" if code else "finished", code)
+        if self._terminated:
+            state, exit_code = "killed", None
+        self._end_runs(state, exit_code, _PATIENCE_SECONDS)
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        is_own = os.getpid() == self._process_id
+        is_first = not self._terminated
+        self._terminated = True
+        if callable(self._previous_handler):
+            self._previous_handler(number, frame)  # the program's own: it decides
+            return
+        if is_own and is_first:
+            # Not here: the signal may have interrupted a function that holds a lock.
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending, and does it itself
+                threading.Thread(target=self._end_and_repeat, args=(number,), name="upshot-end", daemon=True).start()
+                return
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    def _end_and_repeat(self, number: int) -> None:
+        """End the runs, and send the signal again. It then ends the program."""
+        try:
+            self._end_runs("killed", None, _SIGTERM_SECONDS)
+        finally:
+            os.kill(os.getpid(), number)
+
+    def _in_child(self) -> None:
+        self._on_fork()
+        with contextlib.suppress(ValueError, OSError):
+            if signal.getsignal(signal.SIGTERM) == self._on_sigterm and not callable(self._previous_handler):
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def interrupt_program() -> None:
+    """Raise KeyboardInterrupt in the main thread, as Ctrl-C does."""
+    _thread.interrupt_main()
+
+
+def to_exit_code(error: SystemExit) -> int:
+    """Return the exit code of a program that ends with this exception."""
+    if error.code is None:
+        return 0
+    return error.code if isinstance(error.code, int) else 1
