@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from upshot.clock import format_time
+from upshot.unicode_text import to_storable_text
 
 SUPPORTED_INTEGERS = range(-(2**63), 2**64)  #: what orjson reads and writes
 MAX_DEPTH = 128  #: of nested lists and objects; orjson writes 254 levels, and a row adds some of its own
@@ -19,12 +20,6 @@ TOO_DEEP = f"(left out: nested deeper than {MAX_DEPTH} levels)"
 _SMALL_PARTS = 1_000
 _SMALL_CHARS = 64_000
 _MAX_DECIMAL_BITS = 14_000  # about 4,200 digits; Python refuses to write more than 4,300
-
-
-def to_storable_text(text: str) -> str:
-    """Replace NUL, which PostgreSQL rejects, and lone surrogates, which UTF-8 cannot encode."""
-    valid = text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return valid.replace("\x00", "\ufffd")
 
 
 def is_small(value: Any, *, max_chars: int = _SMALL_CHARS) -> bool:

@@ -66,3 +66,9 @@ def find_odd_space(text: str) -> str | None:
 
 def _describe(character: str) -> str:
     return f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character')})"
+
+
+def to_storable_text(text: str) -> str:
+    """Replace NUL, which PostgreSQL rejects, and lone surrogates, which UTF-8 cannot encode."""
+    valid = text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return valid.replace("\x00", "\ufffd")

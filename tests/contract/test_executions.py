@@ -17,7 +17,8 @@ from upshot.domain.execution import AttemptState, Execution, ExecutionState, Rec
 from upshot.errors import Conflict, InvalidInput, NotFound
 from upshot.ids import DeliveryId, EventId, ExecutionId, RevisionId, WorkerId
 from upshot.ports.executions import Admission, Answer, Claim, ExecutionQuery, ExecutionUpdate, OrderedStep
-from upshot.storable import ensure_storable, to_storable_text
+from upshot.storable import ensure_storable
+from upshot.unicode_text import to_storable_text
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=30)

@@ -15,7 +15,7 @@ from upshot.clock import Clock
 from upshot.domain.automation import Automation, AutomationNames, FileFault
 from upshot.ports.automation_sets import SetQuality
 from upshot.ports.executions import RevisionStore
-from upshot.storable import to_storable_text
+from upshot.unicode_text import to_storable_text
 
 MAX_STORED_FAULTS = 100
 

@@ -32,6 +32,7 @@ class ClientSettings:
     entity: str | None = None
     run_id: str | None = None
     job_type: str | None = None
+    dir: Path | None = None
     artifact_dir: Path = Path("artifacts")
     cache_dir: Path | None = None
     cache_gb: float = 20.0
@@ -126,6 +127,7 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "url": _base_url,
     "token": _token,
     "artifact_dir": Path,
+    "dir": Path,
     "cache_dir": Path,
     "cache_gb": _gigabytes,
 }

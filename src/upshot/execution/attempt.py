@@ -47,7 +47,8 @@ from upshot.ids import WorkerId, derive_delivery_id, new_nonce
 from upshot.masking import Mask
 from upshot.ports.executions import ExecutionUpdate
 from upshot.ports.secrets import SecretSource
-from upshot.storable import ensure_storable, is_small, to_storable_text
+from upshot.storable import ensure_storable, is_small
+from upshot.unicode_text import to_storable_text
 
 log = structlog.get_logger("upshot.execution")
 

@@ -16,7 +16,8 @@ from upshot.ids import ExecutionId
 from upshot.ports.executions import ExecutionStore, ExecutionUpdate
 from upshot.ports.messaging import EventPublisher, JobNotifier
 from upshot.ports.run_in_thread import RunInThread
-from upshot.storable import to_storable, to_storable_text
+from upshot.storable import to_storable
+from upshot.unicode_text import to_storable_text
 
 log = structlog.get_logger("upshot.execution")
 

@@ -28,7 +28,7 @@ from upshot.domain.job import FailureKind, Job, JobSpec, JobState
 from upshot.errors import Conflict
 from upshot.ids import WorkerId
 from upshot.ports.jobs import WorkerCapacity
-from upshot.storable import to_storable_text
+from upshot.unicode_text import to_storable_text
 
 _CLOCK_TOLERANCE = timedelta(seconds=1)  # between the engine's time of the exit and our deadline
 _SIGNAL_BASE = 128  # shells and engines report a process that signal N ended as exit code 128 + N

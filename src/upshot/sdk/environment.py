@@ -26,7 +26,7 @@ from upshot.clock import SystemClock, format_time
 from upshot.sdk.connection import say_once
 from upshot.sdk.media.media_file import AddFile
 from upshot.sdk.notebook import after_each_cell, cells_as_notebook, in_notebook, read_cells
-from upshot.storable import to_storable_text
+from upshot.unicode_text import to_storable_text
 
 _COMMAND_SECONDS = 20.0
 _MAX_DIFF_BYTES = 10_000_000

@@ -20,7 +20,7 @@ from upshot.sdk.media.media_file import AddFile, Media, has_no_dimensions, media
 from upshot.sdk.media.png import size_of_png
 from upshot.sdk.metrics import Definitions, Metric
 from upshot.sdk.summary import Summary
-from upshot.storable import to_storable_text
+from upshot.unicode_text import to_storable_text
 
 MAX_REQUEST_VALUES = 5_000  # the server takes 10,000 in a request, with those of the summary
 _MAX_REQUEST_CHARS = 1_000_000

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.job_records import make_job
 from upshot.adapters.serialization.jobs import job_from_row, job_to_row
 from upshot.domain.job import FailureKind, ImagePullCredentials, JobRetryPolicy, JobSpec, MemoryGrowth, Mount
-from upshot.storable import to_storable, to_storable_text
+from upshot.storable import to_storable
+from upshot.unicode_text import to_storable_text
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 JOB = make_job(

@@ -29,7 +29,8 @@ from upshot.ports.jobs import (
     WorkerCapacity,
 )
 from upshot.ports.paging import Page
-from upshot.storable import to_storable, to_storable_text
+from upshot.storable import to_storable
+from upshot.unicode_text import to_storable_text
 
 
 @dataclass(slots=True)

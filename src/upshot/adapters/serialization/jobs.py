@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 
 from upshot.clock import parse_time
 from upshot.domain.job import FailureKind, Job, JobRetryPolicy, JobSpec, JobState
-from upshot.storable import to_storable, to_storable_text
+from upshot.storable import to_storable
+from upshot.unicode_text import to_storable_text
 
 #: Fields of a job that have a column of their own: queries use them, or they change without the other fields.
 COLUMNS = (

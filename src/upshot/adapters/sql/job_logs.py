@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from upshot.adapters.sql.schema import job_logs, jobs
 from upshot.ids import JobId
 from upshot.ports.jobs import LogChunk
-from upshot.storable import to_storable_text
+from upshot.unicode_text import to_storable_text
 
 _BATCH = 100
 _MAX_INTEGER = 2**31 - 1  # INTEGER of PostgreSQL
