@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -176,19 +177,32 @@ class Api:
         *_, project, run_id = [self._project, *path.strip("/").split("/")]
         return PublicRun(client().get(api_path("projects", project, "runs", run_id)))
 
-    def runs(self, path: str | None = None, filters: Mapping[str, Any] | None = None, **others: Any) -> list[PublicRun]:
+    def runs(
+        self,
+        path: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        order: str = "+created_at",
+        per_page: int = 50,
+        include_sweeps: bool = False,
+        lazy: bool = True,
+    ) -> list[PublicRun]:
         """
         Return the runs of a project.
 
         Args:
-            path: `[ENTITY/]PROJECT`.
-            filters: Not supported.
-            others: Have no effect.
+            path: `[ENTITY/]PROJECT`. By default, the project of the Api.
+            filters: A filter in the form of MongoDB, such as `{"state": "finished", "config.lr": {"$lt": 0.1}}`.
+            order: `+created_at`, `-created_at`, or such as `-summary_metrics.accuracy`.
+            per_page: Has no effect.
+            include_sweeps: Has no effect.
+            lazy: Has no effect.
+
+        Raises:
+            ApiError: There is no such project, or the server rejects the filter or the order.
         """
-        if filters:
-            raise NotBuilt("Api.runs(filters=…) is not available in this release; filter the list in the program")
-        project = (path or self._project).rpartition("/")[2]
-        return [PublicRun(run) for run in client().every_item(api_path("projects", project, "runs"))]
+        project = (path or self._project).rstrip("/").rpartition("/")[2]
+        query = {"order": order, "filters": json.dumps(filters) if filters else None}
+        return [PublicRun(run) for run in client().every_item(api_path("projects", project, "runs"), **query)]
 
 
 class ArtifactCollection:

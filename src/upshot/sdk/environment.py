@@ -30,8 +30,8 @@ from upshot.unicode_text import to_storable_text
 
 _COMMAND_SECONDS = 20.0
 _MAX_DIFF_BYTES = 10_000_000
-_MAX_ARGUMENT_CHARS = 2_000
-_MAX_ARGUMENTS = 200
+_MAX_ARGUMENT_CHARS = 1_000
+_MAX_ARGUMENTS = 100
 _MEBIBYTE = 1024 * 1024
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 

@@ -24,9 +24,11 @@ from upshot.unicode_text import to_storable_text
 
 MAX_REQUEST_VALUES = 5_000  # the server takes 10,000 in a request, with those of the summary
 _MAX_REQUEST_CHARS = 1_000_000
-_MAX_VALUE_CHARS = 1_000_000  # a larger value is left out
-_MAX_KEY_CHARS = 250
+_MAX_VALUE_CHARS = 262_144  # what the server takes; a larger value is left out
+_MAX_KEY_CHARS = 512
+_RESERVED_KEYS = frozenset({"_step", "_timestamp"})  # columns of the history
 _MAX_DEPTH = 16
+_MAX_STEP = 2**53
 _INTEGERS = range(-(2**63), 2**63)
 
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
@@ -211,6 +213,9 @@ class Steps:
             for inner, item in value.items():
                 self._convert_value(f"{key}.{inner}", item, values, depth + 1)
             return
+        if key in _RESERVED_KEYS:
+            say_once(f"log: {key!r} was left out: the history has a column of this name; choose another key")
+            return
         kept_as = self._known_keys.get(key)
         if kept_as is None:
             kept_as = _to_key(key)
@@ -312,6 +317,8 @@ def _to_step(step: Any) -> int:
     number = step.item() if callable(getattr(step, "item", None)) else step
     if isinstance(number, float) and not (math.isfinite(number) and number.is_integer()):
         raise TypeError(f"log(step={step!r}): a step is a whole number")
+    if number > _MAX_STEP:
+        raise TypeError(f"log(step={step!r}): a step is at most {_MAX_STEP:,}")
     return int(number)
 
 

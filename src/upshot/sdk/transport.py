@@ -49,11 +49,24 @@ class Transport:
         return answer
 
     def send_instead(self, record: Record) -> None:
-        """Send a request with metrics without its metrics, so that the server takes those that follow."""
-        if self._client is not None and record.kind == "log":
-            fields = json.loads(record.body)
-            body = json.dumps({"session": fields["session"], "sequence": fields["sequence"]})
-            self._client.send_json(record.method, record.path, body)
+        """
+        Send a request with metrics without what the server may have rejected, so that it takes those that follow.
+
+        First the summary and the config are left out, then also the metrics.
+        """
+        if self._client is None or record.kind != "log":
+            return
+        fields = json.loads(record.body)
+        bare = {"session": fields["session"], "sequence": fields["sequence"]}
+        if "rows" in fields and len(fields) > len(bare) + 1:
+            try:
+                self._client.send_json(record.method, record.path, json.dumps({**bare, "rows": fields["rows"]}))
+            except ApiError as error:
+                if not is_about_body(error):
+                    raise
+            else:
+                return
+        self._client.send_json(record.method, record.path, json.dumps(bare))
 
     def _send_files(self, record: Record, missing: set[str]) -> None:
         from upshot.client.file_digest import LocalFile
