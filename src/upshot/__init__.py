@@ -56,7 +56,6 @@ __all__ = [
     "Table",
     "__version__",
     "alert",
-    "config",
     "define_metric",
     "finish",
     "init",
@@ -69,7 +68,6 @@ __all__ = [
     "plot",
     "run",
     "save",
-    "summary",
     "unwatch",
     "use_artifact",
     "use_model",
@@ -152,4 +150,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "config", "summary"})

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from upshot.client.addresses import ApiError, api_path
 from upshot.sdk.connection import client
@@ -245,14 +245,17 @@ class RunFile:
     def __repr__(self) -> str:
         return f"<File {self.name} ({self.size} bytes)>"
 
-    def download(self, root: str | os.PathLike[str] = ".", replace: bool = False, exist_ok: bool = False) -> Path:
+    def download(
+        self, root: str | os.PathLike[str] = ".", replace: bool = False, exist_ok: bool = False, api: object = None
+    ) -> TextIO:
         """
-        Download the file, and return its path.
+        Download the file, and return it, opened. Its attribute `name` is the path.
 
         Args:
             root: The directory. The path of the file in the run is added to it.
             replace: Whether to replace a file that exists.
             exist_ok: Whether to leave a file that exists as it is, without an error.
+            api: Has no effect.
 
         Raises:
             ValueError: The file exists, or the server does not have its bytes.
@@ -263,7 +266,7 @@ class RunFile:
         target = safe_target(Path(root), self.name)
         if target.exists() and not replace:
             if exist_ok:
-                return target
+                return target.open(encoding="utf-8")
             raise InvalidArgument(f"{target} exists; pass replace=True or exist_ok=True")
         target.parent.mkdir(parents=True, exist_ok=True)
         new_path = new_file_beside(target)
@@ -279,7 +282,7 @@ class RunFile:
             raise InvalidArgument(f"{self.name}: {error}") from error
         finally:
             new_path.unlink(missing_ok=True)
-        return target
+        return target.open(encoding="utf-8")
 
 
 def with_numbers(values: Mapping[str, Any]) -> dict[str, Any]:

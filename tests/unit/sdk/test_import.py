@@ -25,7 +25,10 @@ def test_what_is_missing_says_so():
         _ = upshot.sweep
     with pytest.raises(AttributeError, match="'nothing'"):
         _ = upshot.nothing
-    assert {"init", "Artifact", "Api"} <= set(dir(upshot))
+    for name in ("Video", "Html", "Histogram", "agent", "controller", "integration", "Settings"):
+        with pytest.raises(AttributeError, match=f"upshot has no '{name}'; "):
+            getattr(upshot, name)
+    assert {"init", "Artifact", "Api", "config", "summary"} <= set(dir(upshot))
 
 
 @pytest.mark.parametrize("name", sorted(set(upshot.__all__) - {"run"}))
@@ -35,12 +38,25 @@ def test_every_public_name_exists(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["log", "log_artifact", "use_artifact", "link_artifact", "log_model", "use_model", "link_model"]
+    "name",
+    [
+        *("log", "define_metric", "save", "watch", "unwatch", "alert"),
+        *("log_artifact", "use_artifact", "link_artifact", "log_model", "use_model", "link_model"),
+    ],
 )
 def test_functions_need_a_run(name):
     """Before `init`, the functions of the module say that it must be called."""
-    arguments = {"link_artifact": ("a", "b"), "link_model": ("a", "b")}.get(name, ("a",))
+    two = {"link_artifact", "link_model", "alert"}
+    arguments = ("a", "b") if name in two else ("a",)
 
     assert upshot.run is None
     with pytest.raises(upshot.Error, match=rf"You must call upshot.init\(\) before upshot.{name}\(\)"):
         getattr(upshot, name)(*arguments)
+
+
+@pytest.mark.parametrize("name", ["config", "summary"])
+def test_values_need_a_run(name):
+    """Before `init`, `upshot.config` and `upshot.summary` say that it must be called, and `hasattr` is honest."""
+    with pytest.raises(upshot.Error, match=rf"You must call upshot.init\(\) before upshot.{name}"):
+        getattr(upshot, name)
+    assert not hasattr(upshot, name)
