@@ -121,7 +121,7 @@ def test_values_become_json():
 
 def test_changes_are_reported():
     """The run gets the values that were set, as JSON."""
-    seen = []
+    seen: list[dict[str, object]] = []
     config = Config(on_change=seen.append)
 
     config.lr = 0.1

@@ -14,7 +14,7 @@ from upshot.sdk.media.table import Table
 
 
 def stored(media, key="key"):
-    files = {}
+    files: dict[str, bytes] = {}
     value = media.store(key, 3, files.__setitem__)
     return value, files[value["path"]]
 
@@ -189,7 +189,9 @@ def test_arrays(data, expected):
 
 
 @pytest.mark.parametrize(
-    "data", [[], [[]], [1, 2], [[[[1, 2]]]], [[1, 2], [3]], "no.png", object(), [["a"]], [[[1, 2, 3, 4, 5]]]], ids=repr
+    "data",
+    [[], [[]], [1, 2], [[[[1, 2]] * 2] * 2] * 2, [[1, 2], [3]], "no.png", object(), [["a"]], [[[1, 2, 3, 4, 5]]]],
+    ids=lambda data: type(data).__name__,
 )
 def test_what_is_no_image(data):
     """Other data is an error."""
@@ -221,7 +223,7 @@ def test_images_of_pillow(tmp_path, monkeypatch):
             picture.mode = mode
             return picture
 
-        def save(self, file, format):
+        def save(self, file, format):  # noqa: A002 - as Pillow's
             file.write(f"{self.mode} {format}".encode())
 
     (tmp_path / "b.jpg").write_bytes(b"a photo")
@@ -229,7 +231,7 @@ def test_images_of_pillow(tmp_path, monkeypatch):
     assert stored(Image(Picture()))[1] == b"RGB PNG"
     assert stored(Image(Picture(), "L"))[1] == b"L PNG"
     pillow = ModuleType("PIL.Image")
-    pillow.open = lambda file: Picture()
+    monkeypatch.setattr(pillow, "open", lambda file: Picture(), raising=False)
     monkeypatch.setitem(sys.modules, "PIL.Image", pillow)
     assert stored(Image(tmp_path / "b.jpg"))[1] == b"RGB PNG"
 

@@ -54,7 +54,7 @@ class Sending:
 
     def __init__(self, folder, server):
         self.server = server
-        self.stops = []
+        self.stops: list[int] = []
         self.journal = Journal(folder / "run", {})
         self.sender = Sender(
             run_path="/projects/p/runs/r",
@@ -109,7 +109,7 @@ def test_a_server_that_is_away(sending, monkeypatch, capsys):
     sending.server.is_away = True
     for number in range(1, 3_000):
         sending.steps.log({"a": number})
-    until(lambda: (sending.journal.folder / FILE_NAME).exists(), "the journal is in the folder")
+    until((sending.journal.folder / FILE_NAME).exists, "the journal is in the folder")
     sending.steps.log({"a": 3_000})
     sending.server.is_away = False
 

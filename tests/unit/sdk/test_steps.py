@@ -14,7 +14,7 @@ from upshot.sdk.steps import MAX_REQUEST_VALUES, Steps
 class Scalar:
     """A number as a tensor that requires a gradient: `numpy()` fails, and so does everything but `item()`."""
 
-    shape = ()
+    shape: tuple[int, ...] = ()
 
     def __init__(self, value):
         self._value = value
@@ -32,7 +32,7 @@ class Logged:
     """Steps, and what was taken of them."""
 
     def __init__(self):
-        self.files = {}
+        self.files: dict[str, bytes] = {}
         self.full = 0
         self.steps = Steps(add_file=self.files.__setitem__, on_full=self._on_full)
 
@@ -151,7 +151,9 @@ class Vector(Scalar):
     shape = (2,)
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", lambda: 1, Vector(1), 1j], ids=repr)
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, b"bytes", lambda: 1, Vector(1), 1j], ids=lambda value: type(value).__name__
+)
 def test_what_cannot_be_logged(logged, value):
     """Any other object raises TypeError with its key, and nothing of the call is logged."""
     with pytest.raises(TypeError, match="bad"):
@@ -312,7 +314,7 @@ def test_media_are_files(logged):
     """Tables, images, figures and confusion matrices become files, and the values name them."""
 
     class Figure:
-        def savefig(self, file, format):
+        def savefig(self, file, format):  # noqa: A002 - as matplotlib's
             file.write(f"figure as {format}".encode())
 
     logged.steps.log(
