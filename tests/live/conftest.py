@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.programs import Programs
 from tests.servers import Redis
 from tests.system import System
 from upshot.receivers import Receivers, ReceiversThread
@@ -47,3 +48,13 @@ def make_system(tmp_path: Path, redis_server: Redis) -> Iterator[Callable[..., S
             return stack.enter_context(System(tmp_path / "system", redis_server, **arguments))
 
         yield make
+
+
+@pytest.fixture
+def run_script(make_system: Callable[..., System], database_url: str | None, tmp_path: Path) -> Programs:
+    """Start a server, and return a function that runs a program in an empty directory."""
+    system = make_system(database_url=database_url, automations={})
+    system.start_web()
+    folder = tmp_path / "program"
+    folder.mkdir()
+    return Programs(system, folder)

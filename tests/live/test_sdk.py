@@ -2,49 +2,11 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.system import System
-
 SCRIPTS = sorted((Path(__file__).parent / "sdk").glob("*.py"))
-
-
-class Programs:
-    """A server, and a directory in which programs run."""
-
-    def __init__(self, system: System, folder: Path) -> None:
-        self.system = system
-        self.folder = folder
-        self._settings = {
-            "UPSHOT_URL": system.url,
-            "UPSHOT_CACHE_DIR": str(folder.parent / "cache"),
-            "HOME": str(folder.parent),
-        }
-
-    def __call__(self, *arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end."""
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=self.folder,
-            env=self.system.environment | self._settings | settings,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-
-@pytest.fixture
-def run_script(make_system, database_url, tmp_path):
-    """Start a server, and return a function that runs a program in an empty directory."""
-    system = make_system(database_url=database_url, automations={})
-    system.start_web()
-    folder = tmp_path / "program"
-    folder.mkdir()
-    return Programs(system, folder)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -123,10 +123,16 @@ def run_in_threads(work: Callable[[Item], object], items: Iterable[Item]) -> Non
 
     done: Any = object()
     threads = [Thread(target=work_on_items, name="upshot-transfer", daemon=True) for _ in range(THREADS)]
+    started = []
     for thread in threads:
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # Python 3.12 starts no threads when the program ends
+            work_on_items()
+            break
+        started.append(thread)
     try:
-        for thread in threads:
+        for thread in started:
             thread.join()
     except BaseException as error:  # such as Ctrl-C
         errors.append(error)

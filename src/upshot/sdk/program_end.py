@@ -41,7 +41,7 @@ class ProgramEnd:
         self._end_runs = end_runs
         self._on_fork = on_fork
         self._failure: tuple[str, int | None] | None = None
-        self._exit: SystemExit | None = None
+        self._exit_code = 0
         self._terminated = False
         self._process_id = os.getpid()
         self._previous_handler: Any = signal.SIG_DFL
@@ -83,24 +83,20 @@ class ProgramEnd:
                 leave(status)
             except SystemExit as error:
                 if threading.current_thread() is threading.main_thread():
-                    self._exit = error
+                    self._exit_code = to_exit_code(error)
+                    error.__dict__["_upshot"] = _Attached(self)
                 raise
 
         sys.exit = notice
 
-    def _exit_code(self) -> int:
-        """Return the code of a `sys.exit()` that ended the program; 0 if it was caught, or there was none."""
-        error = self._exit
-        if error is None or error.__traceback__ is None:
-            return 0
-        if error.__traceback__.tb_frame.f_back is not None:  # it did not reach the outermost frame
-            return 0
-        return to_exit_code(error)
+    def forget_exit(self) -> None:
+        """Forget a `sys.exit()` that was caught."""
+        self._exit_code = 0
 
     def _at_exit(self) -> None:
         if os.getpid() != self._process_id:
             return
-        code = self._exit_code()
+        code = self._exit_code
         state, exit_code = self._failure or ("failed" if code else "finished", code)
         if self._terminated:
             state, exit_code = "killed", None
@@ -133,6 +129,20 @@ class ProgramEnd:
         with contextlib.suppress(ValueError, OSError):
             if signal.getsignal(signal.SIGTERM) == self._on_sigterm and not callable(self._previous_handler):
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _Attached:
+    """An object that an exception of `sys.exit()` has. It is deleted with it, and notices whether it was caught."""
+
+    def __init__(self, end: ProgramEnd) -> None:
+        self._end = end
+
+    def __del__(self) -> None:
+        try:
+            sys._getframe(1)  # noqa: SLF001 - the interpreter deletes an exception that ends it outside of all frames
+        except ValueError:
+            return
+        self._end.forget_exit()
 
 
 def interrupt_program() -> None:

@@ -130,8 +130,7 @@ class PublicRun:
         """
         if stream != "default":
             raise InvalidArgument(f"history(stream={stream!r}): metrics of the machine are not recorded; leave it out")
-        check_keys(keys)
-        query = {"samples": max(1, min(samples, _MAX_SAMPLES)), "key": keys or None, "x_axis": x_axis}
+        query = {**_query_keys(keys), "samples": max(1, min(samples, _MAX_SAMPLES)), "x_axis": x_axis}
         rows = [with_numbers(row) for row in client().get(self._path("history"), **query)["items"]]
         if pandas:
             try:
@@ -161,9 +160,8 @@ class PublicRun:
         Raises:
             ValueError: An argument is invalid.
         """
-        check_keys(keys)
         query: dict[str, Any] = {
-            "key": keys or None,
+            **_query_keys(keys),
             "from_step": min_step,
             "to_step": None if max_step is None else max_step - 1,
             "limit": max(1, min(page_size, _PAGE_ROWS * 10)),
@@ -290,15 +288,20 @@ def with_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _number(value) for key, value in values.items()}
 
 
-def check_keys(keys: object) -> None:
+def _query_keys(keys: object) -> dict[str, Any]:
     """
-    Check the keys of a history.
+    Return the query for some keys of a history.
 
     Raises:
         InvalidArgument: They are not a list of texts.
     """
-    if keys is not None and not (isinstance(keys, list | tuple | set) and all(isinstance(key, str) for key in keys)):
+    if keys is None:
+        return {}
+    if not isinstance(keys, list | tuple | set) or not all(isinstance(key, str) for key in keys):
         raise InvalidArgument(f"keys={keys!r}: pass a list of texts")
+    if any("," in key for key in keys):
+        return {"key": list(keys)}
+    return {"keys": ",".join(keys) or None}
 
 
 def _number(value: Any) -> Any:

@@ -216,6 +216,8 @@ class RecordedRun:
         }
         body.update((key, value) for key, value in optional.items() if value is not None)
         body["config"] = self._sent_config = to_json_object(self.config, "config")
+        import upshot.client.uploads  # noqa: F401 - not when the program ends: it cannot be loaded then
+
         found = client().put(self._path(), body)
         self.url = found["url"]
         self._steps.step = int(found.get("next_step") or 0)
