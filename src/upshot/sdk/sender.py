@@ -120,7 +120,7 @@ class Sender:
                 self._note_failure(error)
                 self._gave_up.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-            except Exception as error:  # noqa: BLE001 - a mistake of ours must not stop what follows
+            except Exception as error:  # noqa: BLE001 - a mistake in this module must not stop what follows
                 say_once(f"a {record.kind} of the run could not be sent: {error!r}")
                 self._journal.remove_first()
             else:

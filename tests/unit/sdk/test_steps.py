@@ -85,7 +85,7 @@ def test_an_earlier_step_is_dropped_with_one_warning(logged, capsys):
 
 
 @pytest.mark.parametrize("step", ["1", 1.5, True, math.inf, [1], 2**60], ids=repr)
-def test_a_step_that_is_no_number(logged, step):
+def test_a_step_of_another_kind(logged, step):
     """A step must be a whole number."""
     with pytest.raises(TypeError, match="step"):
         logged.steps.log({"a": 1}, step=step)
@@ -165,7 +165,7 @@ def test_what_cannot_be_logged(logged, value):
 
 
 @pytest.mark.parametrize("data", [{1: 2}, {None: 1}, [("a", 1)], "a", None, {"": 1}], ids=repr)
-def test_what_is_no_mapping(logged, data):
+def test_other_data_than_a_mapping(logged, data):
     """`log` takes a mapping whose keys are texts."""
     with pytest.raises(TypeError):
         logged.steps.log(data)
