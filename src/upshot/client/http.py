@@ -264,7 +264,8 @@ class Client:
 
 
 def _page_items(path: str) -> int:
-    return FILES_PER_REQUEST if path.endswith("/files") else _PAGE_ITEMS
+    of_a_version = path.endswith("/files") and "/runs/" not in path
+    return FILES_PER_REQUEST if of_a_version else _PAGE_ITEMS
 
 
 def _is_broken_connection(error: Exception) -> bool:

@@ -64,7 +64,7 @@ assert [found.name for found in used] == [artifact.name]  # by its source, altho
 
 try:
     with wandb.init(project="other", config={"a": 1}) as run:
-        run.config.a = 2
+        run.config.update({"a": 2}, allow_val_change=True)
         raise KeyError("x")
 except KeyError:
     pass
