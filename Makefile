@@ -93,7 +93,7 @@ changelog: setup  ## check that the changes since origin/main come with a change
 	@$(BIN)/towncrier check --compare-with origin/main
 
 .PHONY: bench
-bench: setup  ## measure latency, throughput, matching, memory and artifacts on real parts (ARGS=--quick: a short run)
+bench: setup  ## measure latency, throughput, matching, memory, artifacts and the SDK on real parts (ARGS=--quick: a short run)
 	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: setup

@@ -30,12 +30,13 @@ from bench.measures import (
     measure_mutations,
 )
 from bench.report import Report, machine
+from bench.sdk import measure_logging
 from bench.system import BenchSystem, Ports, running_receiver
 from tests.servers import Postgres, Redis, find_postgres
 
 _RESULTS = Path("bench-results")
 _IDLE_SECONDS = 5.0
-_PARTS = ("latency", "mutations", "isolation", "burst", "backlog", "hold", "memory", "matching", "artifacts")
+_PARTS = ("latency", "mutations", "isolation", "burst", "backlog", "hold", "memory", "matching", "artifacts", "sdk")
 _LONG_PARTS = ("growth",)  # measured only on request, because they take minutes
 _DATABASES = ("sqlite", "postgresql")
 
@@ -52,6 +53,8 @@ class Size:
     large_bytes: int
     small_files: int
     lineage_edges: int
+    log_calls: int
+    training_seconds: int
 
 
 _FULL = Size(
@@ -63,6 +66,8 @@ _FULL = Size(
     large_bytes=2_000_000_000,
     small_files=10_000,
     lineage_edges=100_000,
+    log_calls=100_000,
+    training_seconds=3_600,
 )
 _QUICK = Size(
     latency_seconds=5,
@@ -73,6 +78,8 @@ _QUICK = Size(
     large_bytes=300_000_000,
     small_files=1_000,
     lineage_edges=20_000,
+    log_calls=20_000,
+    training_seconds=600,
 )
 _BESIDE_EVENTS = 10_000
 _BURST_EVENTS = 3_000
@@ -154,21 +161,33 @@ class _Bench:
                     with _system(directory / "hold", new_database(), ports, watch=True) as system:
                         _log(f"{database}: hostile events, conditions, templates and responses")
                         uvloop.run(self._measure_hold(database, system, ports))
-                if "artifacts" in self.only:
-                    with _system(directory / "artifacts", new_database(), ports) as system:
-                        _log(f"{database}: artifacts, one of {self.size.large_bytes / 1e6:,.0f} MB")
-                        self.report.artifacts[database] = measure_artifacts(
-                            system,
-                            large_bytes=self.size.large_bytes,
-                            small_files=self.size.small_files,
-                            edges=self.size.lineage_edges,
-                        )
+                self._measure_data(database, directory, new_database, ports)
                 if "growth" in self.only:
                     with _system(directory / "growth", new_database(), ports) as system:
                         _log(f"{database}: insert {self.size.growth_rows:,} events and executions")
                         fill_seconds = fill(system, self.size.growth_rows)
                         _log(f"{database}: growth, filled in {fill_seconds:.0f} s")
                         self.report.growth[database] = uvloop.run(self._measure_growth(system, ports, fill_seconds))
+
+    def _measure_data(
+        self, database: str, directory: Path, new_database: Callable[[], str | None], ports: Ports
+    ) -> None:
+        """Measure artifacts, and what logging costs a program."""
+        if "artifacts" in self.only:
+            with _system(directory / "artifacts", new_database(), ports) as system:
+                _log(f"{database}: artifacts, one of {self.size.large_bytes / 1e6:,.0f} MB")
+                self.report.artifacts[database] = measure_artifacts(
+                    system,
+                    large_bytes=self.size.large_bytes,
+                    small_files=self.size.small_files,
+                    edges=self.size.lineage_edges,
+                )
+        if "sdk" in self.only:
+            with _system(directory / "sdk", new_database(), ports) as system:
+                _log(f"{database}: {self.size.log_calls:,} calls of run.log")
+                self.report.logging[database] = measure_logging(
+                    system, calls=self.size.log_calls, seconds=self.size.training_seconds
+                )
 
     async def _measure_growth(self, system: BenchSystem, ports: Ports, fill_seconds: float) -> Growth:
         async with Load(system, ports) as load:

@@ -170,12 +170,15 @@ class Api:
         Return a run.
 
         Args:
-            path: `[ENTITY/]PROJECT/ID`, or the id of a run of the project.
+            path: `[ENTITY/]PROJECT/ID`, `[ENTITY/]PROJECT/runs/ID`, or the id of a run of the project.
 
         Raises:
             ApiError: There is none.
         """
-        *_, project, run_id = [self._project, *path.strip("/").split("/")]
+        parts = path.strip("/").split("/")
+        if len(parts) > 2 and parts[-2] == "runs":  # noqa: PLR2004 - as addresses of W&B have it
+            del parts[-2]
+        *_, project, run_id = [self._project, *parts]
         return PublicRun(client().get(api_path("projects", project, "runs", run_id)))
 
     def runs(

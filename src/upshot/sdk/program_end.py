@@ -43,22 +43,32 @@ class ProgramEnd:
         self._failure: tuple[str, int | None] | None = None
         self._exit_code = 0
         self._terminated = False
-        self._process_id = os.getpid()
+        self._process_id: int | None = None  # of the process whose runs these are
+        self._is_installed = False
         self._previous_handler: Any = signal.SIG_DFL
 
-    def install(self) -> None:
-        """Install the hooks."""
+    def watch(self) -> None:
+        """Notice from now on how this process ends. Its parent, if it was forked, has runs of its own."""
+        if self._process_id == os.getpid():
+            return
+        self._process_id = os.getpid()
+        self._failure, self._exit_code, self._terminated = None, 0, False
+        if not self._is_installed:
+            self._is_installed = True
+            self._install()
+        if threading.current_thread() is threading.main_thread():
+            with contextlib.suppress(ValueError, OSError):
+                found = signal.getsignal(signal.SIGTERM)
+                if found is not None and found not in (signal.SIG_IGN, self._on_sigterm):
+                    self._previous_handler = found
+                    signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _install(self) -> None:
         atexit.register(self._at_exit)
         self._wrap_excepthook()
         self._wrap_exit()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._in_child)
-        if threading.current_thread() is threading.main_thread():
-            with contextlib.suppress(ValueError, OSError):
-                found = signal.getsignal(signal.SIGTERM)
-                if found is not None and found != signal.SIG_IGN:
-                    self._previous_handler = found
-                    signal.signal(signal.SIGTERM, self._on_sigterm)
 
     @property
     def was_terminated(self) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from upshot.client.addresses import ApiError, api_path
 from upshot.sdk.artifact import Artifact
@@ -20,6 +20,20 @@ from upshot.sdk.sdk_errors import InvalidArgument
 
 _NOT_FOUND = 404
 _MODEL_REGISTRY = "model-registry"
+#: What W&B's runs have and these do not, with the remedy.
+_MISSING = {
+    "config_static": "use run.config",
+    "dir": "write the file where you like, and keep it with run.save(path)",
+    "display": "the run shows its address in a notebook",
+    "finish_artifact": "use run.log_artifact()",
+    "log_code": "use init(save_code=True) or run.save()",
+    "mark_preempting": "use init(resume=…) to continue the run",
+    "project_name": "use run.project",
+    "restore": "use upshot.Api().run(path).file(name).download()",
+    "sweep_id": "start the runs of a sweep yourself, with group= in init()",
+    "to_html": "the run shows its address in a notebook",
+    "upsert_artifact": "use run.log_artifact()",
+}
 
 
 class Run(RecordedRun):
@@ -41,6 +55,12 @@ class Run(RecordedRun):
         folder: The directory of the folder for what could not be sent yet.
         save_code: Whether to keep the file of the program.
     """
+
+    if not TYPE_CHECKING:  # a type checker knows what there is
+
+        def __getattr__(self, name: str) -> NoReturn:
+            remedy = _MISSING.get(name)
+            raise AttributeError(f"a run has no {name!r}{f'; {remedy}' if remedy else ''}")
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,6 @@ from upshot.sdk.run import Run
 from upshot.sdk.sdk_errors import InvalidArgument, NoRun, NotBuilt
 
 _current: list[Run] = []  # the run of the program, last
-_hooked: list[bool] = []
 _RESUME = ("allow", "must", "never")
 
 
@@ -139,9 +138,7 @@ def init(
         folder=dir,
         save_code=save_code,
     )
-    if not _hooked:
-        _hooked.append(True)
-        _program_end.install()
+    _program_end.watch()
     run.start()
     _current.append(run)
     say(f"run {run.name} ({run.path}){f': {run.url}' if run.url else ''}")
@@ -298,7 +295,7 @@ def _end_runs(state: str, exit_code: int | None, patience_seconds: float) -> Non
 
 def _become_foreign() -> None:
     for run in _current:
-        run.become_foreign()
+        run.become_foreign()  # it stays `upshot.run`, and says that it records nothing here
 
 
 def was_terminated() -> bool:

@@ -43,6 +43,11 @@ class SummaryValues(Mapping[str, Any]):
         except KeyError as error:
             raise AttributeError(f"the summary has no {name!r}") from error
 
+    @property
+    def _json_dict(self) -> dict[str, Any]:
+        """The values as a dictionary, by the name that scripts for W&B use."""
+        return dict(self._items)
+
     @override
     def __iter__(self) -> Iterator[str]:
         return iter(dict(self._items))
