@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from aiohttp import web
 
 from tests.container_requests import NAME
-from tests.fakes.kubernetes.cluster import NAMESPACE, TOKEN, FakeCluster, documented_rules, write_kubeconfig
+from tests.fakes.kubernetes.cluster import IMAGE, NAMESPACE, TOKEN, FakeCluster, documented_rules, write_kubeconfig
 from tests.fakes.kubernetes.node import DIGEST
 from tests.fakes.kubernetes.server import KUBE_SYSTEM_UID, Rule
 from tests.fakes.kubernetes.store import JOB, POD, SECRET
 from tests.kubernetes.driver import BackendDriver, request
 from tests.waiting import until
 from upshot.backends.kubernetes import api, make
-from upshot.backends.protocol import EngineUnavailable, OutputUnreadable, Phase, StartRefused
-from upshot.domain.job import FailureKind, ImagePullCredentials
+from upshot.backends.protocol import EngineUnavailable, JobInput, OutputUnreadable, Phase, StartRefused
+from upshot.domain.job import FailureKind, ImagePullCredentials, InputFiles
 
 EXPIRED = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}}
 IGNORES_SIGTERM = "trap '' TERM; echo started; while :; do sleep 0.1; done"
@@ -237,6 +240,100 @@ async def test_killed_sidecar(driver, cluster):
 
     with pytest.raises(OutputUnreadable, match="was killed before"):
         await driver.read_outputs()
+
+
+# --- input ----------------------------------------------------------------------------------------
+
+FILES = JobInput("project/my model:v3", 2, 1_000_000, transfer_limit=1_000_000)
+
+
+def upshot_in_image(directory: Path, script: str) -> dict[str, str]:
+    """Return an environment in which the command `upshot` is a script. A container of the fake cluster has no image."""
+    program = directory / "upshot"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return {"PATH": f"{directory}:/usr/bin:/bin"}
+
+
+def volume(pod: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a volume of a pod."""
+    found: dict[str, Any] = next(each for each in pod["spec"]["volumes"] if each["name"] == name)
+    return found
+
+
+async def test_input_is_downloaded_before_the_job_starts(driver, cluster, tmp_path):
+    """An init container in the job's image fills a volume of limited size, which the job can only read."""
+    env = upshot_in_image(tmp_path, 'echo "$@" > $4/arguments; echo $UPSHOT_CACHE_GB > $4/gb')
+    asked = request("cat /upshot/input/*", env=env, input=InputFiles.REQUIRED)
+
+    await driver.backend.start(replace(asked, input=FILES))
+
+    assert (await driver.wait_for_exit()).exit_code == 0
+    arguments, gigabytes = (await driver.read_log()).data.decode().splitlines()
+    assert re.fullmatch(r"download --stored --root \S+ -- project/my model:v3", arguments)
+    assert gigabytes == "0"
+    (pod,) = cluster.items(POD)
+    assert [each["name"] for each in pod["spec"]["initContainers"]] == ["upshot-input", "upshot-outputs"]
+    assert pod["spec"]["initContainers"][0]["image"] == IMAGE
+    assert 1_000_000 < int(volume(pod, "upshot-input")["emptyDir"]["sizeLimit"]) < 100_000_000
+    mount = next(each for each in pod["spec"]["containers"][0]["volumeMounts"] if each["name"] == "upshot-input")
+    assert mount["readOnly"]
+
+
+@pytest.mark.parametrize(("input_image", "found"), [("quiet:1", b"found\n"), (None, b"")])
+async def test_input_with_an_image_of_the_operator(connect, cluster, tmp_path, input_image, found):
+    """With `input-image`, every job gets its input. Without it, only a job that requires it."""
+    driver = connect(input_image=input_image) if input_image else connect()
+    env = upshot_in_image(tmp_path, "echo > $4/found")
+
+    await driver.backend.start(replace(request("ls /upshot/input", env=env), input=FILES))
+
+    assert (await driver.wait_for_exit()).exit_code == 0
+    assert (await driver.read_log()).data == found
+    images = [each["image"] for pod in cluster.items(POD) for each in pod["spec"]["initContainers"]]
+    assert images[:-1] == ([input_image] if input_image else [])
+
+
+@pytest.mark.parametrize(
+    ("script", "failure", "words"),
+    [
+        ("exit 1", FailureKind.INPUT_UNAVAILABLE, "exit code 1, Error); see `kubectl logs upshot-01-1"),
+        (None, FailureKind.REFUSED, "install `upshot` in the image of the job"),
+    ],
+)
+async def test_input_that_cannot_be_downloaded(driver, tmp_path, script, failure, words):
+    """The command does not start. A failed download is worth another attempt, and an image without upshot is not."""
+    env = upshot_in_image(tmp_path, script) if script else {}
+    asked = request("echo started", env=env, input=InputFiles.REQUIRED)
+
+    await driver.backend.start(replace(asked, input=FILES))
+
+    status = await driver.wait_for_exit()
+    assert (status.failure, status.started_at) == (failure, None)
+    assert words in (status.note or "")
+    assert (await driver.read_log()).data == b""
+
+
+async def test_a_download_is_shown_and_can_be_stopped(driver, tmp_path):
+    """The job says what it waits for, and a stop ends the download."""
+    env = upshot_in_image(tmp_path, "sleep 600")
+    asked = request("echo started", env=env, input=InputFiles.REQUIRED)
+    await driver.backend.start(replace(asked, input=FILES))
+    await driver.wait_for_note("its input is being downloaded")
+
+    await driver.stop(grace_seconds=0)
+
+    assert (await driver.wait_for_exit()).failure is FailureKind.CANCELLED
+
+
+async def test_input_that_is_too_large_for_a_pod(driver, cluster):
+    """The refusal names the limit of the queue."""
+    files = replace(FILES, transfer_limit=999_999)
+
+    with pytest.raises(StartRefused, match="1,000,000 bytes, and the queue's `input-size` allows 999,999 in a pod"):
+        await driver.backend.start(replace(request(), input=files))
+
+    assert not cluster.items(JOB)
 
 
 # --- stop -----------------------------------------------------------------------------------------

@@ -24,8 +24,9 @@ from upshot.sdk.stored_elsewhere import download_references
     type=click.Path(path_type=Path, file_okay=False),
     help="The directory. By default, artifacts/NAME:VERSION, or in UPSHOT_ARTIFACT_DIR.",
 )
+@click.option("--stored", is_flag=True, help="Leave out the files that REF only refers to.")
 @api_command
-def download(client: Client, output: Output, reference: str, root: Path | None) -> None:
+def download(client: Client, output: Output, reference: str, root: Path | None, *, stored: bool) -> None:
     """
     Download the files of REF (project/artifact:v3, or registry/collection:ALIAS), and print the directory.
 
@@ -39,7 +40,9 @@ def download(client: Client, output: Output, reference: str, root: Path | None) 
         )
     folder = root or default_root(version)
     entries = [
-        ManifestEntry(file["path"], file["digest"], file["size"], file["ref"]) for file in list_files(client, version)
+        ManifestEntry(file["path"], file["digest"], file["size"], file["ref"])
+        for file in list_files(client, version)
+        if file["ref"] is None or not stored
     ]
     what = f"{version['artifact_name']}:{version['artifact_version']}"
     download_files(client, [entry for entry in entries if entry.ref is None], folder, cache=blob_cache(), what=what)

@@ -22,9 +22,21 @@ _KEPT_PART = 0.8  # of the limit, after blobs have been removed
 _STALE_SECONDS = 86_400  # after which an unfinished file was left by a crash
 
 
-def cache_location(cache_dir: Path | None, cache_gb: float) -> tuple[Path, int]:
-    """Return the directory of the cache and its maximum number of bytes, from the settings of these names."""
-    return cache_dir or Path("~/.cache/upshot/artifacts").expanduser(), int(cache_gb * _BYTES_PER_GB)
+def cache_location(cache_dir: Path | None, cache_gb: float, *, data: Path) -> tuple[Path, int]:
+    """
+    Return the directory of the cache and its maximum number of bytes.
+
+    Args:
+        cache_dir: The setting of this name.
+        cache_gb: The setting of this name.
+        data: The data directory. It contains the cache of a user without a home.
+    """
+    if cache_dir is None:
+        try:
+            cache_dir = Path("~/.cache/upshot/artifacts").expanduser()
+        except RuntimeError:  # a container may run as any user
+            cache_dir = data / "cache"
+    return cache_dir.absolute(), int(cache_gb * _BYTES_PER_GB)
 
 
 class BlobCache:

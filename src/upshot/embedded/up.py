@@ -227,6 +227,7 @@ class _Supervisor:
             self._print(f"{self._data_dir.path}: {error.strerror}; the id of the worker is not stored")
         return {
             **self._environment(),
+            "UPSHOT_URL": self._url,  # whatever server the user's commands are for
             "UPSHOT_WORKER_ID": worker_id,
             **({"UPSHOT_WORKER_PREDECESSOR": predecessor} if predecessor else {}),
         }

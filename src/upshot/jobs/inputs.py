@@ -112,14 +112,13 @@ class JobInputs:
         if job.spec.input is InputFiles.NONE:
             return None
         version = await self._find_version(job, event)
-        if version is None or version.manifest is None:
+        if version is None:
             return None
-        manifest = version.manifest
-        if downloads_itself:
-            return JobInput(version.reference, manifest.file_count, manifest.size or 0, transfer_limit=limit)
         files = await self._run_in_thread(self._versions.files_of, version)
         entries = tuple(entry for entry in files if entry.ref is None)
         digest, size = manifest_digest(entries), sum(entry.size or 0 for entry in entries)
+        if downloads_itself:
+            return JobInput(version.reference, len(entries), size, transfer_limit=limit)
         try:
             tree = await self._in_cache(partial(self._trees.pin, digest, size, self._pin_name(job.id, job.attempt)))
             progress = self._progress[job.id] = _Progress(version.reference, size)

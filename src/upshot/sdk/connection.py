@@ -120,7 +120,7 @@ def blob_cache() -> BlobCache | None:
     settings = read_settings()
     if not settings.cache_gb:
         return None
-    return BlobCache(*cache_location(settings.cache_dir, settings.cache_gb))
+    return BlobCache(*cache_location(settings.cache_dir, settings.cache_gb, data=settings.data))
 
 
 def check_entity(entity: str | None) -> None:

@@ -204,7 +204,7 @@ class WorkerDependencies:
             metrics=VersionMetricsWriter(self.registry, run_in_thread),
             inputs=JobInputs(
                 self.registry,
-                FileTrees(*cache_location(settings.cache_dir, settings.cache_gb)),
+                FileTrees(*cache_location(settings.cache_dir, settings.cache_gb, data=settings.data)),
                 partial(make_job_client, settings),
                 self.installation,
                 run_in_thread,

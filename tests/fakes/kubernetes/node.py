@@ -111,7 +111,7 @@ class FakePod:
         return None
 
     async def _start_containers(self) -> bool:
-        """Pull, mount and start, sidecars first. Return False if that stopped in between."""
+        """Pull, mount and start, init containers first. Return False if that stopped in between."""
         spec = self.pod["spec"]
         containers = [*(spec.get("initContainers") or ()), *spec["containers"]]
         for container in containers:
@@ -119,6 +119,12 @@ class FakePod:
         for container in containers:
             if not (await self._pull(container) and await self._mount() and await self._start(container)):
                 return False
+            if container not in spec["containers"] and not container.get("restartPolicy"):
+                running = self.containers.pop(container["name"])
+                await self._wait_or_stop(running)
+                self._set_state(container["name"], {"terminated": terminated_state(running)})
+                if running.exit_code != 0 or self.stopping.is_set():
+                    return False
         self.pod["status"]["phase"] = "Running"
         self.store.record_change(POD, self.pod)
         return True
@@ -202,12 +208,15 @@ class FakePod:
             if secret is None:
                 return None
             env |= {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
-        return env
+        return env | {variable["name"]: variable["value"] for variable in container.get("env") or ()}
 
     async def _wait_for_main_container(self) -> None:
-        """Wait until the command exits, the deadline passes, or the pod is stopped."""
         name = main_container_name(self.pod)
-        container = self.containers[name]
+        await self._wait_or_stop(self.containers[name])
+        self._set_state(name, {"terminated": terminated_state(self.containers[name])})
+
+    async def _wait_or_stop(self, container: FakeContainer) -> None:
+        """Wait until a container exits, the deadline passes, or the pod is stopped."""
         exited = asyncio.ensure_future(container.wait())
         while not exited.done() and not self.stopping.is_set():
             stopping = asyncio.ensure_future(self.stopping.wait())
@@ -220,7 +229,6 @@ class FakePod:
         if not exited.done():
             await container.stop(self.grace)
         await exited
-        self._set_state(name, {"terminated": terminated_state(container)})
 
     async def _stop_sidecars(self) -> None:
         for container in self.pod["spec"].get("initContainers") or ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -13,7 +13,7 @@ import orjson
 from upshot.backends.image_registry import credentials_key
 from upshot.backends.kubernetes.options import AuthorOptions, KubernetesOptions, read_author_options
 from upshot.backends.kubernetes.outputs_sidecar import SCRIPT, SIDECAR
-from upshot.backends.protocol import INSTALLATION_LABEL, JOB_LABEL, ContainerRequest, StartRefused
+from upshot.backends.protocol import INSTALLATION_LABEL, JOB_LABEL, ContainerRequest, JobInput, StartRefused
 from upshot.domain.job import (
     EVENT_FILE,
     INPUT_DIR,
@@ -30,11 +30,18 @@ from upshot.domain.job import (
 from upshot.errors import ConfigError
 
 MAIN = "main"  #: name of the container that runs the job's own command
+INPUT = "upshot-input"  #: name of the container that downloads the input
+#: The command of that container, followed by the reference of an artifact version.
+DOWNLOAD = ("upshot", "download", "--stored", "--root", INPUT_DIR, "--")
 NETWORK_LABEL = "upshot.network"
 STOPPED = "upshot.stopped"  #: annotation of a Job that Upshot has stopped
 
 # The sidecar stops after the job's container, and needs at least this long to write the outputs to its log.
 MIN_GRACE_SECONDS = 5
+
+_SLOWEST_BYTES_PER_SECOND = 1024 * 1024  # of a download, after which the kubelet may end the pod
+_BYTES_PER_FILE = 16 * 1024  # that a file may take beside its content, with its directories
+_SPARE_BYTES = 64 * 1024 * 1024
 
 _EVENT_KEY = "event.json"
 _FILE_KEY = "secret."  # prefix of the keys of an author's files, so that none of them is the event's
@@ -88,6 +95,7 @@ def job_manifest(request: ContainerRequest, options: KubernetesOptions, author: 
     """
     spec = request.spec
     _check_spec(spec, options)
+    _check_input(request.input)
     labels = labels_of(request, options, author)
     annotations = {**_NOT_EVICTABLE, **author.annotations, **options.annotations}
     return {
@@ -162,8 +170,6 @@ def _docker_config(image: str, credentials: ImagePullCredentials) -> bytes:
 def _check_spec(spec: JobSpec, options: KubernetesOptions) -> None:
     if not spec.image:
         raise _refused("a job on Kubernetes needs an image; write `image`")
-    if spec.input is InputFiles.REQUIRED:
-        raise _refused("a pod gets no input; leave `input: required` out, and download the files in the job")
     if spec.network is Network.NONE and not options.network_policy:
         raise _refused(
             "a pod cannot turn off its own network; the operator can do it with a NetworkPolicy "
@@ -173,6 +179,14 @@ def _check_spec(spec: JobSpec, options: KubernetesOptions) -> None:
         raise _refused("Kubernetes assigns GPUs by number; write a number instead of `all`")
     if spec.user is not None and not all(part.isdecimal() for part in spec.user.split(":")):
         raise _refused(f"Kubernetes identifies users by number; write the number of {spec.user!r} in the image")
+
+
+def _check_input(files: JobInput | None) -> None:
+    if files is not None and files.transfer_limit is not None and files.size > files.transfer_limit:
+        raise _refused(
+            f"input: {files.reference} has {files.size:,} bytes, and the queue's `input-size` allows "
+            f"{files.transfer_limit:,} in a pod; raise it, or mount a volume that has the files"
+        )
 
 
 def _refused(reason: str) -> StartRefused:
@@ -185,14 +199,17 @@ def _refused(reason: str) -> StartRefused:
 def _pod_spec(request: ContainerRequest, options: KubernetesOptions, author: AuthorOptions) -> Manifest:
     spec = request.spec
     volumes, mounts = _volumes(request, options)
+    input_image = _input_image(request, options)
+    download_seconds = request.input.size / _SLOWEST_BYTES_PER_SECOND if request.input and input_image else 0.0
     pull_secrets = [*options.image_pull_secrets]
     if spec.registry_auth is not None:
         pull_secrets.append(SecretNames.of(request.name).pull)
     pod: Manifest = {
         "restartPolicy": "Never",
         # The kubelet ends the pod then, even if all workers are down. It counts from the pod's arrival on the node,
-        # so this includes the time for pulling the image. A running worker enforces the exact timeout itself.
-        "activeDeadlineSeconds": math.ceil(spec.timeout_seconds + options.pull_time),
+        # so this includes the time for pulling the image and downloading the input. A running worker enforces the exact
+        # timeout itself.
+        "activeDeadlineSeconds": math.ceil(spec.timeout_seconds + options.pull_time + download_seconds),
         "terminationGracePeriodSeconds": max(math.ceil(spec.grace_seconds), MIN_GRACE_SECONDS),
         "automountServiceAccountToken": options.service_account is not None,
         "enableServiceLinks": False,  # keeps the addresses of all Services out of the environment
@@ -203,6 +220,8 @@ def _pod_spec(request: ContainerRequest, options: KubernetesOptions, author: Aut
         "containers": [_main_container(request, options, mounts)],
         "volumes": volumes,
     }
+    if request.input is not None and input_image is not None:
+        pod["initContainers"].insert(0, _input_container(request, request.input.reference, input_image))
     if options.service_account is not None:
         pod["serviceAccountName"] = options.service_account
     if options.priority_class is not None:
@@ -250,6 +269,41 @@ def _sidecar(spec: JobSpec, options: KubernetesOptions) -> Manifest:
         "securityContext": _sidecar_security_context(spec),
         "volumeMounts": [{"name": _OUTPUT, "mountPath": OUTPUT_DIR, "readOnly": True}],
     }
+
+
+def _input_image(request: ContainerRequest, options: KubernetesOptions) -> str | None:
+    """Return the image that downloads the input, or None if nothing is downloaded."""
+    if request.input is None:
+        return None
+    # Without the option, only a step that requires its input is known to have an image with `upshot`.
+    own = request.spec.image if request.spec.input is InputFiles.REQUIRED else None
+    return options.input_image or own
+
+
+def _input_container(request: ContainerRequest, reference: str, image: str) -> Manifest:
+    """Return the container that downloads the input before the others start."""
+    spec = request.spec
+    resources = {"cpu": "500m", "memory": "512Mi"}
+    pull = spec.pull if image == spec.image else Pull.MISSING
+    return {
+        "name": INPUT,
+        "image": image,
+        "imagePullPolicy": _PULL_POLICIES[pull],
+        "command": [*DOWNLOAD, _escape(reference)],
+        "envFrom": [{"secretRef": {"name": SecretNames.of(request.name).env}}],
+        "env": [{"name": "UPSHOT_CACHE_GB", "value": "0"}],
+        "resources": {"requests": resources, "limits": resources},
+        "securityContext": _security_context(replace(spec, read_only=True, privileged=False, capabilities=())),
+        "volumeMounts": [{"name": _INPUT, "mountPath": INPUT_DIR}],
+    }
+
+
+def _input_volume(files: JobInput | None) -> Manifest:
+    """Return the volume of the input, with as much room as its files need."""
+    if files is None:
+        return {"emptyDir": {}}
+    bytes_needed = files.size + files.file_count * _BYTES_PER_FILE + _SPARE_BYTES
+    return {"emptyDir": {"sizeLimit": str(bytes_needed)}}
 
 
 def _resources(spec: JobSpec, options: KubernetesOptions) -> Manifest:
@@ -312,7 +366,7 @@ def _volumes(request: ContainerRequest, options: KubernetesOptions) -> tuple[lis
         {"name": _EVENT, **_secret_volume(secret, {_EVENT_KEY: _EVENT_KEY})},
         {"name": _FILES, **_secret_volume(secret, {_FILE_KEY + name: name for name in spec.secret_files})},
         {"name": _OUTPUT, "emptyDir": {}},
-        {"name": _INPUT, "emptyDir": {}},
+        {"name": _INPUT, **_input_volume(request.input)},
     ]
     mounts: list[Manifest] = [
         {"name": _EVENT, "mountPath": EVENT_FILE, "subPath": _EVENT_KEY, "readOnly": True},

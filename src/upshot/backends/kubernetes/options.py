@@ -76,6 +76,8 @@ class KubernetesOptions(AuthorOptions):
     ttl_seconds_after_finished: int = Field(DEFAULT_TTL_SECONDS, ge=600)
     priority_class: Name | None = None
     helper_image: str = Field(DEFAULT_HELPER_IMAGE, min_length=1)  #: contains sh, stat, head and base64
+    #: image with the command `upshot`, which downloads inputs; None: the job's image, if the job requires its input
+    input_image: str | None = Field(None, min_length=1)
     pull_time: Annotated[Duration, Field(ge=0, le=86_400)] = DEFAULT_PULL_SECONDS  #: added to the job's timeout
     network_policy: bool = False  #: whether a NetworkPolicy isolates pods with the label `upshot.network: none`
 

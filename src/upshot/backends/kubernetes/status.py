@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from upshot.backends.kubernetes.manifests import MAIN, STOPPED, Manifest
+from upshot.backends.kubernetes.manifests import INPUT, MAIN, STOPPED, Manifest
 from upshot.backends.kubernetes.outputs_sidecar import SIDECAR
 from upshot.backends.protocol import JOB_LABEL, ContainerStatus, Phase
 from upshot.clock import parse_time
@@ -198,6 +198,9 @@ def pod_status(job: Manifest, pod: Manifest | None, warnings: WarningEvents = NO
         started_at=time_of((terminated or running or {}).get("startedAt")),
         finished_at=time_of((terminated or {}).get("finishedAt")),
     )
+    if (input_failure := _input_failure(pod)) is not None and not was_stopped(job):
+        failure, note = input_failure
+        return replace(status, phase=Phase.EXITED, failure=failure, note=note)
     if _has_exited(pod):
         return _terminated(status, job, pod)
     if running is not None or terminated is not None:
@@ -263,9 +266,27 @@ def _eviction_reason(pod: Manifest) -> str:
     return str(status.get("message") or disruption.get("message") or status.get("reason") or disruption.get("reason"))
 
 
+def _input_failure(pod: Manifest) -> tuple[FailureKind, str] | None:
+    """Return failure and note if the container that downloads the input has failed."""
+    terminated = state_of(pod, INPUT, "terminated")
+    is_late = pod.get("status", {}).get("reason") == _DEADLINE
+    if terminated is None or terminated.get("exitCode") == 0 or is_late or is_evicted(pod):
+        return None
+    if terminated.get("reason") in ("StartError", "ContainerCannotRun"):
+        message = terminated.get("message") or "its command does not exist"
+        remedy = "install `upshot` in the image of the job, or name an image that has it with `input-image`"
+        return FailureKind.REFUSED, f"the container that downloads the input cannot start: {message}; {remedy}"
+    found = f"exit code {terminated.get('exitCode')}, {terminated.get('reason')}"
+    name = name_of(pod)
+    return (
+        FailureKind.INPUT_UNAVAILABLE,
+        f"the input could not be downloaded ({found}); see `kubectl logs {name} -c {INPUT}`",
+    )
+
+
 def _startup_failure(pod: Manifest, warnings: WarningEvents) -> tuple[FailureKind, str] | None:
     """Return failure and note if one of the containers will probably never start."""
-    for container in (SIDECAR, MAIN):
+    for container in (INPUT, SIDECAR, MAIN):
         reason = (state_of(pod, container, "waiting") or {}).get("reason") or ""
         failure = _FATAL_REASONS.get(reason)
         if failure is None and warnings.failing_for(pod) > STARTUP_TOLERANCE:
@@ -279,7 +300,9 @@ def _pending_reason(pod: Manifest, warnings: WarningEvents) -> str:
     for candidate in pod.get("status", {}).get("conditions") or ():
         if candidate.get("type") == "PodScheduled" and candidate.get("status") == "False":
             return f"waits for a node: {candidate.get('message') or candidate.get('reason')}"
-    for container in (SIDECAR, MAIN):
+    if state_of(pod, INPUT, "running") is not None:
+        return "its input is being downloaded"
+    for container in (INPUT, SIDECAR, MAIN):
         if (state_of(pod, container, "waiting") or {}).get("reason") in _TRANSIENT_REASONS:
             return _waiting_note(pod, container, warnings)
     return warnings.latest(pod) or "its image is being pulled, or its volumes are being attached"
@@ -288,4 +311,8 @@ def _pending_reason(pod: Manifest, warnings: WarningEvents) -> str:
 def _waiting_note(pod: Manifest, container: str, warnings: WarningEvents) -> str:
     waiting = state_of(pod, container, "waiting") or {}
     note = f"{waiting['reason']}: {waiting.get('message') or warnings.latest(pod)}"
-    return f"the container that reads the outputs (option `helper-image`): {note}" if container == SIDECAR else note
+    places = {
+        SIDECAR: "the container that reads the outputs (option `helper-image`): ",
+        INPUT: "the container that downloads the input (option `input-image`): ",
+    }
+    return f"{places.get(container, '')}{note}"
