@@ -1,8 +1,9 @@
 """
 Evaluate a candidate: score its model on transactions that it has never seen.
 
-This is the job of `automations/evaluate.yaml`. It reads the event that started it and writes its outputs.
-What it prints is in the job's log. It needs only Python's standard library.
+This is the job of `automations/evaluate.yaml`. Upshot puts the files of the candidate into the directory UPSHOT_INPUT
+before the job starts. The job writes its results to the directory UPSHOT_OUTPUT, and what it prints is in its log. It
+needs only Python's standard library.
 """
 
 from __future__ import annotations
@@ -15,19 +16,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-EVENT = Path(os.environ.get("UPSHOT_EVENT_FILE", "/upshot/event.json"))
+INPUT = Path(os.environ.get("UPSHOT_INPUT", "/upshot/input"))
 OUTPUT = Path(os.environ.get("UPSHOT_OUTPUT", "/upshot/output"))
 HOLDOUT = Path(__file__).with_name("holdout.csv")
 
 
-def score(model: dict[str, Any], transaction: dict[str, str]) -> float:
-    """Return the score of a logistic model for a transaction. A positive score means fraud."""
-    return model["bias"] + sum(weight * float(transaction[name]) for name, weight in model["weights"].items())
-
-
-def log_loss(margin: float) -> float:
-    """Return the log loss of one transaction. A positive margin means that the prediction is right."""
-    return max(-margin, 0) + math.log1p(math.exp(-abs(margin)))
+def main() -> None:
+    """Read the model, measure it and write the outputs."""
+    path = INPUT / "model.json"
+    if not path.is_file():
+        sys.exit(f"the candidate has no model.json in {INPUT}; examples/train/train.py logs one")
+    model = json.loads(path.read_text())
+    with HOLDOUT.open() as file:
+        transactions = list(csv.DictReader(file))
+    if unknown := model["weights"].keys() - transactions[0].keys():
+        sys.exit(f"the model has weights for {', '.join(unknown)}, which {HOLDOUT.name} does not have")
+    print(f"evaluating {path} ({', '.join(model['weights'])}) on {len(transactions)} transactions")
+    metrics = measure(model, transactions)
+    for name, value in metrics.items():
+        print(f"  {name:8}  {value:.4f}")
+    (OUTPUT / "outputs.json").write_text(json.dumps({"accuracy": metrics["accuracy"], "metrics": metrics}))
 
 
 def measure(model: dict[str, Any], transactions: list[dict[str, str]]) -> dict[str, float]:
@@ -43,21 +51,14 @@ def measure(model: dict[str, Any], transactions: list[dict[str, str]]) -> dict[s
     }
 
 
-def main() -> None:
-    """Read the event, measure the model and write the outputs."""
-    version = json.loads(EVENT.read_text())["data"]["version"]
-    model = version["metadata"].get("model")
-    if model is None:
-        sys.exit(f"{version['reference']} has no model in its metadata; examples/evaluate/models has examples")
-    with HOLDOUT.open() as file:
-        transactions = list(csv.DictReader(file))
-    if unknown := model["weights"].keys() - transactions[0].keys():
-        sys.exit(f"{version['reference']} has weights for {', '.join(unknown)}, which {HOLDOUT.name} does not have")
-    print(f"evaluating {version['reference']} ({', '.join(model['weights'])}) on {len(transactions)} transactions")
-    metrics = measure(model, transactions)
-    for name, value in metrics.items():
-        print(f"  {name:8}  {value:.4f}")
-    (OUTPUT / "outputs.json").write_text(json.dumps({"accuracy": metrics["accuracy"], "metrics": metrics}))
+def score(model: dict[str, Any], transaction: dict[str, str]) -> float:
+    """Return the score of a logistic model for a transaction. A positive score means fraud."""
+    return model["bias"] + sum(weight * float(transaction[name]) for name, weight in model["weights"].items())
+
+
+def log_loss(margin: float) -> float:
+    """Return the log loss of one transaction. A positive margin means that the prediction is right."""
+    return max(-margin, 0) + math.log1p(math.exp(-abs(margin)))
 
 
 if __name__ == "__main__":

@@ -27,21 +27,26 @@ pytestmark = pytest.mark.live
 COMMAND = [sys.executable, "-m", "upshot", "demo"]
 
 SCENARIO = (
-    "it is linked to the registry as model/fraud:v0, alias candidate",
+    "$ python3 examples/train/train.py --features log_amount,abroad,attempts",
+    "| epoch  30  accuracy 0.8300  logged as fraud/logistic:v0",
+    "a checkpoint is logged as fraud/logistic:v2, alias best",
+    "fraud/logistic:v2 is linked to the registry as model/fraud:v0, alias candidate",
     "not by deploy-production: alias is 'candidate', wanted 'production'",
     "answered by evaluate-candidate: succeeded",
-    "|   accuracy  0.8700",
-    'outputs {"accuracy": 0.87, ',
+    "|   accuracy  0.8533",
+    'outputs {"accuracy": 0.8533, ',
     "because of evaluate-candidate, by automation evaluate-candidate",
     "event alias-added (production) model/fraud:v0",
     "answered by deploy-production: succeeded",
     "because of quantize-production, by job quantize-production/quantize",
     "event alias-added (quantized) model/fraud:v1",
-    "answered by evaluate-candidate: failed: step gate: model/fraud:v2 has an accuracy of 0.8133, below 0.87",
+    "answered by evaluate-candidate: failed: step gate: model/fraud:v2 has an accuracy of 0.8067, below 0.8533",
     "event alias-added (production) model/fraud:v3",
     "GitHub received POST /github/repos/acme/deploy/dispatches, answered 204: verified",
     "Slack received POST ",
     "webhook receiver received POST /hooks/models, answered 200: verified",
+    "$ upshot lineage model/fraud:production --up",
+    "$ upshot lineage model/fraud:production --down",
     "everything happened as expected, and every request arrived and was verified",
 )
 

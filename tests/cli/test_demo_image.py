@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import pytest
 from click.testing import CliRunner
 
+import upshot
 from tests.docker_engines import HOW_TO
 from upshot.cli import main
 from upshot.demo import image as demo_image
+from upshot.demo.build_context import package_files, package_wheel
 from upshot.demo.image import IMAGE, NoEngine, build_host_python, build_image
 from upshot.demo.sample_files import examples
 
@@ -63,6 +67,8 @@ def test_a_second_build_changes_nothing(docker):
     assert docker(IMAGE, "python3", "-c", "import os; print(sorted(os.listdir('/job')))") == (
         "['evaluate.py', 'holdout.csv', 'quantize.py']\n"
     )
+    in_image = docker(IMAGE, "python3", "-c", "import upshot; print(upshot.Artifact('a', type='model').name)")
+    assert in_image == "a\n"
 
 
 @pytest.mark.live
@@ -94,20 +100,41 @@ def test_the_option_builds_only_the_image(docker):
     assert "starting Upshot" not in done.output
 
 
-def test_an_existing_python_image_is_the_base(monkeypatch):
-    """If the engine has a recent Python image, the sample jobs are built on it."""
+def test_where_this_python_runs_in_no_container_the_base_is_a_python_image(monkeypatch):
+    """On another system than Linux, the build installs the package on a recent Python image that the engine has."""
     commands: list[tuple[str, ...]] = []
+    contexts: list[bytes] = []
 
-    def fake_docker(*arguments, **_options):
+    def fake_docker(*arguments, stdin=None, **_options):
         commands.append(arguments)
+        if stdin is not None:
+            contexts.append(stdin.read())
         return "python:2.7\npython:3.6-slim\npython:3.12-slim\n" if arguments[:2] == ("image", "ls") else "sha256:1"
 
     monkeypatch.setattr(demo_image, "_docker", fake_docker)
+    monkeypatch.setattr(demo_image, "is_portable", lambda: False)
 
     image = build_image(print)
 
-    assert image.source == f"python:3.12-slim and the scripts in {examples()}"
+    assert image.source == f"python:3.12-slim, the package upshot and the scripts in {examples()}"
     assert "BASE=python:3.12-slim" in commands[-1]
+    with tarfile.open(fileobj=io.BytesIO(contexts[0])) as archive:
+        assert {f"upshot-{upshot.__version__}-py3-none-any.whl", "evaluate/evaluate.py"} <= set(archive.getnames())
+        dockerfile = archive.extractfile("Dockerfile")
+        assert dockerfile is not None
+        assert b"RUN pip install --no-cache-dir /tmp/upshot-*.whl" in dockerfile.read()
+
+
+def test_the_wheel_of_the_package_can_be_installed(tmp_path):
+    """The wheel that an image is built with has the package as it is installed here, and pip accepts it."""
+    name, content = package_wheel()
+    (tmp_path / name).write_bytes(content)
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target"]
+
+    subprocess.run([*command, tmp_path / "packages", tmp_path / name], check=True)
+
+    installed = {str(path.relative_to(tmp_path / "packages")) for path in (tmp_path / "packages").rglob("*.py")}
+    assert installed == {str(path) for path in package_files() if path.suffix == ".py"}
 
 
 def test_without_an_engine_the_error_names_its_address(monkeypatch, tmp_path):

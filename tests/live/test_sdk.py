@@ -1,11 +1,16 @@
 """Programs that use `import upshot as wandb`, against a real server."""
 
 import hashlib
+import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.project.repository import ROOT
+
+EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted((Path(__file__).parent / "sdk").glob("*.py"))
 
 
@@ -15,6 +20,25 @@ def test_scripts(run_script, script):
     done = run_script(script)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_the_examples_train_and_quantize_a_model(run_script):
+    """The examples run by hand: a checkpoint is linked by its alias, used, converted and linked, with its lineage."""
+    trained = run_script(EXAMPLES / "train" / "train.py")
+    assert trained.returncode == 0, trained.stderr
+    assert "linked fraud/logistic:v2 as model/fraud:v0, alias candidate" in trained.stdout
+
+    quantized = run_script(EXAMPLES / "quantize" / "quantize.py", "model/fraud:candidate")
+
+    assert quantized.returncode == 0, quantized.stderr
+    assert "linked it as model/fraud:v1, alias quantized" in quantized.stdout
+    lineage = run_script("-m", "upshot", "lineage", "model/fraud:candidate", "--both").stdout
+    assert re.search(r"logged by run fraud/\w+ .*\(training, finished\)", lineage)
+    assert re.search(r"used by run fraud/\w+ .*\(quantization, finished\)", lineage)
+    assert "which logged fraud/logistic-int8:v0  model/fraud:v1 [latest, quantized]" in lineage
+    downloaded = run_script("-m", "upshot", "download", "model/fraud:quantized", "--root", "here")
+    assert downloaded.returncode == 0, downloaded.stderr
+    assert json.loads((run_script.folder / "here" / "model.json").read_text())["weights"]["log_amount"] == 127
 
 
 UPLOAD = """\

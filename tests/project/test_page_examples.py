@@ -59,7 +59,7 @@ def test_the_first_steps_of_readme_succeed(tmp_path):
     assert init.startswith("mkdir my-models && cd my-models && upshot init")
     # Ports that are free on this machine, in place of those on the page.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("UPSHOT_")}
-    environment = {**inherited, "PATH": f"{BIN}:{os.environ['PATH']}", "UPSHOT_PORT": "0"}
+    environment = {**inherited, "PATH": f"{BIN}:{os.environ['PATH']}", "UPSHOT_PORT": "0", "HOME": str(tmp_path)}
     port = str(free_port())
 
     def run(command):
@@ -79,10 +79,12 @@ def test_the_first_steps_of_readme_succeed(tmp_path):
         _terminal(f"{receivers} --port {port}", folder, environment, tmp_path / "receivers.log"),
     ):
         until((folder / ".upshot" / "endpoint.json").exists, "Upshot is up", seconds=START_SECONDS)
+        (program,) = (block.text for block in blocks("python") if block.text.startswith("# train.py\n"))
+        (folder / "train.py").write_text(program)
         for command in others:
             run(command)
-        until(lambda: "succeeded" in run("upshot executions list"), "the automation has succeeded")
-        assert "→ 200  verified" in (tmp_path / "receivers.log").read_text()
+        until(lambda: run("upshot executions list").count("succeeded") == 2, "the automation has succeeded twice")
+        assert (tmp_path / "receivers.log").read_text().count("→ 200  verified") == 2
         (automation,) = (block.text for block in blocks("yaml") if "# automations/first.yaml" in block.text)
         (folder / "automations" / "first.yaml").write_text(automation)
         run("upshot validate")

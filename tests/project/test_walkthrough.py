@@ -91,11 +91,11 @@ def test_the_walkthrough_works(tmp_path):
             until(partial(succeeds, command), command)  # an alias or a job may take a few seconds
 
         until(
-            lambda: "has an accuracy of 0.8133, below 0.87" in run("upshot executions list").stdout,
+            lambda: "has an accuracy of 0.8067, below 0.8533" in run("upshot executions list").stdout,
             "the worse candidate is rejected",
         )
         until(
-            lambda: '"accuracy": 0.9433' in run("upshot registry show model/fraud:production").stdout,
+            lambda: '"accuracy": 0.9467' in run("upshot registry show model/fraud:production").stdout,
             "the better candidate is promoted",
         )
         until(

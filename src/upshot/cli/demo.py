@@ -28,10 +28,10 @@ def demo(data: Path | None, *, only_image: bool) -> None:
     Watch models being evaluated and promoted, with real jobs.
 
     Starts Upshot with its sample automations, and local receivers that stand in for GitHub, Slack and webhooks.
-    Then logs three models one after the other and gives each the alias `candidate`. The first is promoted, the
-    second is worse and is rejected, and the third is promoted. The jobs run in containers if this machine's Docker
-    answers, otherwise as processes. The exit code is 0 only if everything happened as expected, and every
-    request arrived and was verified.
+    Then runs a training script three times, which logs its checkpoints and gives the best one the alias
+    `candidate`. The first candidate is promoted, the second is worse and is rejected, and the third is promoted. The
+    jobs run in containers if this machine's Docker answers, otherwise as processes. The exit code is 0 only if
+    everything happened as expected, and every request arrived and was verified.
     """
     output = Output(as_json=False)
     if only_image:
@@ -60,6 +60,7 @@ def demo(data: Path | None, *, only_image: bool) -> None:
         output.line(f"  upshot events list {option}")
     output.line("  mkdir my-models && cd my-models && upshot init   writes a first automation of your own")
     output.line("  upshot up                                        runs Upshot there")
+    output.line("  docs/sdk.md, A whole example                     explains the scripts that you saw, for your own")
     if shutil.which("upshot") is None:
         activate = Path(sys.prefix) / "bin" / "activate"
         output.line(f"The command `upshot` is not on your path yet: . {activate}")

@@ -3,6 +3,7 @@ This machine's own Python as a base image, for machines that cannot reach an ima
 
     /usr/local/bin/python3          the interpreter that runs this program, without its virtual environment
     /usr/local/lib/python3.…        the standard library, without tests and modules that need a screen
+    /usr/local/lib/packages         what the package `upshot` requires in a job
     their paths on this machine     the shared libraries that the interpreter needs, and the dynamic loader
 
 The image runs on kernels and processors like this machine's. It has no shell and no package manager.
@@ -10,22 +11,23 @@ The image runs on kernels and processors like this machine's. It has no shell an
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from upshot.demo.build_context import required_files, write_context
 from upshot.errors import Unavailable
 
 PREFIX = PurePosixPath("/usr/local")
 PYTHON = PREFIX / "bin/python3"
+PACKAGES = PREFIX / "lib/packages"  #: where the image imports packages from
+REQUIREMENTS = ("click", "httpx", "orjson", "pydantic-settings", "rich", "typing-extensions")  #: of the SDK
 
 _SKIPPED_DIRECTORIES = re.compile(
     r"__pycache__|(dist|site)-packages|tests?|ensurepip|idlelib|lib2to3|pydoc_data|tkinter|turtledemo|config-.*"
@@ -55,27 +57,19 @@ def write_build_context(file: IO[bytes]) -> None:
         Unavailable: A shared library cannot be found on this machine.
     """
     files = {PYTHON: interpreter(), **dict(_standard_library())}
-    programs = [path for path in files.values() if path.suffix != ".py"]
+    files |= {PACKAGES / path: source for path, source in required_files(REQUIREMENTS)}
+    programs = [path for path in files.values() if path.suffix == ".so" or path == interpreter()]
     files |= {PurePosixPath(path): Path(path) for path in _shared_libraries(programs)}
     library_directories = sorted({str(path.parent) for path in files if PREFIX not in path.parents})
     dockerfile = f"""\
 FROM scratch
 COPY rootfs /
-ENV PATH={PYTHON.parent}:/usr/bin:/bin PYTHONHOME={PREFIX} PYTHONUNBUFFERED=1 \\
+ENV PATH={PYTHON.parent}:/usr/bin:/bin PYTHONHOME={PREFIX} PYTHONPATH={PACKAGES} PYTHONUNBUFFERED=1 \\
     LD_LIBRARY_PATH={":".join(library_directories)}
-""".encode()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        entry = tarfile.TarInfo("Dockerfile")
-        entry.size = len(dockerfile)
-        tar.addfile(entry, io.BytesIO(dockerfile))
-        entry = tarfile.TarInfo("rootfs/tmp")
-        entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
-        tar.addfile(entry)
-        for path, source in sorted(files.items()):
-            entry = tarfile.TarInfo(f"rootfs{path}")
-            entry.mode, entry.size = 0o755, source.stat().st_size
-            with source.open("rb") as content:
-                tar.addfile(entry, content)
+"""
+    rootfs = PurePosixPath("rootfs")
+    in_rootfs = {rootfs / path.relative_to("/"): source for path, source in files.items()}
+    write_context(file, dockerfile, in_rootfs, shared=[rootfs / "tmp"])
 
 
 def _standard_library() -> Iterator[tuple[PurePosixPath, Path]]:

@@ -1,8 +1,9 @@
 """
-The image of the sample jobs, built with `docker build` from `examples/`.
+The image of the sample jobs, built with `docker build` from `examples/` and the package `upshot`.
 
-The base is a Python image that Docker already has, or an image with this machine's own Python. No image
-registry is needed. Docker's build cache makes a second build instant.
+The base is an image with this machine's own Python and what `upshot` requires. No image registry and no package index
+is needed. Where the machine's Python does not run in a container, as on macOS, the base is a Python image that Docker
+already has, and the build installs what `upshot` requires. Docker's build cache makes a second build instant.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from upshot.backends.docker.options import DEFAULT_SOCKET
-from upshot.demo.host_python import interpreter, is_portable, write_build_context
+from upshot.demo.build_context import package_files, package_wheel, required_distributions, write_context
+from upshot.demo.host_python import PACKAGES, REQUIREMENTS, interpreter, is_portable, write_build_context
 from upshot.demo.sample_files import examples
 from upshot.errors import Unavailable
 
@@ -32,6 +34,9 @@ _BASE = "upshot-example-python"
 _LOCAL = "unix://"
 _MAX_ANSWER_SECONDS = 10.0
 _MAX_BUILD_SECONDS = 600.0
+_COPIED_SUFFIXES = frozenset({".csv", ".py"})  # of what examples/Dockerfile copies
+# The lines of examples/Dockerfile that install the package `upshot`.
+_INSTALLATION = re.compile(r"^COPY upshot-.*\nRUN pip install .*\n", re.MULTILINE)
 _NEW_ENOUGH = re.compile(r"python:3(\.[1-9][0-9].*|-.*)?")
 
 
@@ -72,16 +77,38 @@ def build_image(report: Callable[[str], None]) -> ExampleImage:
         raise
     except Unavailable as error:
         raise NoEngine(f"no Docker engine answers: {error}") from error
-    names = _docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "python").split()
-    base = next(filter(_NEW_ENOUGH.fullmatch, names), None)
-    if base:
-        source = base
-    elif is_portable():
+    files: dict[PurePosixPath, Path | bytes] = {
+        PurePosixPath(path.relative_to(examples())): path
+        for path in examples().rglob("*")
+        if path.suffix in _COPIED_SUFFIXES
+    }
+    dockerfile = (examples() / "Dockerfile").read_text()
+    if is_portable():
         base, source = build_host_python(report), f"this machine's Python {platform.python_version()}"
+        files |= package_files()
+        dockerfile = _INSTALLATION.sub(f"COPY upshot {PACKAGES}/upshot\n", dockerfile)
     else:
-        raise NoEngine("Docker has no Python image; run `docker pull python:3-slim`")
-    id_ = _docker("build", "--quiet", "--build-arg", f"BASE={base}", "--tag", IMAGE, str(examples()))
-    return ExampleImage(id_, f"{source} and the scripts in {examples()}")
+        base = source = _python_image()
+        wheel, content = package_wheel()
+        files[PurePosixPath(wheel)] = content
+    with tempfile.TemporaryFile() as context:
+        write_context(context, dockerfile, files)
+        context.seek(0)
+        id_ = _docker("build", "--quiet", "--build-arg", f"BASE={base}", "--tag", IMAGE, "-", stdin=context)
+    return ExampleImage(id_, f"{source}, the package upshot and the scripts in {examples()}")
+
+
+def _python_image() -> str:
+    """
+    Return the name of a Python image that the engine has.
+
+    Raises:
+        NoEngine: It has none that is new enough.
+    """
+    names = _docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "python").split()
+    if base := next(filter(_NEW_ENOUGH.fullmatch, names), None):
+        return base
+    raise NoEngine("Docker has no Python image; run `docker pull python:3-slim`")
 
 
 def build_host_python(report: Callable[[str], None]) -> str:
@@ -98,7 +125,8 @@ def build_host_python(report: Callable[[str], None]) -> str:
         Unavailable: A shared library cannot be found, or the build fails.
     """
     python = interpreter().stat()
-    identity = (sys.version, platform.machine(), str(python.st_size), str(python.st_mtime_ns))
+    versions = sorted(f"{each.name}=={each.version}" for each in required_distributions(REQUIREMENTS))
+    identity = (sys.version, platform.machine(), str(python.st_size), str(python.st_mtime_ns), *versions)
     name = f"{_BASE}:{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}"
     if not _docker("image", "ls", "--quiet", name):
         report(f"building an image with this machine's Python {platform.python_version()}")

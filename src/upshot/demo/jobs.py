@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from upshot.clock import SystemClock
-from upshot.demo.host_python import interpreter
 from upshot.demo.image import IMAGE, JOB_DIRECTORY, NoEngine, build_image, engine_host, remove_containers
 from upshot.demo.sample_files import examples, sample_automations
 from upshot.embedded.docker_bridge import listen_on_bridge
@@ -35,7 +34,7 @@ queues:
 _LABEL = "demo"
 _USES_LAUNCH = re.compile(r"^\s+(?:- )?uses: launch$", re.MULTILINE)
 _CONTAINER_OPTIONS = re.compile(r"^ +(?:image|pull|network):.*\n", re.MULTILINE)
-_COMMAND = re.compile(rf"\[python3, {JOB_DIRECTORY}/(?P<script>[\w.]+)\]")
+_COMMAND = re.compile(rf"\[python3, {JOB_DIRECTORY}/(?P<script>[\w.]+)(?P<arguments>[^\]]*)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def _check_callbacks() -> None:
 def _plan_processes(data: Path, reason: NoEngine) -> JobsPlan:
     def host_command(found: re.Match[str]) -> str:
         script = next(examples().glob(f"*/{found['script']}"))
-        return json.dumps([str(interpreter()), str(script)])
+        return f"[{json.dumps(sys.executable)}, {json.dumps(str(script))}{found['arguments']}]"
 
     def without_container(text: str) -> str:
         return _CONTAINER_OPTIONS.sub("", _COMMAND.sub(host_command, text))

@@ -16,22 +16,38 @@ _INDENT = " " * 14
 
 def report_stage(output: Output, scenario: Scenario, stage: Stage) -> None:
     """Print what the user did and what happened because of it, mutation by mutation."""
-    descriptions = {event_id: action.description for action in stage.user_actions for event_id in action.event_ids}
+    output.line()
+    output.line(f"{scenario.offset(stage.started_at)}  $ {stage.command}")
+    for line in stage.printed:
+        output.line(output.dim(f"{_INDENT}| {line}"))
     for _, group in groupby(stage.events, key=lambda event: event["mutation_id"]):
         events = list(group)
-        first = events[0]
-        description = descriptions.get(first["id"]) or (
-            f"because of {first['chain'][-1]['automation']}, by {first['actor']['kind']} {first['actor']['name']}"
-        )
         output.line()
-        output.line(f"{scenario.offset(parse_time(first['time']))}  {description}")
+        output.line(f"{scenario.offset(parse_time(events[0]['time']))}  {_describe_mutation(events)}")
         for event in events:
             if _is_answered(event):
                 # Why other automations do not answer is worth showing once.
-                with_misses = stage is scenario.stages[0] and event["id"] in descriptions
+                with_misses = stage is scenario.stages[0] and not event["chain"]
                 _report_event(output, event, stage, with_misses=with_misses)
         if unanswered := [_title(event) for event in events if not _is_answered(event)]:
             output.line(output.dim(f"{_INDENT}{', '.join(unanswered)}: no automation answers"))
+
+
+def _describe_mutation(events: list[Data]) -> str:
+    first = events[0]
+    if first["chain"]:
+        return f"because of {first['chain'][-1]['automation']}, by {first['actor']['kind']} {first['actor']['name']}"
+    by_kind = {event["kind"]: event for event in events}
+    aliases = ", ".join(
+        event["data"]["alias"] for event in events if event["kind"] == "alias-added" and not event["data"]["automatic"]
+    )
+    with_aliases = f", alias {aliases}" if aliases else ""
+    if created := by_kind.get("artifact-created"):
+        return f"a checkpoint is logged as {created['subject']}{with_aliases}"
+    if linked := by_kind.get("version-linked"):
+        version = linked["data"]["version"]
+        return f"{version['artifact']} is linked to the registry as {linked['subject']}{with_aliases}"
+    return f"the alias {aliases or first['data'].get('alias')} is moved to {first['subject']}"
 
 
 def _is_answered(event: Data) -> bool:
@@ -86,6 +102,14 @@ def _report_job(output: Output, job: Data) -> None:
         output.line(output.dim(f"{_INDENT}      | {line}"))
     if job["outputs"]:
         output.line(f"{_INDENT}      outputs {format_value(job['outputs'])}")
+
+
+def report_lineage(output: Output, reference: str, direction: str, lines: list[str]) -> None:
+    """Print the lineage of a version in one direction."""
+    output.line()
+    output.line(f"$ upshot lineage {reference} {direction}")
+    for line in lines:
+        output.line(line)
 
 
 def report_requests(output: Output, scenario: Scenario) -> None:

@@ -1,35 +1,40 @@
 """
-The scenario of `upshot demo`: three candidates are linked, and each is promoted or rejected.
+The scenario of `upshot demo`: three candidates are trained and linked, and each is promoted or rejected.
 
-Everything is real except the receivers: `upshot up` with its own data directory, the sample automations,
-the REST API and the jobs. The receivers stand in for GitHub, Slack and webhooks, and run in this process.
+Everything is real except the receivers: `upshot up` with its own data directory, the sample automations, the training
+script with the SDK, and the jobs. The receivers stand in for GitHub, Slack and webhooks, and run in this process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from upshot.client.endpoint import Endpoint
 from upshot.client.http import Client, api_path
 from upshot.clock import SystemClock, stopwatch
 from upshot.console import Output
 from upshot.demo.jobs import plan_jobs
-from upshot.demo.report import report_requests, report_stage
-from upshot.demo.sample_files import examples
+from upshot.demo.programs import lineage, train
+from upshot.demo.report import report_lineage, report_requests, report_stage
 from upshot.demo.scenario import Scenario, Stage, failures, observe
 from upshot.demo.system import DemoSystem
 from upshot.receivers import ReceiversThread
 
-# The file of each candidate under examples/evaluate/models, its description, and whether it should be promoted.
+# The features of each candidate, and whether it should be promoted.
 _CANDIDATES = (
-    ("first", "a model", True),
-    ("simpler", "a simpler and worse model", False),
-    ("better", "a better model", True),
+    ("log_amount,abroad,attempts", True),
+    ("log_amount,attempts", False),  # worse, because it does not know which transactions come from abroad
+    ("log_amount,night,abroad,attempts,account_age", True),
 )
+_CANDIDATE = "candidate"  # the alias that the training script sets by default
+_COLLECTION = api_path("registries", "model", "collections", "fraud")
+# What the version in production was made from, and what was made from it.
+_LINEAGES = (("model/fraud:production", "--up"), ("model/fraud:production", "--down"))
 
 
 def run_demo(output: Output, data: Path | None) -> list[str]:
@@ -55,49 +60,36 @@ def run_demo(output: Output, data: Path | None) -> list[str]:
         output.line(plan.description)
         client = stack.enter_context(Client(system.endpoint.url, system.endpoint.token, is_local=True))
         scenario = Scenario(SystemClock().now(), receivers, plan.with_jobs)
-        for stage in _link_candidates(client, scenario) if plan.with_jobs else _promote_by_hand(client, scenario):
+        stages = _train_candidates if plan.with_jobs else _promote_by_hand
+        for stage in stages(client, scenario, system.endpoint):
             observe(client, stage)
             report_stage(output, scenario, stage)
         report_requests(output, scenario)
+        for reference, direction in _LINEAGES if plan.with_jobs else _LINEAGES[:1]:
+            report_lineage(output, reference, direction, lineage(system.endpoint, reference, direction))
         return failures(scenario)
 
 
-def _link_candidates(client: Client, scenario: Scenario) -> Iterator[Stage]:
-    for model, description, is_promoted in _CANDIDATES:
+def _train_candidates(client: Client, scenario: Scenario, endpoint: Endpoint) -> Iterator[Stage]:
+    for features, is_promoted in _CANDIDATES:
         stage = scenario.start_stage(is_promoted=is_promoted)
-        _link(client, stage, model, description, alias="candidate")
+        _train(client, stage, endpoint, features, _CANDIDATE)
         yield stage
 
 
-def _promote_by_hand(client: Client, scenario: Scenario) -> Iterator[Stage]:
-    stage = scenario.start_stage(is_promoted=True)
-    version = _link(client, stage, "first", "a model", alias="staging")
-    now = SystemClock().now()
-    moved = client.put(
-        api_path("registries", "model", "collections", "fraud", "aliases", "production"), {"version": version["name"]}
-    )
-    stage.add_user_action(now, f"the alias `production` is moved to {version['reference']}", moved)
+def _promote_by_hand(client: Client, scenario: Scenario, endpoint: Endpoint) -> Iterator[Stage]:
+    features, is_promoted = _CANDIDATES[0]
+    stage = scenario.start_stage(is_promoted=is_promoted)
+    version = _train(client, stage, endpoint, features, "staging")
+    client.put(f"{_COLLECTION}{api_path('aliases', 'production')}", {"version": version["name"]})
     yield stage
 
 
-def _link(client: Client, stage: Stage, model: str, description: str, *, alias: str) -> Any:
-    """Log a model of the examples, and link it to the registry with an alias."""
-    metadata = json.loads((examples() / "evaluate" / "models" / f"{model}.json").read_text())
-    now = SystemClock().now()
-    artifact = client.post(
-        api_path("projects", "fraud", "artifacts"),
-        {
-            "name": "logistic",
-            "artifact_type": "model",
-            "metadata": {**metadata, "trained": stage.started_at.isoformat()},
-        },
-    )
-    stage.add_user_action(now, f"{description} is logged as {artifact['reference']}", artifact)
-    now = SystemClock().now()
-    version = client.post(
-        api_path("registries", "model", "collections", "fraud", "versions"),
-        {"artifact": artifact["reference"], "aliases": [alias]},
-    )
+def _train(client: Client, stage: Stage, endpoint: Endpoint, features: str, alias: str) -> Any:
+    """Run the training script, which links a version with an alias. Return the version."""
+    options = ["--features", features, *([] if alias == _CANDIDATE else ["--alias", alias])]
+    stage.command = shlex.join(["python3", "examples/train/train.py", *options])
+    stage.printed = train(endpoint, *options)
+    version = client.get(f"{_COLLECTION}{api_path('versions', alias)}")
     stage.version = version["reference"]
-    stage.add_user_action(now, f"it is linked to the registry as {version['reference']}, alias {alias}", version)
     return version

@@ -19,37 +19,27 @@ _MAX_STAGE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 _MAX_EVENTS = 1000  # of one stage
 _EVALUATION = "evaluate-candidate"
+_QUANTIZED = "quantized"  # the alias of quantized versions
 _COLLECTION = ("registries", "model", "collections", "fraud")
 _RECEIVERS = {"/github/": "GitHub", "/slack/": "Slack", "/hooks/": "webhook receiver"}
 
 Data = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class UserAction:
-    """One request of the user."""
-
-    time: datetime
-    description: str
-    event_ids: tuple[str, ...]  #: events that the request caused
-
-
 @dataclass(slots=True)
 class Stage:
-    """One version that the user links, and everything that happens because of it."""
+    """One version that the training script links, and everything that happens because of it."""
 
     started_at: datetime
     is_promoted: bool  #: whether the version is expected to be promoted
+    command: str = ""  #: the command that trained the model
+    printed: list[str] = field(default_factory=list)  #: what it printed
     version: str = ""  #: reference of the version
-    user_actions: list[UserAction] = field(default_factory=list)
     events: list[Data] = field(default_factory=list)  #: with their explanations, oldest first
     executions: dict[str, Data] = field(default_factory=dict)  #: with all attempts, by id
     jobs: dict[str, Data] = field(default_factory=dict)  #: by id
     alias_holders: dict[str, Data] = field(default_factory=dict)  #: versions by alias, at the end of the stage
-
-    def add_user_action(self, time_: datetime, description: str, change: Data) -> None:
-        """Record a request of the user and the events that it caused."""
-        self.user_actions.append(UserAction(time_, description, tuple(change["event_ids"])))
+    sources: frozenset[str] = frozenset()  #: versions that the holder of `quantized` was made from
 
     @property
     def evaluation(self) -> Data | None:
@@ -100,6 +90,10 @@ def observe(client: Client, stage: Stage) -> None:
         alias: client.get(api_path(*_COLLECTION, "versions", version))
         for alias, version in collection["aliases"].items()
     }
+    if quantized := stage.alias_holders.get(_QUANTIZED):
+        found = client.get("/lineage", reference=quantized["reference"], direction="up")
+        links = [link for node in found["nodes"] if node["id"] != found["root"] for link in node["links"]]
+        stage.sources = frozenset(link["reference"] for link in links)
 
 
 def _refresh(client: Client, stage: Stage) -> bool:
@@ -171,9 +165,11 @@ def _job_failures(stage: Stage) -> Iterator[str]:
     accuracy = stage.alias_holders["production"]["metadata"].get("evaluate", {}).get("accuracy")
     if accuracy is None or accuracy != steps["evaluate"]["outputs"]["accuracy"]:
         yield f"the metadata of {stage.version} lacks the accuracy that its job measured"
-    quantized = stage.alias_holders.get("quantized")
-    if quantized is None or quantized["metadata"].get("quantized_from") != stage.version:
+    quantized = stage.alias_holders.get(_QUANTIZED)
+    if quantized is None or stage.version not in stage.sources:
         yield f"no version was linked that was quantized from {stage.version}"
+    elif not quantized["is_stored"]:
+        yield f"{quantized['reference']} has no files"
     elif not any(
         (event["kind"], event["subject"], event["actor"]["kind"]) == ("version-linked", quantized["reference"], "job")
         for event in stage.events
