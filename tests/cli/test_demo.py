@@ -45,8 +45,10 @@ SCENARIO = (
     "GitHub received POST /github/repos/acme/deploy/dispatches, answered 204: verified",
     "Slack received POST ",
     "webhook receiver received POST /hooks/models, answered 200: verified",
-    "$ upshot lineage model/fraud:production --up",
+    "$ upshot lineage model/fraud:quantized --up",
+    "which used fraud/logistic:v8  model/fraud:v3 [candidate, production]",
     "$ upshot lineage model/fraud:production --down",
+    "which logged fraud/logistic-int8:v1  model/fraud:v4 [latest, quantized]",
     "everything happened as expected, and every request arrived and was verified",
 )
 

@@ -33,8 +33,8 @@ _CANDIDATES = (
 )
 _CANDIDATE = "candidate"  # the alias that the training script sets by default
 _COLLECTION = api_path("registries", "model", "collections", "fraud")
-# What the version in production was made from, and what was made from it.
-_LINEAGES = (("model/fraud:production", "--up"), ("model/fraud:production", "--down"))
+# What the quantized version was made from, and what was made from the version in production.
+_LINEAGES = (("model/fraud:quantized", "--up"), ("model/fraud:production", "--down"))
 
 
 def run_demo(output: Output, data: Path | None) -> list[str]:
@@ -65,7 +65,7 @@ def run_demo(output: Output, data: Path | None) -> list[str]:
             observe(client, stage)
             report_stage(output, scenario, stage)
         report_requests(output, scenario)
-        for reference, direction in _LINEAGES if plan.with_jobs else _LINEAGES[:1]:
+        for reference, direction in _LINEAGES if plan.with_jobs else _LINEAGES[1:]:
             report_lineage(output, reference, direction, lineage(system.endpoint, reference, direction))
         return failures(scenario)
 
