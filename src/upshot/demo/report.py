@@ -47,7 +47,7 @@ def _describe_mutation(events: list[Data]) -> str:
     if linked := by_kind.get("version-linked"):
         version = linked["data"]["version"]
         return f"{version['artifact']} is linked to the registry as {linked['subject']}{with_aliases}"
-    return f"the alias {aliases or first['data'].get('alias')} is moved to {first['subject']}"
+    return f"the alias `{aliases}` is moved to {first['subject']}"
 
 
 def _is_answered(event: Data) -> bool:
