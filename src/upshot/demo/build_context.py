@@ -7,6 +7,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -64,28 +65,27 @@ def package_wheel() -> tuple[str, bytes]:
     return f"{name}-py3-none-any.whl", content.getvalue()
 
 
-def required_files(requirements: Iterable[str]) -> Iterator[tuple[PurePosixPath, Path]]:
+def required_files() -> Iterator[tuple[PurePosixPath, Path]]:
     """Yield the files of `required_distributions`: the path in a directory of packages, and the path here."""
-    for each in required_distributions(requirements):
+    for each in required_distributions():
         for file in each.files or ():
             source = Path(str(each.locate_file(file)))
             if ".." not in file.parts and "__pycache__" not in file.parts and source.is_file():
                 yield PurePosixPath(file), source
 
 
-def required_distributions(requirements: Iterable[str]) -> Iterator[Distribution]:
-    """Yield distributions and everything that they require, as far as it is installed here."""
-    seen: set[str] = set()
-    rest = list(requirements)
+def required_distributions() -> Iterator[Distribution]:
+    """Yield what the package `upshot` requires in a job, directly or not, as far as it is installed here."""
+    seen = {"upshot"}
+    rest = [distribution("upshot")]
     while rest:
-        match = _NAME.match(rest.pop())
-        name = match[0].lower().replace("_", "-") if match else ""
-        if not name or name in seen:
-            continue
-        seen.add(name)
-        try:
-            found = distribution(name)
-        except PackageNotFoundError:  # only for other systems, or older versions of Python
-            continue
-        yield found
-        rest += [requirement for requirement in found.requires or () if "extra ==" not in requirement]
+        for requirement in rest.pop().requires or ():
+            match = _NAME.match(requirement)
+            name = match[0].lower().replace("_", "-") if match else ""
+            if not name or name in seen or "extra ==" in requirement:
+                continue
+            seen.add(name)
+            with suppress(PackageNotFoundError):  # needed on other systems or older versions of Python only
+                found = distribution(name)
+                rest.append(found)
+                yield found

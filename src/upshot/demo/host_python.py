@@ -27,7 +27,6 @@ from upshot.errors import Unavailable
 PREFIX = PurePosixPath("/usr/local")
 PYTHON = PREFIX / "bin/python3"
 PACKAGES = PREFIX / "lib/packages"  #: where the image imports packages from
-REQUIREMENTS = ("click", "httpx", "orjson", "pydantic-settings", "rich", "typing-extensions")  #: of the SDK
 
 _SKIPPED_DIRECTORIES = re.compile(
     r"__pycache__|(dist|site)-packages|tests?|ensurepip|idlelib|lib2to3|pydoc_data|tkinter|turtledemo|config-.*"
@@ -57,7 +56,7 @@ def write_build_context(file: IO[bytes]) -> None:
         Unavailable: A shared library cannot be found on this machine.
     """
     files = {PYTHON: interpreter(), **dict(_standard_library())}
-    files |= {PACKAGES / path: source for path, source in required_files(REQUIREMENTS)}
+    files |= {PACKAGES / path: source for path, source in required_files()}
     programs = [path for path in files.values() if path.suffix == ".so" or path == interpreter()]
     files |= {PurePosixPath(path): Path(path) for path in _shared_libraries(programs)}
     library_directories = sorted({str(path.parent) for path in files if PREFIX not in path.parents})

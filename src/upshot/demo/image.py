@@ -23,7 +23,7 @@ from typing import IO
 
 from upshot.backends.docker.options import DEFAULT_SOCKET
 from upshot.demo.build_context import package_files, package_wheel, required_distributions, write_context
-from upshot.demo.host_python import PACKAGES, REQUIREMENTS, interpreter, is_portable, write_build_context
+from upshot.demo.host_python import PACKAGES, interpreter, is_portable, write_build_context
 from upshot.demo.sample_files import examples
 from upshot.errors import Unavailable
 
@@ -125,7 +125,7 @@ def build_host_python(report: Callable[[str], None]) -> str:
         Unavailable: A shared library cannot be found, or the build fails.
     """
     python = interpreter().stat()
-    versions = sorted(f"{each.name}=={each.version}" for each in required_distributions(REQUIREMENTS))
+    versions = sorted(f"{each.name}=={each.version}" for each in required_distributions())
     identity = (sys.version, platform.machine(), str(python.st_size), str(python.st_mtime_ns), *versions)
     name = f"{_BASE}:{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}"
     if not _docker("image", "ls", "--quiet", name):
