@@ -86,6 +86,7 @@ class DemoSystem:
         inherited = os.environ.items()  # noqa: TID251 - for a child process, which must not have the user's settings
         without_settings = {name: value for name, value in inherited if not name.startswith("UPSHOT_")}
         return without_settings | {
+            "UPSHOT_CACHE_DIR": str(self._data.resolve() / "cache"),
             "UPSHOT_EGRESS_ALLOW": "127.0.0.0/8,::1/128",
             "UPSHOT_GITHUB_API_URL": self._receivers.github_api_url,
             "UPSHOT_SLACK_API_URL": self._receivers.slack_api_url,
