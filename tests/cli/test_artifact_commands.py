@@ -68,6 +68,7 @@ def test_the_lineage_is_a_tree(run, graph):
         "└─ used by run demo/r3 swift-r3 (training, running)",
         "   └─ which logged demo/bad:v0  model/bad:v0 [latest]",
     ]
+    assert run("lineage", "demo/data:v0", "--up", "--down").stdout == run("lineage", "demo/data:v0", "--both").stdout
     assert run("lineage", "model/net:production", "--up", "--depth", "1").stdout.splitlines() == [
         "demo/net:v0  model/net:v0 [latest, production]",
         "└─ logged by run demo/r2 swift-r2 (training, running)",

@@ -45,6 +45,16 @@ def test_a_model_is_logged_linked_and_promoted(world):
     assert GITHUB_TOKEN not in details
 
 
+def test_messages_name_the_version_that_an_alias_meant(world):
+    """What a command and a list say is exact: which version was linked and unlinked, and how a stage changed."""
+    world.text("registry", "artifacts", "log", "rates/xgb", "--set", "accuracy:=0.9")
+
+    assert "linked rates/xgb:v0 as model/rates:v0" in world.text("registry", "link", "rates/xgb", "model/rates")
+    world.text("registry", "stage", "model/rates:latest", "staging")
+    assert "None -> Staging" in world.text("events", "list", "--kind", "stage-changed", "--limit", "1")
+    assert "unlinked model/rates:v0" in world.text("registry", "unlink", "model/rates:latest")
+
+
 def test_collections_are_created_updated_and_deleted(world):
     """A collection can be created, described, listed and deleted; its history stays."""
     world.text("registry", "collections", "create", "model/scoring", "--description", "Scores.")

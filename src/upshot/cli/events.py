@@ -52,7 +52,7 @@ def list_events(client: Client, output: Output, *, limit: int, **query: str | No
         "time": lambda event: local_time(event["time"]),
         "kind": _kind,
         "subject": lambda event: event["subject"],
-        "about": _alias_or_tag,
+        "about": _about,
         "actor": lambda event: event["actor"]["name"],
         "answered": _answered,
     }
@@ -157,7 +157,7 @@ def _follow(client: Client, last: int, query: dict[str, str | None]) -> Iterator
 
 
 def _tail_line(event: dict[str, Any]) -> str:
-    about = f" ({_alias_or_tag(event)})" if _alias_or_tag(event) else ""
+    about = f" ({_about(event)})" if _about(event) else ""
     names = ", ".join(answer["automation"] for answer in event["answered_by"])
     answered = f"{_answered(event)}: {names}" if names else _answered(event)
     subject = "" if event["name"] == event["subject"] else f" {event['subject']}"
@@ -281,9 +281,12 @@ def _kind(event: dict[str, Any]) -> str:
     return f"custom {event['name']}" if event["name"] else str(event["kind"])
 
 
-def _alias_or_tag(event: dict[str, Any]) -> str | None:
-    """Return the alias or tag that an event is about, if any."""
+def _about(event: dict[str, Any]) -> str | None:
+    """Return the alias, the tag or the change of stage that an event is about, if any."""
     if event["kind"] == "custom":
         return None
+    if event["kind"] == "stage-changed":
+        change = event["data"]["stage"]
+        return f"{change['from']} -> {change['to']}"
     word = event["data"].get("alias") or event["data"].get("tag")
     return str(word) if word else None

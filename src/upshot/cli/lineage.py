@@ -21,9 +21,9 @@ Node = Mapping[str, Any]
 
 @click.command()
 @click.argument("reference", metavar="REF")
-@click.option("--up", "direction", flag_value="up", help="Only what REF was made from.")
-@click.option("--down", "direction", flag_value="down", help="Only what was made from REF.")
-@click.option("--both", "direction", flag_value="both", default=True, help="What it was made from, and what from it.")
+@click.option("--up", is_flag=True, help="Only what REF was made from.")
+@click.option("--down", is_flag=True, help="Only what was made from REF.")
+@click.option("--both", is_flag=True, help="What it was made from, and what from it: the default.")
 @click.option(
     "--depth",
     default=10,
@@ -41,7 +41,16 @@ Node = Mapping[str, Any]
 )
 @api_command
 def lineage(
-    client: Client, output: Output, reference: str, *, direction: str, depth: int, form: str, aliased: bool
+    client: Client,
+    output: Output,
+    reference: str,
+    *,
+    up: bool,
+    down: bool,
+    both: bool,
+    depth: int,
+    form: str,
+    aliased: bool,
 ) -> None:
     """
     Show the runs and artifact versions that REF was made from, and that were made from it.
@@ -49,6 +58,7 @@ def lineage(
     REF is project/artifact:v3, registry/collection:production, or the id of a version. For example, `--down --aliased`
     answers what in use was made from it.
     """
+    direction = "both" if both or up == down else "up" if up else "down"
     found = client.get("/lineage", reference=reference, direction=direction, depth=depth)
     graph = _Graph(found)
     kept = graph.leading_to(_is_in_use) if aliased else set(graph.nodes)

@@ -19,6 +19,7 @@ from upshot.cli.params import (
 )
 from upshot.cli.waiting import Finish, wait_option
 from upshot.client.http import Client, api_path
+from upshot.client.progress import format_size
 from upshot.console import Output, local_time
 from upshot.domain.reference import Reference
 from upshot.domain.stage import Stage, describe_stage
@@ -52,7 +53,7 @@ def link(
     registry, name = collection
     body = {"artifact": str(artifact), "aliases": list(aliases)}
     version = client.post(api_path("registries", registry, "collections", name, "versions"), body)
-    finish(client, output, version, f"linked {artifact} as {version['reference']}")
+    finish(client, output, version, f"linked {version['artifact']} as {version['reference']}")
 
 
 @click.command()
@@ -61,8 +62,9 @@ def link(
 @api_command
 def unlink(client: Client, output: Output, version: Reference, finish: Finish) -> None:
     """Remove VERSION (registry/collection:v3) and its aliases from its collection. The artifact stays."""
-    removed = client.delete(collection_path(version, "versions", version.version))
-    finish(client, output, removed, f"unlinked {version}")
+    shown = client.get(collection_path(version, "versions", version.version))  # so that an alias names one version
+    removed = client.delete(collection_path(version, "versions", shown["name"]))
+    finish(client, output, removed, f"unlinked {shown['reference']}")
 
 
 @click.command()
@@ -112,9 +114,15 @@ def show(client: Client, output: Output, version: Reference) -> None:
             ("stage", describe_stage(Stage(shown["stage"]))),
             ("metadata", shown["metadata"]),
             ("description", shown["description"]),
+            ("files", None if shown["file_count"] is None else _files(shown)),
             ("linked", f"{local_time(shown['linked_at'])} by {shown['linked_by']}"),
         )
     )
+
+
+def _files(version: dict[str, Any]) -> str:
+    count, size = f"{version['file_count']:,}", format_size(version["size"] or 0)
+    return f"{count} ({size}): upshot artifacts files {version['reference']}"
 
 
 alias = alias_group(collection_path, VERSION, group_help="Move an alias to a version, or remove it.")
