@@ -79,7 +79,7 @@ def test_the_first_steps_of_readme_succeed(tmp_path):
         _terminal(f"{receivers} --port {port}", folder, environment, tmp_path / "receivers.log"),
     ):
         until((folder / ".upshot" / "endpoint.json").exists, "Upshot is up", seconds=START_SECONDS)
-        (program,) = (block.text for block in blocks("python") if block.text.startswith("# train.py\n"))
+        (program,) = (block.text for block in blocks("python") if block.page == README)
         (folder / "train.py").write_text(program)
         for command in others:
             run(command)

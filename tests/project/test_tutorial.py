@@ -38,14 +38,14 @@ def _terminal(script, directory, environment, name):
 
 @pytest.mark.live
 def test_the_tutorial_can_be_followed(tmp_path):
-    """The receiver gets the first alias at once, and the second one after it was down for a while."""
+    """The receiver gets the first alias at once, the second after it was down for a while, and a script's."""
     port = str(free_port())
     scripts = [block.text.replace(PORT, port) for block in blocks("sh") if block.page == PAGE]
     install, up, receiver, *commands = scripts
     (automation,) = (block.text for block in blocks("yaml") if block.page == PAGE)
     assert "pip install '.[server]'" in install
     (tmp_path / "automations").mkdir()
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "UPSHOT_PORT": "0"}
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "UPSHOT_PORT": "0", "HOME": str(tmp_path)}
 
     def run(script):
         done = subprocess.run(
@@ -54,7 +54,9 @@ def test_the_tutorial_can_be_followed(tmp_path):
         assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    validate, fire, look, fire_again = commands
+    validate, fire, look, fire_again, train = commands
+    (program,) = (block.text for block in blocks("python") if block.page == PAGE)
+    (tmp_path / "train.py").write_text(program)
     with ExitStack() as stack:
         stack.enter_context(_terminal(up, tmp_path, environment, "up"))
         until((tmp_path / ".upshot" / "endpoint.json").exists, "Upshot is up")
@@ -69,3 +71,5 @@ def test_the_tutorial_can_be_followed(tmp_path):
         assert re.search(r"exe_\S+ +notify-my-service .* waiting ", run(fire_again))
         with _terminal(receiver, tmp_path, environment, "receiver") as received:
             until(lambda: '"accuracy":0.95' in received.read_text(), "the second version is delivered")
+            assert "logged by run demo/" in run(train)
+            until(lambda: '"accuracy":0.97' in received.read_text(), "the version of the script is delivered")

@@ -93,8 +93,10 @@ def _plan_processes(data: Path, reason: NoEngine) -> JobsPlan:
     def without_container(text: str) -> str:
         return _CONTAINER_OPTIONS.sub("", _COMMAND.sub(host_command, text))
 
-    # Jobs run as root only if the jobs file says so. These are our own samples.
-    backend = {"uses": "process", **({} if os.geteuid() else {"user": "root"})}
+    # The jobs import the package `upshot` as this program does.
+    backend: dict[str, Any] = {"uses": "process", "env": ["PATH", "LANG", "PYTHONPATH"]}
+    if os.geteuid() == 0:
+        backend["user"] = "root"  # jobs run as root only if the jobs file says so; these are our own samples
     return JobsPlan(
         f"NO CONTAINERS: {reason}\n"
         "The same jobs run as processes of this machine instead; start Docker to see them in containers",
