@@ -28,6 +28,7 @@ def main(config: dict[str, Any], alias: str) -> None:
     with upshot.init(project="fraud", job_type="training", config=config) as run:
         best, best_accuracy = None, 0.0
         for epoch, model, accuracy in train(run.config):
+            run.log({"epoch": epoch, "accuracy": accuracy})
             checkpoint = upshot.Artifact(
                 "logistic",
                 type="model",
