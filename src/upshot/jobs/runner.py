@@ -173,6 +173,7 @@ class JobRunner:
             The container, or None if a stop request ended the wait.
         """
         task = asyncio.ensure_future(start)
+        note = None
         try:
             while not (await asyncio.wait([task], timeout=self._context.intervals.job_seconds))[0]:
                 if outcome := self._context.stop_requests.outcome(self.job.id):
@@ -180,8 +181,10 @@ class JobRunner:
                     await asyncio.wait([task])
                     await self._end(outcome)
                     return None
-                if (progress := self._context.inputs.progress(self.job.id)) is not None:
-                    await self._explain_start(progress)
+                progress = self._context.inputs.progress(self.job.id)
+                note = progress or (note and "its files are there, and its container is being created")
+                if note is not None:
+                    await self._explain_start(note)
             return task.result()
         finally:
             task.cancel()
