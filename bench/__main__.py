@@ -30,13 +30,26 @@ from bench.measures import (
     measure_mutations,
 )
 from bench.report import Report, machine
+from bench.runs import RunFigures, measure_runs
 from bench.sdk import measure_logging
 from bench.system import BenchSystem, Ports, running_receiver
 from tests.servers import Postgres, Redis, find_postgres
 
 _RESULTS = Path("bench-results")
 _IDLE_SECONDS = 5.0
-_PARTS = ("latency", "mutations", "isolation", "burst", "backlog", "hold", "memory", "matching", "artifacts", "sdk")
+_PARTS = (
+    "latency",
+    "mutations",
+    "isolation",
+    "burst",
+    "backlog",
+    "hold",
+    "memory",
+    "matching",
+    "artifacts",
+    "sdk",
+    "runs",
+)
 _LONG_PARTS = ("growth",)  # measured only on request, because they take minutes
 _DATABASES = ("sqlite", "postgresql")
 
@@ -55,6 +68,7 @@ class Size:
     lineage_edges: int
     log_calls: int
     training_seconds: int
+    metric_points: int
 
 
 _FULL = Size(
@@ -68,6 +82,7 @@ _FULL = Size(
     lineage_edges=100_000,
     log_calls=100_000,
     training_seconds=3_600,
+    metric_points=1_000_000,
 )
 _QUICK = Size(
     latency_seconds=5,
@@ -80,6 +95,7 @@ _QUICK = Size(
     lineage_edges=20_000,
     log_calls=20_000,
     training_seconds=600,
+    metric_points=200_000,
 )
 _BESIDE_EVENTS = 10_000
 _BURST_EVENTS = 3_000
@@ -172,7 +188,7 @@ class _Bench:
     def _measure_data(
         self, database: str, directory: Path, new_database: Callable[[], str | None], ports: Ports
     ) -> None:
-        """Measure artifacts, and what logging costs a program."""
+        """Measure artifacts, runs, and what logging costs a program."""
         if "artifacts" in self.only:
             with _system(directory / "artifacts", new_database(), ports) as system:
                 _log(f"{database}: artifacts, one of {self.size.large_bytes / 1e6:,.0f} MB")
@@ -188,6 +204,11 @@ class _Bench:
                 self.report.logging[database] = measure_logging(
                     system, calls=self.size.log_calls, seconds=self.size.training_seconds
                 )
+        if "runs" in self.only:
+            with _system(directory / "runs", new_database(), ports) as system:
+                system.start_workers(1)
+                _log(f"{database}: runs, one of them with {self.size.metric_points:,} points")
+                self.report.runs[database] = uvloop.run(self._measure_runs(system, ports))
 
     async def _measure_growth(self, system: BenchSystem, ports: Ports, fill_seconds: float) -> Growth:
         async with Load(system, ports) as load:
@@ -198,6 +219,11 @@ class _Bench:
                 fill_seconds=fill_seconds,
                 seconds=self.size.mutation_seconds,
             )
+
+    async def _measure_runs(self, system: BenchSystem, ports: Ports) -> RunFigures:
+        async with Load(system, ports) as load:
+            await load.wait_until_ready()
+            return await measure_runs(system, load, points=self.size.metric_points, seconds=self.size.mutation_seconds)
 
     async def _measure_live(self, database: str, system: BenchSystem, ports: Ports) -> None:
         async with Load(system, ports) as load:

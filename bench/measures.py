@@ -68,11 +68,13 @@ async def measure_latency(load: Load, *, seconds: float, per_second: float = 10,
     )
 
 
-async def measure_mutations(load: Load, system: BenchSystem, *, seconds: float, writers: int = 8) -> Rate:
+async def measure_mutations(
+    load: Load, system: BenchSystem, *, seconds: float, writers: int = 8, name: str = "w"
+) -> Rate:
     """Let writers mutate as fast as they get responses. Measure from the first mutation to the last delivery."""
     per_writer = int(seconds * 100 / _ALIASES_PER_COLLECTION) + 1  # enough collections for 100 mutations per second
-    collections = [[f"writer-{writer}-{number}" for number in range(per_writer)] for writer in range(writers)]
-    await load.create_collections([name for names in collections for name in names])
+    collections = [[f"writer-{name}-{writer}-{number}" for number in range(per_writer)] for writer in range(writers)]
+    await load.create_collections([collection for names in collections for collection in names])
     tags: set[str] = set()
     cpu = measure_cpu(system)
     start = time.monotonic()
@@ -81,7 +83,7 @@ async def measure_mutations(load: Load, system: BenchSystem, *, seconds: float, 
         for number in itertools.count():
             if time.monotonic() - start > seconds:
                 return
-            tag = f"tag-w-{writer}-{number}"
+            tag = f"tag-{name}-{writer}-{number}"
             await load.add_alias(collections[writer][number // _ALIASES_PER_COLLECTION % per_writer], tag)
             tags.add(tag)
 

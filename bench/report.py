@@ -19,6 +19,7 @@ from bench.artifacts import Artifacts, Transfer
 from bench.growth import Growth
 from bench.hold import Hold
 from bench.measures import Latency, Rate
+from bench.runs import RunFigures
 from bench.sdk import Logging
 
 # By row: its title, the required figure, and the goal, for two cores that run all processes.
@@ -50,6 +51,7 @@ class Report:
     holds: dict[str, Hold] = field(default_factory=dict)  #: by database
     artifacts: dict[str, Artifacts] = field(default_factory=dict)  #: by database
     logging: dict[str, Logging] = field(default_factory=dict)  #: by database
+    runs: dict[str, RunFigures] = field(default_factory=dict)  #: by database
     matching: Mapping[int, float] = field(default_factory=dict)  #: microseconds per event, by number of automations
     notes: list[str] = field(default_factory=list)
 
@@ -66,12 +68,22 @@ class Report:
         """Whether no delivery and no logged value is missing, and no delivery is a duplicate."""
         audits = [latency.audit for latencies in self.latencies.values() for latency in latencies.values()]
         audits += [rate.audit for rates in self.rates.values() for rate in rates.values()]
-        return all(audit.is_clean for audit in audits) and not any(found.lost for found in self.logging.values())
+        lost = [found.lost for found in self.logging.values()] + [found.lost_points for found in self.runs.values()]
+        return all(audit.is_clean for audit in audits) and not any(lost)
 
     def print(self) -> None:
         """Print the table."""
         console = Console(width=150 if not os.isatty(1) else None)
-        measured = (self.latencies, self.rates, self.memory, self.growth, self.holds, self.artifacts, self.logging)
+        measured = (
+            self.latencies,
+            self.rates,
+            self.memory,
+            self.growth,
+            self.holds,
+            self.artifacts,
+            self.logging,
+            self.runs,
+        )
         databases = list(dict.fromkeys(name for results in measured for name in results))
         table = Table(title=", ".join(str(value) for value in self.machine.values()))
         for title in ("what", *databases, "required", "goal"):
@@ -85,6 +97,7 @@ class Report:
             (_HOLD_ROWS, _hold_cells, self.holds),
             (_ARTIFACT_ROWS, _artifact_cells, self.artifacts),
             (_LOGGING_ROWS, _logging_cells, self.logging),
+            (_RUN_ROWS, _run_cells, self.runs),
         ):
             found: Mapping[str, Any] = results
             for title, goal in goals.items() if found else ():
@@ -215,6 +228,27 @@ def _logging_cells(found: Logging) -> Mapping[str, str]:
         f"{found.grown_mb:.1f} MB; {found.memory_mb:.0f} MB (for {found.seconds:,} s)",
     )
     return dict(zip(_LOGGING_ROWS, cells, strict=True))
+
+
+#: By title: the goal.
+_RUN_ROWS = {
+    "a page of 5,000 runs, filtered by config and summary, and sorted, median / worst": "100 ms",
+    "a metric as 2,000 points, median / worst": "250 ms",
+    "deliveries beside 20 runs that log 50 metrics per second each: p99; alone": "≤ 1.5 × alone",
+    "  mutations with one delivery each; alone": "> 0.8 × alone",
+    "  one request of a logging run, median / worst; lost points": "–; 0",
+}
+
+
+def _run_cells(found: RunFigures) -> Mapping[str, str]:
+    cells = (
+        "{:.0f} / {:.0f} ms".format(*found.list_ms),
+        "{:.0f} / {:.0f} ms".format(*found.series_ms) + f" ({found.points:,} points)",
+        f"{found.beside_p99_ms:.1f}; {found.alone_p99_ms:.1f} ms",
+        f"{found.beside_per_second:.0f}; {found.alone_per_second:.0f}/s",
+        "{:.1f} / {:.1f} ms".format(*found.log_ms) + f"; {found.lost_points:,} of {found.logged_points:,}",
+    )
+    return dict(zip(_RUN_ROWS, cells, strict=True))
 
 
 def _memory_cell(processes: Mapping[str, Mapping[str, float]]) -> str:

@@ -243,6 +243,13 @@ class Settings(BaseSettings):
         le=MAX_DAYS,
         description="Days that the history of changes is kept. 0, the default, means without limit.",
     )
+    runs_days: int = Field(
+        0,
+        ge=0,
+        le=MAX_DAYS,
+        description="Days that runs are kept after they ended. Runs with artifact versions lose only their metrics and "
+        "media. 0, the default, means without limit.",
+    )
     project: str | None = Field(
         None, description="Project of a run whose script names none. By default, `uncategorized`."
     )

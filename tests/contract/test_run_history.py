@@ -1,14 +1,17 @@
 """What runs log, in memory, on SQLite and on PostgreSQL: it comes back exactly, packed or not."""
 
+import asyncio
 import math
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contract.databases import KINDS, open_database
+from tests.run_in_place import run_in_place
 from upshot.adapters.memory.blobs import MemoryBlobs
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.registry import MemoryRegistry
@@ -21,8 +24,10 @@ from upshot.domain.manifest import ManifestEntry
 from upshot.domain.metric_history import LogRow, Point, decode_chunk, encode_chunk
 from upshot.domain.run import RunState
 from upshot.errors import Conflict, NotFound
+from upshot.execution.run_upkeep import RunUpkeep
 from upshot.ports.blobs import BlobIndex, StoredBlob
 from upshot.ports.registry import RegistryStore
+from upshot.registry.run_filters import RunFilter, parse_run_filter
 from upshot.registry.run_log import LogRequest
 from upshot.registry.run_metrics import SeriesQuery
 from upshot.registry.runs import RunChange
@@ -215,3 +220,56 @@ def test_every_float_comes_back_bit_by_bit(values):
 
 def bits(value):
     return b"nan" if math.isnan(value) else struct.pack(">d", value)
+
+
+@pytest.mark.parametrize("order", [None, "-summary_metrics.acc", "config.lr", "-createdAt", "name"])
+def test_lists_are_paged_in_every_order(system, order):
+    """Every run comes once, runs without a value come last, and equal runs come newest first."""
+    for number in range(12):
+        summary = {} if number % 4 == 3 else {"acc": float(number % 3)}
+        config = {"lr": "high" if number % 5 == 0 else number % 2}
+        system.clock.advance(1)
+        system.registry.save_run("demo", f"r{number:02}", RunChange(config=config, summary=summary), origin=ANN)
+    where = parse_run_filter('{"name": {"$regex": "^r[0-9]+"}}', order)
+    whole = [run.summary.run_id for run in system.registry.runs("demo", where, limit=100).runs]
+    found: list[str] = []
+    position = None
+    for _ in range(10):
+        page = system.registry.runs("demo", where, after=position, limit=5)
+        found += [run.summary.run_id for run in page.runs]
+        position = page.position
+        if position is None:
+            break
+    assert found == whole
+    assert sorted(found) == [f"r{number:02}" for number in range(12)]
+    if order == "-summary_metrics.acc":
+        assert whole == ["r08", "r05", "r02", "r10", "r04", "r01", "r09", "r06", "r00", "r11", "r07", "r03"]
+
+
+def test_old_runs_are_removed_unless_versions_need_them(system):
+    """A run with a version loses its metrics and media and keeps the rest; one that runs or is younger keeps all."""
+    system.blobs.add([StoredBlob(DIGEST, 3, "k")], system.clock.now())
+    for run_id in ("bare", "logger", "runs", "young"):
+        system.start(run_id)
+        system.log((0, {"a": 1.0}), run_id=run_id)
+        files = [ManifestEntry(path, DIGEST, 3) for path in ("media/a.png", "code/a.py")]
+        system.registry.add_run_files("demo", run_id, files, origin=ANN)
+        if run_id != "runs":
+            if run_id == "young":
+                system.clock.advance(3 * 86_400)
+            system.registry.finish_run("demo", run_id, RunState.FINISHED, origin=ANN)
+    system.registry.log_artifact("demo", "net", "model", digest="sha256:1", run_id="logger", origin=ANN)
+    system.clock.advance(10)
+    system.pack()
+
+    async def remove_old():
+        upkeep = RunUpkeep(system.registry, timedelta(days=2), run_in_place, asyncio.Event())
+        await upkeep.remove_old()
+
+    asyncio.run(remove_old())
+    kept = {run.summary.run_id for run in system.registry.runs("demo", RunFilter(), limit=10).runs}
+    assert kept == {"r", "logger", "runs", "young"}
+    for run_id, (metric_count, file_count) in {"logger": (0, 1), "runs": (1, 2), "young": (1, 2)}.items():
+        assert len(system.registry.metrics("demo", run_id)) == metric_count
+        assert len(system.registry.run_files("demo", run_id, cursor=None, limit=10).items) == file_count
+    assert system.registry.run("demo", "logger").progress.next_step == 1

@@ -391,3 +391,26 @@ def test_tags_are_added_and_removed(web, client):
     for _ in range(2):
         assert ok_json(web.put(f"{RUN}/tags/best"))["tags"] == ["best"]
     assert ok_json(web.delete(f"{RUN}/tags/best"))["tags"] == []
+
+
+def test_runs_are_filtered_sorted_and_paged(web):
+    """Unknown fields and operators are refused by name, and a cursor belongs to its order."""
+    for number in range(5):
+        body = {
+            "config": {"lr": number / 10},
+            "summary": {"acc": number % 3},
+            "tags": ["even"] if number % 2 == 0 else [],
+        }
+        ok_json(web.put(f"{RUNS}/r{number}", json=body))
+
+    def names(**query):
+        return [run["id"] for run in ok_json(web.get(RUNS, params=query))["items"]]
+
+    assert names(filters='{"config.lr": {"$gte": 0.2}}') == ["r4", "r3", "r2"]
+    assert names(filters='{"tags": "even"}', order="+summary_metrics.acc") == ["r0", "r4", "r2"]
+    first = ok_json(web.get(RUNS, params={"order": "-config.lr", "limit": 2}))
+    assert [run["id"] for run in first["items"]] == ["r4", "r3"]
+    assert names(order="-config.lr", limit=2, cursor=first["next"]) == ["r2", "r1"]
+    refused = problem(web.get(RUNS, params={"filters": '{"config.lr": {"$like": 1}}'}), 422, "invalid-input")
+    assert "unknown operator '$like'" in refused["detail"]
+    problem(web.get(RUNS, params={"order": "name", "cursor": "AAAA"}), 422, "invalid-input")

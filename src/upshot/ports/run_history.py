@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
+
+import orjson
 
 from upshot.domain.metric_history import Chunk, ChunkInfo, LogEntry
 from upshot.domain.run import Run, RunFile, RunSummary
@@ -22,8 +24,60 @@ class PackRules:
     ended_before: datetime  #: or a run that ended before then, with any
 
 
+@dataclass(slots=True)
+class RunCandidate:
+    """What filters and orders read of a run. Its config and summary are parsed when they are needed."""
+
+    id: str  #: internal id
+    run_id: str  #: made by the client
+    name: str
+    job_type: str | None
+    state: str
+    group: str | None
+    created_by: str
+    created_at: datetime | None  #: this and the next three are empty if they were not asked for
+    tags_json: str = ""
+    config_json: str = ""
+    summary_json: str = ""
+    _config: Any = field(default=None, init=False, repr=False)
+    _summary: Any = field(default=None, init=False, repr=False)
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """The tags."""
+        tags: list[str] = orjson.loads(self.tags_json or "[]")
+        return tags
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The config."""
+        if self._config is None:
+            self._config = orjson.loads(self.config_json or "{}")
+        return self._config  # type: ignore[no-any-return] # it is an object
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """The summary."""
+        if self._summary is None:
+            self._summary = orjson.loads(self.summary_json or "{}")
+        return self._summary  # type: ignore[no-any-return] # it is an object
+
+
+MEDIA = "media/"  #: paths of files that belong to the history begin with this
+
+
 class RunHistoryView(Protocol):
     """Reads what runs have logged. A run is named by its internal id."""
+
+    def run_candidates(self, project: str, sources: Collection[str]) -> Iterator[RunCandidate]:
+        """
+        Yield all runs of a project, newest first.
+
+        Args:
+            project: Name of the project.
+            sources: Of `created_at`, `tags`, `config` and `summary`, what filter and order read.
+        """
+        ...
 
     def chunk_infos(self, run: str, keys: Collection[str] | None = None) -> tuple[ChunkInfo, ...]:
         """Return what is known of the chunks of these keys, or of all, sorted by key and number."""
@@ -57,6 +111,10 @@ class RunHistoryView(Protocol):
         """Return running runs whose last heartbeat, or without one whose request to stop, was before a time."""
         ...
 
+    def ended_runs(self, before: datetime, *, after_id: str, limit: int) -> tuple[RunSummary, ...]:
+        """Return runs that ended before a time, in the order of their internal ids, after one of them."""
+        ...
+
     def is_deleted_run(self, project: str, run_id: str) -> bool:
         """Return whether a project had a run with this id, which was deleted."""
         ...
@@ -88,6 +146,10 @@ class RunHistoryTransaction(RunHistoryView, Protocol):
 
     def save_run_files(self, run: str, files: Iterable[RunFile]) -> None:
         """Add files. A file with the same path is replaced."""
+        ...
+
+    def remove_run_history(self, run: str, limit: int) -> int:
+        """Remove metrics and media of a run, and return how many rows; fewer than `limit` if nothing is left."""
         ...
 
     def remove_run(self, run: Run) -> None:

@@ -76,6 +76,16 @@ def check_value(value: Any, what: str, *, max_bytes: int) -> None:
         InvalidInput: As `check_json` raises it.
     """
     _check_json(value, what, depth=1)
+    check_size(value, what, max_bytes=max_bytes)
+
+
+def check_size(value: Any, what: str, *, max_bytes: int) -> None:
+    """
+    Check the size of a valid JSON value.
+
+    Raises:
+        InvalidInput: It is too large.
+    """
     if (size := len(orjson.dumps(value))) > max_bytes:
         raise InvalidInput(f"{what}: {size:,} bytes of JSON; at most {max_bytes:,} are allowed")
 

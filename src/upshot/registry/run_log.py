@@ -14,7 +14,7 @@ from upshot.domain.registry import Change
 from upshot.domain.run import HEARTBEAT_TIMEOUT, Run, RunState
 from upshot.errors import Conflict, InvalidInput
 from upshot.ports.registry import RegistryView
-from upshot.registry.inputs import MAX_RUN_JSON_BYTES, check_json, check_value
+from upshot.registry.inputs import MAX_RUN_JSON_BYTES, check_json, check_size, check_value
 from upshot.registry.metric_conditions import evaluate_conditions, read_earlier_points
 from upshot.registry.mutation import Mutation
 from upshot.registry.run_lookup import find_run
@@ -79,7 +79,7 @@ class RunLog(RegistryTransactions):
             InvalidInput: A key or a value is invalid, or there are too many.
             NotFound: The run does not exist.
         """
-        request = _checked(request)
+        _check(request)
         self._metric_watches.refresh()
 
         def work(mutation: Mutation) -> LogAnswer:
@@ -259,8 +259,8 @@ def _merge(run: Run, request: LogRequest) -> Run:
     merged = replace(
         run, config={**run.config, **(request.config or {})}, results={**run.results, **(request.summary or {})}
     )
-    check_json(merged.config, "config", max_bytes=MAX_RUN_JSON_BYTES)
-    check_json(merged.results, "summary", max_bytes=MAX_RUN_JSON_BYTES)
+    check_size(merged.config, "config", max_bytes=MAX_RUN_JSON_BYTES)
+    check_size(merged.results, "summary", max_bytes=MAX_RUN_JSON_BYTES)
     return merged
 
 
@@ -292,7 +292,7 @@ def last_steps(view: RegistryView, run: Run, keys: set[str]) -> dict[str, int]:
 # --- checks -------------------------------------------------------------------------------------
 
 
-def _checked(request: LogRequest) -> LogRequest:
+def _check(request: LogRequest) -> None:
     if not 0 < len(request.session) <= 80:  # noqa: PLR2004 - the width of its column
         raise InvalidInput("session: must have 1 to 80 characters")
     values = sum(len(row.values) for row in request.rows)
@@ -301,7 +301,9 @@ def _checked(request: LogRequest) -> LogRequest:
     known: set[str] = set()
     for index, row in enumerate(request.rows):
         _check_row(row, f"rows.{index}", known)
-    return request
+    for what in ("summary", "config"):
+        if (values := getattr(request, what)) is not None:
+            check_json(values, what, max_bytes=MAX_RUN_JSON_BYTES)
 
 
 def _check_row(row: LogRow, place: str, known: set[str]) -> None:

@@ -38,9 +38,7 @@ class RunPacking(RegistryTransactions):
     def pack_run(self, run: RunSummary) -> int:
         """Pack the oldest log entries of a run, and return how many. 0 means that nothing was packed."""
         entries = _first_batch(self._store.read(lambda view: view.log_entries(run.id, MAX_ENTRIES)))
-        if not entries:
-            return 0
-        chunks = pack(entries)
+        chunks = pack(entries) if entries else []
 
         def work(mutation: Mutation) -> int:
             return _replace(mutation, run, entries, chunks)
@@ -61,9 +59,16 @@ def _first_batch(entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
 
 def _replace(mutation: Mutation, run: RunSummary, entries: Sequence[LogEntry], chunks: Iterable[Chunk]) -> int:
     stored = mutation.tx.runs([run.id]).get(run.id)
-    if stored is None or not mutation.tx.replace_log_entries(run.id, [entry.number for entry in entries], list(chunks)):
-        return 0  # the run was deleted, or another process was first
+    if stored is None:
+        return 0  # it was deleted
     progress = stored.progress
+    if not entries:  # its history was removed
+        if progress.unpacked_entries and not mutation.tx.log_entries(run.id, 1):
+            empty = replace(progress, unpacked_entries=0, unpacked_points=0, unpacked_keys=0)
+            mutation.tx.save_run_progress(replace(stored, progress=empty))
+        return 0
+    if not mutation.tx.replace_log_entries(run.id, [entry.number for entry in entries], list(chunks)):
+        return 0  # another process was first
     left = progress.unpacked_entries - len(entries)
     packed = replace(
         progress,

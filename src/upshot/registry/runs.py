@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from upshot.clock import format_time
 from upshot.domain.event import Origin
 from upshot.domain.reference import check_name
 from upshot.domain.registry import ArtifactVersion, Change, Version
 from upshot.domain.run import Edge, EdgeKind, Run, RunProgress, RunState, RunSummary
 from upshot.errors import Conflict, InvalidInput, NotFound
 from upshot.ids import new_id
-from upshot.ports.paging import Page
 from upshot.ports.registry import RegistryTransaction, RegistryView
 from upshot.registry.inputs import (
     MAX_RUN_JSON_BYTES,
@@ -23,7 +21,7 @@ from upshot.registry.inputs import (
     check_tags,
     check_text_of_run,
 )
-from upshot.registry.lookup import find_artifact, find_in_project, find_project, find_version_anywhere, project_or_none
+from upshot.registry.lookup import find_artifact, find_in_project, find_version_anywhere, project_or_none
 from upshot.registry.mutation import Mutation
 from upshot.registry.run_lookup import find_run
 from upshot.registry.run_states import continue_run, record_state
@@ -89,21 +87,6 @@ class Runs(RegistryTransactions):
 
         return self._change(work, locks=[run_lock(project, run_id)], origin=origin)
 
-    def delete_run(self, project: str, run_id: str, *, origin: Origin) -> Change[None]:
-        """
-        Delete a run with everything that it logged, except its artifact versions. Its id is not used again.
-
-        Raises:
-            NotFound: The run does not exist.
-        """
-
-        def work(mutation: Mutation) -> None:
-            run = find_run(mutation.tx, project, run_id)
-            mutation.tx.remove_run(run)
-            mutation.add_history("delete-run", run.summary.reference, before=_described(run))
-
-        return self._change(work, locks=[run_lock(project, run_id)], origin=origin)
-
     def tag_run(self, project: str, run_id: str, tag: str, *, present: bool, origin: Origin) -> Change[Run]:
         """
         Add a tag to a run, or remove it.
@@ -166,10 +149,6 @@ class Runs(RegistryTransactions):
             NotFound: The project or the run does not exist.
         """
         return self._store.read(lambda view: find_run(view, project, run_id))
-
-    def runs(self, project: str, *, cursor: str | None, limit: int) -> Page[Run]:
-        """Return the runs of a project, newest first."""
-        return self._store.read(lambda view: view.page_runs(find_project(view, project), cursor=cursor, limit=limit))
 
     def run_artifacts(self, project: str, run_id: str, kind: EdgeKind) -> tuple[ArtifactVersion, ...]:
         """Return up to 1,000 artifact versions that a run used or logged, sorted by artifact and number."""
@@ -239,17 +218,6 @@ def _resume(mutation: Mutation, before: Run, run: Run, values: RunChange) -> Run
         progress=replace(run.progress, session=values.session, next_sequence=0),
     )
     return continue_run(mutation, before, resumed)
-
-
-def _described(run: Run) -> dict[str, Any]:
-    """Return what the history keeps of a deleted run."""
-    return {
-        "name": run.summary.name,
-        "job_type": run.summary.job_type,
-        "state": run.summary.state.value,
-        "created_at": format_time(run.summary.created_at),
-        "created_by": run.created_by,
-    }
 
 
 def _checked(change: RunChange) -> RunChange:

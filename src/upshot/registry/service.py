@@ -25,9 +25,11 @@ from upshot.registry.pending_versions import PendingVersions
 from upshot.registry.projects import Projects
 from upshot.registry.protection import require_admin
 from upshot.registry.run_files import RunFiles
+from upshot.registry.run_lists import RunLists
 from upshot.registry.run_log import RunLog
 from upshot.registry.run_metrics import RunMetrics
 from upshot.registry.run_packing import RunPacking
+from upshot.registry.run_removal import RunRemoval
 from upshot.registry.run_rows import RunRows
 from upshot.registry.runs import Runs
 from upshot.registry.scopes import check_scope_is_free
@@ -47,11 +49,13 @@ class Registry(
     Artifacts,
     PendingVersions,
     Runs,
+    RunLists,
     RunLog,
     RunMetrics,
     RunRows,
     RunFiles,
     RunPacking,
+    RunRemoval,
     LineageQueries,
     Diffs,
     Versions,

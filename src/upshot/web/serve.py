@@ -70,7 +70,7 @@ def serve(deps: WebDependencies, *, fds: Sequence[int] = (), on_ready: Callable[
         deps.sessions.prune(now)
         deps.tokens.prune(now - timedelta(days=TOKEN_DAYS))
 
-    silent_runs = SilentRuns(deps.registry, deps.clock)
+    silent_runs = SilentRuns(deps.registry, deps.clock, deps.ping_database)
     stopped = threading.Event()
     threads = [
         PeriodicThread("refresh", deps.automations.refresh, _REFRESH_SECONDS, stopped),

@@ -12,7 +12,6 @@ from datetime import datetime
 
 from upshot.clock import Clock, stopwatch
 from upshot.domain.run import HEARTBEAT_TIMEOUT
-from upshot.errors import Unavailable
 from upshot.registry.service import Registry
 
 SILENT_RUNS_SECONDS = 2.0  #: between two searches
@@ -27,12 +26,20 @@ class SilentRuns:
     Args:
         registry: Holds the runs.
         clock: Provides the times of heartbeats.
+        can_write: Returns whether heartbeats can be stored now.
         elapsed: Returns the seconds of a clock that does not jump.
     """
 
-    def __init__(self, registry: Registry, clock: Clock, elapsed: Callable[[], float] = stopwatch) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock,
+        can_write: Callable[[], bool],
+        elapsed: Callable[[], float] = stopwatch,
+    ) -> None:
         self._registry = registry
         self._clock = clock
+        self._can_write = can_write
         self._elapsed = elapsed
         self._listening_since: float | None = None
         self._last: tuple[float, datetime] | None = None
@@ -43,13 +50,11 @@ class SilentRuns:
         if self._was_interrupted(elapsed, now):
             self._listening_since = elapsed
         self._last = elapsed, now
+        if not self._can_write():
+            self._listening_since = None
         if self._listening_since is None or elapsed - self._listening_since <= HEARTBEAT_TIMEOUT.total_seconds():
             return 0
-        try:
-            return self._registry.end_silent_runs()
-        except Unavailable:  # heartbeats cannot be stored either
-            self._listening_since = None
-            raise
+        return self._registry.end_silent_runs()
 
     def _was_interrupted(self, elapsed: float, now: datetime) -> bool:
         if self._last is None or self._listening_since is None:

@@ -234,8 +234,9 @@ class WorkerDependencies:
         return FileCleanup(self.registry, self.blobs, run_in_thread, stopping)
 
     def make_run_upkeep(self, run_in_thread: RunInThread, stopping: asyncio.Event) -> RunUpkeep:
-        """Create what packs the logs of runs, on the running event loop."""
-        return RunUpkeep(self.registry, run_in_thread, stopping)
+        """Create what packs the logs of runs and removes old runs, on the running event loop."""
+        age = timedelta(days=self.settings.runs_days) if self.settings.runs_days else None
+        return RunUpkeep(self.registry, age, run_in_thread, stopping)
 
     async def close(self) -> None:
         """Close all connections to other machines."""

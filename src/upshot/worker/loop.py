@@ -299,6 +299,7 @@ class WorkerLoop:
         finished_before = self._deps.clock.now() - timedelta(days=self._deps.settings.jobs_days)
         await self._run_in_thread(self._deps.job_admin.prune, finished_before=finished_before)
         await self._retention.remove_old()
+        await self._run_upkeep.remove_old()
 
     async def _close(self) -> None:
         await self._deps.stream.close(leave_group=True)

@@ -540,7 +540,7 @@ class _Transaction(MemoryRunHistory, RegistryTransaction):
 
     @override
     def remove_run(self, run: Run) -> None:
-        self._remove_run_history(run)
+        self._remove_everything_of(run)
         id_ = run.summary.id
         for edge in [edge for edge in self._tables.edges if edge.run_id == id_]:
             self._delete(self._tables.edges, edge)

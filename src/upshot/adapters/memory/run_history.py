@@ -6,7 +6,9 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
+import orjson
 from typing_extensions import override
 
 from upshot.adapters.cursor import decode_cursor, make_cursor
@@ -16,7 +18,7 @@ from upshot.domain.metric_history import Chunk, ChunkInfo, LogEntry
 from upshot.domain.run import Run, RunFile, RunState, RunSummary
 from upshot.ports.metric_watches import ConditionState, ConditionStates
 from upshot.ports.paging import Page
-from upshot.ports.run_history import PackRules, RunHistoryTransaction
+from upshot.ports.run_history import MEDIA, PackRules, RunCandidate, RunHistoryTransaction
 
 
 class RunTables:
@@ -52,6 +54,26 @@ class MemoryRunHistory(UndoSteps, RunHistoryTransaction, ConditionStates):
     @abstractmethod
     def _project_id(self, name: str) -> str | None:
         """Return the id of a project, or None."""
+
+    @override
+    def run_candidates(self, project: str, sources: Collection[str]) -> Iterator[RunCandidate]:
+        project_id = self._project_id(project)
+        found = [run for run in self._run_tables.runs.values() if run.summary.project == project_id]
+        for run in sorted(found, key=lambda run: run.summary.id, reverse=True):
+            summary = run.summary
+            yield RunCandidate(
+                summary.id,
+                summary.run_id,
+                summary.name,
+                summary.job_type,
+                summary.state.value,
+                run.group,
+                run.created_by,
+                summary.created_at,
+                orjson.dumps(run.tags).decode(),
+                orjson.dumps(run.config).decode(),
+                orjson.dumps(run.results).decode(),
+            )
 
     @override
     def chunk_infos(self, run: str, keys: Collection[str] | None = None) -> tuple[ChunkInfo, ...]:
@@ -99,6 +121,15 @@ class MemoryRunHistory(UndoSteps, RunHistoryTransaction, ConditionStates):
         return tuple(found[:limit])
 
     @override
+    def ended_runs(self, before: datetime, *, after_id: str, limit: int) -> tuple[RunSummary, ...]:
+        found = sorted(
+            id_
+            for id_, run in self._run_tables.runs.items()
+            if id_ > after_id and run.finished_at is not None and run.finished_at < before
+        )
+        return tuple(self._run(id_).summary for id_ in found[:limit])
+
+    @override
     def is_deleted_run(self, project: str, run_id: str) -> bool:
         return (self._project_id(project), run_id) in self._run_tables.deleted
 
@@ -142,7 +173,17 @@ class MemoryRunHistory(UndoSteps, RunHistoryTransaction, ConditionStates):
         for state in states:
             self._put(self._run_tables.conditions, (run, state.automation, state.condition_id), state)
 
-    def _remove_run_history(self, run: Run) -> None:
+    @override
+    def remove_run_history(self, run: str, limit: int) -> int:
+        tables = self._run_tables
+        rows: list[tuple[dict[Any, Any], Any]] = [(tables.chunks, key) for key in tables.chunks if key[0] == run]
+        rows += [(tables.entries, key) for key in tables.entries if key[0] == run]
+        rows += [(tables.files, key) for key in tables.files if key[0] == run and key[1].startswith(MEDIA)]
+        for table, key in rows[:limit]:
+            self._delete(table, key)
+        return len(rows[:limit])
+
+    def _remove_everything_of(self, run: Run) -> None:
         """Remove a run and what it logged."""
         id_ = run.summary.id
         tables = self._run_tables

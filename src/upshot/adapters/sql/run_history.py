@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,9 +27,10 @@ from upshot.adapters.sql.schema import (
 from upshot.domain.metric_history import Chunk, ChunkInfo, ChunkKind, LogEntry
 from upshot.domain.run import Run, RunFile, RunState, RunSummary
 from upshot.ports.paging import Page
-from upshot.ports.run_history import PackRules, RunHistoryTransaction, RunHistoryView
+from upshot.ports.run_history import MEDIA, PackRules, RunCandidate, RunHistoryTransaction, RunHistoryView
 
 _KEYS = 500  # of one statement
+_CANDIDATES = 250  # fetched at a time
 _CHUNKS = 20  # read at a time: about 5 MB
 
 _INFO = tuple(
@@ -119,12 +121,61 @@ _SILENT: sa.Select[Any] = (
     .order_by(runs.c.id)
     .limit(sa.bindparam("limit"))
 )
+_ENDED: sa.Select[Any] = (
+    RUN_SUMMARIES.where(
+        runs.c.id > sa.bindparam("after_id"),
+        runs.c.state != RunState.RUNNING.value,
+        runs.c.finished_at < sa.bindparam("before"),
+    )
+    .order_by(runs.c.id)
+    .limit(sa.bindparam("limit"))
+)
+
+
+def _remove_some(table: sa.Table, key: str, *conditions: sa.ColumnElement[bool]) -> sa.Delete:
+    """Build a statement that removes a limited number of rows of a run."""
+    columns = [table.c[name] for name in key.split()]
+    of_run = table.c.run_id == sa.bindparam("run")
+    some = sa.select(*columns).where(of_run, *conditions).limit(sa.bindparam("limit"))
+    return sa.delete(table).where(of_run, sa.tuple_(*columns).in_(some))
+
+
+_REMOVE_HISTORY = (
+    _remove_some(metric_chunks, "key number"),
+    _remove_some(run_log_entries, "number"),
+    _remove_some(run_files, "path", run_files.c.path.startswith(MEDIA, autoescape=True)),
+)
 _IS_DELETED = (
     sa.select(sa.literal(1))
     .select_from(deleted_runs)
     .join(projects, projects.c.id == deleted_runs.c.project_id)
     .where(projects.c.name == sa.bindparam("project"), deleted_runs.c.run_id == sa.bindparam("run"))
 )
+
+
+@cache
+def _candidates(sources: frozenset[str]) -> sa.Select[Any]:
+    """Return the statement for all runs of a project. Columns that are not needed take time, and are left out."""
+    nothing = sa.literal_column("''", sa.Text)
+    return (
+        sa.select(
+            runs.c.id,
+            runs.c.run_id,
+            runs.c.name,
+            runs.c.job_type,
+            runs.c.state,
+            runs.c.run_group,
+            runs.c.created_by,
+            runs.c.created_at if "created_at" in sources else sa.null(),
+            *(
+                sa.type_coerce(runs.c[name], sa.Text) if name in sources else nothing
+                for name in ("tags", "config", "summary")
+            ),
+        )
+        .join(projects, projects.c.id == runs.c.project_id)
+        .where(projects.c.name == sa.bindparam("project"))
+        .order_by(runs.c.id.desc())
+    )
 
 
 class SqlRunHistoryView(RunHistoryView):
@@ -138,6 +189,12 @@ class SqlRunHistoryView(RunHistoryView):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._dialect = connection.dialect.name
+
+    @override
+    def run_candidates(self, project: str, sources: Collection[str]) -> Iterator[RunCandidate]:
+        statement = _candidates(frozenset(sources))
+        result = self._connection.execute(statement, {"project": project})
+        return (RunCandidate(*row) for rows in result.partitions(_CANDIDATES) for row in rows)
 
     @override
     def chunk_infos(self, run: str, keys: Collection[str] | None = None) -> tuple[ChunkInfo, ...]:
@@ -189,6 +246,11 @@ class SqlRunHistoryView(RunHistoryView):
         return tuple(map(summary_from_row, rows))
 
     @override
+    def ended_runs(self, before: datetime, *, after_id: str, limit: int) -> tuple[RunSummary, ...]:
+        rows = self._connection.execute(_ENDED, {"before": before, "after_id": after_id, "limit": limit})
+        return tuple(map(summary_from_row, rows))
+
+    @override
     def is_deleted_run(self, project: str, run_id: str) -> bool:
         return self._connection.execute(_IS_DELETED, {"project": project, "run": run_id}).first() is not None
 
@@ -237,6 +299,14 @@ class SqlRunHistoryTransaction(SqlRunHistoryView, RunHistoryTransaction):
         rows = [{"run_id": run, **asdict(file)} for file in files]
         if rows:
             self._connection.execute(_SAVE_FILE[self._dialect], rows)
+
+    @override
+    def remove_run_history(self, run: str, limit: int) -> int:
+        removed = 0
+        for statement in _REMOVE_HISTORY:
+            if removed < limit:
+                removed += self._connection.execute(statement, {"run": run, "limit": limit - removed}).rowcount
+        return removed
 
     @override
     def remove_run(self, run: Run) -> None:

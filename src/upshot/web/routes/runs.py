@@ -7,9 +7,11 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
+from upshot.adapters.cursor import decode_cursor, make_cursor
 from upshot.domain.registry import ArtifactVersion
 from upshot.domain.run import Direction, EdgeKind, Run
 from upshot.ports.paging import Page
+from upshot.registry.run_filters import parse_run_filter
 from upshot.registry.runs import RunChange
 from upshot.resources.run import LineageJson, RunJson, lineage_json, run_json
 from upshot.resources.urls import api_path
@@ -17,12 +19,12 @@ from upshot.resources.version import VersionJson, version_json
 from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
-from upshot.web.schemas.requests import PageQuery
 from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
 from upshot.web.schemas.runs import (
     LineageQuery,
     RunArtifactsPage,
     RunPage,
+    RunsQuery,
     RunValues,
     UsedArtifact,
     VersionRuns,
@@ -41,9 +43,19 @@ def _json(deps: WebDependencies, run: Run) -> RunJson:
 
 
 @router.get(_RUNS, responses={200: {"model": RunPage}, **problem_responses(404)})
-def list_runs(project: str, deps: Deps, query: Annotated[PageQuery, Query()]) -> Response:
-    """Return the runs of a project, newest first."""
-    page = deps.registry.runs(project, cursor=query.cursor, limit=query.limit)
+def list_runs(project: str, deps: Deps, query: Annotated[RunsQuery, Query()]) -> Response:
+    """
+    Return the runs of a project that match `filters`, newest first or in the given `order`.
+
+    `filters` is JSON in the form of MongoDB, as W&B's `Api.runs` takes it. Fields are `jobType`, `state`,
+    `displayName`, `name` (the id), `tags`, `group`, `username`, `createdAt`, `config.KEY` and `summary_metrics.KEY`.
+    Operators are `$and`, `$or`, `$nor`, `$eq`, `$ne`, `$gt`, `$gte`, `$lt`, `$lte`, `$in`, `$nin`, `$exists` and
+    `$regex`.
+    """
+    where = parse_run_filter(query.filters, query.order)
+    after = None if query.cursor is None else decode_cursor(query.cursor)
+    found = deps.registry.runs(project, where, after=after, limit=query.limit)
+    page = Page(tuple(found.runs), None if found.position is None else make_cursor(found.position))
     return json_response(page_json(page, lambda run: _json(deps, run)))
 
 

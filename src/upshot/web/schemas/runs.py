@@ -12,7 +12,7 @@ from upshot.errors import InvalidInput
 from upshot.registry.lineage import MAX_DEPTH
 from upshot.resources.run import MetricJson, RunFileJson, RunJson, SeriesJson
 from upshot.resources.version import VersionJson
-from upshot.web.schemas.requests import JsonObject, QueryParameters, RequestBody
+from upshot.web.schemas.requests import JsonObject, PageQuery, QueryParameters, RequestBody
 from upshot.web.schemas.responses import NextPage
 
 
@@ -205,8 +205,22 @@ class UsedArtifact(RequestBody):
     artifact_type: str | None = Field(None, description="The request is refused if the artifact has another type.")
 
 
+class RunsQuery(PageQuery):
+    """Which runs to list, and in which order."""
+
+    filters: str | None = Field(
+        None, description='JSON in the form of MongoDB: `{"config.lr": {"$lt": 0.1}, "tags": "best"}`.'
+    )
+    order: str | None = Field(
+        None,
+        max_length=600,
+        description="A field, such as `-summary_metrics.acc`; `-` means that the highest comes first. Runs without the "
+        "field come last. By default, the newest comes first.",
+    )
+
+
 class RunPage(NextPage):
-    """A page of the runs of a project, newest first."""
+    """A page of the runs of a project."""
 
     items: list[RunJson]
 
