@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from upshot.sdk.artifact import Artifact
     from upshot.sdk.config import Config
     from upshot.sdk.connection import login
+    from upshot.sdk.evaluation import Evaluation, evaluate
     from upshot.sdk.media import plot
     from upshot.sdk.media.image import Image
     from upshot.sdk.media.table import Table
@@ -51,12 +52,14 @@ __all__ = [
     "Api",
     "Artifact",
     "Error",
+    "Evaluation",
     "Image",
     "Run",
     "Table",
     "__version__",
     "alert",
     "define_metric",
+    "evaluate",
     "finish",
     "init",
     "link_artifact",
@@ -80,11 +83,13 @@ _HOMES = {
     "Api": "upshot.sdk.api",
     "Artifact": "upshot.sdk.artifact",
     "Error": "upshot.errors",
+    "Evaluation": "upshot.sdk.evaluation",
     "Image": "upshot.sdk.media.image",
     "Run": "upshot.sdk.run",
     "Table": "upshot.sdk.media.table",
     "alert": _SESSION,
     "define_metric": _SESSION,
+    "evaluate": "upshot.sdk.evaluation",
     "finish": _SESSION,
     "init": _SESSION,
     "link_artifact": _SESSION,

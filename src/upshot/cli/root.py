@@ -22,6 +22,10 @@ _COMMANDS = {
     "download": ("upshot.cli.download:download", "Download the files of a version."),
     "lineage": ("upshot.cli.lineage:lineage", "Show what a version was made from, and what was made from it."),
     "runs": ("upshot.cli.runs:runs", "List, show, compare, tag, stop and delete runs; print their metrics."),
+    "verify-metrics": (
+        "upshot.cli.verify_metrics:verify_metrics",
+        "Score a version again, and compare with what its run has reported.",
+    ),
     "events": ("upshot.cli.events:events", "List, show and follow events; emit custom events."),
     "executions": ("upshot.cli.executions:executions", "List, show, retry and cancel executions."),
     "destinations": ("upshot.cli.destinations:destinations", "List, show and release destinations of requests."),

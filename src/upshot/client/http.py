@@ -52,6 +52,8 @@ class Client:
 
     def __init__(self, url: str, token: str | None, *, is_local: bool) -> None:
         self.url = url.rstrip("/")
+        self.token = token
+        self.is_local = is_local
         self.server_time: datetime | None = None  #: the server's clock in its last response, to the second
         self._http = httpx.Client(
             base_url=f"{self.url}/api/v1",

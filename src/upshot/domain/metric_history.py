@@ -14,9 +14,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
+
+from upshot.json_numbers import NOT_FINITE, to_json_number
 
 MAX_CHUNK_POINTS = 10_000
 MAX_STEP = 2**53  #: the integers up to here are exact as a float64
@@ -27,16 +29,13 @@ _MIN_COMPRESSED_BYTES = 1_000
 _LEVEL = 6
 _CHUNKS_OF_ENTRY = 1_000_000  # more than the chunks that one pack makes
 
-#: How JSON texts name the numbers that JSON lacks.
-NOT_FINITE: Final[Mapping[str, float]] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
 
 class Point(NamedTuple):
     """One value of a key."""
 
     step: int
     time: float  #: seconds since 1970
-    value: Any  #: JSON; NaN and the infinities are the texts of `NOT_FINITE`
+    value: Any  #: JSON; NaN and the infinities are texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +114,6 @@ class Columns:
         """Yield the points."""
         for step, time, value in zip(self.steps, self.times, self.json_values(), strict=True):
             yield Point(int(step), time, value)
-
-
-def to_json_number(number: float) -> float | str:
-    """Return a number as JSON. NaN and the infinities become texts."""
-    if math.isfinite(number):
-        return number
-    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
 
 
 def number_of(value: Any) -> float | None:

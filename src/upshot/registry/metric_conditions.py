@@ -8,9 +8,10 @@ from typing import Any
 
 from upshot.domain.automation import ActiveWatch
 from upshot.domain.event import EventKind
-from upshot.domain.metric_history import LogRow, number_of, to_json_number
+from upshot.domain.metric_history import LogRow, number_of
 from upshot.domain.metric_watch import Change, MetricWatch, Threshold, WatchedValues, evaluate
 from upshot.domain.run import Run
+from upshot.json_numbers import to_json_number
 from upshot.ports.metric_watches import ConditionState
 from upshot.ports.registry import RegistryTransaction
 from upshot.registry.mutation import Mutation

@@ -62,6 +62,12 @@ def new_client() -> Client:
     return Client(server.url, server.token, is_local=server.is_local)
 
 
+def use_server(server: Server) -> None:
+    """Use a server in this process, whatever the settings and the login say."""
+    with _lock:
+        _given["login"] = server
+
+
 def _find_server() -> Server:
     return _given.get("login") or find_server(read_settings())
 

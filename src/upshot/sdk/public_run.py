@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from upshot.client.addresses import ApiError, api_path
+from upshot.json_numbers import NOT_FINITE
 from upshot.sdk.connection import client
 from upshot.sdk.sdk_errors import InvalidArgument
 from upshot.sdk.summary import SummaryValues
@@ -16,7 +17,6 @@ from upshot.sdk.summary import SummaryValues
 if TYPE_CHECKING:
     from upshot.sdk.artifact import Artifact
 
-_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _NOT_FOUND = 404
 _PAGE_ROWS = 1_000
 _MAX_SAMPLES = 10_000
@@ -305,7 +305,7 @@ def _query_keys(keys: object) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    return _NUMBERS.get(value, value) if isinstance(value, str) else value
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _quoted(segment: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
+
+from upshot.json_numbers import to_json_number
 
 AddFile = Callable[[str, bytes], None]  #: adds a file to the run: its path and its content
 
@@ -48,9 +49,7 @@ def encode(value: Any) -> bytes:
 def with_named_numbers(value: Any) -> Any:
     """Return JSON data with texts for the numbers that JSON does not have."""
     if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return to_json_number(value)
     if isinstance(value, dict):
         return {key: with_named_numbers(item) for key, item in value.items()}
     if isinstance(value, list):

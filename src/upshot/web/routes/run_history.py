@@ -11,8 +11,9 @@ from starlette.responses import Response
 
 from upshot.adapters.cursor import decode_cursor, make_cursor
 from upshot.domain.manifest import ManifestEntry
-from upshot.domain.metric_history import LogRow, to_json_number
+from upshot.domain.metric_history import LogRow
 from upshot.errors import InvalidInput, NotFound
+from upshot.json_numbers import to_json_number
 from upshot.numerals import read_whole
 from upshot.registry.run_log import LogRequest, OutOfSequence
 from upshot.registry.run_metrics import MetricSummary, SeriesQuery, Span
