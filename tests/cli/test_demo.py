@@ -107,6 +107,7 @@ def test_without_docker_the_jobs_are_processes(tmp_path):
     assert f"{tmp_path}/none.sock" in output
     assert "The same jobs run as processes of this machine instead" in output
     assert "on process, " in output
+    assert re.search(r"the run fraud/\w+ has started", output)
 
 
 def test_where_no_job_can_run_a_version_is_promoted_by_hand(tmp_path, monkeypatch):

@@ -37,6 +37,8 @@ def _describe_mutation(events: list[Data]) -> str:
     first = events[0]
     if first["chain"]:
         return f"because of {first['chain'][-1]['automation']}, by {first['actor']['kind']} {first['actor']['name']}"
+    if first["kind"].startswith("run-"):
+        return f"the run {first['subject']} has {first['kind'].removeprefix('run-')}"
     by_kind = {event["kind"]: event for event in events}
     aliases = ", ".join(
         event["data"]["alias"] for event in events if event["kind"] == "alias-added" and not event["data"]["automatic"]
