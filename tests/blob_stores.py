@@ -54,7 +54,8 @@ class FileStore:
     clock: FrozenClock = field(default_factory=FrozenClock)
 
     def __post_init__(self) -> None:
-        self.registry = Registry(self.registry_store, MemoryStream(), self.clock)
+        self.stream = MemoryStream()
+        self.registry = Registry(self.registry_store, self.stream, self.clock)
         self.blobs = Blobs(self.index, self.files, self.clock)
 
     def put(self, *contents: bytes) -> int:

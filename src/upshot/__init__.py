@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         watch,
     )
     from upshot.sdk.summary import Summary
+    from upshot.sdk.ttl import ArtifactTTL
 
     run: Run | None
     config: Config
@@ -51,6 +52,7 @@ __all__ = [
     "AlertLevel",
     "Api",
     "Artifact",
+    "ArtifactTTL",
     "Error",
     "Evaluation",
     "Image",
@@ -82,6 +84,7 @@ _HOMES = {
     "AlertLevel": "upshot.sdk.alerts",
     "Api": "upshot.sdk.api",
     "Artifact": "upshot.sdk.artifact",
+    "ArtifactTTL": "upshot.sdk.ttl",
     "Error": "upshot.errors",
     "Evaluation": "upshot.sdk.evaluation",
     "Image": "upshot.sdk.media.image",

@@ -223,3 +223,71 @@ def test_a_version_is_deleted_after_a_question(run, web):
     assert "every link" in run("artifacts", "delete", "demo/net:v0", exit_code=1).output
     assert "deleted demo/net:v0" in run("artifacts", "delete", "demo/net:v0", "--yes").stdout
     assert "has no" in run("artifacts", "files", "demo/net:v0", exit_code=1).stderr
+
+
+def test_a_time_to_live_is_set_and_shown(run, web):
+    """`ttl` sets that of a version or of an artifact, `update --ttl` that of a collection, and `show` shows it."""
+    run("artifacts", "log", "demo/net", "--digest", "d0", "--ttl", "12h")
+    assert "\nttl          12h\n" in run("artifacts", "show", "demo/net:v0").output
+
+    run("artifacts", "ttl", "demo/net:v0", "never")
+    assert "\nttl          never\n" in run("artifacts", "show", "demo/net:v0").output
+    run("artifacts", "ttl", "demo/net:latest", "inherit")
+    assert "\nttl " not in run("artifacts", "show", "demo/net:v0").output
+    run("artifacts", "ttl", "demo/net", "30d")
+    assert ok_json(web.get(f"{API}/projects/demo/artifacts/net"))["ttl_seconds"] == 30 * 86_400
+    run("artifacts", "ttl", "demo/net", "never")
+    assert ok_json(web.get(f"{API}/projects/demo/artifacts/net"))["ttl_seconds"] is None
+
+    run("registry", "link", "demo/net:v0", "model/net")
+    assert "updated the ttl of model/net" in run("registry", "collections", "update", "model/net", "--ttl", "7d").output
+    assert "\nttl          7d\n" in run("registry", "collections", "show", "model/net").output
+    run("registry", "collections", "update", "model/net", "--ttl", "never")
+    assert "ttl" not in run("registry", "collections", "show", "model/net").output
+
+
+@pytest.mark.parametrize("words", [("demo/net", "inherit"), ("demo/net:v0", "soon"), ("demo/net:v0", "0s")])
+def test_an_invalid_time_to_live_is_refused(run, web, words):
+    """The message says what to write."""
+    assert "is not a time to live; write 30d" in run("artifacts", "ttl", *words, exit_code=2).output
+
+
+def test_a_directory_and_references_are_logged(run, tmp_path):
+    """`--dir` uploads the content of a directory, and `--reference` records a file that stays where it is."""
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    (tmp_path / "data" / "deep" / "a.bin").write_bytes(b"a")
+    (tmp_path / "elsewhere.bin").write_bytes(b"elsewhere")
+    reference = (tmp_path / "elsewhere.bin").as_uri()
+
+    run("artifacts", "log", "demo/new", "--dir", str(tmp_path / "data"), "--reference", reference)
+
+    files = json.loads(run("artifacts", "files", "demo/new:v0", "--json").stdout)
+    assert [(file["path"], file["ref"]) for file in files] == [("deep/a.bin", None), ("elsewhere.bin", reference)]
+    run("download", "demo/new", "--root", str(tmp_path / "down"))
+    assert (tmp_path / "down" / "elsewhere.bin").read_bytes() == b"elsewhere"
+    (tmp_path / "elsewhere.bin").unlink()
+    nothing = run("artifacts", "log", "demo/new", "--reference", reference, exit_code=1)
+    assert "does not exist" in nothing.stderr
+
+
+def test_a_version_is_shown_with_its_run(run, graph):
+    """`show` names the run that logged the version, and so does its JSON."""
+    assert "\nrun          demo/r2\n" in run("artifacts", "show", "demo/net:v0").output
+    assert json.loads(run("artifacts", "show", "demo/net:v0", "--json").stdout)["run"] == "demo/r2"
+
+
+def test_programs_that_download_a_version_are_printed(run, tmp_path):
+    """`usage` prints all programs, or one of them, for an alias that is named."""
+    (tmp_path / "w.bin").write_bytes(b"w")
+    run("artifacts", "log", "demo/net", "--file", str(tmp_path / "w.bin"), "--alias", "best")
+    run("registry", "link", "demo/net:v0", "model/Net", "--alias", "staging")
+
+    for reference in ("model/Net:latest", "model-registry/Net:latest"):
+        assert "download model/Net:latest" in run("artifacts", "usage", reference, "--format", "cli").output
+    assert "curl -fL" in run("artifacts", "usage", "demo/net:best").output
+    assert (
+        run("artifacts", "usage", "model/Net:staging", "--format", "cli").output
+        == "upshot download model/Net:staging\n"
+    )
+    found = json.loads(run("artifacts", "usage", "demo/net", "--json").stdout)
+    assert found["reference"] == "demo/net:latest"

@@ -218,6 +218,7 @@ def test_every_response_matches_the_document(web, stores, clock, document, contr
     """Each route returns a documented status, with exactly the documented fields."""
     _change_the_registry(contract)
     _log_files(contract)
+    _show_usage(contract)
     _record_runs(contract)
     _read_the_registry(contract)
     _use_jobs_and_executions(contract, JobsApiHarness(web, stores, clock))
@@ -298,6 +299,15 @@ def _log_files(contract: Contract) -> None:
     other = {**body, "id": "ver_01kdwpvng00000000000000002", "name": "other"}
     contract.request("POST", f"{API}/projects/demo/pending-versions", json=other)
     contract.request("DELETE", f"{API}/pending-versions/{other['id']}")
+
+
+def _show_usage(contract: Contract) -> None:
+    contract.request("GET", f"{VERSION}/usage")  # 409
+    contract.request("GET", f"{ARTIFACTS}/files/versions/v0/usage")
+    linked = f"{API}/registries/model/collections/files/versions"
+    contract.request("POST", linked, json={"artifact": "demo/files:v0"})
+    for path in ("usage", "files", "files/c.bin"):
+        contract.request("GET", f"{linked}/v0/{path}")
 
 
 def _record_runs(contract: Contract) -> None:

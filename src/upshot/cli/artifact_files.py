@@ -79,6 +79,33 @@ def files(client: Client, output: Output, reference: str, limit: int) -> None:
 
 @click.command()
 @click.argument("reference", metavar="REF")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["all", "python", "cli", "curl"]),
+    default="all",
+    show_default=True,
+    help="Only the program of this kind, without a heading.",
+)
+@api_command
+def usage(client: Client, output: Output, reference: str, form: str) -> None:
+    """Print programs that download REF, ready to paste: in Python, as a command, and with curl."""
+    asked = parse_reference(reference)
+    path = collection_path if asked.is_registry else artifact_path
+    found = client.get(path(asked, "versions", asked.version, "usage"))
+    if output.as_json:
+        output.json(found)
+    elif form != "all":
+        output.text(found[form])
+    else:
+        for heading, name in (("Python", "python"), ("command line", "cli"), ("curl", "curl")):
+            output.line(f"# {heading}")
+            output.text(found[name])
+            output.line("")
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
 @click.argument("other", metavar="OTHER")
 @api_command
 def diff(client: Client, output: Output, reference: str, other: str) -> None:

@@ -10,17 +10,26 @@ import click
 
 from upshot.cli.aliases_and_tags import alias_group, tag_group
 from upshot.cli.api_commands import api_command, filter_options, limit_option
-from upshot.cli.artifact_files import delete, diff, files, verify
-from upshot.cli.params import ARTIFACT, ARTIFACT_VERSION, OBJECT, artifact_path, parse_assignments
+from upshot.cli.artifact_files import delete, diff, files, usage, verify
+from upshot.cli.params import (
+    ARTIFACT,
+    ARTIFACT_VERSION,
+    OBJECT,
+    ReferenceType,
+    TtlType,
+    artifact_path,
+    parse_assignments,
+    show_ttl,
+)
 from upshot.cli.waiting import Finish, wait_option
-from upshot.client.file_digest import LocalFile, hash_file
 from upshot.client.http import Client, api_path
 from upshot.client.uploads import log_version
 from upshot.clock import SystemClock
 from upshot.console import Output, local_time
-from upshot.domain.manifest import ManifestEntry
 from upshot.domain.reference import Reference
 from upshot.ids import new_id
+from upshot.sdk.draft import Draft
+from upshot.sdk.stored_elsewhere import find_references
 
 _SHOWN_FILES = 20
 
@@ -52,8 +61,24 @@ def artifacts() -> None:
     help="A file of the artifact, which is uploaded. Can be repeated: the "
     "names are then relative to the directory that contains all files.",
 )
+@click.option(
+    "--dir",
+    "folders",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A directory whose content is uploaded, with paths relative to it. Can be repeated.",
+)
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    metavar="URI",
+    help="A file that stays where it is: file:///…, https://… or s3://…. Its size and checksum are recorded. Can be "
+    "repeated.",
+)
 @click.option("--description", help="Description of the version.")
 @click.option("--alias", "aliases", multiple=True, help="An alias in the project. Can be repeated.")
+@click.option("--ttl", type=TtlType(of_version=True), help="Time after which the version expires, such as 30d.")
 @wait_option
 @api_command
 def log(
@@ -66,8 +91,11 @@ def log(
     pairs: tuple[str, ...],
     digest: str | None,
     files: tuple[Path, ...],
+    folders: tuple[Path, ...],
+    references: tuple[str, ...],
     description: str | None,
     aliases: tuple[str, ...],
+    ttl: int | None,
     finish: Finish,
 ) -> None:
     """
@@ -82,13 +110,14 @@ def log(
         "metadata": {**(metadata or {}), **parse_assignments(pairs)},
         "aliases": list(aliases),
         "description": description or "",
+        "ttl_seconds": ttl,
     }
-    if files and digest:
-        raise click.UsageError("--digest and --file: the digest is computed from the files; leave --digest out")
-    if files:
-        local = [LocalFile(_entry(path, file), file) for path, file in _paths_in_artifact(files).items()]
+    if files or folders or references:
+        if digest:
+            raise click.UsageError("--digest: the digest is computed from the files; leave --digest out")
+        draft = _draft(files, folders, references)
         body["id"] = new_id("ver", SystemClock().now())
-        logged = log_version(client, project, body, local, what=name)
+        logged = log_version(client, project, body, list(draft.files.values()), what=name)
     else:
         if digest:
             body["digest"] = digest
@@ -102,16 +131,23 @@ def log(
     )
 
 
+def _draft(files: tuple[Path, ...], folders: tuple[Path, ...], references: tuple[str, ...]) -> Draft:
+    draft = Draft()
+    for path, file in _paths_in_artifact(files).items() if files else ():
+        draft.add(path, file)
+    for folder in folders:
+        draft.add_folder(folder, None, overwrite=False)
+    for reference in references:
+        for entry in find_references(reference, None, checksum=True, max_objects=None):
+            draft.add_entry(entry, None)
+    return draft
+
+
 def _paths_in_artifact(files: tuple[Path, ...]) -> dict[str, Path]:
     """Return the files by their paths relative to the directory that contains all of them."""
     absolute = [file.absolute() for file in files]
     directory = Path(os.path.commonpath([file.parent for file in absolute]))
     return {file.relative_to(directory).as_posix(): file for file in absolute}
-
-
-def _entry(path: str, file: Path) -> ManifestEntry:
-    digest, size = hash_file(file)
-    return ManifestEntry(path, digest, size)
 
 
 @artifacts.command("list")
@@ -149,6 +185,28 @@ def rename(client: Client, output: Output, artifact: tuple[str, str], name: str)
     project, old_name = artifact
     renamed = client.patch(api_path("projects", project, "artifacts", old_name), {"name": name})
     output.result(renamed, f"renamed {project}/{old_name} to {renamed['reference']}")
+
+
+@artifacts.command()
+@click.argument("target", metavar="PROJECT/ARTIFACT[:VERSION]")
+@click.argument("ttl", metavar="TTL")
+@api_command
+def ttl(client: Client, output: Output, target: str, ttl: str) -> None:
+    """
+    Set after which time a version expires, or all versions of an artifact that have no TTL of their own.
+
+    TTL is a duration such as 30d or 12h, counted from when a version was logged, or `never`. A version can also
+    `inherit` the TTL of its artifact. A version with an alias other than `latest` does not expire, nor one that is
+    linked to a collection without a TTL.
+    """
+    context = click.get_current_context()
+    reference: Reference = ReferenceType("PROJECT/ARTIFACT:VERSION", scopes="projects", default_version="").convert(
+        target, None, context
+    )
+    seconds = TtlType(of_version=bool(reference.version)).convert(ttl, None, context)
+    path = artifact_path(reference, *(("versions", reference.version) if reference.version else ()))
+    changed = client.patch(path, {"ttl_seconds": seconds})
+    output.result(changed, f"{changed['reference']}: ttl {ttl}")
 
 
 @artifacts.command()
@@ -191,12 +249,14 @@ def show(client: Client, output: Output, version: Reference) -> None:
             ("metadata", shown["metadata"]),
             ("description", shown["description"]),
             ("files", files),
+            ("run", shown["run"]),
+            ("ttl", show_ttl(shown["ttl_seconds"])),
             ("logged", f"{local_time(shown['created_at'])} by {shown['created_by']}"),
         )
     )
 
 
-for command in (files, diff, verify, delete):
+for command in (files, diff, usage, verify, delete):
     artifacts.add_command(command)
 artifacts.add_command(
     alias_group(

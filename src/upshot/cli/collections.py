@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from upshot.cli.api_commands import api_command, filter_options, limit_option
-from upshot.cli.params import COLLECTION, OBJECT
+from upshot.cli.params import COLLECTION, OBJECT, TtlType, show_ttl
 from upshot.cli.waiting import Finish, wait_option
 from upshot.client.http import Client, api_path
 from upshot.console import Output, local_time
@@ -81,6 +81,7 @@ def show(client: Client, output: Output, collection: tuple[str, str]) -> None:
             ("aliases", _aliases(shown)),
             ("tags", shown["tags"]),
             ("metadata", shown["metadata"] or None),
+            ("ttl", show_ttl(shown["ttl_seconds"])),
             ("created", f"{local_time(shown['created_at'])} by {shown['created_by']}"),
             ("description", shown["description"]),
         )
@@ -106,6 +107,9 @@ def revisions(client: Client, output: Output, collection: tuple[str, str]) -> No
 @click.option("--description", help="The model card, in Markdown.")
 @click.option("--metadata", type=OBJECT, help="A JSON object to merge into the metadata, or @FILE; null removes a key.")
 @click.option("--name", help="A new name. Versions, aliases and history stay.")
+@click.option(
+    "--ttl", metavar="DURATION|never", help="Time after which a link no longer keeps its version from expiring."
+)
 @wait_option
 @api_command
 def update(
@@ -116,15 +120,18 @@ def update(
     description: str | None,
     metadata: dict[str, Any] | None,
     name: str | None,
+    ttl: str | None,
     finish: Finish,
 ) -> None:
-    """Change the description, the metadata or the name of a collection."""
+    """Change the description, the metadata, the name or the TTL of a collection."""
     given = {"description": description, "metadata": metadata, "name": name}
-    changes = {key: value for key, value in given.items() if value is not None}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if ttl is not None:
+        changes["ttl_seconds"] = TtlType(of_version=False).convert(ttl, None, click.get_current_context())
     if not changes:
-        raise click.UsageError("no change given; use --description, --metadata or --name")
+        raise click.UsageError("no change given; use --description, --metadata, --name or --ttl")
     updated = client.patch(_path(collection), changes)
-    rest = [key for key in changes if key != "name"]
+    rest = [key.removesuffix("_seconds") for key in changes if key != "name"]
     lines = [f"renamed {'/'.join(collection)} to {updated['reference']}"] if name is not None else []
     lines += [f"updated the {' and the '.join(rest)} of {updated['reference']}"] if rest else []
     finish(client, output, updated, "; ".join(lines))

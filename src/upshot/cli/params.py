@@ -17,9 +17,10 @@ from typing_extensions import override
 from upshot.cli.ids import complete_reference
 from upshot.client.http import api_path
 from upshot.clock import SystemClock, format_time
+from upshot.domain.expiry import NEVER
 from upshot.domain.reference import Reference, parse_reference
 from upshot.errors import InvalidInput
-from upshot.schema.quantities import InvalidQuantity, read_duration
+from upshot.schema.quantities import InvalidQuantity, read_duration, show_duration
 
 _SLASHES = (1, 2)  # scope and name, and W&B's entity in front
 
@@ -116,6 +117,35 @@ class TimeType(click.ParamType[datetime]):
         except ValueError:
             self.fail(f"{value!r} is not a time; write 2026-11-30T08:00:00Z, or how long ago: 30m, 2h, 7d", param, ctx)
         return time.astimezone(UTC)  # a time without a zone is local, as in all output
+
+
+class TtlType(click.ParamType[int | None]):
+    """
+    A time to live: `30d`, `12h`, `never`, or for a version `inherit`. The value is what the API calls `ttl_seconds`.
+
+    Args:
+        of_version: Whether it is that of a version, whose `never` overrides that of its artifact.
+    """
+
+    def __init__(self, *, of_version: bool) -> None:
+        self.name = "DURATION|never|inherit" if of_version else "DURATION|never"
+        self._of_version = of_version
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "never":
+            return NEVER if self._of_version else None
+        if value == "inherit" and self._of_version:
+            return None
+        try:
+            seconds = int(read_duration(value))
+        except InvalidQuantity:
+            seconds = 0
+        if seconds < 1:
+            self.fail(
+                f"{value!r} is not a time to live; write 30d, 12h or {self.name[9:].replace('|', ' or ')}", param, ctx
+            )
+        return seconds
 
 
 def refuse_empty_period(since: datetime | None, until: datetime | None) -> None:
@@ -222,3 +252,8 @@ def _looks_like_json(text: str) -> bool:
     except ValueError:
         return False
     return isinstance(value, list | dict) or (not isinstance(value, str) and json.dumps(value) == text)
+
+
+def show_ttl(seconds: int | None) -> str | None:
+    """Return a time to live as `TtlType` reads it. None, which a version inherits, is shown as nothing."""
+    return None if seconds is None else "never" if seconds == NEVER else show_duration(seconds)

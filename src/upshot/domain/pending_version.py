@@ -22,6 +22,7 @@ class VersionRequest:
     aliases: tuple[str, ...]  #: besides `latest`
     tags: tuple[str, ...]
     run_id: str | None = None  #: of the run that logs it; a stored request has the internal id
+    ttl_seconds: int | None = None  #: see `ArtifactVersion`
 
 
 @dataclass(frozen=True, slots=True)

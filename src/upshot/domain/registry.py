@@ -24,6 +24,7 @@ class Artifact:
     name: str
     artifact_type: str  #: model, dataset, …; the first version sets it
     aliases: Mapping[str, str]  #: version by alias in the project, such as {"latest": "v2"}
+    ttl_seconds: int | None = None  #: after which versions without their own expire; None: without limit
 
     @property
     def reference(self) -> str:
@@ -54,6 +55,7 @@ class ArtifactVersion:
     created_at: datetime
     created_by: str
     run: RunSummary | None = None  #: that logged it
+    ttl_seconds: int | None = None  #: after which it expires; 0: never; None: that of its artifact and collections
 
     @property
     def name(self) -> str:
@@ -89,6 +91,7 @@ class Collection:
     aliases: Mapping[str, str]  #: version by alias, such as {"production": "v3"}
     created_at: datetime
     created_by: str
+    ttl_seconds: int | None = None  #: after which a link no longer keeps its version; None: without limit
 
     @property
     def reference(self) -> str:

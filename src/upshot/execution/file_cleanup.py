@@ -1,4 +1,4 @@
-"""Removes files that nothing needs any more, without holding up anything else."""
+"""Removes versions that expired and files that nothing needs any more, without holding up anything else."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MIN_PAUSE_SECONDS = 0.02  # between batches; a batch is also followed by a pause
 
 class FileCleanup:
     """
-    Removes pending versions and uploads that expired, blobs that no version needs, and orphan files.
+    Removes versions, pending versions and uploads that expired, blobs that no version needs, and orphan files.
 
     Several workers can do it at the same time.
 
     Args:
-        registry: Knows the pending versions.
+        registry: Knows the versions.
         blobs: The bytes of files.
         run_in_thread: Runs blocking calls.
         stopping: Set when the worker stops. No batch follows then.
@@ -40,10 +40,22 @@ class FileCleanup:
 
     async def remove_unneeded(self) -> None:
         """Remove what expired, then the blobs that no version needs."""
+        await self._delete_expired()
         versions = await self._in_batches(self._registry.remove_expired_versions)
         blobs = await self._in_batches(self._blobs.remove_unreachable)
         if versions or blobs:
             log.info("files.removed", pending_versions=versions, blobs=blobs)
+
+    async def _delete_expired(self) -> None:
+        total = 0
+        after: str | None = ""
+        while after is not None and not self._stopping.is_set():
+            started = stopwatch()
+            deleted, after = await self._run_in_thread(self._registry.delete_expired, after=after, limit=BATCH)
+            total += deleted
+            await asyncio.sleep(max(MIN_PAUSE_SECONDS, 2 * (stopwatch() - started)))
+        if total:
+            log.info("versions.expired", versions=total)
 
     async def _in_batches(self, remove: Callable[..., int]) -> int:
         total, removed = 0, BATCH

@@ -216,6 +216,10 @@ class RegistryView(RunHistoryView, Protocol):
         """Return pending versions without progress since a time, the oldest first."""
         ...
 
+    def expiry_candidates(self, now: datetime, *, after: str, limit: int) -> tuple[str, ...]:
+        """Return ids of artifact versions that may have expired, sorted. `domain.expiry` decides."""
+        ...
+
     def run(self, project: str, run_id: str) -> Run | None:
         """Return a run by the id that its client made, or None."""
         ...
@@ -297,7 +301,7 @@ class RegistryTransaction(RegistryView, RunHistoryTransaction, ConditionStates, 
         ...
 
     def save_collection(self, collection: Collection) -> None:
-        """Create a collection, or change its name, description, metadata and tags. Aliases have their own methods."""
+        """Create a collection, or change its name, description, metadata, tags and ttl. Aliases have own methods."""
         ...
 
     def rename_history(self, registry: str, collection: str, new_name: str) -> None:
@@ -341,7 +345,7 @@ class RegistryTransaction(RegistryView, RunHistoryTransaction, ConditionStates, 
         ...
 
     def save_artifact(self, artifact: Artifact) -> None:
-        """Create an artifact in an existing project, or change its name."""
+        """Create an artifact in an existing project, or change its name and ttl."""
         ...
 
     def add_artifact_version(self, artifact_version: ArtifactVersion) -> None:
@@ -385,7 +389,7 @@ class RegistryTransaction(RegistryView, RunHistoryTransaction, ConditionStates, 
         ...
 
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
-        """Change metadata, description and tags."""
+        """Change metadata, description, tags and ttl."""
         ...
 
     def remove_artifact_version(self, artifact_version: ArtifactVersion) -> None:

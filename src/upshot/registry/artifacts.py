@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from upshot.domain.event import EventKind, Origin
+from upshot.domain.expiry import check_ttl
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.reference import LATEST, check_name
 from upshot.domain.registry import Artifact, ArtifactVersion, Change, Version
@@ -54,6 +55,7 @@ class Artifacts(RegistryTransactions):
         aliases: Sequence[str] = (),
         version_id: str | None = None,
         run_id: str | None = None,
+        ttl_seconds: int | None = None,
         origin: Origin,
     ) -> Change[ArtifactVersion]:
         """
@@ -74,6 +76,7 @@ class Artifacts(RegistryTransactions):
             version_id: Id of the version (`ver_…`), if the client made one. Nothing changes if there is a version with
                 this id.
             run_id: Id of the run of this project that logs it, or None.
+            ttl_seconds: Seconds after which it expires. 0 means never; None, that of the artifact and the collections.
             origin: Who makes the change.
 
         Raises:
@@ -84,6 +87,7 @@ class Artifacts(RegistryTransactions):
         checked_metadata = check_metadata(metadata or {})
         content_digest, content_manifest = check_content(digest, manifest, checked_metadata)
         check_description(description, "artifact")
+        check_ttl(ttl_seconds, allow_never=True)
         if version_id is not None:
             check_client_id(version_id, "ver")
 
@@ -134,6 +138,7 @@ class Artifacts(RegistryTransactions):
                 created_at=mutation.now,
                 created_by=origin.actor.name,
                 run=run,
+                ttl_seconds=ttl_seconds,
             )
             tx.add_artifact_version(version)
             add_output(tx, run, version)
@@ -277,25 +282,41 @@ class Artifacts(RegistryTransactions):
             tx.lock(collection_lock(registry, collection) for registry, collection, _ in tx.links_to(unlocked))
             tx.lock([artifact_lock(unlocked.project, unlocked.artifact_name)])
             version = find_artifact_version(tx, unlocked.reference)  # read again, because it may have changed
-            for registry, collection, number in tx.links_to(version):
-                _unlink_unprotected(mutation, registry, collection, number)
-            before = find_artifact(tx, version.project, version.artifact_name)
-            tx.remove_artifact_version(version)
-            artifact, heir = pass_on_latest(mutation, before, version)
-            deleted = replace(version, aliases=())
-            for alias in version.aliases:
-                moves = heir is not None and alias == LATEST
-                moved_to = heir.name if heir and moves else None
-                add_alias_removed_event(mutation, artifact, deleted, alias, moved_to=moved_to, automatic=moves)
-            data = {**version_context(artifact, deleted, mutation.base_url), "aliases": list(version.aliases)}
-            mutation.add_event(EventKind.ARTIFACT_DELETED, version.reference, data)
-            mutation.add_history(
-                "delete-artifact-version", version.reference, artifact, before=version_json(version, None)
-            )
-            if heir:
-                add_latest_added_event(mutation, artifact, heir, deleted)
+            delete_version(mutation, version, reason="request")
 
         return self._change(work, origin=origin)
+
+
+def delete_version(mutation: Mutation, version: ArtifactVersion, *, reason: Literal["request", "ttl"]) -> None:
+    """
+    Delete an artifact version and its links, under the locks of its artifact and its collections.
+
+    Raises:
+        Conflict: A link to the version has a protected alias.
+    """
+    tx = mutation.tx
+    for registry, collection, number in tx.links_to(version):
+        _unlink_unprotected(mutation, registry, collection, number)
+    before = find_artifact(tx, version.project, version.artifact_name)
+    tx.remove_artifact_version(version)
+    artifact, heir = pass_on_latest(mutation, before, version)
+    deleted = replace(version, aliases=())
+    for alias in version.aliases:
+        moves = heir is not None and alias == LATEST
+        moved_to = heir.name if heir and moves else None
+        add_alias_removed_event(mutation, artifact, deleted, alias, moved_to=moved_to, automatic=moves)
+    context = version_context(artifact, deleted, mutation.base_url)
+    data = {**context, "aliases": list(version.aliases), "reason": reason}
+    mutation.add_event(EventKind.ARTIFACT_DELETED, version.reference, data)
+    mutation.add_history(
+        "delete-artifact-version",
+        version.reference,
+        artifact,
+        before=version_json(version, None),
+        after={"reason": reason},
+    )
+    if heir:
+        add_latest_added_event(mutation, artifact, heir, deleted)
 
 
 def _manifest_of(version: ArtifactVersion) -> ManifestSummary:

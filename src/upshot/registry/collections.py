@@ -7,16 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from upshot.domain.event import EventKind, Origin
+from upshot.domain.expiry import check_ttl
 from upshot.domain.reference import check_name
 from upshot.domain.registry import Change, Collection
 from upshot.errors import AlreadyExists
 from upshot.ids import new_id
 from upshot.ports.paging import Page
 from upshot.ports.registry import EVERYTHING, RegistryFilter, RegistryView
-from upshot.registry.inputs import check_description, check_metadata, merge_patch
+from upshot.registry.inputs import UNCHANGED, Unchanged, check_description, check_metadata, merge_patch
 from upshot.registry.lookup import find_collection, find_registry
 from upshot.registry.mutation import Mutation
-from upshot.registry.protection import require_alias_permission
+from upshot.registry.protection import require_alias_permission, require_ttl_permission
 from upshot.registry.scopes import make_registry
 from upshot.registry.snapshots import collection_context, metadata_changes
 from upshot.registry.transaction import RegistryTransactions, collection_lock
@@ -66,10 +67,11 @@ class Collections(RegistryTransactions):
         new_name: str | None = None,
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        ttl_seconds: int | Unchanged | None = UNCHANGED,
         origin: Origin,
     ) -> Change[Collection]:
         """
-        Change the name, the description (model card) or the metadata of a collection.
+        Change the name, the description (model card), the metadata or the time to live of a collection.
 
         The history keeps earlier values. A renamed collection keeps its id, versions, aliases and history.
 
@@ -79,15 +81,19 @@ class Collections(RegistryTransactions):
             new_name: The new name. None changes nothing.
             description: The new description, in Markdown. None changes nothing.
             metadata: A JSON merge patch (RFC 7396): null removes a key. None changes nothing.
+            ttl_seconds: Seconds after which a link no longer keeps its version. None means without limit.
             origin: Who makes the change.
 
         Raises:
             AlreadyExists: Another collection has the new name.
-            Forbidden: The new name is for a collection with a protected alias, and the actor is not an admin.
+            Forbidden: The new name is for a collection with a protected alias, or the time to live can delete versions
+                earlier, and the actor is not an admin.
         """
         if description is not None:
             check_description(description, "collection")
         patch = check_metadata(metadata or {})
+        if not isinstance(ttl_seconds, Unchanged):
+            check_ttl(ttl_seconds)
         locks = [collection_lock(registry, name)]
         if new_name is not None:
             new_name = check_name(new_name, "collection")
@@ -100,12 +106,14 @@ class Collections(RegistryTransactions):
                 name=before.name if new_name is None else new_name,
                 description=before.description if description is None else description,
                 metadata=check_metadata(merge_patch(before.metadata, patch), "metadata with this change"),
+                ttl_seconds=before.ttl_seconds if isinstance(ttl_seconds, Unchanged) else ttl_seconds,
             )
             changes = _changes(before, after)
             if not changes:
                 return before
             if "name" in changes:
                 _rename(mutation, before, after)
+            require_ttl_permission(mutation.actor, before.ttl_seconds, after.ttl_seconds, unlimited=None)
             mutation.tx.save_collection(after)
             data = {**collection_context(after, mutation.base_url), "changes": changes}
             mutation.add_event(EventKind.COLLECTION_UPDATED, after.reference, data)
@@ -190,7 +198,7 @@ def _changes(before: Collection, after: Collection) -> dict[str, Any]:
     """Return the differences as events show them: earlier and new values by field, and by key of the metadata."""
     changes: dict[str, Any] = {
         field: {"before": getattr(before, field), "after": getattr(after, field)}
-        for field in ("name", "description")
+        for field in ("name", "description", "ttl_seconds")
         if getattr(before, field) != getattr(after, field)
     }
     if changed_metadata := metadata_changes(before.metadata, after.metadata):

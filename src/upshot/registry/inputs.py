@@ -41,6 +41,13 @@ _BLOB_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")  # PostgreSQL cannot store NUL, and UTF-8 has no lone surrogates
 
 
+class Unchanged:
+    """The type of `UNCHANGED`, which stands for a value that is not changed where None is a value."""
+
+
+UNCHANGED = Unchanged()
+
+
 def check_metadata(value: object, what: str = "metadata") -> dict[str, Any]:
     """Validate metadata, and return a copy of it. See `check_json`."""
     return check_json(value, what, max_bytes=MAX_METADATA_BYTES)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from upshot.domain.event import Origin
+from upshot.domain.expiry import check_ttl
 from upshot.domain.manifest import ManifestEntry, ManifestSummary, manifest_digest
 from upshot.domain.pending_version import PendingVersion, VersionRequest
 from upshot.domain.reference import check_name
@@ -209,6 +210,7 @@ class PendingVersions(RegistryTransactions):
                 created_at=mutation.now,
                 created_by=origin.actor.name,
                 run=_stored_run(tx, request),
+                ttl_seconds=request.ttl_seconds,
             )
             tx.add_artifact_version(version)
             add_output(tx, version.run, version)
@@ -255,6 +257,7 @@ def _check_request(request: VersionRequest) -> VersionRequest:
     check_name(request.name, "artifact")
     check_name(request.artifact_type, "artifact type")
     check_description(request.description, "artifact")
+    check_ttl(request.ttl_seconds, allow_never=True)
     if not 0 <= request.file_count <= MAX_FILES:
         raise InvalidInput(f"{request.file_count:,} files; at most {MAX_FILES:,} are allowed in one version")
     return replace(

@@ -58,3 +58,22 @@ def require_alias_permission(registry: RegistrySettings, aliases: Iterable[str],
             raise Forbidden(
                 f"alias {alias!r} is protected in registry {registry.name!r}: only an admin may {action}; {reason}"
             )
+
+
+def require_ttl_permission(actor: Actor, before: int | None, after: int | None, *, unlimited: int | None) -> None:
+    """
+    Raise an error if the change of a time to live can delete versions earlier, and the actor is not an admin.
+
+    Args:
+        actor: Who makes the change.
+        before: The earlier value of `ttl_seconds`.
+        after: The new value.
+        unlimited: The value that means without limit.
+
+    Raises:
+        Forbidden: The actor is not an admin.
+    """
+    if after in (before, unlimited):
+        return
+    if not before or not after or after < before:
+        require_admin(actor, "set a ttl that can delete versions earlier")

@@ -16,6 +16,7 @@ from upshot.registry.aliases import Aliases
 from upshot.registry.artifacts import Artifacts
 from upshot.registry.collections import Collections
 from upshot.registry.diffs import Diffs
+from upshot.registry.expiry import Expiry
 from upshot.registry.inputs import check_automations, check_emitted, check_patterns
 from upshot.registry.lineage import LineageQueries
 from upshot.registry.lookup import find_version_anywhere
@@ -58,6 +59,7 @@ class Registry(
     RunRemoval,
     LineageQueries,
     Diffs,
+    Expiry,
     Versions,
     Aliases,
     Tags,

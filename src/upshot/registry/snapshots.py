@@ -8,18 +8,20 @@ The data of registry events: a snapshot of the state after the whole mutation.
 |---|---|---|
 | collection-created, -deleted | `model/churn` | registry, collection |
 | collection-updated | `model/churn` | the same, `changes` {name: {before, after}, description: {before, after},
-                        metadata: {KEY: {before, after}}}, each only if it changed |
+                        metadata: {KEY: {before, after}}, ttl_seconds: {before, after}}, each only if it changed |
 | version-linked | `model/churn:v3` | registry, collection, version, project, artifact, `aliases` of the new version |
 | version-unlinked | `model/churn:v3` | the same; `aliases`: those that were removed with the link |
 | version-updated | `model/churn:v3` | the same; `changes` {metadata: {KEY: {before, after}},
-                   description: {before, after} or null}; null also stands for a key that is missing before or after |
+                   description: {before, after} or null, ttl_seconds: {before, after} if it changed}; null also stands
+                   for a key that is missing before or after |
 | alias-added | `model/churn:v3` | the same; `alias`, `aliases`: all that the version has now, `previous`: the version
                 that held the alias before, or null, `automatic` |
 | alias-removed | `model/churn:v2` | the same, of the version that lost the alias; `moved_to`: "v3", or null |
 | stage-changed | `model/churn:v3` | the same; `stage` {from, to} |
 | tag-added, -removed on a version | `model/churn:v3` | the same; `tag`, `on`: "version" |
 | tag-added, -removed on a collection | `model/churn` | registry, collection, `tag`, `on`: "collection" |
-| artifact-created, -deleted | `project/name:v0` | project, artifact, `version`, `aliases` |
+| artifact-created, -deleted | `project/name:v0` | project, artifact, `version`, `aliases`; if deleted,
+                  `reason`: "request" or "ttl" |
 | alias-added, -removed in a project | `project/name:v0` | the same, `alias`, `previous`, `moved_to`, `automatic` |
 | version-updated in a project | `project/name:v0` | project, artifact, `version`, `aliases`, `changes` |
 | tag-added, -removed in a project | `project/name:v0` | project, artifact, `version`, `aliases`, `tag`, `on` |

@@ -23,6 +23,7 @@ class ArtifactDetail(ArtifactJson):
     """An artifact with its aliases; events carry the aliases with the version."""
 
     aliases: dict[str, str]  #: version by alias in the project, such as `{"latest": "v2"}`
+    ttl_seconds: int | None  #: after which versions without their own expire; null: without limit
 
 
 def artifact_json(artifact: Artifact | ArtifactVersion, base_url: str | None) -> ArtifactJson:
@@ -43,4 +44,4 @@ def artifact_json(artifact: Artifact | ArtifactVersion, base_url: str | None) ->
 
 def artifact_detail(artifact: Artifact, base_url: str | None) -> ArtifactDetail:
     """Return the JSON object of an artifact with its aliases."""
-    return {**artifact_json(artifact, base_url), "aliases": dict(artifact.aliases)}
+    return {**artifact_json(artifact, base_url), "aliases": dict(artifact.aliases), "ttl_seconds": artifact.ttl_seconds}

@@ -23,6 +23,7 @@ class CollectionJson(TypedDict):
     metadata: dict[str, Any]
     tags: list[str]  #: sorted
     aliases: dict[str, str]  #: version by alias, such as `{"production": "v3"}`
+    ttl_seconds: int | None  #: after which a link no longer keeps its version; null: without limit
     created_at: str
     created_by: str
     url: str | None  #: in the REST API; null if the server's public address is unknown
@@ -57,6 +58,7 @@ def collection_json(collection: Collection, base_url: str | None) -> CollectionJ
         "metadata": dict(collection.metadata),
         "tags": list(collection.tags),
         "aliases": dict(collection.aliases),
+        "ttl_seconds": collection.ttl_seconds,
         "created_at": format_time(collection.created_at),
         "created_by": collection.created_by,
         "url": api_url(base_url, "registries", collection.registry, "collections", collection.name),

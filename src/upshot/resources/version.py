@@ -39,6 +39,8 @@ class VersionJson(TypedDict):
     file_count: int | None  #: null if only a digest was logged
     size: int | None  #: bytes of all files; null if the size of one is unknown
     is_stored: bool  #: the files can be downloaded from here
+    run: str | None  #: `project/id` of the run that logged it
+    ttl_seconds: int | None  #: after which it expires; 0: never; null: that of its artifact and collections
     linked_at: str | None  #: null in its project
     linked_by: str | None  #: null in its project
     created_at: str
@@ -77,6 +79,8 @@ def version_json(version: Version | ArtifactVersion, base_url: str | None) -> Ve
         "file_count": artifact.manifest.file_count if artifact.manifest else None,
         "size": artifact.manifest.size if artifact.manifest else None,
         "is_stored": artifact.manifest is not None and artifact.manifest.is_stored,
+        "run": artifact.run.reference if artifact.run else None,
+        "ttl_seconds": artifact.ttl_seconds,
         "linked_at": format_time(linked.linked_at) if linked else None,
         "linked_by": linked.linked_by if linked else None,
         "created_at": format_time(artifact.created_at),

@@ -6,25 +6,27 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from upshot.client.addresses import api_path
 from upshot.clock import SystemClock
 from upshot.domain.manifest import ManifestEntry
 from upshot.errors import InvalidInput
 from upshot.ids import new_id
+from upshot.resources.usage import python_usage
 from upshot.sdk.artifact_attributes import ArtifactAttributes
 from upshot.sdk.artifact_downloads import download_entries, verify_files
-from upshot.sdk.connection import client
+from upshot.sdk.connection import client, read_settings
 from upshot.sdk.draft import Draft
 from upshot.sdk.entries import ArtifactManifest, ArtifactManifestEntry
 from upshot.sdk.json_values import merge_patch, to_json_object
 from upshot.sdk.names import to_names
 from upshot.sdk.references import read_target
 from upshot.sdk.sdk_errors import AlreadyLogged, InvalidArgument, NotBuilt
-from upshot.sdk.usage import usage_program
+from upshot.sdk.ttl import to_seconds
 
 if TYPE_CHECKING:
+    from upshot.resources.version import VersionJson
     from upshot.sdk.public_run import PublicRun
 
 
@@ -246,6 +248,7 @@ class Artifact(ArtifactAttributes):
             "description": self._description or "",
             "aliases": list(aliases),
             "tags": list(tags),
+            "ttl_seconds": to_seconds(self._ttl),
             **({"run_id": run_id} if run_id else {}),
         }
         self._is_final = True
@@ -285,7 +288,7 @@ class Artifact(ArtifactAttributes):
 
     def save(self, project: str | None = None, settings: object = None) -> None:
         """
-        Log a draft, or store changed metadata, description, aliases and tags of a version.
+        Log a draft, or store changed metadata, description, ttl, aliases and tags of a version.
 
         Args:
             project: Where a draft is logged. By default, into the project of the run.
@@ -303,6 +306,8 @@ class Artifact(ArtifactAttributes):
             changes["metadata"] = merge_patch(before["metadata"], metadata)
         if (self._description or "") != before["description"]:
             changes["description"] = self._description or ""
+        if not self.is_link and to_seconds(self._ttl) != before["ttl_seconds"]:
+            changes["ttl_seconds"] = to_seconds(self._ttl)
         if changes:
             client().patch(self._source_path(), changes)
         aliases, tags = to_names(self._aliases, "aliases"), to_names(self._tags, "tags")
@@ -465,12 +470,22 @@ class Artifact(ArtifactAttributes):
 
         return [PublicRun(run) for run in client().get(f"{self._source_path()}/runs")["used_by"]]
 
-    def usage(self, alias: str | None = None, project: str | None = None) -> str:
+    def usage(self, alias: str | None = None, project: str | None = None, form: str = "python") -> str:
         """
         Return a program that downloads this version, ready to paste.
 
         Args:
             alias: The alias that the program names. By default, the version.
-            project: The project of the program's run. By default, the one that the version was logged into.
+            project: The project of the run of a Python program. By default, the one that the version was logged into.
+            form: `python`, `cli` for a command of the shell, or `curl`.
+
+        Raises:
+            ValueError: There is no such form.
         """
-        return usage_program(self._logged("version"), alias, project)
+        version = cast("VersionJson", self._logged("version"))
+        if form == "python":
+            return python_usage(version, alias, project=project, entity=read_settings().entity)
+        if form not in {"cli", "curl"}:
+            raise InvalidArgument(f"form {form!r}: write python, cli or curl")
+        path = self._series_path() + api_path("versions", alias or version["name"], "usage")
+        return str(client().get(path)[form])

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from datetime import timedelta
 from typing import Any, Self
 
 from upshot.client.addresses import api_path
 from upshot.domain.manifest import manifest_digest
-from upshot.sdk.connection import read_settings
+from upshot.sdk.connection import client, read_settings
 from upshot.sdk.draft import Draft
 from upshot.sdk.entries import ArtifactManifest
 from upshot.sdk.json_values import to_json_object
 from upshot.sdk.names import is_artifact_name, to_names
 from upshot.sdk.references import with_entity
 from upshot.sdk.sdk_errors import InvalidArgument, NotBuilt, NotLogged
+from upshot.sdk.ttl import ArtifactTTL, from_seconds, to_seconds
 
 
 class ArtifactAttributes:
@@ -50,6 +52,7 @@ class ArtifactAttributes:
         self._manifest: ArtifactManifest | None = None
         self._is_final = False
         self._started: tuple[Any, str] | None = None  # what was sent to begin the version, and its id
+        self._ttl: timedelta | ArtifactTTL | None = ArtifactTTL.INHERIT
         self.use_as = use_as
 
     def __repr__(self) -> str:
@@ -77,6 +80,7 @@ class ArtifactAttributes:
         self._metadata = deepcopy(version["metadata"])
         self._aliases = list(version["aliases"])
         self._tags = list(version["tags"])
+        self._ttl = from_seconds(version["ttl_seconds"])
         self._manifest = None
 
     # --- attributes -------------------------------------------------------------------------------
@@ -150,6 +154,32 @@ class ArtifactAttributes:
     @metadata.setter
     def metadata(self, metadata: Mapping[str, Any]) -> None:
         self._metadata = to_json_object(metadata, "metadata")
+
+    @property
+    def ttl(self) -> timedelta | None:
+        """
+        After which time the version is deleted, counted from when it was logged. None means never.
+
+        Set it to a `timedelta`, to None, or to `ArtifactTTL.INHERIT` for that of the artifact, and call `save()` if
+        the artifact was logged. A version that is in use is not deleted: see the documentation of the SDK.
+
+        Raises:
+            NotLogged: The time is inherited, and the artifact has not been logged or saved.
+        """
+        if not isinstance(self._ttl, ArtifactTTL):
+            return self._ttl
+        if self._json is None or self._json["ttl_seconds"] is not None:
+            raise NotLogged(f"artifact {self._base_name}: what it inherits is known when it is logged, or saved")
+        version = self._json
+        found = client().get(api_path("projects", version["project"], "artifacts", version["artifact_name"]))
+        return None if found["ttl_seconds"] is None else timedelta(seconds=found["ttl_seconds"])
+
+    @ttl.setter
+    def ttl(self, ttl: timedelta | ArtifactTTL | None) -> None:
+        if self.is_link:
+            raise InvalidArgument(f"{self.name} is a link; set the ttl of its source_artifact")
+        to_seconds(ttl)
+        self._ttl = ttl
 
     @property
     def digest(self) -> str:

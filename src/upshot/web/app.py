@@ -30,6 +30,7 @@ from upshot.web.routes import (
     run_history,
     runs,
     tokens,
+    usage,
     versions,
     workers,
 )
@@ -43,6 +44,8 @@ ROUTERS = (
     versions.router,
     artifacts.router,
     artifacts.transfers,
+    usage.router,
+    usage.transfers,
     pending_versions.router,
     runs.router,
     run_history.router,

@@ -1,5 +1,6 @@
 """The rules of artifacts: drafts, what a version keeps, links, changes and deletion."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import upshot as wandb
@@ -77,6 +78,19 @@ reference.add_reference("gs://bucket/key.bin")
 wandb.log_artifact(reference)
 raises(ValueError, reference.download, "gs://")
 assert (Path(reference.download(allow_missing_references=True)) / "model.bin").read_bytes() == b"weights"
+
+lasting = wandb.Artifact("lasting", "dataset")
+raises(AttributeError, lambda: lasting.ttl, "inherits")
+lasting.ttl = timedelta(days=30)
+wandb.log_artifact(lasting)
+assert wandb.Api().artifact(f"{run.project}/lasting:v0").ttl == timedelta(days=30)
+lasting.ttl = None
+lasting.save()
+assert wandb.Api().artifact(f"{run.project}/lasting:v0").ttl is None
+lasting.ttl = wandb.ArtifactTTL.INHERIT
+lasting.save()
+assert lasting.ttl is None
+raises(ValueError, lambda: setattr(registered, "ttl", timedelta(days=1)), "source_artifact")
 
 empty = wandb.log_artifact(wandb.Artifact("empty", "dataset"))
 assert empty.file_count == 0

@@ -1,6 +1,8 @@
 """Log a checkpoint, link it with an alias, and use it from another run: what a training script does."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,4 +78,13 @@ for text in (link.usage("staging", project="other"), link.usage(), artifact.usag
     exec(text, names)
     assert (Path(names["artifact_dir"]) / "weights.bin").exists()
     names["run"].finish()
+commands = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+for number, (form, alias) in enumerate((form, alias) for form in ("cli", "curl") for alias in ("staging", None)):
+    for each, name in ((link, alias), (artifact, alias and "best")):
+        place = Path(f"usage-{number}-{each.is_link}")
+        place.mkdir()
+        subprocess.run(each.usage(name, form=form), shell=True, check=True, cwd=place, env=commands)
+        (weights,) = place.rglob("weights.bin")
+        for path in ("weights.bin", "deep/er/größe 1.txt", "empty"):
+            assert (weights.parent / path).read_bytes() == (checkpoint / path).read_bytes(), (form, path)
 assert 'run.use_artifact("model-registry/Review Summarization:staging", type="model")' in link.usage("staging")

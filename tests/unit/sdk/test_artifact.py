@@ -1,9 +1,10 @@
 import os
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from upshot import Artifact
+from upshot import Artifact, ArtifactTTL
 from upshot.domain.manifest import ManifestEntry
 from upshot.sdk.json_values import merge_patch, to_json_object
 
@@ -182,3 +183,26 @@ def test_nested_too_deeply():
 
     with pytest.raises(ValueError, match="nested deeper"):
         to_json_object(value, "metadata")
+
+
+@pytest.mark.parametrize("ttl", [timedelta(0), timedelta(days=-1), 30, "30d"])
+def test_an_invalid_ttl_is_refused(ttl):
+    """A time to live is a positive `timedelta`, None, or what `ArtifactTTL` has."""
+    artifact = Artifact("a", "dataset")
+
+    with pytest.raises(ValueError, match="must be a timedelta"):
+        artifact.ttl = ttl
+
+
+def test_a_draft_knows_its_own_ttl_only():
+    """A time that was set can be read, and an inherited one is known when the artifact is logged."""
+    artifact = Artifact("a", "dataset")
+
+    with pytest.raises(AttributeError, match="inherits"):
+        _ = artifact.ttl
+    for ttl in (timedelta(days=3), None):
+        artifact.ttl = ttl
+        assert artifact.ttl == ttl
+    artifact.ttl = ArtifactTTL.INHERIT
+    with pytest.raises(AttributeError, match="inherits"):
+        _ = artifact.ttl

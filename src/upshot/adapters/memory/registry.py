@@ -14,6 +14,7 @@ from upshot.adapters.memory.blobs import MemoryBlobs
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.run_history import MemoryRunHistory, RunTables
 from upshot.domain.event import Event
+from upshot.domain.expiry import expires_at
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.pending_version import PendingVersion
 from upshot.domain.registry import (
@@ -288,6 +289,22 @@ class _Transaction(MemoryRunHistory, RegistryTransaction):
     def expired_pending_versions(self, before: datetime, limit: int) -> tuple[PendingVersion, ...]:
         found = [pending for pending in self._tables.pending.values() if pending.updated_at < before]
         return tuple(sorted(found, key=lambda pending: pending.updated_at)[:limit])
+
+    @override
+    def expiry_candidates(self, now: datetime, *, after: str, limit: int) -> tuple[str, ...]:
+        found = []
+        for stored in self._tables.artifact_versions.values():
+            version = self.artifact_version_by_id(stored.id)
+            if version is None or version.id <= after:
+                continue
+            links = []
+            for registry, name, number in self.links_to(version):
+                collection = self._collection(self._tables.collection_ids[registry, name])
+                links.append((collection, self.versions(collection, [number])[number]))
+            expires = expires_at(version, self._artifact(version.artifact_id), links)
+            if expires is not None and expires <= now:
+                found.append(version.id)
+        return tuple(sorted(found)[:limit])
 
     @override
     def run(self, project: str, run_id: str) -> Run | None:

@@ -75,7 +75,7 @@ _LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("key", type_=sa.Big
 _ACCEPTED = sa.select(events.c.id).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
 
 _SAVE_REGISTRY = _upsert(registries, "protected_aliases", "allowed_automations")
-_SAVE_COLLECTION = _upsert(collections, "name", "description", "metadata", "tags")
+_SAVE_COLLECTION = _upsert(collections, "name", "description", "metadata", "tags", "ttl_seconds")
 # The names of columns that an UPDATE changes cannot be names of parameters, so the id is `key_id`.
 _REMOVE_COLLECTION = (
     sa.delete(collection_aliases).where(matches(collection_aliases, collection_id="key_id")),
@@ -105,12 +105,13 @@ _REMOVE_ALIAS = sa.delete(collection_aliases).where(matches(collection_aliases, 
 
 _ADD_PROJECT = _upsert(projects, unique="name")
 _RENAME_PROJECT = sa.update(projects).where(matches(projects, name="key_name")).values(name=sa.bindparam("new_name"))
-_SAVE_ARTIFACT = _upsert(artifacts, "name")
+_SAVE_ARTIFACT = _upsert(artifacts, "name", "ttl_seconds")
 _ADD_ARTIFACT_VERSION = sa.insert(artifact_versions)
+_CHANGED_OF_VERSION = ("metadata", "description", "tags", "ttl_seconds")
 _UPDATE_ARTIFACT_VERSION = (
     sa.update(artifact_versions)
     .where(matches(artifact_versions, id="key_id"))
-    .values({column: sa.bindparam(column) for column in ("metadata", "description", "tags")})
+    .values({column: sa.bindparam(column) for column in _CHANGED_OF_VERSION})
 )
 _REMOVE_ARTIFACT_VERSION = (
     *runs_sql.REMOVE_EDGES,
@@ -178,6 +179,7 @@ class _Transaction(SqlRegistryView, SqlRunHistoryTransaction, SqlConditionStates
             "next_number": 0,  # for a new row; an existing row keeps its counter
             "created_at": collection.created_at,
             "created_by": collection.created_by,
+            "ttl_seconds": collection.ttl_seconds,
         }
         self._connection.execute(_SAVE_COLLECTION[self._dialect], row)
 
@@ -248,6 +250,7 @@ class _Transaction(SqlRegistryView, SqlRunHistoryTransaction, SqlConditionStates
             "name": artifact.name,
             "artifact_type": artifact.artifact_type,
             "next_number": 0,  # for a new row; an existing row keeps its counter
+            "ttl_seconds": artifact.ttl_seconds,
         }
         self._connection.execute(_SAVE_ARTIFACT[self._dialect], row)
 
@@ -265,6 +268,7 @@ class _Transaction(SqlRegistryView, SqlRunHistoryTransaction, SqlConditionStates
             "created_at": artifact_version.created_at,
             "created_by": artifact_version.created_by,
             "run_id": artifact_version.run.id if artifact_version.run else None,
+            "ttl_seconds": artifact_version.ttl_seconds,
         }
         self._connection.execute(_ADD_ARTIFACT_VERSION, row)
 
@@ -311,7 +315,7 @@ class _Transaction(SqlRegistryView, SqlRunHistoryTransaction, SqlConditionStates
 
     @override
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
-        values = {name: getattr(artifact_version, name) for name in ("metadata", "description", "tags")}
+        values = {name: getattr(artifact_version, name) for name in _CHANGED_OF_VERSION}
         self._connection.execute(_UPDATE_ARTIFACT_VERSION, {**values, "key_id": artifact_version.id})
 
     @override

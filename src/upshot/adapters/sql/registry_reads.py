@@ -13,6 +13,7 @@ from typing_extensions import override
 from upshot.adapters.cursor import decode_cursor, decode_number_cursor, make_cursor
 from upshot.adapters.sql import manifests as manifests_sql
 from upshot.adapters.sql import runs as runs_sql
+from upshot.adapters.sql.expiry import EXPIRY_CANDIDATES
 from upshot.adapters.sql.registry_filters import (
     filter_artifact_versions,
     filter_artifacts,
@@ -156,6 +157,7 @@ _SELECT_VERSIONS = runs_sql.join_run(
         artifact_versions.c.created_at,
         artifact_versions.c.created_by,
         artifact_versions.c.manifest_id,
+        artifact_versions.c.ttl_seconds,
         *_MANIFEST_COLUMNS,
         *runs_sql.RUN_COLUMNS,
         _aliases_of_source.label("aliases"),
@@ -347,6 +349,11 @@ class SqlRegistryView(SqlRunHistoryView, RegistryView):
     @override
     def expired_pending_versions(self, before: datetime, limit: int) -> tuple[PendingVersion, ...]:
         return manifests_sql.expired_pending(self._connection, before, limit)
+
+    @override
+    def expiry_candidates(self, now: datetime, *, after: str, limit: int) -> tuple[str, ...]:
+        rows = self._connection.execute(EXPIRY_CANDIDATES, {"now": now, "after": after, "limit": limit})
+        return tuple(row.id for row in rows)
 
     @override
     def run(self, project: str, run_id: str) -> Run | None:

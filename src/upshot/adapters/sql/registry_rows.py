@@ -36,12 +36,13 @@ def collection_from_row(row: Row[Any]) -> Collection:
         aliases=_split_aliases(row.aliases),
         created_at=row.created_at,
         created_by=row.created_by,
+        ttl_seconds=row.ttl_seconds,
     )
 
 
 def artifact_from_row(row: Row[Any]) -> Artifact:
     """Return an artifact."""
-    return Artifact(row.id, row.project, row.name, row.artifact_type, _split_aliases(row.aliases))
+    return Artifact(row.id, row.project, row.name, row.artifact_type, _split_aliases(row.aliases), row.ttl_seconds)
 
 
 def artifact_version_from_row(row: Row[Any], artifact: Artifact) -> ArtifactVersion:
@@ -70,6 +71,7 @@ def _artifact_version_values(row: Row[Any]) -> dict[str, Any]:
         "created_at": row.created_at,
         "created_by": row.created_by,
         "run": runs_sql.from_run_columns(row),
+        "ttl_seconds": row.ttl_seconds,
     }
 
 

@@ -391,8 +391,10 @@ collections = sa.Table(
     sa.Column("next_number", sa.Integer, nullable=False),  # of the next version; never decreases
     sa.Column("created_at", UtcTimestamp, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("ttl_seconds", sa.BigInteger),
     sa.UniqueConstraint("registry", "name"),
 )
+_partial_index("ix_collections_ttl_seconds", (collections.c.ttl_seconds,), collections.c.ttl_seconds.is_not(None))
 
 projects = sa.Table(
     "projects",
@@ -410,8 +412,10 @@ artifacts = sa.Table(
     sa.Column("name", _Name, nullable=False),
     sa.Column("artifact_type", _Name, nullable=False),
     sa.Column("next_number", sa.Integer, nullable=False),
+    sa.Column("ttl_seconds", sa.BigInteger),
     sa.UniqueConstraint("project_id", "name"),
 )
+_partial_index("ix_artifacts_ttl_seconds", (artifacts.c.ttl_seconds,), artifacts.c.ttl_seconds.is_not(None))
 
 runs = sa.Table(
     "runs",
@@ -533,9 +537,15 @@ artifact_versions = sa.Table(
     sa.Column("created_at", UtcTimestamp, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
     sa.Column("run_id", _Id, sa.ForeignKey("runs.id")),  # that logged it; null if no run did
+    sa.Column("ttl_seconds", sa.BigInteger),  # 0: never expires; null: that of the artifact and the collections
     sa.UniqueConstraint("artifact_id", "number"),
     sa.Index("ix_artifact_versions_manifest_id", "manifest_id"),
     sa.Index("ix_artifact_versions_run_id", "run_id"),
+)
+_partial_index(
+    "ix_artifact_versions_ttl_seconds",
+    (artifact_versions.c.ttl_seconds,),
+    artifact_versions.c.ttl_seconds.is_not(None),
 )
 
 

@@ -20,6 +20,7 @@ from upshot.web.dependencies import WebDependencies
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
 from upshot.web.schemas.artifacts import (
+    ArtifactChange,
     ArtifactPage,
     ChangedArtifactVersion,
     FilePage,
@@ -101,6 +102,7 @@ def log_artifact(project: str, body: NewArtifactVersion, deps: Deps, origin: Ori
         aliases=body.aliases,
         version_id=body.id,
         run_id=body.run_id,
+        ttl_seconds=body.ttl_seconds,
         origin=origin,
     )
     location = api_path("projects", project, "artifacts", body.name, "versions", change.value.name)
@@ -124,10 +126,14 @@ def get_artifact(project: str, artifact: str, deps: Deps) -> Response:
 @router.patch(
     _ARTIFACTS + "/{artifact}", responses={200: {"model": ArtifactDetail}, **problem_responses(403, 404, 409)}
 )
-def rename_artifact(project: str, artifact: str, body: NewName, deps: Deps, origin: OriginDep) -> Response:
-    """Rename an artifact. It keeps its id, versions, aliases and links."""
-    change = deps.registry.rename_artifact(project, artifact, body.name, origin=origin)
-    return json_response(artifact_detail(change.value, deps.base_url))
+def update_artifact(project: str, artifact: str, body: ArtifactChange, deps: Deps, origin: OriginDep) -> Response:
+    """Rename an artifact, which keeps its id, versions, aliases and links, or set the ttl of its versions."""
+    found = deps.registry.artifact(project, artifact)
+    if "ttl_seconds" in body.model_fields_set:
+        found = deps.registry.set_artifact_ttl(project, artifact, body.ttl_seconds, origin=origin).value
+    if "name" in body.model_fields_set:
+        found = deps.registry.rename_artifact(project, artifact, body.name, origin=origin).value
+    return json_response(artifact_detail(found, deps.base_url))
 
 
 @router.get(_VERSIONS, responses={200: {"model": VersionPage}, **problem_responses(404)})
@@ -150,10 +156,8 @@ def get_artifact_version(project: str, artifact: str, version: str, deps: Deps) 
 def update_artifact_version(
     *, project: str, artifact: str, version: str, body: VersionChange, deps: Deps, origin: OriginDep
 ) -> Response:
-    """Change metadata (a JSON merge patch) and description. All links to the artifact version show the change."""
-    change = deps.registry.update_artifact_version(
-        project, artifact, version, metadata=body.new_metadata, description=body.new_description, origin=origin
-    )
+    """Change metadata (a JSON merge patch), description and ttl. All links to the artifact version show the change."""
+    change = deps.registry.update_artifact_version(project, artifact, version, **body.changes, origin=origin)
     return json_response(_changed(deps, change))
 
 

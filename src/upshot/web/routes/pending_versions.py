@@ -47,6 +47,7 @@ def begin_version(project: str, body: NewPendingVersion, deps: Deps, origin: Ori
         aliases=tuple(body.aliases),
         tags=tuple(body.tags),
         run_id=body.run_id,
+        ttl_seconds=body.ttl_seconds,
     )
     started = deps.registry.begin_version(body.id, request, origin=origin)
     result: StartedVersion = {

@@ -81,13 +81,12 @@ def get_version(registry: str, collection: str, version: str, deps: Deps) -> Res
 def update_version(
     *, registry: str, collection: str, version: str, body: VersionChange, deps: Deps, origin: OriginDep
 ) -> Response:
-    """Change metadata (a JSON merge patch) and description. Both belong to the linked artifact version."""
+    """Change metadata (a JSON merge patch), description and ttl. They belong to the linked artifact version."""
     change = deps.registry.update_version(
         registry,
         collection,
         version,
-        metadata=body.new_metadata,
-        description=body.new_description,
+        **body.changes,
         origin=origin,
     )
     return json_response(_changed(deps, change))

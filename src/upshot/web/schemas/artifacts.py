@@ -14,6 +14,7 @@ from upshot.resources.version import VersionJson
 from upshot.validation import invalid
 from upshot.web.schemas.requests import DEFAULT_LIMIT, JsonObject, PageQuery, RequestBody
 from upshot.web.schemas.responses import MutationResult, NextPage
+from upshot.web.schemas.versions import TTL_OF_VERSION
 
 
 class NewArtifactVersion(RequestBody):
@@ -30,6 +31,7 @@ class NewArtifactVersion(RequestBody):
     aliases: list[str] = Field([], description="Aliases in the project, in addition to `latest`.")
     id: str | None = Field(None, description="Id of the version, `ver_…`. A request with a known id changes nothing.")
     run_id: str | None = Field(None, description="Id of the run of this project that logs it.")
+    ttl_seconds: int | None = Field(None, description=TTL_OF_VERSION)
 
     @model_validator(mode="before")
     @classmethod
@@ -84,6 +86,7 @@ class NewPendingVersion(RequestBody):
     aliases: list[str] = Field([], description="Aliases in the project, in addition to `latest`.")
     tags: list[str] = Field([])
     run_id: str | None = Field(None, description="Id of the run of this project that logs it.")
+    ttl_seconds: int | None = Field(None, description=TTL_OF_VERSION)
 
 
 class NewFile(RequestBody):
@@ -126,6 +129,15 @@ class NewName(RequestBody):
     """A new name."""
 
     name: str
+
+
+class ArtifactChange(RequestBody):
+    """Changes to an artifact; a field that is left out stays as it is."""
+
+    name: str = Field("", description="The new name.")
+    ttl_seconds: int | None = Field(
+        None, description="Seconds after which versions without their own expire; null: without limit."
+    )
 
 
 class ProjectJson(TypedDict):

@@ -26,12 +26,14 @@ class CollectionChange(RequestBody):
     name: str = Field("", description="The new name.")
     description: str = Field("", description="The model card, in Markdown.")
     metadata: JsonObject = Field({}, description="A JSON merge patch (RFC 7396): null removes a key.")
+    ttl_seconds: int | None = Field(
+        None, description="Seconds after which a link no longer keeps its version; null: without limit."
+    )
 
     @property
     def changes(self) -> dict[str, Any]:
         """The fields that were given, as arguments of `Registry.update_collection`."""
-        names = {"name": "new_name", "description": "description", "metadata": "metadata"}
-        return {argument: getattr(self, name) for name, argument in names.items() if name in self.model_fields_set}
+        return {"new_name" if name == "name" else name: getattr(self, name) for name in self.model_fields_set}
 
 
 class CollectionPage(NextPage):

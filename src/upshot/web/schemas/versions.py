@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from upshot.resources.version import VersionJson
 from upshot.web.schemas.requests import JsonObject, RequestBody
 from upshot.web.schemas.responses import MutationResult, NextPage
+
+TTL_OF_VERSION = "Seconds after which it expires; 0: never; null: that of its artifact and collections."
 
 
 class NewLink(RequestBody):
@@ -22,16 +26,12 @@ class VersionChange(RequestBody):
 
     metadata: JsonObject = Field({}, description="A JSON merge patch (RFC 7396): null removes a key.")
     description: str = ""
+    ttl_seconds: int | None = Field(None, description=TTL_OF_VERSION)
 
     @property
-    def new_metadata(self) -> JsonObject | None:
-        """The patch, or None if it was left out."""
-        return self.metadata if "metadata" in self.model_fields_set else None
-
-    @property
-    def new_description(self) -> str | None:
-        """The description, or None if it was left out."""
-        return self.description if "description" in self.model_fields_set else None
+    def changes(self) -> dict[str, Any]:
+        """The fields that were given, as arguments of `Registry.update_version`."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
 
 class StageChange(RequestBody):
