@@ -127,10 +127,7 @@ class FileTrees:
             if _is_complete(tree, entries):
                 return
             write(tree.files)
-            for folder, _, names in os.walk(tree.files):
-                os.chmod(folder, 0o755)  # noqa: PTH101, S103 - 100,000 files, which the users of containers read
-                for name in names:
-                    os.chmod(f"{folder}/{name}", 0o444)  # noqa: PTH101
+            _finish(tree.files, {entry.path for entry in entries})
             mark = new_file_beside(tree.path / "complete")
             mark.write_text(json.dumps({"boot": _boot_id()}))
             mark.replace(tree.path / "complete")
@@ -163,6 +160,18 @@ class FileTrees:
         with (self._folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _finish(root: Path, paths: Collection[str]) -> None:
+    """Let everybody read the files, and remove what an interrupted download has left beside them."""
+    for folder, _, names in os.walk(root):
+        os.chmod(folder, 0o755)  # noqa: PTH101, S103 - 100,000 files, which the users of containers read
+        for name in names:
+            path = f"{folder}/{name}"
+            if path.removeprefix(f"{root}/") in paths:
+                os.chmod(path, 0o444)  # noqa: PTH101
+            else:
+                os.unlink(path)  # noqa: PTH108
 
 
 def _lock_now(fd: int) -> bool:
