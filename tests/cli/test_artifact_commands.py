@@ -199,6 +199,19 @@ def test_a_damaged_file_on_the_server_is_stored_again(run, deps, tmp_path):
         (tmp_path / "down/w.bin").unlink()
 
 
+def test_only_stored_files_are_downloaded(run, tmp_path):
+    """With `--stored`, what a version only refers to is left out, as in a job's input."""
+    (tmp_path / "w.bin").write_bytes(b"weights")
+    reference = (tmp_path / "gone.bin").as_uri()
+    (tmp_path / "gone.bin").write_bytes(b"elsewhere")
+    run("artifacts", "log", "demo/new", "--file", str(tmp_path / "w.bin"), "--reference", reference)
+    (tmp_path / "gone.bin").unlink()
+
+    run("download", "--stored", "--root", str(tmp_path / "down"), "--", "demo/new:v0")
+
+    assert [path.name for path in (tmp_path / "down").iterdir()] == ["w.bin"]
+
+
 def test_a_login_is_kept_for_the_user_only(web, tmp_path):
     """Later commands use it when UPSHOT_URL is not set, and a server that does not answer is not kept."""
     environment = {"HOME": str(tmp_path), "UPSHOT_URL": None, "UPSHOT_TOKEN": None}
