@@ -71,6 +71,23 @@ def test_all_objects_below_a_key_are_recorded(bucket, folder, tmp_path):
     assert sorted(entries_of(f"s3://{BUCKET}/{folder}/train/")) == ["a.csv", "deep/b.csv"]
 
 
+def test_an_empty_object_can_stand_for_a_folder(bucket, folder):
+    """An empty object with objects below it is not recorded, and one without them is a file."""
+    for path in ("train", "empty"):
+        obstore.put(bucket, f"{folder}/{path}", b"")
+    obstore.put(bucket, f"{folder}/train/a.csv", b"a")
+
+    assert sorted(entries_of(f"s3://{BUCKET}/{folder}/train")) == ["a.csv"]
+    assert sorted(entries_of(f"s3://{BUCKET}/{folder}/empty")) == ["empty"]
+
+
+def test_a_bucket_is_recorded_from_its_top(bucket, folder):
+    """Without a key, all objects of the bucket become entries, with their keys as paths."""
+    obstore.put(bucket, f"{folder}/deep/a.csv", b"a")
+
+    assert f"{folder}/deep/a.csv" in entries_of(f"s3://{BUCKET}/")
+
+
 def test_too_many_objects_are_an_error(bucket, folder):
     """`max_objects` never leaves anything out: more objects are refused."""
     for number in range(3):
@@ -115,6 +132,10 @@ def test_a_version_of_an_object_stays_the_version(bucket, s3, monkeypatch, tmp_p
 
     assert entries["a"].ref == f"s3://{name}/a?versionId={version}"
     assert (tmp_path / "a").read_bytes() == b"first"
+    (named,) = entries_of(f"s3://{name}/a?versionId={version}", "other").values()
+    assert (named.path, named.ref, named.digest) == ("other", entries["a"].ref, entries["a"].digest)
+    with pytest.raises(ValueError, match="no such object"):
+        entries_of(f"s3://{name}/a?versionId=00000000-0000-0000-0000-000000000000")
 
 
 @pytest.mark.parametrize("path", ["nothing", "nothing/"])

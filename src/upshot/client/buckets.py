@@ -57,9 +57,11 @@ def find_objects(uri: str) -> Iterator[StoredObject]:
                 if version:
                     raise
             else:
-                version = version or meta["version"]
-                yield _stored(bucket, meta, f"{_VERSION}{version}" if version else "")
-                return
+                # An empty object with objects below it stands for a folder: some tools create one.
+                if meta["size"] or version or not any(obstore.list(store, key)):
+                    version = version or meta["version"]
+                    yield _stored(bucket, meta, f"{_VERSION}{version}" if version else "")
+                    return
         is_empty = True
         for batch in obstore.list(store, key.rstrip("/") or None):
             for meta in batch:

@@ -417,6 +417,7 @@ class Artifact(ArtifactAttributes):
         Raises:
             ValueError: A file is missing, has other content, or is not part of the artifact. The message names it.
         """
+        self._logged("version")
         verify_files(self, root)
 
     def get_entry(self, name: str | os.PathLike[str]) -> ArtifactManifestEntry:
@@ -461,14 +462,16 @@ class Artifact(ArtifactAttributes):
         """Return the run that logged this version, or None."""
         from upshot.sdk.public_run import PublicRun
 
-        run = client().get(f"{self._source_path()}/runs")["logged_by"]
+        path = f"{self._source_path()}/runs"
+        run = client().get(path)["logged_by"]
         return PublicRun(run) if run else None
 
     def used_by(self) -> list[PublicRun]:
         """Return the runs that used this version."""
         from upshot.sdk.public_run import PublicRun
 
-        return [PublicRun(run) for run in client().get(f"{self._source_path()}/runs")["used_by"]]
+        path = f"{self._source_path()}/runs"
+        return [PublicRun(run) for run in client().get(path)["used_by"]]
 
     def usage(self, alias: str | None = None, project: str | None = None, form: str = "python") -> str:
         """

@@ -206,3 +206,46 @@ def test_a_draft_knows_its_own_ttl_only():
     artifact.ttl = ArtifactTTL.INHERIT
     with pytest.raises(AttributeError, match="inherits"):
         _ = artifact.ttl
+
+
+@pytest.mark.parametrize(
+    "name", ["id", "version", "project", "source_version", "source_project", "aliases", "tags", "created_at", "url"]
+)
+def test_attributes_of_a_version_are_unknown_before(name):
+    """What the server decides raises an error on a draft that says what to call."""
+    with pytest.raises(AttributeError, match=r"log it with run.log_artifact\(\), and call wait\(\) first"):
+        getattr(Artifact("a", "dataset"), name)
+
+
+@pytest.mark.parametrize(
+    "name", ["download", "verify", "file", "files", "delete", "used_by", "logged_by", "usage", "wait"]
+)
+def test_a_draft_can_do_nothing_that_needs_a_version(name):
+    """The same holds for methods: without a server, they say that the artifact was not logged."""
+    with pytest.raises(AttributeError, match="call wait"):
+        getattr(Artifact("a", "dataset"), name)()
+
+
+@pytest.mark.parametrize("name", ["../a.txt", "/a.txt", r"C:\a.txt", "a//b", "a/./b", "", "a\x00"])
+def test_a_path_out_of_the_artifact_is_refused(name, tmp_path):
+    """`add_file` and `new_file` refuse it, and add nothing."""
+    (tmp_path / "a.txt").write_text("a")
+    artifact = Artifact("a", "dataset")
+
+    with pytest.raises(ValueError, match="is not a path inside the artifact"):
+        artifact.add_file(tmp_path / "a.txt", name=name)
+    with pytest.raises(ValueError, match="is not a path inside the artifact"), artifact.new_file(name):
+        pass
+    assert len(artifact.manifest) == 0
+
+
+def test_the_manifest_counts_files_and_references(tmp_path):
+    """Files that were written and references both count, and a nested path is kept."""
+    (tmp_path / "b.txt").write_text("bb")
+    artifact = Artifact("a", "dataset")
+    with artifact.new_file("nested/a.txt", "w") as file:
+        file.write("text")
+    artifact.add_reference((tmp_path / "b.txt").as_uri(), "b")
+
+    assert {path: entry.size for path, entry in artifact.manifest.entries.items()} == {"nested/a.txt": 4, "b": 2}
+    assert (len(artifact.manifest), artifact.size, artifact.file_count) == (2, 6, 2)
