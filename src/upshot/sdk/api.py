@@ -17,7 +17,6 @@ from upshot.sdk.run import check_type, find_artifact
 from upshot.sdk.sdk_errors import InvalidArgument, NotBuilt
 
 _NOT_FOUND = 404
-_OLDEST_FIRST = "+created_at"
 
 
 class Api:
@@ -185,7 +184,7 @@ class Api:
         self,
         path: str | None = None,
         filters: Mapping[str, Any] | None = None,
-        order: str = _OLDEST_FIRST,
+        order: str = "+created_at",
         per_page: int = 50,
         include_sweeps: bool = False,
         lazy: bool = True,
@@ -205,10 +204,8 @@ class Api:
             ApiError: There is no such project, or the server rejects the filter or the order.
         """
         project = (path or self._project).rstrip("/").rpartition("/")[2]
-        is_default = order == _OLDEST_FIRST
-        query = {"order": None if is_default else order, "filters": json.dumps(filters) if filters else None}
-        found = [PublicRun(run) for run in client().every_item(api_path("projects", project, "runs"), **query)]
-        return found[::-1] if is_default else found  # the server begins with the newest
+        query = {"order": order, "filters": json.dumps(filters) if filters else None}
+        return [PublicRun(run) for run in client().every_item(api_path("projects", project, "runs"), **query)]
 
 
 class ArtifactCollection:

@@ -27,6 +27,13 @@ _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
 _NOTE_SECONDS = 5.0  # between notes while the end of the program waits
 _POLL_SECONDS = 0.2
+_NAMES = {
+    "log": "values that were logged",
+    "change": "a change of the run",
+    "files": "files",
+    "event": "an alert",
+    "finish": "the end of the run",
+}
 
 
 class Sender:
@@ -84,7 +91,9 @@ class Sender:
         """Send a record, after what was logged before it."""
         self._collect(age_seconds=0)
         if not self._journal.append(record):
-            say_once(f"a {record.kind} of the run was left out, because no server answers and there is no more room")
+            say_once(
+                f"{_NAMES.get(record.kind, 'a request')} was left out: no server answers, and there is no more room"
+            )
 
     # --- threads ----------------------------------------------------------------------------------
 
@@ -121,7 +130,7 @@ class Sender:
                 self._gave_up.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             except Exception as error:  # noqa: BLE001 - a mistake in this module must not stop what follows
-                say_once(f"a {record.kind} of the run could not be sent: {error!r}")
+                say_once(f"{_NAMES.get(record.kind, 'a request')} could not be sent: {error!r}")
                 self._journal.remove_first()
             else:
                 self._journal.remove_first()
@@ -135,7 +144,9 @@ class Sender:
         except ApiError as error:
             if is_temporary(error):
                 raise
-            say_once(f"{self._run_path.lstrip('/')}: the server rejected a {record.kind}: {error}")
+            say_once(
+                f"{self._run_path.lstrip('/')}: the server rejected {_NAMES.get(record.kind, 'a request')}: {error}"
+            )
             self._transport.forget_files(record)
             if is_about_body(error):
                 self._transport.send_instead(record)
