@@ -30,6 +30,7 @@ from upshot.sdk.journal import Journal, Record
 from upshot.sdk.json_values import to_json_object
 from upshot.sdk.metrics import Metric, read_metric
 from upshot.sdk.names import to_names
+from upshot.sdk.notebook import in_notebook
 from upshot.sdk.program_end import interrupt_program
 from upshot.sdk.run_files import RunFiles, find_files_to_save
 from upshot.sdk.run_names import new_run_id, new_run_name, new_session
@@ -411,6 +412,8 @@ class RecordedRun:
         self._was_stopped = True
         say(f"run {self.path}: somebody asked it to stop")
         interrupt_program()
+        if in_notebook():  # only a cell was interrupted, and the program goes on
+            threading.Thread(target=self.end, kwargs={"state": "killed"}, name="upshot-end", daemon=True).start()
 
     # --- end --------------------------------------------------------------------------------------
 
@@ -465,20 +468,43 @@ class RecordedRun:
         with self._end_lock:
             if not self._is_open:
                 return
-            from upshot.sdk.session import forget_run, was_terminated
+            from upshot.sdk.session import forget_run, run_has_ended, was_terminated
 
             forget_run(self)
             if self._was_stopped or was_terminated():
                 state, exit_code = "killed", None
                 self._is_ending = True
-            self._environment.finish(_ENVIRONMENT_SECONDS if state != "killed" else 1.0)
-            self._files.save_changed()
-            if self.config.as_dict() != self._sent_config:  # a list in it was changed in place
-                self._change(config=self.config.as_dict())
+            try:
+                self._record_the_rest(_ENVIRONMENT_SECONDS if state != "killed" else 1.0)
+            except Exception as error:  # noqa: BLE001 - the program ends, and must not fail because of this
+                say(f"run {self.path}: {error!r}")
             self._is_open = False
             self.state = state
             body: dict[str, Any] = {"session": self.session, "finished_at": format_time(SystemClock().now())}
             body |= {"state": state} if state == "killed" or exit_code is None else {"exit_code": exit_code}
             record = Record("finish", "POST", self._path("finish"), json.dumps(body))
-            if not self._sender.finish(record, patience_seconds=patience_seconds):
-                say(f"run {self.path}: no server has received all of it; what is missing is kept in {self._folder}")
+            try:
+                has_sent = self._sender.finish(record, patience_seconds=patience_seconds)
+            except KeyboardInterrupt:
+                self._say_kept()
+                raise
+            if not has_sent:
+                self._say_kept()
+            run_has_ended(self)
+
+    def _say_kept(self) -> None:
+        say(f"run {self.path}: no server has received all of it; what is missing is kept in {self._folder}")
+
+    def _record_the_rest(self, seconds: float) -> None:
+        """Record what is known only at the end of the run."""
+        self._environment.finish(seconds)
+        self._files.save_changed()
+        config = to_json_object(self.config, "config")
+        if config != self._sent_config:  # a list in it was changed in place
+            self._change(config=config)
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait until another thread has ended the run, but not longer. What was not sent is in the folder then."""
+        self._sender.keep()
+        if self._end_lock.acquire(timeout=seconds):
+            self._end_lock.release()

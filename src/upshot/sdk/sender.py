@@ -186,6 +186,11 @@ class Sender:
             self._failing_since = None
             say("the server answers again")
 
+    def keep(self) -> None:
+        """Write what was not sent yet into the folder of the run."""
+        self._collect(age_seconds=0)
+        self._journal.spill(all=True)
+
     # --- the end ----------------------------------------------------------------------------------
 
     def finish(self, record: Record, *, patience_seconds: float) -> bool:

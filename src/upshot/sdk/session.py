@@ -18,6 +18,7 @@ from upshot.sdk.run import Run
 from upshot.sdk.sdk_errors import InvalidArgument, NoRun, NotBuilt
 
 _current: list[Run] = []  # the run of the program, last
+_ending: list[RecordedRun] = []  # those that are being sent
 _RESUME = ("allow", "must", "never")
 
 
@@ -40,8 +41,15 @@ def require_run(name: str) -> Run:
 
 
 def forget_run(run: RecordedRun) -> None:
-    """Remove a run that has ended."""
+    """Remove a run that ends."""
+    if run in _current:
+        _ending.append(run)
     _current[:] = [other for other in _current if other is not run]
+
+
+def run_has_ended(run: RecordedRun) -> None:
+    """Remove a run that has ended."""
+    _ending[:] = [other for other in _ending if other is not run]
 
 
 def init(
@@ -291,6 +299,8 @@ def _end_runs(state: str, exit_code: int | None, patience_seconds: float) -> Non
             run.end(state=state, exit_code=exit_code, patience_seconds=patience_seconds)
         except UpshotError as error:
             say(f"run {run.path}: its end was not recorded: {error}")
+    for ending in tuple(_ending):
+        ending.wait_for_end(patience_seconds)
 
 
 def _become_foreign() -> None:
