@@ -11,7 +11,7 @@ import math
 import zlib
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -146,13 +146,14 @@ def encode_rows(rows: Sequence[LogRow]) -> bytes:
     return data if len(data) < _MIN_COMPRESSED_BYTES else _COMPRESSED + zlib.compress(data, 1)
 
 
-def decode_entry(entry: LogEntry) -> dict[str, list[Point]]:
-    """Return the points of a log entry by key."""
+def decode_entry(entry: LogEntry, keys: Collection[str] | None = None) -> dict[str, list[Point]]:
+    """Return the points of a log entry by key: of these keys, or of all."""
     data = zlib.decompress(entry.data[1:]) if entry.data.startswith(_COMPRESSED) else entry.data
     steps, times, everywhere, columns = orjson.loads(data)
     found: dict[str, list[Point]] = {}
     in_all = frozenset(everywhere)
-    for key, column in columns.items():
+    for key in columns if keys is None else columns.keys() & keys:
+        column = columns[key]
         if key in in_all:
             found[key] = list(map(Point, steps, times, column))
         else:

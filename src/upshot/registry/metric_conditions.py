@@ -42,7 +42,7 @@ def read_earlier_points(tx: RegistryTransaction, run: Run, watches: Sequence[Act
         if state is None or (active.since is not None and active.since > state.updated_at):
             metric = active.watch.metric
             wanted[metric] = max(wanted.get(metric, 0), active.watch.points - 1)
-    reader = PointReader(tx, run)
+    reader = PointReader(tx, run, wanted)
     return EarlierPoints(states, {metric: reader.newest_numbers(metric, count) for metric, count in wanted.items()})
 
 

@@ -285,7 +285,7 @@ def last_steps(view: RegistryView, run: Run, keys: set[str]) -> dict[str, int]:
     """Return the last step of each of these keys that has one."""
     last = {info.key: info.last_step for info in view.chunk_infos(run.summary.id, keys)}  # sorted by number
     for entry in view.log_entries(run.summary.id):
-        last.update((key, points[-1].step) for key, points in decode_entry(entry).items() if key in keys)
+        last.update((key, points[-1].step) for key, points in decode_entry(entry, keys).items())
     return last
 
 

@@ -93,18 +93,20 @@ class PointReader:
     Args:
         view: In one transaction, in which both kinds are read.
         run: The run.
+        only: The keys whose points are read; None for all.
     """
 
-    def __init__(self, view: RegistryView, run: Run) -> None:
+    def __init__(self, view: RegistryView, run: Run, only: Collection[str] | None = None) -> None:
         self._view = view
         self._id = run.summary.id
+        self._only = only
 
     @cached_property
     def unpacked(self) -> Mapping[str, Sequence[Point]]:
         """The points that are not packed, by key."""
         found: defaultdict[str, list[Point]] = defaultdict(list)
         for entry in self._view.log_entries(self._id):
-            for key, points in decode_entry(entry).items():
+            for key, points in decode_entry(entry, self._only).items():
                 found[key] += points
         return found
 
@@ -133,7 +135,7 @@ class PointReader:
         return found[-count:]
 
     def keys(self) -> list[str]:
-        """Return all keys, sorted."""
+        """Return all keys that are read, sorted."""
         return sorted({*self.infos(), *self.unpacked})
 
 
@@ -166,12 +168,13 @@ class RunMetrics(RegistryTransactions):
         """
 
         def work(view: RegistryView) -> Series:
-            reader = PointReader(view, find_run(view, project, run_id))
+            run = find_run(view, project, run_id)
+            reader = PointReader(view, run, [query.key])
             infos = reader.infos([query.key]).get(query.key, ())
             unpacked = reader.unpacked.get(query.key, ())
             count = sum(info.count for info in infos) + len(unpacked)
             if not count:
-                raise _no_key(reader, query.key)
+                raise _no_key(PointReader(view, run), query.key)
             if query.points is None:
                 return _page(reader, query, infos, count)
             return Series(query.key, count, _thinned(reader, query, infos), None)

@@ -51,7 +51,7 @@ class RunRows(RegistryTransactions):
         """
 
         def work(view: RegistryView) -> RowPage:
-            reader = PointReader(view, find_run(view, project, run_id))
+            reader = PointReader(view, find_run(view, project, run_id), keys or None)
             wanted = list(dict.fromkeys(keys)) or reader.keys()
             rows_at_most = max(1, min(limit, MAX_PAGE_VALUES // max(1, len(wanted))))
             infos = reader.infos(wanted)
@@ -91,7 +91,7 @@ class RunRows(RegistryTransactions):
         """
 
         def work(view: RegistryView) -> tuple[Row, ...]:
-            reader = PointReader(view, find_run(view, project, run_id))
+            reader = PointReader(view, find_run(view, project, run_id), keys or None)
             wanted = list(dict.fromkeys(keys)) or reader.keys()
             infos = reader.infos(wanted)
             steps = _sampled_steps(
