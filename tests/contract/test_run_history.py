@@ -3,6 +3,7 @@
 import asyncio
 import math
 import struct
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -21,7 +22,7 @@ from upshot.adapters.sql.registry import SqlRegistry
 from upshot.clock import FrozenClock
 from upshot.domain.event import Actor, Origin
 from upshot.domain.manifest import ManifestEntry
-from upshot.domain.metric_history import LogRow, Point, decode_chunk, encode_chunk
+from upshot.domain.metric_history import Columns, LogRow, Point, decode_chunk, encode_chunk, thin
 from upshot.domain.run import RunState
 from upshot.errors import Conflict, NotFound
 from upshot.execution.run_upkeep import RunUpkeep
@@ -216,6 +217,32 @@ def test_every_float_comes_back_bit_by_bit(values):
     columns = decode_chunk(encode_chunk("a", 0, points))
     assert list(map(bits, columns.values)) == list(map(bits, values))
     assert list(columns.times) == [point.time for point in points]
+
+
+@given(
+    st.lists(st.floats() | st.sampled_from([0.0, -0.0, math.nan]), min_size=1, max_size=300),
+    st.integers(4, 40),
+    st.integers(1, 50),
+)
+def test_few_points_keep_what_a_chart_shows(values, wanted, part):
+    """They have each bucket's extremes, the first and the last point, in order and only once, and not too many."""
+    columns = Columns(range(len(values)), [0.0] * len(values), array("d", values))
+    parts = [
+        Columns(columns.steps[at : at + part], columns.times[at : at + part], columns.values[at : at + part])
+        for at in range(0, len(values), part)
+    ]
+    kept = thin(parts, count=len(values), wanted=wanted)
+    steps = [int(step) for step in kept.steps]
+    assert len(steps) == len(set(steps)) <= wanted
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (0, len(values) - 1)
+    assert [bits(value) for value in kept.values] == [bits(values[step]) for step in steps]
+    comparable = [value for value in values if not math.isnan(value)]
+    if comparable:
+        found = [value for value in kept.values if not math.isnan(value)]
+        assert (min(found), max(found)) == (min(comparable), max(comparable))
+    if len(values) <= wanted:
+        assert steps == list(range(len(values)))
 
 
 def bits(value):

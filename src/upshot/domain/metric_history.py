@@ -276,13 +276,10 @@ def thin(parts: Iterable[Columns], *, count: int, wanted: int) -> Columns:
         times.extend(part.times)
         values.extend(part.values)
         kept.are_integers &= part.are_integers
-        end = (len(values) - 1) // bucket * bucket  # the last bucket may grow, and its last point is kept
-        kept.add(
-            steps,
-            times,
-            values,
-            [index for start in range(0, end, bucket) for index in _extremes(values, start, start + bucket)],
-        )
+        end = max(0, len(values) - 1) // bucket * bucket  # the last bucket may grow, and its last point is kept
+        if end:
+            indexes = [index for start in range(0, end, bucket) for index in _extremes(values, start, start + bucket)]
+            kept.add(steps, times, values, indexes)
         del steps[:end], times[:end], values[:end]
     if values:
         kept.add(steps, times, values, sorted({*_extremes(values, 0, len(values)), len(values) - 1}))

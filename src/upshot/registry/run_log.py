@@ -80,6 +80,7 @@ class RunLog(RegistryTransactions):
             NotFound: The run does not exist.
         """
         _check(request)
+        entry = _make_entry(request.rows)  # outside of the transaction, for which other writers wait
         self._metric_watches.refresh()
 
         def work(mutation: Mutation) -> LogAnswer:
@@ -95,7 +96,7 @@ class RunLog(RegistryTransactions):
             metrics = {key for row in rows for key in row.values}
             watches = self._metric_watches.find(run, origin.actor.name, metrics)
             earlier = read_earlier_points(mutation.tx, run, watches)
-            run = _add_rows(mutation, run, rows)
+            run = _add_rows(mutation, run, rows, _make_entry(rows) if dropped else entry)
             if request.summary is None and request.config is None:
                 mutation.tx.save_run_progress(run)
             else:
@@ -233,24 +234,26 @@ def _wake(mutation: Mutation, run: Run, request: LogRequest) -> Run:
     return continue_run(mutation, run, alive) if run.is_lost else alive
 
 
-def _add_rows(mutation: Mutation, run: Run, rows: Sequence[LogRow]) -> Run:
-    """Store rows as a log entry, and return the run with its new progress."""
+def _make_entry(rows: Sequence[LogRow]) -> LogEntry | None:
+    """Return rows as a log entry without its number, or None if they have no values."""
+    points = sum(len(row.values) for row in rows)
+    return LogEntry(0, points, len({key for row in rows for key in row.values}), encode_rows(rows)) if points else None
+
+
+def _add_rows(mutation: Mutation, run: Run, rows: Sequence[LogRow], entry: LogEntry | None) -> Run:
+    """Store the log entry of rows, and return the run with its new progress."""
     progress = replace(run.progress, next_sequence=run.progress.next_sequence + 1)
     if rows:
-        steps = [row.step for row in rows]
-        progress = replace(
-            progress, last_step=max(steps) if progress.last_step is None else max(*steps, progress.last_step)
-        )
-    if points := sum(len(row.values) for row in rows):
-        keys = len({key for row in rows for key in row.values})
-        entry = LogEntry(progress.next_entry, points, keys, encode_rows(rows))
-        mutation.tx.add_log_entry(run.summary.id, entry)
+        last_step = max(row.step for row in rows)
+        progress = replace(progress, last_step=max(last_step, progress.last_step or 0))
+    if entry is not None:
+        mutation.tx.add_log_entry(run.summary.id, replace(entry, number=progress.next_entry))
         progress = replace(
             progress,
             next_entry=progress.next_entry + 1,
             unpacked_entries=progress.unpacked_entries + 1,
-            unpacked_points=progress.unpacked_points + points,
-            unpacked_keys=max(progress.unpacked_keys, keys),
+            unpacked_points=progress.unpacked_points + entry.points,
+            unpacked_keys=max(progress.unpacked_keys, entry.keys),
         )
     return replace(run, progress=progress)
 

@@ -48,7 +48,9 @@ Session = Annotated[
 class RunEnd(RequestBody):
     """How a run ended: its exit code, or a state. Without both, it is `finished`."""
 
-    exit_code: int | None = Field(None, description="0 means `finished`, any other code `failed`.")
+    exit_code: int | None = Field(
+        None, ge=-(2**31), lt=2**31, description="0 means `finished`, any other code `failed`."
+    )
     state: str | None = Field(None, description="`finished`, `failed` or `killed`.")
     finished_at: str | float | None = Field(
         None, description="When it ended, if that was earlier: RFC 3339, or seconds since 1970."
