@@ -20,6 +20,7 @@ from upshot.domain.metric_history import LogRow
 from upshot.domain.run import RunState
 from upshot.ports.executions import RevisionStore
 from upshot.ports.registry import RegistryStore
+from upshot.registry.run_filters import RunFilter
 from upshot.registry.run_log import LogRequest
 from upshot.registry.runs import RunChange
 from upshot.registry.service import Registry
@@ -213,7 +214,7 @@ def test_a_run_with_conditions_can_be_deleted(system):
 
     system.registry.delete_run("nature", "r", origin=ANN)
 
-    assert system.registry.runs("nature", cursor=None, limit=10).items == ()
+    assert system.registry.runs("nature", RunFilter(), limit=10).runs == ()
 
 
 def test_runs_tell_when_they_start_and_end(system):
