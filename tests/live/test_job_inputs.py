@@ -18,6 +18,7 @@ from tests.docker_engines import HOW_TO, EngineApi, busybox_image, find_engine
 from tests.fakes.strict_s3 import ACCESS_KEY_ID, BUCKET, REGION, SECRET_ACCESS_KEY
 from tests.system import System
 from tests.waiting import until
+from upshot.domain.job import container_name
 from upshot.embedded.docker_bridge import listen_on_bridge
 
 ROOT = Path(__file__).parents[2]
@@ -69,8 +70,8 @@ def image(engine: EngineApi) -> Iterator[str]:
 
 
 @pytest.fixture
-def start(make_system: Callable[..., System], tmp_path: Path) -> Callable[..., System]:
-    """Return a function that starts a web process, with one automation that answers the alias `candidate`."""
+def start(make_system: Callable[..., System], tmp_path: Path) -> Iterator[Callable[..., System]]:
+    """Yield a function that starts a web process, with one automation that answers the alias `candidate`."""
 
     def start(step: Mapping[str, Any], *, settings: Mapping[str, str] | None = None, **arguments: Any) -> System:
         (tmp_path / "jobs.yaml").write_text(
@@ -94,9 +95,15 @@ def start(make_system: Callable[..., System], tmp_path: Path) -> Callable[..., S
             **arguments,
         )
         system.start_web()
+        systems.append(system)
         return system
 
-    return start
+    systems: list[System] = []
+    yield start
+    for job in [job for system in systems for job in jobs(system)]:  # a test that failed leaves containers
+        command = ["docker", "rm", "--force", "--volumes", container_name(job["id"], job["attempt"])]
+        if job["backend"] == "docker":
+            subprocess.run(command, capture_output=True, check=False)
 
 
 def link_candidate(system: System, folder: Path) -> None:
@@ -220,7 +227,7 @@ def test_the_files_outlive_a_killed_worker(start, image, tmp_path):
     system.start_worker("second")
 
     until(lambda: "job.adopted" in system.log("second"), "the job is adopted")
-    subprocess.run(["docker", "exec", f"upshot-{job['id'].removeprefix('job_')}-1", "touch", "/tmp/go"], check=True)
+    subprocess.run(["docker", "exec", container_name(job["id"], 1), "touch", "/tmp/go"], check=True)
     assert ended_job(system)["state"] == "succeeded"
     assert system.api.get(f"/jobs/{job['id']}/log.txt").text == f"{len(CONTENT)}\n"
     until(lambda: not list((tmp_path / "cache" / "trees").glob("[!.]*")), "the files are removed")
