@@ -129,7 +129,7 @@ def test_every_dependency_is_locked():
 
 @pytest.mark.slow
 def test_the_wheel_is_complete(tmp_path):
-    """A wheel contains the migrations, the demo's samples and the type marker, and no tests."""
+    """A wheel contains the migrations, the pages, the demo's samples and the type marker, and no tests."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--disable-pip-version-check", "-w", str(tmp_path), "."], cwd=ROOT, check=True)
 
@@ -138,5 +138,7 @@ def test_the_wheel_is_complete(tmp_path):
 
     assert any("/migrations/versions/" in name and name.endswith(".py") for name in names)
     assert any(name.startswith("upshot/") and name.endswith(".yaml") for name in names)
-    assert "upshot/py.typed" in names
+    assert {"upshot/py.typed", "upshot/web/pages/static/pages.css", "upshot/web/pages/templates/home.html"} <= set(
+        names
+    )
     assert not [name for name in names if name.startswith(("tests/", "bench/"))]

@@ -439,6 +439,7 @@ def _fail_with_a_receipt(jobs: JobsApiHarness, execution_id: Any) -> None:
 def _use_tokens(contract: Contract) -> None:
     """Make a token. From then on, the server needs one, until it is revoked."""
     contract.request("GET", f"{API}/caller")
+    contract.request("POST", f"{API}/sign-in-codes")
     text = contract.request("POST", f"{API}/tokens", json={"name": "ann", "role": "admin"})["token"]
     contract.request("POST", f"{API}/tokens", json={"name": "ann", "role": "admin"})  # 401
     headers = {"Authorization": f"Bearer {text}"}

@@ -21,7 +21,7 @@ from upshot.web.routing import CheckedRoute
 
 READS = frozenset({"GET", "HEAD"})
 #: Changes that a viewer may make, because they change nothing that others see.
-READS_BY_POST = {f"POST {API}/blobs/read"}
+READS_BY_POST = {f"POST {API}/blobs/read", f"POST {API}/sign-in-codes", "POST /sign-out"}
 NOT_FOR_MEMBERS = {
     f"PUT {API}/registries/{{registry}}/protected-aliases",
     f"DELETE {API}/registries/{{registry}}/collections/{{collection}}",

@@ -17,6 +17,7 @@ _COMMANDS = {
     "doctor": ("upshot.cli.doctor:doctor", "Check the installation, and suggest remedies."),
     "login": ("upshot.cli.login:login", "Check the token of a server, and keep it for later commands."),
     "tokens": ("upshot.cli.tokens:tokens", "Make, list and revoke tokens of people and programs."),
+    "open": ("upshot.cli.tokens:open_pages", "Print an address that signs your browser in to the pages."),
     "registry": ("upshot.cli.registry:registry", "Manage collections, artifacts, links, aliases and tags."),
     "artifacts": ("upshot.cli.artifacts:artifacts", "Log, list, show, compare, verify and delete artifact versions."),
     "download": ("upshot.cli.download:download", "Download the files of a version."),

@@ -1,4 +1,4 @@
-"""`upshot tokens`."""
+"""`upshot tokens` and `upshot open`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from upshot.cli.api_commands import api_command
 from upshot.client.http import Client, api_path
 from upshot.clock import SystemClock, format_time
 from upshot.console import Output, local_time
+from upshot.domain.access import CODE_SECONDS
 from upshot.domain.event import Role
 from upshot.schema.quantities import InvalidQuantity, read_duration
 
@@ -108,3 +109,15 @@ def revoke(client: Client, output: Output, name: str) -> None:
     """Revoke a token, by its name or id, and end its sessions. All web processes refuse it within three seconds."""
     revoked = client.delete(api_path("tokens", name))
     output.result(revoked, f"the token {revoked['name']} is revoked")
+
+
+@click.command("open")
+@api_command
+def open_pages(client: Client, output: Output) -> None:
+    """Print an address that signs your browser in to the pages, once, within 60 seconds."""
+    code = client.post("/sign-in-codes")
+    if output.as_json:
+        output.json(code)
+        return
+    click.echo(code["url"])
+    click.echo(f"open it within {CODE_SECONDS} seconds; it works once", err=True)

@@ -259,7 +259,7 @@ class _Supervisor:
         return any(worker["id"] == self._data_dir.last_worker_id() for worker in workers["items"])
 
     async def _get(self, path: str) -> Any:
-        return await asyncio.to_thread(_get_json, self._url, path, self._token)
+        return await asyncio.to_thread(_request_json, self._url, "GET", path, self._token)
 
     def _on_child_start(self, name: str, pid: int) -> None:
         self._pids[name] = pid
@@ -283,7 +283,11 @@ class _Supervisor:
 
     async def _print_summary(self, took_seconds: float) -> None:
         automations = await self._get(f"/api/v1/automations?limit={_MAX_LISTED_AUTOMATIONS}")
+        code = await asyncio.to_thread(_request_json, self._url, "POST", "/api/v1/sign-in-codes", self._token)
         self._print(f"Upshot {__version__} listens on {self._url} (started in {took_seconds:.1f} s)")
+        if code:
+            self._print(f"  pages        {code['url']}")
+            self._print("               signs your browser in, once, within 60 seconds; `upshot open` prints another")
         self._print(f"  data         {self._data_dir.path} (the token is in the file `token`)")
         database = "UPSHOT_DATABASE_URL" if self._settings.database_url else "SQLite, in the data directory"
         self._print(f"  database     {database}")
@@ -313,13 +317,14 @@ def _upshot(*arguments: str) -> list[str]:
     return [*_PYTHON, "upshot", *arguments, "--until-stdin-ends"]
 
 
-def _get_json(url: str, path: str, token: str) -> Any:
-    """Send a GET request, and return its data or None. Importing httpx would double this process's memory."""
+def _request_json(url: str, method: str, path: str, token: str) -> Any:
+    """Send a request, and return its data or None. Importing httpx would double this process's memory."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
     try:
-        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        connection.request(method, path, headers={"Authorization": f"Bearer {token}"})
         response = connection.getresponse()
-        return json.loads(response.read()) if response.status == http.HTTPStatus.OK else None
+        is_success = response.status in (http.HTTPStatus.OK, http.HTTPStatus.CREATED)
+        return json.loads(response.read()) if is_success else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
     finally:

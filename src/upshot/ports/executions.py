@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Collection as AnyCollection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from upshot.domain.automation import ActiveRevision, ActiveWatch, Automation, FileFault
@@ -202,6 +202,15 @@ class ExecutionAdmin(ExecutionOrder, Protocol):
 
     def page(self, query: ExecutionQuery, *, cursor: str | None, limit: int) -> Page[Execution]:
         """Return a page of executions; those of the newest event come first."""
+        ...
+
+    def tally(self, since: datetime, bucket: timedelta) -> Mapping[tuple[int, ExecutionState], int]:
+        """
+        Count the executions of events since a time.
+
+        Returns:
+            Counts by the number of the bucket in which the execution was created, from 0, and its state.
+        """
         ...
 
     def answers(self, event_ids: AnyCollection[EventId]) -> Mapping[EventId, tuple[Answer, ...]]:

@@ -14,6 +14,7 @@ from upshot.web.failed_attempts import FailedAttempts
 from upshot.web.known_tokens import KnownTokens
 from upshot.web.metrics import make_metrics
 from upshot.web.middleware import build_middleware
+from upshot.web.pages import home, sign_in, static_files
 from upshot.web.refusals import Refusals
 from upshot.web.routes import (
     artifacts,
@@ -61,6 +62,9 @@ ROUTERS = (
     tokens.router,
     health.router,
     docs,
+    home.router,
+    sign_in.router,
+    static_files.router,
 )
 
 

@@ -65,6 +65,7 @@ RULES: Mapping[str, Rule] = {
     # Anybody: answers that contain no data of the installation.
     **_allow(None, "GET /openapi.json", "GET /docs"),
     **_allow(None, "GET /healthz", "HEAD /healthz", "GET /readyz", "HEAD /readyz", prefix=""),
+    **_allow(None, "GET /sign-in", "POST /sign-in", "GET /static/{name}", prefix=""),
     # A restricted viewer: metadata.
     **_allow(
         Role.RESTRICTED_VIEWER,
@@ -120,8 +121,10 @@ RULES: Mapping[str, Rule] = {
         "GET /destinations/{destination_id}",
         "GET /workers",
     ),
-    **_allow(Role.RESTRICTED_VIEWER, "GET /caller", reach=Reach.FILTERED),
+    **_allow(Role.RESTRICTED_VIEWER, "GET /caller", "POST /sign-in-codes", reach=Reach.FILTERED),
     **_allow(Role.RESTRICTED_VIEWER, "GET /metrics", prefix=""),
+    # Pages. Those for one registry leave out what belongs to the whole installation.
+    **_allow(Role.RESTRICTED_VIEWER, "GET /", "POST /sign-out", reach=Reach.FILTERED, prefix=""),
     # A viewer: files and logs, too.
     **_allow(
         Role.VIEWER,

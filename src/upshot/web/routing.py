@@ -41,7 +41,7 @@ _MAX_SHOWN = 5  # parameters that a message names
 _MAX_SHOWN_CHARS = 100  # of each
 
 #: Their responses have secrets, which are never stored, so these requests are not idempotent.
-_SECRET = frozenset({f"{API_PREFIX}/tokens"})
+_SECRET = frozenset({f"{API_PREFIX}/tokens", f"{API_PREFIX}/sign-in-codes"})
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from typing_extensions import override
 
@@ -19,7 +19,7 @@ from upshot.domain.job import Job
 from upshot.errors import NotFound
 from upshot.execution import transitions
 from upshot.execution.root_budget import counted_by_root, skip_over_budget, warning_text
-from upshot.ids import EventId, ExecutionId, JobId, WorkerId, has_part
+from upshot.ids import EventId, ExecutionId, JobId, WorkerId, first_id, has_part
 from upshot.jobs.transitions import with_stop_request
 from upshot.ports.executions import (
     Admission,
@@ -250,6 +250,16 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
             )
         items = tuple(found[:limit])
         return Page(items, make_cursor(items[-1].id) if len(found) > limit else None)
+
+    @override
+    def tally(self, since: datetime, bucket: timedelta) -> Mapping[tuple[int, ExecutionState], int]:
+        first = first_id("exe", since)
+        with self.lock:
+            return Counter(
+                ((execution.created_at - since) // bucket, execution.state)
+                for execution in self._executions.values()
+                if execution.id >= first and execution.created_at >= since
+            )
 
     @override
     def answers(self, event_ids: Collection[EventId]) -> Mapping[EventId, tuple[Answer, ...]]:

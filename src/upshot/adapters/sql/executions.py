@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -33,7 +33,7 @@ from upshot.adapters.sql.schema import (
 from upshot.domain.execution import Execution, ExecutionState, Receipt
 from upshot.errors import NotFound
 from upshot.execution import transitions
-from upshot.ids import EventId, ExecutionId, WorkerId
+from upshot.ids import EventId, ExecutionId, WorkerId, first_id
 from upshot.ports.executions import (
     Admission,
     AdmissionResult,
@@ -355,6 +355,20 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
         rows = self._database.read(lambda connection: connection.execute(select).mappings().all())
         items = tuple(_execution_from_row(row) for row in rows[:limit])
         return Page(items, make_cursor(items[-1].id) if len(rows) > limit else None)
+
+    @override
+    def tally(self, since: datetime, bucket: timedelta) -> Mapping[tuple[int, ExecutionState], int]:
+        created_at = sa.type_coerce(executions.c.created_at, sa.BigInteger)
+        start = sa.type_coerce(sa.literal(since, executions.c.created_at.type), sa.BigInteger)
+        width = sa.literal(bucket // timedelta(microseconds=1), sa.BigInteger)
+        number = ((created_at - start) // width).label("number")
+        select = (
+            sa.select(number, executions.c.state, sa.func.count().label("total"))
+            .where(executions.c.id >= first_id("exe", since), executions.c.created_at >= since)
+            .group_by(sa.text("number"), executions.c.state)
+        )
+        rows = self._database.read(lambda connection: connection.execute(select).all())
+        return {(int(row.number), ExecutionState(row.state)): row.total for row in rows}
 
     @override
     def answers(self, event_ids: Collection[EventId]) -> Mapping[EventId, tuple[Answer, ...]]:

@@ -1,4 +1,4 @@
-"""Routes of named tokens, and of the caller."""
+"""Routes of named tokens, of the caller, and of codes that sign a browser in."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from upshot.clock import format_optional_time
-from upshot.domain.access import MAX_EXPIRY_DAYS, AccessToken, digest_of, new_token
+from upshot.clock import format_optional_time, format_time
+from upshot.domain.access import CODE_SECONDS, MAX_EXPIRY_DAYS, AccessToken, digest_of, new_token
 from upshot.domain.event import Role
 from upshot.domain.reference import check_name
 from upshot.errors import Conflict, InvalidInput, NotFound
@@ -24,7 +24,8 @@ from upshot.web.known_tokens import KnownTokens
 from upshot.web.problems import problem_responses
 from upshot.web.routing import CallerDep, Deps, OriginDep, make_router
 from upshot.web.schemas.responses import json_response, page_json
-from upshot.web.schemas.tokens import CallerJson, NewToken, TokenPage, TokensQuery
+from upshot.web.schemas.tokens import CallerJson, NewToken, SignInCode, TokenPage, TokensQuery
+from upshot.web.sessions import Sessions
 
 router = make_router("tokens")
 
@@ -110,6 +111,16 @@ def get_caller(caller: CallerDep) -> Response:
         "registry": caller.registry,
     }
     return json_response(shown)
+
+
+@router.post("/sign-in-codes", status_code=201, responses={201: {"model": SignInCode}, **problem_responses()})
+def create_sign_in_code(request: Request, deps: Deps, caller: CallerDep) -> Response:
+    """Make an address that signs a browser in as the caller, once, within a minute."""
+    sessions: Sessions = request.app.state.sessions
+    expires_at = deps.clock.now() + timedelta(seconds=CODE_SECONDS)
+    url = f"{(deps.base_url or '').rstrip('/')}/sign-in?code={sessions.make_code(caller)}"
+    created: SignInCode = {"url": url, "expires_at": format_time(expires_at)}
+    return json_response(created, 201)
 
 
 def _known(request: Request) -> KnownTokens:

@@ -1,4 +1,4 @@
-"""Requests and responses about named tokens and callers."""
+"""Requests and responses about named tokens, callers and sign-in codes."""
 
 from __future__ import annotations
 
@@ -44,3 +44,10 @@ class CallerJson(TypedDict):
     kind: str  #: user or job
     role: str
     registry: str | None  #: the only registry that the caller can access; null for all
+
+
+class SignInCode(TypedDict):
+    """An address that signs a browser in, once."""
+
+    url: str
+    expires_at: str
