@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import psutil
 import pytest
 import redis
@@ -36,7 +38,11 @@ def upshot(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def test_it_starts_and_stops_cleanly(tmp_path):
-    """One command runs everything. After Ctrl-C, the private endpoint.json and all processes are gone."""
+    """
+    One command runs everything, and prints a link that opens the pages.
+
+    After Ctrl-C, the private endpoint.json and all processes are gone.
+    """
     with Up(tmp_path) as up:
         endpoint = up.endpoint
         assert set(endpoint) == {"url", "token", "redis_url", "database_url", "processes"}
@@ -45,6 +51,9 @@ def test_it_starts_and_stops_cleanly(tmp_path):
         event_id = up.emit("hello")
         assert until(lambda: up.is_matched(event_id))
         assert redis.Redis.from_url(endpoint["redis_url"]).ping()
+        (link,) = until(lambda: re.findall(r"http://\S+/sign-in\?code=\S+", up.output))
+        with httpx.Client(follow_redirects=True, trust_env=False) as browser:
+            assert "Sign out" in browser.get(link).text
         children = up.children()
         # Other users of the machine can read nothing, whichever process has created it.
         assert [path for path in (up.data, *up.data.rglob("*")) if path.stat().st_mode & 0o077] == []

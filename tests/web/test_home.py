@@ -131,7 +131,7 @@ def test_a_token_for_one_registry_sees_its_aliases_only(live):
 
 def test_the_strip_shows_a_day(clock):
     """Succeeded and waiting are above the line, failed below, and what is not shown is not counted."""
-    tally = {
+    counted = {
         (0, ExecutionState.SUCCEEDED): 4,
         (BUCKETS - 1, ExecutionState.SUCCEEDED): 2,
         (BUCKETS - 1, ExecutionState.WAITING): 1,
@@ -139,7 +139,7 @@ def test_the_strip_shows_a_day(clock):
         (BUCKETS, ExecutionState.FAILED): 1,
         (3, ExecutionState.SKIPPED): 9,
     }
-    strip = make_strip(tally, start_of_strip(clock.now() - timedelta(minutes=1)))
+    strip = make_strip(counted, start_of_strip(clock.now() - timedelta(minutes=1)))
     assert strip.totals == {"succeeded": 6, "waiting": 2, "failed": 1}
     assert (strip.largest, len(strip.bars)) == (4, BUCKETS)
     assert (strip.bars[0].succeeded, strip.bars[-1].succeeded, strip.bars[-1].failed) == (52, 26, 20)

@@ -204,7 +204,7 @@ class ExecutionAdmin(ExecutionOrder, Protocol):
         """Return a page of executions; those of the newest event come first."""
         ...
 
-    def tally(self, since: datetime, bucket: timedelta) -> Mapping[tuple[int, ExecutionState], int]:
+    def count_by_time(self, since: datetime, bucket: timedelta) -> Mapping[tuple[int, ExecutionState], int]:
         """
         Count the executions of events since a time.
 

@@ -252,7 +252,7 @@ class MemoryExecutions(ExecutionStore, ExecutionAdmin):
         return Page(items, make_cursor(items[-1].id) if len(found) > limit else None)
 
     @override
-    def tally(self, since: datetime, bucket: timedelta) -> Mapping[tuple[int, ExecutionState], int]:
+    def count_by_time(self, since: datetime, bucket: timedelta) -> Mapping[tuple[int, ExecutionState], int]:
         first = first_id("exe", since)
         with self.lock:
             return Counter(

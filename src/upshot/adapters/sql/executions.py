@@ -357,7 +357,7 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
         return Page(items, make_cursor(items[-1].id) if len(rows) > limit else None)
 
     @override
-    def tally(self, since: datetime, bucket: timedelta) -> Mapping[tuple[int, ExecutionState], int]:
+    def count_by_time(self, since: datetime, bucket: timedelta) -> Mapping[tuple[int, ExecutionState], int]:
         created_at = sa.type_coerce(executions.c.created_at, sa.BigInteger)
         start = sa.type_coerce(sa.literal(since, executions.c.created_at.type), sa.BigInteger)
         width = sa.literal(bucket // timedelta(microseconds=1), sa.BigInteger)

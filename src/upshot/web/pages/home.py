@@ -129,7 +129,7 @@ def _installation(deps: WebDependencies, now: datetime) -> dict[str, Any]:
         "destinations": destinations,
         "down": down,
         "jobs": jobs,
-        "strip": make_strip(deps.executions.tally(start_of_strip(now), BUCKET), start_of_strip(now)),
+        "strip": make_strip(deps.executions.count_by_time(start_of_strip(now), BUCKET), start_of_strip(now)),
     }
 
 
@@ -181,10 +181,10 @@ def start_of_strip(now: datetime) -> datetime:
     return now - of_day % BUCKET + BUCKET - DAY
 
 
-def make_strip(tally: Mapping[tuple[int, ExecutionState], int], start: datetime) -> Strip:
+def make_strip(counted: Mapping[tuple[int, ExecutionState], int], start: datetime) -> Strip:
     """Return the strip of a day: succeeded and waiting above the line, failed below it."""
     counts: dict[int, Counter[str]] = {number: Counter() for number in range(BUCKETS)}
-    for (number, state), count in tally.items():
+    for (number, state), count in counted.items():
         if state in _SHOWN:
             counts[min(max(number, 0), BUCKETS - 1)][_SHOWN[state]] += count
     largest = max(found["succeeded"] + found["waiting"] for found in counts.values())
