@@ -33,7 +33,7 @@ def main(reference: str) -> None:
         result = upshot.Artifact("logistic-int8", type="model", metadata={"format": "logistic-int8"})
         with result.new_file("model.json") as file:
             json.dump({"weights": weights, "step": step, "bias": model["bias"]}, file)
-        run.log_artifact(result)
+        run.log_artifact(result).wait()
         print(f"logged {result.qualified_name}")
         collection = reference.partition(":")[0]
         linked = run.link_artifact(result, collection, aliases=["quantized"])

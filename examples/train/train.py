@@ -37,7 +37,7 @@ def main(config: dict[str, Any], alias: str) -> None:
             with checkpoint.new_file("model.json") as file:
                 json.dump(model, file)
             is_best = accuracy > best_accuracy
-            run.log_artifact(checkpoint, aliases=["best"] if is_best else None)
+            run.log_artifact(checkpoint, aliases=["best"] if is_best else None).wait()
             print(f"epoch {epoch:3}  accuracy {accuracy:.4f}  logged as {checkpoint.qualified_name}")
             if is_best:
                 best, best_accuracy = checkpoint, accuracy

@@ -47,7 +47,7 @@ upshot.init(project="big")
 artifact = upshot.Artifact("big", "model")
 artifact.add_file("big.bin")
 artifact.add_dir("small")
-print(upshot.log_artifact(artifact).version)
+print(upshot.log_artifact(artifact).wait().version)
 """
 
 DOWNLOAD = """\
@@ -100,3 +100,29 @@ def test_the_end_of_a_program_ends_its_run(run_script, end, state):
     run_script("-c", f"import upshot\nupshot.init(project='ends', id='only')\n{end}")
 
     assert run_script.system.api.get("/projects/ends/runs/only").json()["state"] == state
+
+
+LOG_AND_END = """\
+import upshot, sys
+run = upshot.init(project="ends", id="only")
+artifact = upshot.Artifact("net", "model")
+with open("net.bin", "wb") as file:
+    file.write(b"weights")
+artifact.add_file("net.bin", policy="immutable")
+if "change" in sys.argv:
+    with open("net.bin", "wb") as file:
+        file.write(b"others")
+run.log_artifact(artifact)
+"""
+
+
+@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+@pytest.mark.parametrize("change", [[], ["change"]], ids=["uploaded", "failed"])
+def test_the_end_of_a_program_waits_for_uploads(run_script, change):
+    """A program that ends at once leaves a complete version, or says why not, and its run has failed."""
+    done = run_script("-c", LOG_AND_END, *change)
+
+    api = run_script.system.api
+    assert api.get("/projects/ends/artifacts/net/versions/v0").is_success is not bool(change)
+    assert api.get("/projects/ends/runs/only").json()["state"] == ("failed" if change else "finished")
+    assert ("artifact net was not logged" in done.stderr) is bool(change)

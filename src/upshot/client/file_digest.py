@@ -22,6 +22,8 @@ class LocalFile:
 
     entry: ManifestEntry
     source: Path | None  #: None for a reference
+    may_change: bool = True  #: the file belongs to the program, which may write to it later
+    original: Path | None = None  #: the file that `source` is a copy of
 
 
 def digest_of(content: bytes) -> str:

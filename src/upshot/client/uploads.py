@@ -50,13 +50,19 @@ def log_version(
         InvalidInput: A file has changed since it was added.
         Unavailable: No server answers.
     """
+    return begin_version(client, project, request, files) or send_version(client, request["id"], files, what=what)
+
+
+def begin_version(client: Client, project: str, request: Mapping[str, Any], files: Sequence[LocalFile]) -> Any:
+    """Begin an artifact version. Return it if the server has its content already, otherwise None. See `log_version`."""
     digest = manifest_digest(file.entry for file in files)
-    begun = client.post(
-        api_path("projects", project, "pending-versions"), {**request, "digest": digest, "file_count": len(files)}
-    )
-    if begun["version"] is not None:
-        return begun["version"]
-    version_path = api_path("pending-versions", request["id"])
+    body = {**request, "digest": digest, "file_count": len(files)}
+    return client.post(api_path("projects", project, "pending-versions"), body)["version"]
+
+
+def send_version(client: Client, version_id: str, files: Sequence[LocalFile], *, what: str) -> Any:
+    """Send the files of an artifact version that was begun, and return it. See `log_version`."""
+    version_path = api_path("pending-versions", version_id)
     missing: dict[str, LocalFile] = {}
     for group in groups(files, FILES_PER_REQUEST):
         by_digest = {file.entry.digest: file for file in group}
@@ -247,7 +253,9 @@ def _source(file: LocalFile) -> Path:
 
 
 def _changed(file: LocalFile) -> InvalidInput:
-    return InvalidInput(f"{file.source}: the file has changed since it was added; add it to a new artifact")
+    return InvalidInput(
+        f"{file.original or file.source}: the file has changed since it was added; add it to a new artifact"
+    )
 
 
 def _explain(file: LocalFile, error: ApiError) -> Exception:

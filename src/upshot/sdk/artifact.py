@@ -26,7 +26,9 @@ from upshot.sdk.sdk_errors import AlreadyLogged, InvalidArgument, NotBuilt
 from upshot.sdk.ttl import to_seconds
 
 if TYPE_CHECKING:
+    from upshot.client.file_digest import LocalFile
     from upshot.resources.version import VersionJson
+    from upshot.sdk.background import Uploads
     from upshot.sdk.public_run import PublicRun
 
 
@@ -112,7 +114,8 @@ class Artifact(ArtifactAttributes):
             name: Its path in the artifact. By default, its name.
             is_tmp: Has no effect.
             skip_cache: Has no effect.
-            policy: Has no effect: a file that changes before it is logged is refused.
+            policy: With `immutable`, no copy is made when the artifact is logged: the program does not change the
+                file. A file that changes before it is logged is refused.
             overwrite: Replace a file that was added under this name.
 
         Raises:
@@ -123,7 +126,8 @@ class Artifact(ArtifactAttributes):
         if source.is_dir():
             raise InvalidArgument(f"{source}: this is a directory; add it with add_dir()")
         path = source.name if name is None else name
-        return ArtifactManifestEntry(draft.add(path, source.absolute(), overwrite=overwrite), self, source)
+        entry = draft.add(path, source.absolute(), overwrite=overwrite, may_change=policy != "immutable")
+        return ArtifactManifestEntry(entry, self, source)
 
     def add_dir(
         self,
@@ -140,13 +144,13 @@ class Artifact(ArtifactAttributes):
             local_path: The directory.
             name: Where its content goes in the artifact. By default, to the top.
             skip_cache: Has no effect.
-            policy: Has no effect: a file that changes before it is logged is refused.
+            policy: As for `add_file`.
             merge: Replace files that were added under the same names.
 
         Raises:
             ValueError: There is no such directory, a link leads out of it, or the artifact has been logged.
         """
-        self._open_draft().add_folder(Path(local_path), name, overwrite=merge)
+        self._open_draft().add_folder(Path(local_path), name, overwrite=merge, may_change=policy != "immutable")
 
     @contextmanager
     def new_file(
@@ -221,10 +225,20 @@ class Artifact(ArtifactAttributes):
         """Return whether it was not logged yet."""
         return self._json is None
 
+    def is_new(self) -> bool:
+        """Return whether it is a draft that nobody has logged: it is not being uploaded either."""
+        return self._json is None and self._upload is None
+
     # --- log and change ---------------------------------------------------------------------------
 
     def log_into(
-        self, project: str, *, aliases: Sequence[str] = (), tags: Sequence[str] = (), run_id: str | None = None
+        self,
+        project: str,
+        *,
+        aliases: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        run_id: str | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         """
         Log the artifact into a project. A version with the same content is used, and gets the aliases.
@@ -234,11 +248,15 @@ class Artifact(ArtifactAttributes):
             aliases: Aliases in the project, in addition to `latest`.
             tags: Tags of the version.
             run_id: The run that logs it, of the same project.
+            uploads: Those of the run, if this one goes on in the background. `wait` waits for it.
         """
+        if self._upload is not None and self._upload.error is None:
+            self.wait()
+        self._upload = None  # after an error, this is another try
         if self._draft is None:
             self._move_aliases(aliases)
             return
-        from upshot.client.uploads import log_version
+        from upshot.client.uploads import begin_version, send_version
 
         files = list(self._draft.files.values())
         request = {
@@ -255,12 +273,27 @@ class Artifact(ArtifactAttributes):
         key = (project, request, len(files))
         if self._started is None or self._started[0] != key:
             self._started = (key, new_id("ver", SystemClock().now()))
-        try:
-            version = log_version(client(), project, {**request, "id": self._started[1]}, files, what=self._base_name)
-        except InvalidInput as error:
-            raise InvalidArgument(str(error)) from error
-        self._set_version(version)
-        self._draft.remove_new_files()
+        version_id, draft = self._started[1], self._draft
+
+        def begin() -> Any:
+            return begin_version(client(), project, {**request, "id": version_id}, files)
+
+        def send(files: Sequence[LocalFile]) -> Any:
+            try:
+                version = send_version(client(), version_id, files, what=self._base_name)
+            except InvalidInput as error:
+                raise InvalidArgument(str(error)) from error
+            draft.remove_new_files()
+            return version
+
+        if uploads is None:
+            self._set_version(begin() or send(files))
+        # An earlier upload of the run may make the newest version, with which the content is compared.
+        elif uploads.is_idle and (version := begin()):
+            self._set_version(version)
+            draft.remove_new_files()
+        else:
+            self._upload = uploads.start(self._base_name, files, begin, send)
 
     def _move_aliases(self, aliases: Sequence[str]) -> None:
         version = self._logged("version")
@@ -280,9 +313,18 @@ class Artifact(ArtifactAttributes):
         """
         Return the artifact when the server has it.
 
+        Args:
+            timeout: How many seconds to wait; None for as long as it takes.
+
         Raises:
             NotLogged: It was not logged.
+            WaitTimeout: It takes longer.
+            UpshotError: It could not be uploaded.
         """
+        if (upload := self._upload) is not None:
+            version = upload.wait(timeout)
+            if self._upload is not None:
+                self._settle(version)
         self._logged("version")
         return self
 
@@ -294,10 +336,13 @@ class Artifact(ArtifactAttributes):
             project: Where a draft is logged. By default, into the project of the run.
             settings: Has no effect.
         """
+        if self._upload is not None:
+            self.wait()
         if self._json is None:
             from upshot.sdk.session import log_draft
 
             log_draft(self, project)
+            self.wait()
             return
         before = self._json
         metadata = to_json_object(self._metadata, "metadata")
@@ -332,6 +377,8 @@ class Artifact(ArtifactAttributes):
         """
         target = read_target(target_path)
         names = to_names(aliases, "aliases")
+        if self._upload is not None:
+            self.wait()
         if self._json is None:
             self.save()
         version = client().post(

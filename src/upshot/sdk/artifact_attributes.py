@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from upshot.client.addresses import api_path
 from upshot.domain.manifest import manifest_digest
+from upshot.sdk.background import Upload
 from upshot.sdk.connection import client, read_settings
 from upshot.sdk.draft import Draft
 from upshot.sdk.entries import ArtifactManifest
@@ -46,7 +47,8 @@ class ArtifactAttributes:
         self._description = description
         self._metadata = to_json_object(metadata, "metadata")
         self._draft: Draft | None = Draft()
-        self._json: dict[str, Any] | None = None
+        self._version_json: dict[str, Any] | None = None
+        self._upload: Upload | None = None
         self._aliases: list[str] = []
         self._tags: list[str] = []
         self._manifest: ArtifactManifest | None = None
@@ -69,13 +71,34 @@ class ArtifactAttributes:
     def _become_version(self, version: Mapping[str, Any]) -> None:
         self._type = version["artifact_type"]
         self._draft = None
+        self._upload = None
         self._is_final = True
         self._started = None
         self.use_as = None
         self._set_version(version)
 
+    @property
+    def _json(self) -> dict[str, Any] | None:
+        """The version as the server has it, or None."""
+        if self._upload is not None and self._upload.is_done and self._upload.error is None:
+            self._settle(self._upload.wait())
+        return self._version_json
+
+    def _settle(self, version: Mapping[str, Any]) -> None:
+        """Become the version that was uploaded. What the program has changed meanwhile stays for `save`."""
+        self._upload = None
+        sent: Mapping[str, Any] = self._started[0][1] if self._started else {}
+        metadata, description, ttl = self._metadata, self._description, self._ttl
+        self._set_version(version)
+        if sent and metadata != sent["metadata"]:
+            self._metadata = metadata
+        if sent and (description or "") != sent["description"]:
+            self._description = description
+        if sent and to_seconds(ttl) != sent["ttl_seconds"]:
+            self._ttl = ttl
+
     def _set_version(self, version: Mapping[str, Any]) -> None:
-        self._json = dict(version)
+        self._version_json = dict(version)
         self._description = version["description"] or None
         self._metadata = deepcopy(version["metadata"])
         self._aliases = list(version["aliases"])
@@ -87,6 +110,10 @@ class ArtifactAttributes:
 
     def _logged(self, what: str) -> dict[str, Any]:
         if self._json is None:
+            if self._upload is not None:
+                raise NotLogged(
+                    f"artifact {self._base_name}: it has no {what} yet, because it is being uploaded; call wait() first"
+                )
             raise NotLogged(
                 f"artifact {self._base_name}: it has no {what} yet; log it with run.log_artifact(), "
                 "and call wait() first"

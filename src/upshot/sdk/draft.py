@@ -29,9 +29,9 @@ class Draft:
         self._composed: dict[str, str] = {}  # path by its composed form
         self._new_files: Path | None = None  # directory of what `new_file` writes
 
-    def add(self, path: str, source: Path, *, overwrite: bool = False) -> ManifestEntry:
+    def add(self, path: str, source: Path, *, overwrite: bool = False, may_change: bool = True) -> ManifestEntry:
         """
-        Add a file.
+        Add a file, which the program may change after the artifact was logged.
 
         Raises:
             InvalidArgument: There is no such file, it changes meanwhile, or the path is invalid or used.
@@ -42,9 +42,9 @@ class Draft:
             raise InvalidArgument(str(error)) from error
         except OSError as error:
             raise InvalidArgument(f"{source}: cannot be read: {error.strerror or error}") from error
-        return self.add_entry(ManifestEntry(path, digest, size), source, overwrite=overwrite)
+        return self.add_entry(ManifestEntry(path, digest, size), source, overwrite=overwrite, may_change=may_change)
 
-    def add_folder(self, folder: Path, name: str | None, *, overwrite: bool) -> None:
+    def add_folder(self, folder: Path, name: str | None, *, overwrite: bool, may_change: bool = True) -> None:
         """
         Add the content of a directory, under a path if there is a name.
 
@@ -59,7 +59,7 @@ class Draft:
         files = [(f"{prefix}{path}", file) for path, file in find_files(folder.absolute())]
         for path, _ in files:
             check_path(path)
-        run_in_threads(lambda file: self.add(*file, overwrite=overwrite), files)
+        run_in_threads(lambda file: self.add(*file, overwrite=overwrite, may_change=may_change), files)
 
     @contextmanager
     def new_file(self, name: str, mode: str, encoding: str | None) -> Iterator[IO[Any]]:
@@ -79,14 +79,16 @@ class Draft:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open(mode.replace("x", "w"), encoding=encoding or (None if "b" in mode else "utf-8")) as file:
             yield file
-        self.add(name, path, overwrite=overwrite)
+        self.add(name, path, overwrite=overwrite, may_change=False)
 
     def remove_new_files(self) -> None:
         """Remove the temporary directory of `new_file`."""
         if self._new_files is not None:
             shutil.rmtree(self._new_files, ignore_errors=True)
 
-    def add_entry(self, entry: ManifestEntry, source: Path | None, *, overwrite: bool = False) -> ManifestEntry:
+    def add_entry(
+        self, entry: ManifestEntry, source: Path | None, *, overwrite: bool = False, may_change: bool = True
+    ) -> ManifestEntry:
         """
         Add a file whose digest is known, or a reference.
 
@@ -104,7 +106,7 @@ class Draft:
             raise InvalidArgument(f"{entry.path!r} and {other!r} differ only in how accents are written; rename one")
         if known is None and len(self.files) >= _MAX_FILES:
             raise InvalidArgument(f"an artifact has at most {_MAX_FILES:,} files; pack small files into an archive")
-        self.files[entry.path] = LocalFile(entry, source)
+        self.files[entry.path] = LocalFile(entry, source, may_change)
         return entry
 
     def remove(self, path: str) -> None:

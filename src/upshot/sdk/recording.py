@@ -23,6 +23,7 @@ from upshot.domain.reference import check_name
 from upshot.errors import InvalidInput
 from upshot.ids import new_id
 from upshot.sdk.alerts import Alerts, read_level
+from upshot.sdk.background import Uploads
 from upshot.sdk.config import Config
 from upshot.sdk.connection import check_entity, client, read_settings, say, say_once
 from upshot.sdk.environment import Environment
@@ -43,7 +44,7 @@ DEFAULT_PROJECT = "uncategorized"
 RUNS_FOLDER = ".upshot-runs"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_FOUND = 404
-_PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 30.0
 _ENVIRONMENT_SECONDS = 30.0  # how long the end of a run waits until packages and code are known
 
 
@@ -97,6 +98,7 @@ class RecordedRun:
         self._is_foreign = False  # this process was forked from the one that called init()
         self._was_stopped = False
         self._end_lock = threading.RLock()
+        self._uploads = Uploads()
         self._sent_config: dict[str, Any] = {}
         self._alerts = Alerts()
         journal = Journal(self._new_folder(folder or settings.dir), self._describe())
@@ -455,7 +457,7 @@ class RecordedRun:
         *,
         state: str,
         exit_code: int | None = None,
-        patience_seconds: float = _PATIENCE_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         """
         End the run in a state: finished, failed or killed. An ended run stays as it is.

@@ -9,12 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self
 
+from typing_extensions import override
+
 from upshot.client.addresses import ApiError, api_path
 from upshot.sdk.artifact import Artifact
-from upshot.sdk.connection import client
+from upshot.sdk.background import Upload
+from upshot.sdk.connection import client, say
 from upshot.sdk.names import to_names
 from upshot.sdk.program_end import to_exit_code
-from upshot.sdk.recording import RecordedRun
+from upshot.sdk.recording import PATIENCE_SECONDS, RecordedRun
 from upshot.sdk.references import read_reference
 from upshot.sdk.sdk_errors import InvalidArgument
 
@@ -68,12 +71,45 @@ class Run(RecordedRun):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, KeyboardInterrupt):
+        if error is None:
+            self.finish()
+        elif isinstance(error, KeyboardInterrupt):
             self.end(state="killed")
-        elif isinstance(error, SystemExit):
-            self.finish(exit_code=to_exit_code(error))
         else:
-            self.finish(exit_code=0 if error is None else 1)
+            exit_code = to_exit_code(error) if isinstance(error, SystemExit) else 1
+            self.end(state="failed" if exit_code else "finished", exit_code=exit_code)
+
+    @override
+    def finish(self, exit_code: int | None = None) -> None:
+        """
+        End the run, and wait until everything has been sent.
+
+        Args:
+            exit_code: 0, the default, means that the run succeeded.
+
+        Raises:
+            UpshotError: An artifact could not be uploaded, and its `wait` has not raised that. The run has failed.
+        """
+        failed = self._uploads.finish() if self._is_open else []
+        super().finish(exit_code or (1 if failed else 0))
+        for upload in failed[1:]:
+            _say_failure(upload)
+        if failed and failed[0].error:
+            raise failed[0].error
+
+    @override
+    def end(self, *, state: str, exit_code: int | None = None, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        if self._is_open:
+            from upshot.sdk.session import was_terminated
+
+            if state == "killed" or self._was_stopped or was_terminated():
+                for name in self._uploads.cancel():
+                    say(f"artifact {name} is not uploaded completely; log it again, which sends the rest")
+            else:
+                for upload in self._uploads.finish():
+                    _say_failure(upload)
+                    state, exit_code = "failed", exit_code or 1
+        super().end(state=state, exit_code=exit_code, patience_seconds=patience_seconds)
 
     # --- artifacts --------------------------------------------------------------------------------
 
@@ -86,7 +122,11 @@ class Run(RecordedRun):
         tags: Iterable[str] | str | None = None,
     ) -> Artifact:
         """
-        Log an artifact as an output of the run. Returns when the server has its files.
+        Log an artifact as an output of the run. The upload goes on in the background.
+
+        The files are copied before this method returns, unless they were added with `policy="immutable"`, so the
+        program may change them. `wait()` of the artifact and the end of the run wait for the upload, and raise its
+        error.
 
         Args:
             artifact_or_path: An artifact, or a file, a directory or an address to make one of.
@@ -96,15 +136,19 @@ class Run(RecordedRun):
             tags: Tags of the version.
 
         Returns:
-            The same artifact, with its version.
+            The same artifact. Call its `wait()` before you use its version.
 
         Raises:
-            ValueError: The artifact is invalid, or a file has changed since it was added.
+            ValueError: The artifact is invalid.
         """
         self._check_open("log_artifact")
         artifact = self._as_artifact(artifact_or_path, name, type)
         artifact.log_into(
-            self.project, aliases=to_names(aliases, "aliases"), tags=to_names(tags, "tags"), run_id=self.id
+            self.project,
+            aliases=to_names(aliases, "aliases"),
+            tags=to_names(tags, "tags"),
+            run_id=self.id,
+            uploads=self._uploads,
         )
         return artifact
 
@@ -131,9 +175,9 @@ class Run(RecordedRun):
         self._check_open("use_artifact")
         if isinstance(artifact_or_name, Artifact):
             artifact = artifact_or_name
-            if artifact.is_draft():
-                artifact.log_into(self.project, run_id=self.id)
+            self._log_draft(artifact)
         else:
+            self._uploads.wait_for(artifact_or_name.rpartition("/")[2].partition(":")[0])
             artifact = find_artifact(artifact_or_name, self.project)
         check_type(artifact, type)
         client().post(self._path("inputs"), {"artifact": artifact.version_json()["artifact"]})
@@ -159,9 +203,14 @@ class Run(RecordedRun):
         from upshot.sdk.references import read_target
 
         read_target(target_path)  # before anything is uploaded
-        if artifact.is_draft():
-            artifact.log_into(self.project, run_id=self.id)
+        self._log_draft(artifact)
         return artifact.link(target_path, aliases)
+
+    def _log_draft(self, artifact: Artifact) -> None:
+        """Log an artifact that was not logged yet, after those that were logged before, and wait for it."""
+        if artifact.is_new():
+            artifact.log_into(self.project, run_id=self.id, uploads=self._uploads)
+        artifact.wait()
 
     def log_model(
         self, path: str | os.PathLike[str], name: str | None = None, aliases: Iterable[str] | str | None = None
@@ -238,6 +287,10 @@ class Run(RecordedRun):
         else:
             raise InvalidArgument(f"{path}: this is neither a file nor a directory nor an address such as s3://…")
         return artifact
+
+
+def _say_failure(upload: Upload) -> None:
+    say(f"artifact {upload.name} was not logged: {upload.error}")
 
 
 def find_artifact(text: str, project: str | None) -> Artifact:

@@ -34,10 +34,10 @@ raises(ValueError, lambda: first.add_file(__file__), "was logged")
 raises(ValueError, lambda: wandb.link_artifact(first, "Data"), "model-registry/Data")
 raises(ValueError, lambda: wandb.link_artifact(first, "dataset/Data:v1"), "dataset/Data")
 
-second = wandb.log_artifact(draft("data", "two"))
+second = wandb.log_artifact(draft("data", "two")).wait()
 assert second.version == "v1"
 assert first.link("dataset/Data").source_version == "v0"  # its own version, whatever was logged since
-assert wandb.log_artifact(draft("data", "two"), aliases=["again"]).version == "v1"  # equal content
+assert wandb.log_artifact(draft("data", "two"), aliases=["again"]).wait().version == "v1"  # equal content
 assert run.use_artifact("data").version == "v1"
 assert run.use_artifact("rules/data:v0").metadata == {"rows": 1, "columns": [1, 2]}
 
@@ -70,19 +70,19 @@ assert Path(wandb.use_model("net:latest")).read_bytes() == b"weights"
 registered = wandb.link_model("model.bin", "Net", name="net", aliases=["staging"])
 assert (registered.type, registered.source_name) == ("model", "net:v0")
 raises(ValueError, lambda: wandb.use_model("data:v0"), "not a model")
-assert wandb.log_artifact("model.bin", type="weights").source_name.startswith(f"run-{run.id}-model.bin:")
+assert wandb.log_artifact("model.bin", type="weights").wait().source_name.startswith(f"run-{run.id}-model.bin:")
 
 reference = wandb.Artifact("elsewhere", "dataset")
 reference.add_reference(Path("model.bin").absolute().as_uri())
 reference.add_reference("gs://bucket/key.bin")
-wandb.log_artifact(reference)
+wandb.log_artifact(reference).wait()
 raises(ValueError, reference.download, "gs://")
 assert (Path(reference.download(allow_missing_references=True)) / "model.bin").read_bytes() == b"weights"
 
 lasting = wandb.Artifact("lasting", "dataset")
 raises(AttributeError, lambda: lasting.ttl, "inherits")
 lasting.ttl = timedelta(days=30)
-wandb.log_artifact(lasting)
+wandb.log_artifact(lasting).wait()
 assert wandb.Api().artifact(f"{run.project}/lasting:v0").ttl == timedelta(days=30)
 lasting.ttl = None
 lasting.save()
@@ -92,7 +92,7 @@ lasting.save()
 assert lasting.ttl is None
 raises(ValueError, lambda: setattr(registered, "ttl", timedelta(days=1)), "source_artifact")
 
-empty = wandb.log_artifact(wandb.Artifact("empty", "dataset"))
+empty = wandb.log_artifact(wandb.Artifact("empty", "dataset")).wait()
 assert empty.file_count == 0
 assert list(Path(empty.download()).iterdir()) == []
 
