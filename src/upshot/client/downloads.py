@@ -198,6 +198,10 @@ class _Fetcher:
                 if error.status == _NOT_FOUND:
                     raise self._explain([blob], error) from error
                 raise
+            except OSError as error:  # such as a full disk
+                raise OSError(
+                    error.errno, f"{error.strerror}; download again when the disk has room, which resumes", str(first)
+                ) from error
         part_path.replace(first)
         for other in others:
             new_path = new_file_beside(other)

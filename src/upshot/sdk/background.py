@@ -122,8 +122,8 @@ class Uploads:
             copies = FileCopies(files, _copies_folder())
         except OSError as error:
             say(
-                f"{error.filename}: {error.strerror}: there is no copy of the files of {name}, so the program waits "
-                "until they are uploaded"
+                f"{error.filename2 or error.filename}: {error.strerror}: there is no copy of the files of {name}, so "
+                "the program waits until they are uploaded"
             )
             upload = self._add(name, lambda: begin() or send(files))
             upload.join()
