@@ -15,7 +15,7 @@ from upshot.adapters.sql.executions import SqlExecutions
 from upshot.domain.event import Actor, Cause, Event, EventKind
 from upshot.domain.execution import AttemptState, Execution, ExecutionState, Receipt, StepPhase, StepRecord
 from upshot.errors import Conflict, InvalidInput, NotFound
-from upshot.ids import DeliveryId, EventId, ExecutionId, RevisionId, WorkerId
+from upshot.ids import DeliveryId, EventId, ExecutionId, RevisionId, WorkerId, first_id
 from upshot.ports.executions import Admission, Answer, Claim, ExecutionQuery, ExecutionUpdate, OrderedStep
 from upshot.storable import ensure_storable
 from upshot.unicode_text import to_storable_text
@@ -446,6 +446,31 @@ def test_the_leases_of_a_dead_worker_can_be_ended(stores):
     soon = NOW + timedelta(milliseconds=1)
     claims = stores.executions.claim(["exe_1", "exe_2"], worker_id="w3", now=soon, until=LATER)
     assert [(claim.execution.id, claim.lost_by_worker_id) for claim in claims] == [("exe_1", "w1")]
+
+
+def test_executions_of_a_time_are_counted_by_bucket_and_state(stores):
+    """Executions of earlier events, and those created before, are left out."""
+    since, minute = NOW + timedelta(hours=1), timedelta(minutes=1)
+    cases = [
+        (since, since),
+        (since, since + timedelta(seconds=59)),
+        (since, since + minute),
+        (NOW, since + minute),  # a replay of an earlier event
+        (since, since - minute),
+    ]
+    stores.executions.add(
+        [
+            execution(f"{first_id('exe', event_at)}{number:016}", automation=f"a{number}", created_at=created_at)
+            for number, (event_at, created_at) in enumerate(cases)
+        ]
+    )
+    stores.executions.add([waiting(f"{first_id('exe', since)}x", automation="w", created_at=since + 5 * minute)])
+
+    assert dict(stores.executions.count_by_time(since, minute)) == {
+        (0, ExecutionState.RUNNING): 2,
+        (1, ExecutionState.RUNNING): 1,
+        (5, ExecutionState.WAITING): 1,
+    }
 
 
 def test_executions_are_listed_newest_first_and_page_by_page(stores):

@@ -358,10 +358,10 @@ class SqlExecutions(ExecutionStore, ExecutionAdmin):
 
     @override
     def count_by_time(self, since: datetime, bucket: timedelta) -> Mapping[tuple[int, ExecutionState], int]:
-        created_at = sa.type_coerce(executions.c.created_at, sa.BigInteger)
-        start = sa.type_coerce(sa.literal(since, executions.c.created_at.type), sa.BigInteger)
-        width = sa.literal(bucket // timedelta(microseconds=1), sa.BigInteger)
-        number = ((created_at - start) // width).label("number")
+        microsecond = timedelta(microseconds=1)
+        start = sa.literal((since - datetime.fromtimestamp(0, UTC)) // microsecond, sa.BigInteger)
+        width = sa.literal(bucket // microsecond, sa.BigInteger)
+        number = ((sa.type_coerce(executions.c.created_at, sa.BigInteger) - start) // width).label("number")
         select = (
             sa.select(number, executions.c.state, sa.func.count().label("total"))
             .where(executions.c.id >= first_id("exe", since), executions.c.created_at >= since)
