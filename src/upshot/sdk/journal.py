@@ -178,10 +178,10 @@ class Journal:
         """
         if (self.folder / RUN_FILE_NAME).exists():
             return
+        is_new = not self.folder.parent.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
-        ignored = self.folder.parent / ".gitignore"
-        if not ignored.exists():
-            ignored.write_text("*\n")
+        if is_new:  # a directory that exists belongs to the user
+            (self.folder.parent / ".gitignore").write_text("*\n")
         (self.folder / RUN_FILE_NAME).write_text(json.dumps(self._about) + "\n")
 
     def remove_folder(self) -> None:

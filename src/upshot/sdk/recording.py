@@ -101,7 +101,9 @@ class RecordedRun:
         self._uploads = Uploads()
         self._sent_config: dict[str, Any] = {}
         self._alerts = Alerts()
-        journal = Journal(self._new_folder(folder or settings.dir), self._describe())
+        journal = Journal(
+            self._new_folder(settings.dir if folder is None else Path(folder) / RUNS_FOLDER), self._describe()
+        )
         self._folder = journal.folder
         self._files = RunFiles(self._path(), journal)
         self._environment = Environment(self._files.add, lambda info: self._change(info=info), save_code=save_code)
@@ -386,7 +388,7 @@ class RecordedRun:
             glob: Whether `*`, `?` and `[` are a pattern.
 
         Returns:
-            The paths in the run.
+            The paths in the run of the files that were copied.
 
         Raises:
             ValueError: The policy is unknown, or a path is not below `base_path`.
@@ -394,8 +396,7 @@ class RecordedRun:
         files = find_files_to_save(glob_str, base_path, policy=policy, glob=glob)
         if not self._check_open("save"):
             return []
-        self._files.save(files, policy=policy)
-        return [file.path for file in files]
+        return self._files.save(files, policy=policy)
 
     # --- changes ----------------------------------------------------------------------------------
 

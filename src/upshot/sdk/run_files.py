@@ -51,12 +51,15 @@ class RunFiles:
         self._journal = journal
         self._saved: dict[str, FileToSave] = {}  # by path in the run: those that may change
 
-    def save(self, files: Iterable[FileToSave], *, policy: str) -> None:
-        """Add copies of files to the run."""
+    def save(self, files: Iterable[FileToSave], *, policy: str) -> list[str]:
+        """Add copies of files to the run, and return the paths in the run."""
+        saved = []
         for file in files:
-            self._copy(file.path, file.source)
+            if self._copy(file.path, file.source):
+                saved.append(file.path)
             if policy != "now":
                 self._saved[file.path] = file
+        return saved
 
     def save_changed(self) -> None:
         """Add copies of the files that have changed since they were saved."""
@@ -80,23 +83,25 @@ class RunFiles:
                 return
         self._append(file_record(self._run_path, [file]))
 
-    def _copy(self, path: str, source: Path) -> None:
-        """Add a copy of a file to the run."""
+    def _copy(self, path: str, source: Path) -> bool:
+        """Add a copy of a file to the run. Return False, with a note, if it cannot be copied."""
         from upshot.client.file_digest import copy_and_hash
 
+        copy = self._journal.folder / f"{new_session()}.bin"
         try:
             if source.stat().st_size <= _INLINE_BYTES:
                 self.add(path, source.read_bytes())
-                return
+                return True
             self._journal.make_folder()
-            copy = self._journal.folder / f"{new_session()}.bin"
             with source.open("rb") as file, copy.open("xb") as target:
                 digest = copy_and_hash(file, target)
         except OSError as error:
+            copy.unlink(missing_ok=True)
             say(f"save: {source} was not copied into the run: {error.strerror or error}")
-            return
+            return False
         file_json = {"path": path, "digest": digest, "size": copy.stat().st_size, "source": copy.name}
         self._append(file_record(self._run_path, [file_json]))
+        return True
 
     def _append(self, record: Record) -> None:
         if not self._journal.append(record):

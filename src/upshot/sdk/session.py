@@ -85,7 +85,8 @@ def init(
     Args:
         entity: Recorded with the run. If UPSHOT_ENTITY is set, another entity is refused.
         project: Name of the project. By default, UPSHOT_PROJECT, or `uncategorized`.
-        dir: Directory for what cannot be sent at once. By default, UPSHOT_DIR, or `.upshot-runs`.
+        dir: What cannot be sent at once is kept in `.upshot-runs` in this directory. By default, in UPSHOT_DIR, or in
+            `.upshot-runs` in the working directory.
         id: Id of the run. By default, UPSHOT_RUN_ID, or 8 random characters.
         name: Name of the run. By default, two words.
         notes: A text for people.

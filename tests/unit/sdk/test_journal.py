@@ -68,6 +68,15 @@ def test_moved_to_the_file(journal):
     assert (journal.folder.parent / ".gitignore").read_text() == "*\n"
 
 
+def test_a_directory_of_the_user_gets_no_gitignore(tmp_path):
+    """Only a directory that is new is kept out of Git."""
+    journal = Journal(tmp_path / "run-1", {})
+    journal.append(record(0))
+    journal.spill(all=True)
+
+    assert not (tmp_path / ".gitignore").exists()
+
+
 def test_the_memory_is_bounded(journal):
     """More than a few megabytes are moved to the file."""
     for number in range(20):
