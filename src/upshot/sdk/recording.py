@@ -439,6 +439,17 @@ class RecordedRun:
             return False
         raise NoRun(f"run {self.id} has finished; call upshot.init() before {what}()")
 
+    def _require_open(self, what: str) -> None:
+        """
+        Check that this process may log and use artifacts.
+
+        Raises:
+            NoRun: The run has finished, or belongs to the process that this one was forked from.
+        """
+        if not self._is_open:
+            where = "belongs to the process that this one was forked from" if self._is_foreign else "has finished"
+            raise NoRun(f"run {self.id} {where}; call upshot.init() before {what}()")
+
     def become_foreign(self) -> None:
         """Record nothing more in this process: it was forked from the one that has the run."""
         self._is_foreign, self._is_open = self._is_open or self._is_foreign, False

@@ -141,7 +141,7 @@ class Run(RecordedRun):
         Raises:
             ValueError: The artifact is invalid.
         """
-        self._check_open("log_artifact")
+        self._require_open("log_artifact")
         artifact = self._as_artifact(artifact_or_path, name, type)
         artifact.log_into(
             self.project,
@@ -172,7 +172,7 @@ class Run(RecordedRun):
         Raises:
             ValueError: The reference is invalid, or the artifact has another type.
         """
-        self._check_open("use_artifact")
+        self._require_open("use_artifact")
         if isinstance(artifact_or_name, Artifact):
             artifact = artifact_or_name
             self._log_draft(artifact)
@@ -197,7 +197,7 @@ class Run(RecordedRun):
         Raises:
             ValueError: The target is invalid.
         """
-        self._check_open("link_artifact")
+        self._require_open("link_artifact")
         if not isinstance(artifact, Artifact):
             raise TypeError(f"link_artifact: pass an upshot.Artifact, not a {artifact.__class__.__name__}")
         from upshot.sdk.references import read_target
