@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from upshot.sdk.summary import Summary
     from upshot.sdk.ttl import ArtifactTTL
 
+    api: Api
     run: Run | None
     config: Config
     summary: Summary
@@ -60,6 +61,7 @@ __all__ = [
     "Table",
     "__version__",
     "alert",
+    "api",
     "define_metric",
     "evaluate",
     "finish",
@@ -108,11 +110,11 @@ _HOMES = {
     "watch": _SESSION,
 }
 #: What W&B's SDK has and this one does not, with the remedy.
+_CALLBACK = "log the metrics in a callback of the framework"
 _FILE = "add the file to an artifact, or keep it with save()"
 _FIGURE = "log a figure of matplotlib, or the numbers as a Table"
 _SWEEP = "start the runs of a sweep yourself, with group= in init()"
 _MISSING = {
-    "ArtifactTTL": "delete old versions with artifact.delete()",
     "Audio": _FILE,
     "EvalTable": "log a Table",
     "Graph": _FILE,
@@ -126,14 +128,19 @@ _MISSING = {
     "agent": _SWEEP,
     "box3d": _FILE,
     "controller": _SWEEP,
-    "integration": "log the metrics in a callback of the framework",
+    "integration": _CALLBACK,
     "join": "use finish()",
+    "keras": _CALLBACK,
+    "lightgbm": _CALLBACK,
     "log_code": "use init(save_code=True) or save()",
     "plot_table": _FIGURE,
     "restore": "use Api().run(path).file(name).download()",
+    "sacred": _CALLBACK,
     "setup": "leave it out: init() is enough",
+    "sklearn": _CALLBACK,
     "sweep": _SWEEP,
     "teardown": "use finish()",
+    "xgboost": _CALLBACK,
 }
 
 
@@ -147,6 +154,8 @@ def __getattr__(name: str) -> Any:
         if run is None:
             raise import_module("upshot.sdk.sdk_errors").NoRunValue(f"You must call upshot.init() before upshot.{name}")
         return getattr(run, name)
+    if name == "api":
+        return import_module(_HOMES["Api"]).Api()
     if name == "plot":
         return import_module("upshot.sdk.media.plot")
     if name in _HOMES:

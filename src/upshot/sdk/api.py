@@ -17,6 +17,7 @@ from upshot.sdk.run import check_type, find_artifact
 from upshot.sdk.sdk_errors import InvalidArgument, NotBuilt
 
 _NOT_FOUND = 404
+_DEFAULT_ENTITY = "upshot"
 
 
 class Api:
@@ -35,9 +36,9 @@ class Api:
         self._project: str = (overrides or {}).get("project") or read_settings().project or DEFAULT_PROJECT
 
     @property
-    def default_entity(self) -> str | None:
-        """The entity of the installation, if UPSHOT_ENTITY says it."""
-        return read_settings().entity
+    def default_entity(self) -> str:
+        """UPSHOT_ENTITY, or `upshot`, which is accepted as any other name is where UPSHOT_ENTITY is not set."""
+        return read_settings().entity or _DEFAULT_ENTITY
 
     def artifact(self, name: str, type: str | None = None) -> Artifact:
         """

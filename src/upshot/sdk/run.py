@@ -305,7 +305,13 @@ def find_artifact(text: str, project: str | None) -> Artifact:
     in_registry = api_path("registries", reference.scope, "collections", reference.name, "versions", reference.version)
     in_project = api_path("projects", reference.scope, "artifacts", reference.name, "versions", reference.version)
     if "/" not in text.partition(":")[0]:
-        return Artifact.from_version(client().get(in_project))
+        try:
+            return Artifact.from_version(client().get(in_project))
+        except ApiError as error:
+            if error.status == _NOT_FOUND and _is_collection(reference.name):
+                in_model_registry = f"{_MODEL_REGISTRY}/{text}"
+                raise ApiError(error.status, f"{error}; for the registry write {in_model_registry!r}") from error
+            raise
     try:  # a project and a registry never have the same name
         return Artifact.from_version(client().get(in_registry))
     except ApiError as error:
@@ -316,6 +322,15 @@ def find_artifact(text: str, project: str | None) -> Artifact:
 
 def _is_registry(name: str) -> bool:
     return any(registry["name"] == name for registry in client().get("/registries")["items"])
+
+
+def _is_collection(name: str) -> bool:
+    """Return whether the registry `model` has a collection of this name."""
+    try:
+        client().get(api_path("registries", "model", "collections", name))
+    except ApiError:
+        return False
+    return True
 
 
 def check_type(artifact: Artifact, type: str | None) -> None:

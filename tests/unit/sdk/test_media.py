@@ -116,6 +116,12 @@ class Array:
     def max(self):
         return max(self.values)
 
+    def __sub__(self, number):
+        return Array([value - number for value in self.values], self.shape, self.dtype)
+
+    def __truediv__(self, number):
+        return Array([value / number for value in self.values], self.shape, self.dtype)
+
     def __mul__(self, factor):
         return Array([value * factor for value in self.values], self.shape, self.dtype)
 
@@ -168,12 +174,29 @@ class Tensor:
         ([[[1, 2, 3], [4, 5, 6]]], [[1, 2, 3, 4, 5, 6]]),
         (Array([0, 128, 255, 1], (2, 2), "uint8"), [[0, 128], [255, 1]]),
         (Array([0.0, 1.0], (1, 2)), [[0, 255]]),
-        (Array([-5.0, 300.0], (1, 2)), [[0, 255]]),
+        (Array([300.5, 7.0, 8.9], (1, 3)), [[255, 7, 8]]),
+        (Array([-2.0, 2.0, 0.0], (1, 3)), [[0, 255, 127]]),
+        ([[-1, 3]], [[0, 255]]),
+        ([[float("nan"), float("inf"), -1.0]], [[0, 255, 0]]),
         (Array([1, 2, 3, 4], (1, 1, 4), "uint8"), [[1, 2, 3, 4]]),
         (Tensor([0.0, 1.0, 0.5, 0.0, 1.0, 1.0], (3, 1, 2)), [[0, 127, 255, 255, 0, 255]]),
         (Tensor([0.0, 1.0], (1, 1, 2)), [[0, 255]]),
     ],
-    ids=["lists", "brightness", "bool", "rgb", "uint8", "float", "clipped", "rgba", "channels first", "one channel"],
+    ids=[
+        "lists",
+        "brightness",
+        "bool",
+        "rgb",
+        "uint8",
+        "float",
+        "clipped",
+        "negative",
+        "negative lists",
+        "nan",
+        "rgba",
+        "channels first",
+        "one channel",
+    ],
 )
 def test_arrays(data, expected):
     """An array becomes a PNG file with its values."""
@@ -186,6 +209,12 @@ def test_arrays(data, expected):
         (value["height"], value["width"]) == (image.height, image.width) == struct.unpack(">II", content[16:24])[::-1]
     )
     assert value["path"].endswith(".png")
+
+
+def test_arrays_as_they_are():
+    """With `normalize=False`, brightnesses and negative values are nothing special."""
+    assert pixels(stored(Image([[0.5, 1.0], [-1.0, 300.0]], normalize=False))[1]) == [[0, 1], [0, 255]]
+    assert pixels(stored(Image(Array([-1.0, 8.0], (1, 2)), normalize=False))[1]) == [[0, 8]]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ WANDB = {
     "Table.add_column": "self name data optional",
     "Table.get_column": "self name convert_to",
     "Table.iterrows": "self",
-    "Image.__init__": "self data_or_path mode caption grouping classes boxes masks file_type",
+    "Image.__init__": "self data_or_path mode caption grouping classes boxes masks file_type normalize",
     "plot.confusion_matrix": "probs y_true preds class_names title split_table",
     "Artifact.__init__": "self name type description metadata incremental use_as storage_region digest_algorithm",
     "Artifact.add_file": "self local_path name is_tmp skip_cache policy overwrite",

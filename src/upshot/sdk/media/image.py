@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from pathlib import Path
@@ -26,8 +27,9 @@ class Image(Media):
 
     Args:
         data_or_path: A path, an array or a tensor (height, width and channels; of a PyTorch tensor, channels first),
-            an image of Pillow, or a figure of matplotlib. Floating-point values from 0 to 1 are brightnesses, other
-            values are taken as they are, from 0 to 255.
+            an image of Pillow, or a figure of matplotlib. Floating-point values from 0 to 1 are brightnesses. If some
+            values are negative, the least is black and the greatest white. Other values are taken as they are, from
+            0 to 255.
         mode: Has no effect, except with an image of Pillow: it is converted to this mode.
         caption: A text for people.
         grouping: Has no effect.
@@ -35,6 +37,8 @@ class Image(Media):
         boxes: Not kept.
         masks: Not kept.
         file_type: Has no effect: images are kept as PNG.
+        normalize: Whether negative values, and brightnesses, are treated so. Otherwise all values are taken as they
+            are.
 
     Raises:
         ValueError: There is no such file, or the array is not an image.
@@ -50,6 +54,7 @@ class Image(Media):
         boxes: Any = None,
         masks: Any = None,
         file_type: str | None = None,
+        normalize: bool = True,
     ) -> None:
         if boxes or masks:
             say_once("Image: boxes and masks are not kept")
@@ -68,7 +73,7 @@ class Image(Media):
         elif callable(getattr(data_or_path, "save", None)) and hasattr(data_or_path, "mode"):  # an image of Pillow
             self._content = _pillow_as_png(data_or_path, mode)
         else:
-            self._content = _array_as_png(data_or_path)
+            self._content = _array_as_png(data_or_path, normalize=normalize)
         size = size_of_png(self._content)
         if size is not None:
             self.width, self.height = size
@@ -124,7 +129,7 @@ def _pillow_as_png(image: Any, mode: str | None) -> bytes:
     return file.getvalue()
 
 
-def _array_as_png(array: Any) -> bytes:
+def _array_as_png(array: Any, *, normalize: bool) -> bytes:
     """Return the PNG file of an array, a tensor, or nested lists."""
     if callable(getattr(array, "detach", None)):  # a tensor of PyTorch
         array = array.detach().cpu()
@@ -145,10 +150,10 @@ def _array_as_png(array: Any) -> bytes:
             "width, and optionally 1 to 4 channels"
         )
     height, width, channels = shape
-    return write_png(_to_bytes(array), width=width, height=height, channels=channels)
+    return write_png(_to_bytes(array, normalize=normalize), width=width, height=height, channels=channels)
 
 
-def _to_bytes(array: Any) -> bytes:
+def _to_bytes(array: Any, *, normalize: bool) -> bytes:
     """Return the values of an array as bytes, row by row."""
     kind = str(getattr(array, "dtype", ""))
     if callable(getattr(array, "astype", None)) and callable(getattr(array, "tobytes", None)):  # as NumPy's
@@ -156,17 +161,26 @@ def _to_bytes(array: Any) -> bytes:
             return bytes(array.tobytes())
         if "bool" in kind:
             return bytes((array.astype("uint8") * 255).tobytes())
-        if "float" in kind and float(array.min()) >= 0 and float(array.max()) <= 1:
-            array = array * 255
-        return bytes(array.clip(0, 255).astype("uint8").tobytes())
+        low, span, factor = _scale(
+            float(array.min()), float(array.max()), is_float="float" in kind, normalize=normalize
+        )
+        return bytes(((array - low) / span * factor).clip(0, 255).astype("uint8").tobytes())
     values = _flatten(array.tolist())
-    if (
-        "bool" in kind
-        or all(isinstance(value, bool) for value in values)
-        or (any(isinstance(value, float) for value in values) and min(values) >= 0 and max(values) <= 1)
-    ):
-        values = [255 * value for value in values]
-    return bytes([min(max(int(value), 0), 255) if value == value else 0 for value in values])  # noqa: PLR0124 - NaN
+    if "bool" in kind or all(isinstance(value, bool) for value in values):
+        return bytes([255 if value else 0 for value in values])
+    is_float = any(isinstance(value, float) for value in values)
+    low, span, factor = _scale(min(values), max(values), is_float=is_float, normalize=normalize)
+    scaled = [(value - low) / span * factor for value in values]
+    return bytes([int(min(max(value, 0), 255)) if value == value else 0 for value in scaled])  # noqa: PLR0124 - NaN
+
+
+def _scale(low: float, high: float, *, is_float: bool, normalize: bool) -> tuple[float, float, float]:
+    """Return what to subtract from each value, to divide it by, and to multiply it with, for values from 0 to 255."""
+    if normalize and low < 0 and low < high and math.isfinite(high - low):
+        return low, high - low, 255.0
+    if normalize and is_float and low >= 0 and high <= 1:
+        return 0.0, 1.0, 255.0
+    return 0.0, 1.0, 1.0
 
 
 def _flatten(values: Any) -> list[Any]:
