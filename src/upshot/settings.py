@@ -82,8 +82,9 @@ class Settings(BaseSettings):
     )
     token: SecretStr | None = Field(
         None,
-        description="Token that clients must send. Required if the web process listens on another address than "
-        "loopback, with at least 16 characters.",
+        description="Token of an admin, for the server itself and for commands that talk to it. A server needs it if "
+        "the web process listens on another address than loopback, with at least 16 characters. Commands also take a "
+        "named token.",
     )
     allowed_hosts: str = Field(
         "",

@@ -233,6 +233,7 @@ def test_a_token_for_one_registry_reaches_its_registry_and_linked_projects(two_r
         assert [node["reference"] for node in lineage["nodes"]] == ["demo/churn:v0"]
         assert [link["registry"] for link in lineage["nodes"][0]["links"]] == ["model"]
         assert ok_json(team.get(f"{API}/projects/demo/artifacts/churn/versions/v0/runs"))["used_by"] == []
+        assert ok_json(team.get(f"{API}/projects/model/artifacts/churn/versions/v0"))["project"] == "demo"
 
         for method, path, body in (
             ("POST", f"{CHURN}/versions", {"artifact": "secret/hidden:v0"}),
@@ -244,6 +245,13 @@ def test_a_token_for_one_registry_reaches_its_registry_and_linked_projects(two_r
         ):
             data = problem(team.request(method, path, json=body), 403, "forbidden")
             assert "linked into it" in data["detail"], path
+
+
+def test_a_token_for_a_registry_does_not_open_the_project_of_that_name(two_registries):
+    """A registry that does not exist has no links, so nothing is linked into it."""
+    with with_token(two_registries, make_token(two_registries, "team", "admin", registry="secret")) as team:
+        problem(team.get(f"{API}/projects/secret/artifacts/hidden"), 403, "forbidden")
+        assert ok_json(team.get(f"{API}/projects"))["items"] == []
 
 
 def test_only_some_routes_are_open_to_a_token_for_one_registry():

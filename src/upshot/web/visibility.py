@@ -32,8 +32,13 @@ class Visibility:
         return self.registry is None or to_nfc(name) == self.registry
 
     def sees_project(self, name: str) -> bool:
-        """Return whether a project can be seen."""
-        return self.registry is None or to_nfc(name) in self.projects
+        """
+        Return whether a project can be seen.
+
+        Routes of projects also take the name of a registry, for references to versions of its collections. A registry
+        with links never has the name of a project.
+        """
+        return self.registry is None or to_nfc(name) in self.projects or bool(self.projects and name == self.registry)
 
     def check_project(self, name: str) -> None:
         """
