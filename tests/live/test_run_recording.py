@@ -9,6 +9,8 @@ import pytest
 
 from tests.waiting import until
 
+pytestmark = pytest.mark.timeout(300)  # many programs at the same time
+
 BEGIN = """\
 import multiprocessing, os, signal, sys, threading, time, upshot
 run = upshot.init(project="ends", id={name!r})
