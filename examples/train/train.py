@@ -26,6 +26,7 @@ TRAINING_ROWS = 400  # the other rows are for validation
 def main(config: dict[str, Any], alias: str) -> None:
     """Train a model, log its checkpoints and link the best one."""
     with upshot.init(project="fraud", job_type="training", config=config) as run:
+        run.define_metric("accuracy", summary="max")  # the run reports that of the checkpoint that it links
         best, best_accuracy = None, 0.0
         for epoch, model, accuracy in train(run.config):
             run.log({"epoch": epoch, "accuracy": accuracy})

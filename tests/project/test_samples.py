@@ -43,6 +43,15 @@ SECRETS = {
 OUTPUTS: Mapping[str, Mapping[str, Any]] = {  # by step id, if later steps read them
     "evaluate": {"accuracy": 0.94},
     "current": {"found": False, "reference": None, "metadata": None},
+    "verified": {
+        "metadata": {
+            "evaluation": {
+                "passed": True,
+                "producer": "fraud/ab12cd34",
+                "metrics": {"accuracy": {"reported": 0.94, "found": 0.94, "within": True}},
+            }
+        }
+    },
 }
 
 

@@ -8,7 +8,15 @@ import upshot
 from upshot.errors import ConfigError
 
 #: The automations of the demo and of the wheel. Other files beside them, such as your own, are not samples.
-SAMPLES = ("announce.yaml", "deploy.yaml", "drift.yaml", "evaluate.yaml", "hook.yaml", "quantize.yaml")
+SAMPLES = (
+    "announce.yaml",
+    "deploy.yaml",
+    "drift.yaml",
+    "evaluate.yaml",
+    "hook.yaml",
+    "quantize.yaml",
+    "verify.yaml",
+)
 
 
 def sample_automations() -> tuple[Path, ...]:
