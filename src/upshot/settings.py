@@ -261,6 +261,10 @@ class Settings(BaseSettings):
     )
     run_id: str | None = Field(None, description="Id of a run whose script names none. By default, a new id.")
     job_type: str | None = Field(None, description="Job type of a run whose script names none.")
+    mode: str = Field(
+        "online",
+        description="`offline`: runs of scripts are kept in UPSHOT_DIR, and `upshot sync` brings them in.",
+    )
     dir: Path | None = Field(
         None,
         description="Directory in which a run keeps what no server has received yet. By default, `.upshot-runs` in the "

@@ -23,6 +23,7 @@ _COMMANDS = {
     "download": ("upshot.cli.download:download", "Download the files of a version."),
     "lineage": ("upshot.cli.lineage:lineage", "Show what a version was made from, and what was made from it."),
     "runs": ("upshot.cli.runs:runs", "List, show, compare, tag, stop and delete runs; print their metrics."),
+    "sync": ("upshot.cli.sync:sync", "Bring in runs that were kept without a server."),
     "verify-metrics": (
         "upshot.cli.verify_metrics:verify_metrics",
         "Score a version again, and compare with what its run has reported.",

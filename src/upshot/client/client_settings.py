@@ -33,6 +33,7 @@ class ClientSettings:
     run_id: str | None = None
     job_type: str | None = None
     dir: Path | None = None
+    mode: str = "online"
     artifact_dir: Path = Path("artifacts")
     cache_dir: Path | None = None
     cache_gb: float = 20.0

@@ -128,7 +128,9 @@ class Client:
             if cursor is None:
                 return
 
-    def send_json(self, method: str, path: str, text: str, *, key: str | None = None) -> Any:
+    def send_json(
+        self, method: str, path: str, text: str, *, key: str | None = None, timeout: float = _TIMEOUT_SECONDS
+    ) -> Any:
         """
         Send a body that is JSON already, and return the data of the answer.
 
@@ -137,12 +139,13 @@ class Client:
             path: Path of the API.
             text: The body.
             key: The idempotency key. Without one, the request must be safe to repeat.
+            timeout: Seconds to wait for an answer.
         """
         content = text.encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
         if key is not None:
             headers["Idempotency-Key"] = key
-        return self._parse(self._send(method, path, body=lambda: [content], headers=headers))
+        return self._parse(self._send(method, path, body=lambda: [content], headers=headers, timeout=timeout))
 
     def send_bytes(
         self,

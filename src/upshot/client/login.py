@@ -55,6 +55,10 @@ def read_login() -> Server | None:
         raise ConfigError(f"{path}: this is not a login ({error}); remove it, and run `upshot login` again") from error
 
 
+class NoServer(ConfigError):
+    """Nothing says where the server is."""
+
+
 def find_server(settings: ClientSettings, *, url: str | None = None, token: str | None = None) -> Server:
     """
     Return the server to talk to: the arguments, UPSHOT_URL and UPSHOT_TOKEN, the login, this directory's `upshot up`.
@@ -65,7 +69,7 @@ def find_server(settings: ClientSettings, *, url: str | None = None, token: str 
         token: Token, if the program names it.
 
     Raises:
-        ConfigError: There is none of them.
+        NoServer: There is none of them.
     """
     token = token or settings.token
     url = url or settings.url
@@ -82,7 +86,7 @@ def find_server(settings: ClientSettings, *, url: str | None = None, token: str 
     if any(name in os.environ for name in _OF_WANDB):  # noqa: TID251 - variables of another program are not settings
         note = "; WANDB_API_KEY and WANDB_BASE_URL are not used, because a key of W&B is for W&B only"
         print(f"upshot: {note[2:]}", file=sys.stderr)  # noqa: T201 - a note to the user of a program
-    raise ConfigError(
+    raise NoServer(
         f"no server: set UPSHOT_URL and UPSHOT_TOKEN, run `upshot login`, or start `upshot up` here "
         f"({endpoint_path(settings.data)} does not exist){note}"
     )

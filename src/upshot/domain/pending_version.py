@@ -23,6 +23,7 @@ class VersionRequest:
     tags: tuple[str, ...]
     run_id: str | None = None  #: of the run that logs it; a stored request has the internal id
     ttl_seconds: int | None = None  #: see `ArtifactVersion`
+    happened_at: datetime | None = None  #: when a program without a connection logged it; None means now
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,3 +179,4 @@ class Change(Generic[T]):
     events: tuple[Event, ...]  #: accepted with the mutation; empty if nothing changed
     created: bool = False  #: the record did not exist before
     metadata_ignored: bool = False  #: a version with equal content exists, and keeps its own metadata
+    kept_aliases: tuple[str, ...] = ()  #: requested aliases that somebody has moved since it happened

@@ -409,6 +409,10 @@ class RegistryTransaction(RegistryView, RunHistoryTransaction, ConditionStates, 
         """
         ...
 
+    def alias_changed_at(self, series: Series, alias: str) -> datetime | None:
+        """Return when an alias of a collection or an artifact was last added, moved or removed; None if never."""
+        ...
+
     def add_events(self, events: Sequence[Event], now: datetime) -> None:
         """Accept events. An event whose id exists stays as it is."""
         ...

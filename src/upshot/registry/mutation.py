@@ -34,6 +34,7 @@ class Mutation:
         self.base_url = base_url
         self.created = False  #: set if the mutation creates the record that it returns
         self.metadata_ignored = False  #: set if metadata of the request is not stored
+        self.kept_aliases: tuple[str, ...] = ()  #: requested aliases that do not move, see `move_aliases`
         self._chain = origin.chain
         self._max_root_events = max_root_events
         self._id = new_id("mut", now)

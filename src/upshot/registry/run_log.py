@@ -54,7 +54,7 @@ class LogRequest:
     rows: Sequence[LogRow] = ()
     summary: Mapping[str, Any] | None = None  #: merged into the run's
     config: Mapping[str, Any] | None = None  #: merged into the run's
-    late: bool = False  #: the run has ended already, and its process catches up
+    late: bool = False  #: it was logged earlier, and is no sign of life
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +222,10 @@ def check_session(run: Run, session: str | None) -> None:
 
 
 def _wake(mutation: Mutation, run: Run, request: LogRequest) -> Run:
-    """Return the run that logs, as running and alive, unless its process only catches up."""
+    """Return the run that logs, as running and alive, unless somebody else sends what its process has logged."""
+    if request.late:
+        return run
     if run.summary.state.is_final and not run.is_lost:
-        if request.late:
-            return run
         raise Conflict(f"run {run.summary.reference} has ended; resume it, and log then")
     heartbeat_at = run.summary.heartbeat_at
     if not run.is_lost and heartbeat_at is not None and mutation.now - heartbeat_at <= _HEARTBEAT_AFTER:

@@ -190,7 +190,7 @@ def _start(mutation: Mutation, project: str, run_id: str, values: RunChange) -> 
     make_project(mutation, project)
     mutation.created = True
     created_at = min(values.created_at or mutation.now, mutation.now)
-    is_alive = values.session is not None
+    is_alive = values.session is not None and values.created_at is None  # otherwise it ran without a connection
     summary = RunSummary(
         new_id("run", created_at),
         project,

@@ -93,7 +93,13 @@ class RegistryTransactions:
             now = self._clock.now()
             mutation = Mutation(tx, now, origin, self._base_url, max_root_events=self._max_root_events)
             value = work(mutation)
-            return Change(value, mutation.write(), created=mutation.created, metadata_ignored=mutation.metadata_ignored)
+            return Change(
+                value,
+                mutation.write(),
+                created=mutation.created,
+                metadata_ignored=mutation.metadata_ignored,
+                kept_aliases=mutation.kept_aliases,
+            )
 
         try:
             change = self._store.transact(attempt, locks=locks)

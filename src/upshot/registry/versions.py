@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from upshot.domain.event import EventKind, Origin
 from upshot.domain.reference import LATEST, check_name
@@ -40,6 +41,7 @@ class Versions(RegistryTransactions):
         *,
         aliases: Sequence[str] = (),
         link_id: str | None = None,
+        happened_at: datetime | None = None,
         origin: Origin,
     ) -> Change[Version]:
         """
@@ -55,6 +57,8 @@ class Versions(RegistryTransactions):
                 `lookup.find_artifact_version`).
             aliases: Aliases to add, besides `latest`.
             link_id: Id of the link (`lnk_…`), if the client made one. Nothing changes if there is a link with this id.
+            happened_at: When it was linked, by a program without a connection. Aliases that somebody has moved since
+                then stay where they are.
             origin: Who makes the change.
 
         Raises:
@@ -81,7 +85,8 @@ class Versions(RegistryTransactions):
                 )
             number = tx.linked_number(target, artifact_version)
             if number is not None:
-                return move_aliases(mutation, target, tx.versions(target, [number])[number], aliases)
+                linked = tx.versions(target, [number])[number]
+                return move_aliases(mutation, target, linked, aliases, happened_at=happened_at)
             version = Version(
                 id=link_id or new_id("lnk", mutation.now),
                 collection_id=target.id,
@@ -91,12 +96,12 @@ class Versions(RegistryTransactions):
                 artifact_version=artifact_version,
                 aliases=(),
                 stage=Stage.NONE,
-                linked_at=mutation.now,
+                linked_at=min(happened_at or mutation.now, mutation.now),
                 linked_by=origin.actor.name,
             )
             tx.add_version(version)
             mutation.created = True
-            return move_aliases(mutation, target, version, aliases, is_new=True)
+            return move_aliases(mutation, target, version, aliases, is_new=True, happened_at=happened_at)
 
         return self._change(work, locks=[collection_lock(registry, collection)], origin=origin)
 

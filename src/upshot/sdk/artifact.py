@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from upshot.client.file_digest import LocalFile
     from upshot.resources.version import VersionJson
     from upshot.sdk.background import Uploads
+    from upshot.sdk.offline import OfflineArtifacts
     from upshot.sdk.public_run import PublicRun
 
 
@@ -227,7 +228,7 @@ class Artifact(ArtifactAttributes):
 
     def is_new(self) -> bool:
         """Return whether it is a draft that nobody has logged: it is not being uploaded either."""
-        return self._json is None and self._upload is None
+        return self._json is None and self._upload is None and self._offline_id is None
 
     # --- log and change ---------------------------------------------------------------------------
 
@@ -259,16 +260,7 @@ class Artifact(ArtifactAttributes):
         from upshot.client.uploads import begin_version, send_version
 
         files = list(self._draft.files.values())
-        request = {
-            "name": self._base_name,
-            "artifact_type": self._type,
-            "metadata": to_json_object(self._metadata, "metadata"),
-            "description": self._description or "",
-            "aliases": list(aliases),
-            "tags": list(tags),
-            "ttl_seconds": to_seconds(self._ttl),
-            **({"run_id": run_id} if run_id else {}),
-        }
+        request = self._request(aliases, tags, run_id)
         self._is_final = True
         key = (project, request, len(files))
         if self._started is None or self._started[0] != key:
@@ -294,6 +286,48 @@ class Artifact(ArtifactAttributes):
             draft.remove_new_files()
         else:
             self._upload = uploads.start(self._base_name, files, begin, send)
+
+    def _request(self, aliases: Sequence[str], tags: Sequence[str], run_id: str | None) -> dict[str, Any]:
+        return {
+            "name": self._base_name,
+            "artifact_type": self._type,
+            "metadata": to_json_object(self._metadata, "metadata"),
+            "description": self._description or "",
+            "aliases": list(aliases),
+            "tags": list(tags),
+            "ttl_seconds": to_seconds(self._ttl),
+            **({"run_id": run_id} if run_id else {}),
+        }
+
+    def keep_offline(
+        self, kept: OfflineArtifacts, project: str, *, aliases: Sequence[str], tags: Sequence[str], run_id: str
+    ) -> None:
+        """
+        Keep the artifact for `upshot sync`, which logs it into a project.
+
+        Args:
+            kept: What the offline run keeps.
+            project: Name of the project.
+            aliases: Aliases in the project, in addition to `latest`.
+            tags: Tags of the version.
+            run_id: The run that logs it.
+
+        Raises:
+            InvalidArgument: The artifact has been logged, or a file has changed since it was added.
+        """
+        if self._draft is None or self._offline_id is not None:
+            raise InvalidArgument(
+                f"artifact {self._base_name}: it was logged, and its aliases cannot be changed while the run is "
+                "offline; pass them when you log it"
+            )
+        request = self._request(aliases, tags, run_id)
+        self._offline_id = kept.log(project, request, list(self._draft.files.values()))
+        self._is_final = True
+        self._draft.remove_new_files()
+
+    def kept_id(self) -> str:
+        """Return the id of the version, which an offline run keeps, or which a server has."""
+        return self._offline_id or str(self._logged("id")["artifact_version_id"])
 
     def _move_aliases(self, aliases: Sequence[str]) -> None:
         version = self._logged("version")
@@ -321,6 +355,8 @@ class Artifact(ArtifactAttributes):
             WaitTimeout: It takes longer.
             UpshotError: It could not be uploaded.
         """
+        if self._offline_id is not None:
+            return self
         if (upload := self._upload) is not None:
             version = upload.wait(timeout)
             if self._upload is not None:
@@ -377,6 +413,11 @@ class Artifact(ArtifactAttributes):
         """
         target = read_target(target_path)
         names = to_names(aliases, "aliases")
+        from upshot.sdk.session import current_run
+
+        run = current_run()
+        if run is not None and run.offline:
+            return run.link_artifact(self, target_path, names)
         if self._upload is not None:
             self.wait()
         if self._json is None:

@@ -49,6 +49,7 @@ class ArtifactAttributes:
         self._draft: Draft | None = Draft()
         self._version_json: dict[str, Any] | None = None
         self._upload: Upload | None = None
+        self._offline_id: str | None = None  # of a version that an offline run keeps
         self._aliases: list[str] = []
         self._tags: list[str] = []
         self._manifest: ArtifactManifest | None = None
@@ -72,6 +73,7 @@ class ArtifactAttributes:
         self._type = version["artifact_type"]
         self._draft = None
         self._upload = None
+        self._offline_id = None
         self._is_final = True
         self._started = None
         self.use_as = None
@@ -110,6 +112,10 @@ class ArtifactAttributes:
 
     def _logged(self, what: str) -> dict[str, Any]:
         if self._json is None:
+            if self._offline_id is not None:
+                raise NotLogged(
+                    f"artifact {self._base_name}: its {what} is known after `upshot sync`, because the run is offline"
+                )
             if self._upload is not None:
                 raise NotLogged(
                     f"artifact {self._base_name}: it has no {what} yet, because it is being uploaded; call wait() first"

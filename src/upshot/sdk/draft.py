@@ -42,6 +42,8 @@ class Draft:
             raise InvalidArgument(str(error)) from error
         except OSError as error:
             raise InvalidArgument(f"{source}: cannot be read: {error.strerror or error}") from error
+        if may_change and (kept := _keep_offline(source, digest)):
+            source, may_change = kept, False
         return self.add_entry(ManifestEntry(path, digest, size), source, overwrite=overwrite, may_change=may_change)
 
     def add_folder(self, folder: Path, name: str | None, *, overwrite: bool, may_change: bool = True) -> None:
@@ -122,6 +124,14 @@ class Draft:
         for known in found:
             del self.files[known]
             self._composed.pop(to_nfc(known), None)
+
+
+def _keep_offline(source: Path, digest: str) -> Path | None:
+    """Return a copy of a file in the folder of the program's run if it is offline, otherwise None."""
+    from upshot.sdk.session import current_run
+
+    run = current_run()
+    return run.keep_file(source, digest) if run is not None and run.offline else None
 
 
 def check_path(path: str) -> str:

@@ -15,13 +15,14 @@ by the program, and the requests with metrics are numbered.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from upshot.sdk.connection import say_once
 
 FILE_NAME = "journal.jsonl"
 RUN_FILE_NAME = "run.json"
+LOCK_NAME = "lock"  #: the program of the run holds it while it runs, and a sync while it brings the run in
 _MEMORY_BYTES = 8 * 1024 * 1024  # more than this is moved to the file
 _LIMIT_BYTES = 64 * 1024 * 1024  # more than this is not kept, if the file cannot be written
 _WAIT_SECONDS = 2.0  # a record that waits longer is moved to the file
@@ -46,6 +48,10 @@ class Record:
     body: str  #: JSON
     key: str | None = None  #: the idempotency key of a request that would otherwise do its work twice
     files: Sequence[Mapping[str, Any]] = ()  #: path, digest and size, with `content` (base64) or `source` (a path)
+
+    def with_body(self, body: Mapping[str, Any]) -> Record:
+        """Return the record with another body."""
+        return replace(self, body=json.dumps(body, separators=(",", ":")))
 
     def to_line(self) -> str:
         """Return the line of the journal."""
@@ -87,10 +93,13 @@ class Journal:
     Args:
         folder: The folder of the run. It is made when something is written.
         about: What the file `run.json` in it says: project, id and session of the run.
+        at_once: Write every record to the file at once, because no server will receive it from this program.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, Any], *, at_once: bool = False) -> None:
         self.folder = folder
+        self.at_once = at_once
+        self._lock_file: int | None = None
         self._about = about
         self._memory: deque[tuple[Record, str, float]] = deque()  # newer than the file
         self._memory_bytes = 0
@@ -111,6 +120,8 @@ class Journal:
             self._memory.append((record, line, stopwatch()))
             self._memory_bytes += len(line)
             self._changed.notify()
+        if self.at_once:
+            self.spill(all=True)
         return True
 
     @property
@@ -182,13 +193,23 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         if is_new:  # a directory that exists belongs to the user
             (self.folder.parent / ".gitignore").write_text("*\n")
+        self._lock_file = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (self.folder / RUN_FILE_NAME).write_text(json.dumps(self._about) + "\n")
+
+    def release(self) -> None:
+        """Let a sync bring the run in: this program writes nothing more."""
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
 
     def remove_folder(self) -> None:
         """Remove the folder of the run: everything has been sent."""
         with self._disk:
             if self.folder.exists():
                 shutil.rmtree(self.folder, ignore_errors=True)
+            self.release()
 
     def _write(self, content: bytes) -> None:
         """Append to the file: all of it, or nothing."""

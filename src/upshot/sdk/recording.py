@@ -12,15 +12,17 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from upshot.client.addresses import ApiError, api_path
-from upshot.clock import SystemClock, format_time
+from upshot.client.login import NoServer
+from upshot.clock import SystemClock, format_time, stopwatch
 from upshot.domain.reference import check_name
-from upshot.errors import InvalidInput
+from upshot.errors import InvalidInput, Unavailable
 from upshot.ids import new_id
 from upshot.sdk.alerts import Alerts, read_level
 from upshot.sdk.background import Uploads
@@ -32,6 +34,7 @@ from upshot.sdk.json_values import to_json_object
 from upshot.sdk.metrics import Metric, read_metric
 from upshot.sdk.names import to_names
 from upshot.sdk.notebook import in_notebook
+from upshot.sdk.offline import OfflineArtifacts
 from upshot.sdk.program_end import interrupt_program
 from upshot.sdk.run_files import RunFiles, find_files_to_save
 from upshot.sdk.run_names import new_run_id, new_run_name, new_session
@@ -39,12 +42,16 @@ from upshot.sdk.sdk_errors import InvalidArgument, NoRun
 from upshot.sdk.sender import Sender
 from upshot.sdk.steps import Steps
 from upshot.sdk.summary import Summary
+from upshot.sdk.transport import is_unavailable
 
 DEFAULT_PROJECT = "uncategorized"
 RUNS_FOLDER = ".upshot-runs"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_FOUND = 404
+ONLINE, OFFLINE = "online", "offline"
 PATIENCE_SECONDS = 30.0
+_START_SECONDS = 10.0  # how long `init` waits for a server
+_START_PAUSE_SECONDS = 0.5
 _ENVIRONMENT_SECONDS = 30.0  # how long the end of a run waits until packages and code are known
 
 
@@ -67,6 +74,7 @@ class RecordedRun:
         allow_val_change: bool | None = None,
         folder: str | os.PathLike[str] | None = None,
         save_code: bool | None = None,
+        mode: str | None = None,
     ) -> None:
         settings = read_settings()
         check_entity(entity)
@@ -90,22 +98,20 @@ class RecordedRun:
         self._is_open = False
         self.config = Config(config, allow_val_change=allow_val_change, on_change=self._on_config)
         self.url: str | None = None
-        self.state = "running"
-        self.resumed = False
+        self.state, self.resumed = "running", False
         self.start_time = SystemClock().now().timestamp()
         self.session = new_session()
         self._is_ending = False  # SIGTERM ends it, while the program still runs
-        self._is_foreign = False  # this process was forked from the one that called init()
         self._was_stopped = False
+        self._is_foreign = False  # this process was forked from the one that called init()
         self._end_lock = threading.RLock()
         self._uploads = Uploads()
         self._sent_config: dict[str, Any] = {}
         self._alerts = Alerts()
-        journal = Journal(
-            self._new_folder(settings.dir if folder is None else Path(folder) / RUNS_FOLDER), self._describe()
-        )
-        self._folder = journal.folder
-        self._files = RunFiles(self._path(), journal)
+        self._offline = read_mode(mode or settings.mode) == OFFLINE
+        base = settings.dir if folder is None else Path(folder) / RUNS_FOLDER
+        journal = self._journal = Journal(self._new_folder(base), self._describe(), at_once=self._offline)
+        self._kept, self._files = OfflineArtifacts(journal, self._path()), RunFiles(self._path(), journal)
         self._environment = Environment(self._files.add, lambda info: self._change(info=info), save_code=save_code)
         self._sender = Sender(
             run_path=self._path(),
@@ -140,8 +146,8 @@ class RecordedRun:
 
     @property
     def offline(self) -> bool:
-        """False: the run is recorded as it goes."""
-        return False
+        """Whether the run is kept in a folder, which `upshot sync` brings in."""
+        return self._offline
 
     @property
     def disabled(self) -> bool:
@@ -197,13 +203,61 @@ class RecordedRun:
 
     def start(self) -> None:
         """
-        Record the run on the server, and begin to send what it logs.
+        Record the run on the server, and begin to send what it logs. If no server answers, the run is offline.
 
         Raises:
             ApiError: The server rejected the run, such as an id that exists.
+            OSError: The folder of an offline run cannot be written.
+        """
+        body: dict[str, Any] = {}
+        found: Any = {}
+        if not self._offline:
+            try:
+                body, found = self._start_online()
+            except (ApiError, NoServer, Unavailable) as error:
+                if isinstance(error, ApiError) and not is_unavailable(error):
+                    raise
+                say(f"{error}. The run is offline: it is kept in {self._journal.folder}; `upshot sync` brings it in")
+                self._offline = self._journal.at_once = True
+        if self._offline:
+            self._journal.make_folder()
+            body = self._start_body(None)
+            body["created_at"] = format_time(SystemClock().now())
+            self._journal.append(Record("start", "PUT", self._path(), json.dumps(body)))
+        self._sent_config = body["config"]
+        self.url = found.get("url")
+        self._steps.step = int(found.get("next_step") or 0)
+        self._is_open = True
+        self._sender.start(self._steps)
+        self._environment.start()
+
+    def _start_online(self) -> tuple[dict[str, Any], Any]:
+        """
+        Record the run on the server. A server that does not answer has 10 seconds to do so.
+
+        Raises:
+            ApiError: The server rejected the run, or cannot store it now (`is_unavailable`).
+            NoServer: Nothing says where the server is.
             Unavailable: No server answers.
         """
-        before = self._find_earlier() if self._resume in {"allow", "must"} else None
+        import upshot.client.uploads  # noqa: F401 - not when the program ends: it cannot be loaded then
+
+        started = stopwatch()
+        while True:
+            try:
+                before = self._find_earlier() if self._resume in {"allow", "must"} else None
+                body = self._start_body(before)
+                return body, client().send_json(
+                    "PUT", self._path(), json.dumps(body), timeout=max(1.0, _START_SECONDS - (stopwatch() - started))
+                )
+            except (ApiError, Unavailable) as error:
+                is_final = isinstance(error, ApiError) and not is_unavailable(error)
+                if is_final or stopwatch() - started > _START_SECONDS:
+                    raise
+                time.sleep(_START_PAUSE_SECONDS)
+
+    def _start_body(self, before: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the request that starts the run. `before` is what the server has of a run that is continued."""
         body: dict[str, Any] = {"session": self.session, "info": self._environment.info}
         if self._resume is not None:
             body["resume"] = self._resume
@@ -220,15 +274,8 @@ class RecordedRun:
             "tags": list(self._tags) or None,
         }
         body.update((key, value) for key, value in optional.items() if value is not None)
-        body["config"] = self._sent_config = to_json_object(self.config, "config")
-        import upshot.client.uploads  # noqa: F401 - not when the program ends: it cannot be loaded then
-
-        found = client().put(self._path(), body)
-        self.url = found["url"]
-        self._steps.step = int(found.get("next_step") or 0)
-        self._is_open = True
-        self._sender.start(self._steps)
-        self._environment.start()
+        body["config"] = to_json_object(self.config, "config")
+        return body
 
     def _find_earlier(self) -> Any:
         try:
@@ -371,6 +418,16 @@ class RecordedRun:
 
     # --- files ------------------------------------------------------------------------------------
 
+    def keep_file(self, source: Path, digest: str) -> Path:
+        """
+        Return a copy of a file in the folder of an offline run.
+
+        Raises:
+            InvalidArgument: The file has changed since its digest was computed.
+            OSError: It cannot be copied.
+        """
+        return self._kept.keep_file(source, digest)
+
     def save(
         self,
         glob_str: str | os.PathLike[str],
@@ -453,6 +510,7 @@ class RecordedRun:
     def become_foreign(self) -> None:
         """Record nothing more in this process: it was forked from the one that has the run."""
         self._is_foreign, self._is_open = self._is_open or self._is_foreign, False
+        self._journal.release()
         self._steps.renew_lock()
 
     def finish(self, exit_code: int | None = None) -> None:
@@ -507,7 +565,9 @@ class RecordedRun:
             run_has_ended(self)
 
     def _say_kept(self) -> None:
-        say(f"run {self.path}: no server has received all of it; what is missing is kept in {self._folder}")
+        self._journal.release()
+        what = "it" if self._offline else "what no server has received"
+        say(f"run {self.path}: {what} is kept in {self._journal.folder}; `upshot sync` brings it in")
 
     def _record_the_rest(self, seconds: float) -> None:
         """Record what is known only at the end of the run."""
@@ -522,3 +582,15 @@ class RecordedRun:
         self._sender.keep()
         if self._end_lock.acquire(timeout=seconds):
             self._end_lock.release()
+
+
+def read_mode(mode: str) -> str:
+    """
+    Return the mode of a run.
+
+    Raises:
+        InvalidArgument: It is unknown.
+    """
+    if mode not in (ONLINE, OFFLINE):
+        raise InvalidArgument(f"mode {mode!r}: write {ONLINE} or {OFFLINE}")
+    return mode

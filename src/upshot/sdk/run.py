@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self
@@ -16,6 +16,7 @@ from upshot.sdk.artifact import Artifact
 from upshot.sdk.background import Upload
 from upshot.sdk.connection import client, say
 from upshot.sdk.names import to_names
+from upshot.sdk.offline import find_cached_artifact
 from upshot.sdk.program_end import to_exit_code
 from upshot.sdk.recording import PATIENCE_SECONDS, RecordedRun
 from upshot.sdk.references import read_reference
@@ -143,14 +144,14 @@ class Run(RecordedRun):
         """
         self._require_open("log_artifact")
         artifact = self._as_artifact(artifact_or_path, name, type)
-        artifact.log_into(
-            self.project,
-            aliases=to_names(aliases, "aliases"),
-            tags=to_names(tags, "tags"),
-            run_id=self.id,
-            uploads=self._uploads,
-        )
+        self._log(artifact, to_names(aliases, "aliases"), to_names(tags, "tags"))
         return artifact
+
+    def _log(self, artifact: Artifact, aliases: Sequence[str] = (), tags: Sequence[str] = ()) -> None:
+        if self.offline:
+            artifact.keep_offline(self._kept, self.project, aliases=aliases, tags=tags, run_id=self.id)
+        else:
+            artifact.log_into(self.project, aliases=aliases, tags=tags, run_id=self.id, uploads=self._uploads)
 
     def use_artifact(
         self,
@@ -176,11 +177,16 @@ class Run(RecordedRun):
         if isinstance(artifact_or_name, Artifact):
             artifact = artifact_or_name
             self._log_draft(artifact)
+        elif self.offline:
+            artifact = find_cached_artifact(artifact_or_name, self.project)
         else:
             self._uploads.wait_for(artifact_or_name.rpartition("/")[2].partition(":")[0])
             artifact = find_artifact(artifact_or_name, self.project)
         check_type(artifact, type)
-        client().post(self._path("inputs"), {"artifact": artifact.version_json()["artifact"]})
+        if self.offline:
+            self._kept.use(artifact.kept_id())
+        else:
+            client().post(self._path("inputs"), {"artifact": artifact.version_json()["artifact"]})
         return artifact
 
     def link_artifact(
@@ -202,14 +208,17 @@ class Run(RecordedRun):
             raise TypeError(f"link_artifact: pass an upshot.Artifact, not a {artifact.__class__.__name__}")
         from upshot.sdk.references import read_target
 
-        read_target(target_path)  # before anything is uploaded
+        target = read_target(target_path)  # before anything is uploaded
         self._log_draft(artifact)
+        if self.offline:
+            self._kept.link(artifact.kept_id(), target.registry, target.collection, to_names(aliases, "aliases"))
+            return artifact
         return artifact.link(target_path, aliases)
 
     def _log_draft(self, artifact: Artifact) -> None:
         """Log an artifact that was not logged yet, after those that were logged before, and wait for it."""
         if artifact.is_new():
-            artifact.log_into(self.project, run_id=self.id, uploads=self._uploads)
+            self._log(artifact)
         artifact.wait()
 
     def log_model(

@@ -77,7 +77,10 @@ class Sender:
     def start(self, steps: Steps) -> None:
         """Start the threads, which send what is logged."""
         self._steps = steps
-        for name, work in (("collect", self._collect_often), ("send", self._send_all), ("heartbeat", self._beat)):
+        threads = {"collect": self._collect_often, "send": self._send_all, "heartbeat": self._beat}
+        if self._journal.at_once:  # an offline run
+            threads = {"collect": self._collect_often}
+        for name, work in threads.items():
             thread = threading.Thread(target=work, name=f"upshot-{name}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -209,6 +212,9 @@ class Sender:
         self._journal.append(record)
         self._ended.set()
         self._enough.set()
+        if self._journal.at_once:
+            self._journal.spill(all=True)
+            return False
         started = note = stopwatch()
         try:
             while not self._sent_all.wait(_POLL_SECONDS / 4):

@@ -97,7 +97,8 @@ def init(
         allow_val_change: Whether values of the config may be changed later.
         group: The group that the run belongs to.
         job_type: What kind of run this is, such as `training`. By default, UPSHOT_JOB_TYPE.
-        mode: `online`, the default.
+        mode: `offline` keeps the run in a folder, which `upshot sync` brings in. By default, UPSHOT_MODE, or `online`:
+            a run for which no server answers within 10 seconds is also kept.
         force: Has no effect.
         reinit: What happens to a run that has not finished: it is finished, or returned if this is
             `return_previous`, or left running if this is `create_new`.
@@ -114,9 +115,9 @@ def init(
 
     Raises:
         ValueError: An argument is invalid.
-        UpshotError: No server answers, or the server rejected the run.
+        UpshotError: The server rejected the run.
     """
-    _refuse_unsupported(mode=mode, resume_from=resume_from, fork_from=fork_from)
+    _refuse_unsupported(resume_from=resume_from, fork_from=fork_from)
     continued = _read_resume(resume)
     notes_for = {"tensorboard": tensorboard, "sync_tensorboard": sync_tensorboard, "monitor_gym": monitor_gym}
     for argument in [*(key for key, value in notes_for.items() if value), *ignored]:
@@ -146,6 +147,7 @@ def init(
         allow_val_change=allow_val_change,
         folder=dir,
         save_code=save_code,
+        mode=mode,
     )
     _program_end.watch()
     run.start()
@@ -154,9 +156,7 @@ def init(
     return run
 
 
-def _refuse_unsupported(*, mode: str | None, **arguments: object) -> None:
-    if mode not in (None, "online"):
-        raise NotBuilt(f"init(mode={mode!r}) is not available in this release; leave it out, and start a server first")
+def _refuse_unsupported(**arguments: object) -> None:
     for name, value in arguments.items():
         if value is not None:
             raise NotBuilt(f"init({name}={value!r}) is not supported; leave it out to start a new run")

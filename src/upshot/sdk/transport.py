@@ -110,6 +110,11 @@ def is_temporary(error: ApiError) -> bool:
     return error.status in _TRY_AGAIN or error.status >= _SERVER_ERROR
 
 
+def is_unavailable(error: ApiError) -> bool:
+    """Return whether the server could not do its work, whatever the request was."""
+    return error.status >= _SERVER_ERROR or error.status in {408, 425, 429}
+
+
 def is_about_body(error: ApiError) -> bool:
     """Return whether the server rejected what the request contains."""
     return error.status in _REFUSED_BODY

@@ -56,6 +56,18 @@ class MemoryEvents(EventStore):
             for event_id in event_ids:
                 del self._rows[event_id]
 
+    def alias_changed_at(self, series_reference: str, alias: str) -> datetime | None:
+        """Return the time of the last event of an alias, or None."""
+        with self.lock:
+            times = (
+                row.event.time
+                for row in self._rows.values()
+                if row.event.kind in ALIAS_KINDS
+                and row.event.data.get("alias") == alias
+                and row.event.subject.partition(":")[0] == series_reference
+            )
+            return max(times, default=None)
+
     def mark_matched(self, execution_ids: Mapping[EventId, Iterable[ExecutionId]], now: datetime) -> None:
         """Mark events as matched, and store the ids of the executions that answer each."""
         with self.lock:

@@ -644,6 +644,10 @@ class _Transaction(MemoryRunHistory, RegistryTransaction):
         return True
 
     @override
+    def alias_changed_at(self, series: Series, alias: str) -> datetime | None:
+        return self._events.alias_changed_at(series.reference, alias)
+
+    @override
     def add_events(self, events: Sequence[Event], now: datetime) -> None:
         added = self._events.add(events, now)
         self._undo_steps.append(lambda: self._events.discard(added))

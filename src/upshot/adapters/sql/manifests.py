@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from upshot.adapters.sql.blobs import TOUCH_AFTER
 from upshot.adapters.sql.schema import artifact_versions, blobs, manifest_entries, manifests, pending_versions
+from upshot.clock import parse_time
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.pending_version import PendingVersion, VersionRequest
 
@@ -191,5 +192,11 @@ def _entry(row: Row[Any]) -> ManifestEntry:
 
 
 def _pending(row: Row[Any]) -> PendingVersion:
-    request = {**row.request, "aliases": tuple(row.request["aliases"]), "tags": tuple(row.request["tags"])}
+    happened_at = row.request.get("happened_at")
+    request = {
+        **row.request,
+        "aliases": tuple(row.request["aliases"]),
+        "tags": tuple(row.request["tags"]),
+        "happened_at": parse_time(happened_at) if happened_at else None,
+    }
     return PendingVersion(row.id, row.manifest_id, VersionRequest(**request), row.updated_at)

@@ -103,6 +103,12 @@ _REMOVE_VERSION = (
 _MOVE_ALIASES = _upsert(collection_aliases, "number")
 _REMOVE_ALIAS = sa.delete(collection_aliases).where(matches(collection_aliases, collection_id="id", alias="alias"))
 
+_ALIAS_CHANGED_AT = (
+    sa.select(events.c.time)
+    .where(events.c.subject_base == sa.bindparam("base"), events.c.alias == sa.bindparam("alias"))
+    .order_by(events.c.id.desc())
+    .limit(1)
+)
 _ADD_PROJECT = _upsert(projects, unique="name")
 _RENAME_PROJECT = sa.update(projects).where(matches(projects, name="key_name")).values(name=sa.bindparam("new_name"))
 _SAVE_ARTIFACT = _upsert(artifacts, "name", "ttl_seconds")
@@ -338,6 +344,13 @@ class _Transaction(SqlRegistryView, SqlRunHistoryTransaction, SqlConditionStates
     @override
     def count_events(self, root_event_id: EventId, count: int, *, limit: int) -> bool:
         return count_events(self._connection, root_event_id, count, limit=limit)
+
+    @override
+    def alias_changed_at(self, series: Series, alias: str) -> datetime | None:
+        changed_at: datetime | None = self._connection.execute(
+            _ALIAS_CHANGED_AT, {"base": series.reference, "alias": alias}
+        ).scalar()
+        return changed_at
 
     @override
     def add_events(self, events: Sequence[Event], now: datetime) -> None:

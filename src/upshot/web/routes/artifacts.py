@@ -106,7 +106,11 @@ def log_artifact(project: str, body: NewArtifactVersion, deps: Deps, origin: Ori
         origin=origin,
     )
     location = api_path("projects", project, "artifacts", body.name, "versions", change.value.name)
-    logged: LoggedArtifactVersion = {**_changed(deps, change), "metadata_ignored": change.metadata_ignored}
+    logged: LoggedArtifactVersion = {
+        **_changed(deps, change),
+        "metadata_ignored": change.metadata_ignored,
+        "kept_aliases": list(change.kept_aliases),
+    }
     return json_response(logged, 201 if change.created else 200, location=location)
 
 

@@ -22,6 +22,7 @@ from upshot.web.schemas.artifacts import (
     StartedVersion,
 )
 from upshot.web.schemas.responses import MutationResult, json_response, mutation_result
+from upshot.web.schemas.runs import parse_moment
 
 router = make_router("artifacts")
 
@@ -48,6 +49,7 @@ def begin_version(project: str, body: NewPendingVersion, deps: Deps, origin: Ori
         tags=tuple(body.tags),
         run_id=body.run_id,
         ttl_seconds=body.ttl_seconds,
+        happened_at=parse_moment(body.happened_at, "happened_at"),
     )
     started = deps.registry.begin_version(body.id, request, origin=origin)
     result: StartedVersion = {
@@ -108,4 +110,5 @@ def _logged(deps: WebDependencies, change: Change[ArtifactVersion]) -> LoggedArt
         **version_json(change.value, deps.base_url),
         **mutation_result(change),
         "metadata_ignored": change.metadata_ignored,
+        "kept_aliases": list(change.kept_aliases),
     }

@@ -16,9 +16,11 @@ from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
 from upshot.web.schemas.registry_filters import VersionQuery
 from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
+from upshot.web.schemas.runs import parse_moment
 from upshot.web.schemas.versions import (
     AliasTarget,
     ChangedVersion,
+    LinkedVersion,
     NewLink,
     StageChange,
     VersionChange,
@@ -42,8 +44,8 @@ def _changed(deps: WebDependencies, change: Change[Version]) -> ChangedVersion:
     _VERSIONS,
     status_code=201,
     responses={
-        200: {"model": ChangedVersion, "description": "The link existed already; aliases may have moved."},
-        201: {"model": ChangedVersion},
+        200: {"model": LinkedVersion, "description": "The link existed already; aliases may have moved."},
+        201: {"model": LinkedVersion},
         **problem_responses(403, 404, 409),
     },
 )
@@ -57,11 +59,18 @@ def link_version(
     """
     check_source(deps, visibility, body.artifact)
     change = deps.registry.link(
-        registry, collection, body.artifact, aliases=body.aliases, link_id=body.id, origin=origin
+        registry,
+        collection,
+        body.artifact,
+        aliases=body.aliases,
+        link_id=body.id,
+        happened_at=parse_moment(body.happened_at, "happened_at"),
+        origin=origin,
     )
     version = change.value
     location = api_path("registries", version.registry, "collections", version.collection, "versions", version.name)
-    return json_response(_changed(deps, change), 201 if change.created else 200, location=location)
+    linked: LinkedVersion = {**_changed(deps, change), "kept_aliases": list(change.kept_aliases)}
+    return json_response(linked, 201 if change.created else 200, location=location)
 
 
 @router.get(_VERSIONS, responses={200: {"model": VersionPage}, **problem_responses(404)})

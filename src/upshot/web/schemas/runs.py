@@ -85,7 +85,10 @@ class LoggedValues(RequestBody):
     rows: list[LoggedRow] = Field(default=[], description="Up to 10,000 values in all.")
     summary: JsonObject | None = Field(None, description="Merged into the summary.")
     config: JsonObject | None = Field(None, description="Merged into the config.")
-    late: bool = Field(default=False, description="The run has ended already, and its process catches up.")
+    late: bool = Field(
+        default=False,
+        description="It was logged earlier, and is no sign of life. A run that has ended accepts it, too.",
+    )
 
 
 class LogResult(TypedDict):

@@ -13,12 +13,19 @@ from upshot.web.schemas.responses import MutationResult, NextPage
 TTL_OF_VERSION = "Seconds after which it expires; 0: never; null: that of its artifact and collections."
 
 
+HAPPENED_AT = (
+    "When it happened, if a program without a connection did it. Aliases that somebody has moved since then stay where "
+    "they are, and are among the `kept_aliases` of the answer."
+)
+
+
 class NewLink(RequestBody):
     """An artifact version to link."""
 
     artifact: str = Field(description="`project/name:v3`, `project/name:alias`, or a version of another collection.")
     aliases: list[str] = Field([], description="Aliases of the new version, in addition to `latest`.")
     id: str | None = Field(None, description="Id of the link, `lnk_…`. A request with a known id changes nothing.")
+    happened_at: str | None = Field(None, description=HAPPENED_AT)
 
 
 class VersionChange(RequestBody):
@@ -55,3 +62,9 @@ class VersionPage(NextPage):
 
 class ChangedVersion(VersionJson, MutationResult):
     """A version after a mutation."""
+
+
+class LinkedVersion(ChangedVersion):
+    """A version that was linked."""
+
+    kept_aliases: list[str]  #: requested aliases that somebody has moved since `happened_at`
