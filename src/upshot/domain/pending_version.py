@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierRequest:
+    """When a program without a connection asked for something that is brought in now."""
+
+    happened_at: datetime
+    known_moves: Mapping[str, datetime] = field(default_factory=dict)  #: when the same program moved an alias last
+
+    def known_time(self, alias: str) -> datetime:
+        """Return the time up to which the program knows who has an alias."""
+        return max(self.happened_at, self.known_moves.get(alias, self.happened_at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +35,7 @@ class VersionRequest:
     tags: tuple[str, ...]
     run_id: str | None = None  #: of the run that logs it; a stored request has the internal id
     ttl_seconds: int | None = None  #: see `ArtifactVersion`
-    happened_at: datetime | None = None  #: when a program without a connection logged it; None means now
+    earlier: EarlierRequest | None = None  #: None if it is logged now
 
 
 @dataclass(frozen=True, slots=True)

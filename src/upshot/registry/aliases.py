@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import TypeVar
 
 from upshot.domain.event import EventKind, Origin
+from upshot.domain.pending_version import EarlierRequest
 from upshot.domain.reference import LATEST, check_alias
 from upshot.domain.registry import ArtifactVersion, Change, Collection, Series, Version
 from upshot.errors import InvalidInput
@@ -120,7 +120,7 @@ def move_aliases(
     *,
     is_new: bool = False,
     automatic: frozenset[str] = frozenset({LATEST}),
-    happened_at: datetime | None = None,
+    earlier: EarlierRequest | None = None,
 ) -> VersionT:
     """
     Move aliases to a version as part of a mutation. A new version also gets `latest`.
@@ -133,8 +133,8 @@ def move_aliases(
         is_new: Whether the mutation adds the version.
         automatic: Aliases whose move is marked as automatic. Linking and logging always move `latest`, so a request for
             it (W&B's SDK always sends one) is not the decision of a person.
-        happened_at: When aliases were asked for, if that was not now. Those that somebody has moved or removed since
-            then stay where they are.
+        earlier: When aliases were asked for, if that was not now. Those that somebody has moved or removed since then
+            stay where they are.
 
     Returns:
         The version with all aliases that it has after the change.
@@ -149,8 +149,8 @@ def move_aliases(
         # does not.
         if is_new and LATEST in settings.protected_aliases:
             require_alias_permission(settings, [LATEST], mutation.actor, "link, which moves it")
-    if happened_at is not None:
-        aliases = _without_later_moves(mutation, series, version.name, aliases, happened_at)
+    if earlier is not None:
+        aliases = _without_later_moves(mutation, series, version.name, aliases, earlier)
     after, moved = assign_aliases(series, version.name, dict.fromkeys([LATEST, *aliases] if is_new else aliases))
     version = replace(version, aliases=after.aliases_of(version.name))
     if is_new:
@@ -171,16 +171,16 @@ def move_aliases(
 
 
 def _without_later_moves(
-    mutation: Mutation, series: Series, version_name: str, aliases: Sequence[str], happened_at: datetime
+    mutation: Mutation, series: Series, version_name: str, aliases: Sequence[str], earlier: EarlierRequest
 ) -> Sequence[str]:
-    """Leave out the aliases that were moved or removed after a time, and note them in the mutation."""
+    """Leave out the aliases that somebody else has moved or removed since then, and note them in the mutation."""
     kept = [
         alias
         for alias in aliases
         if alias != LATEST
         and series.aliases.get(alias) != version_name
         and (changed_at := mutation.tx.alias_changed_at(series, alias)) is not None
-        and changed_at > happened_at
+        and changed_at > earlier.known_time(alias)
     ]
     mutation.kept_aliases = tuple(kept)
     return [alias for alias in aliases if alias not in kept]

@@ -212,7 +212,7 @@ class PendingVersions(RegistryTransactions):
                 manifest=manifest,
                 aliases=(),
                 tags=request.tags,
-                created_at=min(request.happened_at or mutation.now, mutation.now),
+                created_at=min(request.earlier.happened_at, mutation.now) if request.earlier else mutation.now,
                 created_by=origin.actor.name,
                 run=_stored_run(tx, request),
                 ttl_seconds=request.ttl_seconds,
@@ -221,9 +221,7 @@ class PendingVersions(RegistryTransactions):
             add_output(tx, version.run, version)
             tx.remove_pending_version(pending, keep_manifest=True)
             mutation.created = True
-            return move_aliases(
-                mutation, artifact, version, request.aliases, is_new=True, happened_at=request.happened_at
-            )
+            return move_aliases(mutation, artifact, version, request.aliases, is_new=True, earlier=request.earlier)
 
         return self._change(work, locks=_locks(pending), origin=origin)
 
@@ -287,7 +285,7 @@ def _find_equal(mutation: Mutation, artifact: Artifact, request: VersionRequest)
         return None
     mutation.metadata_ignored = bool(request.metadata) and not same_json(request.metadata, newest[0].metadata)
     add_output(mutation.tx, _stored_run(mutation.tx, request), newest[0])
-    return move_aliases(mutation, artifact, newest[0], request.aliases, happened_at=request.happened_at)
+    return move_aliases(mutation, artifact, newest[0], request.aliases, earlier=request.earlier)
 
 
 def _has_lost_blobs(view: RegistryView, request: VersionRequest) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from upshot.domain.event import EventKind, Origin
+from upshot.domain.pending_version import EarlierRequest
 from upshot.domain.reference import LATEST, check_name
 from upshot.domain.registry import Change, Collection, Version
 from upshot.domain.stage import Stage
@@ -41,7 +41,7 @@ class Versions(RegistryTransactions):
         *,
         aliases: Sequence[str] = (),
         link_id: str | None = None,
-        happened_at: datetime | None = None,
+        earlier: EarlierRequest | None = None,
         origin: Origin,
     ) -> Change[Version]:
         """
@@ -57,8 +57,8 @@ class Versions(RegistryTransactions):
                 `lookup.find_artifact_version`).
             aliases: Aliases to add, besides `latest`.
             link_id: Id of the link (`lnk_…`), if the client made one. Nothing changes if there is a link with this id.
-            happened_at: When it was linked, by a program without a connection. Aliases that somebody has moved since
-                then stay where they are.
+            earlier: When it was linked, by a program without a connection. Aliases that somebody has moved since then
+                stay where they are.
             origin: Who makes the change.
 
         Raises:
@@ -86,7 +86,7 @@ class Versions(RegistryTransactions):
             number = tx.linked_number(target, artifact_version)
             if number is not None:
                 linked = tx.versions(target, [number])[number]
-                return move_aliases(mutation, target, linked, aliases, happened_at=happened_at)
+                return move_aliases(mutation, target, linked, aliases, earlier=earlier)
             version = Version(
                 id=link_id or new_id("lnk", mutation.now),
                 collection_id=target.id,
@@ -96,12 +96,12 @@ class Versions(RegistryTransactions):
                 artifact_version=artifact_version,
                 aliases=(),
                 stage=Stage.NONE,
-                linked_at=min(happened_at or mutation.now, mutation.now),
+                linked_at=min(earlier.happened_at, mutation.now) if earlier else mutation.now,
                 linked_by=origin.actor.name,
             )
             tx.add_version(version)
             mutation.created = True
-            return move_aliases(mutation, target, version, aliases, is_new=True, happened_at=happened_at)
+            return move_aliases(mutation, target, version, aliases, is_new=True, earlier=earlier)
 
         return self._change(work, locks=[collection_lock(registry, collection)], origin=origin)
 

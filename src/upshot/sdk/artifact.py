@@ -53,6 +53,13 @@ class Artifact(ArtifactAttributes):
 
     # --- the version and its files ----------------------------------------------------------------
 
+    @classmethod
+    def from_cache(cls, version: Mapping[str, Any], entries: Iterable[ManifestEntry]) -> Self:
+        """Return the artifact for a version that was downloaded before, with its files."""
+        artifact = cls.from_version(version)
+        artifact._manifest = ArtifactManifest(ArtifactManifestEntry(entry, artifact) for entry in entries)  # noqa: SLF001
+        return artifact
+
     @property
     def source_artifact(self) -> Artifact:
         """The version in its project."""

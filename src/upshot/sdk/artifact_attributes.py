@@ -50,6 +50,7 @@ class ArtifactAttributes:
         self._version_json: dict[str, Any] | None = None
         self._upload: Upload | None = None
         self._offline_id: str | None = None  # of a version that an offline run keeps
+        self.asked_for: str | None = None  #: the whole reference with which it was found
         self._aliases: list[str] = []
         self._tags: list[str] = []
         self._manifest: ArtifactManifest | None = None
@@ -74,6 +75,7 @@ class ArtifactAttributes:
         self._draft = None
         self._upload = None
         self._offline_id = None
+        self.asked_for = None
         self._is_final = True
         self._started = None
         self.use_as = None

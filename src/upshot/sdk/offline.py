@@ -17,7 +17,9 @@ from upshot.client.file_digest import LocalFile, hash_file
 from upshot.clock import SystemClock, format_time
 from upshot.ids import new_id
 from upshot.sdk.journal import Journal, Record
+from upshot.sdk.references import read_reference
 from upshot.sdk.sdk_errors import InvalidArgument
+from upshot.sdk.version_cache import find_version
 
 if TYPE_CHECKING:
     from upshot.sdk.artifact import Artifact
@@ -98,6 +100,15 @@ def find_cached_artifact(text: str, project: str) -> Artifact:
     Return an artifact that was downloaded to this machine before, without asking a server.
 
     Raises:
-        InvalidArgument: It was not.
+        InvalidArgument: It was not, or the reference is invalid.
     """
-    raise InvalidArgument(f"{text}: the run is offline, and this artifact is not in the cache of this machine")
+    from upshot.sdk.artifact import Artifact
+
+    reference = read_reference(text, project)
+    found = find_version(f"{reference.scope}/{reference.name}:{reference.version}")
+    if found is None:
+        raise InvalidArgument(
+            f"{text}: the run is offline, and this artifact was not downloaded to this machine before; download it "
+            "once while a server answers"
+        )
+    return Artifact.from_cache(*found)

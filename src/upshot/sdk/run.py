@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from typing_extensions import override
 
 from upshot.client.addresses import ApiError, api_path
+from upshot.domain.reference import Reference
 from upshot.sdk.artifact import Artifact
 from upshot.sdk.background import Upload
 from upshot.sdk.connection import client, say
@@ -311,6 +312,12 @@ def find_artifact(text: str, project: str | None) -> Artifact:
         ApiError: There is none.
     """
     reference = read_reference(text, project)
+    found = _find(text, reference)
+    found.asked_for = f"{reference.scope}/{reference.name}:{reference.version}"
+    return found
+
+
+def _find(text: str, reference: Reference) -> Artifact:
     in_registry = api_path("registries", reference.scope, "collections", reference.name, "versions", reference.version)
     in_project = api_path("projects", reference.scope, "artifacts", reference.name, "versions", reference.version)
     if "/" not in text.partition(":")[0]:

@@ -14,12 +14,14 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from upshot.client.addresses import ApiError
+from upshot.client.addresses import ApiError, api_path
+from upshot.clock import format_time
 from upshot.errors import InvalidInput, UpshotError
 from upshot.sdk.connection import new_client
 from upshot.sdk.journal import FILE_NAME, LOCK_NAME, RUN_FILE_NAME, Record, read_record
@@ -92,7 +94,10 @@ def sync_folder(folder: Path, *, dry_run: bool = False, keep: bool = False) -> R
         for record, end in _records(folder, state.offset):
             sender.send(record)
             report.counts[record.kind] = report.counts.get(record.kind, 0) + 1
+            state.has_end |= record.kind == "finish"
             state.save(end)
+        if not state.has_end:
+            sender.send(_lost_end(folder, about))
         state.finish()
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -122,7 +127,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _read_about(folder: Path) -> Mapping[str, Any]:
     try:
         about = json.loads((folder / RUN_FILE_NAME).read_text(encoding="utf-8"))
-        return {"project": about["project"], "id": about["id"]}
+        return {name: about[name] for name in ("project", "id", "session")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
             f"{folder / RUN_FILE_NAME}: cannot be read ({error}); restore it, or remove {folder}"
@@ -152,6 +157,20 @@ def _records(folder: Path, offset: int) -> Iterator[tuple[Record, int]]:
             yield record, offset
 
 
+def _lost_end(folder: Path, about: Mapping[str, Any]) -> Record:
+    """Return the end of a run whose program was killed: it failed when it wrote last."""
+    written_at = datetime.fromtimestamp((folder / FILE_NAME).stat().st_mtime, UTC) if _has_journal(folder) else None
+    body = {"state": "failed", "session": about["session"]}
+    if written_at is not None:
+        body["finished_at"] = format_time(written_at)
+    path = api_path("projects", about["project"], "runs", about["id"], "finish")
+    return Record("finish", "POST", path, json.dumps(body))
+
+
+def _has_journal(folder: Path) -> bool:
+    return (folder / FILE_NAME).is_file()
+
+
 class _State:
     """How far the sync of a folder is."""
 
@@ -159,16 +178,26 @@ class _State:
         self._path = folder / STATE_NAME
         self.offset = 0
         self.is_done = False
+        self.has_end = False  #: the program has said how the run ended
+        self.moves: dict[str, dict[str, str]] = {}  #: when this run's aliases moved on the server, by series and alias
         self.versions: dict[str, str] = {}  #: id of the server's version by the id that the program made
         with contextlib.suppress(OSError, ValueError):
             stored = json.loads(self._path.read_text(encoding="utf-8"))
-            self.offset, self.is_done, self.versions = stored["offset"], stored["is_done"], stored["versions"]
+            self.versions, self.has_end, self.moves = stored["versions"], stored["has_end"], stored["moves"]
+            self.offset, self.is_done = stored["offset"], stored["is_done"]
 
     def save(self, offset: int) -> None:
         """Write that the records before a position have been sent."""
         self.offset = offset
         new = self._path.with_suffix(".new")
-        new.write_text(json.dumps({"offset": offset, "is_done": self.is_done, "versions": self.versions}))
+        state = {
+            "offset": offset,
+            "is_done": self.is_done,
+            "has_end": self.has_end,
+            "versions": self.versions,
+            "moves": self.moves,
+        }
+        new.write_text(json.dumps(state))
         new.replace(self._path)
 
     def finish(self) -> None:
@@ -232,21 +261,30 @@ class _Sender:
             )
             for file in record.files
         ]
+        project = request.pop("project")
+        series = f"{project}/{request['name']}"
+        request["known_moves"] = self._state.moves.get(series, {})
         with new_client() as client:
-            version = log_version(client, request.pop("project"), request, files, what=request["name"])
+            version = log_version(client, project, request, files, what=request["name"])
         self._state.versions[request["id"]] = version["artifact_version_id"]
-        self._note_aliases(version, f"{version['project']}/{version['artifact_name']}")
+        self._note_aliases(version, series, request["aliases"])
 
     def _send_link(self, record: Record) -> None:
         body = json.loads(record.body)
         body["artifact"] = self._state.versions.get(body["artifact"], body["artifact"])
+        series = record.path
+        body["known_moves"] = self._state.moves.get(series, {})
         version = self._transport.send(record.with_body(body))
-        self._note_aliases(version, f"{version['registry']}/{version['collection']}")
+        self._note_aliases(version, series, body["aliases"])
 
     def _send_use(self, record: Record) -> None:
         body = json.loads(record.body)
         body["artifact"] = self._state.versions.get(body["artifact"], body["artifact"])
         self._transport.send(record.with_body(body))
 
-    def _note_aliases(self, version: Mapping[str, Any], series: str) -> None:
-        self._report.kept_aliases += [f"{series}:{alias}" for alias in version["kept_aliases"]]
+    def _note_aliases(self, version: Mapping[str, Any], series: str, aliases: Iterable[str]) -> None:
+        kept = version["kept_aliases"]
+        name = version["reference"].rpartition(":")[0]
+        self._report.kept_aliases += [f"{name}:{alias}" for alias in kept]
+        moves = self._state.moves.setdefault(series, {})
+        moves.update((alias, version["aliases_changed_at"]) for alias in aliases if alias not in kept)

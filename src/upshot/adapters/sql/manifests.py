@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from upshot.adapters.sql.blobs import TOUCH_AFTER
 from upshot.adapters.sql.schema import artifact_versions, blobs, manifest_entries, manifests, pending_versions
 from upshot.clock import parse_time
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
-from upshot.domain.pending_version import PendingVersion, VersionRequest
+from upshot.domain.pending_version import EarlierRequest, PendingVersion, VersionRequest
 
 _INSERT_ENTRY = sa.text(  # the same on both databases
     "INSERT INTO manifest_entries (manifest_id, path, digest, size, ref) "
@@ -192,11 +192,16 @@ def _entry(row: Row[Any]) -> ManifestEntry:
 
 
 def _pending(row: Row[Any]) -> PendingVersion:
-    happened_at = row.request.get("happened_at")
+    earlier = row.request.get("earlier")
     request = {
         **row.request,
         "aliases": tuple(row.request["aliases"]),
         "tags": tuple(row.request["tags"]),
-        "happened_at": parse_time(happened_at) if happened_at else None,
+        "earlier": _earlier(earlier) if earlier else None,
     }
     return PendingVersion(row.id, row.manifest_id, VersionRequest(**request), row.updated_at)
+
+
+def _earlier(stored: Mapping[str, Any]) -> EarlierRequest:
+    moves = {alias: parse_time(time) for alias, time in stored["known_moves"].items()}
+    return EarlierRequest(parse_time(stored["happened_at"]), moves)

@@ -11,6 +11,7 @@ from upshot.domain.registry import ArtifactVersion, Change
 from upshot.registry.pending_versions import PENDING_AGE
 from upshot.resources.version import version_json
 from upshot.web.dependencies import WebDependencies
+from upshot.web.earlier_requests import earlier_request, kept_aliases
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
 from upshot.web.schemas.artifacts import (
@@ -22,7 +23,6 @@ from upshot.web.schemas.artifacts import (
     StartedVersion,
 )
 from upshot.web.schemas.responses import MutationResult, json_response, mutation_result
-from upshot.web.schemas.runs import parse_moment
 
 router = make_router("artifacts")
 
@@ -49,7 +49,7 @@ def begin_version(project: str, body: NewPendingVersion, deps: Deps, origin: Ori
         tags=tuple(body.tags),
         run_id=body.run_id,
         ttl_seconds=body.ttl_seconds,
-        happened_at=parse_moment(body.happened_at, "happened_at"),
+        earlier=earlier_request(body.happened_at, body.known_moves),
     )
     started = deps.registry.begin_version(body.id, request, origin=origin)
     result: StartedVersion = {
@@ -110,5 +110,5 @@ def _logged(deps: WebDependencies, change: Change[ArtifactVersion]) -> LoggedArt
         **version_json(change.value, deps.base_url),
         **mutation_result(change),
         "metadata_ignored": change.metadata_ignored,
-        "kept_aliases": list(change.kept_aliases),
+        **kept_aliases(deps, change),
     }

@@ -12,11 +12,11 @@ from upshot.domain.stage import parse_stage
 from upshot.resources.urls import api_path
 from upshot.resources.version import VersionJson, version_json
 from upshot.web.dependencies import WebDependencies
+from upshot.web.earlier_requests import earlier_request, kept_aliases
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
 from upshot.web.schemas.registry_filters import VersionQuery
 from upshot.web.schemas.responses import MutationResult, json_response, mutation_result, page_json
-from upshot.web.schemas.runs import parse_moment
 from upshot.web.schemas.versions import (
     AliasTarget,
     ChangedVersion,
@@ -64,12 +64,12 @@ def link_version(
         body.artifact,
         aliases=body.aliases,
         link_id=body.id,
-        happened_at=parse_moment(body.happened_at, "happened_at"),
+        earlier=earlier_request(body.happened_at, body.known_moves),
         origin=origin,
     )
     version = change.value
     location = api_path("registries", version.registry, "collections", version.collection, "versions", version.name)
-    linked: LinkedVersion = {**_changed(deps, change), "kept_aliases": list(change.kept_aliases)}
+    linked: LinkedVersion = {**_changed(deps, change), **kept_aliases(deps, change)}
     return json_response(linked, 201 if change.created else 200, location=location)
 
 
