@@ -379,6 +379,26 @@ def test_a_retry_and_a_replay_wait_for_their_result(world):
     assert "fail failed: " in again.stderr
 
 
+def test_comments_are_added_listed_edited_and_deleted(world):
+    """Versions and runs have comments, and the event of each has its mentions."""
+    world.text("registry", "artifacts", "log", "talk/nn", "--digest", "sha256:01")
+    world.text("registry", "link", "talk/nn:v0", "model/talk")
+    added = world.text("comments", "add", "model/talk:v0", "@ada please check", "--wait")
+    assert "on talk/nn:v0; it mentions ada" in added
+    assert "no automation answers it (0 of 3)" in added
+    comment_id = added.split()[2]
+    listed = world.text("comments", "list", "talk/nn:v0")
+    assert comment_id in listed
+    assert "@ada please check" in listed
+    (event,) = world.json("events", "list", "--kind", "comment-added")
+    assert event["data"]["mentions"] == ["ada"]
+    assert "edited comment" in world.text("comments", "edit", comment_id, "thanks")
+    assert [comment["text"] for comment in world.json("comments", "list", "model/talk")] == ["thanks"]
+    assert "deleted comment" in world.text("comments", "delete", comment_id)
+    assert "no comments on model/talk:v0" in world.text("comments", "list", "model/talk:v0")
+    assert "there is no project 'nope'" in world.run("comments", "list", "--run", "nope/x", exit_code=1).stderr
+
+
 def test_a_list_of_events_says_who_answered(world):
     """`events list` and `events tail` show how many automations answered, of how many."""
     event_id = world.json("events", "emit", "please-count")["id"]

@@ -325,6 +325,16 @@ def _record_runs(contract: Contract) -> None:
     for path in (runs, run, f"{run}/inputs", f"{run}/outputs", f"{VERSION}/runs", f"{ARTIFACTS}/net/versions/v0/runs"):
         contract.request("GET", path)
     assert contract.request("GET", f"{API}/lineage", params={"reference": "demo/net"})["edges"]
+    _comment(contract)
+
+
+def _comment(contract: Contract) -> None:
+    comment = contract.request("POST", f"{API}/comments", json={"run": "demo/ab12cd34", "text": "@ada look"})
+    contract.request("POST", f"{API}/comments", json={"run": "demo/nope", "text": "x"})  # 404
+    contract.request("GET", f"{API}/comments", params={"run": "demo/ab12cd34"})
+    contract.request("GET", f"{API}/comments/{comment['id']}")
+    contract.request("PATCH", f"{API}/comments/{comment['id']}", json={"text": "done"})
+    contract.request("DELETE", f"{API}/comments/{comment['id']}")
 
 
 def _log_metrics(contract: Contract, run: str) -> None:

@@ -17,6 +17,7 @@ from upshot.automations.sandbox import PathReference
 from upshot.automations.template import CompiledLeaf
 from upshot.resources.artifact import ArtifactJson
 from upshot.resources.collection import CollectionJson
+from upshot.resources.comment import CommentJson
 from upshot.resources.event import ActorJson, EventJson
 from upshot.resources.job import JobJson
 from upshot.resources.registry import RegistryJson
@@ -33,6 +34,7 @@ _RESOURCES: Mapping[str, Any] = {
     "previous": VersionJson,
     "artifact": ArtifactJson,
     "job": JobJson,
+    "comment": CommentJson,
     "actor": ActorJson,
     "event": EventJson,
 }

@@ -45,6 +45,11 @@ def _string_at(key: str) -> Callable[[Event], str | None]:
     return find
 
 
+def _mentions(event: Event) -> Values:
+    mentions = event.data.get("mentions")
+    return tuple(map(str, mentions)) if isinstance(mentions, list) else None
+
+
 def _stage_at(key: str) -> Callable[[Event], str | None]:
     def find(event: Event) -> str | None:
         stage = event.data.get("stage")
@@ -81,6 +86,7 @@ FILTER_VALUES: Mapping[str, Callable[[Event], Values]] = {
     "alias": _string_at("alias"),
     "tag": _tags,
     "on": _string_at("on"),
+    "mention": _mentions,
     "from": _stage_at("from"),
     "to": _stage_at("to"),
     "automation": _string_at("automation"),
@@ -111,6 +117,7 @@ FILTERS_BY_KIND: Mapping[EventKind, tuple[str, ...]] = {
     EventKind.TAG_ADDED: ("tag", "on", *_VERSION_FILTERS),
     EventKind.TAG_REMOVED: ("tag", "on", *_VERSION_FILTERS),
     EventKind.STAGE_CHANGED: ("from", "to", *_VERSION_FILTERS),
+    EventKind.COMMENT_ADDED: ("mention", "on", *_VERSION_FILTERS),
     EventKind.ARTIFACT_CREATED: ("artifact", "project", "artifact-type", "actor"),
     EventKind.ARTIFACT_DELETED: ("artifact", "project", "artifact-type", "actor"),
     EventKind.EXECUTION_FAILED: ("automation", "actor"),

@@ -28,6 +28,7 @@ _COMMANDS = {
         "upshot.cli.verify_metrics:verify_metrics",
         "Score a version again, and compare with what its run has reported.",
     ),
+    "comments": ("upshot.cli.comments:comments", "Comment on versions and runs."),
     "events": ("upshot.cli.events:events", "List, show and follow events; emit custom events."),
     "executions": ("upshot.cli.executions:executions", "List, show, retry and cancel executions."),
     "destinations": ("upshot.cli.destinations:destinations", "List, show and release destinations of requests."),

@@ -26,6 +26,7 @@ SNAPSHOT_NAMES = (
     "artifact",
     "run",
     "metric",
+    "comment",
     "job",
 )
 
@@ -46,6 +47,7 @@ class EventKind(StrEnum):
     STAGE_CHANGED = "stage-changed"
     ARTIFACT_CREATED = "artifact-created"  #: an artifact version was logged into a project
     ARTIFACT_DELETED = "artifact-deleted"  #: an artifact version was deleted from its project
+    COMMENT_ADDED = "comment-added"  #: on a version or a run
     EXECUTION_FAILED = "execution-failed"
     JOB_STARTED = "job-started"
     JOB_SUCCEEDED = "job-succeeded"

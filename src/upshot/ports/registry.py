@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
+from upshot.domain.comment import Comment
 from upshot.domain.event import Event, Origin
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.pending_version import PendingVersion
@@ -250,6 +251,20 @@ class RegistryView(RunHistoryView, Protocol):
         """Return what the lineage says about the artifact versions among the ids."""
         ...
 
+    def comment(self, comment_id: str) -> Comment | None:
+        """Return a comment, or None."""
+        ...
+
+    def page_comments(
+        self, version_id: str | None, run_id: str | None, *, cursor: str | None, limit: int
+    ) -> Page[Comment]:
+        """Return the comments on an artifact version or on a run (by internal id), the oldest first."""
+        ...
+
+    def count_comments(self, version_id: str | None, run_id: str | None) -> int:
+        """Return the number of comments on an artifact version or on a run."""
+        ...
+
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:
         """Return up to 1,000 names, sorted: of all registries or projects, or of the items of one of them."""
         ...
@@ -388,12 +403,28 @@ class RegistryTransaction(RegistryView, RunHistoryTransaction, ConditionStates, 
         """Add an edge, unless it exists."""
         ...
 
+    def add_comment(self, comment: Comment) -> None:
+        """Add a comment. Its subject exists."""
+        ...
+
+    def update_comment(self, comment: Comment) -> None:
+        """Change the text of a comment, unless it was removed."""
+        ...
+
+    def remove_comment(self, comment_id: str) -> None:
+        """Remove a comment, if it exists."""
+        ...
+
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
         """Change metadata, description, tags and ttl."""
         ...
 
     def remove_artifact_version(self, artifact_version: ArtifactVersion) -> None:
-        """Remove an artifact version without links, its aliases and edges, and its manifest if it is the only one."""
+        """
+        Remove an artifact version without links, its aliases, edges and comments.
+
+        Its manifest is removed, too, if it is the only version that has it.
+        """
         ...
 
     def accepted_ids(self, event_ids: Iterable[EventId]) -> frozenset[EventId]:

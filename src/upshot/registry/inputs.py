@@ -21,6 +21,7 @@ MAX_METADATA_BYTES = 262_144  #: of a version, or of a collection
 MAX_RUN_JSON_BYTES = 2_097_152  #: of the config of a run, or of its summary
 MAX_JSON_DEPTH = 32
 MAX_DESCRIPTION_CHARS = 32_768
+MAX_COMMENT_CHARS = 10_000
 MAX_ALIASES_PER_REQUEST = 100
 MAX_ALIASES = 1_000  #: of one collection, or of one artifact
 MAX_TAGS = 100  #: of one version, collection or run
@@ -144,6 +145,21 @@ def check_description(text: str, what: str) -> None:
             f"{what}: the description has {len(text):,} characters; at most {MAX_DESCRIPTION_CHARS:,} are allowed"
         )
     _check_text(text, f"{what}: the description")
+
+
+def check_comment(text: str) -> str:
+    """
+    Validate the text of a comment, and return it.
+
+    Raises:
+        InvalidInput: It is blank or too long, or contains a character that cannot be stored.
+    """
+    if not text.strip():
+        raise InvalidInput("comment: the text is empty")
+    if len(text) > MAX_COMMENT_CHARS:
+        raise InvalidInput(f"comment: the text has {len(text):,} characters; at most {MAX_COMMENT_CHARS:,} are allowed")
+    _check_text(text, "comment: the text")
+    return text
 
 
 def check_aliases(aliases: Iterable[str]) -> tuple[str, ...]:

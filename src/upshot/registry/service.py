@@ -15,6 +15,7 @@ from upshot.ports.registry import RegistryView
 from upshot.registry.aliases import Aliases
 from upshot.registry.artifacts import Artifacts
 from upshot.registry.collections import Collections
+from upshot.registry.comments import Comments
 from upshot.registry.diffs import Diffs
 from upshot.registry.expiry import Expiry
 from upshot.registry.inputs import check_automations, check_emitted, check_patterns
@@ -57,6 +58,7 @@ class Registry(
     RunFiles,
     RunPacking,
     RunRemoval,
+    Comments,
     LineageQueries,
     Diffs,
     Expiry,

@@ -114,6 +114,28 @@ def test_tags_of_collections_and_versions_differ():
     assert not matches({"tag-added": {"tag": "gold", "on": "version"}}, event)
 
 
+@pytest.mark.parametrize(
+    ("mention", "mentions", "answers"),
+    [
+        ("ada", ["bob", "ada"], True),
+        ("ad*", ["bob", "ada"], True),
+        ("ada", ["bob"], False),
+        ("ada", [], False),
+        (["ada", "carol"], ["carol"], True),
+        ({"not": "bob"}, ["ada", "bob"], False),
+        ({"not": "bob"}, ["ada"], True),
+        ("Zo\u00eb", ["Zoe\u0308"], True),
+    ],
+)
+def test_one_of_several_mentions_must_match(mention, mentions, answers):
+    """A comment can mention several names: one must be wanted, and none excluded."""
+    event = make_event("comment-added", mentions=mentions, on="version")
+    assert matches({"comment-added": {"mention": mention}}, event) == answers
+    assert matches({"comment-added": {"mention": mention, "on": "run"}}, event) is False
+    if not answers:
+        assert "mention is " in miss({"comment-added": {"mention": mention}}, event)
+
+
 def test_a_filter_does_not_match_a_missing_value():
     """An event in a project has no registry, so no filter on the registry matches, not even `*`."""
     event = replace(PROMOTED, data=PROMOTED.data | {"registry": None})

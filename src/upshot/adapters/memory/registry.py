@@ -13,6 +13,7 @@ from upshot.adapters.cursor import decode_cursor, decode_number_cursor, make_cur
 from upshot.adapters.memory.blobs import MemoryBlobs
 from upshot.adapters.memory.events import MemoryEvents
 from upshot.adapters.memory.run_history import MemoryRunHistory, RunTables
+from upshot.domain.comment import Comment
 from upshot.domain.event import Event
 from upshot.domain.expiry import expires_at
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
@@ -70,6 +71,7 @@ class _Tables:
         self.of_runs = RunTables()
         self.runs = self.of_runs.runs
         self.edges: dict[Edge, None] = {}
+        self.comments: dict[str, Comment] = {}
 
 
 class MemoryRegistry(RegistryStore):
@@ -376,6 +378,37 @@ class _Transaction(MemoryRunHistory, RegistryTransaction):
         )
 
     @override
+    def comment(self, comment_id: str) -> Comment | None:
+        comment = self._tables.comments.get(comment_id)
+        if comment is None:
+            return None
+        subject = comment.subject
+        if comment.run_id is not None:
+            subject = self._run(comment.run_id).summary.reference
+        elif version := self.artifact_version_by_id(comment.version_id or ""):
+            subject = version.reference
+        return replace(comment, subject=subject)
+
+    @override
+    def page_comments(
+        self, version_id: str | None, run_id: str | None, *, cursor: str | None, limit: int
+    ) -> Page[Comment]:
+        after = decode_cursor(cursor) if cursor is not None else ""
+        ids = sorted(id_ for id_ in self._comments_on(version_id, run_id) if id_ > after)
+        found = tuple(comment for id_ in ids if (comment := self.comment(id_)))
+        return Page(found[:limit], make_cursor(found[limit - 1].id) if len(found) > limit else None)
+
+    @override
+    def count_comments(self, version_id: str | None, run_id: str | None) -> int:
+        return len(self._comments_on(version_id, run_id))
+
+    def _comments_on(self, version_id: str | None, run_id: str | None) -> list[str]:
+        subject = (version_id, run_id)
+        return [
+            comment.id for comment in self._tables.comments.values() if (comment.version_id, comment.run_id) == subject
+        ]
+
+    @override
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:
         tables = self._tables
         match kind:
@@ -570,6 +603,20 @@ class _Transaction(MemoryRunHistory, RegistryTransaction):
         self._put(self._tables.edges, edge, None)
 
     @override
+    def add_comment(self, comment: Comment) -> None:
+        self._put(self._tables.comments, comment.id, comment)
+
+    @override
+    def update_comment(self, comment: Comment) -> None:
+        if comment.id in self._tables.comments:
+            self._put(self._tables.comments, comment.id, comment)
+
+    @override
+    def remove_comment(self, comment_id: str) -> None:
+        if comment_id in self._tables.comments:
+            self._delete(self._tables.comments, comment_id)
+
+    @override
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:
         key = (artifact_version.artifact_id, artifact_version.number)
         self._put(self._tables.artifact_versions, key, artifact_version)
@@ -580,6 +627,8 @@ class _Transaction(MemoryRunHistory, RegistryTransaction):
         self._delete(self._tables.artifact_versions, (artifact_version.artifact_id, artifact_version.number))
         for edge in [edge for edge in self._tables.edges if edge.version_id == artifact_version.id]:
             self._delete(self._tables.edges, edge)
+        for comment_id in self._comments_on(artifact_version.id, None):
+            self.remove_comment(comment_id)
         if artifact_version.manifest:
             self._remove_unused_manifest(artifact_version.manifest.id)
 

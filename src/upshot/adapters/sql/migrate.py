@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from upshot.adapters.sql.database import Database
 from upshot.errors import ConfigError
 
-REVISIONS = tuple(str(number) for number in range(1, 20))  #: every schema revision, the newest last
+REVISIONS = tuple(str(number) for number in range(1, 21))  #: every schema revision, the newest last
 UNRELEASED = frozenset({"0001", "0002"})  #: schema revisions of development versions, which cannot be migrated
 VERSION_TABLE = "upshot_version"  # not Alembic's default name, which others (MLflow) use in a shared database
 

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 from typing_extensions import override
 
+from upshot.adapters.sql import comments as comments_sql
 from upshot.adapters.sql import manifests as manifests_sql
 from upshot.adapters.sql import runs as runs_sql
 from upshot.adapters.sql.database import Database
@@ -32,6 +33,7 @@ from upshot.adapters.sql.schema import (
     registries,
     versions,
 )
+from upshot.domain.comment import Comment
 from upshot.domain.event import Event
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.pending_version import PendingVersion
@@ -121,6 +123,7 @@ _UPDATE_ARTIFACT_VERSION = (
 )
 _REMOVE_ARTIFACT_VERSION = (
     *runs_sql.REMOVE_EDGES,
+    comments_sql.REMOVE_OF_VERSION,
     sa.delete(artifact_aliases).where(matches(artifact_aliases, artifact_id="artifact_id", number="number")),
     sa.delete(artifact_versions).where(matches(artifact_versions, id="id")),
 )
@@ -318,6 +321,18 @@ class _Transaction(SqlRegistryView, SqlRunHistoryTransaction, SqlConditionStates
     @override
     def add_edge(self, edge: Edge) -> None:
         runs_sql.add_edge(self._connection, edge)
+
+    @override
+    def add_comment(self, comment: Comment) -> None:
+        comments_sql.add_comment(self._connection, comment)
+
+    @override
+    def update_comment(self, comment: Comment) -> None:
+        comments_sql.update_comment(self._connection, comment)
+
+    @override
+    def remove_comment(self, comment_id: str) -> None:
+        comments_sql.remove_comment(self._connection, comment_id)
 
     @override
     def update_artifact_version(self, artifact_version: ArtifactVersion) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Row
 from typing_extensions import override
 
 from upshot.adapters.cursor import decode_cursor, decode_number_cursor, make_cursor
+from upshot.adapters.sql import comments as comments_sql
 from upshot.adapters.sql import manifests as manifests_sql
 from upshot.adapters.sql import runs as runs_sql
 from upshot.adapters.sql.expiry import EXPIRY_CANDIDATES
@@ -42,6 +43,7 @@ from upshot.adapters.sql.schema import (
     registries,
     versions,
 )
+from upshot.domain.comment import Comment
 from upshot.domain.manifest import ManifestEntry
 from upshot.domain.pending_version import PendingVersion
 from upshot.domain.registry import (
@@ -395,6 +397,22 @@ class SqlRegistryView(SqlRunHistoryView, RegistryView):
     @override
     def version_summaries(self, ids: Iterable[str]) -> Mapping[str, VersionSummary]:
         return runs_sql.version_summaries(self._connection, tuple(ids))
+
+    @override
+    def comment(self, comment_id: str) -> Comment | None:
+        return comments_sql.find_comment(self._connection, comment_id)
+
+    @override
+    def page_comments(
+        self, version_id: str | None, run_id: str | None, *, cursor: str | None, limit: int
+    ) -> Page[Comment]:
+        after = decode_cursor(cursor) if cursor is not None else ""
+        found = tuple(comments_sql.page_comments(self._connection, version_id, run_id, after, limit + 1))
+        return Page(found[:limit], make_cursor(found[limit - 1].id) if len(found) > limit else None)
+
+    @override
+    def count_comments(self, version_id: str | None, run_id: str | None) -> int:
+        return comments_sql.count_comments(self._connection, version_id, run_id)
 
     @override
     def names(self, kind: NameKind, within: str = "") -> tuple[str, ...]:

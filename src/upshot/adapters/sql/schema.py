@@ -574,6 +574,22 @@ metric_conditions = sa.Table(  # whether a condition that an automation watches 
     sa.Column("updated_at", UtcTimestamp, nullable=False),
 )
 
+comments = sa.Table(
+    "comments",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("artifact_version_id", _Id, sa.ForeignKey("artifact_versions.id")),  # null on a run
+    sa.Column("run_id", _Id, sa.ForeignKey("runs.id")),  # null on a version
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("mentions", Json, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("author_kind", sa.String(10), nullable=False),
+    sa.Column("created_at", UtcTimestamp, nullable=False),
+    sa.Column("edited_at", UtcTimestamp),  # null if it was never edited
+    sa.Index("ix_comments_artifact_version_id_id", "artifact_version_id", "id"),
+    sa.Index("ix_comments_run_id_id", "run_id", "id"),
+)
+
 pending_versions = sa.Table(
     "pending_versions",
     metadata,
