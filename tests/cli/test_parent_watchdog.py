@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from upshot.embedded.terminal import Terminal
 
 pytestmark = pytest.mark.live
 
@@ -88,3 +91,23 @@ def test_output_that_nobody_reads_does_not_block_the_supervisor():
         assert process.wait(20) == 0
     finally:
         os.close(read_end)
+
+
+def test_lines_are_printed_again_after_an_error(monkeypatch):
+    """A full disk loses the lines of that time, and no later ones."""
+    printed = []
+    errors = [OSError(errno.ENOSPC, "No space left on device")]
+
+    def write(_descriptor, data):
+        if errors:
+            raise errors.pop()
+        printed.append(bytes(data).decode())
+        return len(data)
+
+    monkeypatch.setattr("upshot.embedded.terminal.os.write", write)
+    terminal = Terminal()
+    terminal.print("lost")
+    terminal.print("kept")
+    terminal.close()
+
+    assert printed == ["kept\n"]

@@ -18,6 +18,17 @@ def deliveries(request):
     return MemoryDeliveries() if request.param == "memory" else SqlDeliveries(open_database(request.param, request))
 
 
+def test_many_counts_are_added_at_once(deliveries):
+    """More keys than one statement takes, some of which are stored already."""
+    keys = [DeliveryKey("webhook", f"https://{number}.example", "succeeded") for number in range(1_100)]
+    deliveries.add({key: DeliveryCount(1, 0.5) for key in keys[:700]})
+    deliveries.add({key: DeliveryCount(1, 0.5) for key in keys})
+
+    counts = deliveries.read()
+    assert len(counts) == len(keys)
+    assert sum(count.attempts for count in counts.values()) == 1_800
+
+
 def test_counts_are_sums(deliveries):
     """Each combination of action, destination and result has a count of its own."""
     assert deliveries.read() == {}

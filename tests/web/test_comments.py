@@ -54,7 +54,7 @@ def test_only_the_author_and_admins_change_a_comment_on_a_run(web, version):
         ({"text": "x", "version": "model/churn:v0", "run": "demo/train001"}, "either `version` or `run`"),
         ({"version": "model/churn:v0"}, "text"),
         ({"version": "model/churn:v0", "text": "  "}, "empty"),
-        ({"version": "model/churn:v0", "text": "x", "tekst": 1}, "unknown key 'tekst'"),
+        ({"version": "model/churn:v0", "text": "x", "texts": 1}, "unknown key 'texts'"),
     ],
 )
 def test_an_invalid_comment_is_refused(web, version, body, message):

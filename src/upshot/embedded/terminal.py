@@ -38,7 +38,7 @@ class Terminal:
             while data:
                 try:
                     data = data[os.write(1, data) :]
-                except BlockingIOError:
-                    break  # standard output is a non-blocking pipe that nobody reads
                 except OSError:
-                    return  # standard output is closed
+                    # The line is lost: nobody reads a non-blocking pipe, the terminal was closed, or the disk is full.
+                    # Later lines may be printed again.
+                    break

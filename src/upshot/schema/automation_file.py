@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, model_validator
 
 from upshot.domain.automation import DEFAULT_ATTEMPTS, DEFAULT_FIRST_SECONDS
-from upshot.schema.quantities import DURATION_SCHEMA, read_duration, show_duration
+from upshot.schema.quantities import duration_schema, read_duration, show_duration
 from upshot.schema.yaml_model import (
     DEFINED_AS,
     TEMPLATE_PATTERN,
@@ -27,6 +27,7 @@ MAX_STEP_ID_CHARS = 64
 MAX_STEP_NAME_CHARS = 128
 MAX_STEPS = 50  # maximum of one automation, including `on-failure`
 MAX_ATTEMPTS = 100
+MIN_WAIT_SECONDS = 1e-12  # the shortest that can be written
 MAX_WAIT_SECONDS = 7 * 86_400.0
 MIN_TIMEOUT_SECONDS = 0.1
 MAX_TIMEOUT_SECONDS = 3600.0
@@ -147,12 +148,12 @@ Wait = Annotated[
     float,
     quantity(read_duration, 0, MAX_WAIT_SECONDS, show_duration),
     AfterValidator(_check_wait),
-    JsonSchema(DURATION_SCHEMA),
+    JsonSchema(duration_schema(MIN_WAIT_SECONDS, MAX_WAIT_SECONDS)),
 ]
 Timeout = Annotated[
     float,
     quantity(read_duration, MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, show_duration),
-    JsonSchema(DURATION_SCHEMA),
+    JsonSchema(duration_schema(MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS)),
 ]
 
 

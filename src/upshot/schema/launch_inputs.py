@@ -33,14 +33,14 @@ from upshot.schema.action_inputs import ActionInputs
 from upshot.schema.job_spec import JobOptions
 from upshot.schema.quantities import (
     CPUS_SCHEMA,
-    DURATION_SCHEMA,
-    SIZE_SCHEMA,
     InvalidQuantity,
+    duration_schema,
     read_bytes,
     read_cpus,
     read_duration,
     show_bytes,
     show_duration,
+    size_schema,
 )
 from upshot.schema.yaml_model import (
     ANY_TEMPLATE,
@@ -174,7 +174,7 @@ Factor = Annotated[
     quantity(_read_factor, 1.01, MAX_GROWTH, str),
     JsonSchema({"type": "number", "minimum": 1.01, "maximum": MAX_GROWTH, TEMPLATES: ANY_TEMPLATE}),
 ]
-Size = Annotated[int, quantity(read_bytes, 0, float("inf"), show_bytes), JsonSchema(SIZE_SCHEMA)]
+Size = Annotated[int, quantity(read_bytes, 0, float("inf"), show_bytes), JsonSchema(size_schema())]
 
 
 class MountInputs(YamlModel):
@@ -223,9 +223,9 @@ def _amount_schema(option: Option) -> JsonSchema:
     """Describe an amount for editors."""
     match option.kind:
         case ValueKind.BYTES:
-            return JsonSchema(SIZE_SCHEMA)
+            return JsonSchema(size_schema())
         case ValueKind.SECONDS:
-            return JsonSchema(DURATION_SCHEMA)
+            return JsonSchema(duration_schema(option.smallest, option.largest))
         case ValueKind.CPUS:
             return JsonSchema({**CPUS_SCHEMA, TEMPLATES: ANY_TEMPLATE})
         case ValueKind.GPUS:

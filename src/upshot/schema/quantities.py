@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from upshot.domain.job import ALL_GPUS
 from upshot.domain.job_options import Option, ValueKind
+from upshot.schema.number_patterns import number_pattern
 
 MAX_BYTES = 2**50  # a pebibyte: more is a mistake
 MAX_CPUS = 4096
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
-#: For editors: a duration longer than 0s.
-DURATION_SCHEMA = {"type": "string", "pattern": rf"^(?!0+(?:\.0+)?[a-z]){_DURATION.pattern}$"}
 _UNIT_SECONDS: Mapping[str, float] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 _SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,9})?)([A-Za-z]*)")
@@ -23,8 +23,6 @@ _UNIT_BYTES: Mapping[str, int] = {
     **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", start=1)},
     **{f"{letter}B": 1000**power for power, letter in enumerate("kMGT", start=1)},
 }
-#: For editors: what `read_bytes` accepts.
-SIZE_SCHEMA = {"type": "string", "pattern": rf"^\s*[0-9]{{1,16}}(?:\.[0-9]{{1,9}})?({'|'.join(_UNIT_BYTES)})?\s*$"}
 #: Units that Kubernetes and Docker use, or that people write in a hurry, by the unit that they stand for.
 _OTHER_UNITS: Mapping[str, str] = {
     **{f"{letter}i": f"{letter}iB" for letter in "KMGT"},
@@ -33,10 +31,11 @@ _OTHER_UNITS: Mapping[str, str] = {
 }
 
 _CPUS = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,6})?")
-CPUS_SCHEMA = {  #: for editors
+_CPUS_LIMITS = number_pattern(Fraction(1, 1_000_000), Fraction(MAX_CPUS))
+CPUS_SCHEMA: Mapping[str, Any] = {  #: for editors
     "anyOf": [
         {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_CPUS},
-        {"type": "string", "pattern": f"^{_CPUS.pattern}$"},
+        {"type": "string", "pattern": f"^(?={_CPUS_LIMITS}$){_CPUS.pattern}$"},
     ]
 }
 _MILLICPUS = re.compile(r"([0-9]{1,7})m")
@@ -71,6 +70,25 @@ def read_duration(value: Any) -> float:
         remedy = f"write {value}s" if _is_whole(value) else "write 500ms, 30s, 5m, 1h or 2d"
         raise InvalidQuantity("is not a duration", remedy)
     return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def duration_schema(minimum_seconds: float, maximum_seconds: float) -> dict[str, Any]:
+    """Return the JSON Schema of a duration within limits, for editors."""
+    limits = Fraction(str(minimum_seconds)), Fraction(str(maximum_seconds))
+    units = {unit: Fraction(str(seconds)) for unit, seconds in _UNIT_SECONDS.items()}
+    return {"type": "string", "pattern": rf"^(?={_with_units(*limits, units)}$){_DURATION.pattern}$"}
+
+
+def size_schema() -> dict[str, Any]:
+    """Return the JSON Schema of what `read_bytes` accepts, for editors."""
+    units = {unit: Fraction(size) for unit, size in {**_UNIT_BYTES, "": 1}.items()}
+    amount = _with_units(Fraction(1), Fraction(MAX_BYTES), units)
+    return {"type": "string", "pattern": rf"^\s*(?={amount}\s*$)[0-9]{{1,16}}(?:\.[0-9]{{1,9}})?[A-Za-z]*\s*$"}
+
+
+def _with_units(minimum: Fraction, maximum: Fraction, units: Mapping[str, Fraction]) -> str:
+    """Return the pattern of an amount with a unit, whose limits are in the unit 1."""
+    return f"(?:{'|'.join(number_pattern(minimum / size, maximum / size) + unit for unit, size in units.items())})"
 
 
 def read_bytes(value: Any) -> int:
