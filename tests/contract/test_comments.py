@@ -100,7 +100,7 @@ def test_the_author_and_admins_edit_and_delete(registry):
 
 
 def test_comments_follow_their_subject(registry):
-    """A renamed project has them, and a deleted artifact version takes its own with it."""
+    """A renamed project has them. A deleted artifact version or run takes its own with it."""
     comment = registry.add_comment(LOGGED, "hello", origin=ANN).value
     on_run = registry.add_comment(RUN, "hello", origin=ANN).value
     registry.rename_project("demo", "prod", origin=ADMIN)
@@ -112,6 +112,9 @@ def test_comments_follow_their_subject(registry):
     with pytest.raises(NotFound):
         registry.comment(comment.id)
     assert texts(registry, CommentSubject(run="prod/train001")) == ["hello"]
+    registry.delete_run("prod", "train001", origin=ADMIN)
+    with pytest.raises(NotFound):
+        registry.comment(on_run.id)
 
 
 def test_pages_have_the_oldest_first(registry):

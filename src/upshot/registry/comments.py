@@ -15,7 +15,7 @@ from upshot.ports.registry import RegistryView
 from upshot.registry.inputs import check_comment
 from upshot.registry.lookup import find_artifact, find_collection, find_version_anywhere
 from upshot.registry.mutation import Mutation
-from upshot.registry.runs import find_run
+from upshot.registry.run_lookup import find_run
 from upshot.registry.snapshots import version_context
 from upshot.registry.transaction import RegistryTransactions, artifact_lock, run_lock
 from upshot.resources.comment import comment_json

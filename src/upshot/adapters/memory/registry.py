@@ -592,6 +592,8 @@ class _Transaction(MemoryRunHistory, RegistryTransaction):
     def remove_run(self, run: Run) -> None:
         self._remove_everything_of(run)
         id_ = run.summary.id
+        for comment_id in self._comments_on(None, id_):
+            self.remove_comment(comment_id)
         for edge in [edge for edge in self._tables.edges if edge.run_id == id_]:
             self._delete(self._tables.edges, edge)
         for key, version in list(self._tables.artifact_versions.items()):

@@ -17,6 +17,7 @@ from upshot.adapters.sql.schema import (
     artifacts,
     collection_aliases,
     collections,
+    comments,
     deleted_runs,
     metric_chunks,
     metric_conditions,
@@ -114,7 +115,7 @@ REMOVE_RUN = (
     sa.update(artifact_versions).where(artifact_versions.c.run_id == sa.bindparam("key_id")).values(run_id=None),
     *(
         sa.delete(table).where(table.c.run_id == sa.bindparam("key_id"))
-        for table in (run_inputs, run_outputs, run_log_entries, metric_chunks, metric_conditions, run_files)
+        for table in (run_inputs, run_outputs, run_log_entries, metric_chunks, metric_conditions, run_files, comments)
     ),
     sa.delete(runs).where(runs.c.id == sa.bindparam("key_id")),
 )
