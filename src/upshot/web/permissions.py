@@ -107,6 +107,7 @@ RULES: Mapping[str, Rule] = {
         for_jobs=True,
     ),
     **_allow(Role.RESTRICTED_VIEWER, "GET /history", "GET /history/export", for_jobs=True),
+    **_allow(Role.RESTRICTED_VIEWER, "GET /comments", "GET /comments/{comment_id}", for_jobs=True),
     **_allow(Role.RESTRICTED_VIEWER, "GET /events/{event_id}", for_jobs=True, own="event_id"),
     **_allow(Role.RESTRICTED_VIEWER, "GET /jobs/{job_id}", for_jobs=True, own="job_id"),
     **_allow(
@@ -212,6 +213,13 @@ RULES: Mapping[str, Rule] = {
         for_jobs=True,
     ),
     **_allow(Role.MEMBER, "POST /events", for_jobs=True),
+    **_allow(
+        Role.MEMBER,
+        "POST /comments",
+        "PATCH /comments/{comment_id}",
+        "DELETE /comments/{comment_id}",
+        for_jobs=True,
+    ),
     **_allow(
         Role.MEMBER,
         "POST /replays",
