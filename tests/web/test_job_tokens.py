@@ -233,7 +233,9 @@ def test_a_job_is_not_an_admin(job_client, admin, job):
 
 # --- its scope ------------------------------------------------------------------------------------
 
-OPEN_PATHS = tuple(f"{API}/{name}" for name in ("registries", "projects", "pending-versions", "blobs", "blob-uploads"))
+OPEN_PATHS = tuple(
+    f"{API}/{name}" for name in ("registries", "projects", "pending-versions", "blobs", "blob-uploads", "comments")
+)
 OPEN_TO_JOBS = {
     f"POST {API}/events",
     f"GET {API}/events/{{event_id}}",
