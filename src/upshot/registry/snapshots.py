@@ -25,7 +25,6 @@ The data of registry events: a snapshot of the state after the whole mutation.
 | comment-added on a version | `model/churn:v3` | registry, collection, version, project, artifact, `aliases`,
                 `comment`, `mentions`: the names in it, `on`: "version" |
 | comment-added on a run | `project/run` | project, run, `comment`, `mentions`, `on`: "run" |
-| artifact-created, -deleted | `project/name:v0` | project, artifact, `version`, `aliases` |
 | alias-added, -removed in a project | `project/name:v0` | the same, `alias`, `previous`, `moved_to`, `automatic` |
 | version-updated in a project | `project/name:v0` | project, artifact, `version`, `aliases`, `changes` |
 | tag-added, -removed in a project | `project/name:v0` | project, artifact, `version`, `aliases`, `tag`, `on` |
