@@ -126,11 +126,18 @@ class Output:
             self.line(line)
 
     def fields(self, pairs: Iterable[tuple[str, Any]]) -> None:
-        """Print names and values, one pair per line. Pairs whose value is None are left out."""
-        shown = [(name, value) for name, value in pairs if value is not None]
-        width = max((len(name) for name, _ in shown), default=0)
+        """
+        Print names and values, one pair per line. Pairs whose value is None are left out.
+
+        The lines of a value stand below each other.
+        """
+        shown = [(escape(name, keep=""), _cell(value)) for name, value in pairs if value is not None]
+        width = max((cell_len(name) for name, _ in shown), default=0)
         for name, value in shown:
-            self.line(f"{name:<{width}}  ", _cell(value))
+            beside = name + " " * (width - cell_len(name))
+            for line in value.split("\n", allow_blank=True):
+                self.line(beside, "  ", line)
+                beside = " " * width
 
     def line(self, *parts: str | Text) -> None:
         """Print one line for people."""

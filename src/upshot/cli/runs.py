@@ -22,11 +22,13 @@ from upshot.client.http import Client, api_path
 from upshot.console import Output, format_value, local_time
 from upshot.csv_text import csv_line
 from upshot.domain.manifest import ManifestEntry
+from upshot.domain.reference import check_existing_name
 from upshot.domain.run import RunState
 
 _NAMES = 200  # runs that are completed
 _ALL_FILES = 100_000
 _HISTORY_ROWS = 500
+_MAX_SAMPLES = 10_000
 _SHOWN_KEYS = 40  # of the config and the summary
 
 
@@ -49,7 +51,31 @@ class RunType(click.ParamType[tuple[str, str]]):
         return parts[-2], parts[-1]
 
 
+class ProjectType(click.ParamType[str]):
+    """The name of a project, with W&B's entity in front or without it."""
+
+    name = "PROJECT"
+
+    @override
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return _complete_project(ctx, param, incomplete)
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        parts = value.split("/")
+        if len(parts) not in (1, 2) or not all(parts):
+            self.fail(f"{value!r} is not a project; write its name, such as nature", param, ctx)
+        project: str = parts[-1]
+        return project
+
+
 RUN = RunType()
+PROJECT = ProjectType()
+
+
+def _projects(client: Client, incomplete: str) -> Iterable[CompletionItem]:
+    del incomplete
+    return (CompletionItem(item["name"]) for item in client.items("/projects", limit=_NAMES))
 
 
 def _candidates(client: Client, incomplete: str) -> Iterable[CompletionItem]:
@@ -61,6 +87,7 @@ def _candidates(client: Client, incomplete: str) -> Iterable[CompletionItem]:
 
 
 _complete_run = completion(_candidates)
+_complete_project = completion(_projects)
 
 
 def csv_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -74,7 +101,7 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.argument("project")
+@click.argument("project", type=PROJECT)
 @click.option("--job-type", help="Only those of this job type.")
 @click.option(
     "--state",
@@ -124,6 +151,7 @@ def list_runs(
     as_csv: bool,
 ) -> None:
     """List the runs of PROJECT, newest first."""
+    _check_format(output, as_csv=as_csv)
     wanted = _all_of(
         [
             *([filters] if filters else []),
@@ -238,7 +266,10 @@ def _print_mapping(output: Output, title: str, values: Mapping[str, Any]) -> Non
     if values:
         output.line("")
         output.line(output.dim(title))
-        output.fields([(f"  {key}", format_value(value)) for key, value in list(values.items())[:_SHOWN_KEYS]])
+        output.fields(
+            (f"  {key}", "null" if value is None else format_value(value))
+            for key, value in list(values.items())[:_SHOWN_KEYS]
+        )
         if len(values) > _SHOWN_KEYS:
             output.line(output.dim(f"  and {len(values) - _SHOWN_KEYS} more (use --json)"))
 
@@ -253,10 +284,10 @@ def _print_list(output: Output, title: str, entries: Sequence[str]) -> None:
 
 @runs.command()
 @click.argument("run", type=RUN)
-@click.option("--key", "keys", multiple=True, help="A metric. Can be repeated. By default, all.")
+@click.option("--key", "keys", multiple=True, help="A metric. Can be repeated: rows that have all of them.")
 @click.option(
     "--samples",
-    type=WholeNumber(1),
+    type=WholeNumber(1, _MAX_SAMPLES),
     help=f"So many rows, spread evenly over the run. By default, {_HISTORY_ROWS}.",
 )
 @click.option("--all", "everything", is_flag=True, help="Every row, exactly as it was logged.")
@@ -273,6 +304,7 @@ def history(
     as_csv: bool,
 ) -> None:
     """Print the metrics of a run by step."""
+    _check_format(output, as_csv=as_csv)
     if everything and samples is not None:
         raise click.UsageError("--all and --samples exclude each other")
     query: dict[str, Any] = {"key": list(keys)}
@@ -281,15 +313,18 @@ def history(
     else:
         rows = client.get(_path(run, "history"), samples=samples or _HISTORY_ROWS, **query)["items"]
     names = list(dict.fromkeys(key for row in rows for key in row if not key.startswith("_"))) or list(keys)
-    columns: dict[str, Callable[[Any], Any]] = {
-        "step": lambda row: row["_step"],
-        **{name: _cell_of(name) for name in names},
-    }
     if as_csv:
-        _print_csv({"step": columns["step"], "timestamp": _cell_of("_timestamp"), **columns}, rows)
+        _print_csv({name: _cell_of(name) for name in ("_step", "_timestamp", *names)}, rows)
         return
-    optional = tuple(reversed(names[1:]))
-    output.rows(rows, columns, empty=f"{run[0]}/{run[1]} has logged no such metrics", optional=optional)
+    shown = names[: max(_SHOWN_KEYS, len(keys))]
+    output.rows(
+        rows,
+        {name: _cell_of(name) for name in ("_step", *shown)},
+        empty=f"{run[0]}/{run[1]} has logged no {'row with these metrics' if keys else 'metrics'}",
+        optional=tuple(reversed(shown[1:])),
+    )
+    if len(names) > len(shown) and not output.as_json:
+        output.line(output.dim(f"and {len(names) - len(shown):,} more metrics (use --key, --csv or --json)"))
 
 
 def _cell_of(name: str) -> Callable[[Any], Any]:
@@ -305,6 +340,9 @@ def compare(
     client: Client, output: Output, compared: tuple[tuple[str, str], ...], *, everything: bool, as_csv: bool
 ) -> None:
     """Compare the configurations and summaries of runs: a row for each key that differs."""
+    _check_format(output, as_csv=as_csv)
+    if len(set(compared)) == 1 and not everything:
+        raise click.UsageError("name the runs to compare, or use --all to see everything of one")
     found = [client.get(_path(run)) for run in compared]
     rows = []
     for place in ("config", "summary"):
@@ -314,7 +352,7 @@ def compare(
                 rows.append({"key": f"{place}.{key}", "values": dict(zip(_labels(compared), values, strict=True))})
     columns: dict[str, Callable[[Any], Any]] = {"key": lambda row: row["key"]}
     for label in _labels(compared):
-        columns[label] = _compared_cell(label)
+        columns[label] = _compared_cell(label, as_csv=as_csv)
     if as_csv:
         _print_csv(columns, rows)
         return
@@ -325,8 +363,8 @@ def _labels(compared: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{project}/{run_id}" for project, run_id in compared]
 
 
-def _compared_cell(label: str) -> Callable[[Any], Any]:
-    return lambda row: format_value(row["values"][label])
+def _compared_cell(label: str, *, as_csv: bool) -> Callable[[Any], Any]:
+    return lambda row: row["values"][label] if as_csv else format_value(row["values"][label])
 
 
 @runs.command()
@@ -394,6 +432,8 @@ def delete(client: Client, output: Output, run: tuple[str, str], *, yes: bool, f
 def tag(client: Client, output: Output, run: tuple[str, str], *, tags: tuple[str, ...], remove: bool) -> None:
     """Add tags to a run, or remove them."""
     for name in tags:
+        check_existing_name(name, "tag")
+    for name in tags:
         path = _path(run, "tags", name)
         changed = client.delete(path) if remove else client.put(path)
     output.result(changed, f"{run[0]}/{run[1]} has the tags: {', '.join(changed['tags']) or 'none'}")
@@ -401,6 +441,11 @@ def tag(client: Client, output: Output, run: tuple[str, str], *, tags: tuple[str
 
 def _path(run: tuple[str, str], *more: str) -> str:
     return api_path("projects", run[0], "runs", run[1], *more)
+
+
+def _check_format(output: Output, *, as_csv: bool) -> None:
+    if as_csv and output.as_json:
+        raise click.UsageError("--csv and --json exclude each other")
 
 
 def _print_csv(columns: Mapping[str, Callable[[Any], Any]], rows: Iterable[Any]) -> None:
@@ -411,5 +456,5 @@ def _print_csv(columns: Mapping[str, Callable[[Any], Any]], rows: Iterable[Any])
 
 def _csv_cell(value: Any) -> Any:
     if isinstance(value, list | dict):
-        return json.dumps(value)
-    return value
+        return json.dumps(value, ensure_ascii=False)
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value

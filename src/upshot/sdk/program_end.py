@@ -156,8 +156,18 @@ class _Attached:
 
 
 def interrupt_program() -> None:
-    """Raise KeyboardInterrupt in the main thread, as Ctrl-C does."""
-    _thread.interrupt_main()
+    """
+    Raise KeyboardInterrupt in the main thread, as Ctrl-C does.
+
+    A program that a shell script starts in the background ignores Ctrl-C. It gets the exception, too.
+    """
+    if callable(signal.getsignal(signal.SIGINT)):
+        _thread.interrupt_main()
+        return
+    import ctypes
+
+    main_thread = ctypes.c_ulong(threading.main_thread().ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(main_thread, ctypes.py_object(KeyboardInterrupt))
 
 
 def to_exit_code(error: SystemExit) -> int:

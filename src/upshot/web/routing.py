@@ -37,6 +37,7 @@ MUTATING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 _ACTOR_HEADER = ACTOR_HEADER.lower().encode()
 _REPEATABLE = frozenset({"metadata", "state"})  # query parameters that are lists
+_REPEATABLE_OF_HISTORY = frozenset({"key"})  # of the rows of a run
 _MAX_SHOWN = 5  # parameters that a message names
 _MAX_SHOWN_CHARS = 100  # of each
 
@@ -146,7 +147,10 @@ class MutationSlots:
 def _check_query(request: Request) -> None:
     """Refuse a parameter that is given twice, since FastAPI would read only the last one."""
     counts = Counter(name for name, _ in request.query_params.multi_items())
-    if repeated := [name for name, count in counts.items() if count > 1 and name not in _REPEATABLE]:
+    repeatable = _REPEATABLE
+    if request.url.path.endswith("/history"):
+        repeatable |= _REPEATABLE_OF_HISTORY
+    if repeated := [name for name, count in counts.items() if count > 1 and name not in repeatable]:
         raise invalid_input(
             [
                 FieldError(location=f"query.{name[:_MAX_SHOWN_CHARS]}", detail="is given twice; give it once")
