@@ -55,8 +55,9 @@ def read_target(text: str) -> LinkTarget:
         raise InvalidArgument("target path: write REGISTRY/COLLECTION, such as model-registry/Review Summarization")
     path, colon, _ = text.partition(":")
     if colon:
+        whole = path if "/" in path else f"model-registry/{path}"
         raise InvalidArgument(
-            f"target path {text!r}: a link gets a version of its own; write {path!r} and give aliases with aliases=[…]"
+            f"target path {text!r}: a link gets a version of its own; write {whole!r} and give aliases with aliases=[…]"
         )
     parts = path.split("/")
     if len(parts) == 1:

@@ -44,7 +44,13 @@ def test_targets(text, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("Name", "model-registry/Name"), ("model/Name:v1", "'model/Name'"), ("", "REGISTRY/COLLECTION")]
+    ("text", "word"),
+    [
+        ("Name", "model-registry/Name"),
+        ("Name:v1", "'model-registry/Name'"),
+        ("model/Name:v1", "'model/Name'"),
+        ("", "REGISTRY/COLLECTION"),
+    ],
 )
 def test_wrong_targets(text, word):
     """A target with a version or with one part is refused, and the message gives the right form."""
