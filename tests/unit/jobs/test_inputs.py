@@ -158,7 +158,7 @@ async def test_a_failed_download_is_attempted_again(harness: SupervisorHarness, 
     harness.clock.advance(5)
 
     await harness.until_state(job, JobState.RUNNING)
-    assert len(harness.trees.pins()) == 1  # that of the second attempt
+    await harness.until(lambda: len(harness.trees.pins()) == 1)  # that of the second attempt
 
 
 async def test_a_damaged_download_is_not_given_to_a_job(harness: SupervisorHarness, files: Files) -> None:
