@@ -65,7 +65,7 @@ def test_a_second_build_changes_nothing(docker):
     assert reported == []
     assert second == first
     assert docker(IMAGE, "python3", "-c", "import os; print(sorted(os.listdir('/job')))") == (
-        "['evaluate.py', 'holdout.csv', 'quantize.py']\n"
+        "['evaluate.py', 'holdout.csv', 'quantize.py', 'transactions.csv', 'verify.py']\n"
     )
     in_image = docker(IMAGE, "python3", "-c", "import upshot; print(upshot.Artifact('a', type='model').name)")
     assert in_image == "a\n"
