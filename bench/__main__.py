@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvloop
@@ -114,13 +114,17 @@ def main() -> int:
         metavar="PART",
         help=", ".join(_PARTS) + "; " + ", ".join(_LONG_PARTS) + " (takes minutes, only if you ask for it)",
     )
+    parser.add_argument("--large-mb", type=int, metavar="MB", help="size of the large file of the part artifacts")
     arguments = parser.parse_args()
+    size = _QUICK if arguments.quick else _FULL
+    if arguments.large_mb:
+        size = replace(size, large_bytes=arguments.large_mb * 1_000_000)
     report = Report(machine=machine(), quick=arguments.quick)
     _RESULTS.mkdir(exist_ok=True)
     # Not in /tmp, which is in memory on many machines: durable commits are part of what is measured.
     scratch = Path(tempfile.mkdtemp(prefix="running-", dir=_RESULTS)).resolve()
     scratch.chmod(0o711)
-    bench = _Bench(report, _QUICK if arguments.quick else _FULL, frozenset(arguments.only), scratch)
+    bench = _Bench(report, size, frozenset(arguments.only), scratch)
     try:
         if "matching" in bench.only:
             _log("matching")

@@ -1,9 +1,11 @@
 """
 The yardstick of transfers: move a large file over loopback HTTP with the standard library alone, and do the same work.
 
-An upload hashes the file, sends it in parts, several at a time, to another process that hashes and writes them, makes
-the file durable, and reads it back to compare its digest. A download fetches a file from that process, hashes it and
-writes it.
+An upload hashes the file, sends it in parts, four at a time, to another process that hashes and writes them, makes the
+file durable, and reads it back to compare its digest. A download fetches the file from that process in one request, and
+hashes and writes it while it arrives. Neither of the two downloads makes the file durable or reads it back: the bytes
+that are written are those that were hashed. Not counted is the start of the two processes. The SDK's time contains what
+it does besides: it loads its HTTP library, and asks the server for the artifact and its files.
 
 Run as `python -m bench.bare_transfer upload SOURCE TARGET` or `download SOURCE TARGET`. The result is JSON.
 """

@@ -20,6 +20,7 @@ from typing import Any, Self
 import httpx
 
 from upshot.client.addresses import FILES_PER_REQUEST, ApiError, api_path
+from upshot.client.response_body import body_chunks
 from upshot.clock import SystemClock
 from upshot.domain import access, job_token
 from upshot.domain.reference import check_name
@@ -32,7 +33,6 @@ _TIMEOUT_SECONDS = 30.0
 _MAX_ATTEMPTS = 3  # per request, if the connection breaks: the web process may be restarting
 _PAGE_ITEMS = 200  # the API's maximum for most lists
 _TRANSFER_SECONDS = 600.0  # the server may read a large blob back before it answers
-_CHUNK_BYTES = 1024 * 1024
 _PARTIAL_CONTENT = 206
 _SHOWN_CHARS = 300  # of what a store says
 
@@ -228,7 +228,7 @@ class Client:
                     self._parse(response)
                 if start and response.status_code != _PARTIAL_CONTENT:
                     raise self._not_upshot(path)
-                yield response.iter_raw(_CHUNK_BYTES)
+                yield body_chunks(response)
         except httpx.TransportError as error:
             raise Unavailable(f"the connection to {self.url} broke ({error}); try again, which resumes") from error
 
