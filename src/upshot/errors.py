@@ -22,6 +22,8 @@ Every error of Upshot. The class decides what happens next, never the text.
     │   └── Blocked                an egress rule rejected the destination → give up
     ├── Busy                   not an attempt: destination or automation has its maximum in progress → wait
     └── Unavailable            a store or the stream does not answer; nothing accepted is lost
+        ├── BlobsUnavailable       it is the store of blobs
+        └── NoSpace                the disk of a store is full
 """
 
 from __future__ import annotations
@@ -181,6 +183,14 @@ class Busy(UpshotError):
 
 class Unavailable(UpshotError):
     """A store or the stream does not answer. Try again; nothing accepted is lost."""
+
+
+class BlobsUnavailable(Unavailable):
+    """The store of blobs does not answer, or cannot be used now."""
+
+
+class NoSpace(Unavailable):
+    """The disk of a store is full. Nothing of the change was stored."""
 
 
 def missing_server(what: str, error: ModuleNotFoundError) -> str:

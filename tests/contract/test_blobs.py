@@ -25,7 +25,7 @@ from tests.fakes.strict_s3 import s3_files
 from upshot.adapters.blobs.local import LocalBlobs
 from upshot.adapters.memory.blobs import MemoryBlobFiles
 from upshot.clock import FrozenClock
-from upshot.errors import Conflict, InvalidInput, NotFound, Unavailable
+from upshot.errors import Conflict, InvalidInput, NoSpace, NotFound
 from upshot.ports.blobs import BlobFiles, BlobUpload, StoredBlob
 
 A, B = digest_of(b"a"), digest_of(b"b")
@@ -230,11 +230,55 @@ def test_a_full_disk_leaves_nothing(local_store, tmp_path, monkeypatch, failing)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, failing, fail)
-        with pytest.raises(Unavailable, match="No space left"):
+        with pytest.raises(NoSpace, match="No space left"):
             local_store.put(*(bytes([number]) for number in range(10)))
 
     assert stored_files(tmp_path / "blobs") == []
     assert local_store.put(b"a", b"b") == 2
+
+
+@pytest.mark.parametrize("failing", ["write", "fsync"])
+def test_a_full_disk_leaves_nothing_of_a_blob_that_arrives(local_store, tmp_path, monkeypatch, failing):
+    """The file of a blob that is sent in one request is removed, and the next try works."""
+
+    def fail(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def receive() -> None:
+        receiver = local_store.blobs.open_blob(A)
+        try:
+            receiver.write(b"a")
+        except BaseException:
+            receiver.abort()
+            raise
+        receiver.finish()
+
+    local_store.put(b"b")  # makes the directories
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, fail)
+        with pytest.raises(NoSpace, match="No space left"):
+            receive()
+
+    assert len(stored_files(tmp_path / "blobs")) == 1
+    receive()
+    assert local_store.read(b"a") == b"a"
+
+
+def test_a_full_disk_of_the_database_leaves_no_file(local_store, tmp_path, monkeypatch):
+    """A blob that the index has no room for takes no space itself, also if it is sent again and again."""
+
+    def fail(*_args):
+        raise NoSpace("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local_store.index, "add", fail)
+        receiver = local_store.blobs.open_blob(A)
+        receiver.write(b"a")
+        for work in (receiver.finish, lambda: local_store.put(b"b", b"c")):
+            with pytest.raises(NoSpace):
+                work()
+
+    assert stored_files(tmp_path / "blobs") == []
 
 
 # --- index ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from tests.contract.databases import KINDS, open_database
 from upshot.adapters.sql.database import Database, sqlite_url
 from upshot.adapters.sql.sql_errors import ErrorKind, classify
-from upshot.errors import InvalidInput, Unavailable
+from upshot.errors import InvalidInput, NoSpace, Unavailable
 
 
 @pytest.fixture(params=KINDS)
@@ -61,7 +61,7 @@ def refuse_growth(connection, *_):
 def test_a_full_database_is_unavailable_until_there_is_room(on_sqlite):
     """Writes fail as unavailable while the disk is full, reads go on, and afterwards writes work again."""
     sa.event.listen(on_sqlite.engine, "checkout", refuse_growth)
-    with pytest.raises(Unavailable, match="full"):
+    with pytest.raises(NoSpace, match="full"):
         insert(on_sqlite, 1, "x" * 1_000_000)
     assert numbers(on_sqlite) == set()
 
@@ -83,7 +83,7 @@ def test_every_writer_of_a_group_gets_the_error_of_a_full_disk(on_sqlite):
     def write(number):
         try:
             outcomes[number] = insert(on_sqlite, number, "x" * 1_000_000)
-        except Unavailable:
+        except NoSpace:
             outcomes[number] = None
 
     threads = [threading.Thread(target=on_sqlite.write, args=[first])]
@@ -212,8 +212,9 @@ def test_a_locked_table_is_unavailable_in_bounded_time(on_postgres):
 )
 def test_an_error_that_is_no_statement_about_the_data_is_unavailable(on_postgres, statement):
     """The class of the server's code decides."""
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as raised:
         on_postgres.write(lambda connection: connection.exec_driver_sql(statement))
+    assert isinstance(raised.value, NoSpace) == ("53100" in statement)
     assert insert(on_postgres, 1) == 1
 
 

@@ -150,3 +150,50 @@ def test_a_killed_client_sends_the_rest(system, files, tmp_path):
     ]
     assert "/blobs" not in client.sent  # the small files were complete
     check(system, files, tmp_path / "copy")
+
+
+INTERRUPTED = """\
+import sys, threading
+import upshot
+from upshot.client.http import Client
+
+send_bytes = Client.send_bytes
+
+def stop_at_a_part(self, method, path, *arguments, **options):
+    if "/parts/" in path:
+        print("part", flush=True)
+        threading.Event().wait()
+    return send_bytes(self, method, path, *arguments, **options)
+
+Client.send_bytes = stop_at_a_part
+artifact = upshot.Artifact("net", "model")
+artifact.add_dir(sys.argv[1])
+run = upshot.init(project="faults")
+run.log_artifact(artifact)
+run.finish()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_program_that_uploads(system, files, tmp_path, number):
+    """Ctrl-C and SIGTERM do not wait for an upload. The program says what is missing, and nothing of it is visible."""
+    settings = {"UPSHOT_URL": system.url, "HOME": str(tmp_path)}
+    folder = str(files[0].source.parent)
+    program = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, folder],
+        env=system.environment | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert program.stdout.readline() == b"part\n"
+    program.send_signal(number)
+    _, messages = program.communicate(timeout=60)
+
+    assert program.returncode == -number
+    assert b"artifact net is not uploaded completely; log it again, which sends the rest" in messages
+    assert system.api.get("/projects/faults/artifacts/net/versions").status_code == 404
+    assert [run["state"] for run in system.api.get("/projects/faults/runs").json()["items"]] == ["killed"]
+    assert [path for path in tmp_path.glob(".cache/**/*") if path.is_file() and path.name.endswith(".bin")] == []
+    with LossyClient(system, None) as client:
+        log(client, files)
+    check(system, files, tmp_path / "copy")

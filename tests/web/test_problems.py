@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.web.conftest import API, CHURN, COLLECTIONS, Stores, UnavailableStore, ok_json, problem
+from upshot.errors import BlobsUnavailable, NoSpace
 from upshot.web.body import MAX_BODY_BYTES, read_json
-from upshot.web.problems import Problem
+from upshot.web.problems import Problem, problem_from_error
 
 JSON = {"Content-Type": "application/json"}
 EVENTS = f"{API}/events"
@@ -217,6 +218,22 @@ def test_an_unavailable_database_is_503(serve):
         for response in (client.get(COLLECTIONS), client.get(EVENTS), client.post(f"{API}/executions/x/retry")):
             problem(response, 503, "unavailable")
             assert response.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (NoSpace("/srv/blobs/x: No space left on device"), "no-space", "free some space there"),
+        (BlobsUnavailable("/srv/blobs/x: Input/output error"), "unavailable", "the store of files does not answer"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_named(error, kind, words):
+    """A full disk is not called a database that does not answer. The path is in the log only."""
+    found = problem_from_error(error)
+
+    assert (found.status_code, found.kind, found.headers) == (503, kind, {"Retry-After": "1"})
+    assert words in found.detail
+    assert "/srv" not in found.detail
 
 
 def test_an_unexpected_error_is_500(serve):

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from upshot.clock import Clock
-from upshot.errors import Conflict, InvalidInput, NotFound
+from upshot.errors import Conflict, InvalidInput, NoSpace, NotFound
 from upshot.ids import new_id, new_nonce
 from upshot.ports.blobs import (
     LOST_REMEDY,
@@ -107,7 +107,7 @@ class Blobs:
             if digest not in known
         ]
         self._files.write({blob.key: contents[blob.digest] for blob in stored})
-        self._add(stored)
+        self._add_new(stored)
         return len(stored)
 
     def open_blob(self, digest: str) -> BlobReceiver:
@@ -125,7 +125,7 @@ class Blobs:
             return BlobReceiver(digest, digest, None, lambda _: None)
         key = new_key(digest)
         writer = self._files.open_file(key)
-        return BlobReceiver(digest, digest, writer, lambda size: self._add([StoredBlob(digest, size, key)]))
+        return BlobReceiver(digest, digest, writer, lambda size: self._add_new([StoredBlob(digest, size, key)]))
 
     def begin_upload(self, digest: str, size: int) -> BlobUpload | None:
         """
@@ -387,6 +387,14 @@ class Blobs:
                 return upload.digest
             self._index.remove_upload(upload.id)
             raise Conflict(f"{upload.id}: the parts are not stored any more; begin again") from None
+
+    def _add_new(self, blobs: Sequence[StoredBlob]) -> None:
+        """Make blobs visible whose files nobody else knows. If there is no room for that, their files take none."""
+        try:
+            self._add(blobs)
+        except NoSpace:
+            self._files.delete([blob.key for blob in blobs])
+            raise
 
     def _add(self, blobs: Sequence[StoredBlob]) -> None:
         """Make stored blobs visible, and delete the files of those that somebody else stored meanwhile."""

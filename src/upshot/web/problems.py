@@ -21,9 +21,11 @@ from starlette.routing import Match
 
 from upshot.errors import (
     AlreadyExists,
+    BlobsUnavailable,
     Conflict,
     Forbidden,
     InvalidInput,
+    NoSpace,
     NotFound,
     RegistryError,
     Unavailable,
@@ -131,13 +133,25 @@ def problem_from_error(error: UpshotError) -> Problem:
             return Problem(status, kind, str(error))
     if isinstance(error, Unavailable):
         log.warning("request.unavailable", reason=str(error))
-        return Problem(
-            503,
-            "unavailable",
-            "the database does not answer; nothing that was accepted is lost; try again",
-            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-        )
+        return _unavailable(error)
     return internal_error()
+
+
+def _unavailable(error: Unavailable) -> Problem:
+    """Return the problem for a store that cannot be used now. Only the log says what it answered, and where it is."""
+    kind, detail = "unavailable", "the database does not answer; nothing that was accepted is lost; try again"
+    if isinstance(error, NoSpace):
+        kind = "no-space"
+        detail = (
+            "no space is left on a disk of the server, whose log says which one; nothing of this request was stored, "
+            "and nothing that was accepted is lost; free some space there, then try again"
+        )
+    elif isinstance(error, BlobsUnavailable):
+        detail = (
+            "the store of files does not answer, and the log of the server says why; nothing that was accepted is "
+            "lost; try again"
+        )
+    return Problem(503, kind, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 def install(app: FastAPI) -> None:
@@ -189,7 +203,7 @@ _DESCRIPTIONS = {
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
     422: "The input is invalid, or the idempotency key was used for another request.",
-    503: "The database does not answer; try again.",
+    503: "The database or the store of files does not answer, or its disk is full; try again.",
 }
 
 

@@ -48,7 +48,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setattr(response_body, "LARGE_BYTES", 1_000_000)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         with Client(f"http://127.0.0.1:{server.server_port}", None, is_local=True) as client:
             yield client
         server.shutdown()

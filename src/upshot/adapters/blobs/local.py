@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from typing_extensions import override
 
-from upshot.errors import NotFound, Unavailable
+from upshot.errors import BlobsUnavailable, NoSpace, NotFound
 from upshot.ports.blobs import LOST_REMEDY, UPLOADS, BlobFiles, BlobUpload, BlobWriter
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ WRITE_THREADS = 16  #: that write small files. A file system makes many files du
 _FEW_ITEMS = 2  # that are not worth a thread
 _CHUNK_BYTES = 1024 * 1024
 _WRITABLE, _SEALED = 0o600, 0o400
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
@@ -191,10 +192,14 @@ class _LocalFile(BlobWriter):
     def close(self) -> None:
         with _reporting(self._path):
             try:
-                os.fsync(self._descriptor)
-            finally:
-                os.close(self._descriptor)
-            _sync(self._path.parent)
+                try:
+                    os.fsync(self._descriptor)
+                finally:
+                    os.close(self._descriptor)
+                _sync(self._path.parent)
+            except BaseException:
+                self._path.unlink(missing_ok=True)
+                raise
 
     @override
     def abort(self) -> None:
@@ -255,7 +260,8 @@ def _reporting(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise NotFound(f"{path.name}: the file of a blob is missing; {LOST_REMEDY}") from error
     except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror or error}; the store of blobs cannot be used now") from error
+        kind = NoSpace if error.errno in _FULL else BlobsUnavailable
+        raise kind(f"{path}: {error.strerror or error}; the store of blobs cannot be used now") from error
 
 
 def _write_file(path: Path, content: bytes) -> None:

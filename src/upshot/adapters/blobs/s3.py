@@ -16,7 +16,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store
 from typing_extensions import override
 
-from upshot.errors import ConfigError, NotFound, Unavailable
+from upshot.errors import BlobsUnavailable, ConfigError, NoSpace, NotFound
 from upshot.ports.blobs import LOST_REMEDY, UPLOADS, BlobFiles, BlobUpload, BlobWriter
 
 if TYPE_CHECKING:  # these types exist for type checkers only
@@ -217,7 +217,7 @@ class _SpooledWriter(BlobWriter):
         try:
             self._file.write(chunk)
         except OSError as error:
-            raise Unavailable(f"{tempfile.gettempdir()}: {error.strerror}; the temporary directory is full") from error
+            raise NoSpace(f"{tempfile.gettempdir()}: {error.strerror}; the temporary directory is full") from error
 
     @override
     def close(self) -> None:
@@ -242,4 +242,4 @@ def _reporting(key: str) -> Iterator[None]:
     except (NotFoundError, FileNotFoundError) as error:
         raise NotFound(f"{key}: the file of a blob is missing in the bucket; {LOST_REMEDY}") from error
     except BaseError as error:
-        raise Unavailable(f"{key}: S3: {str(error)[:500]}; the store of blobs cannot be used now") from error
+        raise BlobsUnavailable(f"{key}: S3: {str(error)[:500]}; the store of blobs cannot be used now") from error

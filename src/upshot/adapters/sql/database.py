@@ -26,9 +26,9 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.pool import StaticPool
 
 from upshot.adapters.sql.group_commit import GroupCommit
-from upshot.adapters.sql.sql_errors import ErrorKind, classify
+from upshot.adapters.sql.sql_errors import ErrorKind, classify, is_full
 from upshot.clock import stopwatch
-from upshot.errors import ConfigError, InvalidInput, Unavailable
+from upshot.errors import ConfigError, InvalidInput, NoSpace, Unavailable
 from upshot.private_files import create_private
 
 T = TypeVar("T")
@@ -170,7 +170,8 @@ class Database:
                     raise
                 if is_last or kind is ErrorKind.UNAVAILABLE:
                     reason = str(getattr(error, "orig", None) or error) or type(error).__name__
-                    raise Unavailable(f"the database is unavailable: {reason}") from error
+                    unavailable = NoSpace if is_full(error) else Unavailable
+                    raise unavailable(f"the database is unavailable: {reason}") from error
                 time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter, not cryptography
         raise AssertionError("unreachable")
 

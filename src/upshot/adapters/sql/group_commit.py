@@ -20,8 +20,9 @@ from typing import Any, Protocol, TypeVar, cast
 
 from sqlalchemy.engine import Connection
 
+from upshot.adapters.sql.sql_errors import is_full
 from upshot.clock import stopwatch
-from upshot.errors import Unavailable
+from upshot.errors import NoSpace, Unavailable
 
 T = TypeVar("T")
 
@@ -142,7 +143,8 @@ class GroupCommit:
                     except Exception as error:
                         if not _is_open(connection):
                             # The rest of the group would run without a transaction.
-                            raise Unavailable(f"SQLite gave the transaction up: {error}") from error
+                            unavailable = NoSpace if is_full(error) else Unavailable
+                            raise unavailable(f"SQLite gave the transaction up: {error}") from error
                         request.error = error  # the caller handles it; the rest of the group continues
         except BaseException as error:  # noqa: BLE001 - nothing of the group was committed, and every caller must know
             for request in group:

@@ -43,6 +43,7 @@ _PRIMARY_CODE = 0xFF  # mask of the primary code in an extended result code
 _DATA_CLASSES = frozenset({"0A", "20", "21", "22", "23", "26", "2F", "34", "39", "3B", "42", "44", "P0"})
 # In class 42, but about the state of the server: no privilege, or a table that is not there (yet).
 _NOT_ABOUT_DATA = frozenset({"42501", "42P01"})
+_DISK_FULL = "53100"
 _CONFLICT_CODES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
 
@@ -62,6 +63,19 @@ def classify(error: sa.exc.DBAPIError | sa.exc.TimeoutError | MemoryError) -> Er
         return ErrorKind.UNAVAILABLE if is_connection else ErrorKind.DATA
     is_about_data = sqlstate[:2] in _DATA_CLASSES and sqlstate not in _NOT_ABOUT_DATA
     return ErrorKind.DATA if is_about_data else ErrorKind.UNAVAILABLE
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether an error says that the database's disk is full, or came while one that says so was handled."""
+    while error is not None:
+        original = getattr(error, "orig", None)
+        code: int | None = getattr(original, "sqlite_errorcode", None)
+        if getattr(original, "sqlstate", None) == _DISK_FULL or (
+            code is not None and code & _PRIMARY_CODE == sqlite3.SQLITE_FULL
+        ):
+            return True
+        error = error.__context__
+    return False
 
 
 def _classify_sqlite(error: sqlite3.Error) -> ErrorKind:
