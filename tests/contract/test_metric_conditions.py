@@ -18,6 +18,7 @@ from upshot.clock import FrozenClock
 from upshot.domain.event import Actor, Origin
 from upshot.domain.metric_history import LogRow
 from upshot.domain.run import RunState
+from upshot.ids import RevisionId
 from upshot.ports.executions import RevisionStore
 from upshot.ports.registry import RegistryStore
 from upshot.registry.run_filters import RunFilter
@@ -194,6 +195,51 @@ def test_what_is_not_a_number_does_not_count(system):
 
     assert len(system.log("low", 0.1, "NaN", 0.1)) == 2
     assert system.log(True, key="other") == []
+
+
+def test_a_condition_that_changes_with_every_point_is_limited(system):
+    """A request of 10,000 points creates a few events, each of which contains the run, and the state goes on."""
+    system.activate(a=BELOW)
+    system.start()
+
+    assert [data["metric"]["step"] for data in system.log(*[0.5, 0.1] * 50)] == list(range(1, 21, 2))
+    assert system.log(0.1) == []
+    assert len(system.log(0.5, 0.1)) == 1
+
+
+def test_many_conditions_on_many_points_are_limited(system, monkeypatch):
+    """The newest points are followed by an evaluation, and the points before them count in windows."""
+    monkeypatch.setattr("upshot.registry.metric_conditions.MAX_EVALUATIONS", 6)
+    watched = {"metric": "loss", "window": 3, "agg": "max", "threshold": {"lt": 0.2}}
+    system.activate(a=watched, b=watched)
+    system.start()
+
+    fired = system.log(*[0.1] * 6, 0.5, *[0.1] * 3)
+
+    assert [(data["automation"], data["metric"]["step"]) for data in fired] == [("a", 9), ("b", 9)]
+    assert fired[0]["metric"]["values"] == [0.1, 0.1, 0.1]
+
+
+def test_two_entries_that_watch_the_same_notify_once(system):
+    """Their filters overlap; one condition has one state."""
+    system.activate(a=BELOW)
+    both = automation_on({"run-metric": BELOW}, name="a")
+    other = automation_on({"run-metric": BELOW | {"project": "nat*"}}, name="a")
+    system.clock.advance(REFRESH.total_seconds())
+    system.revisions.activate(
+        [replace(both, triggers=(*both.triggers, *other.triggers), revision_id=RevisionId("2"))], (), system.clock.now()
+    )
+    system.start()
+
+    assert len(system.log(0.1)) == 1
+
+
+def test_any_number_can_be_logged(system):
+    """Numbers whose squares are too large for a float do not refuse a request."""
+    system.activate(a={"metric": "loss", "window": 2, "z-score": {"above": 3}})
+    system.start()
+
+    assert len(system.log(*[1e300, 1.1e300] * 10, 1.7e308, 1.7e308, -1.7e308, 5e-324)) == 1
 
 
 def test_a_repeated_request_fires_nothing(system):

@@ -74,6 +74,10 @@ class StoredMetricWatches(MetricWatches):
         by_metric = self._by_metric
         if not by_metric:
             return ()
-        return [
-            watcher.active for metric in metrics for watcher in by_metric.get(metric, ()) if watcher.accepts(run, actor)
-        ]
+        found = {
+            (watcher.active.automation, watcher.active.watch): watcher.active
+            for metric in metrics
+            for watcher in by_metric.get(metric, ())
+            if watcher.accepts(run, actor)
+        }
+        return list(found.values())  # two entries of `on` with other filters may watch the same

@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean
+
+from upshot.domain.sliding_windows import FEW_WINDOWS, WindowSums, extreme, sliding_extremes
 
 MIN_ZSCORE_POINTS = 10  #: of the prior window; with fewer, a z-score is false
 
@@ -128,21 +129,29 @@ class MetricWatch:
         Args:
             points: The newest points, oldest first, at least `self.points` if there are so many.
         """
-        if len(points) < self.window:
-            return None
-        now = _aggregate(self.aggregate, points[-self.window :])
-        if isinstance(self.condition, Threshold):
-            return WatchedValues(now)
-        prior = points[-self.points : -self.window]
-        if isinstance(self.condition, Change):
-            if len(prior) < self.condition.prior_window:
-                return None
-            return WatchedValues(now, prior=_aggregate(self.aggregate, prior))
-        if len(prior) < MIN_ZSCORE_POINTS:
-            return None
-        mean = _mean(prior)
-        deviation = math.sqrt(_mean([(point - mean) ** 2 for point in prior])) if math.isfinite(mean) else math.nan
-        return WatchedValues(now, prior=mean, deviation=deviation)
+        return self.values_after(points, 1)[-1] if points else None
+
+    def values_after(self, points: Sequence[float], new: int) -> list[WatchedValues | None]:
+        """Return the numbers that the condition looks at after each of the last `new` points, as `values` does."""
+        points = points[-(self.points - 1 + new) :]
+        ends = range(len(points) - new + 1, len(points) + 1)
+        condition, window = self.condition, self.window
+        sums = WindowSums(points, windows=new)
+        aggregate = _sliding(self.aggregate, sums, window, ends)
+        if isinstance(condition, Threshold):
+            return [WatchedValues(aggregate(end)) if end >= window else None for end in ends]
+        if isinstance(condition, Change):
+            before = range(max(1, ends.start - window), ends.stop - window)
+            prior = _sliding(self.aggregate, sums, condition.prior_window, before)
+            return [WatchedValues(aggregate(end), prior(end - window)) if end >= self.points else None for end in ends]
+        found: list[WatchedValues | None] = []
+        for end in ends:
+            start, stop = max(0, end - self.points), end - window
+            if stop - start < MIN_ZSCORE_POINTS:
+                found.append(None)
+            else:
+                found.append(WatchedValues(aggregate(end), sums.mean(start, stop), sums.deviation(start, stop)))
+        return found
 
     def holds(self, values: WatchedValues | None) -> bool:
         """Return whether the condition is true for the numbers that `values` returned."""
@@ -204,8 +213,7 @@ def evaluate(watch: MetricWatch, earlier: Sequence[float], new: Sequence[float],
         was_true: Whether the condition was true before the new points.
     """
     is_true, firings = was_true, []
-    for index, points in enumerate(_windows(watch.points, earlier, new)):
-        values = watch.values(points)
+    for index, values in enumerate(watch.values_after([*earlier, *new], len(new))):
         holds = watch.holds(values)
         if holds and not is_true and values is not None:
             firings.append(Firing(index, values))
@@ -213,29 +221,19 @@ def evaluate(watch: MetricWatch, earlier: Sequence[float], new: Sequence[float],
     return Evaluation(is_true, tuple(firings))
 
 
-def _windows(size: int, earlier: Sequence[float], new: Sequence[float]) -> Iterator[Sequence[float]]:
-    """Yield the newest points after each new one."""
-    points = [*earlier[-(size - 1) :], *new] if size > 1 else list(new)
-    first = len(points) - len(new) + 1
-    for end in range(first, len(points) + 1):
-        yield points[max(0, end - size) : end]
-
-
-def _aggregate(aggregate: Aggregate, points: Sequence[float]) -> float:
-    if aggregate is Aggregate.LAST:
-        return points[-1]
+def _sliding(aggregate: Aggregate, sums: WindowSums, size: int, ends: range) -> Callable[[int], float]:
+    """Return a function of the index behind the last point of a window, in `ends`, which returns its aggregate."""
+    points = sums.points
+    if size == 1 or aggregate is Aggregate.LAST:
+        return lambda end: points[end - 1]
     if aggregate is Aggregate.AVG:
-        return _mean(points)
-    if any(map(math.isnan, points)):
-        return math.nan  # the order of the points would decide
-    return min(points) if aggregate is Aggregate.MIN else max(points)
-
-
-def _mean(points: Sequence[float]) -> float:
-    try:
-        return fmean(points)
-    except (OverflowError, ValueError):  # the sum is too large, or infinities cancel each other
-        return math.nan
+        return lambda end: sums.mean(max(0, end - size), end)
+    is_minimum = aggregate is Aggregate.MIN
+    if len(ends) <= FEW_WINDOWS:
+        return lambda end: extreme(points[max(0, end - size) : end], is_minimum=is_minimum)
+    first = max(0, ends.start - size)
+    extremes = sliding_extremes(points[first : ends.stop - 1], size, is_minimum=is_minimum)
+    return lambda end: extremes[end - 1 - first]
 
 
 def _has_direction(difference: float, direction: Direction) -> bool:

@@ -18,6 +18,11 @@ from upshot.registry.mutation import Mutation
 from upshot.registry.run_metrics import PointReader
 from upshot.registry.snapshots import run_context
 
+# Others may wait for the transaction that stores the points of a request, so these bound what it does.
+MAX_FIRINGS = 10  #: events of one condition because of one request; each contains the config and summary of the run
+MAX_EVENTS = 100  #: of all conditions because of one request, where each has one
+MAX_EVALUATIONS = 20_000  #: of all conditions because of one request
+
 
 @dataclass(frozen=True, slots=True)
 class EarlierPoints:
@@ -52,6 +57,8 @@ def evaluate_conditions(
     """
     Evaluate conditions after each new point, and add an event for each that becomes true.
 
+    With more conditions and points than `MAX_EVALUATIONS`, only the newest points are followed by an evaluation.
+
     Args:
         mutation: Its transaction stores the points.
         run: The run that logs.
@@ -59,32 +66,46 @@ def evaluate_conditions(
         watches: The conditions on their metrics.
         earlier: From `read_earlier_points`, for these conditions.
     """
+    new_points = {metric: _points(rows, metric) for metric in {active.watch.metric for active in watches}}
+    context = run_context(run, mutation.base_url, mutation.now)
+    evaluations = max(1, MAX_EVALUATIONS // len(watches))
+    firings = min(MAX_FIRINGS, max(1, MAX_EVENTS // len(watches)))
     changed = []
     for active in watches:
         watch = active.watch
-        new = [
-            (row.step, number)
-            for row in rows
-            if watch.metric in row.values and (number := number_of(row.values[watch.metric])) is not None
-        ]
+        steps, new = new_points[watch.metric]
         if not new:
             continue
         state = earlier.states.get((active.automation, watch.key))
         is_usable = state is not None and (active.since is None or active.since <= state.updated_at)
         before = state.recent if state is not None and is_usable else tuple(earlier.numbers[watch.metric])
-        numbers = [*before, *(number for _, number in new)]
-        result = evaluate(watch, before, numbers[len(before) :], was_true=state is not None and state.is_true)
-        for firing in result.firings:
-            end = len(before) + firing.index + 1
+        numbers = [*before, *new]
+        evaluated = min(len(new), evaluations)
+        first = len(numbers) - evaluated
+        was_true = state is not None and state.is_true
+        result = evaluate(watch, numbers[:first], numbers[first:], was_true=was_true)
+        for firing in result.firings[:firings]:
+            end = first + firing.index + 1
+            window = numbers[max(0, end - watch.window) : end]
             data = {
-                **run_context(run, mutation.base_url, mutation.now),
+                **context,
                 "automation": active.automation,
-                "metric": _metric_data(watch, firing.values, numbers[:end][-watch.window :], new[firing.index][0]),
+                "metric": _metric_data(watch, firing.values, window, steps[firing.index - evaluated]),
             }
             mutation.add_event(EventKind.RUN_METRIC, run.summary.reference, data)
         recent = tuple(numbers[-(watch.points - 1) :]) if watch.points > 1 else ()
         changed.append(ConditionState(active.automation, watch.key, result.is_true, recent, mutation.now))
     mutation.tx.save_condition_states(run.summary.id, changed)
+
+
+def _points(rows: Sequence[LogRow], metric: str) -> tuple[list[int], list[float]]:
+    """Return the steps and the values of the points of a metric that are numbers."""
+    steps, numbers = [], []
+    for row in rows:
+        if metric in row.values and (number := number_of(row.values[metric])) is not None:
+            steps.append(row.step)
+            numbers.append(number)
+    return steps, numbers
 
 
 def _metric_data(watch: MetricWatch, values: WatchedValues, window: Sequence[float], step: int) -> dict[str, Any]:
