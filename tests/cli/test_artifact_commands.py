@@ -199,6 +199,14 @@ def test_a_damaged_file_on_the_server_is_stored_again(run, deps, tmp_path):
         (tmp_path / "down/w.bin").unlink()
 
 
+def test_a_directory_that_cannot_be_written_is_named(run, web, tmp_path):
+    """An error of the disk is a line for people, with the path first."""
+    log_files(web, "ver_00000000000001", {"a.bin": b"1"})
+    (tmp_path / "file").write_bytes(b"")
+    root = tmp_path / "file" / "x"
+    assert run("download", "demo/net", "--root", str(root), exit_code=1).stderr == f"Error: {root}: Not a directory\n"
+
+
 def test_only_stored_files_are_downloaded(run, tmp_path):
     """With `--stored`, what a version only refers to is left out, as in a job's input."""
     (tmp_path / "w.bin").write_bytes(b"weights")
@@ -231,11 +239,29 @@ def test_a_login_is_kept_for_the_user_only(web, tmp_path):
 
 
 def test_a_version_is_deleted_after_a_question(run, web):
-    """The links go with it, and a reference to a missing version names the nearest."""
+    """The question names the version and its links, also for an alias or a collection. A missing version asks none."""
     log_files(web, "ver_00000000000001", {"a.bin": b"1"})
-    assert "every link" in run("artifacts", "delete", "demo/net:v0", exit_code=1).output
-    assert "deleted demo/net:v0" in run("artifacts", "delete", "demo/net:v0", "--yes").stdout
+    run("registry", "link", "demo/net:v0", "model/net", "--alias", "staging")
+    for reference in ("demo/net:v0", "demo/net", "model/net:staging"):
+        asked = run("artifacts", "delete", reference, exit_code=1).output
+        assert "Delete the artifact version demo/net:v0 and every link to it (model/net:v0)?" in asked
+    missing = run("artifacts", "delete", "demo/net:v7", exit_code=1).output
+    assert "has no version 'v7'" in missing
+    assert "Delete" not in missing
+    assert "deleted demo/net:v0" in run("artifacts", "delete", "model/net:staging", "--yes").stdout
     assert "has no" in run("artifacts", "files", "demo/net:v0", exit_code=1).stderr
+
+
+def test_a_version_without_files_says_so(run):
+    """A version that was logged with a digest only shows that, and so does a link to it."""
+    run("artifacts", "log", "demo/net", "--digest", "d0")
+    run("registry", "link", "demo/net:v0", "model/net")
+    for words in (("artifacts", "show", "demo/net:v0"), ("registry", "show", "model/net:v0")):
+        assert "\nfiles        none: it was logged with a digest only\n" in run(*words).output
+    assert (
+        "leave one of them out"
+        in run("artifacts", "verify", "demo/net:v0", "--server", "--root", "a", exit_code=2).stderr
+    )
 
 
 def test_a_time_to_live_is_set_and_shown(run, web):

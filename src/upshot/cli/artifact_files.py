@@ -18,6 +18,7 @@ from upshot.console import Output, format_value
 from upshot.domain.reference import Reference, parse_reference
 from upshot.errors import UpshotError
 
+DIGEST_ONLY = "none: it was logged with a digest only"
 _NOT_FOUND = 404
 _ALL_FILES = 100_000  # the server's limit for one version
 _SHOWN_PROBLEMS = 20
@@ -149,6 +150,8 @@ def verify(client: Client, output: Output, reference: str, root: Path | None, *,
 
     With --server, the server reads the files that it has of REF, and compares their digests.
     """
+    if on_server and root:
+        raise click.UsageError("--root: with --server, no directory is compared; leave one of them out")
     version = find_version(client, reference)
     if on_server:
         _verify_on_server(client, output, version)
@@ -197,14 +200,25 @@ def _shown(problems: list[str]) -> str:
 
 @click.command()
 @click.argument("reference", metavar="REF")
-@click.confirmation_option(prompt="This also removes every link to the version. Delete it?")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @wait_option
 @api_command
-def delete(client: Client, output: Output, reference: str, finish: Finish) -> None:
-    """Delete the artifact version REF (project/artifact:v3), and every link to it."""
-    version = parse_reference(reference)
-    deleted = client.delete(artifact_path(version, "versions", version.version))
-    finish(client, output, deleted, f"deleted {version}")
+def delete(client: Client, output: Output, reference: str, finish: Finish, *, yes: bool) -> None:
+    """
+    Delete the artifact version REF, and every link to it.
+
+    REF is project/artifact:v3, or a version of a collection: the artifact version behind it is deleted. `upshot
+    registry unlink` removes only the version of the collection.
+    """
+    version = find_version(client, reference)
+    source = source_of(version)  # an alias may move while the question is open
+    path = artifact_path(source, "versions", source.version)
+    if not yes:
+        links = [link["reference"] for link in client.items(f"{path}/links", limit=_SHOWN_PROBLEMS)]
+        names = f" ({', '.join(links)})" if links else ""
+        click.confirm(f"Delete the artifact version {source} and every link to it{names}?", abort=True, err=True)
+    deleted = client.delete(path)
+    finish(client, output, deleted, f"deleted {source}")
 
 
 def default_root(version: Any) -> Path:

@@ -10,7 +10,7 @@ import click
 
 from upshot.cli.aliases_and_tags import alias_group, tag_group
 from upshot.cli.api_commands import api_command, filter_options, limit_option
-from upshot.cli.artifact_files import delete, diff, files, usage, verify
+from upshot.cli.artifact_files import DIGEST_ONLY, delete, diff, files, usage, verify
 from upshot.cli.params import (
     ARTIFACT,
     ARTIFACT_VERSION,
@@ -230,7 +230,7 @@ def links(client: Client, output: Output, version: Reference) -> None:
 def show(client: Client, output: Output, version: Reference) -> None:
     """Show VERSION (project/artifact:v3 or project/artifact:ALIAS)."""
     shown = client.get(artifact_path(version, "versions", version.version))
-    files = None
+    files: list[str] | str | None = None if shown["is_stored"] else DIGEST_ONLY
     if shown["file_count"]:
         path = artifact_path(version, "versions", version.version, "files")
         files = [file["path"] for file in client.items(path, limit=_SHOWN_FILES)]

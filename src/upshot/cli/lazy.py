@@ -82,6 +82,10 @@ class LazyGroup(click.Group):
                 raise  # the reader of our output has stopped; click exits without a message
             if os.environ.get("UPSHOT_LOG_LEVEL", "").lower() == "debug":  # noqa: TID251 - the settings may be the cause
                 raise
+            if isinstance(error, OSError) and error.filename is not None:  # such as a directory that is read-only
+                raise click.ClickException(
+                    escape(f"{error.filename2 or error.filename}: {error.strerror or error}")
+                ) from error
             raise click.ClickException(
                 escape(f"{type(error).__name__}: {error} (set UPSHOT_LOG_LEVEL=debug to see where)")
             ) from error

@@ -8,6 +8,7 @@ import click
 
 from upshot.cli.aliases_and_tags import alias_group, tag_group
 from upshot.cli.api_commands import api_command, filter_options, limit_option
+from upshot.cli.artifact_files import DIGEST_ONLY
 from upshot.cli.params import (
     ARTIFACT_VERSION,
     COLLECTION,
@@ -114,13 +115,15 @@ def show(client: Client, output: Output, version: Reference) -> None:
             ("stage", describe_stage(Stage(shown["stage"]))),
             ("metadata", shown["metadata"]),
             ("description", shown["description"]),
-            ("files", None if shown["file_count"] is None else _files(shown)),
+            ("files", _files(shown)),
             ("linked", f"{local_time(shown['linked_at'])} by {shown['linked_by']}"),
         )
     )
 
 
 def _files(version: dict[str, Any]) -> str:
+    if not version["is_stored"]:
+        return DIGEST_ONLY
     count, size = f"{version['file_count']:,}", format_size(version["size"] or 0)
     return f"{count} ({size}): upshot artifacts files {version['reference']}"
 

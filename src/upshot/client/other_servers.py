@@ -28,7 +28,7 @@ def describe(url: str) -> tuple[int | None, str | None]:
                 response = found  # its headers are read, its content is not
         response.raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise InvalidInput(f"{url}: {error}; correct the address, or use checksum=False") from error
+        raise InvalidInput(f"{url}: {_reason(error)}; correct the address, or use checksum=False") from error
     size = response.headers.get("content-length", "")
     return int(size) if size.isdecimal() else None, _checksum(response)
 
@@ -50,7 +50,13 @@ def fetch(url: str, path: Path) -> str | None:
                 file.write(chunk)
             return _checksum(response)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise InvalidInput(f"{url}: {error}") from error
+        raise InvalidInput(f"{url}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"the answer is {error.response.status_code} {error.response.reason_phrase}".rstrip()
+    return str(error) or type(error).__name__
 
 
 def _checksum(response: httpx.Response) -> str | None:

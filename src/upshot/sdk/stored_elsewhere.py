@@ -116,8 +116,8 @@ def _fetch(uri: str, scheme: str, path: str, new_path: Path) -> str:
     if scheme == "s3":
         return str(_buckets(uri).fetch(uri, new_path) or "")
     raise InvalidArgument(
-        f"{path}: {uri} cannot be downloaded here, because {scheme}:// is not supported; fetch it with its own client, "
-        "and call download(allow_missing_references=True) for the rest"
+        f"{path}: {uri} cannot be downloaded here, because {scheme}:// is not supported; fetch it with its own client; "
+        "download(allow_missing_references=True) downloads the rest, and `upshot download --stored` what is stored here"
     )
 
 
