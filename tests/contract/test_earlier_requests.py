@@ -11,7 +11,9 @@ from upshot.adapters.memory.stream import MemoryStream
 from upshot.adapters.sql.registry import SqlRegistry
 from upshot.clock import FrozenClock
 from upshot.domain.event import Actor, Origin
-from upshot.domain.pending_version import EarlierRequest
+from upshot.domain.manifest import manifest_digest
+from upshot.domain.pending_version import EarlierRequest, VersionRequest
+from upshot.ids import new_id
 from upshot.registry.service import Registry
 
 ANN = Origin(Actor("ann"))
@@ -27,8 +29,8 @@ class System:
         digest = f"sha256:{name}"
         return self.registry.log_artifact("p", name, "model", digest=digest, origin=ANN).value.reference
 
-    def link(self, artifact, *aliases, at=None, known=None):
-        earlier = None if at is None else EarlierRequest(at, known or {})
+    def link(self, artifact, *aliases, at=None):
+        earlier = None if at is None else EarlierRequest(at)
         return self.registry.link("model", "net", artifact, aliases=aliases, earlier=earlier, origin=ANN)
 
     def holder(self, alias):
@@ -78,18 +80,39 @@ def test_an_alias_that_moved_before_moves(system):
     assert system.holder("staging") == "new"
 
 
-def test_a_move_of_the_program_itself_does_not_count(system):
-    """It brings in several changes of one alias, one after the other."""
-    first, second = system.log("first"), system.log("second")
-    happened_at = system.clock.now()
+def test_an_alias_has_who_was_asked_for_last(system):
+    """A move that was brought in counts as of the time when it was asked for, and so do two of one program."""
+    first, second, third = system.log("first"), system.log("second"), system.log("third")
+    asked_first = system.clock.now()
+    system.clock.advance(10)
+    asked_second = system.clock.now()
     system.clock.advance(60)
-    moved = system.link(first, "staging", at=happened_at)
-    assert system.link(second, "staging", at=happened_at).kept_aliases == ("staging",)
 
-    change = system.link(second, "staging", at=happened_at, known={"staging": moved.events[0].time})
-
-    assert change.kept_aliases == ()
+    assert system.link(first, "staging", at=asked_first).kept_aliases == ()
+    assert system.link(second, "staging", at=asked_second).kept_aliases == ()
+    assert system.link(third, "staging", at=asked_first).kept_aliases == ("staging",)
     assert system.holder("staging") == "second"
+
+
+def test_content_that_is_logged_again_is_the_same_version(system):
+    """An offline program sends it with the same id, and its aliases are added."""
+    at = system.clock.now()
+    system.clock.advance(60)
+    version_id = new_id("ver", at)
+
+    def begin(*aliases, happened_at=at):
+        request = VersionRequest(
+            "p", "net", "model", manifest_digest([]), 0, {}, "", aliases, (), earlier=EarlierRequest(happened_at)
+        )
+        return system.registry.begin_version(version_id, request, origin=ANN)
+
+    assert begin("best").pending
+    system.registry.commit_version(version_id, origin=ANN)
+    system.registry.log_artifact("p", "net", "model", digest="sha256:newer", origin=ANN)
+
+    again = begin("best", "final", happened_at=at + timedelta(seconds=1)).logged
+
+    assert (again.value.name, again.value.aliases) == ("v0", ("best", "final"))
 
 
 def test_a_time_in_the_future_is_now(system):

@@ -199,3 +199,37 @@ def test_a_run_that_exists_is_not_overwritten(run_script, folder):
     assert json.loads(done.stdout) == []
     assert "exists already" in done.stderr
     assert len(list((folder / ".upshot-runs").glob("run-*"))) == 1
+
+
+FULL = """\
+import upshot as wandb
+
+with wandb.init(project="trains", id="full", mode="offline") as run:
+    wandb.log({"text": "x" * 200_000})
+    run._sender.keep()
+    for _ in range(20):
+        wandb.log({"text": "y" * 200_000})
+        run._sender.keep()
+    artifact = wandb.Artifact("net", "model")
+    artifact.add_file("weights.bin")
+    run.log_artifact(artifact)
+print("ended")
+"""
+
+
+@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+def test_a_program_goes_on_when_the_disk_is_full(run_script, folder):
+    """It says so, ends as if nothing had happened, and what there was room for arrives."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+    ignore = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    (folder / "weights.bin").write_bytes(b"z" * 2_000_000)
+
+    done = run_script("-c", limit + ignore + FULL)
+
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
+    assert "there is no copy of" in done.stderr
+    assert "the rest of what it logged is lost" in done.stderr
+    done = sync(run_script)
+    assert done.returncode == 0, done.stdout + done.stderr
+    series = run_script.system.api.get("/projects/trains/runs/full/history?limit=100").json()
+    assert 0 < len(series["items"]) < 21

@@ -45,7 +45,7 @@ from upshot.adapters.sql.schema import metadata
 from upshot.adapters.sql.workers import SqlBacklog, SqlWorkers
 from upshot.automations.folder import AutomationFolder
 from upshot.blobs.service import Blobs
-from upshot.clock import FrozenClock
+from upshot.clock import Clock, FrozenClock
 from upshot.domain.event import Event
 from upshot.errors import Unavailable
 from upshot.logs import configure
@@ -232,7 +232,7 @@ def automations(tmp_path: Path) -> AutomationFolder:
     return AutomationFolder(path, load_catalog())
 
 
-def make_deps(stores: Stores, clock: FrozenClock, automations: AutomationFolder, **changes: Any) -> WebDependencies:
+def make_deps(stores: Stores, clock: Clock, automations: AutomationFolder, **changes: Any) -> WebDependencies:
     """Return the dependencies of a server without a token on loopback."""
     deps = WebDependencies(
         settings=Settings(host="127.0.0.1"),

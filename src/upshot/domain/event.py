@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from upshot.clock import parse_time
 from upshot.ids import EventId, ExecutionId
 
 MAX_CHAIN_DEPTH = 8  #: maximum number of executions in a chain, in which each caused the next
@@ -107,6 +108,12 @@ class Origin:
 
 
 ALIAS_KINDS = frozenset({EventKind.ALIAS_ADDED, EventKind.ALIAS_REMOVED})
+ASKED_AT = "asked_at"  #: in the data of an alias that moves: when a program without a connection asked for it
+
+
+def alias_time(time: datetime, data: Mapping[str, Any]) -> datetime:
+    """Return when an alias was changed by an event, from the time of the event and its data."""
+    return parse_time(data[ASKED_AT]) if ASKED_AT in data else time
 
 
 @dataclass(frozen=True, slots=True)

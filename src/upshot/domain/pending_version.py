@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,11 +13,6 @@ class EarlierRequest:
     """When a program without a connection asked for something that is brought in now."""
 
     happened_at: datetime
-    known_moves: Mapping[str, datetime] = field(default_factory=dict)  #: when the same program moved an alias last
-
-    def known_time(self, alias: str) -> datetime:
-        """Return the time up to which the program knows who has an alias."""
-        return max(self.happened_at, self.known_moves.get(alias, self.happened_at))
 
 
 @dataclass(frozen=True, slots=True)

@@ -441,7 +441,11 @@ class RegistryTransaction(RegistryView, RunHistoryTransaction, ConditionStates, 
         ...
 
     def alias_changed_at(self, series: Series, alias: str) -> datetime | None:
-        """Return when an alias of a collection or an artifact was last added, moved or removed; None if never."""
+        """
+        Return when an alias of a collection or an artifact was last added, moved or removed; None if never.
+
+        What a program without a connection asked for counts as of the time when it asked.
+        """
         ...
 
     def add_events(self, events: Sequence[Event], now: datetime) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import TypeVar
 
-from upshot.domain.event import EventKind, Origin
+from upshot.clock import format_time
+from upshot.domain.event import ASKED_AT, EventKind, Origin
 from upshot.domain.pending_version import EarlierRequest
 from upshot.domain.reference import LATEST, check_alias
 from upshot.domain.registry import ArtifactVersion, Change, Collection, Series, Version
@@ -159,7 +161,8 @@ def move_aliases(
     if not moved:
         return version
     mutation.tx.move_aliases(series, dict.fromkeys(moved, version.number))
-    add_alias_moved_events(mutation, after, version, moved, automatic=automatic)
+    asked_at = min(earlier.happened_at, mutation.now) if earlier else None
+    add_alias_moved_events(mutation, after, version, moved, automatic=automatic, asked_at=asked_at)
     values = {"digest": version.artifact_version.digest, "aliases": dict.fromkeys(moved, version.name)}
     if isinstance(version, Version):
         values["artifact"] = version.artifact_version.reference
@@ -180,7 +183,7 @@ def _without_later_moves(
         if alias != LATEST
         and series.aliases.get(alias) != version_name
         and (changed_at := mutation.tx.alias_changed_at(series, alias)) is not None
-        and changed_at > earlier.known_time(alias)
+        and changed_at > earlier.happened_at
     ]
     mutation.kept_aliases = tuple(kept)
     return [alias for alias in aliases if alias not in kept]
@@ -193,6 +196,7 @@ def add_alias_moved_events(
     moved: Mapping[str, str | None],
     *,
     automatic: frozenset[str],
+    asked_at: datetime | None = None,
 ) -> None:
     """
     Add the events of moved aliases. For each alias, the event of the previous holder comes first.
@@ -203,6 +207,7 @@ def add_alias_moved_events(
         new_holder: The version that holds the aliases after the change.
         moved: Name of the previous holder by alias, as `assign_aliases` returns it.
         automatic: Aliases that nobody asked to move.
+        asked_at: When a program without a connection asked for it.
     """
     previous_holders = _versions_by_name(mutation, series, [name for name in moved.values() if name])
     context = version_context(series, new_holder, mutation.base_url)
@@ -215,6 +220,8 @@ def add_alias_moved_events(
             )
         previous = version_json(previous_holder, mutation.base_url) if previous_holder else None
         data = {**context, "alias": alias, "previous": previous, "automatic": is_automatic}
+        if asked_at is not None:
+            data[ASKED_AT] = format_time(asked_at)
         mutation.add_event(EventKind.ALIAS_ADDED, new_holder.reference, data)
 
 

@@ -87,6 +87,8 @@ class PendingVersions(RegistryTransactions):
             if known := tx.artifact_version_by_id(version_id):
                 if artifact is None or known.artifact_id != artifact.id or known.digest != request.digest:
                     raise Conflict(f"{version_id} is another version, {known.reference}; use a new id")
+                if request.earlier is not None:  # it was logged again, perhaps with other aliases
+                    return move_aliases(mutation, artifact, known, request.aliases, earlier=request.earlier)
                 return known
             if artifact is not None and not has_lost_blobs and (equal := _find_equal(mutation, artifact, request)):
                 return equal

@@ -15,7 +15,8 @@ The data of registry events: a snapshot of the state after the whole mutation.
                    description: {before, after} or null, ttl_seconds: {before, after} if it changed}; null also stands
                    for a key that is missing before or after |
 | alias-added | `model/churn:v3` | the same; `alias`, `aliases`: all that the version has now, `previous`: the version
-                that held the alias before, or null, `automatic` |
+                that held the alias before, or null, `automatic`; `asked_at`: when a program without a connection
+                asked for it, if one did |
 | alias-removed | `model/churn:v2` | the same, of the version that lost the alias; `moved_to`: "v3", or null |
 | stage-changed | `model/churn:v3` | the same; `stage` {from, to} |
 | tag-added, -removed on a version | `model/churn:v3` | the same; `tag`, `on`: "version" |

@@ -320,15 +320,15 @@ class Artifact(ArtifactAttributes):
             run_id: The run that logs it.
 
         Raises:
-            InvalidArgument: The artifact has been logged, or a file has changed since it was added.
+            InvalidArgument: A server has the artifact, or a file has changed since it was added.
         """
-        if self._draft is None or self._offline_id is not None:
+        if self._draft is None:
             raise InvalidArgument(
-                f"artifact {self._base_name}: it was logged, and its aliases cannot be changed while the run is "
-                "offline; pass them when you log it"
+                f"artifact {self._base_name}: the server has it, and its aliases cannot be changed while the run is "
+                "offline"
             )
         request = self._request(aliases, tags, run_id)
-        self._offline_id = kept.log(project, request, list(self._draft.files.values()))
+        self._offline_id = kept.log(project, request, list(self._draft.files.values()), self._offline_id)
         self._is_final = True
         self._draft.remove_new_files()
 

@@ -129,6 +129,11 @@ class Journal:
         """Whether more is in memory than there should be."""
         return self._memory_bytes > _MEMORY_BYTES
 
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether something is only in memory, or is lost."""
+        return bool(self._memory or self.lost)
+
     def is_empty(self) -> bool:
         """Return whether everything has been sent."""
         return not self._memory and self._read_bytes == self._file_bytes
@@ -168,6 +173,7 @@ class Journal:
             with self._lock:
                 lines = [line for _, line, _ in self._memory]
             content = "".join(lines).encode()
+            before = self._file_bytes
             try:
                 self._write(content)
             except OSError as error:
@@ -175,9 +181,9 @@ class Journal:
                     f"{self.folder}: cannot be written ({error.strerror or error}); what no server has received is "
                     "kept in memory, as far as there is room"
                 )
-                return
+            written = content[: self._file_bytes - before].count(b"\n")
             with self._lock:
-                for _ in lines:
+                for _ in range(written):
                     self._memory_bytes -= len(self._memory.popleft()[1])
 
     def make_folder(self) -> None:
@@ -193,10 +199,13 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         if is_new:  # a directory that exists belongs to the user
             (self.folder.parent / ".gitignore").write_text("*\n")
+        self.release()
         self._lock_file = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (self.folder / RUN_FILE_NAME).write_text(json.dumps(self._about) + "\n")
+        new = self.folder / f"{RUN_FILE_NAME}.new"
+        new.write_text(json.dumps(self._about) + "\n")
+        new.replace(self.folder / RUN_FILE_NAME)
 
     def release(self) -> None:
         """Let a sync bring the run in: this program writes nothing more."""
@@ -212,7 +221,12 @@ class Journal:
             self.release()
 
     def _write(self, content: bytes) -> None:
-        """Append to the file: all of it, or nothing."""
+        """
+        Append to the file as many lines as there is room for.
+
+        Raises:
+            OSError: There is no room for all.
+        """
         self.make_folder()
         descriptor = os.open(self.folder / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -221,12 +235,12 @@ class Journal:
             try:
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
-            except OSError:
-                os.ftruncate(descriptor, self._file_bytes)
-                raise
+            finally:
+                self._file_bytes += content.rfind(b"\n", 0, len(content) - len(rest)) + 1
+                if rest:
+                    os.ftruncate(descriptor, self._file_bytes)
         finally:
             os.close(descriptor)
-        self._file_bytes += len(content)
 
     def _read_line(self) -> str | None:
         parts = []

@@ -22,7 +22,7 @@ from upshot.client.addresses import ApiError, api_path
 from upshot.client.login import NoServer
 from upshot.clock import SystemClock, format_time, stopwatch
 from upshot.domain.reference import check_name
-from upshot.errors import InvalidInput, Unavailable
+from upshot.errors import InvalidInput, Unavailable, UpshotError
 from upshot.ids import new_id
 from upshot.sdk.alerts import Alerts, read_level
 from upshot.sdk.background import Uploads
@@ -207,10 +207,11 @@ class RecordedRun:
 
         Raises:
             ApiError: The server rejected the run, such as an id that exists.
-            OSError: The folder of an offline run cannot be written.
+            UpshotError: The folder of a run that is to be offline cannot be written.
         """
         body: dict[str, Any] = {}
         found: Any = {}
+        was_chosen = self._offline
         if not self._offline:
             try:
                 body, found = self._start_online()
@@ -220,7 +221,15 @@ class RecordedRun:
                 say(f"{error}. The run is offline: it is kept in {self._journal.folder}; `upshot sync` brings it in")
                 self._offline = self._journal.at_once = True
         if self._offline:
-            self._journal.make_folder()
+            try:
+                self._journal.make_folder()
+            except OSError as error:
+                if was_chosen:
+                    raise UpshotError(
+                        f"{self._journal.folder}: cannot be written ({error.strerror or error}); set UPSHOT_DIR to a "
+                        "directory that can be written"
+                    ) from error
+                # Otherwise the program goes on, and the journal says it.
             body = self._start_body(None)
             body["created_at"] = format_time(SystemClock().now())
             self._journal.append(Record("start", "PUT", self._path(), json.dumps(body)))
@@ -420,11 +429,11 @@ class RecordedRun:
 
     def keep_file(self, source: Path, digest: str) -> Path:
         """
-        Return a copy of a file in the folder of an offline run.
+        Return a copy of a file in the folder of an offline run, or the file itself if there is no room for a copy.
 
         Raises:
             InvalidArgument: The file has changed since its digest was computed.
-            OSError: It cannot be copied.
+            OSError: It cannot be read.
         """
         return self._kept.keep_file(source, digest)
 
@@ -567,6 +576,9 @@ class RecordedRun:
     def _say_kept(self) -> None:
         self._journal.release()
         what = "it" if self._offline else "what no server has received"
+        if self._journal.has_unwritten:
+            say(f"run {self.path}: the rest of what it logged is lost: {self._journal.folder} could not be written")
+            what = "what there was room for"
         say(f"run {self.path}: {what} is kept in {self._journal.folder}; `upshot sync` brings it in")
 
     def _record_the_rest(self, seconds: float) -> None:

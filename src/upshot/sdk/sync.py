@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,7 +63,7 @@ def find_folders(paths: list[Path]) -> list[Path]:
 
 def sync_folder(folder: Path, *, dry_run: bool = False, keep: bool = False) -> Report | None:
     """
-    Bring in one run, and remove its folder.
+    Bring in one run, and remove its folder, unless something in it was not accepted.
 
     Args:
         folder: The folder of the run.
@@ -99,7 +99,8 @@ def sync_folder(folder: Path, *, dry_run: bool = False, keep: bool = False) -> R
         if not state.has_end:
             sender.send(_lost_end(folder, about))
         state.finish()
-        if not keep:
+        if not keep and not report.rejected:
+            (folder / RUN_FILE_NAME).unlink(missing_ok=True)  # if this is interrupted, the rest is not a run
             shutil.rmtree(folder, ignore_errors=True)
         return report
 
@@ -179,11 +180,10 @@ class _State:
         self.offset = 0
         self.is_done = False
         self.has_end = False  #: the program has said how the run ended
-        self.moves: dict[str, dict[str, str]] = {}  #: when this run's aliases moved on the server, by series and alias
         self.versions: dict[str, str] = {}  #: id of the server's version by the id that the program made
         with contextlib.suppress(OSError, ValueError):
             stored = json.loads(self._path.read_text(encoding="utf-8"))
-            self.versions, self.has_end, self.moves = stored["versions"], stored["has_end"], stored["moves"]
+            self.versions, self.has_end = stored["versions"], stored["has_end"]
             self.offset, self.is_done = stored["offset"], stored["is_done"]
 
     def save(self, offset: int) -> None:
@@ -195,7 +195,6 @@ class _State:
             "is_done": self.is_done,
             "has_end": self.has_end,
             "versions": self.versions,
-            "moves": self.moves,
         }
         new.write_text(json.dumps(state))
         new.replace(self._path)
@@ -262,29 +261,21 @@ class _Sender:
             for file in record.files
         ]
         project = request.pop("project")
-        series = f"{project}/{request['name']}"
-        request["known_moves"] = self._state.moves.get(series, {})
         with new_client() as client:
             version = log_version(client, project, request, files, what=request["name"])
         self._state.versions[request["id"]] = version["artifact_version_id"]
-        self._note_aliases(version, series, request["aliases"])
+        self._note_aliases(version)
 
     def _send_link(self, record: Record) -> None:
         body = json.loads(record.body)
         body["artifact"] = self._state.versions.get(body["artifact"], body["artifact"])
-        series = record.path
-        body["known_moves"] = self._state.moves.get(series, {})
-        version = self._transport.send(record.with_body(body))
-        self._note_aliases(version, series, body["aliases"])
+        self._note_aliases(self._transport.send(record.with_body(body)))
 
     def _send_use(self, record: Record) -> None:
         body = json.loads(record.body)
         body["artifact"] = self._state.versions.get(body["artifact"], body["artifact"])
         self._transport.send(record.with_body(body))
 
-    def _note_aliases(self, version: Mapping[str, Any], series: str, aliases: Iterable[str]) -> None:
-        kept = version["kept_aliases"]
+    def _note_aliases(self, version: Mapping[str, Any]) -> None:
         name = version["reference"].rpartition(":")[0]
-        self._report.kept_aliases += [f"{name}:{alias}" for alias in kept]
-        moves = self._state.moves.setdefault(series, {})
-        moves.update((alias, version["aliases_changed_at"]) for alias in aliases if alias not in kept)
+        self._report.kept_aliases += [f"{name}:{alias}" for alias in version["kept_aliases"]]

@@ -12,7 +12,7 @@ from math import prod
 from typing_extensions import override
 
 from upshot.adapters.cursor import decode_event_cursor, make_cursor
-from upshot.domain.event import ALIAS_KINDS, Event
+from upshot.domain.event import ALIAS_KINDS, Event, alias_time
 from upshot.ids import EventId, ExecutionId, first_id, has_part
 from upshot.ports.events import RARE_FACTOR, EventQuery, EventStore, StoredEvent
 from upshot.ports.paging import Page
@@ -60,7 +60,7 @@ class MemoryEvents(EventStore):
         """Return the time of the last event of an alias, or None."""
         with self.lock:
             times = (
-                row.event.time
+                alias_time(row.event.time, row.event.data)
                 for row in self._rows.values()
                 if row.event.kind in ALIAS_KINDS
                 and row.event.data.get("alias") == alias

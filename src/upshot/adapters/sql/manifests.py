@@ -203,5 +203,4 @@ def _pending(row: Row[Any]) -> PendingVersion:
 
 
 def _earlier(stored: Mapping[str, Any]) -> EarlierRequest:
-    moves = {alias: parse_time(time) for alias, time in stored["known_moves"].items()}
-    return EarlierRequest(parse_time(stored["happened_at"]), moves)
+    return EarlierRequest(parse_time(stored["happened_at"]))

@@ -34,7 +34,7 @@ from upshot.adapters.sql.schema import (
     versions,
 )
 from upshot.domain.comment import Comment
-from upshot.domain.event import Event
+from upshot.domain.event import Event, alias_time
 from upshot.domain.manifest import ManifestEntry, ManifestSummary
 from upshot.domain.pending_version import PendingVersion
 from upshot.domain.registry import (
@@ -106,7 +106,7 @@ _MOVE_ALIASES = _upsert(collection_aliases, "number")
 _REMOVE_ALIAS = sa.delete(collection_aliases).where(matches(collection_aliases, collection_id="id", alias="alias"))
 
 _ALIAS_CHANGED_AT = (
-    sa.select(events.c.time)
+    sa.select(events.c.time, events.c.document)
     .where(events.c.subject_base == sa.bindparam("base"), events.c.alias == sa.bindparam("alias"))
     .order_by(events.c.id.desc())
     .limit(1)
@@ -362,10 +362,8 @@ class _Transaction(SqlRegistryView, SqlRunHistoryTransaction, SqlConditionStates
 
     @override
     def alias_changed_at(self, series: Series, alias: str) -> datetime | None:
-        changed_at: datetime | None = self._connection.execute(
-            _ALIAS_CHANGED_AT, {"base": series.reference, "alias": alias}
-        ).scalar()
-        return changed_at
+        row = self._connection.execute(_ALIAS_CHANGED_AT, {"base": series.reference, "alias": alias}).first()
+        return alias_time(row.time, row.document["data"]) if row else None
 
     @override
     def add_events(self, events: Sequence[Event], now: datetime) -> None:

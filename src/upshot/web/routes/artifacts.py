@@ -17,7 +17,6 @@ from upshot.resources.file import DiffJson, diff_json, file_json
 from upshot.resources.urls import api_path
 from upshot.resources.version import VersionJson, version_json
 from upshot.web.dependencies import WebDependencies
-from upshot.web.earlier_requests import kept_aliases
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
 from upshot.web.schemas.artifacts import (
@@ -110,7 +109,7 @@ def log_artifact(project: str, body: NewArtifactVersion, deps: Deps, origin: Ori
     logged: LoggedArtifactVersion = {
         **_changed(deps, change),
         "metadata_ignored": change.metadata_ignored,
-        **kept_aliases(deps, change),
+        "kept_aliases": list(change.kept_aliases),
     }
     return json_response(logged, 201 if change.created else 200, location=location)
 

@@ -11,7 +11,7 @@ from upshot.domain.registry import ArtifactVersion, Change
 from upshot.registry.pending_versions import PENDING_AGE
 from upshot.resources.version import version_json
 from upshot.web.dependencies import WebDependencies
-from upshot.web.earlier_requests import earlier_request, kept_aliases
+from upshot.web.earlier_requests import earlier_request
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
 from upshot.web.schemas.artifacts import (
@@ -49,7 +49,7 @@ def begin_version(project: str, body: NewPendingVersion, deps: Deps, origin: Ori
         tags=tuple(body.tags),
         run_id=body.run_id,
         ttl_seconds=body.ttl_seconds,
-        earlier=earlier_request(body.happened_at, body.known_moves),
+        earlier=earlier_request(body.happened_at),
     )
     started = deps.registry.begin_version(body.id, request, origin=origin)
     result: StartedVersion = {
@@ -110,5 +110,5 @@ def _logged(deps: WebDependencies, change: Change[ArtifactVersion]) -> LoggedArt
         **version_json(change.value, deps.base_url),
         **mutation_result(change),
         "metadata_ignored": change.metadata_ignored,
-        **kept_aliases(deps, change),
+        "kept_aliases": list(change.kept_aliases),
     }

@@ -12,7 +12,7 @@ from upshot.domain.stage import parse_stage
 from upshot.resources.urls import api_path
 from upshot.resources.version import VersionJson, version_json
 from upshot.web.dependencies import WebDependencies
-from upshot.web.earlier_requests import earlier_request, kept_aliases
+from upshot.web.earlier_requests import earlier_request
 from upshot.web.problems import problem_responses
 from upshot.web.routing import Deps, OriginDep, make_router
 from upshot.web.schemas.registry_filters import VersionQuery
@@ -64,12 +64,12 @@ def link_version(
         body.artifact,
         aliases=body.aliases,
         link_id=body.id,
-        earlier=earlier_request(body.happened_at, body.known_moves),
+        earlier=earlier_request(body.happened_at),
         origin=origin,
     )
     version = change.value
     location = api_path("registries", version.registry, "collections", version.collection, "versions", version.name)
-    linked: LinkedVersion = {**_changed(deps, change), **kept_aliases(deps, change)}
+    linked: LinkedVersion = {**_changed(deps, change), "kept_aliases": list(change.kept_aliases)}
     return json_response(linked, 201 if change.created else 200, location=location)
 
 

@@ -14,7 +14,7 @@ from upshot.resources.version import VersionJson
 from upshot.validation import invalid
 from upshot.web.schemas.requests import DEFAULT_LIMIT, JsonObject, PageQuery, RequestBody
 from upshot.web.schemas.responses import MutationResult, NextPage
-from upshot.web.schemas.versions import HAPPENED_AT, KNOWN_MOVES, TTL_OF_VERSION
+from upshot.web.schemas.versions import HAPPENED_AT, TTL_OF_VERSION
 
 
 class NewArtifactVersion(RequestBody):
@@ -58,7 +58,6 @@ class LoggedArtifactVersion(ChangedArtifactVersion):
 
     metadata_ignored: bool  #: a version with equal content exists, and it keeps its own metadata
     kept_aliases: list[str]  #: requested aliases that somebody has moved since `happened_at`
-    aliases_changed_at: str  #: when the other requested aliases moved
 
 
 class FileQuery(PageQuery):
@@ -90,7 +89,6 @@ class NewPendingVersion(RequestBody):
     run_id: str | None = Field(None, description="Id of the run of this project that logs it.")
     ttl_seconds: int | None = Field(None, description=TTL_OF_VERSION)
     happened_at: str | None = Field(None, description=HAPPENED_AT)
-    known_moves: dict[str, str] = Field({}, description=KNOWN_MOVES)
 
 
 class NewFile(RequestBody):

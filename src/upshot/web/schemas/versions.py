@@ -19,12 +19,6 @@ HAPPENED_AT = (
 )
 
 
-KNOWN_MOVES = (
-    "With `happened_at`: times at which the same program moved an alias, as `aliases_changed_at` of earlier answers. "
-    "Moves up to then are its own."
-)
-
-
 class NewLink(RequestBody):
     """An artifact version to link."""
 
@@ -32,7 +26,6 @@ class NewLink(RequestBody):
     aliases: list[str] = Field([], description="Aliases of the new version, in addition to `latest`.")
     id: str | None = Field(None, description="Id of the link, `lnk_…`. A request with a known id changes nothing.")
     happened_at: str | None = Field(None, description=HAPPENED_AT)
-    known_moves: dict[str, str] = Field({}, description=KNOWN_MOVES)
 
 
 class VersionChange(RequestBody):
@@ -75,4 +68,3 @@ class LinkedVersion(ChangedVersion):
     """A version that was linked."""
 
     kept_aliases: list[str]  #: requested aliases that somebody has moved since `happened_at`
-    aliases_changed_at: str  #: when the other requested aliases moved
