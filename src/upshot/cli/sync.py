@@ -49,11 +49,10 @@ def sync(client: Client, output: Output, paths: tuple[Path, ...], *, dry_run: bo
             if report is None:
                 continue
             reports.append(report)
-            if not output.as_json:
-                _print(output, report, dry_run=dry_run)
+            _print(output, report, dry_run=dry_run)
     if output.as_json:
         output.json([_to_json(report) for report in reports])
-    elif not reports and not failures:
+    elif not (reports or failures):
         output.line("nothing to bring in")
     if failures or any(report.rejected for report in reports):
         raise click.exceptions.Exit(1)
@@ -75,6 +74,8 @@ def _say_failure(error: UpshotError) -> bool:
 
 
 def _print(output: Output, report: Report, *, dry_run: bool) -> None:
+    if output.as_json:
+        return
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(report.counts.items()))
     output.line(f"{report.run}: {'would bring in' if dry_run else 'brought in'} {counts or 'nothing'}")
     for alias in report.kept_aliases:
